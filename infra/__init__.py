@@ -1,0 +1,1 @@
+"""Where sweeps run: Ray clusters and their settings."""

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from paretovid.trainables.cost import ComponentCost, CostTable, check_accounting, measure_macs
+from paretovid.trainables.errors import UnknownCostError, UsageError
+from paretovid.trainables.gated_recurrence import Cell
+
+
+def test_measured_macs_are_those_of_the_formulas():
+    assert measure_macs(nn.Linear(10, 7), torch.zeros(1, 10)) == 70
+    convolution = nn.Conv2d(3, 8, kernel_size=3, stride=2, padding=1)
+    assert measure_macs(convolution, torch.zeros(1, 3, 16, 16)) == 8 * 8 * 8 * 3 * 9
+
+
+@pytest.mark.parametrize(("kind", "gates"), [("lstm", 4), ("gru", 3)])
+def test_all_gates_of_a_cell_are_counted(kind, gates):
+    cell = Cell(kind, 20, 30)
+    state = cell.initial(1, torch.zeros(1))
+    assert measure_macs(cell, torch.zeros(1, 20), state) == gates * 30 * (20 + 30)
+
+
+def test_measuring_leaves_the_mode_as_it_was():
+    module = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    module.train()
+    before = module[1].running_mean.clone()
+    measure_macs(module, torch.ones(1, 2))
+    assert module.training
+    assert torch.equal(module[1].running_mean, before)
+
+
+def test_gflops_are_calls_times_cost():
+    table = CostTable({"a": ComponentCost(macs=2_000_000, input=""), "b": ComponentCost(macs=500, input="")})
+    gflops = table.gflops({"a": torch.tensor([1, 0]), "b": torch.tensor([0, 4])})
+    assert gflops.tolist() == [2e-3, 2e-6]
+
+
+def test_an_unknown_component_is_an_error_that_lists_the_known_ones():
+    table = CostTable({"resnet": ComponentCost(macs=1, input="")})
+    with pytest.raises(UnknownCostError, match="'resnett' is unknown") as error:
+        table.gflops({"resnett": torch.tensor([0])})
+    assert "resnet" in error.value.hint
+    with pytest.raises(ValueError, match="no component was called"):
+        table.gflops({})
+
+
+def test_a_component_keeps_one_cost():
+    table = CostTable({"a": ComponentCost(macs=1, input="")})
+    table.add("a", ComponentCost(macs=1, input=""))
+    with pytest.raises(ValueError, match="has a cost already"):
+        table.add("a", ComponentCost(macs=2, input=""))
+
+
+def test_json_round_trip():
+    table = CostTable({"a": ComponentCost(macs=3, input="x", published_gmacs=0.1, published_source="Table 1")})
+    assert CostTable.from_json(table.to_json())["a"] == table["a"]
+
+
+def test_accounting():
+    assert check_accounting("paper") == "paper"
+    with pytest.raises(UsageError, match="honset"):
+        check_accounting("honset")

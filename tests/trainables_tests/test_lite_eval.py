@@ -1,0 +1,124 @@
+"""LiteEval's own mathematics; the general contract is tested in test_method_contract.py."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from paretovid.trainables.errors import UsageError
+from paretovid.trainables.gated_recurrence import Cell, gumbel_use, mix, synchronize
+from paretovid.trainables.lite_eval import LiteEval
+from paretovid.trainables.method import Batch, Progress
+from paretovid.trainables.methods import method_config
+from paretovid.trainables.testing import (
+    run_cached,
+    synthetic_costs,
+    synthetic_method,
+    synthetic_split,
+    train_briefly,
+)
+
+
+def test_synchronisation_replaces_the_first_entries_of_hidden_and_cell_state():
+    fine, coarse = torch.arange(10.0).reshape(2, 1, 5), -torch.ones(2, 1, 2)
+    assert synchronize(fine, coarse).tolist() == [[[-1, -1, 2, 3, 4]], [[-1, -1, 7, 8, 9]]]
+
+
+def test_mixing_picks_per_video():
+    used, skipped = torch.ones(2, 3, 4), torch.zeros(2, 3, 4)
+    assert mix(torch.tensor([1.0, 0.0, 1.0]), used, skipped)[:, :, 0].tolist() == [[1, 0, 1]] * 2
+
+
+def test_gumbel_samples_follow_the_logits_and_carry_a_gradient():
+    torch.manual_seed(0)
+    logits = torch.tensor([[0.0, 2.0]]).repeat(4000, 1).requires_grad_()
+    use = gumbel_use(logits, 0.7)
+    assert set(use.tolist()) == {0.0, 1.0}
+    assert float(use.mean()) == pytest.approx(float(torch.sigmoid(torch.tensor(2.0))), abs=0.02)
+    use.sum().backward()
+    assert logits.grad is not None and logits.grad[:, 1].sum() > 0
+
+
+def test_an_lstm_cell_is_pytorchs():
+    cell = Cell("lstm", 3, 4)
+    inputs, state = torch.randn(2, 3), torch.randn(2, 2, 4)
+    hidden, memory = cell.cell(inputs, (state[0], state[1]))
+    assert torch.equal(cell(inputs, state), torch.stack([hidden, memory]))
+
+
+def test_the_penalty_over_videos_is_that_of_the_batch_plus_the_variance():
+    usage = torch.tensor([0.1, 0.5, 0.3])
+    batch = synthetic_method("lite_eval", {"target_usage": 0.2})._usage_penalty(usage)
+    video = synthetic_method("lite_eval", {"target_usage": 0.2, "usage_reduction": "video"})._usage_penalty(usage)
+    assert float(batch) == pytest.approx(0.01)
+    assert float(video) == pytest.approx(float(batch + usage.var(unbiased=False)))
+
+
+@pytest.mark.parametrize("target", [0.15, 0.6])
+def test_training_drives_the_usage_towards_its_target(target):
+    method = synthetic_method("lite_eval", {"target_usage": target, "usage_weight": 8.0})
+    split = synthetic_split(num_videos=64, seed=3)
+    train_briefly(method, split, steps=150)
+    batch = Batch(split.features, split.mask, split.targets, split.video_keys)
+    usage = torch.tensor([method.loss(batch, Progress(1, 2)).parts["usage"] for _ in range(10)]).mean()
+    assert float(usage) == pytest.approx(target, abs=0.1)
+
+
+def test_a_higher_gate_offset_never_looks_less_at_the_first_step_and_costs_more_over_all():
+    method, split = synthetic_method("lite_eval"), synthetic_split(num_videos=32)
+    never, always = (run_cached(method, split, {"gate_offset": offset}) for offset in (-100.0, 100.0))
+    assert not (never.decisions == 2).any()
+    assert torch.equal((always.decisions == 2).sum(dim=1), split.num_steps)
+
+
+def test_online_k_stops_right_after_the_kth_close_look():
+    method, split = synthetic_method("lite_eval"), synthetic_split(num_videos=32)
+    outcome = run_cached(method, split, {"gate_offset": 100.0, "online_k": 2})
+    assert (outcome.decisions == 2).sum(dim=1).tolist() == split.num_steps.clamp(max=2).tolist()
+    assert (outcome.decisions > 0).sum(dim=1).tolist() == split.num_steps.clamp(max=2).tolist()
+
+
+def test_no_video_passes_its_cap_and_the_cap_is_used():
+    method, split = synthetic_method("lite_eval"), synthetic_split(num_videos=32)
+    costs = synthetic_costs(method)
+    free = costs.gflops(run_cached(method, split, {"gate_offset": 100.0}).calls)
+    for cap in (0.0002, 0.011, 0.025, 0.05):
+        spent = costs.gflops(run_cached(method, split, {"gate_offset": 100.0, "max_gflops": cap}).calls)
+        assert bool((spent <= cap).all())
+        # A look at fine scale that was not taken would not have fitted, or there was none left to take.
+        assert bool(((spent + 0.0102 > cap) | (spent == free)).all())
+
+
+def test_a_cap_below_one_coarse_look_says_what_the_cheapest_answer_costs():
+    method, split = synthetic_method("lite_eval"), synthetic_split()
+    with pytest.raises(UsageError, match="does not pay") as error:
+        run_cached(method, split, {"max_gflops": 1e-5})
+    assert "0.0001" in error.value.hint
+
+
+def test_paper_accounting_counts_one_gate_of_four():
+    method = synthetic_method("lite_eval")
+    assert isinstance(method, LiteEval)
+    network = method.config.network
+    width = network.coarse_projection + network.fine_projection
+    paper = method.paper_component_costs()["lite_eval.fine_rnn"].macs
+    assert paper == network.fine_hidden * (width + network.fine_hidden + 1)
+    honest = method.component_costs()["lite_eval.fine_rnn"].macs
+    projection = 16 * network.fine_projection
+    assert honest == projection + 4 * network.fine_hidden * (width + network.fine_hidden)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"target_usage": 1.5}, "between 0 and 1"),
+        ({"target_usage": "often"}, "must be float"),
+        ({"gamma": 0.1}, "unknown setting of method lite_eval: 'gamma'"),
+        ({"usage_reduction": "frame"}, "Allowed: batch, video"),
+        ({"network": {"coarse_hidden": 128}}, "must be smaller than fine_hidden"),
+        ({"network": {"cell": "rnn"}}, "Allowed: lstm, gru"),
+    ],
+)
+def test_a_bad_configuration_says_what_is_allowed(fields, message):
+    with pytest.raises(UsageError, match=message):
+        method_config("lite_eval", fields)

@@ -1,0 +1,147 @@
+"""The contract of `trainables/method.py`, over every registered method and baseline."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from paretovid.trainables.method import Batch, Progress
+from paretovid.trainables.methods import method_class, method_names
+from paretovid.trainables.testing import (
+    padded_by,
+    reloaded,
+    run_cached,
+    run_one_by_one,
+    synthetic_costs,
+    synthetic_method,
+    synthetic_split,
+    train_briefly,
+)
+
+VARIANTS = [(name, {}) for name in method_names()] + [
+    ("lite_eval", {"network": {"cell": "gru"}}),
+    ("lite_eval", {"network": {"synchronize": False}}),
+    ("lite_eval", {"usage_reduction": "video"}),
+    ("uniform", {"with_coarse": True}),
+    ("lstm", {"with_coarse": True, "cell": "gru"}),
+]
+every_method = pytest.mark.parametrize(
+    ("name", "fields"), VARIANTS, ids=[f"{name}-{'-'.join(map(str, fields)) or 'default'}" for name, fields in VARIANTS]
+)
+
+
+def trained(name: str, fields: dict, multi_label: bool = False):
+    method = synthetic_method(name, fields, multi_label=multi_label)
+    train_briefly(method, synthetic_split(seed=1, multi_label=multi_label))
+    return method
+
+
+@every_method
+def test_training_lowers_the_loss_and_reaches_every_parameter(name, fields):
+    method = synthetic_method(name, fields)
+    split = synthetic_split(num_videos=24)
+    method.loss(Batch(split.features, split.mask, split.targets, split.video_keys), Progress(0, 10)).total.backward()
+    unreached = [n for n, p in method.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert unreached == []
+    losses = train_briefly(method, split, steps=40)
+    assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
+
+
+@every_method
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_scores_are_probabilities_and_evaluation_repeats_itself(name, fields, multi_label):
+    method, split = trained(name, fields, multi_label), synthetic_split(multi_label=multi_label)
+    for setting in method.settings():
+        first, second = run_cached(method, split, setting), run_cached(method, split, setting)
+        assert torch.equal(first.scores, second.scores)
+        assert first.calls.keys() == second.calls.keys()
+        assert all(torch.equal(first.calls[c], second.calls[c]) for c in first.calls)
+        assert first.scores.shape == split.targets.shape
+        assert (first.scores >= 0).all() and (first.scores <= 1).all()
+        if not multi_label:
+            torch.testing.assert_close(first.scores.sum(dim=1), torch.ones(len(split.targets)))
+
+
+@every_method
+def test_padding_changes_nothing(name, fields):
+    method, split = trained(name, fields), synthetic_split()
+    longer = padded_by(split, 4)
+    for setting in method.settings()[:3]:
+        short, long = run_cached(method, split, setting), run_cached(method, longer, setting)
+        torch.testing.assert_close(short.scores, long.scores)
+        assert all(torch.equal(short.calls[c], long.calls[c]) for c in short.calls)
+    torch.manual_seed(0)
+    loss = method.loss(Batch(split.features, split.mask, split.targets, split.video_keys), Progress(0, 1))
+    if name not in ("lite_eval", "random_gate"):  # those draw noise for padded steps too
+        torch.manual_seed(0)
+        padded = method.loss(Batch(longer.features, longer.mask, split.targets, split.video_keys), Progress(0, 1))
+        torch.testing.assert_close(loss.total, padded.total)
+
+
+@every_method
+def test_a_raw_video_gives_the_scores_and_calls_of_cached_features(name, fields):
+    if not method_class(name).deployable:
+        pytest.xfail("needs the truth, so it never sees a raw video")
+    method, split = trained(name, fields), synthetic_split()
+    for setting in method.settings()[:4]:
+        together, alone = run_cached(method, split, setting), run_one_by_one(method, split, setting)
+        torch.testing.assert_close(together.scores, torch.cat([o.scores for o in alone]), atol=1e-5, rtol=1e-5)
+        for i, outcome in enumerate(alone):
+            calls = {c: int(n[0]) for c, n in outcome.calls.items()}
+            assert {c: int(n[i]) for c, n in together.calls.items() if n[i]} == {c: n for c, n in calls.items() if n}
+
+
+@every_method
+def test_calls_match_decisions_and_every_call_has_a_cost(name, fields):
+    method, split = trained(name, fields), synthetic_split()
+    costs = synthetic_costs(method)
+    for setting in method.settings():
+        outcome = run_cached(method, split, setting)
+        by_hand = sum(n.double() * costs[c].macs for c, n in outcome.calls.items()) / 1e9
+        torch.testing.assert_close(costs.gflops(outcome.calls), by_hand)
+        fine = outcome.calls.get("synthetic_fine@1", torch.zeros(len(split.targets), dtype=torch.int64))
+        assert torch.equal((outcome.decisions == 2).sum(dim=1), fine)
+        assert not outcome.decisions[~split.mask].any()
+
+
+@every_method
+def test_stop_points_equal_a_run_at_that_setting(name, fields):
+    method, split = trained(name, fields), synthetic_split()
+    for setting in method.settings():
+        for stopped, answer in method.stop_points(run_cached(method, split, setting), setting):
+            direct = run_cached(method, split, stopped)
+            torch.testing.assert_close(answer.scores, direct.scores)
+            assert torch.equal(answer.decisions[:, : direct.decisions.shape[1]], direct.decisions)
+            for c in direct.calls:
+                assert torch.equal(answer.calls[c], direct.calls[c]), (stopped, c)
+
+
+@every_method
+def test_state_survives_safetensors(name, fields):
+    method, split = trained(name, fields), synthetic_split()
+    setting = method.settings()[0]
+    fresh = reloaded(method, name, fields)
+    assert torch.equal(run_cached(method, split, setting).scores, run_cached(fresh, split, setting).scores)
+
+
+@every_method
+def test_settings_start_at_the_natural_one_and_name_declared_knobs(name, fields):
+    method = synthetic_method(name, fields)
+    declared = {knob.name: knob for knob in method.inference_knobs}
+    settings = method.settings()
+    assert all(set(setting) <= set(declared) for setting in settings)
+    assert all(settings[0][n] == declared[n].default for n in settings[0])
+    assert len({tuple(sorted(s.items())) for s in settings}) == len(settings)
+    for setting in settings:
+        assert all(declared[n].low <= value <= declared[n].high for n, value in setting.items())
+
+
+@pytest.mark.parametrize("name", ["uniform", "lstm", "oracle"])
+def test_more_frames_never_cost_less(name):
+    method, split = trained(name, {}), synthetic_split()
+    costs = [
+        synthetic_costs(method).gflops(run_cached(method, split, {"num_frames": n}).calls) for n in (1, 2, 4, 8, 0)
+    ]
+    assert all(bool((later >= earlier).all()) for earlier, later in zip(costs, costs[1:], strict=False))
+    assert bool((costs[-1] > costs[0]).any())

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from paretovid.trainables.cost import ComponentCost, CostTable
+from paretovid.trainables.errors import UnknownCostError, UnknownNameError
+from paretovid.trainables.provider import FeatureProvider, VideoProvider
+
+COSTS = CostTable({"net": ComponentCost(macs=1000, input="")})
+
+
+def cached(**changes):
+    features = {"fine": torch.arange(12.0).reshape(2, 3, 2)}
+    return FeatureProvider(
+        features,
+        num_steps=torch.tensor([3, 1]),
+        video_keys=torch.tensor([1, 2]),
+        components={"fine": "net"},
+        costs=changes.get("costs", COSTS),
+    )
+
+
+def test_only_wanted_and_existing_steps_are_read_and_paid():
+    provider = cached()
+    values = provider.read("fine", 1, torch.tensor([True, True]))
+    assert values.tolist() == [[2.0, 3.0], [0.0, 0.0]]  # the second video has one step
+    provider.read("fine", 0, torch.tensor([False, True]))
+    assert provider.calls["net"].tolist() == [1, 1]
+    assert provider.spent_gflops().tolist() == [1e-6, 1e-6]
+
+
+def test_a_step_read_twice_is_paid_once():
+    provider = cached()
+    for _ in range(2):
+        provider.read("fine", torch.tensor([2, 0]), torch.tensor([True, True]))
+    assert provider.calls["net"].tolist() == [1, 1]
+
+
+def test_a_raw_video_computes_when_asked_and_once():
+    asked = []
+
+    def compute(source, step):
+        asked.append((source, step))
+        return torch.full((2,), float(step))
+
+    provider = VideoProvider(
+        compute, widths={"fine": 2}, num_steps=3, video_key=1, components={"fine": "net"}, costs=COSTS
+    )
+    provider.read("fine", 0, torch.tensor([False]))
+    provider.read("fine", 5, torch.tensor([True]))
+    assert asked == []
+    for _ in range(2):
+        assert provider.read("fine", 2, torch.tensor([True])).tolist() == [[2.0, 2.0]]
+    assert asked == [("fine", 2)]
+    assert provider.calls["net"].tolist() == [1]
+
+
+def test_unknown_source_and_unknown_cost_are_errors():
+    with pytest.raises(UnknownNameError, match="fin'"):
+        cached().read("fin", 0, torch.tensor([True, True]))
+    with pytest.raises(UnknownCostError):
+        cached(costs=CostTable()).read("fine", 0, torch.tensor([True, True]))

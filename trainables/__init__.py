@@ -1,0 +1,1 @@
+"""Methods, baselines, training, evaluation, cost and metrics. Imports nothing else of ours."""

@@ -1,0 +1,1 @@
+"""Videos, datasets and features: from encoded files to padded batches."""

@@ -1,0 +1,74 @@
+"""The errors that a user can cause, each with a hint that says what to do next.
+
+`paretovid` prints them as one message without a traceback (exit status in `exit_status`).
+Programmer errors stay plain assertions and built-in exceptions.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ParetovidError(Exception):
+    """Base of all errors that are shown to users.
+
+    Arguments:
+        message: what was wrong, with the value received.
+        hint: what is allowed and what to do next; one or a few sentences.
+    """
+
+    exit_status = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message
+
+    def __reduce__(self) -> tuple[type[ParetovidError], tuple[str, str]]:
+        # Ray and multiprocessing send exceptions between processes; the default would lose the hint.
+        return type(self), (self.message, self.hint)
+
+
+class UsageError(ParetovidError, ValueError):
+    """Wrong use or configuration: nothing was started."""
+
+    exit_status = 2
+
+
+class UnknownNameError(UsageError):
+    """A name that is not registered."""
+
+
+class DataError(ParetovidError):
+    """A data set, video or feature file that cannot be used."""
+
+
+class VideoError(DataError):
+    """One video that cannot be read; the others go on."""
+
+
+class StaleFeaturesError(DataError):
+    """Features that are missing, damaged, or made by something else than what is asked for."""
+
+
+class UnknownCostError(ParetovidError, KeyError):
+    """A component was called whose cost nobody measured. Never counted as zero."""
+
+    def __str__(self) -> str:  # KeyError would show the repr
+        return ParetovidError.__str__(self)
+
+
+class NonFiniteError(ParetovidError, ArithmeticError):
+    """A loss or metric that is NaN or infinite."""
+
+
+def unknown_name(kind: str, name: object, known: Iterable[str]) -> UnknownNameError:
+    """The error for a name that is not in a registry: lists what is, and the closest match."""
+    names = sorted(known)
+    close = difflib.get_close_matches(str(name), names, n=1)
+    meant = f"Did you mean {close[0]!r}? " if close else ""
+    return UnknownNameError(f"unknown {kind}: {str(name)!r}", f"{meant}Known: {', '.join(names) or '(none)'}.")

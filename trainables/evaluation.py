@@ -1,0 +1,123 @@
+"""From a trained method to its operating points: scores, calls and GFLOPs at every setting, on one split."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from paretovid.trainables.cost import CostTable, deterministic_eval
+from paretovid.trainables.coarse_to_fine import LOOKED_FINE
+from paretovid.trainables.data.features import FeatureSplit
+from paretovid.trainables.method import Method, Outcome, Setting
+from paretovid.trainables.metrics import VARIANTS, mean_average_precision, top1
+from paretovid.trainables.provider import FeatureProvider
+
+METRIC_NAMES = {"paper": "map", "present_only": "map_present", "activitynet": "map_interpolated"}
+
+
+@final
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measured:
+    """One setting on one split. N videos, C classes, T steps."""
+
+    setting: Setting
+    scores: NDArray[np.float32]
+    """`[N, C]`"""
+    gflops: NDArray[np.float64]
+    """`[N]`"""
+    calls: dict[str, NDArray[np.int64]]
+    """Component to `[N]`."""
+    decisions: NDArray[np.int8]
+    """`[N, T]`"""
+
+    def metrics(self, targets: NDArray[Any], num_steps: NDArray[np.int64]) -> dict[str, Any]:
+        """The figures of an operating point: all mAP variants, top-1, cost and usage."""
+        usage = (self.decisions == LOOKED_FINE).sum(axis=1) / num_steps
+        quality = {METRIC_NAMES[v]: mean_average_precision(self.scores, targets, v) for v in VARIANTS}
+        return {
+            **quality,
+            "top1": top1(self.scores, targets),
+            "gflops": float(self.gflops.mean()),
+            "gflops_std": float(self.gflops.std()),
+            "gflops_p95": float(np.quantile(self.gflops, 0.95)),
+            "calls": {name: float(count.mean()) for name, count in self.calls.items()},
+            "usage": float(usage.mean()),
+            "usage_std_over_mean": float(usage.std() / usage.mean()) if usage.any() else 0.0,
+            "videos": len(self.scores),
+        }
+
+
+def run_settings(
+    method: Method,
+    split: FeatureSplit,
+    settings: Iterable[Setting],
+    *,
+    components: Mapping[str, str],
+    costs: CostTable,
+) -> list[tuple[Setting, Outcome]]:
+    """One batch at each setting, and at those that a run answers as well."""
+    answered: list[tuple[Setting, Outcome]] = []
+    with deterministic_eval(method):
+        for setting in settings:
+            provider = FeatureProvider(
+                split.features,
+                num_steps=split.num_steps,
+                video_keys=split.video_keys,
+                components=components,
+                costs=costs,
+                targets=None if method.deployable else split.targets,
+            )
+            outcome = method.run(provider, setting)
+            answered += [(setting, outcome), *method.stop_points(outcome, setting)]
+    return answered
+
+
+def measure(
+    batches: Iterable[tuple[FeatureSplit, list[tuple[Setting, Outcome]]]], costs: CostTable, max_steps: int
+) -> list[Measured]:
+    """Joins the outcomes of batches into one `Measured` per setting, in the settings' order."""
+    by_setting: dict[str, list[Outcome]] = {}
+    settings: dict[str, Setting] = {}
+    for _, answered in batches:
+        for setting, outcome in answered:
+            key = json.dumps(setting, sort_keys=True)
+            settings[key] = setting
+            by_setting.setdefault(key, []).append(outcome)
+    return [_joined(settings[key], outcomes, costs, max_steps) for key, outcomes in by_setting.items()]
+
+
+def _joined(setting: Setting, outcomes: list[Outcome], costs: CostTable, max_steps: int) -> Measured:
+    names = sorted({name for outcome in outcomes for name in outcome.calls})
+    calls = {
+        name: np.concatenate([_calls(outcome, name) for outcome in outcomes]).astype(np.int64) for name in names
+    }
+    decisions = [
+        torch.nn.functional.pad(outcome.decisions, (0, max_steps - outcome.decisions.shape[1]))
+        for outcome in outcomes
+    ]
+    return Measured(
+        setting=setting,
+        scores=torch.cat([outcome.scores for outcome in outcomes]).cpu().numpy().astype(np.float32),
+        gflops=costs.gflops({name: torch.from_numpy(count) for name, count in calls.items()}).numpy(),
+        calls=calls,
+        decisions=torch.cat(decisions).cpu().numpy().astype(np.int8),
+    )
+
+
+def _calls(outcome: Outcome, name: str) -> NDArray[np.int64]:
+    if name not in outcome.calls:
+        return np.zeros(len(outcome.scores), dtype=np.int64)
+    return outcome.calls[name].cpu().numpy()
+
+
+def same_answers(first: Measured, second: Measured) -> bool:
+    """True if two settings led to the same answers at the same cost for every video."""
+    return bool(
+        np.array_equal(first.gflops, second.gflops) and np.allclose(first.scores, second.scores, atol=1e-6)
+    )

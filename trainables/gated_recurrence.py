@@ -1,0 +1,85 @@
+"""Recurrent levels with a gate in front: the machinery that coarse-to-fine methods share.
+
+A **level** reads the projected features of its own source, concatenated with those of the levels below.
+A gate decides per step whether the level runs; if not, the first entries of its state are overwritten
+with the state of the level below (LiteEval, section 3.1, "Synchronizing the cRNN with the fRNN").
+
+B videos, T steps, H hidden units, D input width. A state is `[S, B, H]` with S = 2 (hidden and cell) for an
+LSTM and S = 1 for a GRU, so that copying and mixing states is one operation for both.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+CellKind = Literal["lstm", "gru"]
+
+
+@final
+class Cell(nn.Module):
+    """One recurrent cell, LSTM or GRU, with its state as one tensor."""
+
+    def __init__(self, kind: CellKind, width: int, hidden: int) -> None:
+        super().__init__()
+        self.hidden = hidden
+        self.num_states = 2 if kind == "lstm" else 1
+        self.cell: nn.Module = nn.LSTMCell(width, hidden) if kind == "lstm" else nn.GRUCell(width, hidden)
+
+    def initial(self, batch_size: int, like: Tensor) -> Tensor:
+        """Zero state `[S, B, H]` on the device of `like`."""
+        return like.new_zeros(self.num_states, batch_size, self.hidden)
+
+    def forward(self, inputs: Tensor, state: Tensor) -> Tensor:
+        """`[B, D]` inputs and `[S, B, H]` state to the next state."""
+        if self.num_states == 1:
+            return self.cell(inputs, state[0])[None]
+        return torch.stack(self.cell(inputs, (state[0], state[1])))
+
+
+@final
+class Projection(nn.Module):
+    """Linear, layer norm, ReLU.
+
+    LiteEval's code uses batch norm over all padded steps; layer norm does not depend on the padding or on
+    the other videos of the batch, which an answer must not either.
+    """
+
+    def __init__(self, width: int, projected: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(width, projected), nn.LayerNorm(projected), nn.ReLU())
+
+    def forward(self, features: Tensor) -> Tensor:
+        """`[..., D]` to `[..., P]`."""
+        return self.layers(features)
+
+
+def synchronize(state: Tensor, below: Tensor) -> Tensor:
+    """The state `[S, B, H]` with its first entries replaced by the state `[S, B, H_below]` of the level below.
+
+    Hidden and cell state are both copied, as in LiteEval's code. Needs H_below < H.
+    """
+    return torch.cat([below, state[..., below.shape[-1] :]], dim=-1)
+
+
+def state_as_features(state: Tensor) -> Tensor:
+    """`[S, B, H]` as `[B, S*H]`: what a gate sees of a level."""
+    return state.transpose(0, 1).flatten(1)
+
+
+def gumbel_use(logits: Tensor, temperature: float) -> Tensor:
+    """Straight-through Gumbel sample of "use": `[B, 2]` logits (skip, use) to `[B]`, 0 or 1 with gradient.
+
+    `F.gumbel_softmax` wants logits; Eq. 8 of LiteEval takes the log of unnormalised outputs, which may be
+    negative. Training only: evaluation takes the larger logit.
+    """
+    return F.gumbel_softmax(logits, tau=temperature, hard=True)[:, 1]
+
+
+def mix(use: Tensor, used: Tensor, skipped: Tensor) -> Tensor:
+    """`use [B]` picks between two states `[S, B, H]`, differentiably."""
+    weight = use[None, :, None]
+    return weight * used + (1 - weight) * skipped

@@ -1,0 +1,168 @@
+"""The contract that every method and baseline fulfils.
+
+A method decides, step by step, what it wants to see; a **provider** supplies it and counts the calls
+(`provider.py`). The trainer (`trial.py`) calls `loss` on batches in which all features are present; the
+evaluation and the promoted model call `run`, with a provider of cached features or of a raw video. Both
+are the same code, so what is promoted behaves as it was evaluated.
+
+Shapes: B videos, T steps (padded to the longest of the batch), C classes, D_s the width of source s.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from paretovid.trainables.cost import ComponentCost
+from paretovid.trainables.provider import Provider
+
+Setting = Mapping[str, float]
+"""Values of a method's inference knobs, by name. `{}` is the natural setting: every knob at its default."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One training batch. All features are present."""
+
+    features: dict[str, Tensor]
+    """Source to `[B, T, D_s]`, zero at padded steps."""
+    mask: Tensor
+    """`[B, T]` bool: true at the steps that a video has."""
+    targets: Tensor
+    """`[B, C]` float, one-hot or multi-hot."""
+    video_keys: Tensor
+    """`[B]` int64: a hash of each video's id, for decisions that must not depend on the batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far training has come, for schedules."""
+
+    step: int
+    total_steps: int
+
+    @property
+    def fraction(self) -> float:
+        """Between 0 (first step) and 1 (last)."""
+        return self.step / max(1, self.total_steps - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """A loss with its named parts; `total` is what is minimised."""
+
+    total: Tensor
+    parts: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run over B videos gave, at one setting."""
+
+    scores: Tensor
+    """`[B, C]`: class probabilities, on one scale for all videos."""
+    calls: dict[str, Tensor]
+    """Component to the number of calls per video, `[B]` int64."""
+    decisions: Tensor
+    """`[B, T]` int64: per step, 0 = not looked at, 1 = cheap sources only, 2 = the dear source as well."""
+    trace: dict[str, Tensor] = field(default_factory=dict)
+    """Per-step values from which `stop_points` answers other settings: scores `[B, T, C]`, calls `[B, T]`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InferenceKnob:
+    """A knob that needs no new training."""
+
+    name: str
+    default: float
+    low: float
+    high: float
+    description: str
+    whole: bool = False
+    """True if only whole numbers mean anything."""
+
+
+class Method(nn.Module, ABC):
+    """A recognizer that spends compute video by video. Concrete methods are final."""
+
+    name: ClassVar[str]
+    Config: ClassVar[type[Any]]
+    """A frozen, keyword-only dataclass with a default for every field; validates in `__post_init__`."""
+    inference_knobs: ClassVar[tuple[InferenceKnob, ...]] = ()
+    is_baseline: ClassVar[bool] = False
+    deployable: ClassVar[bool] = True
+    """False if it needs the truth (an oracle): it can be measured but not promoted."""
+
+    @classmethod
+    @abstractmethod
+    def sources_of(cls, config: Any) -> tuple[str, ...]:
+        """The sources that a method with this configuration reads."""
+
+    @abstractmethod
+    def __init__(self, config: Any, *, widths: Mapping[str, int], num_classes: int, multi_label: bool) -> None:
+        """Builds the modules. `widths`: source to D_s."""
+        super().__init__()
+
+    @abstractmethod
+    def loss(self, batch: Batch, progress: Progress) -> Loss:
+        """Training loss of a batch, gates relaxed."""
+
+    @abstractmethod
+    def run(self, provider: Provider, setting: Setting) -> Outcome:
+        """Evaluation and production: deterministic, asks the provider for what it needs."""
+
+    @abstractmethod
+    def settings(self) -> list[Setting]:
+        """The settings to run. The first is the natural one."""
+
+    def stop_points(self, outcome: Outcome, setting: Setting) -> list[tuple[Setting, Outcome]]:
+        """Further settings that `outcome`, a run at `setting`, answers without another run."""
+        return []
+
+    @abstractmethod
+    def component_costs(self) -> dict[str, ComponentCost]:
+        """Measured cost of the method's own components (cells, projections, gates, heads)."""
+
+    def paper_component_costs(self) -> dict[str, ComponentCost]:
+        """The same under `accounting=paper`: as the paper's published figures count them."""
+        return self.component_costs()
+
+
+METHODS: dict[str, type[Method]] = {}
+
+
+def register(cls: type[Method]) -> type[Method]:
+    """Class decorator: makes a method known by its name. A duplicate name is an error."""
+    if cls.name in METHODS:
+        raise ValueError(f"method {cls.name!r} is registered twice: {METHODS[cls.name]} and {cls}")
+    METHODS[cls.name] = cls
+    return cls
+
+
+def probabilities(logits: Tensor, multi_label: bool) -> Tensor:
+    """`[..., C]` scores from logits: softmax over classes, or a sigmoid per class if multi-label."""
+    return torch.sigmoid(logits) if multi_label else torch.softmax(logits, dim=-1)
+
+
+def classification_loss(logits: Tensor, targets: Tensor, multi_label: bool) -> Tensor:
+    """Scalar loss of `[B, C]` logits: cross-entropy, or its binary form summed over classes."""
+    if multi_label:
+        losses = nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+        return losses.sum(dim=-1).mean()
+    return -(targets * torch.log_softmax(logits, dim=-1)).sum(dim=-1).mean()
+
+
+def last_valid(values: Tensor, num_steps: Tensor) -> Tensor:
+    """`values [B, T, ...]` at each video's last step, `[B, ...]`."""
+    index = (num_steps - 1).clamp(min=0)
+    return values[torch.arange(len(values), device=values.device), index]
+
+
+def stack_steps(values: Sequence[Tensor]) -> Tensor:
+    """A list of T tensors `[B, ...]` as `[B, T, ...]`."""
+    return torch.stack(list(values), dim=1)

@@ -1,0 +1,41 @@
+"""All methods and baselines by name. Importing this module registers them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from paretovid.trainables import lite_eval, lstm, random_gate, uniform
+from paretovid.trainables.errors import unknown_name
+from paretovid.trainables.method import METHODS, Method
+from paretovid.trainables.typed_config import typed_config
+
+__all__ = ["build_method", "method_class", "method_names"]
+
+# One line per method file; the modules register their classes when they are imported.
+_MODULES = (lite_eval, lstm, random_gate, uniform)
+
+
+def method_names() -> tuple[str, ...]:
+    """Names of all registered methods and baselines, sorted."""
+    return tuple(sorted(METHODS))
+
+
+def method_class(name: str) -> type[Method]:
+    """The class of a method. Raises `UnknownNameError` that lists the known names."""
+    if name not in METHODS:
+        raise unknown_name("method", name, METHODS)
+    return METHODS[name]
+
+
+def method_config(name: str, fields: Mapping[str, Any]) -> Any:
+    """A method's typed configuration from plain values. Raises `UsageError` for a bad one."""
+    return typed_config(method_class(name).Config, fields, f"method {name}")
+
+
+def build_method(
+    name: str, fields: Mapping[str, Any], *, widths: Mapping[str, int], num_classes: int, multi_label: bool
+) -> Method:
+    """A method with fresh weights (PyTorch's global random state). `widths`: source to feature width."""
+    config = method_config(name, fields)
+    return method_class(name)(config, widths=widths, num_classes=num_classes, multi_label=multi_label)

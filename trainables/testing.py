@@ -1,0 +1,153 @@
+"""What every method must fulfil, as checks that a test suite runs over all registered methods.
+
+`synthetic_split` makes features with known structure (needles of evidence in a hay of noise, and a cheap
+source that says where they are but not what), so that a check takes milliseconds and needs no video. It is
+for tests only: no result of the platform is ever made from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from paretovid.trainables.cost import ComponentCost, CostTable, deterministic_eval
+from paretovid.trainables.data.features import FeatureSplit
+from paretovid.trainables.method import Batch, Method, Outcome, Progress, Setting
+from paretovid.trainables.methods import build_method, method_class, method_config
+from paretovid.trainables.provider import FeatureProvider, VideoProvider
+
+WIDTHS = {"coarse": 8, "fine": 16, "motion": 24, "audio": 8}
+COMPONENTS = {source: f"synthetic_{source}@1" for source in WIDTHS}
+MACS = {"coarse": 100_000, "fine": 10_000_000, "motion": 50_000_000, "audio": 50_000}
+
+
+def synthetic_split(
+    num_videos: int = 6, max_steps: int = 9, num_classes: int = 4, seed: int = 0, multi_label: bool = False
+) -> FeatureSplit:
+    """Features of `num_videos` videos of unequal length (one of a single step), zero at padded steps."""
+    generator = torch.Generator().manual_seed(seed)
+    codes = {s: torch.randn(num_classes, w, generator=torch.Generator().manual_seed(7)) for s, w in WIDTHS.items()}
+    labels = torch.randint(num_classes, (num_videos,), generator=generator)
+    num_steps = torch.randint(2, max_steps + 1, (num_videos,), generator=generator)
+    num_steps[0], num_steps[-1] = max_steps, 1
+    mask = torch.arange(max_steps) < num_steps[:, None]
+    needle = torch.rand(num_videos, max_steps, generator=generator) < 0.3
+    needle[:, 0] |= num_steps == 1
+    features = {}
+    for source, width in WIDTHS.items():
+        signal = torch.ones(1, width) if source == "coarse" else codes[source][labels]
+        noise = 0.5 * torch.randn(num_videos, max_steps, width, generator=generator)
+        features[source] = (noise + needle[..., None] * signal[:, None]) * mask[..., None]
+    targets = torch.nn.functional.one_hot(labels, num_classes).float()
+    if multi_label:
+        targets[torch.arange(num_videos), (labels + 1) % num_classes] = 1.0
+    return FeatureSplit(
+        features=features,
+        mask=mask,
+        num_steps=num_steps,
+        targets=targets,
+        video_keys=torch.arange(num_videos) * 7919 + 13,
+        video_ids=tuple(f"video{i}" for i in range(num_videos)),
+    )
+
+
+def synthetic_method(
+    name: str, fields: Mapping[str, Any] | None = None, num_classes: int = 4, multi_label: bool = False, seed: int = 0
+) -> Method:
+    """A method with fresh weights over the synthetic sources."""
+    fields = dict(fields or {})
+    sources = method_class(name).sources_of(method_config(name, fields))
+    torch.manual_seed(seed)
+    return build_method(
+        name,
+        fields,
+        widths={source: WIDTHS[source] for source in sources},
+        num_classes=num_classes,
+        multi_label=multi_label,
+    )
+
+
+def synthetic_costs(method: Method) -> CostTable:
+    """Costs of the synthetic sources and of the method's own components."""
+    sources = {
+        COMPONENTS[s]: ComponentCost(macs=macs, input="synthetic", provenance="made up") for s, macs in MACS.items()
+    }
+    return CostTable({**sources, **method.component_costs()})
+
+
+def run_cached(method: Method, split: FeatureSplit, setting: Setting) -> Outcome:
+    """A run over cached features."""
+    provider = FeatureProvider(
+        split.features,
+        num_steps=split.num_steps,
+        video_keys=split.video_keys,
+        components=COMPONENTS,
+        costs=synthetic_costs(method),
+        targets=split.targets,
+    )
+    with deterministic_eval(method):
+        return method.run(provider, setting)
+
+
+def run_one_by_one(method: Method, split: FeatureSplit, setting: Setting) -> list[Outcome]:
+    """A run over each video alone, through the provider of raw videos, with features on demand."""
+    outcomes = []
+    for i in range(len(split.num_steps)):
+
+        def compute(source: str, step: int, i: int = i) -> Tensor:
+            return split.features[source][i, step]
+
+        provider = VideoProvider(
+            compute,
+            widths=WIDTHS,
+            num_steps=int(split.num_steps[i]),
+            video_key=int(split.video_keys[i]),
+            components=COMPONENTS,
+            costs=synthetic_costs(method),
+        )
+        with deterministic_eval(method):
+            outcomes.append(method.run(provider, setting))
+    return outcomes
+
+
+def train_briefly(method: Method, split: FeatureSplit, steps: int = 20, learning_rate: float = 1e-2) -> list[float]:
+    """A few steps of training on one batch; returns the losses."""
+    batch = Batch(split.features, split.mask, split.targets, split.video_keys)
+    optimizer = torch.optim.Adam(method.parameters(), lr=learning_rate)
+    losses = []
+    torch.manual_seed(0)
+    for step in range(steps):
+        loss = method.loss(batch, Progress(step, steps))
+        optimizer.zero_grad()
+        loss.total.backward()
+        optimizer.step()
+        losses.append(float(loss.total.detach()))
+    return losses
+
+
+def padded_by(split: FeatureSplit, extra: int) -> FeatureSplit:
+    """The same videos with `extra` more padded steps, filled with values that must never be used."""
+    features = {
+        source: torch.cat([values, torch.full((len(values), extra, values.shape[2]), 1e3)], dim=1)
+        for source, values in split.features.items()
+    }
+    mask = torch.cat([split.mask, torch.zeros(len(split.mask), extra, dtype=torch.bool)], dim=1)
+    return FeatureSplit(
+        features=features,
+        mask=mask,
+        num_steps=split.num_steps,
+        targets=split.targets,
+        video_keys=split.video_keys,
+        video_ids=split.video_ids,
+    )
+
+
+def reloaded(method: Method, name: str, fields: Mapping[str, Any] | None = None) -> Method:
+    """A fresh method with the weights of `method`, by way of safetensors."""
+    fresh = synthetic_method(name, fields, seed=123)
+    fresh.load_state_dict(load(save({k: v.contiguous() for k, v in method.state_dict().items()})))
+    return fresh
