@@ -7,6 +7,7 @@ the same wherever it runs. It resumes from its own checkpoint, made at the ends 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
@@ -108,6 +109,14 @@ class TrialConfig:
     output: str
     """Folder for the trial's results."""
     accounting: str = "honest"
+
+    @property
+    def digest(self) -> str:
+        """Twelve hex digits over what determines the result: all but where it is kept. Features are named by
+        their fingerprints, so these stand for the data."""
+        described = asdict(self) | {"dataset": "", "output": "", "code": code_version()}
+        described["features"] = {source: Path(path).name for source, path in self.features.items()}
+        return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def run_trial(config: TrialConfig, context: TrialContext) -> dict[str, Any]:
@@ -314,6 +323,7 @@ def _describe(
     components = {source: store.component for source, store in stores.items()}
     return {
         "trial": config.trial,
+        "digest": config.digest,
         "sweep": config.sweep,
         "method": config.method,
         "is_baseline": method.is_baseline,

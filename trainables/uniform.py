@@ -208,7 +208,8 @@ class Oracle(Method):
     def run(self, provider: Provider, setting: Setting) -> Outcome:
         if provider.targets is None:
             raise UsageError("the oracle needs the truth", "It is an upper bound for evaluation only.")
-        peek, charged = provider.peek(FINE), int(setting.get("num_frames", 0)) or provider.max_steps
+        peek = provider.peek(FINE)[:, : provider.max_steps]
+        charged = int(setting.get("num_frames", 0)) or provider.max_steps
         scores = self.frame_scores({FINE: peek})
         favour = (scores * provider.targets[:, None]).sum(dim=-1)
         steps = torch.arange(provider.max_steps, device=favour.device)

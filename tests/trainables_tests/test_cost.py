@@ -54,7 +54,9 @@ def test_a_component_keeps_one_cost():
 
 
 def test_json_round_trip():
-    table = CostTable({"a": ComponentCost(macs=3, input="x", published_gmacs=0.1, published_source="Table 1")})
+    table = CostTable(
+        {"a": ComponentCost(macs=3, input="x", published_gmacs=0.1, published_source="Table 1")}
+    )
     assert CostTable.from_json(table.to_json())["a"] == table["a"]
 
 

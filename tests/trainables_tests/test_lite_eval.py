@@ -49,7 +49,9 @@ def test_an_lstm_cell_is_pytorchs():
 def test_the_penalty_over_videos_is_that_of_the_batch_plus_the_variance():
     usage = torch.tensor([0.1, 0.5, 0.3])
     batch = synthetic_method("lite_eval", {"target_usage": 0.2})._usage_penalty(usage)
-    video = synthetic_method("lite_eval", {"target_usage": 0.2, "usage_reduction": "video"})._usage_penalty(usage)
+    video = synthetic_method("lite_eval", {"target_usage": 0.2, "usage_reduction": "video"})._usage_penalty(
+        usage
+    )
     assert float(batch) == pytest.approx(0.01)
     assert float(video) == pytest.approx(float(batch + usage.var(unbiased=False)))
 

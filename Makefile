@@ -1,0 +1,67 @@
+# The commands of this repository. `make` lists them.
+PYTHON ?= python3
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.SUFFIXES:
+
+VENV := .venv
+RUN := $(VENV)/bin/python
+# A moved or copied environment still points to the old place: the stamps carry the place they are for.
+PLACE := $(shell pwd | cksum | cut -d ' ' -f 1)
+PLATFORM_STAMP := $(VENV)/.platform-$(PLACE)
+TEST_STAMP := $(VENV)/.test-$(PLACE)
+PIP_INSTALL := $(RUN) -m pip install --quiet --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: help
+help: ## List these commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-11s %s\n", $$1, $$2 }'
+	@echo "Variables: PYTHON=python3 (3.11 or newer, makes $(VENV)); ARGS='key=value ...' for sweep."
+
+.PHONY: sweep
+sweep: $(PLATFORM_STAMP) ## From nothing to a front: videos, backbones, features, search (ARGS= for overrides)
+	@$(VENV)/bin/paretovid sweep $(ARGS)
+
+.PHONY: test
+test: lint ## All checks and tests, as CI runs them
+	@$(RUN) -m pytest
+
+.PHONY: test-quick
+test-quick: $(TEST_STAMP) ## Only the tests that need neither a Ray cluster nor much time
+	@$(RUN) -m pytest -m "not ray and not slow"
+
+.PHONY: lint
+lint: $(TEST_STAMP) ## Style and types
+	@$(RUN) -m ruff check .
+	@$(RUN) -m ruff format --check .
+	@$(RUN) -m mypy
+
+.PHONY: clean
+clean: ## Remove caches and build products; keeps .venv and paretovid-home
+	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache src/*.egg-info
+	@find platform trainables search_spaces infra tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(RUN):
+	@command -v '$(PYTHON)' >/dev/null || { \
+	  echo "make: $(PYTHON) is not there. Install Python 3.11 or newer, or name it: make PYTHON=/path/to/python3" >&2; \
+	  exit 1; }
+	@'$(PYTHON)' -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "make: Python 3.11 or newer is needed; $(PYTHON) is $$('$(PYTHON)' --version 2>&1)." >&2; \
+	  echo "  hint: name a newer one: make PYTHON=/path/to/python3.11" >&2; \
+	  exit 1; }
+	@echo "Making a virtual environment in $(VENV) with $$('$(PYTHON)' --version)."
+	@'$(PYTHON)' -m venv $(VENV) || { \
+	  rm -rf $(VENV); \
+	  echo "make: no virtual environment could be made; on Debian and Ubuntu: apt install python3-venv" >&2; \
+	  exit 1; }
+
+$(PLATFORM_STAMP): pyproject.toml constraints.txt | $(RUN)
+	@echo "Installing paretovid into $(VENV): about 6 GB, 2 to 10 minutes the first time."
+	@$(PIP_INSTALL) -e '.[platform]'
+	@touch $@
+
+$(TEST_STAMP): $(PLATFORM_STAMP)
+	@echo "Installing what the tests need into $(VENV)."
+	@$(PIP_INSTALL) -e '.[platform,test]'
+	@touch $@

@@ -1,0 +1,303 @@
+"""Measures LiteEval's claims on the built-in videos, over several seeds, at measured cost.
+
+    python benchmarks/lite_eval.py [--seeds 5] [--workers 2] [home=...] [data...]
+
+Trains LiteEval and its baselines on the same cached features, selects on validation, measures on test and
+writes `benchmarks/lite_eval_results.json`; the tables it prints are those of `benchmarks/lite_eval.md`.
+Trials that are finished already are not trained again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from paretovid.platform.config import load_sweep_config
+from paretovid.platform.pipeline import prepare
+from paretovid.platform.progress import Progress
+from paretovid.trainables.metrics import bootstrap_map_difference
+from paretovid.trainables.trial import LocalContext, TrialConfig, TrainingConfig, run_trial
+
+GAMMAS = (0.05, 0.1, 0.15, 0.2, 0.3)
+QUALITY_MARGIN = 0.005
+"""'As good': within half a point of mAP."""
+TRIALS: dict[str, tuple[str, dict[str, Any]]] = {
+    **{f"lite_eval-g{g}": ("lite_eval", {"target_usage": g}) for g in GAMMAS},
+    **{
+        f"no_sync-g{g}": ("lite_eval", {"target_usage": g, "network": {"synchronize": False}})
+        for g in GAMMAS
+    },
+    "random_gate": ("random_gate", {}),
+    "uniform": ("uniform", {}),
+    "uniform+coarse": ("uniform", {"with_coarse": True}),
+    "lstm": ("lstm", {}),
+    "lstm+coarse": ("lstm", {"with_coarse": True}),
+    "lstm-all": ("lstm", {"training_frames": 0}),
+    "lstm-all+coarse": ("lstm", {"training_frames": 0, "with_coarse": True}),
+    "oracle": ("oracle", {}),
+}
+BASELINES = ("uniform", "uniform+coarse", "lstm", "lstm+coarse", "lstm-all", "lstm-all+coarse")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One operating point with what it said about every test video."""
+
+    trial: str
+    setting: dict[str, float]
+    val: dict[str, Any]
+    test: dict[str, Any]
+    scores: np.ndarray
+    gflops: np.ndarray
+    decisions: np.ndarray
+
+
+def train(config: TrialConfig) -> str:
+    """Runs a trial unless its result is there."""
+    if not (Path(config.output) / "result.json").exists():
+        run_trial(config, LocalContext())
+    return config.trial
+
+
+def points_of(folder: Path) -> list[Point]:
+    """All operating points of a finished trial."""
+    result = json.loads((folder / "result.json").read_text())
+    tensors = load_file(folder / "scores.safetensors")
+    return [
+        Point(
+            result["trial"],
+            point["inference_knobs"],
+            point["val"],
+            point["test"],
+            tensors["test/scores"][i],
+            tensors["test/gflops"][i],
+            tensors["test/decisions"][i],
+        )
+        for i, point in enumerate(result["points"])
+    ]
+
+
+def cost_at_quality(points: dict[str, list[Point]]) -> dict[str, Any]:
+    """Claim (a): the cheapest LiteEval point as good as the best uniform or LSTM baseline, on validation."""
+    rivals = [p for name in BASELINES for p in points[name]]
+    best_map = max(p.val["map"] for p in rivals)
+    # Of equally good baselines the cheapest counts: the comparison should be hard on us.
+    rival = min((p for p in rivals if p.val["map"] >= best_map - 1e-9), key=lambda p: p.val["gflops"])
+    ours = [p for g in GAMMAS for p in points[f"lite_eval-g{g}"]]
+    good = [p for p in ours if p.val["map"] >= rival.val["map"] - QUALITY_MARGIN]
+    reached = bool(good)
+    chosen = min(good, key=lambda p: p.val["gflops"]) if good else max(ours, key=lambda p: p.val["map"])
+    return {
+        "reached_on_val": reached,
+        "baseline": f"{rival.trial} {rival.setting}",
+        "baseline_map": rival.test["map"],
+        "baseline_gflops": rival.test["gflops"],
+        "lite_eval": f"{chosen.trial} {chosen.setting}",
+        "lite_eval_map": chosen.test["map"],
+        "lite_eval_gflops": chosen.test["gflops"],
+        "map_difference": chosen.test["map"] - rival.test["map"],
+        "cost_ratio": chosen.test["gflops"] / rival.test["gflops"],
+        "usage_std_over_mean": chosen.test["usage_std_over_mean"],
+    }
+
+
+def natural(points: list[Point]) -> Point:
+    """The point with every inference knob at its default: the first."""
+    return points[0]
+
+
+def against_random(points: dict[str, list[Point]], targets: np.ndarray) -> list[dict[str, Any]]:
+    """At no less cost for the random gate: LiteEval minus random, paired over test videos."""
+    rows = []
+    for g in GAMMAS:
+        ours = natural(points[f"lite_eval-g{g}"])
+        dearer = [
+            p
+            for p in points["random_gate"]
+            if not p.setting.get("online_k") and p.test["gflops"] >= ours.test["gflops"]
+        ]
+        rival = min(dearer, key=lambda p: p.test["gflops"])
+        mean, low, high = bootstrap_map_difference(ours.scores, rival.scores, targets)
+        rows.append(
+            {
+                "gamma": g,
+                "lite_eval_map": ours.test["map"],
+                "lite_eval_gflops": ours.test["gflops"],
+                "random_map": rival.test["map"],
+                "random_gflops": rival.test["gflops"],
+                "difference": mean,
+                "low": low,
+                "high": high,
+            }
+        )
+    return rows
+
+
+def against_no_sync(points: dict[str, list[Point]], targets: np.ndarray) -> list[dict[str, Any]]:
+    """Same gamma, natural setting: with synchronisation minus without."""
+    rows = []
+    for g in GAMMAS:
+        ours, bare = natural(points[f"lite_eval-g{g}"]), natural(points[f"no_sync-g{g}"])
+        mean, low, high = bootstrap_map_difference(ours.scores, bare.scores, targets)
+        rows.append(
+            {
+                "gamma": g,
+                "map": ours.test["map"],
+                "gflops": ours.test["gflops"],
+                "no_sync_map": bare.test["map"],
+                "no_sync_gflops": bare.test["gflops"],
+                "difference": mean,
+                "low": low,
+                "high": high,
+            }
+        )
+    return rows
+
+
+def usage(points: dict[str, list[Point]], targets: np.ndarray, num_steps: np.ndarray) -> list[dict[str, Any]]:
+    """Claim (g): the share of steps looked at closely, over videos and over classes."""
+    rows = []
+    for g in GAMMAS:
+        share = (natural(points[f"lite_eval-g{g}"]).decisions == 2).sum(axis=1) / num_steps
+        by_class = np.array([share[targets[:, c] > 0].mean() for c in range(targets.shape[1])])
+        rows.append(
+            {
+                "gamma": g,
+                "usage": float(share.mean()),
+                "videos_std_over_mean": float(share.std() / share.mean()),
+                "classes_std_over_mean": float(by_class.std() / by_class.mean()),
+                "by_class": by_class.tolist(),
+            }
+        )
+    return rows
+
+
+def interval(values: Iterable[float]) -> tuple[float, float, float]:
+    """Mean and 95 % interval of the mean over seeds (Student's t)."""
+    from scipy.stats import t  # comes with scikit-learn
+
+    array = np.array(list(values))
+    half = float(t.ppf(0.975, len(array) - 1) * array.std(ddof=1) / np.sqrt(len(array))) if len(array) > 1 else 0.0
+    return float(array.mean()), float(array.mean() - half), float(array.mean() + half)
+
+
+def span(values: Iterable[float], percent: bool = False) -> str:
+    """`mean [low, high]` for a table."""
+    mean, low, high = (100 * v if percent else v for v in interval(values))
+    return f"{mean:.2f} [{low:.2f}, {high:.2f}]" if percent else f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def print_tables(runs: list[dict[str, Any]]) -> None:
+    """The tables of lite_eval.md: mean and interval over seeds."""
+    a = [run["cost_at_quality"] for run in runs]
+    print(f"\nseeds: {len(runs)}; mAP in points; interval: 95 % of the mean over seeds\n")
+    print("| cost at quality | |\n|---|---|")
+    print(f"| reached on validation | {sum(row['reached_on_val'] for row in a)} of {len(a)} seeds |")
+    for key, percent in [
+        ("baseline_map", True),
+        ("lite_eval_map", True),
+        ("map_difference", True),
+        ("baseline_gflops", False),
+        ("lite_eval_gflops", False),
+        ("cost_ratio", False),
+    ]:
+        print(f"| {key} | {span((row[key] for row in a), percent)} |")
+    for title, key, columns in [
+        ("random gate at no less cost", "against_random", ("lite_eval_map", "random_map", "difference")),
+        ("without synchronisation", "against_no_sync", ("map", "no_sync_map", "difference")),
+    ]:
+        print(f"\n| {title}, gamma | " + " | ".join(columns) + " | GFLOPs ours | theirs |\n|---|---|---|---|---|---|")
+        theirs = "random_gflops" if "random" in key else "no_sync_gflops"
+        ours = "lite_eval_gflops" if "random" in key else "gflops"
+        for i, g in enumerate(GAMMAS):
+            rows = [run[key][i] for run in runs]
+            cells = [span((row[c] for row in rows), True) for c in columns]
+            cells += [f"{np.mean([row[k] for row in rows]):.5f}" for k in (ours, theirs)]
+            print(f"| {g} | " + " | ".join(cells) + " |")
+    print("\n| usage, gamma | measured usage | std/mean over videos | std/mean over classes |\n|---|---|---|---|")
+    for i, g in enumerate(GAMMAS):
+        rows = [run["usage"][i] for run in runs]
+        keys = ("usage", "videos_std_over_mean", "classes_std_over_mean")
+        print(f"| {g} | " + " | ".join(span(row[k] for row in rows) for k in keys) + " |")
+    print("\n| method | test mAP, natural setting | best test mAP of its curve | GFLOPs there |\n|---|---|---|---|")
+    for name in runs[0]["curves"]:
+        curves = [run["curves"][name] for run in runs]
+        print(
+            f"| {name} | {span((c['natural_map'] for c in curves), True)} | {span((c['best_map'] for c in curves), True)}"
+            f" | {np.mean([c['best_gflops'] for c in curves]):.5f} |"
+        )
+
+
+def curve(points: list[Point]) -> dict[str, float]:
+    """The natural and the best (on validation) point of a trial, as measured on test."""
+    best = max(points, key=lambda p: p.val["map"])
+    return {
+        "natural_map": natural(points).test["map"],
+        "natural_gflops": natural(points).test["gflops"],
+        "best_map": best.test["map"],
+        "best_gflops": best.test["gflops"],
+    }
+
+
+def analyse(folder: Path, seed: int) -> dict[str, Any]:
+    """All claims for one seed."""
+    points = {name: points_of(folder / f"{name}-s{seed}") for name in TRIALS}
+    tensors = load_file(folder / f"oracle-s{seed}" / "scores.safetensors")
+    targets, num_steps = tensors["test/targets"], tensors["test/num_steps"]
+    return {
+        "seed": seed,
+        "cost_at_quality": cost_at_quality(points),
+        "against_random": against_random(points, targets),
+        "against_no_sync": against_no_sync(points, targets),
+        "usage": usage(points, targets, num_steps),
+        "curves": {name: curve(points[name]) for name in TRIALS},
+    }
+
+
+def main() -> None:
+    """Trains what is missing, prints the tables, writes the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=TrainingConfig().epochs)
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("lite_eval_results.json"))
+    parser.add_argument("overrides", nargs="*")
+    arguments = parser.parse_args()
+    config = load_sweep_config(arguments.overrides)
+    prepared = prepare(config, Progress(3))
+    folder = prepared.home.root / "benchmarks" / f"lite_eval-e{arguments.epochs}"
+    trials = [
+        TrialConfig(
+            sweep="benchmark",
+            trial=f"{name}-s{seed}",
+            method=method,
+            model=fields,
+            training=TrainingConfig(epochs=arguments.epochs),
+            seed=seed,
+            dataset=str(prepared.dataset.root),
+            features={source: str(path) for source, path in prepared.features.items()},
+            output=str(folder / f"{name}-s{seed}"),
+        )
+        for seed in range(arguments.seeds)
+        for name, (method, fields) in TRIALS.items()
+    ]
+    with multiprocessing.get_context("spawn").Pool(arguments.workers) as pool:
+        for done, name in enumerate(pool.imap_unordered(train, trials), start=1):
+            print(f"\r{done}/{len(trials)} {name:<30}", end="", flush=True)
+    runs = [analyse(folder, seed) for seed in range(arguments.seeds)]
+    arguments.out.write_text(
+        json.dumps({"dataset": prepared.dataset.fingerprint, "runs": runs}, indent=1, allow_nan=False)
+    )
+    print_tables(runs)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,203 @@
+"""What each command of `cli.py` does: a few lines that call the platform and shape the answer.
+
+Every import of ours is inside its function, because most of them bring torch, Ray or MLflow.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """What a command prints on stdout."""
+
+    text: str
+    """For people."""
+    document: Any = None
+    """The same as plain data, for `--json`."""
+    exit_status: int = 0
+
+
+def data_make(args: argparse.Namespace) -> Answer:
+    """`paretovid data make`."""
+    from paretovid.platform import pipeline
+    from paretovid.platform.config import load_sweep_config
+    from paretovid.platform.progress import Progress
+
+    dataset = pipeline.make_data(load_sweep_config(args.overrides), Progress(1))
+    return Answer(text=f"{len(dataset.records)} videos of {len(dataset.classes)} classes in {dataset.root}")
+
+
+def extract(args: argparse.Namespace) -> Answer:
+    """`paretovid extract`."""
+    from paretovid.platform import pipeline
+    from paretovid.platform.config import load_sweep_config
+    from paretovid.platform.progress import Progress
+
+    folders: Mapping[str, Path] = pipeline.extract(load_sweep_config(args.overrides), Progress(3))
+    rows = [(source, str(folder)) for source, folder in folders.items()]
+    return Answer(text=format_table(("source", "features"), rows))
+
+
+def sweep(args: argparse.Namespace) -> Answer:
+    """`paretovid sweep`."""
+    from paretovid.platform import sweep as sweeping
+    from paretovid.platform.config import load_sweep_config
+    from paretovid.platform.progress import Progress
+
+    config = load_sweep_config(args.overrides)
+    if args.dry_run:
+        return Answer(text=str(sweeping.plan_sweep(config)))
+    return Answer(text=str(sweeping.run_sweep(config, Progress(5))))
+
+
+def sweeps(args: argparse.Namespace) -> Answer:
+    """`paretovid sweeps`."""
+    from paretovid.platform.home import open_home
+    from paretovid.platform.sweep import list_sweeps
+
+    found: Sequence[Mapping[str, Any]] = list_sweeps(open_home(args.home))
+    columns = ("name", "method", "data", "state", "trials", "hypervolume", "created")
+    rows = [[_cell(entry.get(column)) for column in columns] for entry in found]
+    text = format_table(columns, rows) if rows else "No sweeps yet. Start one: paretovid sweep"
+    return Answer(text=text, document={"sweeps": list(found)})
+
+
+def front(args: argparse.Namespace) -> Answer:
+    """`paretovid front`."""
+    from paretovid.platform import report
+    from paretovid.platform.front import read_front
+    from paretovid.platform.home import open_home
+
+    home = open_home(args.home)
+    found = read_front(
+        [home.sweep(name) for name in args.sweeps],
+        split=args.split,
+        max_gflops=args.max_gflops,
+        min_map=args.min_map,
+        seed=args.seed or 0,
+    )
+    if args.png:
+        report.write_png(found, Path(args.png))
+    if args.html:
+        report.write_html(found, Path(args.html))
+    return Answer(text=report.front_table(found), document=found.to_json())
+
+
+def promote(args: argparse.Namespace) -> Answer:
+    """`paretovid promote`."""
+    from paretovid.platform import registry
+    from paretovid.platform.home import open_home
+
+    version = registry.promote(
+        open_home(args.home),
+        args.sweep,
+        name=args.name,
+        alias=args.alias,
+        point=args.point,
+        max_gflops=args.max_gflops,
+        min_map=args.min_map,
+        knee=args.knee,
+    )
+    return Answer(text=str(version))
+
+
+def rollback(args: argparse.Namespace) -> Answer:
+    """`paretovid rollback`."""
+    from paretovid.platform import registry
+    from paretovid.platform.home import open_home
+
+    return Answer(text=str(registry.rollback(open_home(args.home), args.name, args.alias)))
+
+
+def models(args: argparse.Namespace) -> Answer:
+    """`paretovid models`."""
+    from paretovid.platform import registry
+    from paretovid.platform.home import open_home
+
+    found: Sequence[Mapping[str, Any]] = registry.list_models(open_home(args.home), args.name)
+    columns = ("name", "version", "aliases", "method", "map", "gflops", "gates", "point")
+    rows = [[_cell(entry.get(column)) for column in columns] for entry in found]
+    text = format_table(columns, rows) if rows else "No models yet. Register one: paretovid promote --help"
+    return Answer(text=text, document={"models": list(found)})
+
+
+def predict(args: argparse.Namespace) -> Answer:
+    """`paretovid predict`. Videos that cannot be read are told, the others go on; then the status is 1."""
+    document = _predict_document(args)
+    failed = any(video["error"] for video in document["videos"])
+    blocks = [_describe_video(video) for video in document["videos"]]
+    return Answer(text="\n".join(blocks), document=document, exit_status=int(failed))
+
+
+def _predict_document(args: argparse.Namespace) -> Mapping[str, Any]:
+    from paretovid.platform import prediction
+    from paretovid.platform.home import open_home
+
+    return prediction.predict(open_home(args.home), args.model, args.videos, max_gflops=args.max_gflops)
+
+
+def flops(args: argparse.Namespace) -> Answer:
+    """`paretovid flops`: measured now, on the real modules."""
+    from paretovid.trainables.components import COMPONENTS, measure_component
+
+    costs = {name: measure_component(name) for name in sorted(COMPONENTS)}
+    entries = [
+        {
+            "name": name,
+            "input": cost.input,
+            "gmacs": cost.gmacs,
+            "published": cost.published_gmacs,
+            "source": cost.published_source or cost.provenance,
+        }
+        for name, cost in costs.items()
+    ]
+    rows = [
+        (name, cost.input, f"{cost.gmacs:.6f}", _cell(cost.published_gmacs), str(entry["source"]))
+        for (name, cost), entry in zip(costs.items(), entries, strict=True)
+    ]
+    table = format_table(("component", "input", "measured", "published", "source"), rows)
+    note = "In GFLOPs per call, counted as the papers do: giga multiply-accumulates."
+    return Answer(text=f"{table}\n{note}", document={"components": entries})
+
+
+def doctor(args: argparse.Namespace) -> Answer:
+    """`paretovid doctor`. Status 1 if something must be mended."""
+    from paretovid.platform import doctor as checks
+
+    found = checks.run_checks(args.home)
+    failed = any(check.state == "fail" for check in found)
+    return Answer(text=checks.to_text(found), document=checks.to_document(found), exit_status=int(failed))
+
+
+def format_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Left-aligned columns, two spaces apart."""
+    lines = [list(columns), *(list(row) for row in rows)]
+    widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or "-"
+    return str(value)
+
+
+def _describe_video(video: Mapping[str, Any]) -> str:
+    if video["error"]:
+        return f"{video['path']}: {video['error']}"
+    labels = ", ".join(f"{entry['label']} {entry['score']:.3f}" for entry in video["labels"])
+    calls = ", ".join(f"{component} x {count:g}" for component, count in video["calls"].items())
+    return f"{video['path']}: {labels}\n  {video['gflops']:.4g} GFLOPs: {calls or 'no calls'}"

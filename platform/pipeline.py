@@ -1,0 +1,371 @@
+"""From nothing to features: makes what is missing, reuses what is there.
+
+videos (home/data) -> backbones (home/backbones) -> features (home/features). Every stage leaves a record of
+what it was made from; what does not fit is made anew or refused, never reused silently.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import ray
+import torch
+
+from paretovid.infra.ray_cluster import Cluster, connect
+from paretovid.platform.config import data_settings
+from paretovid.platform.home import Home, open_home
+from paretovid.platform.progress import Progress, Stage
+from paretovid.search_spaces.schema import SweepConfig
+from paretovid.trainables.backbone_training import BackboneTrainingConfig, train_backbones
+from paretovid.trainables.components import family, read_backbone_meta
+from paretovid.trainables.data.dataset import Dataset, VideoRecord, load_dataset
+from paretovid.trainables.data.extract import extract_shard, headers
+from paretovid.trainables.data.features import FeatureStore, finish, header_fingerprint
+from paretovid.trainables.data.moving_digits import MovingDigitsConfig, is_made, make_moving_digits
+from paretovid.trainables.errors import DataError, StaleFeaturesError, UsageError
+from paretovid.trainables.typed_config import typed_config
+
+VIDEOS_PER_SHARD = 50
+"""A shard is what one worker makes in one piece, and what is lost of the work if it is killed."""
+
+_Item = TypeVar("_Item")
+_Made = TypeVar("_Made")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prepared:
+    """Everything that a trial reads."""
+
+    home: Home
+    dataset: Dataset
+    backbones: dict[str, Path]
+    """Source to the folder of its backbone."""
+    features: dict[str, Path]
+    """Source to the folder of its features."""
+
+
+@contextlib.contextmanager
+def cluster_of(config: SweepConfig) -> Iterator[Cluster]:
+    """The Ray cluster that the configuration names, connected for the block."""
+    cluster = config.cluster
+    try:
+        with connect(
+            cluster.address,
+            cpus=cluster.cpus,
+            gpus=cluster.gpus,
+            object_store_megabytes=cluster.object_store_megabytes,
+        ) as connected:
+            yield connected
+    except ConnectionError as error:
+        raise DataError(str(error), "Run `paretovid doctor`, or see what cluster.address= names.") from error
+
+
+def make_data(config: SweepConfig, progress: Progress) -> Dataset:
+    """The data set that the configuration names: made if it is the built-in one and not whole yet.
+
+    Raises `UsageError` for settings that do not fit what is there, `DataError` for a folder without a data set.
+    """
+    home = open_home(config.home)
+    name, settings = str(config.data["name"]), data_settings(config)
+    root = home.data(name)
+    with progress.stage("videos", unit="videos") as stage:
+        if settings.pop("generator", None) is None:
+            dataset = load_dataset(root)
+            stage.reused(f"{len(dataset.records)} videos of {name}")
+            return dataset
+        wanted = typed_config(MovingDigitsConfig, settings, "data")
+        found = _made_before(root, wanted)
+        if found is not None:
+            stage.reused(f"{len(found.records)} videos of {name}")
+            return found
+        stage.total = sum(wanted.num_videos(split) for split in ("train", "val", "test"))
+        with cluster_of(config):
+            dataset = make_moving_digits(
+                wanted, root, name=name, map_parallel=_ray_map, progress=lambda done, _: stage.advance()
+            )
+        stage.done(f"made {len(dataset.records)} videos of {len(dataset.classes)} classes")
+    return dataset
+
+
+def _made_before(root: Path, wanted: MovingDigitsConfig) -> Dataset | None:
+    try:
+        dataset = load_dataset(root)
+    except DataError:
+        return None
+    whole = all(dataset.video_path(record).is_file() for record in dataset.records)
+    return dataset if whole and is_made(wanted, dataset) else None
+
+
+def _ray_map(function: Callable[[_Item], _Made], items: Sequence[_Item]) -> Iterable[_Made]:
+    """`map` over the cluster's CPUs, results in any order, a few items a task."""
+    remote = ray.remote(num_cpus=1, max_retries=2)(_apply)
+    chunks = [items[i : i + 10] for i in range(0, len(items), 10)]
+    pending = [remote.remote(function, chunk) for chunk in chunks]
+    while pending:
+        ready, pending = ray.wait(pending)
+        for made in ray.get(ready):
+            yield from made
+
+
+def _apply(function: Callable[[_Item], _Made], items: Sequence[_Item]) -> list[_Made]:
+    torch.set_num_threads(1)
+    return [function(item) for item in items]
+
+
+def prepare(config: SweepConfig, progress: Progress) -> Prepared:
+    """Data set, backbones and features; three stages of progress.
+
+    Raises `UsageError` or `DataError`, with what to do next.
+    """
+    home = open_home(config.home)
+    dataset = make_data(config, progress)
+    names = family(config.backbones.family)
+    folders = {source: home.backbone(dataset.name, name) for source, name in names.items()}
+    _train_backbones(config, home, dataset, tuple(names.values()), progress)
+    features = _extract(config, home, dataset, {names[s]: folder for s, folder in folders.items()}, progress)
+    return Prepared(
+        home=home,
+        dataset=dataset,
+        backbones=folders,
+        features={source: features[name] for source, name in names.items()},
+    )
+
+
+def extract(config: SweepConfig, progress: Progress) -> dict[str, Path]:
+    """`paretovid extract`: everything up to the features. Returns source to folder."""
+    return prepare(config, progress).features
+
+
+def _train_backbones(
+    config: SweepConfig, home: Home, dataset: Dataset, names: Sequence[str], progress: Progress
+) -> None:
+    settings = {"seed": config.seed, **config.backbones.training}
+    training = typed_config(BackboneTrainingConfig, settings, "backbones.training")
+    out_root = home.backbone(dataset.name, names[0]).parent
+    with progress.stage("backbones", unit="% trained") as stage:
+        missing = [name for name in names if not _is_trained(out_root / name, training, dataset)]
+        if not missing:
+            stage.reused(f"{len(names)} backbones")
+            return
+        stage.total = 100
+        with cluster_of(config) as cluster:
+            _run_training(training, dataset, missing, out_root, _workers(cluster), bool(cluster.gpus), stage)
+        stage.done(f"trained {', '.join(missing)}")
+
+
+def _is_trained(folder: Path, training: BackboneTrainingConfig, dataset: Dataset) -> bool:
+    """Whether a backbone was trained on these videos with these settings, by however many workers."""
+    try:
+        meta = read_backbone_meta(folder)
+    except DataError:
+        return False
+    # What `labels` became is recorded in place of what was asked for; `step` may become `video`.
+    asked = {key: value for key, value in asdict(training).items() if key != "labels"}
+    found = {key: meta["training"].get(key) for key in asked}
+    return found == asked and meta["dataset_fingerprint"] == dataset.fingerprint
+
+
+def _workers(cluster: Cluster) -> int:
+    # More than two share too little: a backbone of the small family trains in seconds.
+    return max(1, min(2, int(cluster.gpus or cluster.cpus)))
+
+
+def _run_training(
+    training: BackboneTrainingConfig,
+    dataset: Dataset,
+    names: Sequence[str],
+    out_root: Path,
+    workers: int,
+    use_gpu: bool,
+    stage: Stage,
+) -> None:
+    """One Ray Train run for all backbones: starting one costs more than training a small backbone."""
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    out_root.mkdir(parents=True, exist_ok=True)
+    told = out_root / f".progress-{threading.get_native_id()}.json"
+    trainer = TorchTrainer(
+        _backbone_worker,
+        train_loop_config={
+            "training": training,
+            "dataset": str(dataset.root),
+            "names": list(names),
+            "out_root": str(out_root),
+            "told": str(told),
+        },
+        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu),
+        run_config=RunConfig(name="backbones", storage_path=str(out_root / ".ray")),
+    )
+    try:
+        with _shown(told, stage, len(names)):
+            trainer.fit()
+    except Exception as error:
+        raise _cause_of(error) from error
+    finally:
+        told.unlink(missing_ok=True)
+
+
+def _cause_of(error: Exception) -> Exception:
+    """What a worker raised, out of what Ray Train wraps it in."""
+    failures: Mapping[int, Exception] = getattr(error, "worker_failures", {})
+    raised = [getattr(each, "cause", None) or each for each in failures.values()]
+    return raised[0] if raised and isinstance(raised[0], Exception) else error
+
+
+class _TrainContext:
+    """A `TrialContext` over Ray Train that tells its progress through a file.
+
+    Reports to Ray Train end in its controller, a process of its own; the command that waits for `fit()` sees
+    none of them before the end.
+    """
+
+    def __init__(self, told: Path) -> None:
+        import ray.train.torch
+
+        session = ray.train.get_context()
+        self.rank = session.get_world_rank()
+        self.world_size = session.get_world_size()
+        self.device = ray.train.torch.get_device()
+        self._told = told
+
+    def report(self, progress: Mapping[str, float], checkpoint: Path | None = None) -> None:
+        """Rank 0 writes the progress file."""
+        if self.rank == 0:
+            partial = self._told.with_suffix(".partial")
+            partial.write_text(json.dumps(dict(progress)))
+            partial.replace(self._told)
+
+    def get_checkpoint(self) -> Path | None:
+        """None: a backbone that is not finished is trained from the start, in seconds."""
+        return None
+
+
+def _backbone_worker(config: dict[str, Any]) -> None:
+    train_backbones(
+        config["training"],
+        load_dataset(Path(config["dataset"])),
+        config["names"],
+        Path(config["out_root"]),
+        _TrainContext(Path(config["told"])),
+    )
+
+
+@contextlib.contextmanager
+def _shown(told: Path, stage: Stage, num_backbones: int) -> Iterator[None]:
+    """Passes on what the training tells, as a percentage over decoding and all backbones."""
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.5):
+            with contextlib.suppress(OSError, ValueError):
+                state = json.loads(told.read_text())
+                part = state["stage"] + state["done"] / max(1.0, state["total"])
+                percent = int(100 * min(1.0, part / (num_backbones + 1)))
+                stage.advance(max(0, percent - stage.count))
+
+    thread = threading.Thread(target=watch, name="backbone-progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _extract(
+    config: SweepConfig, home: Home, dataset: Dataset, backbones: Mapping[str, Path], progress: Progress
+) -> dict[str, Path]:
+    """Component to the folder of its features; every video is decoded once for all that are missing."""
+    described = headers(dataset, backbones)
+    folders = {
+        name: home.features(dataset.name) / f"{name}@{header_fingerprint(header)}"
+        for name, header in described.items()
+    }
+    with progress.stage("features", unit="videos") as stage:
+        missing = {name: folder for name, folder in folders.items() if not _is_whole(folder)}
+        if not missing:
+            stage.reused(f"features of {len(folders)} components")
+            return folders
+        records = dataset.records
+        shards = [records[i : i + VIDEOS_PER_SHARD] for i in range(0, len(records), VIDEOS_PER_SHARD)]
+        stage.total = len(records)
+        with cluster_of(config):
+            failures = _extract_shards(dataset, shards, backbones, missing, stage)
+        for name, folder in missing.items():
+            finish(folder, described[name], len(shards))
+        read = len(records) - len(failures)
+        stage.done(f"{len(missing)} components of {read} videos, each decoded once")
+    for path, reason in failures:
+        progress.say(f"  left out: {path}: {reason}")
+    _check_enough(failures, len(records))
+    return folders
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        FeatureStore.open(folder)
+    except StaleFeaturesError:
+        return False
+    return True
+
+
+def _extract_shards(
+    dataset: Dataset,
+    shards: Sequence[Sequence[VideoRecord]],
+    backbones: Mapping[str, Path],
+    folders: Mapping[str, Path],
+    stage: Stage,
+) -> list[tuple[str, str]]:
+    remote = ray.remote(num_cpus=1, max_retries=2)(_extract_one)
+    pending = {
+        remote.remote(dataset, shard, dict(backbones), dict(folders), index): len(shard)
+        for index, shard in enumerate(shards)
+    }
+    failures: list[tuple[str, str]] = []
+    while pending:
+        (ready,), _ = ray.wait(list(pending))
+        failures += ray.get(ready)
+        stage.advance(pending.pop(ready))
+    return sorted(failures)
+
+
+def _extract_one(
+    dataset: Dataset,
+    shard: Sequence[VideoRecord],
+    backbones: dict[str, Path],
+    folders: dict[str, Path],
+    index: int,
+) -> list[tuple[str, str]]:
+    torch.set_num_threads(1)
+    return extract_shard(dataset, shard, backbones, folders, index)
+
+
+def _check_enough(failures: Sequence[tuple[str, str]], total: int) -> None:
+    if len(failures) > total / 2:
+        raise DataError(
+            f"{len(failures)} of {total} videos could not be read",
+            f"The first: {failures[0][0]}: {failures[0][1]}. Check the files and the decoder.",
+        )
+    return None
+
+
+def check_settings(config: SweepConfig) -> None:
+    """Builds the typed settings of data and backbones, so that a bad one is told before anything starts."""
+    settings = data_settings(config)
+    if settings.pop("generator", None) is not None:
+        typed_config(MovingDigitsConfig, settings, "data")
+    elif settings:
+        raise UsageError(
+            f"data={config.data['name']} takes no settings, but has {', '.join(settings)}",
+            "They belong to the built-in set: data=moving_digits.",
+        )
+    typed_config(BackboneTrainingConfig, config.backbones.training, "backbones.training")
+    family(config.backbones.family)

@@ -1,0 +1,110 @@
+"""`paretovid predict`: a registered model, or a folder of one, on videos.
+
+MLflow replaces a misspelt parameter by its default and warns, and lets NaN through; here parameters are
+checked against the model's signature before anything runs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, final
+
+from paretovid.platform.home import Home
+from paretovid.platform.mlflow_store import open_store, quiet_mlflow
+from paretovid.trainables.errors import DataError, ParetovidError, UsageError, unknown_name
+
+KEYS = ("path", "labels", "gflops", "calls", "steps", "error")
+"""Of a video's entry in `predict --json`."""
+
+
+@final
+class Predictor:
+    """A loaded model with checked parameters.
+
+    Arguments:
+        home: whose registry is asked; unused for a folder.
+        model: `models:/NAME@ALIAS`, `models:/NAME/VERSION` or a folder.
+    """
+
+    def __init__(self, home: Home, model: str) -> None:
+        quiet_mlflow()
+        import mlflow
+
+        self.model = model
+        self._loaded = mlflow.pyfunc.load_model(_resolved(home, model))
+        schema = self._loaded.metadata.get_params_schema()
+        self.params: dict[str, float] = {} if schema is None else {p.name: p.default for p in schema.params}
+
+    def predict(self, videos: Sequence[str | Path | bytes], **params: float) -> list[dict[str, Any]]:
+        """One mapping per video, as the model's card says.
+
+        Raises `UnknownNameError` for a parameter that the model has not, `UsageError` for a value that is
+        not a finite number in its range.
+        """
+        checked = self._checked(params)
+        try:
+            answers: list[dict[str, Any]] = self._loaded.predict(list(videos), params=checked)
+        except Exception as error:
+            raise _as_ours(error) from error
+        return answers
+
+    def _checked(self, params: Mapping[str, Any]) -> dict[str, float]:
+        for name, value in params.items():
+            if name not in self.params:
+                raise unknown_name("parameter of this model", name, self.params)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+                raise UsageError(f"{name} cannot be {value!r}", "Give a finite number.")
+        return {name: float(value) for name, value in params.items()}
+
+
+def _as_ours(error: Exception) -> Exception:
+    """The model's code raises its own copies of our errors; they carry the same message and hint."""
+    if hasattr(error, "message") and hasattr(error, "hint") and hasattr(error, "exit_status"):
+        kind = UsageError if error.exit_status == 2 else ParetovidError
+        return kind(error.message, error.hint)
+    return error
+
+
+def _resolved(home: Home, model: str) -> str:
+    """What MLflow can load. Raises `UsageError` that lists what there is."""
+    if not model.startswith("models:/"):
+        if (Path(model) / "MLmodel").is_file():
+            return model
+        raise UsageError(
+            f"{model!r} is no model",
+            "Give models:/NAME@ALIAS, models:/NAME/VERSION, or a model's folder (it has an MLmodel).",
+        )
+    from mlflow.exceptions import MlflowException
+
+    client = open_store(home).client
+    name, at, alias = model.removeprefix("models:/").partition("@")
+    name, _, version = (name, "", "") if at else name.rpartition("/")
+    try:
+        if at:
+            client.get_model_version_by_alias(name, alias)
+        else:
+            client.get_model_version(name, version)
+    except MlflowException as error:
+        known = sorted(f"models:/{m.name}@{a}" for m in client.search_registered_models() for a in m.aliases)
+        raise UsageError(
+            f"there is no {model}",
+            f"Known: {', '.join(known) or '(none)'}. `paretovid models` lists versions; "
+            "`paretovid promote` registers one.",
+        ) from error
+    return model
+
+
+def predict(
+    home: Home, model: str, videos: Sequence[str | Path], *, max_gflops: float | None = None, **params: float
+) -> dict[str, Any]:
+    """The document that `predict --json` prints.
+
+    Raises `UsageError` for a model or parameter that does not exist, `DataError` without videos.
+    """
+    if not videos:
+        raise DataError("no video was given", "Name at least one file.")
+    given = {**params, **({} if max_gflops is None else {"max_gflops": max_gflops})}
+    answers = Predictor(home, model).predict([str(video) for video in videos], **given)
+    return {"model": model, "videos": [{key: answer[key] for key in KEYS} for answer in answers]}

@@ -1,0 +1,224 @@
+"""What a sweep left on disk, as typed records: `sweeps/<sweep>/trials/<trial>/result.json` and its scores."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import safe_open
+
+from paretovid.platform.pareto import Reference
+from paretovid.trainables.errors import DataError, NonFiniteError, UnknownNameError, UsageError, unknown_name
+
+SPLITS = ("val", "test")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measurement:
+    """What one operating point reached on one split. mAP and top-1 are fractions."""
+
+    map: float
+    map_present: float
+    map_interpolated: float
+    top1: float
+    gflops: float
+    gflops_std: float
+    gflops_p95: float
+    calls: dict[str, float]
+    """Component to its mean calls per video."""
+    usage_std_over_mean: float | None = None
+
+    def numbers(self) -> dict[str, float]:
+        """The figures by name, without calls; those that were not measured left out."""
+        names = ("map", "map_present", "map_interpolated", "top1", "gflops", "gflops_std", "gflops_p95")
+        values = {name: getattr(self, name) for name in names}
+        if self.usage_std_over_mean is not None:
+            values["usage_std_over_mean"] = self.usage_std_over_mean
+        return values
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PointRecord:
+    """One operating point of a trial."""
+
+    id: str
+    index: int
+    """Its place in the trial's scores."""
+    natural: bool
+    inference_knobs: dict[str, float]
+    val: Measurement
+    test: Measurement
+
+    def on(self, split: str) -> Measurement:
+        """The measurement on `val` or `test`."""
+        return self.val if split == "val" else self.test
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrialRecord:
+    """One finished trial."""
+
+    trial: str
+    sweep: str
+    method: str
+    is_baseline: bool
+    deployable: bool
+    seed: int
+    training_knobs: dict[str, float]
+    model: dict[str, Any]
+    seconds: float
+    sources: dict[str, str]
+    data: dict[str, Any]
+    code_version: str
+    costs: dict[str, dict[str, Any]]
+    accounting: str
+    training: dict[str, Any]
+    points: tuple[PointRecord, ...]
+    folder: Path
+    extra: dict[str, Any]
+    """Whatever else the trial wrote."""
+
+    def natural_point(self) -> PointRecord:
+        """The point with every inference knob at its default; the first if none is marked."""
+        return next((point for point in self.points if point.natural), self.points[0])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SweepRecord:
+    """One sweep and its finished trials, in the order of their names."""
+
+    name: str
+    folder: Path
+    info: dict[str, Any]
+    """The content of `sweep.json`."""
+    trials: tuple[TrialRecord, ...]
+
+    @property
+    def reference(self) -> Reference | None:
+        """The sweep's own reference corner, if it has stated one."""
+        stated = self.info.get("reference") or {}
+        if stated.get("gflops") is None:
+            return None
+        return Reference(map=float(stated.get("map") or 0.0), gflops=float(stated["gflops"]))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scores:
+    """A trial's answers on one split: P points, N videos, C classes."""
+
+    scores: NDArray[np.float64]
+    """`[P, N, C]`"""
+    gflops: NDArray[np.float64]
+    """`[P, N]`"""
+    targets: NDArray[np.float64]
+    """`[N, C]`"""
+
+
+def read_sweep(folder: Path) -> SweepRecord:
+    """The sweep in `folder`. Trials without a result (failed, still running) are left out.
+
+    Raises `UsageError` if there is no such sweep (names those beside it), `DataError` for a damaged file.
+    """
+    if not (folder / "sweep.json").is_file():
+        names = [path.parent.name for path in folder.parent.glob("*/sweep.json")]
+        error = unknown_name("sweep", folder.name, names)
+        raise UnknownNameError(error.message, f"{error.hint} `paretovid sweeps` lists them.")
+    info = _read_json(folder / "sweep.json")
+    paths = sorted((folder / "trials").glob("*/result.json"))
+    trials = tuple(read_trial(path.parent) for path in paths)
+    return SweepRecord(name=str(info.get("name", folder.name)), folder=folder, info=info, trials=trials)
+
+
+def read_trial(folder: Path) -> TrialRecord:
+    """The finished trial in `folder`. Raises `DataError` if it is damaged, `NonFiniteError` for NaN in it."""
+    path = folder / "result.json"
+    data = _read_json(path)
+    try:
+        return _trial(data, folder)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{path} is not the result of a trial: {type(error).__name__} {error}",
+            "Another version made it, or a hand changed it; remove the trial's folder and resume the sweep.",
+        ) from error
+
+
+def read_scores(trial: TrialRecord, split: str) -> Scores:
+    """The trial's scores on `val` or `test`. `UsageError` for another split, `DataError` if damaged."""
+    if split not in SPLITS:
+        raise UsageError(f"unknown split: {split!r}", f"Allowed: {', '.join(SPLITS)}.")
+    path = trial.folder / "scores.safetensors"
+    try:
+        with safe_open(path, framework="np") as file:
+            values = {name: file.get_tensor(f"{split}/{name}") for name in ("scores", "gflops", "targets")}
+    except Exception as error:  # safetensors raises its own type, a subclass of Exception
+        raise DataError(
+            f"{path} cannot be read: {error}", "Remove the trial's folder and resume the sweep."
+        ) from error
+    return Scores(**{name: np.asarray(value, dtype=np.float64) for name, value in values.items()})
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{path} cannot be read: {error}", "Remove the trial's folder and resume the sweep."
+        ) from error
+    if not isinstance(data, dict):
+        raise DataError(f"{path} holds a {type(data).__name__}, not an object", "Was it changed by hand?")
+    return data
+
+
+def _measurement(data: Mapping[str, Any], where: str) -> Measurement:
+    usage = data.get("usage_std_over_mean")
+    measured = Measurement(
+        map=float(data["map"]),
+        map_present=float(data["map_present"]),
+        map_interpolated=float(data["map_interpolated"]),
+        top1=float(data["top1"]),
+        gflops=float(data["gflops"]),
+        gflops_std=float(data["gflops_std"]),
+        gflops_p95=float(data["gflops_p95"]),
+        calls={str(name): float(count) for name, count in data["calls"].items()},
+        usage_std_over_mean=None if usage is None else float(usage),
+    )
+    for name, value in measured.numbers().items():
+        if not math.isfinite(value):
+            raise NonFiniteError(
+                f"{where}: {name} is {value}", "Remove the trial's folder and resume the sweep."
+            )
+    return measured
+
+
+def _point(data: Mapping[str, Any], index: int, where: str) -> PointRecord:
+    return PointRecord(
+        id=str(data["id"]),
+        index=index,
+        natural=bool(data.get("natural", False)),
+        inference_knobs={str(name): float(value) for name, value in data["inference_knobs"].items()},
+        val=_measurement(data["val"], f"{where} {data['id']} val"),
+        test=_measurement(data["test"], f"{where} {data['id']} test"),
+    )
+
+
+_FIELDS = frozenset(TrialRecord.__dataclass_fields__) - {"points", "folder", "extra", "training"}
+
+
+def _trial(data: Mapping[str, Any], folder: Path) -> TrialRecord:
+    where = f"{data['sweep']}/{data['trial']}"
+    points = tuple(_point(point, index, where) for index, point in enumerate(data["points"]))
+    if not points:
+        raise DataError(
+            f"{where} holds no operating point", "Remove the trial's folder and resume the sweep."
+        )
+    extra = {name: value for name, value in data.items() if name not in _FIELDS | {"points", "training"}}
+    known = {name: data[name] for name in _FIELDS}
+    return TrialRecord(
+        **known, training=dict(data.get("training") or {}), points=points, folder=folder, extra=extra
+    )

@@ -1,0 +1,153 @@
+"""The shape of a configuration: every setting with its type, unit and meaning.
+
+The YAML files beside this one fill it in; `key=value` on the command line overrides them. An unknown key or a
+value of another type is refused (`paretovid.platform.config`). Four sections are free here, because their
+settings belong to the dataclass that uses them, which checks them and documents them:
+
+    data            MovingDigitsConfig (built-in set)    trainables/data/moving_digits.py
+    backbones.training    BackboneTrainingConfig         trainables/backbone_training.py
+    method.model    the method's own Config              trainables/<method>.py
+    training        TrainingConfig                       trainables/trial.py
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import MISSING
+
+# Neither frozen nor slotted: OmegaConf makes nodes of these, locks frozen ones against overrides and cannot
+# read slots.
+
+
+@dataclass(kw_only=True)
+class KnobConfig:
+    """A number that sets the budget, and where to search for it."""
+
+    field: str = ""
+    """The field of the method's Config that it sets, dotted if nested. Empty for an inference knob."""
+    low: float | None = None
+    high: float | None = None
+    """Range, both ends included."""
+    log: bool = False
+    """Search on a logarithmic scale; the range must be above 0."""
+    whole: bool = False
+    """Only whole numbers."""
+    choices: list[Any] = dataclasses.field(default_factory=list)
+    """Instead of a range: the values allowed, in order from one end to the other."""
+    cheapest: str = "low"
+    """The end that spends least compute: `low` or `high` (of choices: the first or the last)."""
+    unit: str = ""
+    description: str = ""
+
+
+@dataclass(kw_only=True)
+class MethodConfig:
+    """The method to search, and its knobs by the letters that its paper gives them."""
+
+    name: str = MISSING
+    model: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Fields of the method's Config that are not searched."""
+    training_knobs: dict[str, KnobConfig] = dataclasses.field(default_factory=dict)
+    """Knobs that need a new training: what the study searches."""
+    inference_knobs: dict[str, KnobConfig] = dataclasses.field(default_factory=dict)
+    """Knobs that do not: searched by the study only with `search.inference_knobs=study`."""
+    published: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    """The paper's settings, tried first. May leave knobs open."""
+
+
+@dataclass(kw_only=True)
+class BackbonesConfig:
+    """The backbones that turn video into features."""
+
+    family: str = MISSING
+    training: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class SearchConfig:
+    """How the knobs are searched."""
+
+    trials: int = 16
+    """Trainings of the method, anchors and published settings included, baselines not."""
+    sampler: str = "tpe"
+    """`tpe`, `gp` (best for few and slow trials; a fraction of a second per suggestion) or `random`."""
+    max_gflops: float | None = None
+    """GFLOPs per video that a point worth finding may spend; null: no limit."""
+    hours: float | None = None
+    """No trial is started after this time; running ones finish. null: no limit."""
+    inference_knobs: str = "sweep"
+    """`sweep`: all settings of a training are measured inside its trial. `study`: one setting a trial."""
+    concurrent: int | None = None
+    """Trials at a time; null: as many as the cluster has room for."""
+    tell_swept: bool = False
+    """Tell the sampler the swept points too, not only each trial's natural one."""
+    max_failures: int = 1
+    """How often a trial that failed is started again before it counts as failed."""
+
+
+@dataclass(kw_only=True)
+class BaselineConfig:
+    """A baseline that is trained and measured beside the search."""
+
+    name: str = MISSING
+    """Its trial's name, unique in the sweep."""
+    method: str = MISSING
+    model: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class ClusterConfig:
+    """Where trials run."""
+
+    address: str = "local"
+    """`local`: Ray on this machine, started and ended with the command. Else the address of a Ray cluster."""
+    cpus: int | None = None
+    """CPU cores of a local cluster; null: all."""
+    gpus: int | None = None
+    """GPUs of a local cluster; null: all."""
+    object_store_megabytes: int = 200
+    """Shared memory of a local cluster. Features are memory-mapped files and need none of it."""
+    workers_per_trial: int = 1
+    """Above 1, a trial is a Ray Train run with this many workers."""
+    cpus_per_trial: float = 1
+    """CPU cores per worker."""
+    gpus_per_trial: float = 0
+    """GPUs per worker; a fraction shares one."""
+    memory_per_trial_gigabytes: float | None = None
+    """Memory that a trial is planned with; null: not planned. Fewer run at a time if there is less."""
+
+
+@dataclass(kw_only=True)
+class TrackingConfig:
+    """Where MLflow records."""
+
+    uri: str | None = None
+    """An MLflow tracking URI; null: a store under home."""
+
+
+@dataclass(kw_only=True)
+class SweepConfig:
+    """Everything that a sweep, and every step before it, is configured with."""
+
+    home: str | None = None
+    """Where everything is kept. null: PARETOVID_HOME, else ./paretovid-home."""
+    seed: int = 0
+    name: str | None = None
+    """The sweep's name. null: method, data and a number."""
+    accounting: str = "honest"
+    """`honest`: measured cost. `paper`: what the papers' tables count."""
+    data: dict[str, Any] = dataclasses.field(default_factory=dict)
+    backbones: BackbonesConfig = dataclasses.field(default_factory=BackbonesConfig)
+    method: MethodConfig = dataclasses.field(default_factory=MethodConfig)
+    training: dict[str, Any] = dataclasses.field(default_factory=dict)
+    search: SearchConfig = dataclasses.field(default_factory=SearchConfig)
+    baselines: list[BaselineConfig] = dataclasses.field(default_factory=list)
+    cluster: ClusterConfig = dataclasses.field(default_factory=ClusterConfig)
+    tracking: TrackingConfig = dataclasses.field(default_factory=TrackingConfig)
+
+
+FREE_SECTIONS = ("data", "backbones.training", "method.model", "training")
+"""Dotted names of the sections whose keys this schema leaves open."""

@@ -1,0 +1,290 @@
+"""The command line: what it accepts, what it prints where, and its exit status."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from paretovid.platform import cli, commands, doctor
+from paretovid.platform.commands import Answer, format_table
+from paretovid.trainables.errors import DataError, UsageError
+
+HEAVY = ("av", "hydra", "matplotlib", "mlflow", "numpy", "omegaconf", "optuna", "ray", "torch", "torchvision")
+# Frozen on purpose: what can be typed is a promise to users. Change it with the documents.
+COMMANDS = [
+    "data",
+    "extract",
+    "sweep",
+    "sweeps",
+    "front",
+    "promote",
+    "rollback",
+    "models",
+    "predict",
+    "flops",
+    "doctor",
+]
+PROMOTE = ["promote", "s", "--as", "digits"]
+
+Run = Callable[[argparse.Namespace], Answer]
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def replace(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Run], None]:
+    """Puts another function in the place of a command's own."""
+
+    def put(name: str, run: Run) -> None:
+        monkeypatch.setattr(commands, name, run)
+
+    return put
+
+
+def raising(error: BaseException) -> Run:
+    def run(_: argparse.Namespace) -> Answer:
+        raise error
+
+    return run
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS), ["data", "make"]])
+def test_help_imports_nothing_heavy(command: list[str]) -> None:
+    code = (
+        "import sys\n"
+        "from paretovid.platform.cli import main\n"
+        "try: main([*sys.argv[1:], '--help'])\n"
+        f"finally: print('heavy:', [name for name in {HEAVY} if name in sys.modules])\n"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code, *command], capture_output=True, text=True, check=True
+    )
+    assert "usage: paretovid" in answer.stdout
+    assert answer.stdout.splitlines()[-1] == "heavy: []"
+
+
+def test_the_commands_are_those_that_the_documents_promise(capsys: Capture) -> None:
+    with pytest.raises(SystemExit) as leaving:
+        cli.main(["--help"])
+    assert leaving.value.code == 0
+    listed = re.findall(r"^    ([a-z]+) ", capsys.readouterr().out, flags=re.MULTILINE)
+    assert listed == COMMANDS
+
+
+def test_the_console_script_is_installed_and_tells_its_version() -> None:
+    script = Path(sys.executable).parent / "paretovid"
+    answer = subprocess.run([script, "--version"], capture_output=True, text=True, check=True)
+    assert re.fullmatch(r"paretovid \d+\.\d+\.\d+\S*\n", answer.stdout)
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ([], "required: COMMAND"),
+        (["swep"], "invalid choice: 'swep'"),
+        (["sweep", "--dryrun"], "unknown argument: --dryrun"),
+        (["sweep", "--dry"], "unknown argument: --dry"),
+        (["sweep", "lite_eval"], "not an override: 'lite_eval'"),
+        (["sweep", "=3"], "not an override: '=3'"),
+        (["sweep", "--json"], "unknown argument: --json"),
+        (["sweeps", "search.trials=3"], "unknown argument: search.trials=3"),
+        (["sweeps", "seed=x"], "seed='x'"),
+        (["front"], "required: SWEEP"),
+        (["front", "s", "--split", "train"], "invalid choice: 'train'"),
+        (["front", "s", "--max-gflops", "nan"], "a finite number is expected, not 'nan'"),
+        (["front", "s", "--max-gflops", "0"], "more than 0 is expected, not '0'"),
+        (["front", "s", "--max-gflops", "cheap"], "a finite number is expected, not 'cheap'"),
+        (["front", "s", "--min-map", "85"], "mAP is a fraction between 0 and 1, not '85'"),
+        (PROMOTE, "one of the arguments --point --max-gflops --min-map --knee is required"),
+        ([*PROMOTE, "--knee", "--point", "p"], "not allowed with argument"),
+        (["promote", "s", "--knee"], "required: --as"),
+        (["rollback", "digits"], "required: --alias"),
+        (["predict", "m"], "required: VIDEO"),
+        (["resume", "s"], "invalid choice: 'resume'"),
+    ],
+)
+def test_wrong_use_is_told_with_a_hint(typed: list[str], told: str, capsys: Capture) -> None:
+    assert cli.main(typed) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert told in err
+    assert "\n  hint: " in err
+    assert "Traceback" not in err
+
+
+def test_words_may_stand_anywhere() -> None:
+    args = cli.parse(["sweep", "method=lite_eval", "--dry-run", "home=/x", "~search.hours", "seed=3"])
+    assert args.overrides == ["method=lite_eval", "~search.hours", "home=/x", "seed=3"]
+    assert (args.dry_run, args.home, args.seed) == (True, "/x", 3)
+    args = cli.parse(["predict", "home=/x", "m", "a.mp4", "--json", "b=c.mp4", "--max-gflops", "2"])
+    assert (args.model, args.videos, args.home) == ("m", ["a.mp4", "b=c.mp4"], "/x")
+    assert (args.json, args.max_gflops) == (True, 2.0)
+    assert cli.parse(["front", "one", "--json", "two"]).sweeps == ["one", "two"]
+    assert cli.parse(["models"]).name is None
+
+
+@pytest.mark.parametrize("typed", [["--debug", "models"], ["models", "--debug"]])
+def test_debug_may_stand_before_and_after_the_command(typed: list[str]) -> None:
+    assert cli.parse(typed).debug
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "told"),
+    [
+        (UsageError("odd", "do this"), 2, "paretovid: odd\n  hint: do this\n"),
+        (DataError("damaged", "mend it"), 1, "paretovid: damaged\n  hint: mend it\n"),
+        (KeyboardInterrupt(), 130, "paretovid: interrupted\n  hint: What was finished is kept"),
+        (
+            ZeroDivisionError("by zero"),
+            1,
+            "paretovid: ZeroDivisionError: by zero\n  hint: This was not foreseen",
+        ),
+        (
+            ModuleNotFoundError("No", name="ray.tune"),
+            1,
+            "needs ray.tune, which is not installed\n  hint: Install",
+        ),
+        (ModuleNotFoundError("No", name="our_own"), 1, "paretovid: ModuleNotFoundError"),
+    ],
+)
+def test_failures_are_one_message_and_a_status(
+    error: BaseException, status: int, told: str, replace: Callable[[str, Run], None], capsys: Capture
+) -> None:
+    replace("models", raising(error))
+    assert cli.main(["models"]) == status
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert told in err
+    assert "Traceback" not in err
+    assert cli.main(["models", "--debug"]) == status
+    out, err = capsys.readouterr()
+    assert told in err
+    assert "Traceback" in err
+
+
+def test_json_is_the_only_thing_on_stdout(replace: Callable[[str, Run], None], capfd: Capture) -> None:
+    document = {"models": [{"name": "digits", "gflops": 0.25}]}
+
+    def run(_: argparse.Namespace) -> Answer:
+        print("a library that prints")
+        subprocess.run(["echo", "a child that prints"], check=True)
+        return Answer(text="for people", document=document, exit_status=1)
+
+    replace("models", run)
+    assert cli.main(["models", "--json"]) == 1
+    out, err = capfd.readouterr()
+    assert json.loads(out) == document
+    assert "a library that prints" in err
+    assert "a child that prints" in err
+    assert cli.main(["models"]) == 1
+    assert capfd.readouterr().out.endswith("for people\n")
+
+
+def test_json_is_never_written_with_nan(replace: Callable[[str, Run], None], capsys: Capture) -> None:
+    replace("models", lambda _: Answer(text="", document={"map": float("nan")}))
+    assert cli.main(["models", "--json"]) == 1
+    assert capsys.readouterr().out == ""
+
+
+def test_a_reader_that_leaves_is_no_traceback() -> None:
+    code = (
+        "import sys\n"
+        "from paretovid.platform import cli, commands\n"
+        "commands.models = lambda _: commands.Answer(text='line\\n' * 100_000)\n"
+        "sys.exit(cli.main(['models']))\n"
+    )
+    command = f'{sys.executable} -c "$0" | head -n 1'
+    answer = subprocess.run(["sh", "-c", command, code], capture_output=True, text=True, check=True)
+    assert (answer.stdout, answer.stderr) == ("line\n", "")
+
+
+def test_tables_are_aligned() -> None:
+    assert format_table(("a", "b"), [("long", "x"), ("y", "")]) == "a     b\nlong  x\ny"
+
+
+def test_flops_lists_every_component(capsys: Capture) -> None:
+    from paretovid.trainables.components import COMPONENTS
+
+    assert cli.main(["flops", "--json"]) == 0
+    entries = json.loads(capsys.readouterr().out)["components"]
+    assert {entry["name"] for entry in entries} == set(COMPONENTS)
+    assert all(list(entry) == ["name", "input", "gmacs", "published", "source"] for entry in entries)
+    assert all(entry["gmacs"] > 0 for entry in entries)
+
+
+def check(found: list[doctor.Check], name: str) -> doctor.Check:
+    (only,) = [entry for entry in found if entry.name == name]
+    return only
+
+
+def test_doctor_finds_this_installation_in_order(tmp_path: Path, capsys: Capture) -> None:
+    assert cli.main(["doctor", "--json", f"home={tmp_path}"]) == 0
+    states = {entry["name"]: entry["state"] for entry in json.loads(capsys.readouterr().out)["checks"]}
+    expected = {
+        "python",
+        "torch",
+        "ray",
+        "encoder libx264",
+        "encoder aac",
+        "ray cluster",
+        "home",
+        "optuna store",
+    }
+    assert expected <= {name for name, state in states.items() if state == "ok"}
+    assert {"disk", "memory", "mlflow store"} <= set(states)
+
+
+def test_doctor_says_what_to_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(doctor, "_PLATFORM", ("not_installed_anywhere",))
+    monkeypatch.setenv("RAY_TRAIN_V2_ENABLED", "0")
+    monkeypatch.setattr(doctor, "MEMORY_GIB", 10**6)
+    assert cli.main(["doctor", f"home={tmp_path / 'file' / 'home'}"]) == 1
+    out = capsys.readouterr().out
+    lines = [line.split() for line in out.splitlines()]
+    assert {line[1] for line in lines if line[0] == "fail"} == {"not_installed_anywhere", "ray", "home"}
+    assert ["warn", "memory"] in [line[:2] for line in lines]
+    assert "-> pip install 'paretovid[platform]'" in out
+    assert out.splitlines()[-1] == "3 to mend."
+
+
+def test_doctor_sees_a_damaged_store(tmp_path: Path) -> None:
+    damaged = tmp_path / "store.db"
+    damaged.write_bytes(b"this is not a database" * 100)
+    found = doctor._store("optuna store", f"sqlite:///{damaged}")
+    assert (found.state, bool(found.mend)) == ("fail", True)
+    assert doctor._store("optuna store", f"sqlite:///{tmp_path / 'none.db'}").state == "ok"
+    assert doctor._store("mlflow store", "postgresql://user:secret@host/db").found.startswith("postgresql ")
+
+
+@pytest.mark.parametrize(("limit", "gib"), [("max", 8), (str(3 * doctor.GIB), 2), (str(64 * doctor.GIB), 8)])
+def test_memory_is_the_containers_if_that_is_less(limit: str, gib: int, tmp_path: Path) -> None:
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal: 99 kB\nMemAvailable: 8388608 kB\n")
+    (tmp_path / "memory.max").write_text(f"{limit}\n")
+    (tmp_path / "memory.current").write_text(f"{doctor.GIB}\n")
+    assert doctor.available_memory_bytes(meminfo, tmp_path) == gib * doctor.GIB
+
+
+def test_predict_goes_on_past_a_bad_video(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    good: dict[str, Any] = {"path": "a.mp4", "labels": [{"label": "three", "score": 0.9}], "gflops": 0.5}
+    good |= {"calls": {"fine": 2}, "steps": [0, 1], "error": None}
+    bad: dict[str, Any] = {
+        "path": "b.txt",
+        "labels": [],
+        "gflops": None,
+        "calls": {},
+        "steps": [],
+        "error": "not a video",
+    }
+    monkeypatch.setattr(commands, "_predict_document", lambda _: {"model": "m", "videos": [good, bad]})
+    assert cli.main(["predict", "m", "a.mp4", "b.txt"]) == 1
+    expected = "a.mp4: three 0.900\n  0.5 GFLOPs: fine x 2\nb.txt: not a video\n"
+    assert capsys.readouterr().out == expected

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from paretovid.platform.config import (
+    check_method,
+    data_settings,
+    ends,
+    group_options,
+    load_sweep_config,
+    model_with_knobs,
+    searched_knobs,
+    to_record,
+)
+from paretovid.trainables.errors import UsageError
+
+
+def test_defaults_are_whole_and_plain() -> None:
+    config = load_sweep_config()
+    assert config.method.name == "lite_eval"
+    gamma = config.method.training_knobs["gamma"]
+    assert (gamma.low, gamma.high, gamma.log, gamma.field) == (0.01, 0.5, True, "target_usage")
+    assert {baseline.name for baseline in config.baselines} >= {"uniform", "lstm", "random-gate"}
+    record = to_record(config)
+    assert json.loads(json.dumps(record, allow_nan=False)) == record
+
+
+def test_overrides_reach_typed_fields() -> None:
+    config = load_sweep_config(
+        ["search.trials=4", "method.training_knobs.gamma.low=0.05", "seed=7", "baselines=[]", "search.hours=0.5"]
+    )
+    assert config.search.trials == 4
+    assert config.method.training_knobs["gamma"].low == 0.05
+    assert (config.seed, config.baselines, config.search.hours) == (7, [], 0.5)
+
+
+def test_free_sections_need_no_plus() -> None:
+    config = load_sweep_config(
+        ["data.videos_train=40", "method.model.network.cell=gru", "training.epochs=3", "backbones.training.epochs=1"]
+    )
+    assert data_settings(config) == {"videos_train": 40}
+    assert config.method.model == {"network": {"cell": "gru"}}
+    assert config.training == {"epochs": 3}
+    assert config.backbones.training == {"epochs": 1}
+
+
+BAD = [
+    ("search.trails=3", "unknown setting: 'search.trails'", "Did you mean 'search.trials'"),
+    ("trials=3", "unknown setting: 'trials'", "Did you mean 'search.trials'"),
+    ("+foo=1", "unknown setting: 'foo'", "seed"),
+    ("hydra.run.dir=x", "unknown setting", "accounting"),
+    ("method.training_knobs.gama.low=1", "unknown setting", "method.training_knobs.gamma"),
+    ("method.training_knobs.gamma.lo=1", "unknown setting", "method.training_knobs.gamma.low"),
+    ("~method.training_knobs.zeta", "unknown setting", "method.training_knobs.lambda"),
+    ("method=lite_evil", "unknown choice for method: 'lite_evil'", "Did you mean 'lite_eval'"),
+    ("search=3", "unknown choice for search: '3'", "default"),
+    ("~method", "method cannot be left out", "lite_eval"),
+    ("search.trials=abc", "search.trials=abc: Value 'abc'", "schema.py"),
+    ("search.trials=1.5", "could not be converted to Integer", "schema.py"),
+    ("search.trials=null", "not Optional", "schema.py"),
+    ("baselines=[{name: a, methode: b}]", "Key 'methode' not in 'BaselineConfig'", "schema.py"),
+    ("search.trials=1,2", "gives several values", "[…]"),
+    ("x==", "not an override", "key=value"),
+    ("search.trials=0", "search.trials=0", "from 1"),
+    ("search.sampler=tpee", "unknown value of search.sampler", "Did you mean 'tpe'"),
+    ("search.max_gflops=-1", "search.max_gflops=-1", "above 0"),
+    ("search.max_gflops=.nan", "search.max_gflops", "schema.py"),
+    ("search.hours=inf", "search.hours=inf", "finite"),
+    ("accounting=honst", "unknown value of accounting", "honest"),
+    ("name=a/b", "name='a/b'", "letters"),
+    ("seed=-1", "seed=-1", "from 0"),
+    ("cluster.workers_per_trial=0", "cluster.workers_per_trial=0", "from 1"),
+    ("method.training_knobs.gamma.low=0.6", "low (0.6) is above high (0.5)", "Exchange"),
+    ("method.training_knobs.gamma.low=0.5", "the range is empty", "method.model.target_usage=0.5"),
+    ("method.training_knobs.gamma.low=0", "logarithmic range cannot begin at 0", "above 0"),
+    ("method.training_knobs.gamma.high=.inf", "method.training_knobs.gamma.high", ""),
+    ("method.training_knobs.gamma.cheapest=lowest", "gamma.cheapest", "low"),
+    ("method.training_knobs.gamma.field=''", "gamma.field", "field of the method's Config"),
+    ("method.model.target_usage=0.1", "is set and searched (as gamma)", "~method.training_knobs.gamma"),
+    ("method.published=[{gama: 0.1}]", "unknown knob in method.published: 'gama'", "Did you mean 'gamma'"),
+    ("baselines=[{name: t0001, method: uniform}]", "t0001", "not t and a number"),
+    ("baselines=[{name: a, method: uniform}, {name: a, method: lstm}]", "name='a'", "once"),
+]
+
+
+@pytest.mark.parametrize(("word", "message", "hint"), BAD, ids=[word for word, _, _ in BAD])
+def test_bad_words_are_told(word: str, message: str, hint: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_sweep_config([word])
+    assert message in caught.value.message
+    assert hint in caught.value.hint
+
+
+def test_a_knob_can_be_fixed_instead_of_searched() -> None:
+    config = load_sweep_config(["~method.training_knobs.lambda", "method.model.usage_weight=2"])
+    assert set(searched_knobs(config)) == {"gamma"}
+    assert model_with_knobs(config.method, {"gamma": 0.1}) == {"usage_weight": 2, "target_usage": 0.1}
+    assert config.method.model == {"usage_weight": 2}
+    with pytest.raises(UsageError, match="no knob is left"):
+        load_sweep_config(["~method.training_knobs.lambda", "~method.training_knobs.gamma"])
+
+
+def test_nested_knob_fields() -> None:
+    config = load_sweep_config(["method.training_knobs.gamma.field=network.width", "method.model.network.cell=gru"])
+    model = model_with_knobs(config.method, {"gamma": 0.1})
+    assert model == {"network": {"cell": "gru", "width": 0.1}}
+    assert config.method.model == {"network": {"cell": "gru"}}
+
+
+def test_the_study_searches_inference_knobs_only_when_told() -> None:
+    assert set(searched_knobs(load_sweep_config())) == {"gamma", "lambda"}
+    config = load_sweep_config(["search.inference_knobs=study"])
+    assert set(searched_knobs(config)) == {"gamma", "lambda", "gate_offset", "online_k"}
+    assert ends(searched_knobs(config)["online_k"]) == (1, 0)
+
+
+def test_method_settings_are_checked_by_the_method() -> None:
+    check_method(load_sweep_config(["method.model.network.cell=gru"]))
+    for word, message in (
+        ("method.model.usage_reductoin=batch", "usage_reductoin"),
+        ("method.model.network.fine_hidden=abc", "fine_hidden must be int"),
+        ("method.training_knobs.gamma.high=1.5", "between 0 and 1"),
+        ("method.training_knobs.gamma.field=target", "'target'"),
+        ("baselines=[{name: a, method: unifrom}]", "unknown method: 'unifrom'"),
+    ):
+        with pytest.raises(UsageError) as caught:
+            check_method(load_sweep_config([word]))
+        assert message in caught.value.message
+
+
+@pytest.mark.parametrize("method", group_options("method"))
+def test_every_method_file_is_sound(method: str) -> None:
+    config = load_sweep_config([f"method={method}"])
+    check_method(config)
+    knobs = config.method.training_knobs | config.method.inference_knobs
+    assert all(len(knob.description) > 20 and knob.unit for knob in knobs.values())
+    for point in config.method.published:
+        for name, value in point.items():
+            low, high = ends(knobs[name])
+            assert low <= value <= high

@@ -1,0 +1,215 @@
+"""From a real (small) sweep to a registered model that predicts on raw videos, and back."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+from safetensors.torch import load_file, save_file
+
+from paretovid.platform import prediction, registry
+from paretovid.platform.home import Home
+from paretovid.platform.mlflow_store import open_store
+from paretovid.platform.model_package import REQUIRED
+from paretovid.platform.testing import small_home
+from paretovid.trainables.errors import StaleFeaturesError, UnknownNameError, UsageError
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        yield small_home(tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture(scope="module")
+def promoted(home: Home) -> list[registry.Promotion]:
+    """Version 1: a point of lite_eval. Version 2: a baseline. `champion` went from one to the other."""
+    return [
+        registry.promote(home, "tiny", name="digits", alias="champion", point=point)
+        for point in ("t0000-p00", "b0000-p02")
+    ]
+
+
+@pytest.fixture(scope="module")
+def videos(home: Home) -> list[str]:
+    return [str(path) for path in sorted(home.data("moving_digits").rglob("test_*.mp4"))[:2]]
+
+
+def test_promotion_passes_gates_and_moves_the_alias(promoted: list[registry.Promotion], home: Home) -> None:
+    assert [p.version for p in promoted] == ["1", "2"]
+    assert [p.previous for p in promoted] == [None, "1"]
+    assert {gate.name for gate in promoted[0].gates} == {"finite", "deployable", "raw_video"}
+    assert "paretovid predict models:/digits@champion" in str(promoted[0])
+    newest, oldest = registry.list_models(home)
+    assert (newest["version"], newest["aliases"], newest["method"]) == (2, ["champion"], "uniform")
+    assert (oldest["version"], oldest["aliases"], oldest["point"]) == (1, [], "tiny/t0000-p00")
+
+
+def test_versions_keep_their_own_code_and_weights(promoted: list[registry.Promotion], home: Home) -> None:
+    first = prediction.Predictor(home, "models:/digits/1")
+    second = prediction.Predictor(home, "models:/digits/2")
+    assert "gate_offset" in first.params and list(second.params) == ["num_frames"]
+    assert second.params["num_frames"] == 2.0
+
+
+def test_prediction_document(promoted: list[registry.Promotion], home: Home, videos: list[str]) -> None:
+    bad = home.root / "words.mp4"
+    bad.write_text("not a video")
+    document = json.loads(
+        json.dumps(prediction.predict(home, "models:/digits/1", [videos[0], str(bad), videos[1]]))
+    )
+    assert list(document) == ["model", "videos"]
+    good, broken, other = document["videos"]
+    assert list(good) == ["path", "labels", "gflops", "calls", "steps", "error"]
+    assert broken["error"] and broken["labels"] == [] and "words.mp4" in broken["error"]
+    assert good["error"] is None and other["error"] is None
+    scores = [label["score"] for label in good["labels"]]
+    assert scores == sorted(scores, reverse=True) and sum(scores) == pytest.approx(1, abs=1e-4)
+    assert set(good["steps"]) <= {"none", "coarse", "fine"} and good["gflops"] > 0
+
+
+def test_a_cap_is_kept(promoted: list[registry.Promotion], home: Home, videos: list[str]) -> None:
+    free = prediction.predict(home, "models:/digits/1", videos, gate_offset=100)["videos"]
+    capped = prediction.predict(home, "models:/digits/1", videos, gate_offset=100, max_gflops=0.02)["videos"]
+    assert all(video["gflops"] > 0.02 for video in free)
+    assert all(video["gflops"] <= 0.02 for video in capped)
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"max_glops": 0.05}, "max_glops"),
+        ({"max_gflops": float("nan")}, "nan"),
+        ({"max_gflops": float("inf")}, "inf"),
+        ({"online_k": 1.5}, "online_k"),
+        ({"max_gflops": 1e-9}, "coarse look"),
+    ],
+)
+def test_wrong_parameters_are_errors(
+    promoted: list[registry.Promotion], home: Home, videos: list[str], params: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        prediction.Predictor(home, "models:/digits/1").predict(videos, **params)
+    open_store(home)
+    model = mlflow.pyfunc.load_model("models:/digits/1")
+    with pytest.raises(Exception, match=message):  # MLflow alone would take the default
+        model.predict(videos, params=params)
+
+
+def test_a_consumer_has_neither_platform_nor_pickle(
+    promoted: list[registry.Promotion], home: Home, videos: list[str], tmp_path: Path
+) -> None:
+    open_store(home)
+    folder = mlflow.artifacts.download_artifacts("models:/digits/1", dst_path=str(tmp_path))
+    assert not list(Path(folder).rglob("*.pkl"))
+    required = (Path(folder) / "requirements.txt").read_text().split()
+    assert {line.split("==")[0] for line in required} == set(REQUIRED)
+    forbidden = ("paretovid", "ray", "optuna", "hydra", "sklearn", "matplotlib", "pytorchvideo")
+    code = (
+        "import sys, json\n"
+        f"for name in {forbidden!r}: sys.modules[name] = None\n"
+        "import mlflow\n"
+        f"model = mlflow.pyfunc.load_model({str(folder)!r})\n"
+        f"answer = model.predict([{videos[0]!r}], params={{'max_gflops': 0.05}})[0]\n"
+        "print(json.dumps(answer))"
+    )
+    environment = {**os.environ, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True, text=True, check=False, env=environment, cwd=tmp_path,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stderr == ""
+    here = prediction.Predictor(home, "models:/digits/1").predict(videos[:1], max_gflops=0.05)[0]
+    there = json.loads(ran.stdout)
+    assert there["labels"] == here["labels"] and there["gflops"] == here["gflops"]
+    assert there["compute_seconds"] > 0 and there["decode_seconds"] > 0
+
+
+def test_card_carries_the_numbers(promoted: list[registry.Promotion], home: Home) -> None:
+    version = open_store(home).client.get_model_version("digits", "1")
+    card = version.description or ""
+    for words in (
+        "95 % interval",
+        "95th percentile",
+        "fingerprint",
+        "Code version",
+        "gate_offset",
+        "raw_video",
+    ):
+        assert words in card
+    assert len(version.tags["paretovid.manifest_sha256"]) == 64
+
+
+def test_rollback_follows_the_journal(home: Home) -> None:
+    for point in ("t0000-p00", "b0000-p00"):
+        registry.promote(home, "tiny", name="other", alias="live", point=point)
+    back = registry.rollback(home, "other", "live")
+    assert (back.version, back.previous) == ("1", "2")
+    with pytest.raises(UsageError, match="no other before"):
+        registry.rollback(home, "other", "live")
+    with pytest.raises(UnknownNameError, match="live"):
+        registry.rollback(home, "other", "liv")
+    with pytest.raises(UnknownNameError, match="model"):
+        registry.rollback(home, "nothing", "live")
+
+
+def test_an_oracle_is_refused(home: Home) -> None:
+    with pytest.raises(registry.GateError, match="looks at the truth"):
+        registry.promote(home, "tiny", name="oracle", point="b0001-p00")
+    assert "oracle" not in {entry["name"] for entry in registry.list_models(home)}
+
+
+def test_other_answers_than_measured_are_refused(home: Home) -> None:
+    path = home.trial("tiny", "b0000") / "model.safetensors"
+    original = path.read_bytes()
+    tensors = load_file(path)
+    save_file(
+        {
+            name: value + 1.0 * (value.dim() > 1) * value.abs().max() * value.sign()
+            for name, value in tensors.items()
+        },
+        path,
+    )
+    try:
+        with pytest.raises(registry.GateError, match=r"raw_video: .*apart"):
+            registry.promote(home, "tiny", name="tampered", point="b0000-p02")
+    finally:
+        path.write_bytes(original)
+    assert "tampered" not in {entry["name"] for entry in registry.list_models(home)}
+
+
+def test_other_backbones_are_refused(home: Home, tmp_path: Path) -> None:
+    (path,) = home.backbone("moving_digits", "mobilenet_v2_w025@16").glob("backbone.json")
+    original = path.read_text()
+    path.write_text(original.replace('"weights_sha256": "', '"weights_sha256": "0'))
+    try:
+        with pytest.raises(StaleFeaturesError, match="trained anew"):
+            registry.promote(home, "tiny", name="stale", point="t0000-p00")
+    finally:
+        path.write_text(original)
+
+
+@pytest.mark.parametrize(
+    ("name", "alias"), [("a/b", None), ("", None), ("a", "latest"), ("a", "v1"), ("a", "x y")]
+)
+def test_bad_names(home: Home, name: str, alias: str | None) -> None:
+    with pytest.raises(UsageError, match="cannot be called"):
+        registry.promote(home, "tiny", name=name, alias=alias, knee=True)
+
+
+def test_unknown_models_list_the_known(
+    promoted: list[registry.Promotion], home: Home, videos: list[str]
+) -> None:
+    for model in ("models:/digits@nobody", "models:/digits/99", "models:/nothing@champion"):
+        with pytest.raises(UsageError) as error:
+            prediction.predict(home, model, videos)
+        assert "models:/digits@champion" in error.value.hint
+    with pytest.raises(UsageError, match="is no model"):
+        prediction.predict(home, "digits", videos)

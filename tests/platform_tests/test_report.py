@@ -1,0 +1,60 @@
+"""The front for people: the table says what matters, the pictures are whole and hostile names harmless."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from paretovid.platform.front import Front, read_front
+from paretovid.platform.report import front_table, write_html, write_png
+from paretovid.platform.testing import synthetic_sweep, write_sweep, write_trial
+
+
+@pytest.fixture
+def front(tmp_path: Path) -> Front:
+    return read_front([synthetic_sweep(tmp_path / "sweeps" / "s1")])
+
+
+def test_table_shows_the_front_and_its_baselines(front: Front) -> None:
+    table = front_table(front)
+    for point in front.front:
+        assert point.id in table
+    assert re.search(r"^\* +" + str(front.knee_id[1] if front.knee_id else ""), table, re.M)
+    assert re.search(r"^! +oracle", table, re.M) and re.search(r"^ +uniform .* \+0\.0 at 100 %", table, re.M)
+    assert "multiply-accumulates" in table and "Chosen on validation, measured on test" in table
+
+
+def test_long_fronts_are_thinned_and_say_so(front: Front) -> None:
+    table = front_table(front, rows=3)
+    assert sum(point.id in table for point in front.front) == 3
+    assert f"{len(front.front) - 3} more on the front" in table
+
+
+def test_table_without_baselines(tmp_path: Path) -> None:
+    sweep = write_sweep(tmp_path / "s")
+    write_trial(sweep, "t0000", [(0.3, 0.01)])
+    assert "vs " not in front_table(read_front([sweep]))
+
+
+def test_picture_is_a_picture(front: Front, tmp_path: Path) -> None:
+    write_png(front, tmp_path / "front.png")
+    assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
+    assert not list(tmp_path.glob(".*partial"))
+
+
+def test_page_is_complete_in_itself(front: Front, tmp_path: Path) -> None:
+    write_html(front, tmp_path / "front.html")
+    page = (tmp_path / "front.html").read_text()
+    assert not re.search(r"(src|href)\s*=|@import|fetch\(", page)
+    data = json.loads(re.search(r"const data = (.*);\n", page).group(1))  # type: ignore[union-attr]
+    shown = [p for series in data["series"] if series["kind"] == "front" for p in series["points"]]
+    assert len(shown) == len(front.front)
+    assert any("interval" in line for line in shown[0]["lines"])
+
+
+def test_names_cannot_break_the_page(tmp_path: Path) -> None:
+    sweep = write_sweep(tmp_path / "s", {"name": "</script><b>x"})
+    write_trial(sweep, "t0000", [(0.3, 0.01)], training_knobs={"</script>": 1.0})
+    write_html(read_front([sweep]), tmp_path / "front.html")
+    assert (tmp_path / "front.html").read_text().count("</script>") == 1

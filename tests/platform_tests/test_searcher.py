@@ -1,0 +1,346 @@
+from __future__ import annotations
+
+import json
+import math
+import pickle
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from ray.tune.search import Searcher
+
+from paretovid.platform.searcher import OUTCOME, FixedTrial, Hooks, ParetoSearcher, ParetoStudy, Suggestion
+from paretovid.search_spaces.schema import KnobConfig
+from paretovid.trainables.errors import UsageError
+
+KNOBS = {
+    "gamma": KnobConfig(field="target_usage", low=0.01, high=0.5, log=True, cheapest="low"),
+    "lambda": KnobConfig(field="usage_weight", low=0.25, high=8, log=True, cheapest="high"),
+}
+PUBLISHED = [{"gamma": 0.1, "lambda": 2}, {"gamma": 0.05}]
+
+
+def make(folder: Path, **changes: Any) -> ParetoStudy:
+    arguments = {"knobs": KNOBS, "trials": 8, "published": PUBLISHED, **changes}
+    return ParetoStudy(**{"storage": f"journal://{folder}/optuna.journal", "name": "sweep", **arguments})
+
+
+def stored(folder: Path, name: str = "sweep") -> optuna.Study:
+    return optuna.load_study(study_name=name, storage=JournalStorage(JournalFileBackend(f"{folder}/optuna.journal")))
+
+
+def measured(knobs: dict[str, Any]) -> dict[str, float]:
+    gflops = 10 * knobs["gamma"] + 0.1 / knobs.get("lambda", 1)
+    return {"map": 1 - math.exp(-gflops), "gflops": gflops}
+
+
+def run(study: ParetoStudy, most: int = 100) -> list[Suggestion]:
+    suggestions = []
+    while len(suggestions) < most and (suggestion := study.ask()) is not None:
+        suggestions.append(suggestion)
+        study.tell(suggestion.trial_id, measured(suggestion.knobs))
+    return suggestions
+
+
+def frozen(folder: Path, name: str = "sweep") -> list[optuna.trial.FrozenTrial]:
+    return stored(folder, name).trials
+
+
+def test_anchors_then_published_then_sampler(tmp_path: Path) -> None:
+    asked = run(make(tmp_path))
+    assert [each.trial_id for each in asked] == [f"t{i:04d}" for i in range(8)]
+    assert asked[0].knobs == {"gamma": 0.5, "lambda": 0.25}
+    assert asked[1].knobs == {"gamma": 0.01, "lambda": 8.0}
+    assert asked[2].knobs == {"gamma": 0.1, "lambda": 2.0}
+    assert asked[3].knobs["gamma"] == 0.05
+    assert 0.25 <= asked[3].knobs["lambda"] <= 8
+    origins = [each.origin for each in asked]
+    assert origins == ["anchor: dearest", "anchor: cheapest", "published", "published"] + ["tpe"] * 4
+
+
+def test_published_points_outside_the_range_are_left_out(tmp_path: Path) -> None:
+    narrow = {**KNOBS, "gamma": KnobConfig(field="target_usage", low=0.06, high=0.5, log=True)}
+    asked = run(make(tmp_path, knobs=narrow))
+    assert [each.origin for each in asked].count("published") == 1
+    # A knob that was fixed is no longer in the study; the rest of the point still is.
+    asked = run(make(tmp_path, knobs={"gamma": KNOBS["gamma"]}, name="fixed"))
+    assert [each.knobs for each in asked[2:4]] == [{"gamma": 0.1}, {"gamma": 0.05}]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "random"])
+def test_a_seed_gives_the_same_suggestions_also_after_a_restart(tmp_path: Path, sampler: str) -> None:
+    once = [each.knobs for each in run(make(tmp_path, name="a", sampler=sampler, trials=14))]
+    # A new object per trial: as if the process were killed after each.
+    again = []
+    while part := run(make(tmp_path, name="b", sampler=sampler, trials=14), most=1):
+        again += [each.knobs for each in part]
+    assert once == again
+    other = [each.knobs for each in run(make(tmp_path, name="c", sampler=sampler, trials=14, seed=1))]
+    assert other[:3] == once[:3]
+    assert other[4:] != once[4:]
+    assert len({json.dumps(knobs) for knobs in once}) == 14
+
+
+@pytest.mark.parametrize(
+    ("objectives", "reason"),
+    [
+        ({"map": math.nan, "gflops": 1.0}, "map is nan"),
+        ({"map": 0.5, "gflops": math.inf}, "gflops is inf"),
+        ({"gflops": 1.0}, "map is missing"),
+        ({"map": None, "gflops": 1.0}, "map is missing"),
+        ({"map": "0.5", "gflops": 1.0}, "map is 0.5"),
+    ],
+)
+def test_results_that_are_no_numbers_fail_with_their_reason(
+    tmp_path: Path, objectives: dict[str, Any], reason: str
+) -> None:
+    study = make(tmp_path, trials=2)
+    first, second = study.ask(), study.ask()
+    assert first and second
+    assert study.tell(first.trial_id, objectives) == "failed"
+    assert study.tell(second.trial_id, measured(second.knobs)) == "complete"
+    trial = frozen(tmp_path)[0]
+    assert trial.state == optuna.trial.TrialState.FAIL
+    assert trial.user_attrs["reason"] == reason
+    assert study.ask() is None
+    assert study.counts().reasons == (reason,)
+
+
+def test_failures_are_handed_out_again_and_then_final(tmp_path: Path) -> None:
+    study = make(tmp_path, trials=2, max_failures=1)
+    first = study.ask()
+    assert first is not None and first.attempt == 1
+    assert study.tell_failure(first.trial_id, "boom") == "again"
+    again = study.ask()
+    assert again is not None
+    assert (again.trial_id, again.knobs, again.attempt) == (first.trial_id, first.knobs, 2)
+    assert study.tell_failure(first.trial_id, "boom") == "failed"
+    other = study.ask()
+    assert other is not None and other.trial_id == "t0001"
+    assert study.tell_failure(other.trial_id, "hopeless", retry=False) == "failed"
+    assert study.ask() is None
+    assert study.counts().failed == 2
+    assert [trial.user_attrs["reason"] for trial in frozen(tmp_path)[:2]] == ["boom", "hopeless"]
+
+
+def test_running_trials_of_a_dead_process_are_handed_out_first(tmp_path: Path) -> None:
+    study = make(tmp_path, trials=6)
+    done = run(study, most=4)
+    lost = [study.ask(), study.ask()]
+    del study
+    study = make(tmp_path, trials=6)
+    assert study.counts().running == 2
+    taken = [study.ask(), study.ask()]
+    for before, after in zip(lost, taken, strict=True):
+        assert before and after
+        assert (before.trial_id, before.knobs) == (after.trial_id, after.knobs)
+        assert study.tell(after.trial_id, measured(after.knobs)) == "complete"
+    assert study.ask() is None
+    counts = study.counts()
+    assert (counts.complete, counts.running, counts.failed) == (6, 0, 0)
+    assert len(done) == 4
+
+
+def test_killed_while_asking(tmp_path: Path) -> None:
+    study = make(tmp_path)
+    study._study.ask()  # the process dies before it has drawn the knobs
+    first = make(tmp_path).ask()
+    assert first is not None
+    assert (first.trial_id, first.knobs) == ("t0000", {"gamma": 0.5, "lambda": 0.25})
+
+
+def test_killed_while_being_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.Study, "set_user_attr", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            make(tmp_path)
+    assert [each.origin for each in run(make(tmp_path))][:3] == ["anchor: dearest", "anchor: cheapest", "published"]
+
+
+def test_last_line_of_the_journal_cut_short(tmp_path: Path) -> None:
+    run(make(tmp_path), most=3)
+    with (tmp_path / "optuna.journal").open("a") as journal:
+        journal.write('{"op_code": 5, "worker')
+    run(make(tmp_path), most=2)
+    assert make(tmp_path).counts().complete == 5
+
+
+def test_telling_twice_changes_nothing(tmp_path: Path) -> None:
+    study = make(tmp_path)
+    first = study.ask()
+    assert first is not None
+    study.tell(first.trial_id, {"map": 0.5, "gflops": 1.0})
+    assert study.tell(first.trial_id, {"map": 0.9, "gflops": 9.0}) == "known"
+    assert study.tell_failure(first.trial_id, "late") == "known"
+    assert frozen(tmp_path)[0].values == [0.5, 1.0]
+
+
+def test_fail_open_leaves_no_trial_running(tmp_path: Path) -> None:
+    study = make(tmp_path)
+    study.ask()
+    again = make(tmp_path)
+    again.ask()
+    again.ask()
+    again.fail_open("out of time")
+    assert again.counts().running == 0
+    assert again.counts().reasons == ("out of time",)
+    third = make(tmp_path)
+    third.fail_open("nothing to do")
+    assert third.counts().failed == 2
+
+
+def test_limit_reaches_the_study(tmp_path: Path) -> None:
+    study = make(tmp_path, max_gflops=2.0, trials=3)
+    run(study)
+    values = [trial.constraints["max_gflops"] for trial in frozen(tmp_path)[:3]]
+    assert values[0] == pytest.approx(measured({"gamma": 0.5, "lambda": 0.25})["gflops"] - 2.0)
+    assert values[0] > 0 > values[1]
+    best = stored(tmp_path).best_trials
+    assert {trial.number for trial in best} == {1, 2}
+
+
+def test_swept_points_are_beside_the_budget(tmp_path: Path) -> None:
+    study = make(tmp_path, trials=4, max_gflops=2.0)
+    first = study.ask()
+    assert first is not None
+    study.tell(first.trial_id, {"map": 0.9, "gflops": 4.0})
+    study.tell_swept(first.trial_id, [{"map": 0.8, "gflops": 3.0}, {"map": 0.5, "gflops": 1.0}])
+    assert len(run(study)) == 3
+    assert study.counts().complete == 4
+    swept = [trial for trial in frozen(tmp_path) if "swept" in trial.user_attrs]
+    assert [trial.values for trial in swept] == [[0.8, 3.0], [0.5, 1.0]]
+    assert swept[0].params == first.knobs
+    assert make(tmp_path, trials=4).ask() is None
+
+
+@pytest.mark.parametrize(
+    ("knobs", "said"),
+    [
+        ({"gamma": KNOBS["gamma"]}, "lambda was 0.25 to 8 (log), now absent"),
+        ({**KNOBS, "gamma": KnobConfig(low=0.02, high=0.5, log=True)}, "gamma was 0.01 to 0.5 (log), now 0.02 to"),
+        ({**KNOBS, "depth": KnobConfig(choices=[1, 2])}, "depth was absent, now [1, 2]"),
+    ],
+)
+def test_a_study_with_another_search_is_refused(tmp_path: Path, knobs: dict[str, Any], said: str) -> None:
+    make(tmp_path)
+    with pytest.raises(UsageError) as caught:
+        make(tmp_path, knobs=knobs)
+    assert said in caught.value.message
+    assert "name=" in caught.value.hint
+
+
+def test_a_study_of_somebody_else_is_refused(tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path}/optuna.db"
+    study = optuna.create_study(study_name="sweep", storage=storage)
+    study.tell(study.ask(), 1.0)
+    with pytest.raises(UsageError, match="did not make"):
+        make(tmp_path, storage=storage)
+    assert len(run(make(tmp_path, storage=storage, name="ours", trials=2))) == 2
+    assert make(tmp_path, storage=storage, name="ours", trials=2).ask() is None
+
+
+def test_a_storage_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("this is a text,\nnot a database\n")
+    for storage in (f"sqlite:///{tmp_path}/text", f"journal://{tmp_path}/text", "nosuch://host/base"):
+        with pytest.raises(UsageError, match="storage of studies"):
+            make(tmp_path, storage=storage)
+
+
+def test_whole_knobs_and_choices(tmp_path: Path) -> None:
+    knobs = {
+        "clips": KnobConfig(low=1, high=10, whole=True),
+        "k": KnobConfig(choices=[1, 4, 0], cheapest="low"),
+    }
+    study = make(tmp_path, knobs=knobs, trials=6, published=[{"clips": 3, "k": 4}, {"k": 7}])
+    asked = [study.ask() for _ in range(6)]
+    values = [each.knobs for each in asked if each]
+    assert values[:3] == [{"clips": 10, "k": 0}, {"clips": 1, "k": 1}, {"clips": 3, "k": 4}]
+    assert all(isinstance(each["clips"], int) and each["k"] in (1, 4, 0) for each in values)
+
+
+# The adapter, driven as Ray Tune drives it.
+
+
+def test_adapter_fixed_first_limited_and_finished(tmp_path: Path) -> None:
+    study = make(tmp_path, trials=2)
+    seen: list[Any] = []
+    hooks = Hooks(
+        configure=lambda suggestion: {"model": suggestion.knobs},
+        on_result=lambda *arguments: seen.append(arguments),
+    )
+    fixed = [FixedTrial(trial_id="uniform", config={"model": {}})]
+    searcher = ParetoSearcher(study, fixed=fixed, hooks=hooks, concurrent=2)
+    assert searcher.suggest("a") == {"trial": "uniform", "model": {}}
+    assert searcher.suggest("b") == {"trial": "t0000", "model": {"gamma": 0.5, "lambda": 0.25}}
+    assert searcher.suggest("c") is None
+    assert searcher.running == ("uniform", "t0000")
+    searcher.on_trial_complete("a", {"map": 0.5, "gflops": 1.0})
+    assert searcher.suggest("c")["trial"] == "t0001"
+    searcher.on_trial_complete("b", {"map": 0.6, "gflops": 2.0})
+    assert searcher.suggest("d") is None and not searcher.is_exhausted
+    searcher.on_trial_complete("c", {"map": 0.7, "gflops": 3.0})
+    assert searcher.suggest("d") == Searcher.FINISHED
+    assert searcher.is_exhausted
+    assert [each[0] for each in seen] == ["uniform", "t0000", "t0001"]
+    assert study.counts().complete == 2
+    assert {trial.number: trial.values for trial in frozen(tmp_path)[:2]} == {0: [0.6, 2.0], 1: [0.7, 3.0]}
+
+
+def test_adapter_failures(tmp_path: Path) -> None:
+    study = make(tmp_path, trials=4)
+    seen: list[Any] = []
+    hooks = Hooks(
+        objectives_of=lambda result: result["val"],
+        on_result=lambda trial_id, config, result, error: seen.append((trial_id, error)),
+    )
+    fixed = [FixedTrial(trial_id="uniform", config={})]
+    searcher = ParetoSearcher(study, fixed=fixed, hooks=hooks, concurrent=1, max_failures=1)
+
+    def step(tune_id: str, result: Any, error: bool = False) -> str:
+        trial = searcher.suggest(tune_id)["trial"]
+        searcher.on_trial_complete(tune_id, result, error)
+        return str(trial)
+
+    assert step("1", None, error=True) == "uniform"
+    assert step("2", None, error=True) == "uniform"
+    failed = {OUTCOME: json.dumps({"error": "ValueError: no", "retry": True})}
+    assert [step("3", failed), step("4", failed)] == ["t0000", "t0000"]
+    final = {OUTCOME: json.dumps({"error": "diverged", "retry": False})}
+    assert step("5", final) == "t0001"
+    assert step("6", {"map": 1.0}) == "t0002"
+    assert step("7", {"val": {"map": math.nan, "gflops": 1.0}}) == "t0003"
+    assert searcher.suggest("8") == Searcher.FINISHED
+    assert [trial_id for trial_id, _ in seen] == ["uniform", "t0000", "t0001", "t0002", "t0003"]
+    errors = [error for _, error in seen]
+    assert "process died" in errors[0]
+    assert errors[1:3] == ["ValueError: no", "diverged"]
+    assert "no objectives" in errors[3]
+    assert errors[4] == "map is nan"
+    assert study.counts().failed == 4
+
+
+def test_adapter_deadline_and_crash(tmp_path: Path) -> None:
+    study = make(tmp_path)
+    searcher = ParetoSearcher(study, deadline=0.0)
+    assert searcher.suggest("a") == Searcher.FINISHED
+    assert searcher.is_out_of_time
+    searcher = ParetoSearcher(study, concurrent=2)
+    searcher.suggest("a")
+    searcher.suggest("b")
+    searcher.crashed("memory")
+    assert searcher.running == ()
+    assert [searcher.suggest("c")["trial"], searcher.suggest("d")["trial"]] == ["t0000", "t0001"]
+
+
+def test_adapter_state_is_a_map_of_ids(tmp_path: Path) -> None:
+    searcher = ParetoSearcher(make(tmp_path), hooks=Hooks(configure=lambda suggestion: {"x": 1}))
+    searcher.suggest("a")
+    searcher.save(str(tmp_path / "state"))
+    assert json.loads((tmp_path / "state").read_text()) == {"ids": {"a": "t0000"}}
+    copy = pickle.loads(pickle.dumps(searcher))  # noqa: S301
+    assert copy.suggest("b") == Searcher.FINISHED
+    with pytest.raises(NotImplementedError):
+        searcher.restore(str(tmp_path / "state"))

@@ -1,0 +1,129 @@
+"""A sweep in MLflow: nested, linked to its data, complete after any number of calls, and free of NaN."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from paretovid.platform.front import build_front
+from paretovid.platform.home import Home
+from paretovid.platform.mlflow_store import Store, StoreError, open_store
+from paretovid.platform.results import SweepRecord, read_sweep
+from paretovid.platform.testing import synthetic_sweep, write_trial
+from paretovid.platform.tracking import (
+    Tracker,
+    _metrics,
+    environment,
+    log_sweep,
+    near_front,
+)
+from paretovid.trainables.errors import NonFiniteError
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+    root = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        yield Home(root)
+
+
+@pytest.fixture(scope="module")
+def sweep(home: Home) -> SweepRecord:
+    return read_sweep(synthetic_sweep(home.sweep("s1")))
+
+
+@pytest.fixture(scope="module")
+def store(home: Home, sweep: SweepRecord) -> Store:
+    Tracker(open_store(home), sweep).log_trials(sweep.trials[:2])  # as if the driver had died here
+    log_sweep(home, sweep, build_front([sweep]))
+    return open_store(home)
+
+
+def runs(store: Store, kind: str) -> list[Any]:
+    found: list[Any] = store.client.search_runs([store.experiment_id], f"tags.`paretovid.kind` = '{kind}'")
+    return found
+
+
+def test_trials_are_nested_in_the_sweep(store: Store, sweep: SweepRecord) -> None:
+    (parent,) = runs(store, "sweep")
+    children = runs(store, "trial")
+    assert parent.info.run_name == "s1" and parent.info.status == "FINISHED"
+    assert {child.data.tags["mlflow.parentRunId"] for child in children} == {parent.info.run_id}
+    assert {child.data.tags["paretovid.trial"] for child in children} == {t.trial for t in sweep.trials}
+    assert all(child.info.status == "FINISHED" for child in children)
+
+
+def test_a_trial_has_its_knobs_figures_and_data(store: Store, sweep: SweepRecord) -> None:
+    child = next(run for run in runs(store, "trial") if run.data.tags["paretovid.trial"] == "t0001")
+    natural = next(t for t in sweep.trials if t.trial == "t0001").natural_point()
+    assert child.info.run_name == "t0001 lite_eval gamma=0.1 lambda=2"
+    assert child.data.params["gamma"] == "0.1"
+    assert child.data.metrics["val/map"] == natural.val.map
+    assert child.data.metrics["gflops"] == natural.test.gflops
+    history = store.client.get_metric_history(child.info.run_id, "train/loss")
+    assert [(metric.step, metric.value) for metric in history] == [(0, 1.0), (1, 0.5)]
+    named = {(i.dataset.name, i.dataset.digest) for i in child.inputs.dataset_inputs}
+    assert ("moving_digits-test", "abcdef012345") in named and len(named) == 3
+
+
+def test_one_query_finds_the_best_point_within_a_budget(store: Store, sweep: SweepRecord) -> None:
+    data = {"dataset_name": "moving_digits-test", "dataset_digest": "abcdef012345"}
+    found = store.client.search_logged_models(
+        [store.experiment_id],
+        filter_string="metrics.gflops <= 0.03 AND tags.`paretovid.kind` = 'operating_point'",
+        datasets=[data],
+        order_by=[{"field_name": "metrics.map", "ascending": False, **data}],
+        max_results=1,
+    )
+    kept = near_front(build_front([sweep]))
+    best = max((p for p in kept if p.record.test.gflops <= 0.03), key=lambda p: p.record.test.map)
+    assert found[0].tags["paretovid.point"] == best.id
+
+
+def test_artifacts_are_readable_alone(store: Store) -> None:
+    (parent,) = runs(store, "sweep")
+    names = {
+        a.path for folder in ("", "front") for a in store.client.list_artifacts(parent.info.run_id, folder)
+    }
+    assert {"config.yaml", "environment.json", "front/front.png", "front/front.html"} <= names
+    assert {"front/front.json", "front/front.txt"} <= names
+    assert "Front of s1" in parent.data.tags["mlflow.note.content"]
+    assert environment()["torch"]
+
+
+def test_again_adds_only_what_is_new(home: Home, store: Store) -> None:
+    models = store.client.search_logged_models([store.experiment_id], max_results=100)
+    before = {model.model_id for model in models}
+    write_trial(home.sweep("s1"), "t0009", [(0.9, 0.005)])  # pushes the others off the front
+    grown = read_sweep(home.sweep("s1"))
+    log_sweep(home, grown, build_front([grown]))
+    log_sweep(home, grown, build_front([grown]))
+    assert len(runs(store, "sweep")) == 1
+    assert len(runs(store, "trial")) == len(grown.trials)
+    after = store.client.search_logged_models([store.experiment_id], max_results=100)
+    assert len(after) == len(before) + 1
+    marked = [model.tags["paretovid.point"] for model in after if model.tags["paretovid.on_front"] == "true"]
+    assert marked == ["t0009-p00"]
+
+
+def test_a_child_that_was_cut_short_is_completed(home: Home, store: Store) -> None:
+    child = runs(store, "trial")[0]
+    store.client.delete_tag(child.info.run_id, "paretovid.complete")
+    grown = read_sweep(home.sweep("s1"))
+    Tracker(store, grown).log_trials(grown.trials)
+    assert len(runs(store, "trial")) == len(grown.trials)
+    assert store.client.get_run(child.info.run_id).data.tags["paretovid.complete"] == "true"
+
+
+def test_non_finite_is_refused_before_it_is_written() -> None:
+    with pytest.raises(NonFiniteError, match="map is nan"):
+        _metrics({"gflops": 1.0, "map": float("nan")})
+
+
+def test_store_that_cannot_be_used(tmp_path: Path) -> None:
+    (tmp_path / "not.db").write_text(json.dumps({"no": "database"}) * 100)
+    with pytest.raises(StoreError, match="cannot be used"):
+        open_store(Home(tmp_path), f"sqlite:///{tmp_path / 'not.db'}")

@@ -1,0 +1,317 @@
+"""Reading videos: which frame is shown when, how far decoding goes, and files that are not as expected."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from paretovid.trainables.data.audio import SAMPLE_RATE, log_mel
+from paretovid.trainables.data.videos import InputSpec, VideoReader, count_steps, read_all_steps
+from paretovid.trainables.errors import UsageError, VideoError
+
+FRAME = InputSpec(kind="frame", size=32)
+SPECS = {
+    "coarse": InputSpec(kind="frame", size=16),
+    "fine": FRAME,
+    "motion": InputSpec(kind="snippet", size=24, num_frames=8),
+    "audio": InputSpec(kind="logmel", size=24, num_frames=20),
+}
+SILENCE = math.log(1e-4)
+
+
+def shade(number: int) -> int:
+    """Grey of a frame, telling its number."""
+    return 20 + 6 * number
+
+
+def number_of(image: np.ndarray) -> int:
+    """The number of the frame that an image shows."""
+    return round((float(image.mean()) - 20) / 6)
+
+
+def write(
+    path: Path,
+    times: Sequence[float],
+    *,
+    tone: Sequence[float] | None = None,
+    pictures: Sequence[np.ndarray] | None = None,
+    rotation: int = 0,
+    container_options: dict[str, str] | None = None,
+    codec_options: dict[str, str] | None = None,
+) -> Path:
+    """A video with one grey frame per time stamp; `tone` is the pitch in Hz of each half second of sound."""
+    with av.open(str(path), "w", options=container_options or {}) as container:
+        video = container.add_stream("libx264", rate=16)
+        video.width = video.height = 32
+        video.pix_fmt = "yuv420p"
+        video.time_base = video.codec_context.time_base = Fraction(1, 1600)
+        video.options = {"crf": "1", "threads": "1", **(codec_options or {"preset": "ultrafast"})}
+        if rotation:
+            video.set_display_rotation(rotation)
+        sound = container.add_stream("aac", rate=SAMPLE_RATE, layout="mono") if tone is not None else None
+        for number, seconds in enumerate(times):
+            picture = np.full((32, 32, 3), shade(number), np.uint8) if pictures is None else pictures[number]
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = round(seconds * 1600), Fraction(1, 1600)
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
+        if sound is not None and tone is not None:
+            angle = 2 * np.pi * np.cumsum(np.repeat(np.array(tone), SAMPLE_RATE // 2)) / SAMPLE_RATE
+            samples = (0.5 * np.sin(angle)).astype(np.float32)[None]
+            heard = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
+            heard.sample_rate, heard.pts = SAMPLE_RATE, 0
+            container.mux(sound.encode(heard))
+            container.mux(sound.encode(None))
+    return path
+
+
+def regular(count: int = 32) -> list[float]:
+    return [number / 16 for number in range(count)]
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Path:
+    return write(tmp_path / "plain.mp4", regular(), tone=[500, 1000, 2000, 4000])
+
+
+def read_frames(source: Path, *, step_seconds: float = 0.5) -> list[int]:
+    shown = read_all_steps(source, {"frame": FRAME}, step_seconds=step_seconds)["frame"]
+    return [number_of(image) for image in shown]
+
+
+def test_a_frame_is_the_one_shown_at_the_middle_of_its_step(plain: Path) -> None:
+    assert read_frames(plain) == [4, 12, 20, 28]
+
+
+def test_a_snippet_is_spread_evenly_over_its_step(plain: Path) -> None:
+    snippet = InputSpec(kind="snippet", size=8, num_frames=4)
+    with VideoReader(plain, step_seconds=0.5) as reader:
+        assert [number_of(image) for image in reader.read(1, snippet)] == [9, 11, 13, 15]
+
+
+@pytest.mark.parametrize("order", ["forward", "backward", "mixed"])
+def test_lazy_reading_gives_the_same_bits_as_reading_all(plain: Path, order: str) -> None:
+    expected = read_all_steps(plain, SPECS, step_seconds=0.5)
+    steps = {"forward": [0, 1, 2, 3], "backward": [3, 2, 1, 0], "mixed": [2, 0, 3, 3, 1]}[order]
+    with VideoReader(plain, step_seconds=0.5) as reader:
+        for step in steps:
+            for key, spec in reversed(SPECS.items()):
+                np.testing.assert_array_equal(reader.read(step, spec), expected[key][step])
+    for key, spec in SPECS.items():
+        assert expected[key].shape == (4, *spec.shape)
+        assert expected[key].dtype == (np.float32 if spec.kind == "logmel" else np.uint8)
+
+
+def test_bytes_read_as_the_file(plain: Path) -> None:
+    from_file = read_all_steps(plain, SPECS, step_seconds=0.5)
+    from_bytes = read_all_steps(plain.read_bytes(), SPECS, step_seconds=0.5)
+    for key in SPECS:
+        np.testing.assert_array_equal(from_bytes[key], from_file[key])
+
+
+def test_nothing_is_decoded_that_was_not_asked_for(plain: Path) -> None:
+    with VideoReader(plain, step_seconds=0.5) as reader:
+        assert (reader.num_steps, reader.duration_seconds, reader.frames_decoded) == (4, 2.0, 0)
+        reader.read(1, SPECS["audio"])
+        assert reader.frames_decoded == 0
+        reader.read(1, FRAME)
+        assert reader.frames_decoded == 13  # 0 to 12
+        reader.read(1, SPECS["motion"])
+        assert reader.frames_decoded == 16  # each frame once, although the snippet starts earlier
+        assert reader.decode_seconds > 0
+
+
+def test_frames_that_wait_for_later_ones_are_shown_in_order(tmp_path: Path) -> None:
+    path = write(tmp_path / "b.mp4", regular(), codec_options={"preset": "medium", "bf": "3"})
+    assert read_frames(path) == [4, 12, 20, 28]
+
+
+def test_variable_frame_rate_goes_by_time(tmp_path: Path) -> None:
+    times = [0.0, 0.05, 0.1, 0.7, 0.72, 0.74, 0.76, 1.6, 1.9, 2.0]
+    path = write(tmp_path / "vfr.mp4", times)
+    # middles of the steps: 0.25, 0.75, 1.25, 1.75 s
+    assert read_frames(path) == [2, 5, 6, 7]
+
+
+def test_time_starts_at_the_first_frame(tmp_path: Path) -> None:
+    path = write(tmp_path / "late.mkv", [5.0 + seconds for seconds in regular()])
+    assert read_frames(path) == [4, 12, 20, 28]
+
+
+def test_sound_of_each_step(plain: Path) -> None:
+    bands = read_all_steps(plain, {"audio": SPECS["audio"]}, step_seconds=0.5)["audio"]
+    assert bands.shape == (4, 24, 20)
+    loudest = bands[:, :, 8:12].mean(2).argmax(1)
+    assert list(loudest) == sorted(set(loudest))  # the pitch rises from step to step
+    assert bands.max() > 0 > SILENCE
+
+
+def test_sound_and_picture_start_together(tmp_path: Path) -> None:
+    path = write(tmp_path / "sync.mp4", regular(), tone=[1000, 0, 0, 1000])
+    bands = read_all_steps(path, {"audio": SPECS["audio"]}, step_seconds=0.5)["audio"].max(1)
+    assert (bands[[0, 3]].min(1) > bands[[1, 2], 4:-4].max(1) + 3).all()
+
+
+def test_log_mel_of_silence_and_of_a_tone() -> None:
+    np.testing.assert_allclose(log_mel(np.zeros(8000, np.float32), bands=32, bins=10), SILENCE, rtol=1e-6)
+    tones = [
+        log_mel(np.sin(2 * np.pi * hz * np.arange(8000) / SAMPLE_RATE).astype(np.float32), bands=40, bins=5)
+        for hz in (300, 1000, 3000)
+    ]
+    assert all(tone.shape == (40, 5) and tone.dtype == np.float32 for tone in tones)
+    # 2595 log10(1 + hz / 700) mel, between 60 and 7,600 Hz, in 41 equal parts
+    assert [int(tone[:, 2].argmax()) for tone in tones] == [4, 13, 26]
+
+
+def test_missing_audio_is_silence_and_said(tmp_path: Path) -> None:
+    path = write(tmp_path / "mute.mp4", regular())
+    with VideoReader(path, step_seconds=0.5) as reader:
+        assert not reader.has_audio
+        assert reader.notes == ("no audio: silence",)
+        np.testing.assert_allclose(reader.read(0, SPECS["audio"]), SILENCE, rtol=1e-6)
+
+
+@pytest.mark.parametrize("rotation", [90, 180, -90])
+def test_rotation_of_the_metadata_is_applied(tmp_path: Path, rotation: int) -> None:
+    picture = np.full((32, 32, 3), 30, np.uint8)
+    picture[:16, :16] = 220  # bright at the top left
+    path = write(tmp_path / "turned.mp4", regular(16), pictures=[picture] * 16, rotation=rotation)
+    with VideoReader(path, step_seconds=0.5) as reader:
+        image = reader.read(0, FRAME).mean(2)
+        assert any("rotated" in note for note in reader.notes)
+    quarters = {"top left": image[:16, :16], "bottom left": image[16:, :16]}
+    quarters |= {"top right": image[:16, 16:], "bottom right": image[16:, 16:]}
+    brightest = max(quarters, key=lambda name: quarters[name].mean())
+    with av.open(str(path)) as container:
+        degrees = next(container.decode(video=0)).rotation % 360  # counter-clockwise
+    assert brightest == {90: "bottom left", 180: "bottom right", 270: "top right"}[degrees]
+    assert degrees in (rotation % 360, -rotation % 360)
+
+
+@pytest.mark.parametrize("kind", ["mp4", "mkv", "ts"])
+def test_truncated_files_are_used_as_far_as_they_go(tmp_path: Path, kind: str) -> None:
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 255, (32, 32, 3), np.uint8) for _ in range(64)]
+    options = {"movflags": "+faststart"} if kind == "mp4" else {}
+    path = write(tmp_path / f"whole.{kind}", regular(64), pictures=pictures, container_options=options)
+    whole = read_all_steps(path, {"frame": FRAME}, step_seconds=0.5)["frame"]
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 6 // 10])
+    with VideoReader(path, step_seconds=0.5) as reader:
+        assert 4 <= reader.num_steps <= 5
+        for step in range(4):
+            np.testing.assert_array_equal(reader.read(step, FRAME), whole[step])
+        if kind != "ts":  # a transport stream does not say how long it should be
+            assert any("truncated at 2." in note for note in reader.notes)
+
+
+def test_damage_in_the_middle_costs_only_what_is_damaged(tmp_path: Path) -> None:
+    options = {"preset": "ultrafast", "g": "16"}
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 255, (32, 32, 3), np.uint8) for _ in range(64)]
+    path = write(tmp_path / "damaged.mp4", regular(64), pictures=pictures, codec_options=options)
+    whole = read_all_steps(path, SPECS, step_seconds=0.5)
+    with av.open(str(path)) as container:
+        packets = [(p.pos or 0, p.size) for p in container.demux(video=0) if p.size]
+    content = bytearray(path.read_bytes())
+    start, end = packets[20][0], sum(packets[27])
+    content[start:end] = bytes(end - start)
+    path.write_bytes(content)
+    read = read_all_steps(path, SPECS, step_seconds=0.5)
+    for step in (0, 1, 4, 5, 6, 7):  # frames 0 to 15 and, after the next key frame, 32 to 63
+        np.testing.assert_array_equal(read["motion"][step], whole["motion"][step])
+    with VideoReader(path, step_seconds=0.5) as reader:  # lazily the same, damaged steps included
+        for step in (2, 3, 6):
+            np.testing.assert_array_equal(reader.read(step, SPECS["motion"]), read["motion"][step])
+        assert any("damaged" in note for note in reader.notes)
+
+
+def test_a_short_video_has_one_step(tmp_path: Path) -> None:
+    assert len(read_frames(write(tmp_path / "short.mp4", regular(2)))) == 1
+    assert [count_steps(seconds, 0.5) for seconds in (0.1, 0.99, 1.0, 1.7, 3 * 0.1 / 0.3 * 0.5)] == [
+        1,
+        1,
+        2,
+        3,
+        1,
+    ]
+
+
+def _unreadable(folder: Path, kind: str) -> tuple[Path, str]:
+    path = folder / f"{kind}.mp4"
+    if kind == "missing":
+        return path, "no such file"
+    if kind == "folder":
+        path.mkdir()
+        return path, "is a folder"
+    if kind == "empty":
+        path.touch()
+        return path, "is empty"
+    if kind == "sound only":
+        with av.open(str(path), "w") as container:
+            sound = container.add_stream("aac", rate=SAMPLE_RATE, layout="mono")
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.float32), format="fltp", layout="mono")
+            frame.sample_rate = SAMPLE_RATE
+            container.mux([*sound.encode(frame), *sound.encode(None)])
+        return path, "no video stream"
+    if kind == "cut header":
+        content = write(path, regular()).read_bytes()
+        path.write_bytes(content[: len(content) // 2])
+        return path, "cannot be read as a video"
+    if kind == "image":
+        from PIL import Image
+
+        path = path.with_suffix(".png")
+        Image.new("RGB", (32, 32)).save(path)
+        return path, "cannot be read as a video"
+    path = path.with_suffix(".m3u8" if kind == "playlist" else ".txt")
+    path.write_text(f"#EXTM3U\n#EXTINF:1,\n{path}\n" if kind == "playlist" else "a text, not a video\n" * 200)
+    return path, "cannot be read as a video"
+
+
+@pytest.mark.parametrize(
+    "kind", ["missing", "folder", "empty", "text", "sound only", "cut header", "image", "playlist"]
+)
+def test_what_is_no_video_is_refused_by_name(tmp_path: Path, kind: str) -> None:
+    path, reason = _unreadable(tmp_path, kind)
+    with pytest.raises(VideoError, match=reason) as caught:
+        VideoReader(path, step_seconds=0.5)
+    assert str(path) in caught.value.message
+    assert "Expected a video file" in caught.value.hint
+
+
+def test_bytes_that_are_no_video_are_refused_by_the_given_name() -> None:
+    for content in (b"", b"neither fish nor fowl" * 50):
+        with pytest.raises(VideoError, match="upload 7"):
+            VideoReader(content, step_seconds=0.5, name="upload 7")
+
+
+def test_a_video_without_one_good_frame_is_refused_on_reading(plain: Path) -> None:
+    with av.open(str(plain)) as container:
+        packets = [(p.pos or 0, p.size) for p in container.demux(video=0) if p.size]
+    content = bytearray(plain.read_bytes())
+    for place, size in packets:
+        content[place : place + size] = bytes(size)
+    plain.write_bytes(content)
+    with VideoReader(plain, step_seconds=0.5) as reader, pytest.raises(VideoError, match="not one frame"):
+        reader.read(0, FRAME)
+
+
+def test_wrong_use(plain: Path) -> None:
+    with VideoReader(plain, step_seconds=0.5) as reader:
+        for step in (-1, 4):
+            with pytest.raises(IndexError, match=r"plain\.mp4"):
+                reader.read(step, FRAME)
+    for seconds in (0.0, -1.0, float("nan")):
+        with pytest.raises(UsageError, match="step_seconds"):
+            VideoReader(plain, step_seconds=seconds)
+    with pytest.raises(UsageError, match="picture"):
+        InputSpec(kind="picture", size=16)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="size 0"):
+        InputSpec(kind="frame", size=0)

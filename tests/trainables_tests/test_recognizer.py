@@ -1,0 +1,129 @@
+"""The recognizer on raw videos: lazy, counted, and never stopped by one bad file."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from paretovid.trainables import recognizer as module
+from paretovid.trainables.components import FAMILIES, component, measure_component, save_backbone
+from paretovid.trainables.data.moving_digits import MovingDigitsConfig, make_moving_digits
+from paretovid.trainables.data.videos import VideoReader
+from paretovid.trainables.errors import DataError, UnknownNameError, UsageError
+from paretovid.trainables.lite_eval import LiteEval
+from paretovid.trainables.recognizer import Recognizer, checked_setting, write_model_folder
+from paretovid.trainables.testing import synthetic_method
+from paretovid.trainables.trial import cost_table
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    config = MovingDigitsConfig(videos_train=1, videos_val=1, videos_test=2, min_seconds=3.0, max_seconds=3.0)
+    dataset = make_moving_digits(config, tmp_path_factory.mktemp("data"))
+    return [dataset.video_path(record) for record in dataset.split("test")]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("model")
+    sources = {source: FAMILIES["small"][source] for source in ("coarse", "fine")}
+    torch.manual_seed(0)
+    for source, name in sources.items():
+        save_backbone(root / source, name, component(name).build(4).eval(), {})
+    widths = {source: component(name).feature_width for source, name in sources.items()}
+    method = module.build_method("lite_eval", {}, widths=widths, num_classes=4, multi_label=False)
+    save_file(
+        {name: value.contiguous() for name, value in method.state_dict().items()}, root / "w.safetensors"
+    )
+    description = {
+        "method": "lite_eval",
+        "config": {},
+        "sources": sources,
+        "widths": widths,
+        "costs": cost_table(method, sources, "honest").to_json(),
+        "classes": ["a", "b", "c", "d"],
+        "multi_label": False,
+        "step_seconds": 0.5,
+        "setting": {"gate_offset": -100.0, "online_k": 0},
+    }
+    write_model_folder(root / "model", description, root / "w.safetensors", {s: root / s for s in sources})
+    return root / "model"
+
+
+@pytest.fixture
+def recognizer(folder: Path) -> Recognizer:
+    return Recognizer.load(folder)
+
+
+def test_cost_is_calls_times_cost(recognizer: Recognizer, videos: list[Path]) -> None:
+    cheap, dear = (recognizer.predict(videos[:1], {"gate_offset": offset})[0] for offset in (-100, 100))
+    assert set(cheap.steps) == {"coarse"} and set(dear.steps) == {"fine"} and len(dear.steps) == 6
+    fine = FAMILIES["small"]["fine"]
+    assert fine not in cheap.calls and dear.calls[fine] == 6
+    assert dear.gflops - cheap.gflops > 6 * measure_component(fine).gmacs
+    assert [label for label, _ in dear.labels] != [] and dear.compute_seconds > 0 and dear.decode_seconds > 0
+
+
+def test_only_what_is_asked_for_is_decoded(
+    recognizer: Recognizer, videos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    original = VideoReader.read
+
+    def watched(self: VideoReader, step: int, spec: Any) -> Any:
+        read.append(step)
+        return original(self, step, spec)
+
+    monkeypatch.setattr(VideoReader, "read", watched)
+    (answer,) = recognizer.predict(videos[:1], {"gate_offset": 100, "online_k": 2})
+    assert sorted(set(read)) == [0, 1] and len(read) == 4  # both sources of two steps, then it answers
+    assert answer.steps == ("fine", "fine", "none", "none", "none", "none")
+
+
+def test_bytes_and_paths_give_the_same(recognizer: Recognizer, videos: list[Path]) -> None:
+    by_path, by_bytes = recognizer.predict([videos[0], videos[0].read_bytes()])
+    assert by_path.labels == by_bytes.labels and by_bytes.path == "<bytes>"
+
+
+def test_a_bad_video_does_not_stop_others(recognizer: Recognizer, videos: list[Path], tmp_path: Path) -> None:
+    words, empty = tmp_path / "words.mp4", tmp_path / "empty.mp4"
+    words.write_text("not a video")
+    empty.touch()
+    answers = recognizer.predict([words, videos[0], empty, tmp_path / "missing.mp4", tmp_path, b"noise"])
+    assert [answer.error is None for answer in answers] == [False, True, False, False, False, False]
+    assert "words.mp4" in (answers[0].error or "") and answers[0].labels == () and answers[0].gflops == 0
+
+
+def test_features_are_rounded_as_they_were_stored(folder: Path, videos: list[Path]) -> None:
+    exact, rounded = Recognizer.load(folder), Recognizer.load(folder)
+    rounded._dtype = torch.float16
+    first, second = (r.predict(videos[:1], {"gate_offset": 100})[0] for r in (exact, rounded))
+    assert first.labels != second.labels
+    assert dict(first.labels)["a"] == pytest.approx(dict(second.labels)["a"], abs=1e-2)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "1", None, True, -1.0, [1]])
+def test_impossible_values(value: Any) -> None:
+    with pytest.raises(UsageError, match="max_gflops cannot be"):
+        checked_setting(LiteEval.inference_knobs, {"max_gflops": value}, {})
+
+
+def test_settings_fall_back_to_the_point_then_to_the_knob() -> None:
+    setting = checked_setting(LiteEval.inference_knobs, {"online_k": 3}, {"gate_offset": -1.5})
+    assert setting == {"online_k": 3.0, "gate_offset": -1.5, "max_gflops": 0.0}
+    with pytest.raises(UsageError, match="online_k"):
+        checked_setting(LiteEval.inference_knobs, {"online_k": 2.5}, {})
+    with pytest.raises(UnknownNameError) as error:
+        checked_setting(LiteEval.inference_knobs, {"max_glops": 1}, {})
+    assert "'max_gflops'" in error.value.hint
+
+
+def test_a_folder_that_is_no_model(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="not a model folder"):
+        Recognizer.load(tmp_path)
+
+
+def test_knobs_of_a_method() -> None:
+    assert module.knobs_of("lite_eval") == type(synthetic_method("lite_eval")).inference_knobs

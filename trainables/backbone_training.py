@@ -1,0 +1,343 @@
+"""Training of backbones on the videos of the training split: plain PyTorch, on one or several workers.
+
+Every video is decoded once, for all backbones, and what they are shown is kept in memory as it was decoded
+(a part of the steps if a limit demands it). Each worker decodes and keeps its share of the videos and draws
+its share of every batch from them; `DistributedDataParallel` averages the gradients.
+
+Labels, `config.labels`:
+
+* `step` (default; falls back to `video` where a data set does not know them): each step carries the label of
+  what is seen or heard *in it*, and steps without evidence are one further class, "background". This stands
+  in for what the papers' backbones know before they are fine-tuned: theirs were pre-trained on ImageNet or
+  Kinetics, ours start from nothing, and the built-in set knows what each of its steps shows.
+* `video`: every step is labelled with its video's label, as the papers fine-tune. On sparse evidence most of
+  these labels are wrong, and backbones that start from nothing learn far less from them.
+
+A class that a source cannot perceive (a sound, in a still frame) stays unlearned by that backbone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from paretovid.trainables.components import (
+    Backbone,
+    ComponentSpec,
+    component,
+    read_backbone_meta,
+    save_backbone,
+)
+from paretovid.trainables.data.dataset import Dataset, VideoRecord
+from paretovid.trainables.data.videos import read_all_steps
+from paretovid.trainables.errors import DataError, NonFiniteError, UsageError, VideoError
+
+if TYPE_CHECKING:
+    from paretovid.trainables.trial import TrialContext
+
+BACKGROUND = "background"
+Labels = Literal["step", "video"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BackboneTrainingConfig:
+    """How backbones are trained."""
+
+    labels: Labels = "step"
+    effort: float = 1.0
+    """Multiplies the samples that each component's training draws."""
+    batch_size: int = 64
+    """Samples per step, over all workers."""
+    learning_rate: float = 4e-3
+    """The highest of the one-cycle schedule."""
+    weight_decay: float = 0.02
+    background_share: float = 0.3
+    """Share of the samples without evidence, with `labels=step`."""
+    memory_mb: int = 2048
+    """Decoded inputs kept, over all workers; beyond it, a part of each video's steps is kept."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("effort", "batch_size", "learning_rate", "memory_mb"):
+            if not getattr(self, name) > 0:
+                raise UsageError(f"backbones.{name} must be above 0, not {getattr(self, name)}", "Raise it.")
+        if not 0 <= self.background_share < 1:
+            raise UsageError(
+                f"backbones.background_share must be in [0, 1), not {self.background_share}", "Default: 0.3."
+            )
+        if self.labels not in ("step", "video"):
+            raise UsageError(f"backbones.labels cannot be {self.labels!r}", "Allowed: step, video.")
+
+
+def train_backbones(
+    config: BackboneTrainingConfig,
+    dataset: Dataset,
+    names: Sequence[str],
+    out_root: Path,
+    context: TrialContext,
+) -> dict[str, Any]:
+    """Trains components and saves each in `out_root/<name>/`; one that is there, trained alike, is kept.
+
+    With `context.world_size > 1`, a torch process group must be there, and every rank calls this. The result
+    depends on the seed and the number of workers, not on where they run.
+
+    Returns on every rank `{"trained": {name: meta}, "kept": [name], "skipped": {path: reason}}`, skipped being
+    this rank's unreadable videos. Raises `DataError` if not one video can be read.
+    """
+    # The sums of a matrix product depend on the number of threads; results must not.
+    torch.set_num_threads(1)
+    labels: Labels = config.labels if _knows_steps(dataset) else "video"
+    about = {
+        "training": {**asdict(config), "labels": labels, "workers": context.world_size},
+        "dataset": dataset.name,
+        "dataset_fingerprint": dataset.fingerprint,
+        "labels": [*dataset.classes, *([BACKGROUND] if labels == "step" else [])],
+    }
+    kept = [name for name in names if _is_trained(out_root / name, about, context)]
+    wanted = [component(name) for name in names if name not in kept]
+    if not wanted:
+        return {"trained": {}, "kept": kept, "skipped": {}}
+    samples = _decode(dataset, wanted, labels, config, context)
+    trained: dict[str, Any] = {}
+    for stage, spec in enumerate(wanted, start=1):
+        backbone, measured = _train_one(spec, samples, len(about["labels"]), config, context, float(stage))
+        meta = {**about, "measured": measured}
+        if context.rank == 0:
+            meta = save_backbone(out_root / spec.name, spec.name, backbone, meta)
+        trained[spec.name] = meta
+    return {"trained": trained, "kept": kept, "skipped": samples.skipped}
+
+
+def _knows_steps(dataset: Dataset) -> bool:
+    return all(record.step_labels is not None for record in dataset.split("train"))
+
+
+def _is_trained(folder: Path, about: Mapping[str, Any], context: TrialContext) -> bool:
+    """What rank 0 finds: ranks on other machines may not see the folder."""
+    try:
+        meta = read_backbone_meta(folder)
+        found = all(meta.get(key) == value for key, value in about.items())
+    except DataError:
+        found = False
+    if context.world_size == 1:
+        return found
+    told = torch.tensor([float(found)], device=context.device)
+    torch.distributed.broadcast(told, src=0)
+    return bool(told.item())
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Samples:
+    """This rank's decoded steps."""
+
+    inputs: dict[str, np.ndarray]
+    """Component to `[steps, ...]`."""
+    targets: np.ndarray
+    """`[steps, classes]` float32, rows add up to one (one-hot, or several labels of equal weight)."""
+    has_background: bool
+    """Whether the last column of `targets` stands for steps without evidence."""
+    skipped: dict[str, str]
+
+
+def _decode(
+    dataset: Dataset,
+    wanted: Sequence[ComponentSpec],
+    labels: Labels,
+    config: BackboneTrainingConfig,
+    context: TrialContext,
+) -> _Samples:
+    mine = dataset.split("train")[context.rank :: context.world_size]
+    specs = {spec.name: spec.input for spec in wanted}
+    limit = _steps_that_fit(wanted, config.memory_mb // context.world_size, len(mine))
+    generator = np.random.default_rng((config.seed, context.rank))
+    inputs: dict[str, list[np.ndarray]] = {spec.name: [] for spec in wanted}
+    targets: list[np.ndarray] = []
+    skipped: dict[str, str] = {}
+    for number, record in enumerate(mine):
+        path = dataset.video_path(record)
+        try:
+            decoded = read_all_steps(path, specs, step_seconds=dataset.step_seconds)
+        except (VideoError, OSError) as error:
+            skipped[str(path)] = error.message if isinstance(error, VideoError) else str(error)
+            continue
+        target = _targets(record, len(next(iter(decoded.values()))), len(dataset.classes), labels)
+        chosen = _choose_steps(len(target), limit, generator)
+        targets.append(target[chosen])
+        for name, values in decoded.items():
+            inputs[name].append(values[chosen])
+        # Every rank must report equally often; shares differ by at most one video.
+        if (number + 1) % 20 == 0 and number < len(dataset.split("train")) // context.world_size:
+            _report(context, stage=0.0, done=number + 1, total=len(mine))
+    if not targets:
+        reason = next(iter(skipped.values()), "it has none for this worker")
+        raise DataError(
+            f"not one training video of {dataset.name} could be read: {reason}",
+            "Check the files, and that there are at least as many videos as workers.",
+        )
+    joined = {name: np.concatenate(values) for name, values in inputs.items()}
+    return _Samples(joined, np.concatenate(targets), labels == "step", skipped)
+
+
+def _steps_that_fit(wanted: Sequence[ComponentSpec], memory_mb: int, num_videos: int) -> int:
+    """Steps of each video that can be kept, at least one."""
+    itemsize = {"frame": 1, "snippet": 1, "logmel": 4}
+    step_bytes = sum(itemsize[spec.input.kind] * int(np.prod(spec.input.shape)) for spec in wanted)
+    return max(1, memory_mb * 2**20 // (step_bytes * max(1, num_videos)))
+
+
+def _targets(record: VideoRecord, num_steps: int, num_classes: int, labels: Labels) -> np.ndarray:
+    """`[num_steps, outputs]` of one video; a file may hold fewer steps than its record says."""
+    if labels == "video":
+        row = np.zeros(num_classes, np.float32)
+        row[list(record.labels)] = 1 / max(1, len(record.labels))
+        return np.tile(row, (num_steps, 1))
+    assert record.step_labels is not None
+    known = np.full(num_steps, -1)
+    known[: len(record.step_labels)] = record.step_labels[:num_steps]
+    targets = np.zeros((num_steps, num_classes + 1), np.float32)
+    targets[np.arange(num_steps), known] = 1  # -1, nothing, is the last column: background
+    return targets
+
+
+def _choose_steps(num_steps: int, limit: int, generator: np.random.Generator) -> np.ndarray:
+    if num_steps <= limit:
+        return np.arange(num_steps)
+    return np.sort(generator.choice(num_steps, limit, replace=False))
+
+
+def _train_one(
+    spec: ComponentSpec,
+    samples: _Samples,
+    num_outputs: int,
+    config: BackboneTrainingConfig,
+    context: TrialContext,
+    stage: float,
+) -> tuple[Backbone, dict[str, float]]:
+    """The trained backbone in eval mode, and how its training went."""
+    started = time.perf_counter()
+    torch.manual_seed(config.seed)
+    backbone = spec.build(num_outputs)
+    if spec.input.kind == "logmel":  # sound has no fixed range, as pixels have
+        values = samples.inputs[spec.name]
+        backbone.input_mean.fill_(float(values.mean()))
+        backbone.input_std.fill_(float(values.std()) + 1e-3)
+    classifier: nn.Module = _Classifier(backbone.to(context.device)).train()
+    if context.world_size > 1:
+        # Also gives every rank the weights and input statistics of rank 0.
+        classifier = nn.parallel.DistributedDataParallel(classifier, broadcast_buffers=False)
+    total = max(2, round(spec.training_samples * config.effort / config.batch_size))
+    optimizer = torch.optim.AdamW(
+        classifier.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, config.learning_rate, total_steps=total, pct_start=0.2
+    )
+    torch.manual_seed(config.seed * 1009 + context.rank + 1)
+    losses: list[float] = []
+    hits: list[float] = []
+    batches = _batches(samples, spec, total, config, context)
+    for step, (inputs, targets) in enumerate(batches):
+        logits = classifier(inputs.to(context.device))
+        targets = targets.to(context.device)
+        loss = -(targets * torch.log_softmax(logits, dim=-1)).sum(dim=-1).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        losses.append(float(loss.detach()))
+        hits.append(float((logits.argmax(-1) == targets.argmax(-1)).float().mean()))
+        if (step + 1) % max(1, total // 10) == 0:
+            _check_finite(spec.name, losses[-1])
+            _report(context, stage=stage, done=step + 1, total=total, loss=losses[-1])
+    _check_finite(spec.name, losses[-1])
+    last = max(1, total // 10)
+    return backbone.eval(), {
+        "steps": float(total),
+        "loss": float(np.mean(losses[-last:])),
+        "accuracy": float(np.mean(hits[-last:])),
+        "seconds": time.perf_counter() - started,
+    }
+
+
+@final
+class _Classifier(nn.Module):
+    """Inputs to logits in one `forward`, which is what DistributedDataParallel wraps."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.backbone.classify(self.backbone(inputs))
+
+
+def _batches(
+    samples: _Samples,
+    spec: ComponentSpec,
+    total: int,
+    config: BackboneTrainingConfig,
+    context: TrialContext,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """This rank's share of each batch, drawn from its own steps, lightly varied."""
+    generator = np.random.default_rng((config.seed, context.rank, spec.training_samples))
+    probabilities = _sampling(
+        samples.targets, config.background_share, with_background=samples.has_background
+    )
+    size = max(1, config.batch_size // context.world_size)
+    for _ in range(total):
+        chosen = generator.choice(len(samples.targets), size, p=probabilities)
+        inputs = _varied(samples.inputs[spec.name][chosen], spec, generator)
+        yield torch.from_numpy(inputs), torch.from_numpy(samples.targets[chosen])
+
+
+def _sampling(targets: np.ndarray, background_share: float, *, with_background: bool) -> np.ndarray:
+    """`[steps]` probabilities: evidence is rare, and drawn more often than it occurs."""
+    is_background = targets[:, -1] > 0 if with_background else np.zeros(len(targets), bool)
+    if is_background.all() or not is_background.any():
+        return np.full(len(targets), 1 / len(targets))
+    share = np.where(is_background, background_share, 1 - background_share)
+    count = np.where(is_background, is_background.sum(), (~is_background).sum())
+    return share / count
+
+
+def _varied(inputs: np.ndarray, spec: ComponentSpec, generator: np.random.Generator) -> np.ndarray:
+    """Samples as float32, shifted by up to a sixteenth and made a little brighter or darker (louder, softer)."""
+    reach = max(1, spec.input.size // 16)
+    shifts = generator.integers(0, 2 * reach + 1, (len(inputs), 2))
+    rows, columns = (-3, -2) if spec.input.kind != "logmel" else (-2, -1)
+    padding = [(0, 0)] * inputs.ndim
+    padding[columns] = (reach, reach)
+    if spec.input.kind != "logmel":  # a shift along the bands would be another sound
+        padding[rows] = (reach, reach)
+    padded = np.pad(inputs, padding, mode="edge")
+    height, width = inputs.shape[rows], inputs.shape[columns]
+    varied = np.empty(inputs.shape, np.float32)
+    for sample, source, (down, right) in zip(varied, padded, shifts, strict=True):
+        if spec.input.kind == "logmel":
+            sample[:] = source[:, right : right + width]
+        else:
+            sample[:] = source[..., down : down + height, right : right + width, :]
+    column = (len(inputs), *(1 for _ in inputs.shape[1:]))
+    if spec.input.kind == "logmel":
+        return varied + generator.uniform(-0.5, 0.5, column).astype(np.float32)
+    varied *= generator.uniform(0.8, 1.2, column).astype(np.float32)
+    return varied + generator.uniform(-20, 20, column).astype(np.float32)
+
+
+def _check_finite(name: str, loss: float) -> None:
+    if not np.isfinite(loss):
+        raise NonFiniteError(
+            f"the loss of backbone {name} became {loss}", "Lower backbones.learning_rate (default 4e-3)."
+        )
+
+
+def _report(context: TrialContext, *, stage: float, done: int, total: int, **more: float) -> None:
+    context.report({"stage": stage, "done": float(done), "total": float(total), **more})

@@ -1,0 +1,303 @@
+"""Backbones by name: what each is shown, how wide its features are, what a call costs.
+
+A **backbone** turns what a decoder gives for one step (a frame, a snippet of frames, a log-mel patch) into a
+feature vector: its pooled penultimate layer. Normalisation of the input happens inside, so that training,
+extraction and prediction cannot differ in it. The classifier on top serves the backbone's own training only;
+policies read the features, and the cost of a component leaves it out.
+
+Built from torchvision (MobileNetV2, ResNet) and PyTorchVideo (X3D). The small family is what the platform
+trains by itself in about a minute; its cost ratios coarse : fine : motion are of the papers' kind.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torchvision.models import MobileNetV2
+from torchvision.models.resnet import BasicBlock
+from torchvision.ops.misc import Conv2dNormActivation
+
+from paretovid.trainables.cost import ComponentCost, measure_macs
+from paretovid.trainables.data.videos import InputSpec
+from paretovid.trainables.errors import DataError, unknown_name
+
+WEIGHTS_FILE = "backbone.safetensors"
+META_FILE = "backbone.json"
+
+
+@final
+class Backbone(nn.Module):
+    """A trunk with its input normalisation, and a classifier for its own training.
+
+    Arguments:
+        trunk: normalised input to features `[B, D]`. It is shown `[B, 3, S, S]` for a frame,
+            `[B, 3, F, S, S]` for a snippet, `[B, 1, mels, bins]` for a log-mel patch.
+        kind: of the input: frame, snippet or logmel.
+        feature_width: D.
+        num_classes: outputs of the classifier.
+    """
+
+    input_mean: Tensor
+    input_std: Tensor
+
+    def __init__(self, trunk: nn.Module, kind: str, feature_width: int, num_classes: int) -> None:
+        super().__init__()
+        # Channels last is the layout that decoded frames have already, and twice as fast on CPUs.
+        layout = torch.channels_last_3d if kind == "snippet" else torch.channels_last
+        self.trunk = trunk.to(memory_format=layout)  # type: ignore[call-overload]
+        self.head = nn.Sequential(nn.Dropout(0.1), nn.Linear(feature_width, num_classes))
+        self.kind = kind
+        self.register_buffer("input_mean", torch.tensor(127.5))
+        self.register_buffer("input_std", torch.tensor(64.0))
+
+    def forward(self, inputs: Tensor | np.ndarray) -> Tensor:
+        """Features `[B, D]` float32 of a batch as decoded: uint8 or float, `[B, ...]` as in `InputSpec`."""
+        x = torch.as_tensor(inputs, device=self.input_mean.device).float()
+        x = (x - self.input_mean) / self.input_std
+        if self.kind == "frame":
+            x = x.permute(0, 3, 1, 2)
+        elif self.kind == "snippet":
+            x = x.permute(0, 4, 1, 2, 3)
+        else:
+            x = x[:, None]
+        features: Tensor = self.trunk(x)
+        return features
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Logits `[B, num_classes]` of features `[B, D]`."""
+        logits: Tensor = self.head(features)
+        return logits
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ComponentSpec:
+    """A backbone before it is built."""
+
+    name: str
+    source: str
+    """The role that it is made for: coarse, fine, motion or audio."""
+    input: InputSpec
+    feature_width: int
+    trunk: Callable[[InputSpec, int], nn.Module]
+    """`(input, feature_width)` to a module from normalised input to features."""
+    training_samples: int
+    """Samples that its training draws by default: enough for `moving_digits` at its default size."""
+    published_gmacs: float | None = None
+    published_source: str | None = None
+
+    def build(self, num_classes: int) -> Backbone:
+        """A backbone with fresh weights from torch's global generator."""
+        trunk = self.trunk(self.input, self.feature_width)
+        return Backbone(trunk, self.input.kind, self.feature_width, num_classes)
+
+
+def describe_input(spec: InputSpec) -> str:
+    """The input for people: `3x64x64` (channels, height, width), `3x8x40x40` (and frames), `1x32x32`."""
+    if spec.kind == "frame":
+        return f"3x{spec.size}x{spec.size}"
+    if spec.kind == "snippet":
+        return f"3x{spec.num_frames}x{spec.size}x{spec.size}"
+    return f"1x{spec.size}x{spec.num_frames}"
+
+
+def _mobilenet_v2(
+    width_mult: float, setting: Sequence[Sequence[int]] | None, *, channels: int = 3
+) -> Callable[[InputSpec, int], nn.Module]:
+    """torchvision's MobileNetV2; its last 1x1 convolution gives the feature width instead of 1280."""
+
+    def build(spec: InputSpec, feature_width: int) -> nn.Module:
+        stages = None if setting is None else [list(row) for row in setting]
+        features = MobileNetV2(1, width_mult=width_mult, inverted_residual_setting=stages).features
+        if channels != 3:
+            width = features[0][0].out_channels
+            features[0] = Conv2dNormActivation(channels, width, stride=2, activation_layer=nn.ReLU6)
+        features[-1] = Conv2dNormActivation(
+            features[-1][0].in_channels, feature_width, kernel_size=1, activation_layer=nn.ReLU6
+        )
+        return nn.Sequential(features, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+    return build
+
+
+def _resnet(widths: Sequence[int]) -> Callable[[InputSpec, int], nn.Module]:
+    """One of torchvision's basic blocks per width, each after the first halving the picture."""
+
+    def build(spec: InputSpec, feature_width: int) -> nn.Module:
+        assert feature_width == widths[-1], "a ResNet's features are as wide as its last stage"
+        stem = Conv2dNormActivation(3, widths[0], stride=2)
+        blocks = [
+            BasicBlock(before, width, stride, _shortcut(before, width, stride))
+            for before, width, stride in zip(
+                (widths[0], *widths[:-1]), widths, (1, *(2 for _ in widths[1:])), strict=True
+            )
+        ]
+        return nn.Sequential(stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+    return build
+
+
+def _shortcut(before: int, width: int, stride: int) -> nn.Module | None:
+    if before == width and stride == 1:
+        return None
+    return Conv2dNormActivation(before, width, kernel_size=1, stride=stride, activation_layer=None)
+
+
+def _x3d(
+    *, stem_width: int, width_factor: float, depth_factor: float, strides: tuple[int, int, int, int]
+) -> Callable[[InputSpec, int], nn.Module]:
+    """PyTorchVideo's X3D up to the penultimate layer."""
+
+    def build(spec: InputSpec, feature_width: int) -> nn.Module:
+        # Only who asks for motion needs PyTorchVideo (the extra `motion`).
+        from pytorchvideo.models.x3d import create_x3d
+
+        x3d: nn.Module = create_x3d(
+            input_clip_length=spec.num_frames,
+            input_crop_size=spec.size,
+            stem_dim_in=stem_width,
+            width_factor=width_factor,
+            depth_factor=depth_factor,
+            stage_spatial_stride=strides,
+            head_dim_out=feature_width,
+            head_activation=None,
+        )
+        x3d.blocks[-1].proj = nn.Identity()  # type: ignore[index, union-attr]
+        x3d.blocks[-1].dropout = None  # type: ignore[index, union-attr]
+        return x3d
+
+    return build
+
+
+_SPECS = (
+    ComponentSpec(
+        name="mobilenet_v2_w025@16",
+        source="coarse",
+        input=InputSpec(kind="frame", size=16),
+        feature_width=64,
+        trunk=_mobilenet_v2(0.25, [[1, 16, 1, 1], [4, 24, 2, 2], [4, 32, 2, 1]]),
+        training_samples=40_000,
+    ),
+    ComponentSpec(
+        name="resnet10_w16@64",
+        source="fine",
+        input=InputSpec(kind="frame", size=64),
+        feature_width=96,
+        trunk=_resnet((16, 32, 64, 96)),
+        training_samples=24_000,
+    ),
+    ComponentSpec(
+        name="x3d_w150@8x40",
+        source="motion",
+        input=InputSpec(kind="snippet", size=40, num_frames=8),
+        feature_width=64,
+        trunk=_x3d(stem_width=12, width_factor=1.5, depth_factor=0.3, strides=(2, 2, 2, 2)),
+        training_samples=5_000,
+    ),
+    ComponentSpec(
+        name="mobilenet_v2_w050_logmel@32x32",
+        source="audio",
+        input=InputSpec(kind="logmel", size=32, num_frames=32),
+        feature_width=64,
+        trunk=_mobilenet_v2(0.5, [[1, 16, 1, 1], [4, 24, 2, 2], [4, 32, 2, 2], [4, 64, 1, 2]], channels=1),
+        training_samples=16_000,
+    ),
+)
+COMPONENTS: dict[str, ComponentSpec] = {spec.name: spec for spec in _SPECS}
+FAMILIES: dict[str, dict[str, str]] = {"small": {spec.source: spec.name for spec in _SPECS}}
+"""Family to source to component."""
+
+
+def component(name: str) -> ComponentSpec:
+    """The component of that name. Raises `UnknownNameError` that lists what there is."""
+    try:
+        return COMPONENTS[name]
+    except KeyError:
+        raise unknown_name("component", name, COMPONENTS) from None
+
+
+def family(name: str) -> dict[str, str]:
+    """Source to component of a family. Raises `UnknownNameError` that lists what there is."""
+    try:
+        return FAMILIES[name]
+    except KeyError:
+        raise unknown_name("backbone family", name, FAMILIES) from None
+
+
+@functools.cache
+def measure_component(name: str) -> ComponentCost:
+    """Cost of one call: of the real module at its real input, batch 1, features only (no classifier)."""
+    spec = component(name)
+    with torch.random.fork_rng(devices=[]):  # building draws weights; a measurement must not move a seed
+        backbone = spec.build(1)
+    return ComponentCost(
+        macs=measure_macs(backbone, torch.zeros(1, *spec.input.shape)),
+        input=describe_input(spec.input),
+        published_gmacs=spec.published_gmacs,
+        published_source=spec.published_source,
+    )
+
+
+def save_backbone(folder: Path, name: str, backbone: Backbone, meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes weights, then the JSON that names their digest: with the JSON, the folder is whole.
+
+    Arguments:
+        name: of the component that `backbone` was built from.
+        meta: labels, training and dataset_fingerprint, as plain data.
+
+    Returns what was written to the JSON: `meta` with the component, its input and `weights_sha256`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f"{WEIGHTS_FILE}.partial"
+    save_file({key: value.cpu().contiguous() for key, value in backbone.state_dict().items()}, partial)
+    spec = component(name)
+    written = {
+        "component": name,
+        "architecture": {"num_outputs": backbone.head[-1].out_features, "feature_width": spec.feature_width},
+        "input": {"kind": spec.input.kind, "size": spec.input.size, "num_frames": spec.input.num_frames},
+        **meta,
+        "weights_sha256": hashlib.sha256(partial.read_bytes()).hexdigest(),
+    }
+    partial.replace(folder / WEIGHTS_FILE)
+    partial = folder / f"{META_FILE}.partial"
+    partial.write_text(json.dumps(written, indent=1, allow_nan=False))
+    partial.replace(folder / META_FILE)
+    return written
+
+
+def load_backbone(folder: Path) -> tuple[Backbone, dict[str, Any]]:
+    """The backbone in eval mode, and what its JSON says.
+
+    Raises `DataError` if there is none, or if weights and JSON do not belong together.
+    """
+    meta = read_backbone_meta(folder)
+    weights = folder / WEIGHTS_FILE
+    if not weights.is_file() or hashlib.sha256(weights.read_bytes()).hexdigest() != meta["weights_sha256"]:
+        raise DataError(
+            f"the weights in {folder} are missing or not those that its {META_FILE} names",
+            "The folder is damaged: delete it and run `paretovid extract`, which trains it again.",
+        )
+    backbone = component(meta["component"]).build(meta["architecture"]["num_outputs"])
+    backbone.load_state_dict(load_file(weights))
+    return backbone.eval(), meta
+
+
+def read_backbone_meta(folder: Path) -> dict[str, Any]:
+    """The JSON of a saved backbone. Raises `DataError` if there is none or it cannot be read."""
+    try:
+        meta: dict[str, Any] = json.loads((folder / META_FILE).read_text())
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"no trained backbone in {folder} ({type(error).__name__})",
+            "Run `paretovid extract`, which trains the backbones that are missing.",
+        ) from error
+    return meta

@@ -1,0 +1,74 @@
+"""A picture of a video set: one video per class, how each step looks and sounds, where the evidence is."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from paretovid.trainables.data.dataset import Dataset, VideoRecord
+from paretovid.trainables.data.videos import InputSpec, read_all_steps
+from paretovid.trainables.errors import DataError
+
+_FINE, _COARSE, _SOUND = 64, 40, 24  # heights of the three strips of a class, pixels
+_GAP, _LABEL, _TITLE = 4, 150, 22
+_MARK = (255, 150, 0)
+_SPECS = {
+    "fine": InputSpec(kind="frame", size=64),
+    "coarse": InputSpec(kind="frame", size=16),
+    "sound": InputSpec(kind="logmel", size=24, num_frames=24),
+}
+
+
+def contact_sheet(dataset: Dataset, path: Path, *, split: str = "test", max_steps: int = 16) -> None:
+    """Write a PNG: per class one video as 64-pixel frames, as 16-pixel frames, and as sound; evidence framed.
+
+    Arguments:
+        max_steps: a longer video is cut there; of each class the video with most evidence before it is shown.
+
+    Raises DataError when the split has no video of any class, VideoError when a video cannot be read.
+    """
+    chosen = {label: _choose(dataset, label, split, max_steps) for label in range(len(dataset.classes))}
+    shown = {label: record for label, record in chosen.items() if record is not None}
+    if not shown:
+        raise DataError(f"split {split} of {dataset.name} has no videos", "Choose another split.")
+    steps = min(max_steps, max(record.num_steps for record in shown.values()))
+    row = _FINE + _COARSE + _SOUND + 3 * _GAP
+    sheet = Image.new("RGB", (_LABEL + steps * (_FINE + _GAP), _TITLE + row * len(shown)), "white")
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(size=13)
+    title = "each class: frames at 64 pixels, at 16 pixels, and sound (log-mel), one column per step; "
+    draw.text((_GAP, 3), title + "orange: evidence", fill="black", font=font)
+    for place, (label, record) in enumerate(shown.items()):
+        top = _TITLE + place * row
+        group = dataset.class_groups.get(dataset.classes[label], "")
+        draw.text((_GAP, top + 8), f"{dataset.classes[label]}\n({group})", fill="black", font=font)
+        _draw_video(sheet, dataset, record, top, steps)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    sheet.quantize(128).save(temporary, format="PNG", optimize=True)
+    temporary.replace(path)
+
+
+def _choose(dataset: Dataset, label: int, split: str, max_steps: int) -> VideoRecord | None:
+    videos = [record for record in dataset.split(split) if label in record.labels]
+    return max(videos, key=lambda record: (record.step_labels or ())[:max_steps].count(label), default=None)
+
+
+def _draw_video(sheet: Image.Image, dataset: Dataset, record: VideoRecord, top: int, steps: int) -> None:
+    views = read_all_steps(dataset.video_path(record), _SPECS, step_seconds=dataset.step_seconds)
+    low, high = views["sound"].min(), max(views["sound"].max(), views["sound"].min() + 1e-6)
+    draw = ImageDraw.Draw(sheet)
+    for step in range(min(steps, len(views["fine"]))):
+        left = _LABEL + step * (_FINE + _GAP)
+        if record.step_labels is not None and record.step_labels[step] >= 0:
+            box = (left - 3, top - 3, left + _FINE + 2, top + _FINE + _COARSE + _SOUND + 2)
+            draw.rectangle(box, outline=_MARK, width=3)
+        sheet.paste(Image.fromarray(views["fine"][step]), (left, top))
+        coarse = Image.fromarray(views["coarse"][step]).resize((_COARSE, _COARSE), Image.Resampling.NEAREST)
+        sheet.paste(coarse, (left + (_FINE - _COARSE) // 2, top + _FINE))
+        heard = 255 * (views["sound"][step][::-1] - low) / (high - low)
+        picture = Image.fromarray(heard.astype(np.uint8)).resize((_FINE, _SOUND))
+        sheet.paste(picture, (left, top + _FINE + _COARSE))

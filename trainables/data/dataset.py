@@ -1,0 +1,274 @@
+"""A video data set: its list of videos with labels and splits, kept in `manifest.json` beside the videos.
+
+{"format": 1, "name": "...", "classes": [...], "step_seconds": 0.5, "multi_label": false,
+ "class_groups": {class: group}, "generator": {...},
+ "videos": [{"video_id", "path", "split", "labels", "num_steps", "duration_seconds",
+             "step_labels", "events", "content"}]}
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from paretovid.trainables.errors import DataError, unknown_name
+
+MANIFEST = "manifest.json"
+SPLITS = ("train", "val", "test")
+_FORMAT = 1
+_MAKE = "Run `paretovid data make` to make the built-in set"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Event:
+    """One instance of a class: `label` is its number, the interval is half open, in seconds."""
+
+    label: int
+    start_seconds: float
+    end_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VideoRecord:
+    """One video of a data set.
+
+    Arguments:
+        path: of the file, relative to the data set's root.
+        labels: class numbers, ascending; exactly one unless the set is multi-label.
+        num_steps: T.
+        step_labels: `[T]` class number of each step, -1 where nothing is; only where known.
+        events: true intervals; only where known.
+        content: hash of the file's bytes, "" where it was not taken.
+    """
+
+    video_id: str
+    path: str
+    split: str
+    labels: tuple[int, ...]
+    num_steps: int
+    duration_seconds: float
+    step_labels: tuple[int, ...] | None = None
+    events: tuple[Event, ...] = ()
+    content: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dataset:
+    """Videos, classes and splits.
+
+    Arguments:
+        root: the folder that holds `manifest.json`; paths of records are relative to it.
+        classes: names, in the order of the class numbers.
+        class_groups: class name to "sound", "appearance", "motion" or "easy"; empty where unknown.
+        generator: parameters that made the videos; empty for sets that were not made by us.
+    """
+
+    name: str
+    root: Path
+    classes: tuple[str, ...]
+    step_seconds: float
+    multi_label: bool
+    records: tuple[VideoRecord, ...]
+    class_groups: Mapping[str, str] = field(default_factory=dict)
+    generator: Mapping[str, Any] = field(default_factory=dict)
+
+    def split(self, name: str) -> tuple[VideoRecord, ...]:
+        """Records of one split ("train", "val", "test"), in the manifest's order."""
+        if name not in SPLITS:
+            raise unknown_name("split", name, SPLITS)
+        return tuple(record for record in self.records if record.split == name)
+
+    def video_path(self, record: VideoRecord) -> Path:
+        """Where the record's file is."""
+        return self.root / record.path
+
+    @property
+    def fingerprint(self) -> str:
+        """12 hex digits of what determines the videos: ids, content, labels, splits, steps; not the root."""
+        about = [self.classes, self.step_seconds, self.multi_label, [self._identity(r) for r in self.records]]
+        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
+
+    def _identity(self, record: VideoRecord) -> dict[str, Any]:
+        identity = dataclasses.asdict(record)
+        if not record.content:
+            path = self.video_path(record)
+            identity["content"] = path.stat().st_size if path.is_file() else None
+        return identity
+
+
+def video_key(video_id: str) -> int:
+    """63-bit hash of a video's id, the same on every machine and in every process."""
+    return int.from_bytes(hashlib.sha256(video_id.encode()).digest()[:8], "big") >> 1
+
+
+def content_hash(path: Path) -> str:
+    """16 hex digits over the bytes of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file atomically; a NaN or infinity is a ValueError."""
+    text = json.dumps(value, allow_nan=False, indent=1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def save_manifest(dataset: Dataset) -> None:
+    """Write `root/manifest.json` atomically."""
+    described = {
+        "format": _FORMAT,
+        "name": dataset.name,
+        "classes": dataset.classes,
+        "step_seconds": dataset.step_seconds,
+        "multi_label": dataset.multi_label,
+        "class_groups": dict(dataset.class_groups),
+        "generator": dict(dataset.generator),
+        "videos": [dataclasses.asdict(record) for record in dataset.records],
+    }
+    write_json(dataset.root / MANIFEST, described)
+
+
+def load_dataset(root: Path) -> Dataset:
+    """Read `root/manifest.json`.
+
+    Raises DataError when the folder or manifest is missing or empty, when there is one class only, when a
+    split has no videos, when a record contradicts the rest, or when none of the files is there.
+    """
+    root = Path(root)
+    dataset = _parse(root, _read_manifest(root))
+    _check(dataset)
+    return dataset
+
+
+def _read_manifest(root: Path) -> Mapping[str, Any]:
+    if not root.is_dir():
+        raise DataError(f"no data set at {root}: the folder does not exist", f"{_MAKE}, or check the path.")
+    path = root / MANIFEST
+    if not path.is_file():
+        what = "has no manifest.json" if any(root.iterdir()) else "is empty"
+        raise DataError(
+            f"no data set at {root}: the folder {what}",
+            f"{_MAKE}; it finishes an interrupted one. A set of your own needs a manifest.json.",
+        )
+    try:
+        described = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is not JSON: {error}", f"Mend it, or delete it. {_MAKE}.") from error
+    found = described.get("format") if isinstance(described, dict) else None
+    if found != _FORMAT:
+        raise DataError(f"{path} has format {found!r}", f"Readable is format {_FORMAT}. {_MAKE} again.")
+    return described
+
+
+def _parse(root: Path, described: Mapping[str, Any]) -> Dataset:
+    try:
+        return Dataset(
+            name=str(described["name"]),
+            root=root,
+            classes=tuple(str(name) for name in described["classes"]),
+            step_seconds=float(described["step_seconds"]),
+            multi_label=bool(described["multi_label"]),
+            class_groups=dict(described.get("class_groups", {})),
+            generator=dict(described.get("generator", {})),
+            records=tuple(_parse_record(video) for video in described["videos"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = f"missing {error}" if isinstance(error, KeyError) else str(error)
+        raise DataError(
+            f"{root / MANIFEST} cannot be used: {reason}",
+            "It needs name, classes, step_seconds, multi_label and videos, each video with video_id, path, "
+            "split, labels, num_steps and duration_seconds.",
+        ) from error
+
+
+def _parse_record(video: Mapping[str, Any]) -> VideoRecord:
+    steps: Sequence[int] | None = video.get("step_labels")
+    return VideoRecord(
+        video_id=str(video["video_id"]),
+        path=str(video["path"]),
+        split=str(video["split"]),
+        labels=tuple(int(label) for label in video["labels"]),
+        num_steps=int(video["num_steps"]),
+        duration_seconds=float(video["duration_seconds"]),
+        step_labels=None if steps is None else tuple(int(label) for label in steps),
+        events=tuple(
+            Event(
+                label=int(event["label"]),
+                start_seconds=float(event["start_seconds"]),
+                end_seconds=float(event["end_seconds"]),
+            )
+            for event in video.get("events", ())
+        ),
+        content=str(video.get("content", "")),
+    )
+
+
+def _check(dataset: Dataset) -> None:
+    where = dataset.root / MANIFEST
+    if not dataset.records:
+        raise DataError(f"{where} lists no videos", f"{_MAKE}, or add your videos to it.")
+    if len(dataset.classes) < 2:
+        raise DataError(
+            f"{where} has {len(dataset.classes)} class: {', '.join(dataset.classes) or '(none)'}",
+            "Recognition needs two classes or more.",
+        )
+    if len(set(dataset.classes)) < len(dataset.classes):
+        raise DataError(f"{where} names a class twice", "Class names must differ.")
+    if not (math.isfinite(dataset.step_seconds) and dataset.step_seconds > 0):
+        raise DataError(f"{where}: step_seconds is {dataset.step_seconds}", "It must be above 0, as 0.5.")
+    for record in dataset.records:
+        _check_record(dataset, record)
+    id_, count = Counter(record.video_id for record in dataset.records).most_common(1)[0]
+    if count > 1:
+        raise DataError(f"{where} lists video {id_!r} {count} times", "Each video_id must be there once.")
+    sizes = {name: len(dataset.split(name)) for name in SPLITS}
+    if missing := [name for name, size in sizes.items() if size == 0]:
+        raise DataError(
+            f"{where} has no videos in split {', '.join(missing)} (found {sizes})",
+            "Training needs videos in train, val and test: knobs are chosen on val and shown on test.",
+        )
+    seen = {label for record in dataset.records for label in record.labels}
+    if len(seen) < 2:
+        raise DataError(
+            f"all videos of {where} are of one class", "Recognition needs videos of two classes or more."
+        )
+    if not any(dataset.video_path(record).is_file() for record in dataset.records):
+        raise DataError(
+            f"none of the {len(dataset.records)} videos that {where} lists is there",
+            f"Paths are relative to {dataset.root}. {_MAKE} again, or put the files back.",
+        )
+
+
+def _check_record(dataset: Dataset, record: VideoRecord) -> None:
+    classes = len(dataset.classes)
+    used = [*record.labels, *(event.label for event in record.events)]
+    problem = ""
+    if record.split not in SPLITS:
+        problem = f"split {record.split!r} (allowed: {', '.join(SPLITS)})"
+    elif any(not 0 <= label < classes for label in used):
+        problem = f"labels {tuple(used)} (allowed: 0 to {classes - 1})"
+    elif not dataset.multi_label and len(record.labels) != 1:
+        problem = f"labels {record.labels} (exactly one, or set multi_label to true)"
+    elif record.num_steps < 1:
+        problem = f"num_steps {record.num_steps} (1 or more)"
+    elif record.step_labels is not None and len(record.step_labels) != record.num_steps:
+        problem = f"{len(record.step_labels)} step_labels for {record.num_steps} steps"
+    elif record.step_labels is not None and any(not -1 <= label < classes for label in record.step_labels):
+        problem = f"step_labels outside -1 to {classes - 1}"
+    elif any(event.end_seconds <= event.start_seconds for event in record.events):
+        problem = "an event that ends before it starts"
+    if problem:
+        raise DataError(
+            f"{dataset.root / MANIFEST}: video {record.video_id!r} has {problem}",
+            "Mend this entry of the manifest.",
+        )

@@ -1,0 +1,347 @@
+"""Reading videos: frames, snippets and log-mel audio of steps, decoded forward and only as far as asked.
+
+A video of duration d has T = max(1, floor(d / step_seconds)) steps. Which frame is shown when is known from
+the packets' time stamps, read at opening without decoding; so variable frame rates are right, the number of
+steps of a truncated file is what is really there, and reading a step decodes nothing after its last frame.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self, final
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.video.reformatter import Interpolation, VideoReformatter
+
+from paretovid.trainables.data.audio import SAMPLE_RATE, AudioTrack, log_mel
+from paretovid.trainables.errors import UsageError, VideoError
+
+# Containers of real videos. FFmpeg's probing would also take a text file for ANSI art, an image for a video
+# of one frame, or a playlist that makes it fetch what the playlist names.
+_FORMATS = "mov,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,gif,h264,hevc,m4v,nut,ivf,mxf,wtv"
+_EXPECTED = "Expected a video file with a video stream, such as MP4, MKV, WebM, MOV or AVI."
+_KEPT_BYTES = 512 * 2**20  # decoded frames of the current step that are kept for its other readers
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InputSpec:
+    """What a component is shown of a step.
+
+    Arguments:
+        kind: "frame": the frame shown at the middle of the step; "snippet": frames spread evenly over it;
+            "logmel": log-mel spectrogram of its audio.
+        size: pixels of the square frame (another shape is squeezed to it), or mel bands.
+        num_frames: frames of a snippet, or time bins of a log-mel.
+    """
+
+    kind: Literal["frame", "snippet", "logmel"]
+    size: int
+    num_frames: int = 1
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("frame", "snippet", "logmel"):
+            raise UsageError(f"input kind {self.kind!r}", "Allowed: frame, snippet, logmel.")
+        if self.size < 1 or self.num_frames < 1:
+            raise UsageError(f"input of size {self.size} x {self.num_frames}", "Both must be 1 or more.")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one step: `[S, S, 3]`, `[F, S, S, 3]` or `[mels, bins]`."""
+        if self.kind == "logmel":
+            return self.size, self.num_frames
+        image = (self.size, self.size, 3)
+        return image if self.kind == "frame" else (self.num_frames, *image)
+
+
+def count_steps(duration_seconds: float, step_seconds: float) -> int:
+    """T: whole steps of a video, at least one."""
+    return max(1, math.floor(duration_seconds / step_seconds + 1e-6))
+
+
+@final
+class VideoReader:
+    """Steps of one video, decoded lazily; a context manager.
+
+    Reading goes forward without seeking. Going back within a step is free; going back further starts the
+    file again. Same bytes, step and specification: same array.
+
+    Arguments:
+        source: a path, or the bytes of a file.
+        name: for messages; the path by default.
+
+    Raises VideoError, naming the file, when it is missing, empty, no video or has no video stream, and on
+    reading when no frame can be decoded.
+    """
+
+    def __init__(self, source: Path | str | bytes, *, step_seconds: float, name: str | None = None) -> None:
+        if not step_seconds > 0:
+            raise UsageError(f"step_seconds is {step_seconds}", "It must be above 0, as 0.5.")
+        began = time.perf_counter()
+        self.name = name or ("<bytes>" if isinstance(source, bytes) else str(source))
+        self.step_seconds = step_seconds
+        self.frames_decoded = 0
+        self._source = source
+        self._notes: list[str] = []
+        self._reformatters: dict[int, VideoReformatter] = {}
+        self._audio: AudioTrack | None = None
+        self._container = _open(source, self.name)
+        try:
+            self._read_index()
+            self._start_decoding()
+        except BaseException:
+            self._container.close()
+            raise
+        self.decode_seconds = time.perf_counter() - began
+        """Seconds spent so far on opening, decoding, resizing and spectrograms."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give files and decoded frames back."""
+        self._kept.clear()
+        self._container.close()
+        if self._audio is not None:
+            self._audio.close()
+
+    @property
+    def num_steps(self) -> int:
+        """T."""
+        return count_steps(self.duration_seconds, self.step_seconds)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was not as expected and how it was dealt with; grows while reading."""
+        return tuple(self._notes)
+
+    def read(self, step: int, spec: InputSpec) -> np.ndarray:
+        """One step as a component wants it.
+
+        Returns uint8 RGB `[S, S, 3]` (frame) or `[F, S, S, 3]` (snippet), or float32 `[mels, bins]` (logmel).
+        Raises IndexError for a step outside 0..T-1.
+        """
+        if not 0 <= step < self.num_steps:
+            raise IndexError(f"{self.name}: step {step} of {self.num_steps}")
+        began = time.perf_counter()
+        try:
+            if spec.kind == "logmel":
+                return self._read_log_mel(step, spec)
+            count = spec.num_frames if spec.kind == "snippet" else 1
+            start = step * self.step_seconds
+            self._forget_before(self._shown_at(start))
+            wanted = [self._shown_at(start + (i + 0.5) * self.step_seconds / count) for i in range(count)]
+            images = {frame: self._image(frame, spec.size) for frame in sorted(set(wanted))}
+            return images[wanted[0]] if spec.kind == "frame" else np.stack([images[i] for i in wanted])
+        finally:
+            self.decode_seconds += time.perf_counter() - began
+
+    # Which frame is shown when
+
+    def _read_index(self) -> None:
+        """Time stamps of all frames, from the packets; nothing is decoded."""
+        streams = [s for s in self._container.streams.video if not s.disposition & _COVER_ART]
+        if not streams:
+            raise VideoError(f"{self.name} has no video stream", _EXPECTED)
+        stream = streams[0]
+        self._stream_index = stream.index
+        self.has_audio = bool(self._container.streams.audio)
+        stamps: list[int | None] = []
+        end, whole = 0, True
+        try:
+            for packet in self._container.demux(stream):
+                if packet.size == 0 or packet.is_discard:
+                    continue
+                whole = whole and not packet.is_corrupt
+                stamps.append(packet.pts)
+                end = max(end, (packet.pts or 0) + (packet.duration or 0))
+        except av.error.FFmpegError:
+            whole = False
+        if not stamps:
+            raise VideoError(f"{self.name} has a video stream without a single frame", _EXPECTED)
+        self._set_stamps(stream, stamps, end)
+        declared, slack = (self._container.duration or 0) / 1e6, 1.0  # may be that of longer sound
+        if stream.duration:
+            declared, slack = float(stream.duration * (stream.time_base or 1)), 0.5 * self.step_seconds
+        if not whole or declared > self.duration_seconds + slack:
+            of = f" of {declared:.1f} s" if declared else ""
+            self._notes.append(f"truncated at {self.duration_seconds:.1f} s{of}: what is there is used")
+        if not self.has_audio:
+            self._notes.append("no audio: silence")
+
+    def _set_stamps(self, stream: av.VideoStream, stamps: list[int | None], end: int) -> None:
+        known = [stamp for stamp in stamps if stamp is not None]
+        # Streams without time stamps (raw H.264) run at a constant rate; their frames are counted.
+        self._is_counted = len(known) < len(stamps)
+        if self._is_counted:
+            rate = float(stream.average_rate or stream.guessed_rate or 25)
+            self._stamps = np.arange(len(stamps))
+            self._times = self._stamps / rate
+            self._origin_seconds = 0.0
+            self.duration_seconds = len(stamps) / rate
+            return
+        unit = float(stream.time_base or 1)
+        self._stamps = np.unique(np.array(known, np.int64))
+        self._times = (self._stamps - self._stamps[0]) * unit
+        self._origin_seconds = float(self._stamps[0]) * unit
+        usual = float(np.median(np.diff(self._times))) if len(self._times) > 1 else 0.04
+        self.duration_seconds = max(end * unit - self._origin_seconds, 0.0)
+        if end <= self._stamps[-1]:  # the last packet does not say how long it is shown
+            self.duration_seconds = float(self._times[-1]) + usual
+
+    def _shown_at(self, seconds: float) -> int:
+        """Number of the frame that is shown at a time."""
+        return max(0, int(np.searchsorted(self._times, seconds + 1e-6, side="right")) - 1)
+
+    # Decoding
+
+    def _start_decoding(self) -> None:
+        self._container.close()
+        self._container = _open(self._source, self.name)
+        stream = self._container.streams[self._stream_index]
+        # One thread: a threaded decoder works several frames ahead of what was asked for.
+        stream.thread_type = "NONE"  # type: ignore[attr-defined]
+        stream.codec_context.thread_count = 1
+        self._frames = self._decode_all()
+        self._kept: dict[int, av.VideoFrame] = {}  # frames of the current step, by number, ascending
+        self._kept_bytes = 0
+        self._kept_from = 0  # frames before this one are gone
+        self._position = -1  # number of the last decoded frame
+
+    def _decode_all(self) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Frames with their numbers, skipping what is damaged."""
+        stream = self._container.streams[self._stream_index]
+        packets = self._container.demux(stream)
+        count = 0
+        while True:
+            try:
+                packet = next(packets, None)
+                if packet is None:
+                    return
+                frames = packet.decode()
+            except av.error.EOFError:
+                return
+            except av.error.FFmpegError:
+                where = float(self._times[max(0, self._position)])
+                self._note(f"damaged near {where:.1f} s: the last good frame is shown instead")
+                continue
+            for frame in frames:
+                assert isinstance(frame, av.VideoFrame)
+                stamp = count if self._is_counted or frame.pts is None else frame.pts
+                count += 1
+                self.frames_decoded += 1
+                yield int(np.searchsorted(self._stamps, stamp, side="right")) - 1, frame
+
+    def _frame(self, number: int) -> av.VideoFrame:
+        """The frame of a number, or the closest that could be decoded."""
+        if number < self._kept_from:
+            self._start_decoding()
+        while self._position < number:
+            decoded = next(self._frames, None)
+            if decoded is None:
+                break
+            self._keep(*decoded)
+        if not self._kept:
+            raise VideoError(f"{self.name}: not one frame can be decoded", f"It is damaged. {_EXPECTED}")
+        before = [kept for kept in self._kept if kept <= number]
+        return self._kept[before[-1]] if before else next(iter(self._kept.values()))
+
+    def _keep(self, number: int, frame: av.VideoFrame) -> None:
+        self._position = max(self._position, number)
+        self._kept[number] = frame
+        self._kept_bytes += _frame_bytes(frame)
+        while self._kept_bytes > _KEPT_BYTES and len(self._kept) > 1:
+            self._drop_oldest()
+
+    def _forget_before(self, number: int) -> None:
+        """Let go of frames that are no longer shown when this one would be (it may be a damaged one)."""
+        numbers = list(self._kept)
+        for after in numbers[1:]:
+            if after > number:
+                break
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        oldest = next(iter(self._kept))
+        self._kept_bytes -= _frame_bytes(self._kept.pop(oldest))
+        self._kept_from = max(self._kept_from, oldest + 1)
+
+    # What components are shown
+
+    def _image(self, number: int, size: int) -> np.ndarray:
+        frame = self._frame(number)
+        reformatter = self._reformatters.setdefault(size, VideoReformatter())
+        resized = reformatter.reformat(frame, size, size, "rgb24", interpolation=Interpolation.AREA)
+        turns = round(frame.rotation / 90) % 4
+        if turns == 0:
+            return resized.to_ndarray()
+        self._note(f"rotated by {turns * 90} degrees counter-clockwise, as its metadata says")
+        return np.ascontiguousarray(np.rot90(resized.to_ndarray(), turns))
+
+    def _read_log_mel(self, step: int, spec: InputSpec) -> np.ndarray:
+        start, stop = (round((step + i) * self.step_seconds * SAMPLE_RATE) for i in (0, 1))
+        samples = np.zeros(stop - start, np.float32)
+        if self.has_audio:
+            if self._audio is None:
+                self._audio = AudioTrack(_open(self._source, self.name), self._origin_seconds)
+            samples = self._audio.samples(start, stop)
+            if self._audio.damaged_at_seconds is not None:
+                self._note(f"audio damaged at {self._audio.damaged_at_seconds:.1f} s: silence after it")
+        return log_mel(samples, bands=spec.size, bins=spec.num_frames)
+
+    def _note(self, note: str) -> None:
+        if note not in self._notes:
+            self._notes.append(note)
+
+
+_COVER_ART = av.stream.Disposition.attached_pic
+
+
+def read_all_steps(
+    source: Path | str | bytes, specs: Mapping[str, InputSpec], *, step_seconds: float
+) -> dict[str, np.ndarray]:
+    """All steps of a video for some components, decoded once: `[T, ...]` per key, as `VideoReader.read`."""
+    with VideoReader(source, step_seconds=step_seconds) as reader:
+        return read_steps(reader, specs)
+
+
+def read_steps(reader: VideoReader, specs: Mapping[str, InputSpec]) -> dict[str, np.ndarray]:
+    """As `read_all_steps`, of an open reader, whose notes the caller then has."""
+    steps = [
+        {key: reader.read(step, spec) for key, spec in specs.items()} for step in range(reader.num_steps)
+    ]
+    return {key: np.stack([values[key] for values in steps]) for key in specs}
+
+
+def _open(source: Path | str | bytes, name: str) -> InputContainer:
+    if not isinstance(source, bytes):
+        path = Path(source)
+        if not path.exists():
+            raise VideoError(f"{name}: no such file", "Check the path. " + _EXPECTED)
+        if path.is_dir():
+            raise VideoError(f"{name} is a folder", "Name the videos in it. " + _EXPECTED)
+    size = len(source) if isinstance(source, bytes) else Path(source).stat().st_size
+    if size == 0:
+        raise VideoError(f"{name} is empty", _EXPECTED)
+    try:
+        file = io.BytesIO(source) if isinstance(source, bytes) else str(source)
+        return av.open(file, "r", options={"format_whitelist": _FORMATS}, metadata_errors="replace")
+    except (av.error.FFmpegError, OSError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise VideoError(f"{name} cannot be read as a video ({reason})", _EXPECTED) from error
+
+
+def _frame_bytes(frame: av.VideoFrame) -> int:
+    return sum(plane.buffer_size for plane in frame.planes)

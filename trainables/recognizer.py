@@ -1,0 +1,247 @@
+"""What is promoted: a trained method with its backbones, from raw videos to labels with their cost.
+
+It decodes a step and runs a backbone on it only when the method asks, through `VideoProvider`, and its
+answers are those that were measured on cached features. Plain PyTorch and PyAV.
+
+A model folder:
+
+    model.json             method, its fields, sources, widths, costs, classes, operating point
+    method.safetensors     the method's weights
+    backbones/<source>/    weights and JSON per source, as `save_backbone` wrote them
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from paretovid.trainables.components import Backbone, component, load_backbone
+from paretovid.trainables.cost import CostTable, deterministic_eval
+from paretovid.trainables.data.dataset import video_key
+from paretovid.trainables.data.videos import VideoReader
+from paretovid.trainables.errors import DataError, UsageError, VideoError, unknown_name
+from paretovid.trainables.method import InferenceKnob, Method
+from paretovid.trainables.methods import build_method, method_class
+from paretovid.trainables.provider import VideoProvider
+
+MODEL_FILE = "model.json"
+WEIGHTS_FILE = "method.safetensors"
+LOOKS = ("none", "coarse", "fine")
+"""What a step's decision 0, 1, 2 means: not looked at, cheap sources only, the dear source as well."""
+
+VideoSource = str | Path | bytes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prediction:
+    """The answer for one video, or why there is none."""
+
+    path: str
+    """As it was asked for; `<bytes>` for bytes."""
+    labels: tuple[tuple[str, float], ...] = ()
+    """All classes with their scores (0 to 1), highest first."""
+    gflops: float = 0.0
+    """Spent on this video: giga multiply-accumulates."""
+    calls: dict[str, int]
+    """Component to the number of calls."""
+    steps: tuple[str, ...] = ()
+    """Per step: `none`, `coarse` or `fine`."""
+    decode_seconds: float = 0.0
+    compute_seconds: float = 0.0
+    """Everything but decoding."""
+    notes: tuple[str, ...] = ()
+    """Declared fallbacks of the decoder (no audio, truncated, rotated)."""
+    error: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """An entry of `videos` as `predict --json` prints it."""
+        return {
+            "path": self.path,
+            "labels": [{"label": label, "score": score} for label, score in self.labels],
+            "gflops": self.gflops,
+            "calls": self.calls,
+            "steps": list(self.steps),
+            "error": self.error,
+        }
+
+    def details(self) -> dict[str, Any]:
+        """The same with seconds and notes."""
+        times = {"decode_seconds": self.decode_seconds, "compute_seconds": self.compute_seconds}
+        return {**self.to_json(), **times, "notes": list(self.notes)}
+
+
+def checked_setting(
+    knobs: Iterable[InferenceKnob], given: Mapping[str, Any], defaults: Mapping[str, float]
+) -> dict[str, float]:
+    """Values of all inference knobs: those given, else the defaults, else the knobs' own.
+
+    Raises `UnknownNameError` for a name that is no knob, `UsageError` for a value that is not a finite
+    number within the knob's range.
+    """
+    by_name = {knob.name: knob for knob in knobs}
+    for name in given:
+        if name not in by_name:
+            raise unknown_name("parameter of this model", name, by_name)
+    values = {name: defaults.get(name, knob.default) for name, knob in by_name.items()}
+    return {name: _in_range(knob, given.get(name, values[name])) for name, knob in by_name.items()}
+
+
+def _in_range(knob: InferenceKnob, value: Any) -> float:
+    kind = "a whole number" if knob.whole else "a number"
+    allowed = f"{kind} from {knob.low:g} to {knob.high:g}: {knob.description}."
+    # numpy's numbers have item(); a flag is not a number to a user.
+    value = value.item() if hasattr(value, "item") else value
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or not knob.low <= value <= knob.high:
+        raise UsageError(f"{knob.name} cannot be {value!r}", f"Give {allowed}")
+    if knob.whole and value != int(value):
+        raise UsageError(f"{knob.name} cannot be {value!r}", f"Give {allowed}")
+    return float(value)
+
+
+def write_model_folder(
+    folder: Path, description: Mapping[str, Any], weights: Path, backbones: Mapping[str, Path]
+) -> None:
+    """Makes a model folder from a trial's weights and the backbone folders of its sources.
+
+    Arguments:
+        description: method, config, sources, widths, costs, classes, multi_label, step_seconds,
+            feature_dtype, setting; more is kept.
+    """
+    folder.mkdir(parents=True)
+    shutil.copyfile(weights, folder / WEIGHTS_FILE)
+    for source, path in backbones.items():
+        shutil.copytree(path, folder / "backbones" / source)
+    (folder / MODEL_FILE).write_text(json.dumps(description, indent=1, allow_nan=False))
+
+
+@final
+class Recognizer:
+    """A model folder, loaded. `predict` may be called from one thread at a time."""
+
+    def __init__(
+        self, description: Mapping[str, Any], method: Method, backbones: Mapping[str, Backbone]
+    ) -> None:
+        self.description = dict(description)
+        self.method = method
+        self.backbones = dict(backbones)
+        self.classes = tuple(description["classes"])
+        self.knobs = method.inference_knobs
+        self.defaults: dict[str, float] = dict(description["setting"])
+        self._costs = CostTable.from_json(description["costs"])
+        self._specs = {source: component(name).input for source, name in description["sources"].items()}
+        # What was measured saw features as they were stored; the last bit can tip a decision.
+        self._dtype = getattr(torch, description.get("feature_dtype", "float32"))
+
+    @classmethod
+    def load(cls, folder: Path) -> Recognizer:
+        """The model in `folder`. Raises `DataError` if it is not whole."""
+        try:
+            description = json.loads((folder / MODEL_FILE).read_text())
+            weights = load_file(folder / WEIGHTS_FILE)
+        except Exception as error:  # safetensors raises its own type, a subclass of Exception
+            raise DataError(
+                f"{folder} is not a model folder: {error}", f"It needs {MODEL_FILE} and {WEIGHTS_FILE}."
+            ) from error
+        method = build_method(
+            description["method"],
+            description["config"],
+            widths=description["widths"],
+            num_classes=len(description["classes"]),
+            multi_label=description["multi_label"],
+        )
+        method.load_state_dict(weights)
+        backbones = {s: load_backbone(folder / "backbones" / s)[0].eval() for s in description["sources"]}
+        return cls(description, method.eval(), backbones)
+
+    def predict(
+        self,
+        videos: Sequence[VideoSource],
+        setting: Mapping[str, Any] | None = None,
+        *,
+        ids: Sequence[str] | None = None,
+    ) -> list[Prediction]:
+        """Answers for videos given as paths or bytes, one by one; a bad one does not stop the others.
+
+        Arguments:
+            setting: inference knobs by name; those left out are as at the promoted operating point.
+            ids: the videos' ids in their data set; only methods with a random part depend on them.
+
+        Raises `UsageError` for an unknown or impossible knob.
+        """
+        values = checked_setting(self.knobs, setting or {}, self.defaults)
+        names = ids or [_video_id(video) for video in videos]
+        return [self._predict_one(video, name, values) for video, name in zip(videos, names, strict=True)]
+
+    def _predict_one(self, video: VideoSource, video_id: str, setting: Mapping[str, float]) -> Prediction:
+        shown = "<bytes>" if isinstance(video, bytes) else str(video)
+        try:
+            if not isinstance(video, bytes) and not Path(video).is_file():
+                raise VideoError(f"{shown}: no such file", "Give the path of a video file.")
+            with VideoReader(video, step_seconds=self.description["step_seconds"], name=shown) as reader:
+                return self._look(reader, shown, video_id, setting)
+        except (DataError, OSError) as error:
+            return Prediction(path=shown, calls={}, error=" ".join(str(error).split()))
+
+    def _look(
+        self, reader: VideoReader, shown: str, video_id: str, setting: Mapping[str, float]
+    ) -> Prediction:
+        started = time.perf_counter()
+        decoded_before = reader.decode_seconds
+
+        def compute(source: str, step: int) -> Tensor:
+            decoded = torch.from_numpy(reader.read(step, self._specs[source]))
+            features: Tensor = self.backbones[source](decoded[None])[0]
+            return features.to(self._dtype).float()
+
+        provider = VideoProvider(
+            compute,
+            widths=self.description["widths"],
+            num_steps=reader.num_steps,
+            video_key=video_key(video_id),
+            components=self.description["sources"],
+            costs=self._costs,
+        )
+        with deterministic_eval(self.method):
+            outcome = self.method.run(provider, setting)
+        decode_seconds = reader.decode_seconds - decoded_before
+        ranked = sorted(zip(self.classes, outcome.scores[0].tolist(), strict=True), key=lambda pair: -pair[1])
+        calls = {name: int(count[0]) for name, count in outcome.calls.items()}
+        return Prediction(
+            path=shown,
+            labels=tuple(ranked),
+            gflops=float(self._costs.gflops(outcome.calls)[0]),
+            calls=calls,
+            steps=_looks(outcome.decisions[0], reader.num_steps),
+            decode_seconds=decode_seconds,
+            compute_seconds=max(0.0, time.perf_counter() - started - decode_seconds),
+            notes=tuple(reader.notes),
+        )
+
+
+def _looks(decisions: Tensor, num_steps: int) -> tuple[str, ...]:
+    """A word per step; a method that answers early decides nothing about the steps that are left."""
+    looks = [LOOKS[int(look)] for look in decisions[:num_steps]]
+    return (*looks, *(LOOKS[0] for _ in range(num_steps - len(looks))))
+
+
+def _video_id(video: VideoSource) -> str:
+    if isinstance(video, bytes):
+        return hashlib.sha256(video).hexdigest()
+    return Path(video).stem
+
+
+def knobs_of(method: str) -> tuple[InferenceKnob, ...]:
+    """The inference knobs of a registered method."""
+    return method_class(method).inference_knobs
