@@ -24,7 +24,7 @@ from paretovid.platform.config import load_sweep_config
 from paretovid.platform.pipeline import prepare
 from paretovid.platform.progress import Progress
 from paretovid.trainables.metrics import bootstrap_map_difference
-from paretovid.trainables.trial import LocalContext, TrialConfig, TrainingConfig, run_trial
+from paretovid.trainables.trial import LocalContext, TrainingConfig, TrialConfig, run_trial
 
 GAMMAS = (0.05, 0.1, 0.15, 0.2, 0.3)
 QUALITY_MARGIN = 0.005
@@ -32,8 +32,7 @@ QUALITY_MARGIN = 0.005
 TRIALS: dict[str, tuple[str, dict[str, Any]]] = {
     **{f"lite_eval-g{g}": ("lite_eval", {"target_usage": g}) for g in GAMMAS},
     **{
-        f"no_sync-g{g}": ("lite_eval", {"target_usage": g, "network": {"synchronize": False}})
-        for g in GAMMAS
+        f"no_sync-g{g}": ("lite_eval", {"target_usage": g, "network": {"synchronize": False}}) for g in GAMMAS
     },
     "random_gate": ("random_gate", {}),
     "uniform": ("uniform", {}),
@@ -185,7 +184,11 @@ def interval(values: Iterable[float]) -> tuple[float, float, float]:
     from scipy.stats import t  # comes with scikit-learn
 
     array = np.array(list(values))
-    half = float(t.ppf(0.975, len(array) - 1) * array.std(ddof=1) / np.sqrt(len(array))) if len(array) > 1 else 0.0
+    half = (
+        float(t.ppf(0.975, len(array) - 1) * array.std(ddof=1) / np.sqrt(len(array)))
+        if len(array) > 1
+        else 0.0
+    )
     return float(array.mean()), float(array.mean() - half), float(array.mean() + half)
 
 
@@ -214,7 +217,11 @@ def print_tables(runs: list[dict[str, Any]]) -> None:
         ("random gate at no less cost", "against_random", ("lite_eval_map", "random_map", "difference")),
         ("without synchronisation", "against_no_sync", ("map", "no_sync_map", "difference")),
     ]:
-        print(f"\n| {title}, gamma | " + " | ".join(columns) + " | GFLOPs ours | theirs |\n|---|---|---|---|---|---|")
+        print(
+            f"\n| {title}, gamma | "
+            + " | ".join(columns)
+            + " | GFLOPs ours | theirs |\n|---|---|---|---|---|---|"
+        )
         theirs = "random_gflops" if "random" in key else "no_sync_gflops"
         ours = "lite_eval_gflops" if "random" in key else "gflops"
         for i, g in enumerate(GAMMAS):
@@ -222,12 +229,16 @@ def print_tables(runs: list[dict[str, Any]]) -> None:
             cells = [span((row[c] for row in rows), True) for c in columns]
             cells += [f"{np.mean([row[k] for row in rows]):.5f}" for k in (ours, theirs)]
             print(f"| {g} | " + " | ".join(cells) + " |")
-    print("\n| usage, gamma | measured usage | std/mean over videos | std/mean over classes |\n|---|---|---|---|")
+    print(
+        "\n| usage, gamma | measured usage | std/mean over videos | std/mean over classes |\n|---|---|---|---|"
+    )
     for i, g in enumerate(GAMMAS):
         rows = [run["usage"][i] for run in runs]
         keys = ("usage", "videos_std_over_mean", "classes_std_over_mean")
         print(f"| {g} | " + " | ".join(span(row[k] for row in rows) for k in keys) + " |")
-    print("\n| method | test mAP, natural setting | best test mAP of its curve | GFLOPs there |\n|---|---|---|---|")
+    print(
+        "\n| method | test mAP, natural setting | best test mAP of its curve | GFLOPs there |\n|---|---|---|---|"
+    )
     for name in runs[0]["curves"]:
         curves = [run["curves"][name] for run in runs]
         print(
@@ -264,7 +275,9 @@ def analyse(folder: Path, seed: int) -> dict[str, Any]:
 
 def main() -> None:
     """Trains what is missing, prints the tables, writes the results."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=TrainingConfig().epochs)

@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 
+_LABELS_SHOWN = 3  # of a video, for people; --json prints all
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
     """What a command prints on stdout."""
@@ -198,6 +201,7 @@ def _cell(value: Any) -> str:
 def _describe_video(video: Mapping[str, Any]) -> str:
     if video["error"]:
         return f"{video['path']}: {video['error']}"
-    labels = ", ".join(f"{entry['label']} {entry['score']:.3f}" for entry in video["labels"])
+    best = video["labels"][:_LABELS_SHOWN]
+    labels = ", ".join(f"{entry['label']} {entry['score']:.3f}" for entry in best)
     calls = ", ".join(f"{component} x {count:g}" for component, count in video["calls"].items())
     return f"{video['path']}: {labels}\n  {video['gflops']:.4g} GFLOPs: {calls or 'no calls'}"

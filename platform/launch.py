@@ -26,6 +26,7 @@ from typing import Any, final
 
 import ray
 import ray.train
+import ray.train.collective
 import ray.train.torch
 import torch
 from ray import tune
@@ -239,7 +240,6 @@ def _nested(trainable: Trainable, storage: Path, wanted: TrialResources) -> Call
 
     def trial(config: dict[str, Any]) -> dict[str, str]:
         from ray.train.torch import TorchConfig, TorchTrainer
-        from ray.tune.integration.ray_train import TuneReportCallback
 
         folder = _folder(storage, config)
         folder.mkdir(parents=True, exist_ok=True)
@@ -255,8 +255,9 @@ def _nested(trainable: Trainable, storage: Path, wanted: TrialResources) -> Call
             run_config=ray.train.RunConfig(
                 # New each time: what to go on from is our checkpoint, not what Train remembers of this name.
                 name=f"{config['trial']}-{uuid.uuid4().hex[:6]}",
+                # Not Ray's TuneReportCallback for progress: a report that comes in while the trial returns can
+                # block both for ever (the main thread of its session waits for the queue that it drains).
                 storage_path=str((storage / "ray" / "train").absolute()),
-                callbacks=[TuneReportCallback()],
             ),
         )
         try:
@@ -371,8 +372,8 @@ class WorkerContext:
         self.world_size = session.get_world_size()
         self.device = ray.train.torch.get_device()
         self._folder = folder
-        # Before any rank can keep another: all must begin at the same one.
-        self._found = kept_checkpoint(folder)
+        # Each for itself, a slow rank could find what a quick one has kept since, and they would part.
+        self._found: Path | None = ray.train.collective.broadcast_from_rank_zero(kept_checkpoint(folder))
 
     def report(self, progress: Mapping[str, float], checkpoint: Path | None = None) -> None:
         """Rank 0 keeps the checkpoint; all ranks wait for each other. Raises `NonFiniteError`."""

@@ -69,7 +69,7 @@ def cluster_of(config: SweepConfig) -> Iterator[Cluster]:
 def make_data(config: SweepConfig, progress: Progress) -> Dataset:
     """The data set that the configuration names: made if it is the built-in one and not whole yet.
 
-    Raises `UsageError` for settings that do not fit what is there, `DataError` for a folder without a data set.
+    Raises `UsageError` for settings that do not fit what is there, `DataError` for a folder without one.
     """
     home = open_home(config.home)
     name, settings = str(config.data["name"]), data_settings(config)
@@ -104,7 +104,7 @@ def _made_before(root: Path, wanted: MovingDigitsConfig) -> Dataset | None:
 
 def _ray_map(function: Callable[[_Item], _Made], items: Sequence[_Item]) -> Iterable[_Made]:
     """`map` over the cluster's CPUs, results in any order, a few items a task."""
-    remote = ray.remote(num_cpus=1, max_retries=2)(_apply)
+    remote: Any = ray.remote(num_cpus=1, max_retries=2)(_apply)
     chunks = [items[i : i + 10] for i in range(0, len(items), 10)]
     pending = [remote.remote(function, chunk) for chunk in chunks]
     while pending:
@@ -324,7 +324,7 @@ def _extract_shards(
     folders: Mapping[str, Path],
     stage: Stage,
 ) -> list[tuple[str, str]]:
-    remote = ray.remote(num_cpus=1, max_retries=2)(_extract_one)
+    remote: Any = ray.remote(num_cpus=1, max_retries=2)(_extract_one)
     pending = {
         remote.remote(dataset, shard, dict(backbones), dict(folders), index): len(shard)
         for index, shard in enumerate(shards)

@@ -24,12 +24,13 @@ from paretovid.platform.config import (
 from paretovid.platform.front import Front, read_front
 from paretovid.platform.home import Home, open_home
 from paretovid.platform.launch import LaunchSummary, TrialResources, launch_trials
+from paretovid.platform.mlflow_store import StoreError, open_store, store_uri
 from paretovid.platform.pipeline import Prepared, check_settings, cluster_of, prepare
 from paretovid.platform.progress import Progress, Stage
 from paretovid.platform.report import front_table, write_html, write_png
 from paretovid.platform.results import read_sweep, read_trial
 from paretovid.platform.searcher import FixedTrial, Hooks, ParetoStudy, Suggestion
-from paretovid.platform.tracking import Tracker, open_store, store_uri
+from paretovid.platform.tracking import Tracker
 from paretovid.search_spaces.schema import SweepConfig
 from paretovid.trainables.components import family, measure_component
 from paretovid.trainables.data.dataset import write_json
@@ -63,10 +64,14 @@ class Plan:
         for name, knob in knobs.items():
             low, high = ends(knob)
             scale = " (log)" if knob.log else ""
-            lines.append(f"  {name:<12} {low:g} to {high:g}{scale}, cheapest: {knob.cheapest}. {knob.description}")
+            lines.append(
+                f"  {name:<12} {low:g} to {high:g}{scale}, cheapest: {knob.cheapest}. {knob.description}"
+            )
         lines.append("first the two anchors (all knobs dearest, all cheapest), then the published settings:")
         lines += [f"  {point}" for point in self.config.method.published]
-        lines.append(f"{self.baselines} baselines beside them: {', '.join(b.name for b in self.config.baselines)}")
+        lines.append(
+            f"{self.baselines} baselines beside them: {', '.join(b.name for b in self.config.baselines)}"
+        )
         lines += ["", "cost of one look, in GFLOPs (multiply-accumulates):"]
         for source, component in family(self.config.backbones.family).items():
             cost = measure_component(component)
@@ -138,6 +143,8 @@ def run_sweep(config: SweepConfig, progress: Progress) -> SweepReport:
     info = _read_info(folder)
     if info and info["state"] == "finished":
         progress.say(f"sweep {name} is finished; name=NEW starts another one with the same settings")
+        if not (folder / PICTURE).exists():
+            _finish(home, name, config, progress)
         return _report(home, name, None, config)
     with cluster_of(config):
         prepared = prepare(config, progress)
@@ -150,7 +157,7 @@ def run_sweep(config: SweepConfig, progress: Progress) -> SweepReport:
             raise
     _write_info(folder, _info(config, name, "finished", info))
     with progress.stage("front, pictures and tracking") as stage:
-        _finish(home, name, config)
+        _finish(home, name, config, progress)
         stage.done("wrote them")
     return _report(home, name, summary, config, prepared)
 
@@ -221,7 +228,7 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any], path: str = 
     for key in [*before, *(key for key in now if key not in before)]:
         old, new = before.get(key), now.get(key)
         where = f"{path}{key}"
-        if not path and key in _WHERE_ONLY or old == new:
+        if (not path and key in _WHERE_ONLY) or old == new:
             continue
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             found += _differences(old, new, f"{where}.")
@@ -271,7 +278,7 @@ def _search(config: SweepConfig, name: str, prepared: Prepared, progress: Progre
     )
     trials = _Trials(config, name, prepared)
     with progress.stage("search", total=search.trials + len(config.baselines), unit="trials") as stage:
-        driver = _Driver(config, name, home, stage)
+        driver = _Driver(config, name, home, progress, stage)
         summary = launch_trials(
             _run,
             storage=home.sweep(name),
@@ -379,16 +386,20 @@ def _finished(trial: TrialConfig) -> dict[str, Any] | None:
 
 
 class _Driver:
-    """What the driver does while trials run: shows progress and tells MLflow, a few trials at a time."""
+    """What the driver does while trials run: shows progress and tells MLflow, a few trials at a time.
 
-    def __init__(self, config: SweepConfig, sweep: str, home: Home, stage: Stage) -> None:
+    A store that does not answer costs the sweep nothing but the record there: the results are in its folder.
+    """
+
+    def __init__(self, config: SweepConfig, sweep: str, home: Home, progress: Progress, stage: Stage) -> None:
+        self._progress = progress
         self._stage = stage
         self._home = home
         self._sweep = sweep
         self._waiting: list[Path] = []
         self._config = config
         self._tracker: Tracker | None = None
-        self._best = 0.0
+        self._is_untracked = False
 
     def on_progress(self, trial: str, progress: Mapping[str, float]) -> None:
         """Shows that a running trial goes on."""
@@ -407,20 +418,29 @@ class _Driver:
             self._stage.advance(1, note=f"{trial} failed: {error}")
             return
         objectives = result["objectives"]
-        self._stage.advance(1, note=f"{trial}: mAP {100 * objectives['map']:.1f} at {objectives['gflops']:.4f} GFLOPs")
+        self._stage.advance(
+            1, note=f"{trial}: mAP {100 * objectives['map']:.1f} at {objectives['gflops']:.4f} GFLOPs"
+        )
         self._waiting.append(self._home.trial(self._sweep, trial))
         if len(self._waiting) >= TRIALS_PER_TRACKING_BATCH:
             self._track()
 
     def _track(self) -> None:
-        if self._tracker is None:
-            store = open_store(self._home, self._config.tracking.uri)
-            self._tracker = Tracker(store, read_sweep(self._home.sweep(self._sweep)))
-        self._tracker.log_trials([read_trial(folder) for folder in self._waiting])
-        self._waiting.clear()
+        waiting, self._waiting = self._waiting, []
+        if self._is_untracked:
+            return
+        try:
+            if self._tracker is None:
+                store = open_store(self._home, self._config.tracking.uri)
+                self._tracker = Tracker(store, read_sweep(self._home.sweep(self._sweep)))
+            self._tracker.log_trials([read_trial(folder) for folder in waiting])
+        except StoreError as error:
+            # Asked again at the end only: a store that is away answers slowly, and trials must not wait for it.
+            self._is_untracked = True
+            self._progress.say(f"  not tracked for now: {error.message}")
 
 
-def _finish(home: Home, name: str, config: SweepConfig) -> None:
+def _finish(home: Home, name: str, config: SweepConfig, progress: Progress) -> None:
     """Front, pictures, hypervolume and MLflow, all from what is on disk."""
     folder = home.sweep(name)
     front = read_front([folder])
@@ -431,9 +451,11 @@ def _finish(home: Home, name: str, config: SweepConfig) -> None:
     info = _read_info(folder) or {}
     reference = {"map": front.reference.map, "gflops": front.reference.gflops}
     _write_info(folder, {**info, "hypervolume": front.hypervolume, "reference": reference})
-    store = open_store(home, config.tracking.uri)
     sweep = read_sweep(folder)
-    Tracker(store, sweep).finish(sweep, front)
+    try:
+        Tracker(open_store(home, config.tracking.uri), sweep).finish(sweep, front)
+    except StoreError as error:
+        progress.say(f"  not tracked: {error}")
 
 
 def _report(
@@ -444,8 +466,6 @@ def _report(
     prepared: Prepared | None = None,
 ) -> SweepReport:
     folder = home.sweep(name)
-    if not (folder / PICTURE).exists():
-        _finish(home, name, config)
     root = home.data(str(config.data["name"]))
     videos = sorted(root.glob("videos/test_*"))[:2] if prepared is None else _examples(prepared)
     return SweepReport(

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal, final
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from paretovid.trainables.components import (
     Backbone,
@@ -233,7 +234,8 @@ def _train_one(
     if context.world_size > 1:
         # Also gives every rank the weights and input statistics of rank 0.
         classifier = nn.parallel.DistributedDataParallel(classifier, broadcast_buffers=False)
-    total = max(2, round(spec.training_samples * config.effort / config.batch_size))
+    # The schedule cannot divide fewer steps into a rise and a fall.
+    total = max(10, round(spec.training_samples * config.effort / config.batch_size))
     optimizer = torch.optim.AdamW(
         classifier.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
     )
@@ -294,8 +296,8 @@ def _batches(
     size = max(1, config.batch_size // context.world_size)
     for _ in range(total):
         chosen = generator.choice(len(samples.targets), size, p=probabilities)
-        inputs = _varied(samples.inputs[spec.name][chosen], spec, generator)
-        yield torch.from_numpy(inputs), torch.from_numpy(samples.targets[chosen])
+        inputs = _varied(torch.from_numpy(samples.inputs[spec.name][chosen]), spec)
+        yield inputs, torch.from_numpy(samples.targets[chosen])
 
 
 def _sampling(targets: np.ndarray, background_share: float, *, with_background: bool) -> np.ndarray:
@@ -308,28 +310,30 @@ def _sampling(targets: np.ndarray, background_share: float, *, with_background: 
     return share / count
 
 
-def _varied(inputs: np.ndarray, spec: ComponentSpec, generator: np.random.Generator) -> np.ndarray:
-    """Samples as float32, shifted by up to a sixteenth and made a little brighter or darker (louder, softer)."""
-    reach = max(1, spec.input.size // 16)
-    shifts = generator.integers(0, 2 * reach + 1, (len(inputs), 2))
-    rows, columns = (-3, -2) if spec.input.kind != "logmel" else (-2, -1)
-    padding = [(0, 0)] * inputs.ndim
-    padding[columns] = (reach, reach)
-    if spec.input.kind != "logmel":  # a shift along the bands would be another sound
-        padding[rows] = (reach, reach)
-    padded = np.pad(inputs, padding, mode="edge")
-    height, width = inputs.shape[rows], inputs.shape[columns]
-    varied = np.empty(inputs.shape, np.float32)
-    for sample, source, (down, right) in zip(varied, padded, shifts, strict=True):
-        if spec.input.kind == "logmel":
-            sample[:] = source[:, right : right + width]
-        else:
-            sample[:] = source[..., down : down + height, right : right + width, :]
-    column = (len(inputs), *(1 for _ in inputs.shape[1:]))
-    if spec.input.kind == "logmel":
-        return varied + generator.uniform(-0.5, 0.5, column).astype(np.float32)
-    varied *= generator.uniform(0.8, 1.2, column).astype(np.float32)
-    return varied + generator.uniform(-20, 20, column).astype(np.float32)
+def _varied(inputs: Tensor, spec: ComponentSpec) -> Tensor:
+    """Samples as float32, slightly changed, from torch's global generator.
+
+    Pictures are moved by up to a tenth, turned, scaled, brightened and given noise, all frames of a snippet
+    alike; they are never mirrored, which would change digits and directions. Sounds are moved in time and
+    made louder or softer.
+    """
+    count, kind = len(inputs), spec.input.kind
+    inputs = inputs.float()
+    column = (count, *(1 for _ in inputs.shape[1:]))
+    if kind == "logmel":
+        shift = int(torch.randint(-2, 3, ()))
+        return inputs.roll(shift, dims=2) + torch.empty(column).uniform_(-0.5, 0.5)
+    angle, move = torch.empty(count).uniform_(-0.15, 0.15), torch.empty(count, 2).uniform_(-0.2, 0.2)
+    scale = torch.empty(count).uniform_(0.9, 1.1)
+    cosine, sine = scale * angle.cos(), scale * angle.sin()
+    affine = torch.stack([cosine, -sine, move[:, 0], sine, cosine, move[:, 1]], dim=1).view(count, 2, 3)
+    size = spec.input.size
+    flat = inputs.movedim(-1, 1).reshape(count, -1, size, size)  # colours and frames as channels
+    grid = functional.affine_grid(affine, [count, 1, size, size], align_corners=False)
+    moved = functional.grid_sample(flat, grid, padding_mode="border", align_corners=False)
+    varied = moved.view(count, 3, *inputs.shape[1:-1]).movedim(1, -1)
+    varied = varied * torch.empty(column).uniform_(0.8, 1.2) + torch.empty(column).uniform_(-20, 20)
+    return varied + 4 * torch.randn(varied.shape)
 
 
 def _check_finite(name: str, loss: float) -> None:

@@ -72,7 +72,13 @@ class CoarseToFine(nn.Module):
     """
 
     def __init__(
-        self, config: NetworkConfig, *, widths: Mapping[str, int], num_classes: int, multi_label: bool, prefix: str
+        self,
+        config: NetworkConfig,
+        *,
+        widths: Mapping[str, int],
+        num_classes: int,
+        multi_label: bool,
+        prefix: str,
     ) -> None:
         super().__init__()
         self.config = config
@@ -210,7 +216,11 @@ class CoarseToFine(nn.Module):
     def paper_component_costs(self) -> dict[str, ComponentCost]:
         """As LiteEval's code counts: one gate of four, `in*out + out^2 + out`; no projection, gate or head."""
         config = self.config
-        fine_in, c, f = config.coarse_projection + config.fine_projection, config.coarse_hidden, config.fine_hidden
+        fine_in, c, f = (
+            config.coarse_projection + config.fine_projection,
+            config.coarse_hidden,
+            config.fine_hidden,
+        )
         coarse = config.coarse_projection * c + c * c + c
         return self._costs(coarse, fine_in * f + f * f + f, 0, provenance="formula of the paper's code")
 
@@ -233,7 +243,9 @@ class CoarseToFine(nn.Module):
 class _Budget:
     """Keeps each video's cost under a cap: what is not affordable is not asked for."""
 
-    def __init__(self, network: CoarseToFine, provider: Provider, max_gflops: float, gate: str | None) -> None:
+    def __init__(
+        self, network: CoarseToFine, provider: Provider, max_gflops: float, gate: str | None
+    ) -> None:
         self._provider = provider
         self._cap = max_gflops
         self._head = self._coarse = self._fine = 0.0

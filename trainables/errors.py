@@ -71,4 +71,6 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> UnknownNameEr
     names = sorted(known)
     close = difflib.get_close_matches(str(name), names, n=1)
     meant = f"Did you mean {close[0]!r}? " if close else ""
-    return UnknownNameError(f"unknown {kind}: {str(name)!r}", f"{meant}Known: {', '.join(names) or '(none)'}.")
+    return UnknownNameError(
+        f"unknown {kind}: {str(name)!r}", f"{meant}Known: {', '.join(names) or '(none)'}."
+    )

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from paretovid.trainables.cost import CostTable, deterministic_eval
 from paretovid.trainables.coarse_to_fine import LOOKED_FINE
+from paretovid.trainables.cost import CostTable, deterministic_eval
 from paretovid.trainables.data.features import FeatureSplit
 from paretovid.trainables.method import Method, Outcome, Setting
 from paretovid.trainables.metrics import VARIANTS, mean_average_precision, top1
@@ -39,10 +39,11 @@ class Measured:
     def metrics(self, targets: NDArray[Any], num_steps: NDArray[np.int64]) -> dict[str, Any]:
         """The figures of an operating point: all mAP variants, top-1, cost and usage."""
         usage = (self.decisions == LOOKED_FINE).sum(axis=1) / num_steps
-        quality = {METRIC_NAMES[v]: mean_average_precision(self.scores, targets, v) for v in VARIANTS}
+        scores = self.scores.astype(np.float64)
+        quality = {METRIC_NAMES[v]: mean_average_precision(scores, targets, v) for v in VARIANTS}
         return {
             **quality,
-            "top1": top1(self.scores, targets),
+            "top1": top1(scores, targets),
             "gflops": float(self.gflops.mean()),
             "gflops_std": float(self.gflops.std()),
             "gflops_p95": float(np.quantile(self.gflops, 0.95)),
@@ -95,7 +96,8 @@ def measure(
 def _joined(setting: Setting, outcomes: list[Outcome], costs: CostTable, max_steps: int) -> Measured:
     names = sorted({name for outcome in outcomes for name in outcome.calls})
     calls = {
-        name: np.concatenate([_calls(outcome, name) for outcome in outcomes]).astype(np.int64) for name in names
+        name: np.concatenate([_calls(outcome, name) for outcome in outcomes]).astype(np.int64)
+        for name in names
     }
     decisions = [
         torch.nn.functional.pad(outcome.decisions, (0, max_steps - outcome.decisions.shape[1]))

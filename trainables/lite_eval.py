@@ -104,12 +104,15 @@ class LiteEvalConfig:
                 "It is the share of steps that are looked at closely; a skip ratio s is target_usage = 1 - s.",
             )
         if self.usage_weight < 0:
-            raise UsageError(f"usage_weight (lambda) must not be negative: {self.usage_weight}", "0 is allowed.")
+            raise UsageError(
+                f"usage_weight (lambda) must not be negative: {self.usage_weight}", "0 is allowed."
+            )
         if self.usage_reduction not in ("batch", "video"):
             raise UsageError(f"unknown usage_reduction: {self.usage_reduction!r}", "Allowed: batch, video.")
         if not 0 < self.temperature_floor <= 1:
             raise UsageError(
-                f"temperature_floor must be above 0 and at most 1: {self.temperature_floor}", "The paper: 0.5."
+                f"temperature_floor must be above 0 and at most 1: {self.temperature_floor}",
+                "The paper: 0.5.",
             )
 
 

@@ -49,7 +49,9 @@ class LstmConfig:
     def __post_init__(self) -> None:
         check_frame_counts(self.frame_counts)
         if self.training_frames < -1:
-            raise UsageError(f"training_frames must be -1 or more, not {self.training_frames}", "-1 varies it.")
+            raise UsageError(
+                f"training_frames must be -1 or more, not {self.training_frames}", "-1 varies it."
+            )
 
 
 @register

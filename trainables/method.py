@@ -104,7 +104,9 @@ class Method(nn.Module, ABC):
         """The sources that a method with this configuration reads."""
 
     @abstractmethod
-    def __init__(self, config: Any, *, widths: Mapping[str, int], num_classes: int, multi_label: bool) -> None:
+    def __init__(
+        self, config: Any, *, widths: Mapping[str, int], num_classes: int, multi_label: bool
+    ) -> None:
         """Builds the modules. `widths`: source to D_s."""
         super().__init__()
 

@@ -30,7 +30,9 @@ def synthetic_split(
 ) -> FeatureSplit:
     """Features of `num_videos` videos of unequal length (one of a single step), zero at padded steps."""
     generator = torch.Generator().manual_seed(seed)
-    codes = {s: torch.randn(num_classes, w, generator=torch.Generator().manual_seed(7)) for s, w in WIDTHS.items()}
+    codes = {
+        s: torch.randn(num_classes, w, generator=torch.Generator().manual_seed(7)) for s, w in WIDTHS.items()
+    }
     labels = torch.randint(num_classes, (num_videos,), generator=generator)
     num_steps = torch.randint(2, max_steps + 1, (num_videos,), generator=generator)
     num_steps[0], num_steps[-1] = max_steps, 1
@@ -56,7 +58,11 @@ def synthetic_split(
 
 
 def synthetic_method(
-    name: str, fields: Mapping[str, Any] | None = None, num_classes: int = 4, multi_label: bool = False, seed: int = 0
+    name: str,
+    fields: Mapping[str, Any] | None = None,
+    num_classes: int = 4,
+    multi_label: bool = False,
+    seed: int = 0,
 ) -> Method:
     """A method with fresh weights over the synthetic sources."""
     fields = dict(fields or {})
@@ -74,7 +80,8 @@ def synthetic_method(
 def synthetic_costs(method: Method) -> CostTable:
     """Costs of the synthetic sources and of the method's own components."""
     sources = {
-        COMPONENTS[s]: ComponentCost(macs=macs, input="synthetic", provenance="made up") for s, macs in MACS.items()
+        COMPONENTS[s]: ComponentCost(macs=macs, input="synthetic", provenance="made up")
+        for s, macs in MACS.items()
     }
     return CostTable({**sources, **method.component_costs()})
 
@@ -114,7 +121,9 @@ def run_one_by_one(method: Method, split: FeatureSplit, setting: Setting) -> lis
     return outcomes
 
 
-def train_briefly(method: Method, split: FeatureSplit, steps: int = 20, learning_rate: float = 1e-2) -> list[float]:
+def train_briefly(
+    method: Method, split: FeatureSplit, steps: int = 20, learning_rate: float = 1e-2
+) -> list[float]:
     """A few steps of training on one batch; returns the losses."""
     batch = Batch(split.features, split.mask, split.targets, split.video_keys)
     optimizer = torch.optim.Adam(method.parameters(), lr=learning_rate)

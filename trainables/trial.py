@@ -252,9 +252,7 @@ def _average_gradients(method: Method, world_size: int) -> None:
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     torch.distributed.all_reduce(flat)
     flat /= world_size
-    for parameter, part in zip(
-        method.parameters(), flat.split([g.numel() for g in gradients]), strict=True
-    ):
+    for parameter, part in zip(method.parameters(), flat.split([g.numel() for g in gradients]), strict=True):
         parameter.grad = part.view_as(parameter)
 
 
@@ -288,9 +286,7 @@ def _save_checkpoint(
     (folder / "history.json").write_text(json.dumps(history, allow_nan=False))
 
 
-def _restore(
-    folder: Path | None, method: Method, optimizer: torch.optim.Optimizer
-) -> list[dict[str, float]]:
+def _restore(folder: Path | None, method: Method, optimizer: torch.optim.Optimizer) -> list[dict[str, float]]:
     if folder is None:
         return []
     tensors = load_file(folder / "checkpoint.safetensors")
@@ -421,7 +417,9 @@ def _write_scores(
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / "scores.safetensors.partial"
     save_file(
-        tensors, temporary, metadata={name: json.dumps(list(split.video_ids)) for name, split in truth.items()}
+        tensors,
+        temporary,
+        metadata={name: json.dumps(list(split.video_ids)) for name, split in truth.items()},
     )
     temporary.replace(folder / "scores.safetensors")
 

@@ -94,7 +94,8 @@ class _FrameScores(nn.Module):
         example = next(self.parameters())
         return {
             f"{prefix}.{s}_head": ComponentCost(
-                macs=measure_macs(head, example.new_zeros(1, self.widths[s])), input=f"{self.widths[s]} features"
+                macs=measure_macs(head, example.new_zeros(1, self.widths[s])),
+                input=f"{self.widths[s]} features",
             )
             for s, head in self.heads.items()
         }

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -19,7 +22,7 @@ from paretovid.trainables.testing import (
     train_briefly,
 )
 
-VARIANTS = [(name, {}) for name in method_names()] + [
+VARIANTS: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in method_names()] + [
     ("lite_eval", {"network": {"cell": "gru"}}),
     ("lite_eval", {"network": {"synchronize": False}}),
     ("lite_eval", {"usage_reduction": "video"}),
@@ -156,5 +159,5 @@ def test_more_frames_never_cost_less(name):
         synthetic_costs(method).gflops(run_cached(method, split, {"num_frames": n}).calls)
         for n in (1, 2, 4, 8, 0)
     ]
-    assert all(bool((later >= earlier).all()) for earlier, later in zip(costs, costs[1:], strict=False))
+    assert all(bool((later >= earlier).all()) for earlier, later in pairwise(costs))
     assert bool((costs[-1] > costs[0]).any())

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from paretovid.infra.ray_cluster import CLUSTER_ENVIRONMENT, environment
+
+CODE = """
+import os
+import ray
+from paretovid.infra.ray_cluster import connect
+before = {name: value for name, value in os.environ.items() if name.startswith("RAY_")}
+for _ in range(2):
+    with connect(cpus=1, object_store_megabytes=80) as cluster:
+        assert cluster.cpus == 1.0, cluster
+        with connect(cpus=7) as inner:
+            assert inner.cpus == 1.0, inner
+        assert ray.is_initialized(), "the inner block ended what it had not started"
+        look = ray.remote(lambda: (os.environ["RAY_USAGE_STATS_ENABLED"], os.environ["RAY_CHDIR_TO_TRIAL_DIR"]))
+        assert ray.get(look.remote()) == ("0", "0")
+        assert ray.available_resources()["object_store_memory"] <= 80 * 1024**2
+    assert not ray.is_initialized()
+left = {name for name in os.environ if name.startswith("RAY_") and name not in before}
+assert left <= {"RAY_AUTH_TOKEN", "RAY_AUTH_MODE"}, left
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("writable", [True, False])
+def test_local_cluster_is_quiet_and_needs_no_home(tmp_path: Path, writable: bool) -> None:
+    home = tmp_path if writable else Path("/proc/no-such-home")
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    done = subprocess.run(
+        [sys.executable, "-c", CODE], env={**variables, "HOME": str(home)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    assert done.stderr == ""
+    assert not (tmp_path / ".ray").exists()
+
+
+@pytest.mark.ray
+def test_a_cluster_that_is_not_there() -> None:
+    code = (
+        "from paretovid.infra.ray_cluster import connect\n"
+        "try:\n    connect('ray://127.0.0.1:1').__enter__()\n"
+        "except ConnectionError as error:\n    print('told:', 'ray://127.0.0.1:1' in str(error))\n"
+    )
+    variables = {**os.environ, "RAY_CLIENT_CONNECT_TIMEOUT": "2", "RAY_gcs_rpc_server_reconnect_timeout_s": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, timeout=50)
+    assert done.stdout == "told: True\n", done.stderr
+
+
+def test_environment_is_put_back_and_the_users_values_win(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = sorted(CLUSTER_ENVIRONMENT)
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(names[0], "mine")
+    with environment(CLUSTER_ENVIRONMENT):
+        assert os.environ[names[0]] == "mine"
+        assert os.environ[names[1]] == CLUSTER_ENVIRONMENT[names[1]]
+    assert os.environ[names[0]] == "mine"
+    assert names[1] not in os.environ
