@@ -242,7 +242,8 @@ def print_tables(runs: list[dict[str, Any]]) -> None:
     for name in runs[0]["curves"]:
         curves = [run["curves"][name] for run in runs]
         print(
-            f"| {name} | {span((c['natural_map'] for c in curves), True)} | {span((c['best_map'] for c in curves), True)}"
+            f"| {name} | {span((c['natural_map'] for c in curves), True)} |"
+            f" {span((c['best_map'] for c in curves), True)}"
             f" | {np.mean([c['best_gflops'] for c in curves]):.5f} |"
         )
 

@@ -112,14 +112,14 @@ def _start(
             object_store_memory=object_store_megabytes * 1024**2,
             include_dashboard=False,
             log_to_driver=False,
-            logging_level="ERROR",
+            logging_level=logging.ERROR,
             runtime_env={"py_modules": list(py_modules)} if py_modules else None,
         )
         return
     # Its processes have another environment than this one: workers get theirs with the job.
     runtime = {"env_vars": {name: os.environ[name] for name in CLUSTER_ENVIRONMENT}}
     modules = {"py_modules": list(py_modules)} if py_modules else {}
-    ray.init(address=address, log_to_driver=False, logging_level="ERROR", runtime_env={**runtime, **modules})
+    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env={**runtime, **modules})
 
 
 def _describe(address: str) -> Cluster:

@@ -63,7 +63,7 @@ def group_options(group: str) -> tuple[str, ...]:
 
 
 def data_settings(config: SweepConfig) -> dict[str, Any]:
-    """The fields of the data set's own configuration class."""
+    """What is set of the data set besides its name: `generator`, and the fields of the generator's class."""
     return {key: value for key, value in config.data.items() if key != "name"}
 
 
@@ -123,7 +123,8 @@ def _parse(word: str) -> Override:
     if override.is_sweep_override():
         key = override.key_or_group
         raise UsageError(
-            f"{word!r} gives several values", f"A list is written {key}=[…]; a range is set by the knob's low and high."
+            f"{word!r} gives several values",
+            f"A list is written {key}=[…]; a range is set by the knob's low and high.",
         )
     return override
 
@@ -132,7 +133,9 @@ def _check_group(override: Override) -> None:
     group = override.key_or_group
     options = group_options(group)
     if override.is_delete() or override.package is not None:
-        raise UsageError(f"{group} cannot be left out or moved", f"Choose {group}= one of: {', '.join(options)}.")
+        raise UsageError(
+            f"{group} cannot be left out or moved", f"Choose {group}= one of: {', '.join(options)}."
+        )
     if override.value() not in options:
         raise unknown_name(f"choice for {group}", override.value(), options)
 
@@ -154,7 +157,9 @@ def _explained(error: Exception) -> UsageError:
     reason = str(cause).splitlines()[0]
     override = re.search(r"override '?\+{0,2}(\S+?)'?[.\n]?$", str(error).splitlines()[0])
     where = f"{override.group(1)}: " if override else ""
-    return UsageError(f"{where}{reason}", "schema.py and the YAML in search_spaces/ list every setting with its type.")
+    return UsageError(
+        f"{where}{reason}", "schema.py and the YAML in search_spaces/ list every setting with its type."
+    )
 
 
 def _word(override: Override, base: DictConfig) -> str:
@@ -191,7 +196,8 @@ def _unknown_key(key: str, here: Sequence[str], everywhere: Sequence[str]) -> Us
     close = same[:1] or difflib.get_close_matches(key, everywhere, n=1)
     return UsageError(
         f"unknown setting: {key!r}",
-        (f"Did you mean {close[0]!r}? " if close else "") + f"Known here: {', '.join(sorted(here)) or '(none)'}.",
+        (f"Did you mean {close[0]!r}? " if close else "")
+        + f"Known here: {', '.join(sorted(here)) or '(none)'}.",
     )
 
 
@@ -280,9 +286,13 @@ def _check_knob(knob: KnobConfig, where: str) -> None:
         raise UsageError(f"{where}: low ({knob.low:g}) is above high ({knob.high:g})", "Exchange them.")
     if knob.low == knob.high:
         fixed = f"~{where} method.model.{knob.field}={knob.low:g}" if knob.field else f"~{where}"
-        raise UsageError(f"{where}: the range is empty, both ends are {knob.low:g}", f"To fix its value: {fixed}")
+        raise UsageError(
+            f"{where}: the range is empty, both ends are {knob.low:g}", f"To fix its value: {fixed}"
+        )
     if knob.log and knob.low <= 0:
-        raise UsageError(f"{where}: a logarithmic range cannot begin at {knob.low:g}", f"Set {where}.low above 0.")
+        raise UsageError(
+            f"{where}: a logarithmic range cannot begin at {knob.low:g}", f"Set {where}.low above 0."
+        )
 
 
 def _has(model: Mapping[str, Any], field: str) -> bool:

@@ -199,7 +199,9 @@ def _directory(trial: Any) -> str:
 
 
 def _placement(wanted: TrialResources) -> Any:
-    memory = {"memory": int(wanted.memory_gigabytes * 1024**3)} if wanted.memory_gigabytes else {}
+    memory: dict[str, float] = {}
+    if wanted.memory_gigabytes:
+        memory["memory"] = int(wanted.memory_gigabytes * 1024**3)
     if wanted.is_nested:
         # Without a CPU: drivers that hold all of them wait for ever for their workers' share.
         return tune.PlacementGroupFactory([memory or {"memory": 200 * 1024**2}])
@@ -335,7 +337,9 @@ def _forget_checkpoints(folder: Path) -> None:
 def _finite(progress: Mapping[str, float]) -> dict[str, float]:
     for name, value in progress.items():
         if not math.isfinite(value):
-            raise NonFiniteError(f"{name} became {value}", "Lower training.learning_rate or the knob's range.")
+            raise NonFiniteError(
+                f"{name} became {value}", "Lower training.learning_rate or the knob's range."
+            )
     return dict(progress)
 
 
@@ -417,7 +421,9 @@ def _alone(storage: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise UsageError(f"the sweep in {storage} is running already", "Wait for it, or end it.") from error
+            raise UsageError(
+                f"the sweep in {storage} is running already", "Wait for it, or end it."
+            ) from error
         yield
 
 

@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Literal, final
 
 import numpy as np
 import optuna
@@ -35,7 +35,7 @@ from ray.tune.search import Searcher
 from paretovid.search_spaces.schema import KnobConfig
 from paretovid.trainables.errors import ParetovidError, UsageError, unknown_name
 
-OBJECTIVES: dict[str, str] = {"map": "maximize", "gflops": "minimize"}
+OBJECTIVES: dict[str, Literal["maximize", "minimize"]] = {"map": "maximize", "gflops": "minimize"}
 JOURNAL = "journal://"
 """Scheme of a storage that is one file, appended to: a tenth of SQLite's time per trial."""
 _DESCRIPTION = "paretovid"
@@ -496,7 +496,9 @@ class ParetoSearcher(Searcher):
         if started is None:
             return
         if error or result is None:
-            return self._failed(started, "the trial's process died, most often for lack of memory", retry=True)
+            return self._failed(
+                started, "the trial's process died, most often for lack of memory", retry=True
+            )
         if OUTCOME not in result:
             return self._succeeded(started, result)
         outcome = json.loads(result[OUTCOME])

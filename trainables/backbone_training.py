@@ -54,25 +54,24 @@ class BackboneTrainingConfig:
     labels: Labels = "step"
     effort: float = 1.0
     """Multiplies the samples that each component's training draws."""
-    batch_size: int = 64
-    """Samples per step, over all workers."""
-    learning_rate: float = 4e-3
-    """The highest of the one-cycle schedule."""
     weight_decay: float = 0.02
     background_share: float = 0.3
     """Share of the samples without evidence, with `labels=step`."""
+    own_share: float = 0.7
+    """Share of the samples with evidence that are of a component's own class groups, where those are known."""
     memory_mb: int = 2048
     """Decoded inputs kept, over all workers; beyond it, a part of each video's steps is kept."""
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("effort", "batch_size", "learning_rate", "memory_mb"):
+        for name in ("effort", "memory_mb"):
             if not getattr(self, name) > 0:
                 raise UsageError(f"backbones.{name} must be above 0, not {getattr(self, name)}", "Raise it.")
-        if not 0 <= self.background_share < 1:
-            raise UsageError(
-                f"backbones.background_share must be in [0, 1), not {self.background_share}", "Default: 0.3."
-            )
+        for name in ("background_share", "own_share"):
+            if not 0 < getattr(self, name) < 1:
+                raise UsageError(
+                    f"backbones.{name} must be between 0 and 1, not {getattr(self, name)}", "Change it."
+                )
         if self.labels not in ("step", "video"):
             raise UsageError(f"backbones.labels cannot be {self.labels!r}", "Allowed: step, video.")
 
@@ -89,8 +88,8 @@ def train_backbones(
     With `context.world_size > 1`, a torch process group must be there, and every rank calls this. The result
     depends on the seed and the number of workers, not on where they run.
 
-    Returns on every rank `{"trained": {name: meta}, "kept": [name], "skipped": {path: reason}}`, skipped being
-    this rank's unreadable videos. Raises `DataError` if not one video can be read.
+    Returns on every rank `{"trained": {name: meta}, "kept": [name], "skipped": {path: reason}}`; skipped
+    are this rank's unreadable videos. Raises `DataError` if not one video can be read.
     """
     # The sums of a matrix product depend on the number of threads; results must not.
     torch.set_num_threads(1)
@@ -143,8 +142,8 @@ class _Samples:
     """Component to `[steps, ...]`."""
     targets: np.ndarray
     """`[steps, classes]` float32, rows add up to one (one-hot, or several labels of equal weight)."""
-    has_background: bool
-    """Whether the last column of `targets` stands for steps without evidence."""
+    groups: tuple[str, ...]
+    """Group of each column of `targets`: `background` for steps without evidence, "" where unknown."""
     skipped: dict[str, str]
 
 
@@ -184,7 +183,12 @@ def _decode(
             "Check the files, and that there are at least as many videos as workers.",
         )
     joined = {name: np.concatenate(values) for name, values in inputs.items()}
-    return _Samples(joined, np.concatenate(targets), labels == "step", skipped)
+    return _Samples(joined, np.concatenate(targets), _groups(dataset, labels), skipped)
+
+
+def _groups(dataset: Dataset, labels: Labels) -> tuple[str, ...]:
+    own = [dataset.class_groups.get(name, "") for name in dataset.classes]
+    return tuple(own) + ((BACKGROUND,) if labels == "step" else ())
 
 
 def _steps_that_fit(wanted: Sequence[ComponentSpec], memory_mb: int, num_videos: int) -> int:
@@ -235,12 +239,12 @@ def _train_one(
         # Also gives every rank the weights and input statistics of rank 0.
         classifier = nn.parallel.DistributedDataParallel(classifier, broadcast_buffers=False)
     # The schedule cannot divide fewer steps into a rise and a fall.
-    total = max(10, round(spec.training_samples * config.effort / config.batch_size))
+    total = max(10, round(spec.recipe.samples * config.effort / spec.recipe.batch_size))
     optimizer = torch.optim.AdamW(
-        classifier.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        classifier.parameters(), lr=spec.recipe.learning_rate, weight_decay=config.weight_decay
     )
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, config.learning_rate, total_steps=total, pct_start=0.2
+        optimizer, spec.recipe.learning_rate, total_steps=total, pct_start=0.2
     )
     torch.manual_seed(config.seed * 1009 + context.rank + 1)
     losses: list[float] = []
@@ -289,25 +293,34 @@ def _batches(
     context: TrialContext,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """This rank's share of each batch, drawn from its own steps, lightly varied."""
-    generator = np.random.default_rng((config.seed, context.rank, spec.training_samples))
-    probabilities = _sampling(
-        samples.targets, config.background_share, with_background=samples.has_background
-    )
-    size = max(1, config.batch_size // context.world_size)
+    generator = np.random.default_rng((config.seed, context.rank, 1))
+    probabilities = _sampling(samples.targets, samples.groups, spec.recipe.own_groups, config)
+    # Batch normalisation needs two samples.
+    size = max(2, spec.recipe.batch_size // context.world_size)
     for _ in range(total):
         chosen = generator.choice(len(samples.targets), size, p=probabilities)
         inputs = _varied(torch.from_numpy(samples.inputs[spec.name][chosen]), spec)
         yield inputs, torch.from_numpy(samples.targets[chosen])
 
 
-def _sampling(targets: np.ndarray, background_share: float, *, with_background: bool) -> np.ndarray:
-    """`[steps]` probabilities: evidence is rare, and drawn more often than it occurs."""
-    is_background = targets[:, -1] > 0 if with_background else np.zeros(len(targets), bool)
-    if is_background.all() or not is_background.any():
-        return np.full(len(targets), 1 / len(targets))
-    share = np.where(is_background, background_share, 1 - background_share)
-    count = np.where(is_background, is_background.sum(), (~is_background).sum())
-    return share / count
+def _sampling(
+    targets: np.ndarray, groups: Sequence[str], own_groups: Sequence[str], config: BackboneTrainingConfig
+) -> np.ndarray:
+    """`[steps]` probabilities: evidence, and evidence for this component, is drawn more often than it occurs."""
+    step_groups = np.array(groups)[targets.argmax(axis=1)]
+    is_background = step_groups == BACKGROUND
+    is_own = np.isin(step_groups, own_groups)
+    evidence = 1 - config.background_share
+    is_other = ~is_background & ~is_own
+    own_share = config.own_share if is_own.any() and is_other.any() else float(is_own.any())
+    weights = np.zeros(len(targets))
+    for chosen, share in (
+        (is_background, config.background_share),
+        (is_own, evidence * own_share),
+        (is_other, evidence * (1 - own_share)),
+    ):
+        weights[chosen] = share / max(1, chosen.sum())
+    return weights / weights.sum()
 
 
 def _varied(inputs: Tensor, spec: ComponentSpec) -> Tensor:
@@ -339,7 +352,8 @@ def _varied(inputs: Tensor, spec: ComponentSpec) -> Tensor:
 def _check_finite(name: str, loss: float) -> None:
     if not np.isfinite(loss):
         raise NonFiniteError(
-            f"the loss of backbone {name} became {loss}", "Lower backbones.learning_rate (default 4e-3)."
+            f"the loss of backbone {name} became {loss}",
+            "Check its inputs; a lower backbones.effort or another seed may help.",
         )
 
 

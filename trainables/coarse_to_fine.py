@@ -45,6 +45,10 @@ class NetworkConfig:
     fine_projection: int = 64
     coarse_hidden: int = 32
     fine_hidden: int = 128
+    dropout: float = 0.0
+    """Of projected features, in training. Not in the papers, which train on far more videos."""
+    step_dropout: float = 0.4
+    """Share of a video's steps that training leaves out, others each time. Not in the papers either."""
     synchronize: bool = True
     """False: the fine state stays as it is at skipped steps (the paper's ablation, Table 8)."""
 
@@ -85,8 +89,8 @@ class CoarseToFine(nn.Module):
         self.multi_label = multi_label
         self.prefix = prefix
         self.widths = dict(widths)
-        self.project_coarse = Projection(widths[COARSE], config.coarse_projection)
-        self.project_fine = Projection(widths[FINE], config.fine_projection)
+        self.project_coarse = Projection(widths[COARSE], config.coarse_projection, config.dropout)
+        self.project_fine = Projection(widths[FINE], config.fine_projection, config.dropout)
         self.coarse = Cell(config.cell, config.coarse_projection, config.coarse_hidden)
         self.fine = Cell(config.cell, config.coarse_projection + config.fine_projection, config.fine_hidden)
         self.head = nn.Linear(config.fine_hidden, num_classes)
@@ -101,24 +105,34 @@ class CoarseToFine(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """All steps with all features present.
 
-        Returns logits at each video's last step `[B, C]` and use `[B, T]`, zero at padded steps.
+        Returns logits at each video's last step `[B, C]` and the share of its steps that were used, `[B]`.
         """
         coarse_all = self.project_coarse(features[COARSE])
         fine_all = self.project_fine(features[FINE])
         coarse = self.coarse.initial(len(mask), coarse_all)
         fine = self.fine.initial(len(mask), fine_all)
+        kept = mask & self._kept_steps(mask)
         uses, states = [], []
         for t in range(mask.shape[1]):
-            x_c = coarse_all[:, t]
-            coarse = self.coarse(x_c, coarse)
+            x_c, there = coarse_all[:, t], kept[:, t].float()
+            new_coarse = self.coarse(x_c, coarse)
             use = decide(t, torch.cat([x_c, state_as_features(fine)], dim=-1))
             # Both branches run in training; what is paid for is decided in evaluation.
             used = self.fine(torch.cat([x_c, fine_all[:, t]], dim=-1), fine)
-            fine = mix(use, used, self._skipped(fine, coarse))
-            uses.append(use * mask[:, t])
+            new_fine = mix(use, used, self._skipped(fine, new_coarse))
+            coarse, fine = mix(there, new_coarse, coarse), mix(there, new_fine, fine)
+            uses.append(use * there)
             states.append(fine[0])
         last = last_valid(stack_steps(states), mask.sum(dim=1))
-        return self.head(last), stack_steps(uses)
+        # As a share of the steps that were there, so that leaving some out does not look like thrift.
+        usage = stack_steps(uses).sum(dim=1) / kept.sum(dim=1).clamp(min=1)
+        return self.head(last), usage
+
+    def _kept_steps(self, mask: Tensor) -> Tensor:
+        """`[B, T]` bool: the steps of this batch that training does not leave out."""
+        if not self.training or self.config.step_dropout == 0:
+            return torch.ones_like(mask)
+        return torch.rand(mask.shape, device=mask.device) >= self.config.step_dropout
 
     def _skipped(self, fine: Tensor, coarse: Tensor) -> Tensor:
         return synchronize(fine, coarse) if self.config.synchronize else fine

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -80,6 +81,20 @@ class Backbone(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """How a component is trained by default: enough for `moving_digits` at its default size."""
+
+    samples: int
+    """Drawn in all, over all workers."""
+    batch_size: int
+    """Over all workers."""
+    learning_rate: float
+    """The highest of a one-cycle schedule."""
+    own_groups: tuple[str, ...] = ()
+    """Groups of classes that it is there to tell apart; where a data set knows them, they are drawn more often."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ComponentSpec:
     """A backbone before it is built."""
 
@@ -90,8 +105,7 @@ class ComponentSpec:
     feature_width: int
     trunk: Callable[[InputSpec, int], nn.Module]
     """`(input, feature_width)` to a module from normalised input to features."""
-    training_samples: int
-    """Samples that its training draws by default: enough for `moving_digits` at its default size."""
+    recipe: Recipe
     published_gmacs: float | None = None
     published_source: str | None = None
 
@@ -130,50 +144,61 @@ def _mobilenet_v2(
 
 
 def _resnet(widths: Sequence[int]) -> Callable[[InputSpec, int], nn.Module]:
-    """One of torchvision's basic blocks per width, each after the first halving the picture."""
+    """One of torchvision's basic blocks per width, each after the first halving the picture.
+
+    Maxima over places, not means: what decides is small and somewhere, and is learnt in half the samples.
+    """
 
     def build(spec: InputSpec, feature_width: int) -> nn.Module:
         assert feature_width == widths[-1], "a ResNet's features are as wide as its last stage"
+        blocks = [BasicBlock(widths[0], widths[0])]
+        for before, width in itertools.pairwise(widths):
+            shortcut = Conv2dNormActivation(before, width, kernel_size=1, stride=2, activation_layer=None)
+            blocks.append(BasicBlock(before, width, 2, shortcut))
         stem = Conv2dNormActivation(3, widths[0], stride=2)
-        blocks = [
-            BasicBlock(before, width, stride, _shortcut(before, width, stride))
-            for before, width, stride in zip(
-                (widths[0], *widths[:-1]), widths, (1, *(2 for _ in widths[1:])), strict=True
-            )
-        ]
-        return nn.Sequential(stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        return nn.Sequential(stem, *blocks, nn.AdaptiveMaxPool2d(1), nn.Flatten())
 
     return build
 
 
-def _shortcut(before: int, width: int, stride: int) -> nn.Module | None:
-    if before == width and stride == 1:
-        return None
-    return Conv2dNormActivation(before, width, kernel_size=1, stride=stride, activation_layer=None)
+@final
+class _FrameDifferences(nn.Module):
+    """`[B, 3, F, S, S]` to the F - 1 changes between neighbouring frames: motion without what stands still."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :, 1:] - x[:, :, :-1]
 
 
 def _x3d(
-    *, stem_width: int, width_factor: float, depth_factor: float, strides: tuple[int, int, int, int]
+    *, stem_width: int, width_factor: float, strides: Sequence[int]
 ) -> Callable[[InputSpec, int], nn.Module]:
-    """PyTorchVideo's X3D up to the penultimate layer."""
+    """PyTorchVideo's X3D up to the penultimate layer, on frame differences.
+
+    One block or two per stage, blocks without expansion and squeeze-excitation: depthwise 3-D convolutions
+    are slow on CPUs. Differences (as in Temporal Segment Networks) and maxima as it starts from nothing: on
+    frames and with means the same X3D learnt no direction in ten times the samples.
+    """
 
     def build(spec: InputSpec, feature_width: int) -> nn.Module:
         # Only who asks for motion needs PyTorchVideo (the extra `motion`).
         from pytorchvideo.models.x3d import create_x3d
 
-        x3d: nn.Module = create_x3d(
-            input_clip_length=spec.num_frames,
+        x3d = create_x3d(
+            input_clip_length=spec.num_frames - 1,
             input_crop_size=spec.size,
             stem_dim_in=stem_width,
             width_factor=width_factor,
-            depth_factor=depth_factor,
-            stage_spatial_stride=strides,
+            depth_factor=0.3,
+            bottleneck_factor=1.0,
+            se_ratio=0.0,
+            stage_spatial_stride=tuple(strides),
             head_dim_out=feature_width,
             head_activation=None,
         )
-        x3d.blocks[-1].proj = nn.Identity()  # type: ignore[index, union-attr]
-        x3d.blocks[-1].dropout = None  # type: ignore[index, union-attr]
-        return x3d
+        head = x3d.blocks[-1]
+        head.pool.pool = nn.AdaptiveMaxPool3d(1)
+        head.proj, head.dropout = nn.Identity(), None
+        return nn.Sequential(_FrameDifferences(), x3d)
 
     return build
 
@@ -185,23 +210,23 @@ _SPECS = (
         input=InputSpec(kind="frame", size=16),
         feature_width=64,
         trunk=_mobilenet_v2(0.25, [[1, 16, 1, 1], [4, 24, 2, 2], [4, 32, 2, 1]]),
-        training_samples=40_000,
+        recipe=Recipe(samples=24_000, batch_size=32, learning_rate=8e-3),
     ),
     ComponentSpec(
-        name="resnet10_w16@64",
+        name="resnet8_w16@64",
         source="fine",
         input=InputSpec(kind="frame", size=64),
-        feature_width=96,
-        trunk=_resnet((16, 32, 64, 96)),
-        training_samples=24_000,
+        feature_width=64,
+        trunk=_resnet((16, 32, 64)),
+        recipe=Recipe(samples=24_000, batch_size=32, learning_rate=8e-3, own_groups=("appearance",)),
     ),
     ComponentSpec(
-        name="x3d_w150@8x40",
+        name="x3d_w200@8x40",
         source="motion",
         input=InputSpec(kind="snippet", size=40, num_frames=8),
         feature_width=64,
-        trunk=_x3d(stem_width=12, width_factor=1.5, depth_factor=0.3, strides=(2, 2, 2, 2)),
-        training_samples=5_000,
+        trunk=_x3d(stem_width=12, width_factor=2.0, strides=(2, 2, 2, 1)),
+        recipe=Recipe(samples=4_800, batch_size=16, learning_rate=6e-3, own_groups=("motion",)),
     ),
     ComponentSpec(
         name="mobilenet_v2_w050_logmel@32x32",
@@ -209,7 +234,7 @@ _SPECS = (
         input=InputSpec(kind="logmel", size=32, num_frames=32),
         feature_width=64,
         trunk=_mobilenet_v2(0.5, [[1, 16, 1, 1], [4, 24, 2, 2], [4, 32, 2, 2], [4, 64, 1, 2]], channels=1),
-        training_samples=16_000,
+        recipe=Recipe(samples=8_000, batch_size=32, learning_rate=8e-3, own_groups=("sound",)),
     ),
 )
 COMPONENTS: dict[str, ComponentSpec] = {spec.name: spec for spec in _SPECS}

@@ -42,15 +42,15 @@ class Cell(nn.Module):
 
 @final
 class Projection(nn.Module):
-    """Linear, layer norm, ReLU.
+    """Linear, layer norm, ReLU, dropout.
 
     LiteEval's code uses batch norm over all padded steps; layer norm does not depend on the padding or on
     the other videos of the batch, which an answer must not either.
     """
 
-    def __init__(self, width: int, projected: int) -> None:
+    def __init__(self, width: int, projected: int, dropout: float = 0.0) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(width, projected), nn.LayerNorm(projected), nn.ReLU())
+        self.layers = nn.Sequential(nn.Linear(width, projected), nn.LayerNorm(projected), nn.ReLU(), nn.Dropout(dropout))
 
     def forward(self, features: Tensor) -> Tensor:
         """`[..., D]` to `[..., P]`."""

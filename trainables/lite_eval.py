@@ -146,10 +146,9 @@ class LiteEval(Method):
 
     def loss(self, batch: Batch, progress: Progress) -> Loss:
         temperature = max(self.config.temperature_floor, 0.5 ** (progress.fraction / 0.6))
-        logits, use = self.network.train_through(
+        logits, usage = self.network.train_through(
             batch.features, batch.mask, lambda _, seen: gumbel_use(self.gate(seen), temperature)
         )
-        usage = use.sum(dim=1) / batch.mask.sum(dim=1)
         classification = classification_loss(logits, batch.targets, self.multi_label)
         penalty = self._usage_penalty(usage)
         total = classification + self.config.usage_weight * penalty

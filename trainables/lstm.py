@@ -41,6 +41,8 @@ class LstmConfig:
     fine_projection: int = 64
     coarse_projection: int = 32
     hidden: int = 128
+    dropout: float = 0.0
+    """Of projected features, in training."""
     training_frames: int = -1
     """Frames per video in training: -1 varies it over `frame_counts`, 0 takes every step."""
     frame_counts: tuple[int, ...] = FRAME_COUNTS
@@ -77,7 +79,7 @@ class Lstm(Method):
         projected = {FINE: config.fine_projection, COARSE: config.coarse_projection}
         self.sources = self.sources_of(config)
         self.widths = {source: widths[source] for source in self.sources}
-        self.projections = nn.ModuleDict({s: Projection(w, projected[s]) for s, w in self.widths.items()})
+        self.projections = nn.ModuleDict({s: Projection(w, projected[s], config.dropout) for s, w in self.widths.items()})
         self.cell = Cell(config.cell, sum(projected[s] for s in self.sources), config.hidden)
         self.head = nn.Linear(config.hidden, num_classes)
 

@@ -97,10 +97,9 @@ class RandomGate(Method):
     def loss(self, batch: Batch, progress: Progress) -> Loss:
         usage = self.config.training_usage or float(0.03 ** torch.rand(()))
         use = (torch.rand(batch.mask.shape, device=batch.mask.device) < usage).float()
-        logits, used = self.network.train_through(batch.features, batch.mask, lambda t, _: use[:, t])
+        logits, share = self.network.train_through(batch.features, batch.mask, lambda t, _: use[:, t])
         loss = classification_loss(logits, batch.targets, self.multi_label)
-        share = used.sum() / batch.mask.sum()
-        return Loss(loss, {"classification": float(loss.detach()), "usage": float(share)})
+        return Loss(loss, {"classification": float(loss.detach()), "usage": float(share.mean())})
 
     def run(self, provider: Provider, setting: Setting) -> Outcome:
         usage = float(setting.get("usage", USAGE.default))

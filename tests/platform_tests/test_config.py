@@ -29,7 +29,13 @@ def test_defaults_are_whole_and_plain() -> None:
 
 def test_overrides_reach_typed_fields() -> None:
     config = load_sweep_config(
-        ["search.trials=4", "method.training_knobs.gamma.low=0.05", "seed=7", "baselines=[]", "search.hours=0.5"]
+        [
+            "search.trials=4",
+            "method.training_knobs.gamma.low=0.05",
+            "seed=7",
+            "baselines=[]",
+            "search.hours=0.5",
+        ]
     )
     assert config.search.trials == 4
     assert config.method.training_knobs["gamma"].low == 0.05
@@ -38,9 +44,14 @@ def test_overrides_reach_typed_fields() -> None:
 
 def test_free_sections_need_no_plus() -> None:
     config = load_sweep_config(
-        ["data.videos_train=40", "method.model.network.cell=gru", "training.epochs=3", "backbones.training.epochs=1"]
+        [
+            "data.videos_train=40",
+            "method.model.network.cell=gru",
+            "training.epochs=3",
+            "backbones.training.epochs=1",
+        ]
     )
-    assert data_settings(config) == {"videos_train": 40}
+    assert data_settings(config) == {"generator": "moving_digits", "videos_train": 40}
     assert config.method.model == {"network": {"cell": "gru"}}
     assert config.training == {"epochs": 3}
     assert config.backbones.training == {"epochs": 1}
@@ -103,7 +114,9 @@ def test_a_knob_can_be_fixed_instead_of_searched() -> None:
 
 
 def test_nested_knob_fields() -> None:
-    config = load_sweep_config(["method.training_knobs.gamma.field=network.width", "method.model.network.cell=gru"])
+    config = load_sweep_config(
+        ["method.training_knobs.gamma.field=network.width", "method.model.network.cell=gru"]
+    )
     model = model_with_knobs(config.method, {"gamma": 0.1})
     assert model == {"network": {"cell": "gru", "width": 0.1}}
     assert config.method.model == {"network": {"cell": "gru"}}

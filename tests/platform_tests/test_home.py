@@ -30,7 +30,13 @@ def test_home_that_cannot_be_written(tmp_path: Path) -> None:
 
 def test_every_path_lies_under_the_root(tmp_path: Path) -> None:
     home = Home(tmp_path)
-    paths = [home.data("d"), home.backbone("d", "c"), home.features("d"), home.trial("s", "t"), home.mlflow_artifacts]
+    paths = [
+        home.data("d"),
+        home.backbone("d", "c"),
+        home.features("d"),
+        home.trial("s", "t"),
+        home.mlflow_artifacts,
+    ]
     assert len(set(paths)) == len(paths)
     assert all(path.is_relative_to(tmp_path) for path in paths)
     assert home.trial("s", "t0001") == home.sweep("s") / "trials" / "t0001"

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
+from ray import tune
 
 from paretovid.infra.ray_cluster import connect
 from paretovid.platform import launch
@@ -32,7 +34,13 @@ def cluster() -> Iterator[None]:
 
 def study(folder: Path, trials: int, **changes: Any) -> ParetoStudy:
     return ParetoStudy(
-        **{"storage": f"journal://{folder}/optuna.journal", "name": "s", "knobs": KNOBS, "trials": trials, **changes}
+        **{
+            "storage": f"journal://{folder}/optuna.journal",
+            "name": "s",
+            "knobs": KNOBS,
+            "trials": trials,
+            **changes,
+        }
     )
 
 
@@ -146,7 +154,9 @@ def test_failures_of_every_kind_do_not_end_the_sweep(cluster: None, tmp_path: Pa
 
 @pytest.mark.ray
 def test_a_sweep_in_which_all_fail_says_why(cluster: None, tmp_path: Path) -> None:
-    with pytest.raises(ParetovidError, match=r"all 2 trials failed, most often: ValueError: no such thing") as caught:
+    with pytest.raises(
+        ParetovidError, match=r"all 2 trials failed, most often: ValueError: no such thing"
+    ) as caught:
         launch_trials(
             make_trainable(tmp_path),
             storage=tmp_path / "s",
@@ -189,9 +199,49 @@ def test_no_room_and_no_second_driver(cluster: None, tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
+def test_a_run_that_ray_ends_for_memory_is_taken_up_again(
+    cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cluster with Ray's memory monitor on: Tune raises, and what ran has failed once."""
+    seen: dict[str, Any] = {}
+    fit, calls = tune.Tuner.fit, []
+
+    def killed_once(tuner: Any) -> Any:
+        calls.append(tuner)
+        if len(calls) > 1:
+            return fit(tuner)
+        searcher = tuner._local_tuner._tune_config.search_alg
+        assert searcher.suggest("a")["trial"] == "t0000"
+        raise RuntimeError("Caught unexpected exception") from ray.exceptions.OutOfMemoryError(
+            "worker killed"
+        )
+
+    monkeypatch.setattr(tune.Tuner, "fit", killed_once)
+    searched = study(tmp_path, 2)
+    summary = launch_trials(
+        make_trainable(tmp_path), storage=tmp_path / "s", study=searched, hooks=hooks(seen), concurrent=1
+    )
+    assert (summary.succeeded, len(calls)) == (2, 2)
+    assert searched._study.trials[0].user_attrs["failures"] == 1
+
+    def broken(tuner: tune.Tuner) -> Any:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(tune.Tuner, "fit", broken)
+    with pytest.raises(RuntimeError, match="a bug"):
+        launch_trials(
+            make_trainable(tmp_path), storage=tmp_path / "s", study=study(tmp_path, 3), hooks=hooks({})
+        )
+
+
+@pytest.mark.ray
 def test_time_limit_starts_nothing_more(cluster: None, tmp_path: Path) -> None:
     summary = launch_trials(
-        make_trainable(tmp_path), storage=tmp_path / "s", study=study(tmp_path, 3), hours=1e-9, hooks=hooks({})
+        make_trainable(tmp_path),
+        storage=tmp_path / "s",
+        study=study(tmp_path, 3),
+        hours=1e-9,
+        hooks=hooks({}),
     )
     assert (summary.succeeded, summary.is_out_of_time) == (0, True)
 
@@ -219,7 +269,10 @@ print("finished", {{name: result["first"] for name, result in seen.items()}})
 def drive(folder: Path, *, hold: bool) -> subprocess.Popen[str]:
     code = DRIVER.format(tests=str(Path(__file__).parent), folder=str(folder), hold=hold)
     return subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", textwrap.dedent(code)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 

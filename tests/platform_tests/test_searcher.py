@@ -29,7 +29,9 @@ def make(folder: Path, **changes: Any) -> ParetoStudy:
 
 
 def stored(folder: Path, name: str = "sweep") -> optuna.Study:
-    return optuna.load_study(study_name=name, storage=JournalStorage(JournalFileBackend(f"{folder}/optuna.journal")))
+    return optuna.load_study(
+        study_name=name, storage=JournalStorage(JournalFileBackend(f"{folder}/optuna.journal"))
+    )
 
 
 def measured(knobs: dict[str, Any]) -> dict[str, float]:
@@ -38,7 +40,7 @@ def measured(knobs: dict[str, Any]) -> dict[str, float]:
 
 
 def run(study: ParetoStudy, most: int = 100) -> list[Suggestion]:
-    suggestions = []
+    suggestions: list[Suggestion] = []
     while len(suggestions) < most and (suggestion := study.ask()) is not None:
         suggestions.append(suggestion)
         study.tell(suggestion.trial_id, measured(suggestion.knobs))
@@ -157,7 +159,11 @@ def test_killed_while_being_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         patch.setattr(optuna.Study, "set_user_attr", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             make(tmp_path)
-    assert [each.origin for each in run(make(tmp_path))][:3] == ["anchor: dearest", "anchor: cheapest", "published"]
+    assert [each.origin for each in run(make(tmp_path))][:3] == [
+        "anchor: dearest",
+        "anchor: cheapest",
+        "published",
+    ]
 
 
 def test_last_line_of_the_journal_cut_short(tmp_path: Path) -> None:
@@ -220,7 +226,10 @@ def test_swept_points_are_beside_the_budget(tmp_path: Path) -> None:
     ("knobs", "said"),
     [
         ({"gamma": KNOBS["gamma"]}, "lambda was 0.25 to 8 (log), now absent"),
-        ({**KNOBS, "gamma": KnobConfig(low=0.02, high=0.5, log=True)}, "gamma was 0.01 to 0.5 (log), now 0.02 to"),
+        (
+            {**KNOBS, "gamma": KnobConfig(low=0.02, high=0.5, log=True)},
+            "gamma was 0.01 to 0.5 (log), now 0.02 to",
+        ),
         ({**KNOBS, "depth": KnobConfig(choices=[1, 2])}, "depth was absent, now [1, 2]"),
     ],
 )

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
@@ -25,7 +26,9 @@ def test_free_sections_are_sections() -> None:
         assert OmegaConf.is_dict(OmegaConf.select(config, section))
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if path.parent != TREE], ids=lambda p: f"{p.parent.name}/{p.stem}")
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if path.parent != TREE], ids=lambda p: f"{p.parent.name}/{p.stem}"
+)
 def test_files_keep_to_the_schema(path: Path) -> None:
     """Without Hydra: a file that Hydra would refuse only when somebody chooses it."""
     config = OmegaConf.structured(schema.SweepConfig)
@@ -33,7 +36,7 @@ def test_files_keep_to_the_schema(path: Path) -> None:
     assert isinstance(OmegaConf.to_object(_whole(config)), schema.SweepConfig)
 
 
-def _whole(config: object) -> object:
+def _whole(config: Any) -> Any:
     for dotted in ("method.name", "backbones.family"):
         section, _, key = dotted.partition(".")
         if OmegaConf.is_missing(OmegaConf.select(config, section), key):

@@ -74,7 +74,7 @@ class MovingDigitsConfig:
     frames_per_second: int = 16
     step_seconds: float = 0.5
     sparsity: float = 0.2
-    lookalikes: float = 0.4
+    lookalikes: float = 0.2
     difficulty: float = 1.0
     seed: int = 0
     multi_label: bool = False

@@ -1,0 +1,140 @@
+"""What the platform adds to a trial: search, tracking and front, against a bare Ray Tune loop in the same run.
+
+    python benchmarks/overhead.py [--trials 40] [--repeats 3]
+
+Both run the same number of trials that do nothing, two at a time, in reused processes on one local Ray cluster,
+in turn. Ours asks Optuna, writes each trial's result to disk, logs runs and operating points to MLflow, and
+builds front, table, PNG and HTML at the end. The aim is at most 0.3 s more per trial.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from paretovid.infra.ray_cluster import connect
+from paretovid.platform.config import load_sweep_config, searched_knobs, to_record
+from paretovid.platform.front import read_front
+from paretovid.platform.home import Home, open_home
+from paretovid.platform.launch import launch_trials
+from paretovid.platform.report import front_table, write_html, write_png
+from paretovid.platform.results import read_sweep, read_trial
+from paretovid.platform.searcher import Hooks, ParetoStudy, Suggestion
+from paretovid.platform.testing import write_trial
+from paretovid.platform.tracking import Tracker, open_store
+from paretovid.trainables.data.dataset import write_json
+
+CONCURRENT = 2
+
+
+def no_op(config: dict[str, Any], context: Any) -> dict[str, Any]:
+    """A trial that trains nothing: its result is a copy of one made before."""
+    folder = Path(config["output"])
+    shutil.copytree(config["template"], folder, dirs_exist_ok=True)
+    result = json.loads((folder / "result.json").read_text())
+    result |= {"trial": config["trial"], "training_knobs": config["knobs"]}
+    for point in result["points"]:
+        point["id"] = config["trial"] + point["id"][-4:]
+    (folder / "result.json").write_text(json.dumps(result))
+    natural = result["points"][0]["val"]
+    return {"map": natural["map"], "gflops": natural["gflops"]}
+
+
+def ours(home: Home, name: str, trials: int, template: Path) -> float:
+    """Seconds of a sweep of trials that do nothing, from the first suggestion to the last picture."""
+    config = load_sweep_config([])
+    folder = home.sweep(name)
+    info = {
+        "name": name,
+        "method": "lite_eval",
+        "data": "none",
+        "state": "running",
+        "config": to_record(config),
+    }
+    started = time.perf_counter()
+    write_json(folder / "sweep.json", info)
+    study = ParetoStudy(storage=home.optuna_url, name=name, knobs=searched_knobs(config), trials=trials)
+    waiting: list[Path] = []
+    tracker = Tracker(open_store(home), read_sweep(folder))
+
+    def configure(suggestion: Suggestion) -> Mapping[str, Any]:
+        trial = suggestion.trial_id
+        return {
+            "trial": trial,
+            "knobs": suggestion.knobs,
+            "output": str(home.trial(name, trial)),
+            "template": str(template),
+        }
+
+    def on_result(trial: str, config: Mapping[str, Any], result: Any, error: str | None) -> None:
+        assert error is None, error
+        waiting.append(home.trial(name, trial))
+        if len(waiting) >= 4:
+            tracker.log_trials([read_trial(path) for path in waiting])
+            waiting.clear()
+
+    hooks = Hooks(configure=configure, on_result=on_result)
+    launch_trials(no_op, storage=folder, study=study, hooks=hooks, concurrent=CONCURRENT)
+    write_json(folder / "sweep.json", {**info, "state": "finished"})
+    sweep = read_sweep(folder)
+    front = read_front([folder])
+    front_table(front)
+    write_png(front, folder / "front.png")
+    write_html(front, folder / "front.html")
+    tracker.finish(sweep, front)
+    return time.perf_counter() - started
+
+
+def bare(trials: int, storage: Path) -> float:
+    """Seconds of Tune's own loop: random search, reused processes, nothing recorded by us."""
+    started = time.perf_counter()
+    tune.Tuner(
+        lambda config: {"map": config["gamma"], "gflops": config["lambda"]},
+        param_space={"gamma": tune.loguniform(0.01, 0.5), "lambda": tune.loguniform(0.25, 8)},
+        tune_config=tune.TuneConfig(num_samples=trials, max_concurrent_trials=CONCURRENT, reuse_actors=True),
+        run_config=tune.RunConfig(storage_path=str(storage), verbose=0),
+    ).fit()
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    """Runs both in turn and prints seconds per trial."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--trials", type=int, default=40)
+    parser.add_argument("--repeats", type=int, default=3)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, connect():
+        home = open_home(str(Path(folder) / "home"))
+        template = write_trial(
+            Path(folder) / "template", "t0000", [(0.2 + 0.02 * i, 0.1 + i) for i in range(20)]
+        )
+        bare(4, Path(folder) / "warm")  # imports and the first worker processes
+        ours(home, "warm", 4, template)
+        rows = []
+        for repeat in range(arguments.repeats):
+            base = bare(arguments.trials, Path(folder) / f"bare{repeat}") / arguments.trials
+            whole = ours(home, f"sweep{repeat}", arguments.trials, template) / arguments.trials
+            rows.append((whole, base))
+            print(
+                f"ours {whole:.3f} s per trial, bare Tune {base:.3f} s, difference {whole - base:.3f} s",
+                flush=True,
+            )
+    difference = statistics.median(whole - base for whole, base in rows)
+    print(
+        f"median difference over {len(rows)} pairs of {arguments.trials} trials: {difference:.3f} s per trial"
+    )
+
+
+if __name__ == "__main__":
+    main()
