@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from paretovid.platform.config import load_sweep_config
 from paretovid.platform.pipeline import prepare
 from paretovid.platform.progress import Progress
 from paretovid.trainables.metrics import bootstrap_map_difference
+from paretovid.trainables.provenance import code_version
 from paretovid.trainables.trial import LocalContext, TrainingConfig, TrialConfig, run_trial
 
 GAMMAS = (0.05, 0.1, 0.15, 0.2, 0.3)
@@ -84,27 +85,55 @@ def points_of(folder: Path) -> list[Point]:
     ]
 
 
-def cost_at_quality(points: dict[str, list[Point]]) -> dict[str, Any]:
-    """Claim (a): the cheapest LiteEval point as good as the best uniform or LSTM baseline, on validation."""
-    rivals = [p for name in BASELINES for p in points[name]]
-    best_map = max(p.val["map"] for p in rivals)
+def cost_at_quality(runs: list[dict[str, list[Point]]]) -> list[dict[str, Any]]:
+    """Claim (a): the cheapest LiteEval setting as good as the best uniform or LSTM baseline.
+
+    Chosen by the mean over seeds on validation, measured per seed on test. With one seed (`runs` of length 1)
+    it is what a single sweep would choose: the luckiest of hundreds of points on a finite split.
+    """
+    rivals = _settings(runs, BASELINES)
+    best_map = max(value for value, _, _ in rivals.values())
     # Of equally good baselines the cheapest counts: the comparison should be hard on us.
-    rival = min((p for p in rivals if p.val["map"] >= best_map - 1e-9), key=lambda p: p.val["gflops"])
-    ours = [p for g in GAMMAS for p in points[f"lite_eval-g{g}"]]
-    good = [p for p in ours if p.val["map"] >= rival.val["map"] - QUALITY_MARGIN]
-    reached = bool(good)
-    chosen = min(good, key=lambda p: p.val["gflops"]) if good else max(ours, key=lambda p: p.val["map"])
+    _, _, rival = min((v for v in rivals.values() if v[0] >= best_map - 1e-9), key=lambda v: v[1])
+    ours = _settings(runs, [f"lite_eval-g{g}" for g in GAMMAS])
+    good = [v for v in ours.values() if v[0] >= best_map - QUALITY_MARGIN]
+    _, _, chosen = min(good, key=lambda v: v[1]) if good else max(ours.values(), key=lambda v: v[0])
+    return [
+        {
+            "reached_on_val": bool(good),
+            "baseline": f"{theirs.trial} {theirs.setting}",
+            "baseline_map": theirs.test["map"],
+            "baseline_gflops": theirs.test["gflops"],
+            "lite_eval": f"{point.trial} {point.setting}",
+            "lite_eval_map": point.test["map"],
+            "lite_eval_gflops": point.test["gflops"],
+            "map_difference": point.test["map"] - theirs.test["map"],
+            "cost_ratio": point.test["gflops"] / theirs.test["gflops"],
+        }
+        for theirs, point in zip(rival, chosen, strict=True)
+    ]
+
+
+def _settings(
+    runs: list[dict[str, list[Point]]], trials: Iterable[str]
+) -> dict[tuple[str, str], tuple[float, float, list[Point]]]:
+    """Settings that every seed has: mean validation mAP, mean validation GFLOPs, and the point of each seed.
+
+    A setting whose answers do not differ from another's is left out of a trial's points, and so here.
+    """
+    found: dict[tuple[str, str], list[Point]] = {}
+    for points in runs:
+        for name in trials:
+            for point in points[name]:
+                found.setdefault((name, json.dumps(point.setting, sort_keys=True)), []).append(point)
     return {
-        "reached_on_val": reached,
-        "baseline": f"{rival.trial} {rival.setting}",
-        "baseline_map": rival.test["map"],
-        "baseline_gflops": rival.test["gflops"],
-        "lite_eval": f"{chosen.trial} {chosen.setting}",
-        "lite_eval_map": chosen.test["map"],
-        "lite_eval_gflops": chosen.test["gflops"],
-        "map_difference": chosen.test["map"] - rival.test["map"],
-        "cost_ratio": chosen.test["gflops"] / rival.test["gflops"],
-        "usage_std_over_mean": chosen.test["usage_std_over_mean"],
+        key: (
+            float(np.mean([p.val["map"] for p in each])),
+            float(np.mean([p.val["gflops"] for p in each])),
+            each,
+        )
+        for key, each in found.items()
+        if len(each) == len(runs)
     }
 
 
@@ -140,11 +169,18 @@ def against_random(points: dict[str, list[Point]], targets: np.ndarray) -> list[
     return rows
 
 
-def against_no_sync(points: dict[str, list[Point]], targets: np.ndarray) -> list[dict[str, Any]]:
-    """Same gamma, natural setting: with synchronisation minus without."""
+def thrifty(points: list[Point]) -> Point:
+    """The point at the lowest gate offset that reads on to the end."""
+    return min((p for p in points if not p.setting["online_k"]), key=lambda p: p.setting["gate_offset"])
+
+
+def against_no_sync(
+    points: dict[str, list[Point]], targets: np.ndarray, pick: Callable[[list[Point]], Point]
+) -> list[dict[str, Any]]:
+    """Same gamma, same setting: with synchronisation minus without."""
     rows = []
     for g in GAMMAS:
-        ours, bare = natural(points[f"lite_eval-g{g}"]), natural(points[f"no_sync-g{g}"])
+        ours, bare = pick(points[f"lite_eval-g{g}"]), pick(points[f"no_sync-g{g}"])
         mean, low, high = bootstrap_map_difference(ours.scores, bare.scores, targets)
         rows.append(
             {
@@ -198,12 +234,12 @@ def span(values: Iterable[float], percent: bool = False) -> str:
     return f"{mean:.2f} [{low:.2f}, {high:.2f}]" if percent else f"{mean:.3f} [{low:.3f}, {high:.3f}]"
 
 
-def print_tables(runs: list[dict[str, Any]]) -> None:
+def print_tables(document: dict[str, Any]) -> None:
     """The tables of lite_eval.md: mean and interval over seeds."""
-    a = [run["cost_at_quality"] for run in runs]
+    runs = document["runs"]
     print(f"\nseeds: {len(runs)}; mAP in points; interval: 95 % of the mean over seeds\n")
-    print("| cost at quality | |\n|---|---|")
-    print(f"| reached on validation | {sum(row['reached_on_val'] for row in a)} of {len(a)} seeds |")
+    print("| cost at quality | chosen by the mean over seeds | chosen by each seed alone |\n|---|---|---|")
+    both = document["cost_at_quality"], [run["cost_at_quality"] for run in runs]
     for key, percent in [
         ("baseline_map", True),
         ("lite_eval_map", True),
@@ -212,16 +248,15 @@ def print_tables(runs: list[dict[str, Any]]) -> None:
         ("lite_eval_gflops", False),
         ("cost_ratio", False),
     ]:
-        print(f"| {key} | {span((row[key] for row in a), percent)} |")
+        print(f"| {key} | " + " | ".join(span((row[key] for row in rows), percent) for rows in both) + " |")
+    print(f"\nchosen: {both[0][0]['lite_eval']}, against {both[0][0]['baseline']}")
     for title, key, columns in [
         ("random gate at no less cost", "against_random", ("lite_eval_map", "random_map", "difference")),
         ("without synchronisation", "against_no_sync", ("map", "no_sync_map", "difference")),
+        ("the same at gate offset -2", "against_no_sync_thrifty", ("map", "no_sync_map", "difference")),
     ]:
-        print(
-            f"\n| {title}, gamma | "
-            + " | ".join(columns)
-            + " | GFLOPs ours | theirs |\n|---|---|---|---|---|---|"
-        )
+        header = " | ".join(columns)
+        print(f"\n| {title}, gamma | {header} | GFLOPs ours | theirs |\n|---|---|---|---|---|---|")
         theirs = "random_gflops" if "random" in key else "no_sync_gflops"
         ours = "lite_eval_gflops" if "random" in key else "gflops"
         for i, g in enumerate(GAMMAS):
@@ -259,16 +294,16 @@ def curve(points: list[Point]) -> dict[str, float]:
     }
 
 
-def analyse(folder: Path, seed: int) -> dict[str, Any]:
+def analyse(points: dict[str, list[Point]], folder: Path, seed: int) -> dict[str, Any]:
     """All claims for one seed."""
-    points = {name: points_of(folder / f"{name}-s{seed}") for name in TRIALS}
     tensors = load_file(folder / f"oracle-s{seed}" / "scores.safetensors")
     targets, num_steps = tensors["test/targets"], tensors["test/num_steps"]
     return {
         "seed": seed,
-        "cost_at_quality": cost_at_quality(points),
+        "cost_at_quality": cost_at_quality([points])[0],
         "against_random": against_random(points, targets),
-        "against_no_sync": against_no_sync(points, targets),
+        "against_no_sync": against_no_sync(points, targets, natural),
+        "against_no_sync_thrifty": against_no_sync(points, targets, thrifty),
         "usage": usage(points, targets, num_steps),
         "curves": {name: curve(points[name]) for name in TRIALS},
     }
@@ -306,11 +341,18 @@ def main() -> None:
     with multiprocessing.get_context("spawn").Pool(arguments.workers) as pool:
         for done, name in enumerate(pool.imap_unordered(train, trials), start=1):
             print(f"\r{done}/{len(trials)} {name:<30}", end="", flush=True)
-    runs = [analyse(folder, seed) for seed in range(arguments.seeds)]
-    arguments.out.write_text(
-        json.dumps({"dataset": prepared.dataset.fingerprint, "runs": runs}, indent=1, allow_nan=False)
-    )
-    print_tables(runs)
+    points = [
+        {name: points_of(folder / f"{name}-s{seed}") for name in TRIALS} for seed in range(arguments.seeds)
+    ]
+    document = {
+        "dataset": prepared.dataset.fingerprint,
+        "generator": dict(prepared.dataset.generator),
+        "code_version": code_version(),
+        "cost_at_quality": cost_at_quality(points),
+        "runs": [analyse(each, folder, seed) for seed, each in enumerate(points)],
+    }
+    arguments.out.write_text(json.dumps(document, indent=1, allow_nan=False))
+    print_tables(document)
 
 
 if __name__ == "__main__":

@@ -204,7 +204,7 @@ def _placement(wanted: TrialResources) -> Any:
         memory["memory"] = int(wanted.memory_gigabytes * 1024**3)
     if wanted.is_nested:
         # Without a CPU: drivers that hold all of them wait for ever for their workers' share.
-        return tune.PlacementGroupFactory([memory or {"memory": 200 * 1024**2}])
+        return tune.PlacementGroupFactory([memory or {"memory": 200.0 * 1024**2}])
     return tune.PlacementGroupFactory([{"CPU": wanted.cpus, "GPU": wanted.gpus, **memory}])
 
 

@@ -21,7 +21,7 @@ def test_override_then_variable_then_default(tmp_path: Path, monkeypatch: pytest
 
 def test_home_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    for bad in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/paretovid")):
+    for bad in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/paretovid"), Path("/proc")):
         with pytest.raises(UsageError, match="cannot be written") as caught:
             open_home(str(bad))
         assert str(bad) in caught.value.message
