@@ -85,7 +85,9 @@ def points_of(folder: Path) -> list[Point]:
     ]
 
 
-def cost_at_quality(runs: list[dict[str, list[Point]]]) -> list[dict[str, Any]]:
+def cost_at_quality(
+    runs: list[dict[str, list[Point]]], margin: float = QUALITY_MARGIN
+) -> list[dict[str, Any]]:
     """Claim (a): the cheapest LiteEval setting as good as the best uniform or LSTM baseline.
 
     Chosen by the mean over seeds on validation, measured per seed on test. With one seed (`runs` of length 1)
@@ -96,7 +98,7 @@ def cost_at_quality(runs: list[dict[str, list[Point]]]) -> list[dict[str, Any]]:
     # Of equally good baselines the cheapest counts: the comparison should be hard on us.
     _, _, rival = min((v for v in rivals.values() if v[0] >= best_map - 1e-9), key=lambda v: v[1])
     ours = _settings(runs, [f"lite_eval-g{g}" for g in GAMMAS])
-    good = [v for v in ours.values() if v[0] >= best_map - QUALITY_MARGIN]
+    good = [v for v in ours.values() if v[0] >= best_map - margin]
     _, _, chosen = min(good, key=lambda v: v[1]) if good else max(ours.values(), key=lambda v: v[0])
     return [
         {
@@ -238,8 +240,14 @@ def print_tables(document: dict[str, Any]) -> None:
     """The tables of lite_eval.md: mean and interval over seeds."""
     runs = document["runs"]
     print(f"\nseeds: {len(runs)}; mAP in points; interval: 95 % of the mean over seeds\n")
-    print("| cost at quality | chosen by the mean over seeds | chosen by each seed alone |\n|---|---|---|")
-    both = document["cost_at_quality"], [run["cost_at_quality"] for run in runs]
+    print(
+        "| cost at quality | within 0.5 points | not below | each seed alone, within 0.5 |\n|---|---|---|---|"
+    )
+    choices = (
+        document["cost_at_quality"],
+        document["cost_at_no_less_quality"],
+        [run["cost_at_quality"] for run in runs],
+    )
     for key, percent in [
         ("baseline_map", True),
         ("lite_eval_map", True),
@@ -248,8 +256,11 @@ def print_tables(document: dict[str, Any]) -> None:
         ("lite_eval_gflops", False),
         ("cost_ratio", False),
     ]:
-        print(f"| {key} | " + " | ".join(span((row[key] for row in rows), percent) for rows in both) + " |")
-    print(f"\nchosen: {both[0][0]['lite_eval']}, against {both[0][0]['baseline']}")
+        print(
+            f"| {key} | " + " | ".join(span((row[key] for row in rows), percent) for rows in choices) + " |"
+        )
+    for rows in choices[:2]:
+        print(f"\nchosen: {rows[0]['lite_eval']}, against {rows[0]['baseline']}")
     for title, key, columns in [
         ("random gate at no less cost", "against_random", ("lite_eval_map", "random_map", "difference")),
         ("without synchronisation", "against_no_sync", ("map", "no_sync_map", "difference")),
@@ -349,6 +360,7 @@ def main() -> None:
         "generator": dict(prepared.dataset.generator),
         "code_version": code_version(),
         "cost_at_quality": cost_at_quality(points),
+        "cost_at_no_less_quality": cost_at_quality(points, margin=0.0),
         "runs": [analyse(each, folder, seed) for seed, each in enumerate(points)],
     }
     arguments.out.write_text(json.dumps(document, indent=1, allow_nan=False))

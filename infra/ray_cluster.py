@@ -119,7 +119,9 @@ def _start(
     # Its processes have another environment than this one: workers get theirs with the job.
     runtime = {"env_vars": {name: os.environ[name] for name in CLUSTER_ENVIRONMENT}}
     modules = {"py_modules": list(py_modules)} if py_modules else {}
-    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env={**runtime, **modules})
+    ray.init(
+        address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env={**runtime, **modules}
+    )
 
 
 def _describe(address: str) -> Cluster:

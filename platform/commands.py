@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-
 _LABELS_SHOWN = 3  # of a video, for people; --json prints all
 
 

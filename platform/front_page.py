@@ -1,6 +1,5 @@
 """The page that `report.write_html` fills: own SVG and script, no network."""
 
-# ruff: noqa: E501
 TEMPLATE = r"""<!doctype html>
 <html lang="en">
 <meta charset="utf-8">

@@ -150,6 +150,8 @@ class CoarseToFine(nn.Module):
         """
         online_k = int(setting.get("online_k", 0))
         budget = _Budget(self, provider, float(setting.get("max_gflops", 0)), gate)
+        if not online_k and not budget.is_limited:
+            provider.expect(COARSE)
         device = provider.num_steps.device
         example = torch.zeros(1, device=device)
         coarse = self.coarse.initial(provider.batch_size, example)
@@ -276,6 +278,11 @@ class _Budget:
                 f"max_gflops={max_gflops:g} does not pay for one coarse look",
                 f"The cheapest answer costs {self._coarse + self._head:.3g} GFLOPs; raise the cap.",
             )
+
+    @property
+    def is_limited(self) -> bool:
+        """True if there is a cap."""
+        return bool(self._cap)
 
     def _affords(self, extra: float) -> Tensor:
         if not self._cap:

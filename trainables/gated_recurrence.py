@@ -50,7 +50,9 @@ class Projection(nn.Module):
 
     def __init__(self, width: int, projected: int, dropout: float = 0.0) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(width, projected), nn.LayerNorm(projected), nn.ReLU(), nn.Dropout(dropout))
+        self.layers = nn.Sequential(
+            nn.Linear(width, projected), nn.LayerNorm(projected), nn.ReLU(), nn.Dropout(dropout)
+        )
 
     def forward(self, features: Tensor) -> Tensor:
         """`[..., D]` to `[..., P]`."""

@@ -79,7 +79,9 @@ class Lstm(Method):
         projected = {FINE: config.fine_projection, COARSE: config.coarse_projection}
         self.sources = self.sources_of(config)
         self.widths = {source: widths[source] for source in self.sources}
-        self.projections = nn.ModuleDict({s: Projection(w, projected[s], config.dropout) for s, w in self.widths.items()})
+        self.projections = nn.ModuleDict(
+            {s: Projection(w, projected[s], config.dropout) for s, w in self.widths.items()}
+        )
         self.cell = Cell(config.cell, sum(projected[s] for s in self.sources), config.hidden)
         self.head = nn.Linear(config.hidden, num_classes)
 

@@ -78,6 +78,14 @@ class Provider(ABC):
         self.charge(self.components[source], is_new)
         return values
 
+    def expect(self, source: str) -> None:
+        """Says that this source will be read at every step of every video, whatever is seen.
+
+        A provider may then compute it in one batch. Only what is read is counted, so whoever might stop early
+        must not say this.
+        """
+        _ = self.components[source]
+
     def peek(self, source: str) -> Tensor:
         """All features of a source, `[B, T, D]`, unpaid. Only where the truth is known too: for an oracle."""
         raise UsageError(f"{source} cannot be looked at before it is paid for", "Only an evaluation can.")
@@ -143,6 +151,7 @@ class VideoProvider(Provider):
 
     Arguments:
         compute: `(source, step) -> [D]`; decodes the step and runs the source's backbone.
+        compute_all: `source -> [T, D]`; the same for all steps at once, for sources that are expected.
     """
 
     def __init__(
@@ -154,6 +163,7 @@ class VideoProvider(Provider):
         video_key: int,
         components: Mapping[str, str],
         costs: CostTable,
+        compute_all: Callable[[str], Tensor] | None = None,
     ) -> None:
         super().__init__(
             num_steps=torch.tensor([num_steps]),
@@ -163,13 +173,22 @@ class VideoProvider(Provider):
         )
         self._compute = compute
         self._widths = dict(widths)
+        self._compute_all = compute_all
         self._cache: dict[tuple[str, int], Tensor] = {}
+        self._seen: set[tuple[str, int]] = set()
+
+    def expect(self, source: str) -> None:
+        super().expect(source)
+        if self._compute_all is not None and self.max_steps > 0:
+            for step, features in enumerate(self._compute_all(source)):
+                self._cache[source, step] = features
 
     def _read(self, source: str, index: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
         if not bool(wanted[0]):
             return torch.zeros(1, self._widths[source]), torch.zeros(1, dtype=torch.bool)
         key = (source, int(index[0]))
-        is_new = key not in self._cache
-        if is_new:
+        is_new = key not in self._seen
+        self._seen.add(key)
+        if key not in self._cache:
             self._cache[key] = self._compute(*key)
         return self._cache[key][None], torch.tensor([is_new])

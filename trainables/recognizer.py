@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -29,7 +30,7 @@ from torch import Tensor
 from paretovid.trainables.components import Backbone, component, load_backbone
 from paretovid.trainables.cost import CostTable, deterministic_eval
 from paretovid.trainables.data.dataset import video_key
-from paretovid.trainables.data.videos import VideoReader
+from paretovid.trainables.data.videos import InputSpec, VideoReader, read_steps
 from paretovid.trainables.errors import DataError, UsageError, VideoError, unknown_name
 from paretovid.trainables.method import InferenceKnob, Method
 from paretovid.trainables.methods import build_method, method_class
@@ -37,6 +38,8 @@ from paretovid.trainables.provider import VideoProvider
 
 MODEL_FILE = "model.json"
 WEIGHTS_FILE = "method.safetensors"
+MOST_STEPS_AT_ONCE = 512
+"""Longer videos are looked at step by step, so that their frames need not be kept."""
 LOOKS = ("none", "coarse", "fine")
 """What a step's decision 0, 1, 2 means: not looked at, cheap sources only, the dear source as well."""
 
@@ -194,15 +197,28 @@ class Recognizer:
         except (DataError, OSError) as error:
             return Prediction(path=shown, calls={}, error=" ".join(str(error).split()))
 
+    def _frame_specs(self, expected: str) -> dict[str, InputSpec]:
+        """The expected source's input, and those of others that are single frames and so cheap to keep."""
+        return {s: spec for s, spec in self._specs.items() if s == expected or spec.kind == "frame"}
+
     def _look(
         self, reader: VideoReader, shown: str, video_id: str, setting: Mapping[str, float]
     ) -> Prediction:
         started = time.perf_counter()
         decoded_before = reader.decode_seconds
 
+        frames: dict[str, np.ndarray] = {}
+
         def compute(source: str, step: int) -> Tensor:
-            decoded = torch.from_numpy(reader.read(step, self._specs[source]))
-            features: Tensor = self.backbones[source](decoded[None])[0]
+            ready = frames.get(source)
+            decoded = reader.read(step, self._specs[source]) if ready is None else ready[step]
+            features: Tensor = self.backbones[source](torch.from_numpy(decoded)[None])[0]
+            return features.to(self._dtype).float()
+
+        def compute_all(source: str) -> Tensor:
+            # A second pass over the video costs more than keeping the frames that a method may ask for.
+            frames.update(read_steps(reader, self._frame_specs(source)))
+            features: Tensor = self.backbones[source](torch.from_numpy(frames[source]))
             return features.to(self._dtype).float()
 
         provider = VideoProvider(
@@ -212,6 +228,7 @@ class Recognizer:
             video_key=video_key(video_id),
             components=self.description["sources"],
             costs=self._costs,
+            compute_all=compute_all if reader.num_steps <= MOST_STEPS_AT_ONCE else None,
         )
         with deterministic_eval(self.method):
             outcome = self.method.run(provider, setting)

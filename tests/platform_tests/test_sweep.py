@@ -150,7 +150,7 @@ def test_mlflow_holds_the_parent_its_trials_and_their_points(swept):
     assert len(trials) == 9 and all(run.info.status == "FINISHED" for run in [parent, *trials])
     models = client.search_logged_models([experiment.experiment_id])
     assert models
-    assert all({"map", "gflops"} <= {metric.key for metric in model.metrics} for model in models)
+    assert all({"map", "gflops"} <= {metric.key for metric in model.metrics or ()} for model in models)
 
 
 def test_promoted_it_predicts_raw_videos_and_says_what_it_cost(swept, document):

@@ -61,3 +61,27 @@ def test_unknown_source_and_unknown_cost_are_errors():
         cached().read("fin", 0, torch.tensor([True, True]))
     with pytest.raises(UnknownCostError):
         cached(costs=CostTable()).read("fine", 0, torch.tensor([True, True]))
+
+
+def test_an_expected_source_is_computed_at_once_and_paid_when_read():
+    asked = []
+
+    def compute_all(source):
+        asked.append(source)
+        return torch.arange(6.0).reshape(3, 2)
+
+    provider = VideoProvider(
+        lambda source, step: pytest.fail("a step was computed alone"),
+        widths={"fine": 2},
+        num_steps=3,
+        video_key=1,
+        components={"fine": "net"},
+        costs=COSTS,
+        compute_all=compute_all,
+    )
+    provider.expect("fine")
+    assert asked == ["fine"] and provider.calls == {}
+    assert provider.read("fine", 1, torch.tensor([True])).tolist() == [[2.0, 3.0]]
+    assert provider.calls["net"].tolist() == [1]
+    with pytest.raises(KeyError):
+        provider.expect("fin")
