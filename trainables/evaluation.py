@@ -61,8 +61,9 @@ def run_settings(
     *,
     components: Mapping[str, str],
     costs: CostTable,
+    expand: bool = True,
 ) -> list[tuple[Setting, Outcome]]:
-    """One batch at each setting, and at those that a run answers as well."""
+    """One batch at each setting, and (`expand`) at those that a run answers as well."""
     answered: list[tuple[Setting, Outcome]] = []
     with deterministic_eval(method):
         for setting in settings:
@@ -75,7 +76,9 @@ def run_settings(
                 targets=None if method.deployable else split.targets,
             )
             outcome = method.run(provider, setting)
-            answered += [(setting, outcome), *method.stop_points(outcome, setting)]
+            answered.append((setting, outcome))
+            if expand:
+                answered += method.stop_points(outcome, setting)
     return answered
 
 

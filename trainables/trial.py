@@ -231,7 +231,7 @@ def _step(
     loss = method.loss(batch, progress)
     if not bool(torch.isfinite(loss.total)):
         raise NonFiniteError(
-            f"the loss became {float(loss.total)} at step {progress.step}",
+            f"the loss became {float(loss.total.detach())} at step {progress.step}",
             "Lower training.learning_rate or the knob's range.",
         )
     optimizer.zero_grad()
@@ -361,12 +361,20 @@ def _evaluate(
         splits = list(data.batches(name))
         truth[name] = _concatenated(splits)
         answered = (
-            (split, run_settings(method, split, settings, components=result["sources"], costs=costs))
+            (
+                split,
+                run_settings(
+                    method,
+                    split,
+                    settings,
+                    components=result["sources"],
+                    costs=costs,
+                    expand=config.inference_setting is None,
+                ),
+            )
             for split in splits
         )
         measured[name] = measure(answered, costs, max_steps=max(s.mask.shape[1] for s in splits))
-    if config.inference_setting is not None:
-        measured = {name: points[:1] for name, points in measured.items()}
     kept = _distinct(measured)
     _write_scores(Path(config.output), {n: [measured[n][i] for i in kept] for n in measured}, truth)
     return [

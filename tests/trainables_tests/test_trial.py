@@ -1,0 +1,232 @@
+"""A trial on real features: the same for a seed wherever it runs, resumed from its own checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from paretovid.platform.testing import small_home
+from paretovid.trainables.errors import NonFiniteError, StaleFeaturesError
+from paretovid.trainables.methods import method_names
+from paretovid.trainables.trial import LocalContext, TrainingConfig, TrialConfig, run_trial
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> TrialConfig:
+    """A configuration over a few real videos."""
+    home = small_home(tmp_path_factory.mktemp("home"))
+    features = home.features("moving_digits")
+    return TrialConfig(
+        sweep="s",
+        trial="t",
+        method="lite_eval",
+        model={"target_usage": 0.4},
+        training_knobs={"gamma": 0.4},
+        training=TrainingConfig(epochs=4, batch_size=4, checkpoint_every_epochs=2),
+        dataset=str(home.data("moving_digits")),
+        features={
+            "coarse": str(next(features.glob("mobilenet*"))),
+            "fine": str(next(features.glob("resnet*"))),
+        },
+        output=str(tmp_path_factory.mktemp("out")),
+    )
+
+
+def run(base: TrialConfig, folder: Path, context: Any = None, **changes: Any) -> dict[str, Any]:
+    config = dataclasses.replace(base, output=str(folder), **changes)
+    return run_trial(config, context or LocalContext())
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def same_weights(first: Path, second: Path) -> bool:
+    a, b = weights(first), weights(second)
+    return all(torch.equal(a[key], b[key]) for key in a)
+
+
+class Interrupted(Exception):
+    """Stands for a process that is killed."""
+
+
+class Keeping:
+    """A context that keeps checkpoints, and may die after one."""
+
+    rank, world_size, device = 0, 1, torch.device("cpu")
+
+    def __init__(self, folder: Path, dies: bool) -> None:
+        self.folder, self.dies = folder, dies
+
+    def report(self, progress, checkpoint=None):
+        if checkpoint is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            shutil.copytree(checkpoint, self.folder)
+            if self.dies:
+                raise Interrupted
+
+    def get_checkpoint(self):
+        return self.folder if self.folder.exists() else None
+
+
+@pytest.mark.parametrize("method", method_names())
+def test_a_seed_gives_the_same_result_and_another_seed_another(base, tmp_path, method):
+    changes = {"method": method, "model": {}, "training_knobs": {}}
+    first = run(base, tmp_path / "a", **changes)
+    again = run(base, tmp_path / "b", **changes)
+    other = run(base, tmp_path / "c", seed=1, **changes)
+    assert first["points"] == again["points"] and same_weights(tmp_path / "a", tmp_path / "b")
+    assert not same_weights(tmp_path / "a", tmp_path / "c")
+    assert first["digest"] == again["digest"] != other["digest"]
+
+
+@pytest.mark.parametrize("method", ["lite_eval", "lstm"])
+def test_a_trial_that_is_killed_goes_on_from_its_checkpoint_to_the_same_result(base, tmp_path, method):
+    changes = {"method": method, "model": {}, "training_knobs": {}}
+    whole = run(base, tmp_path / "whole", **changes)
+    with pytest.raises(Interrupted):
+        run(base, tmp_path / "resumed", Keeping(tmp_path / "kept", dies=True), **changes)
+    history = json.loads((tmp_path / "kept" / "history.json").read_text())
+    assert len(history) == 2, "it died in the middle"
+    resumed = run(base, tmp_path / "resumed", Keeping(tmp_path / "kept", dies=False), **changes)
+    assert resumed["points"] == whole["points"]
+    assert same_weights(tmp_path / "whole", tmp_path / "resumed")
+
+
+def test_a_result_says_where_it_comes_from_and_what_it_cost(base, tmp_path):
+    result = run(base, tmp_path / "a")
+    assert result == json.loads((tmp_path / "a" / "result.json").read_text())
+    assert result["training_knobs"] == {"gamma": 0.4} and result["seed"] == 0
+    assert result["data"]["fingerprint"] and result["code_version"] and result["accounting"] == "honest"
+    assert len(result["training"]["history"]) == 4
+    natural = result["points"][0]
+    assert natural["natural"] and natural["inference_knobs"] == {"gate_offset": 0.0, "online_k": 0}
+    for point in result["points"]:
+        for split in ("val", "test"):
+            figures = point[split]
+            counted = sum(n * result["costs"][c]["macs"] for c, n in figures["calls"].items()) / 1e9
+            assert counted == pytest.approx(figures["gflops"])
+            assert 0 <= figures["map"] <= 1 and figures["gflops_p95"] >= figures["gflops"] > 0
+
+
+def test_scores_on_disk_give_the_figures_of_the_result(base, tmp_path):
+    from paretovid.trainables.metrics import mean_average_precision
+
+    result = run(base, tmp_path / "a")
+    tensors = load_file(tmp_path / "a" / "scores.safetensors")
+    for i, point in enumerate(result["points"]):
+        scores = tensors["test/scores"][i].double().numpy()
+        assert (
+            mean_average_precision(scores, tensors["test/targets"].double().numpy()) == point["test"]["map"]
+        )
+        assert float(tensors["test/gflops"][i].mean()) == pytest.approx(point["test"]["gflops"])
+
+
+def test_one_setting_only_if_the_study_searches_them(base, tmp_path):
+    result = run(base, tmp_path / "a", inference_setting={"gate_offset": 1.0, "online_k": 2})
+    assert [p["inference_knobs"] for p in result["points"]] == [{"gate_offset": 1.0, "online_k": 2}]
+
+
+def test_paper_accounting_counts_less_of_the_recurrent_part(base, tmp_path):
+    honest, paper = run(base, tmp_path / "a"), run(base, tmp_path / "b", accounting="paper")
+    assert paper["accounting"] == "paper"
+    assert 0 < paper["points"][0]["test"]["gflops"] < honest["points"][0]["test"]["gflops"]
+    assert paper["points"][0]["test"]["map"] == honest["points"][0]["test"]["map"]
+
+
+def test_a_loss_that_is_not_finite_ends_the_trial_with_its_reason(base, tmp_path):
+    training = TrainingConfig(epochs=4, batch_size=4, learning_rate=1e30)
+    with pytest.raises(NonFiniteError, match="the loss became"):
+        run(base, tmp_path / "a", training=training)
+    assert not (tmp_path / "a" / "result.json").exists()
+
+
+def test_features_that_are_gone_are_told_with_the_command_that_mends_it(base, tmp_path):
+    with pytest.raises(StaleFeaturesError) as error:
+        run(base, tmp_path / "a", features={**base.features, "fine": str(tmp_path / "nothing")})
+    assert "paretovid extract" in error.value.hint
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    from paretovid.infra.ray_cluster import connect
+
+    with connect(cpus=2):
+        yield
+
+
+def launch(base: TrialConfig, storage: Path, workers: int) -> Path:
+    from paretovid.platform.launch import TrialResources, launch_trials
+    from paretovid.platform.searcher import FixedTrial, Hooks
+    from paretovid.platform.sweep import _run
+
+    trial = dataclasses.asdict(dataclasses.replace(base, output=str(storage / "trials" / "t")))
+    summary = launch_trials(
+        _run,
+        storage=storage,
+        fixed=[FixedTrial(trial_id="t", config=trial)],
+        hooks=Hooks(objectives_of=lambda result: result["objectives"]),
+        resources=TrialResources(workers=workers, cpus=1),
+    )
+    assert summary.failed == 0, summary.reasons
+    return storage / "trials" / "t"
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(180)
+def test_the_tune_process_gives_the_same_as_no_ray_at_all(cluster, base, tmp_path):
+    run(base, tmp_path / "plain")
+    launched = launch(base, tmp_path / "tune", workers=1)
+    assert same_weights(tmp_path / "plain", launched)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("method", ["lite_eval", "uniform"])
+def test_two_gloo_workers_train_one_model(cluster, base, tmp_path, method):
+    launched = launch(dataclasses.replace(base, method=method, model={}), tmp_path / method, workers=2)
+    result = json.loads((launched / "result.json").read_text())
+    assert len(result["training"]["history"]) == 4 and result["points"]
+
+
+def test_averaged_gradients_are_those_of_the_whole_batch(base, tmp_path):
+    """Without a gate's noise, two workers' mean gradient is that of both shares together."""
+    import torch.multiprocessing as multiprocessing
+
+    multiprocessing.spawn(_average_in_two, args=(str(tmp_path / "rendezvous"), str(tmp_path)), nprocs=2)
+    first, second = (load_file(tmp_path / f"{rank}.safetensors") for rank in range(2))
+    assert torch.equal(first["gradient"], second["gradient"])
+    torch.testing.assert_close(first["gradient"], first["whole"], atol=1e-6, rtol=1e-5)
+
+
+def _average_in_two(rank: int, rendezvous: str, folder: str) -> None:
+    from safetensors.torch import save_file
+
+    from paretovid.trainables.method import Batch, Progress
+    from paretovid.trainables.testing import synthetic_method, synthetic_split
+    from paretovid.trainables.trial import _average_gradients
+
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
+    split = synthetic_split(num_videos=8)
+
+    def gradient(rows: slice, average: bool) -> torch.Tensor:
+        method = synthetic_method("uniform")
+        features = {source: values[rows] for source, values in split.features.items()}
+        batch = Batch(features, split.mask[rows], split.targets[rows], split.video_keys[rows])
+        method.loss(batch, Progress(0, 1)).total.backward()
+        if average:
+            _average_gradients(method, 2)
+        return torch.cat([p.grad.flatten() for p in method.parameters() if p.grad is not None])
+
+    tensors = {"gradient": gradient(slice(rank, None, 2), True), "whole": gradient(slice(None), False)}
+    save_file(tensors, Path(folder) / f"{rank}.safetensors")
+    torch.distributed.destroy_process_group()
