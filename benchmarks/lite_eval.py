@@ -86,18 +86,24 @@ def points_of(folder: Path) -> list[Point]:
 
 
 def cost_at_quality(
-    runs: list[dict[str, list[Point]]], margin: float = QUALITY_MARGIN
+    runs: list[dict[str, list[Point]]], margin: float = QUALITY_MARGIN, is_natural: bool = False
 ) -> list[dict[str, Any]]:
     """Claim (a): the cheapest LiteEval setting as good as the best uniform or LSTM baseline.
 
     Chosen by the mean over seeds on validation, measured per seed on test. With one seed (`runs` of length 1)
     it is what a single sweep would choose: the luckiest of hundreds of points on a finite split.
+
+    Arguments:
+        margin: how far below the baseline a setting may be on validation.
+        is_natural: only settings with all inference knobs at their defaults, one per gamma.
     """
     rivals = _settings(runs, BASELINES)
     best_map = max(value for value, _, _ in rivals.values())
     # Of equally good baselines the cheapest counts: the comparison should be hard on us.
     _, _, rival = min((v for v in rivals.values() if v[0] >= best_map - 1e-9), key=lambda v: v[1])
     ours = _settings(runs, [f"lite_eval-g{g}" for g in GAMMAS])
+    if is_natural:
+        ours = {key: value for key, value in ours.items() if not any(value[2][0].setting.values())}
     good = [v for v in ours.values() if v[0] >= best_map - margin]
     _, _, chosen = min(good, key=lambda v: v[1]) if good else max(ours.values(), key=lambda v: v[0])
     return [
@@ -240,12 +246,12 @@ def print_tables(document: dict[str, Any]) -> None:
     """The tables of lite_eval.md: mean and interval over seeds."""
     runs = document["runs"]
     print(f"\nseeds: {len(runs)}; mAP in points; interval: 95 % of the mean over seeds\n")
-    print(
-        "| cost at quality | within 0.5 points | not below | each seed alone, within 0.5 |\n|---|---|---|---|"
-    )
+    print("| cost at quality | all settings | all, not below | natural settings | each seed alone |")
+    print("|---|---|---|---|---|")
     choices = (
         document["cost_at_quality"],
         document["cost_at_no_less_quality"],
+        document["cost_at_quality_natural"],
         [run["cost_at_quality"] for run in runs],
     )
     for key, percent in [
@@ -259,7 +265,7 @@ def print_tables(document: dict[str, Any]) -> None:
         print(
             f"| {key} | " + " | ".join(span((row[key] for row in rows), percent) for rows in choices) + " |"
         )
-    for rows in choices[:2]:
+    for rows in choices[:3]:
         print(f"\nchosen: {rows[0]['lite_eval']}, against {rows[0]['baseline']}")
     for title, key, columns in [
         ("random gate at no less cost", "against_random", ("lite_eval_map", "random_map", "difference")),
@@ -361,6 +367,7 @@ def main() -> None:
         "code_version": code_version(),
         "cost_at_quality": cost_at_quality(points),
         "cost_at_no_less_quality": cost_at_quality(points, margin=0.0),
+        "cost_at_quality_natural": cost_at_quality(points, is_natural=True),
         "runs": [analyse(each, folder, seed) for seed, each in enumerate(points)],
     }
     arguments.out.write_text(json.dumps(document, indent=1, allow_nan=False))

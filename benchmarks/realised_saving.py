@@ -1,6 +1,6 @@
 """How much of the counted saving shows on the clock: a LiteEval point against a baseline, on raw videos.
 
-    python benchmarks/realised_saving.py SWEEP [--point ID] [--baseline uniform] [--videos 60] [home=...]
+    python benchmarks/realised_saving.py SWEEP [--point ID] [--baseline uniform] [--videos 60] [--home FOLDER]
 
 Both run as promoted models do: video by video, decoding and computing only what they ask for, on one thread. They
 take turns on every video, so that a machine that slows down slows both. Decoding is timed apart.
@@ -56,10 +56,10 @@ def main() -> None:
     parser.add_argument("--point")
     parser.add_argument("--baseline", default="uniform")
     parser.add_argument("--videos", type=int, default=60)
-    parser.add_argument("home", nargs="?", default=None, help="home=FOLDER")
+    parser.add_argument("--home")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    home = open_home((arguments.home or "").removeprefix("home=") or None)
+    home = open_home(arguments.home)
     front = read_front([home.sweep(arguments.sweep)])
     ours = chosen(front, arguments.point)
     theirs = next(p for p in front.best_baselines() if p.name == arguments.baseline)

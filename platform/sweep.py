@@ -8,6 +8,8 @@ interrupted, and shows its front if it is finished.
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -91,6 +93,8 @@ class SweepReport:
     front: Front
     summary: LaunchSummary | None
     tracking_uri: str
+    home: str | None
+    """As it was stated, for the commands that come next."""
     example_videos: tuple[Path, ...]
 
     def __str__(self) -> str:
@@ -101,16 +105,23 @@ class SweepReport:
         knee = next(p for p in self.front.points if (p.trial.sweep, p.id) == self.front.knee_id)
         limit = _rounded_up(max(knee.record.val.gflops, knee.record.test.gflops))
         videos = " ".join(str(path) for path in self.example_videos)
+        at = "" if self.home is None else f" home={self.home}"
         lines += [
             f"picture   {self.folder / PICTURE}",
             f"page      {self.folder / PAGE}",
-            f"tracking  mlflow ui --backend-store-uri {self.tracking_uri}",
+            f"tracking  {_command('mlflow')} ui --backend-store-uri {self.tracking_uri}",
             "",
             "next:",
-            f"  paretovid promote {self.name} --max-gflops {limit} --as digits --alias champion",
-            f"  paretovid predict models:/digits@champion {videos}",
+            f"  {_command('paretovid')} promote {self.name} --max-gflops {limit} --as digits --alias champion{at}",
+            f"  {_command('paretovid')} predict models:/digits@champion {videos}{at}",
         ]
         return "\n".join(lines)
+
+
+def _command(name: str) -> str:
+    """The command as the user can type it: `make sweep` runs it from an environment that is not activated."""
+    beside = Path(sys.executable).with_name(name)
+    return name if shutil.which(name) or not beside.exists() else str(_short(beside))
 
 
 def _rounded_up(value: float) -> str:
@@ -474,6 +485,7 @@ def _report(
         front=read_front([folder]),
         summary=summary,
         tracking_uri=store_uri(home, config.tracking.uri),
+        home=config.home,
         example_videos=tuple(_short(path) for path in videos),
     )
 

@@ -156,38 +156,42 @@ class CoarseToFine(nn.Module):
         example = torch.zeros(1, device=device)
         coarse = self.coarse.initial(provider.batch_size, example)
         fine = self.fine.initial(provider.batch_size, example)
-        stopped = torch.zeros(provider.batch_size, dtype=torch.bool, device=device)
-        reads = torch.zeros(provider.batch_size, dtype=torch.int64, device=device)
-        states, uses, looks = [], [], []
+        nobody = torch.zeros(provider.batch_size, dtype=torch.int64, device=device)
+        stopped, looks, reads = nobody.bool(), nobody.clone(), nobody.clone()
+        states, uses, looked = [], [], []
         for t in range(provider.max_steps):
             active = provider.valid(t) & ~stopped
-            active &= budget.affords_coarse()
-            stopped |= provider.valid(t) & ~active
-            if not bool(active.any()) and provider.batch_size == 1:
+            if budget.is_limited:
+                affordable = budget.affords_coarse(looks, reads)
+                stopped = stopped | (active & ~affordable)
+                active = active & affordable
+            if provider.batch_size == 1 and not bool(active):
                 break
             x_c = self.project_coarse(provider.read(COARSE, t, active))
             new_coarse = self.coarse(x_c, coarse)
-            provider.charge(f"{self.prefix}.coarse_rnn", active)
+            looks += active
             use = active & decide(t, torch.cat([x_c, state_as_features(fine)], dim=-1))
-            if gate is not None:
-                provider.charge(gate, active)
-            use &= budget.affords_fine()
+            if budget.is_limited:
+                use = use & budget.affords_fine(looks, reads)
             new_fine = self._skipped(fine, new_coarse)
             if bool(use.any()):
                 x_f = self.project_fine(provider.read(FINE, t, use))
-                provider.charge(f"{self.prefix}.fine_rnn", use)
-                looked = self.fine(torch.cat([x_c, x_f], dim=-1), fine)
-                new_fine = torch.where(use[None, :, None], looked, new_fine)
+                closely = self.fine(torch.cat([x_c, x_f], dim=-1), fine)
+                new_fine = torch.where(use[None, :, None], closely, new_fine)
             coarse = torch.where(active[None, :, None], new_coarse, coarse)
             fine = torch.where(active[None, :, None], new_fine, fine)
             reads += use
             states.append(fine[0])
             uses.append(use)
-            looks.append(active)
+            looked.append(active)
             if online_k:
-                stopped |= reads >= online_k
-        provider.charge(f"{self.prefix}.head", torch.ones_like(stopped))
-        trace = {"states": stack_steps(states), "use": stack_steps(uses), "looked": stack_steps(looks)}
+                stopped = stopped | (reads >= online_k)
+        provider.charge(f"{self.prefix}.coarse_rnn", looks)
+        if gate is not None:
+            provider.charge(gate, looks)
+        provider.charge(f"{self.prefix}.fine_rnn", reads)
+        provider.charge(f"{self.prefix}.head", torch.ones_like(looks))
+        trace = {"states": stack_steps(states), "use": stack_steps(uses), "looked": stack_steps(looked)}
         cheap = [provider.components[COARSE], f"{self.prefix}.coarse_rnn", *([gate] if gate else [])]
         dear = [provider.components[FINE], f"{self.prefix}.fine_rnn"]
         trace |= {f"calls/{name}": trace["looked"] for name in cheap}
@@ -262,38 +266,30 @@ class _Budget:
     def __init__(
         self, network: CoarseToFine, provider: Provider, max_gflops: float, gate: str | None
     ) -> None:
-        self._provider = provider
         self._cap = max_gflops
-        self._head = self._coarse = self._fine = 0.0
-        if not max_gflops:
+        self.is_limited = bool(max_gflops)
+        """True if there is a cap."""
+        if not self.is_limited:
             return
         costs, components, prefix = provider.costs, provider.components, network.prefix
         # The answer itself must still be affordable.
-        self._head = costs[f"{prefix}.head"].gmacs
-        self._coarse = costs[components[COARSE]].gmacs + costs[f"{prefix}.coarse_rnn"].gmacs
-        self._coarse += costs[gate].gmacs if gate else 0.0
-        self._fine = costs[components[FINE]].gmacs + costs[f"{prefix}.fine_rnn"].gmacs
-        if self._coarse + self._head > max_gflops:
+        self._head = costs[f"{prefix}.head"].macs
+        self._coarse = costs[components[COARSE]].macs + costs[f"{prefix}.coarse_rnn"].macs
+        self._coarse += costs[gate].macs if gate else 0
+        self._fine = costs[components[FINE]].macs + costs[f"{prefix}.fine_rnn"].macs
+        if self._coarse + self._head > max_gflops * 1e9:
             raise UsageError(
                 f"max_gflops={max_gflops:g} does not pay for one coarse look",
-                f"The cheapest answer costs {self._coarse + self._head:.3g} GFLOPs; raise the cap.",
+                f"The cheapest answer costs {(self._coarse + self._head) / 1e9:.3g} GFLOPs; raise the cap.",
             )
 
-    @property
-    def is_limited(self) -> bool:
-        """True if there is a cap."""
-        return bool(self._cap)
+    def affords_coarse(self, looks: Tensor, reads: Tensor) -> Tensor:
+        """`[B]` bool: after so many coarse and fine looks, another coarse one fits."""
+        return self._macs(looks + 1, reads) <= self._cap * 1e9
 
-    def _affords(self, extra: float) -> Tensor:
-        if not self._cap:
-            return torch.ones_like(self._provider.num_steps, dtype=torch.bool)
-        # Sums of the same integers in another order may differ in the last digit.
-        return self._provider.spent_gflops() + extra + self._head <= self._cap * (1 + 1e-12)
+    def affords_fine(self, looks: Tensor, reads: Tensor) -> Tensor:
+        """`[B]` bool: a fine look fits as well."""
+        return self._macs(looks, reads + 1) <= self._cap * 1e9
 
-    def affords_coarse(self) -> Tensor:
-        """`[B]` bool: another step at coarse scale fits."""
-        return self._affords(self._coarse)
-
-    def affords_fine(self) -> Tensor:
-        """`[B]` bool: a fine look fits."""
-        return self._affords(self._fine)
+    def _macs(self, looks: Tensor, reads: Tensor) -> Tensor:
+        return looks * self._coarse + reads * self._fine + self._head
