@@ -203,4 +203,8 @@ def _describe_video(video: Mapping[str, Any]) -> str:
     best = video["labels"][:_LABELS_SHOWN]
     labels = ", ".join(f"{entry['label']} {entry['score']:.3f}" for entry in best)
     calls = ", ".join(f"{component} x {count:g}" for component, count in video["calls"].items())
-    return f"{video['path']}: {labels}\n  {video['gflops']:.4g} GFLOPs: {calls or 'no calls'}"
+    closely = [str(step) for step, look in enumerate(video["steps"]) if look == "fine"]
+    looked = f"{len(closely)} of {len(video['steps'])} steps closely"
+    if closely:
+        looked += f" (steps {', '.join(closely)})"
+    return f"{video['path']}: {labels}\n  {video['gflops']:.4g} GFLOPs; looked at {looked}\n  calls: {calls or 'none'}"

@@ -246,7 +246,7 @@ def _check_finished(sweeps: Sequence[SweepRecord], trials: Sequence[TrialRecord]
     states = ", ".join(sorted({str(sweep.info.get("state", "unknown")) for sweep in sweeps}))
     raise DataError(
         f"no trial of {names or 'these sweeps'} has finished (state: {states})",
-        "Continue it with `paretovid resume SWEEP`; if every trial failed, its folder says why.",
+        "Type its `paretovid sweep` command again: it goes on. If every trial failed, its folder says why.",
     )
 
 
@@ -353,7 +353,7 @@ def _with_intervals(
         if len(scores.scores) != len(trial.points):
             raise DataError(
                 f"{trial.folder}: {len(trial.points)} points but scores of {len(scores.scores)}",
-                "Remove the trial's folder and resume the sweep.",
+                "Remove the trial's folder and run the sweep again under another name=.",
             )
         if weights is None or weights.shape[1] != len(scores.targets):
             weights = resample_weights(len(scores.targets), resample_count, seed)

@@ -128,7 +128,7 @@ def launch_trials(
         deadline=None if hours is None else time.time() + 3600 * hours,
         max_failures=max_failures,
     )
-    with _alone(storage), environment(_TUNE_ENVIRONMENT), _quiet():
+    with alone(storage), environment(_TUNE_ENVIRONMENT), _quiet():
         _run(trainable, searcher, storage, wanted)
     if searcher.running or not searcher.is_exhausted:
         raise KeyboardInterrupt
@@ -414,10 +414,10 @@ class _Watch:
 
 
 @contextlib.contextmanager
-def _alone(storage: Path) -> Iterator[None]:
-    """Holds the sweep's lock. The kernel frees it whenever this process ends."""
+def alone(storage: Path, lock_name: str = ".lock") -> Iterator[None]:
+    """Holds a lock on the sweep. The kernel frees it whenever this process ends."""
     storage.mkdir(parents=True, exist_ok=True)
-    with (storage / ".lock").open("w") as lock:
+    with (storage / lock_name).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

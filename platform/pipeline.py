@@ -26,7 +26,13 @@ from paretovid.trainables.backbone_training import BackboneTrainingConfig, train
 from paretovid.trainables.components import family, read_backbone_meta
 from paretovid.trainables.data.dataset import Dataset, VideoRecord, load_dataset
 from paretovid.trainables.data.extract import extract_shard, headers
-from paretovid.trainables.data.features import FeatureStore, finish, header_fingerprint
+from paretovid.trainables.data.features import (
+    FeatureStore,
+    check_feature_type,
+    finish,
+    header_fingerprint,
+    skipped_videos,
+)
 from paretovid.trainables.data.moving_digits import MovingDigitsConfig, is_made, make_moving_digits
 from paretovid.trainables.errors import DataError, StaleFeaturesError, UsageError
 from paretovid.trainables.typed_config import typed_config
@@ -77,6 +83,11 @@ def make_data(config: SweepConfig, progress: Progress) -> Dataset:
     with progress.stage("videos", unit="videos") as stage:
         if settings.pop("generator", None) is None:
             dataset = load_dataset(root)
+            if dataset.name != name:
+                raise DataError(
+                    f"the manifest in {root} is of {dataset.name!r}, not {name!r}",
+                    "Give the folder and the manifest's name the same name: features are kept under it.",
+                )
             stage.reused(f"{len(dataset.records)} videos of {name}")
             return dataset
         wanted = typed_config(MovingDigitsConfig, settings, "data")
@@ -145,8 +156,8 @@ def extract(config: SweepConfig, progress: Progress) -> dict[str, Path]:
 def _train_backbones(
     config: SweepConfig, home: Home, dataset: Dataset, names: Sequence[str], progress: Progress
 ) -> None:
-    settings = {"seed": config.seed, **config.backbones.training}
-    training = typed_config(BackboneTrainingConfig, settings, "backbones.training")
+    # Not with the sweep's seed: sweeps over seeds share the backbones, and promotion needs them as they were.
+    training = typed_config(BackboneTrainingConfig, config.backbones.training, "backbones.training")
     out_root = home.backbone(dataset.name, names[0]).parent
     with progress.stage("backbones", unit="% trained") as stage:
         missing = [name for name in names if not _is_trained(out_root / name, training, dataset)]
@@ -284,7 +295,7 @@ def _extract(
     config: SweepConfig, home: Home, dataset: Dataset, backbones: Mapping[str, Path], progress: Progress
 ) -> dict[str, Path]:
     """Component to the folder of its features; every video is decoded once for all that are missing."""
-    described = headers(dataset, backbones)
+    described = headers(dataset, backbones, config.backbones.dtype)
     folders = {
         name: home.features(dataset.name) / f"{name}@{header_fingerprint(header)}"
         for name, header in described.items()
@@ -298,14 +309,16 @@ def _extract(
         shards = [records[i : i + VIDEOS_PER_SHARD] for i in range(0, len(records), VIDEOS_PER_SHARD)]
         stage.total = len(records)
         with cluster_of(config):
-            failures = _extract_shards(dataset, shards, backbones, missing, stage)
+            _extract_shards(dataset, shards, backbones, missing, config.backbones.dtype, stage)
+        failures = _failures(dataset, next(iter(missing.values())), len(shards))
+        # Before the stores are whole: the same command must not go on with them.
+        _check_enough(failures, len(records))
         for name, folder in missing.items():
             finish(folder, described[name], len(shards))
         read = len(records) - len(failures)
         stage.done(f"{len(missing)} components of {read} videos, each decoded once")
     for path, reason in failures:
         progress.say(f"  left out: {path}: {reason}")
-    _check_enough(failures, len(records))
     return folders
 
 
@@ -322,19 +335,25 @@ def _extract_shards(
     shards: Sequence[Sequence[VideoRecord]],
     backbones: Mapping[str, Path],
     folders: Mapping[str, Path],
+    dtype: str,
     stage: Stage,
-) -> list[tuple[str, str]]:
+) -> None:
     remote: Any = ray.remote(num_cpus=1, max_retries=2)(_extract_one)
     pending = {
-        remote.remote(dataset, shard, dict(backbones), dict(folders), index): len(shard)
+        remote.remote(dataset, shard, dict(backbones), dict(folders), index, dtype): len(shard)
         for index, shard in enumerate(shards)
     }
-    failures: list[tuple[str, str]] = []
     while pending:
         (ready,), _ = ray.wait(list(pending))
-        failures += ray.get(ready)
+        ray.get(ready)
         stage.advance(pending.pop(ready))
-    return sorted(failures)
+
+
+def _failures(dataset: Dataset, folder: Path, num_shards: int) -> list[tuple[str, str]]:
+    """Path and reason of each video that could not be read, those of an interrupted extraction included."""
+    skipped = skipped_videos(folder, num_shards)
+    paths = {record.video_id: str(dataset.video_path(record)) for record in dataset.records}
+    return sorted((paths[video_id], reason) for video_id, reason in skipped.items())
 
 
 def _extract_one(
@@ -343,9 +362,10 @@ def _extract_one(
     backbones: dict[str, Path],
     folders: dict[str, Path],
     index: int,
+    dtype: str,
 ) -> list[tuple[str, str]]:
     torch.set_num_threads(1)
-    return extract_shard(dataset, shard, backbones, folders, index)
+    return extract_shard(dataset, shard, backbones, folders, index, dtype)
 
 
 def _check_enough(failures: Sequence[tuple[str, str]], total: int) -> None:
@@ -354,7 +374,6 @@ def _check_enough(failures: Sequence[tuple[str, str]], total: int) -> None:
             f"{len(failures)} of {total} videos could not be read",
             f"The first: {failures[0][0]}: {failures[0][1]}. Check the files and the decoder.",
         )
-    return None
 
 
 def check_settings(config: SweepConfig) -> None:
@@ -369,3 +388,4 @@ def check_settings(config: SweepConfig) -> None:
         )
     typed_config(BackboneTrainingConfig, config.backbones.training, "backbones.training")
     family(config.backbones.family)
+    check_feature_type(config.backbones.dtype)

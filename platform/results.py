@@ -144,7 +144,7 @@ def read_trial(folder: Path) -> TrialRecord:
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{path} is not the result of a trial: {type(error).__name__} {error}",
-            "Another version made it, or a hand changed it; remove the trial's folder and resume the sweep.",
+            "Another version made it, or a hand changed it; run the sweep under another name=.",
         ) from error
 
 
@@ -158,7 +158,8 @@ def read_scores(trial: TrialRecord, split: str) -> Scores:
             values = {name: file.get_tensor(f"{split}/{name}") for name in ("scores", "gflops", "targets")}
     except Exception as error:  # safetensors raises its own type, a subclass of Exception
         raise DataError(
-            f"{path} cannot be read: {error}", "Remove the trial's folder and resume the sweep."
+            f"{path} cannot be read: {error}",
+            "Remove the trial's folder and run the sweep under another name=.",
         ) from error
     return Scores(**{name: np.asarray(value, dtype=np.float64) for name, value in values.items()})
 
@@ -168,7 +169,8 @@ def _read_json(path: Path) -> dict[str, Any]:
         data = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise DataError(
-            f"{path} cannot be read: {error}", "Remove the trial's folder and resume the sweep."
+            f"{path} cannot be read: {error}",
+            "Remove the trial's folder and run the sweep under another name=.",
         ) from error
     if not isinstance(data, dict):
         raise DataError(f"{path} holds a {type(data).__name__}, not an object", "Was it changed by hand?")
@@ -191,7 +193,8 @@ def _measurement(data: Mapping[str, Any], where: str) -> Measurement:
     for name, value in measured.numbers().items():
         if not math.isfinite(value):
             raise NonFiniteError(
-                f"{where}: {name} is {value}", "Remove the trial's folder and resume the sweep."
+                f"{where}: {name} is {value}",
+                "Remove the trial's folder and run the sweep under another name=.",
             )
     return measured
 
@@ -215,7 +218,8 @@ def _trial(data: Mapping[str, Any], folder: Path) -> TrialRecord:
     points = tuple(_point(point, index, where) for index, point in enumerate(data["points"]))
     if not points:
         raise DataError(
-            f"{where} holds no operating point", "Remove the trial's folder and resume the sweep."
+            f"{where} holds no operating point",
+            "Remove the trial's folder and run the sweep under another name=.",
         )
     extra = {name: value for name, value in data.items() if name not in _FIELDS | {"points", "training"}}
     known = {name: data[name] for name in _FIELDS}

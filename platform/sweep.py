@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,8 +25,8 @@ from paretovid.platform.config import (
 )
 from paretovid.platform.front import Front, read_front
 from paretovid.platform.home import Home, open_home
-from paretovid.platform.launch import LaunchSummary, TrialResources, launch_trials
-from paretovid.platform.mlflow_store import StoreError, open_store, store_uri
+from paretovid.platform.launch import LaunchSummary, TrialResources, alone, launch_trials
+from paretovid.platform.mlflow_store import open_store, store_uri
 from paretovid.platform.pipeline import Prepared, check_settings, cluster_of, prepare
 from paretovid.platform.progress import Progress, Stage
 from paretovid.platform.report import front_table, write_html, write_png
@@ -35,8 +35,8 @@ from paretovid.platform.searcher import FixedTrial, Hooks, ParetoStudy, Suggesti
 from paretovid.platform.tracking import Tracker
 from paretovid.search_spaces.schema import SweepConfig
 from paretovid.trainables.components import family, measure_component
-from paretovid.trainables.data.dataset import write_json
-from paretovid.trainables.errors import UsageError
+from paretovid.trainables.data.dataset import load_dataset, write_json
+from paretovid.trainables.errors import ParetovidError, UsageError
 from paretovid.trainables.methods import method_class, method_config
 from paretovid.trainables.provenance import code_version
 from paretovid.trainables.trial import TrainingConfig, TrialConfig, run_trial
@@ -47,6 +47,8 @@ PICTURE, PAGE, TABLE, DOCUMENT = "front.png", "front.html", "front.txt", "front.
 
 _WHERE_ONLY = ("home", "name", "cluster", "tracking")
 """Sections that say where a sweep runs and is kept, not what it is."""
+_HOW_ONLY = ("concurrent", "hours", "max_failures")
+"""Settings of `search` that may differ when a sweep goes on."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,6 +95,7 @@ class SweepReport:
     front: Front
     summary: LaunchSummary | None
     tracking_uri: str
+    stated_uri: str | None
     home: str | None
     """As it was stated, for the commands that come next."""
     example_videos: tuple[Path, ...]
@@ -102,10 +105,14 @@ class SweepReport:
         if self.summary is not None and self.summary.failed:
             trial, reason = next(iter(self.summary.reasons.items()))
             lines += [f"{self.summary.failed} trials failed, for example {trial}: {reason}", ""]
+        if self.summary is not None and self.summary.is_out_of_time:
+            lines += ["search.hours is over; the same command goes on with the trials that are left", ""]
         knee = next(p for p in self.front.points if (p.trial.sweep, p.id) == self.front.knee_id)
         limit = _rounded_up(max(knee.record.val.gflops, knee.record.test.gflops))
         videos = " ".join(str(path) for path in self.example_videos)
         at = "" if self.home is None else f" home={self.home}"
+        # The registry of a server is found by its address; under home it needs none.
+        where = "" if self.stated_uri is None else f"MLFLOW_TRACKING_URI={self.stated_uri} "
         lines += [
             f"picture   {self.folder / PICTURE}",
             f"page      {self.folder / PAGE}",
@@ -113,7 +120,7 @@ class SweepReport:
             "",
             "next:",
             f"  {_command('paretovid')} promote {self.name} --max-gflops {limit} --as digits --alias champion{at}",
-            f"  {_command('paretovid')} predict models:/digits@champion {videos}{at}",
+            f"  {where}{_command('paretovid')} predict models:/digits@champion {videos}{at}",
         ]
         return "\n".join(lines)
 
@@ -154,23 +161,27 @@ def run_sweep(config: SweepConfig, progress: Progress) -> SweepReport:
     info = _read_info(folder)
     if info and info["state"] == "finished":
         progress.say(f"sweep {name} is finished; name=NEW starts another one with the same settings")
-        if not (folder / PICTURE).exists():
+        if not info.get("tracked"):
             _finish(home, name, config, progress)
         return _report(home, name, None, config)
-    with cluster_of(config):
+    # Before anything is written: a second driver of a running sweep must leave no trace in it.
+    with alone(folder, ".driver.lock"), cluster_of(config):
         prepared = prepare(config, progress)
         _write_info(folder, _info(config, name, "running", info))
         try:
             summary = _search(config, name, prepared, progress)
         except BaseException as error:
             state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            _write_info(folder, {**_info(config, name, state, info), "error": str(error).splitlines()[0:1]})
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            _write_info(folder, {**_info(config, name, state, info), "error": reason})
+            _track_end(home, name, config, None, progress)
             raise
-    _write_info(folder, _info(config, name, "finished", info))
-    with progress.stage("front, pictures and tracking") as stage:
-        _finish(home, name, config, progress)
-        stage.done("wrote them")
-    return _report(home, name, summary, config, prepared)
+        ended = _info(config, name, "out_of_time" if summary.is_out_of_time else "finished", info)
+        with progress.stage("front, pictures and tracking") as stage:
+            _write_info(folder, {**ended, "state": "running", "failures": summary.reasons})
+            _finish(home, name, config, progress, ended["state"])
+            stage.done("wrote them")
+    return _report(home, name, summary, config)
 
 
 def list_sweeps(home: Home) -> list[dict[str, Any]]:
@@ -179,7 +190,7 @@ def list_sweeps(home: Home) -> list[dict[str, Any]]:
     listed = []
     for info in sorted(infos, key=lambda each: str(each["created"])):
         done = len(list((home.sweep(info["name"]) / "trials").glob("*/result.json")))
-        keys = ("name", "method", "data", "state", "created", "hypervolume", "reference", "error")
+        keys = ("name", "method", "data", "state", "created", "hypervolume", "reference", "tracked", "error")
         listed.append({"trials": done, **{key: info.get(key) for key in keys}})
     return listed
 
@@ -208,6 +219,7 @@ def _check(config: SweepConfig) -> None:
 def _identity(config: Mapping[str, Any]) -> str:
     """What makes two sweeps the same, as text."""
     kept = {key: value for key, value in config.items() if key not in _WHERE_ONLY}
+    kept["search"] = {k: v for k, v in config["search"].items() if k not in _HOW_ONLY}
     return json.dumps(kept, sort_keys=True)
 
 
@@ -239,7 +251,8 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any], path: str = 
     for key in [*before, *(key for key in now if key not in before)]:
         old, new = before.get(key), now.get(key)
         where = f"{path}{key}"
-        if (not path and key in _WHERE_ONLY) or old == new:
+        ignored = _WHERE_ONLY if not path else _HOW_ONLY if path == "search." else ()
+        if key in ignored or old == new:
             continue
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             found += _differences(old, new, f"{where}.")
@@ -312,6 +325,8 @@ def _search(config: SweepConfig, name: str, prepared: Prepared, progress: Progre
             max_failures=search.max_failures,
             hours=search.hours,
         )
+        if summary.is_out_of_time:
+            study.fail_open("the time of search.hours was over")
         failed = f", {summary.failed} failed" if summary.failed else ""
         stage.done(f"{summary.succeeded} trials{failed}")
     return summary
@@ -445,53 +460,51 @@ class _Driver:
                 store = open_store(self._home, self._config.tracking.uri)
                 self._tracker = Tracker(store, read_sweep(self._home.sweep(self._sweep)))
             self._tracker.log_trials([read_trial(folder) for folder in waiting])
-        except StoreError as error:
+        except ParetovidError as error:
             # Asked again at the end only: a store that is away answers slowly, and trials must not wait for it.
             self._is_untracked = True
             self._progress.say(f"  not tracked for now: {error.message}")
 
 
-def _finish(home: Home, name: str, config: SweepConfig, progress: Progress) -> None:
-    """Front, pictures, hypervolume and MLflow, all from what is on disk."""
+def _finish(home: Home, name: str, config: SweepConfig, progress: Progress, state: str = "finished") -> None:
+    """Front, pictures, hypervolume and MLflow, all from what is on disk; the state last."""
     folder = home.sweep(name)
     front = read_front([folder])
     write_png(front, folder / PICTURE)
     write_html(front, folder / PAGE)
     (folder / TABLE).write_text(front_table(front) + "\n")
     write_json(folder / DOCUMENT, front.to_json())
-    info = _read_info(folder) or {}
     reference = {"map": front.reference.map, "gflops": front.reference.gflops}
-    _write_info(folder, {**info, "hypervolume": front.hypervolume, "reference": reference})
-    sweep = read_sweep(folder)
+    info = {**(_read_info(folder) or {}), "hypervolume": front.hypervolume, "reference": reference}
+    _write_info(folder, {**info, "state": state, "tracked": False})
+    tracked = _track_end(home, name, config, front, progress)
+    _write_info(folder, {**info, "state": state, "tracked": tracked})
+
+
+def _track_end(home: Home, name: str, config: SweepConfig, front: Front | None, progress: Progress) -> bool:
+    """Tells MLflow how the sweep ended. False if the store did not take it: what is on disk is whole."""
     try:
+        sweep = read_sweep(home.sweep(name))
         Tracker(open_store(home, config.tracking.uri), sweep).finish(sweep, front)
-    except StoreError as error:
+    except ParetovidError as error:
         progress.say(f"  not tracked: {error}")
+        return False
+    return True
 
 
-def _report(
-    home: Home,
-    name: str,
-    summary: LaunchSummary | None,
-    config: SweepConfig,
-    prepared: Prepared | None = None,
-) -> SweepReport:
+def _report(home: Home, name: str, summary: LaunchSummary | None, config: SweepConfig) -> SweepReport:
     folder = home.sweep(name)
-    root = home.data(str(config.data["name"]))
-    videos = sorted(root.glob("videos/test_*"))[:2] if prepared is None else _examples(prepared)
+    dataset = load_dataset(home.data(str(config.data["name"])))
     return SweepReport(
         name=name,
         folder=folder,
         front=read_front([folder]),
         summary=summary,
         tracking_uri=store_uri(home, config.tracking.uri),
+        stated_uri=config.tracking.uri,
         home=config.home,
-        example_videos=tuple(_short(path) for path in videos),
+        example_videos=tuple(_short(dataset.video_path(r)) for r in dataset.split("test")[:2]),
     )
-
-
-def _examples(prepared: Prepared) -> Sequence[Path]:
-    return [prepared.dataset.video_path(record) for record in prepared.dataset.split("test")[:2]]
 
 
 def _short(path: Path) -> Path:

@@ -79,6 +79,9 @@ class Tracker:
         self.log_trials(sweep.trials)
         state = str(sweep.info.get("state", "finished"))
         with _store_errors(self.store, self.sweep):
+            if sweep.info.get("failures"):
+                text = json.dumps(sweep.info["failures"], indent=1)
+                self._log_text(self.run_id, "failed-trials.json", text)
             if front is not None:
                 self._log_models(front)
                 self._log_front(front, sweep)
@@ -293,7 +296,7 @@ def _store_errors(store: Store, sweep: str) -> Iterator[None]:
     except (MlflowException, OSError) as error:
         raise StoreError(
             f"MLflow at {store.uri} did not take sweep {sweep}: {error}",
-            "The sweep's results are whole in its folder; `paretovid resume SWEEP` logs them again.",
+            "The sweep's results are whole in its folder; the same `paretovid sweep` command logs them again.",
         ) from error
 
 

@@ -63,6 +63,8 @@ class BackbonesConfig:
     """The backbones that turn video into features."""
 
     family: str = MISSING
+    dtype: str = "float32"
+    """How features are stored: `float32`, or `float16` for half the space."""
     training: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -113,7 +115,8 @@ class ClusterConfig:
     workers_per_trial: int = 1
     """Above 1, a trial is a Ray Train run with this many workers."""
     cpus_per_trial: float = 1
-    """CPU cores per worker."""
+    """CPU cores per worker that Ray sets aside. A trial computes on one thread, so that its sums are the same
+    wherever it runs; more cores only keep others away."""
     gpus_per_trial: float = 0
     """GPUs per worker; a fraction shares one."""
     memory_per_trial_gigabytes: float | None = None

@@ -52,6 +52,7 @@ from paretovid.trainables.method import (
     Outcome,
     Progress,
     Setting,
+    check_distinct,
     classification_loss,
     register,
 )
@@ -109,6 +110,8 @@ class LiteEvalConfig:
             )
         if self.usage_reduction not in ("batch", "video"):
             raise UsageError(f"unknown usage_reduction: {self.usage_reduction!r}", "Allowed: batch, video.")
+        check_distinct("gate_offsets", self.gate_offsets, GATE_OFFSET.low, GATE_OFFSET.high)
+        check_distinct("online_ks", self.online_ks, 1, ONLINE_K.high)
         if not 0 < self.temperature_floor <= 1:
             raise UsageError(
                 f"temperature_floor must be above 0 and at most 1: {self.temperature_floor}",
@@ -145,7 +148,7 @@ class LiteEval(Method):
         self.gate = nn.Linear(self.network.gate_width, 2)
 
     def loss(self, batch: Batch, progress: Progress) -> Loss:
-        temperature = max(self.config.temperature_floor, 0.5 ** (progress.fraction / 0.6))
+        temperature = self.config.temperature_floor ** min(1.0, progress.fraction / 0.6)
         logits, usage = self.network.train_through(
             batch.features, batch.mask, lambda _, seen: gumbel_use(self.gate(seen), temperature)
         )

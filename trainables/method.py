@@ -10,6 +10,7 @@ Shapes: B videos, T steps (padded to the longest of the batch), C classes, D_s t
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from paretovid.trainables.cost import ComponentCost
+from paretovid.trainables.errors import UsageError
 from paretovid.trainables.provider import Provider
 
 Setting = Mapping[str, float]
@@ -133,6 +135,20 @@ class Method(nn.Module, ABC):
     def paper_component_costs(self) -> dict[str, ComponentCost]:
         """The same under `accounting=paper`: as the paper's published figures count them."""
         return self.component_costs()
+
+
+def check_distinct(name: str, values: Sequence[float], low: float, high: float) -> None:
+    """Checks the values of an inference knob that a configuration lists for evaluation.
+
+    Raises `UsageError` if there are none, one is out of range or not finite, or one is there twice: the second
+    would be measured over the same videos again.
+    """
+    inside = all(math.isfinite(value) and low <= value <= high for value in values)
+    if not values or not inside or len(set(values)) != len(values):
+        raise UsageError(
+            f"{name} cannot be {list(values)}",
+            f"Give one or more different numbers from {low:g} to {high:g}.",
+        )
 
 
 METHODS: dict[str, type[Method]] = {}

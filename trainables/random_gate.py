@@ -26,6 +26,7 @@ from paretovid.trainables.method import (
     Outcome,
     Progress,
     Setting,
+    check_distinct,
     classification_loss,
     register,
 )
@@ -51,6 +52,7 @@ class RandomGateConfig:
     """Inference settings to evaluate; the first is the natural one."""
 
     def __post_init__(self) -> None:
+        check_distinct("usages", self.usages, USAGE.low, USAGE.high)
         if not 0 <= self.training_usage <= 1:
             raise UsageError(
                 f"training_usage must lie between 0 and 1, not {self.training_usage}", "0 varies it."

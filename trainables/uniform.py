@@ -29,6 +29,7 @@ from paretovid.trainables.method import (
     Outcome,
     Progress,
     Setting,
+    check_distinct,
     probabilities,
     register,
 )
@@ -60,9 +61,8 @@ def uniform_steps(num_steps: Tensor, num_frames: int) -> list[Tensor]:
 
 
 def check_frame_counts(counts: tuple[int, ...]) -> None:
-    """Raises `UsageError` for a negative number of frames or none at all."""
-    if not counts or min(counts) < 0:
-        raise UsageError(f"frame_counts must be whole numbers from 0 on, not {counts}", "0 means every step.")
+    """Raises `UsageError` for a negative number of frames, one that is there twice, or none at all."""
+    check_distinct("frame_counts", counts, NUM_FRAMES.low, NUM_FRAMES.high)
 
 
 class _FrameScores(nn.Module):

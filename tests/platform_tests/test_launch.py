@@ -192,7 +192,7 @@ def test_no_room_and_no_second_driver(cluster: None, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no room for a trial of 3 x \(1 CPU"):
         launch_trials(trainable, storage=tmp_path / "s", resources=TrialResources(workers=3))
     with (
-        launch._alone(tmp_path / "s"),
+        launch.alone(tmp_path / "s"),
         pytest.raises(UsageError, match="running already"),
     ):
         launch_trials(trainable, storage=tmp_path / "s")

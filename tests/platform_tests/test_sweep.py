@@ -135,7 +135,7 @@ def test_the_sweep_is_listed_with_its_state_and_hypervolume(swept):
     out, _ = paretovid("sweeps", "--json", home=swept[0])
     (sweep,) = json.loads(out)["sweeps"]
     assert (sweep["name"], sweep["state"], sweep["trials"]) == (SWEEP, "finished", 9)
-    assert sweep["hypervolume"] > 0
+    assert sweep["hypervolume"] > 0 and sweep["tracked"] is True
 
 
 def test_mlflow_holds_the_parent_its_trials_and_their_points(swept):
@@ -204,3 +204,24 @@ def test_a_sweep_in_which_every_trial_fails_says_why_and_its_status_is_one(swept
     assert "all 3 trials failed" in err and "the loss became" in err
     out, _ = paretovid("sweeps", "--json", home=home)
     assert json.loads(out)["sweeps"][0]["state"] == "failed"
+
+
+def test_videos_of_which_most_are_unreadable_are_refused_every_time(swept, tmp_path):
+    home = tmp_path / "home"
+    shutil.copytree(swept[0] / "data", home / "data")
+    shutil.copytree(swept[0] / "backbones", home / "backbones")
+    for path in sorted((home / "data" / "moving_digits" / "videos").glob("*.mp4"))[:20]:
+        path.write_bytes(b"nothing")
+    for _ in range(2):
+        _, err = paretovid("extract", *SMALL, home=home, status=1)
+        assert "20 of 32 videos could not be read" in err
+
+
+def test_after_a_sweep_with_another_seed_the_first_can_still_be_promoted(swept, document):
+    home = swept[0]
+    paretovid("sweep", *SMALL, "seed=1", "search.trials=1", "baselines=[]", "name=seed-one", home=home)
+    point = next(p["id"] for p in document["points"] if p["on_front"])
+    out, _ = paretovid("promote", SWEEP, "--point", point, "--as", "again", home=home)
+    assert "again version 1" in out
+    out, _ = paretovid("front", SWEEP, "seed-one", "--json", home=home)
+    assert {p["sweep"] for p in json.loads(out)["points"]} == {SWEEP, "seed-one"}

@@ -11,6 +11,7 @@ from paretovid.trainables.lite_eval import LiteEval
 from paretovid.trainables.method import Batch, Progress
 from paretovid.trainables.methods import method_config
 from paretovid.trainables.testing import (
+    padded_by,
     run_cached,
     synthetic_costs,
     synthetic_method,
@@ -118,6 +119,9 @@ def test_paper_accounting_counts_one_gate_of_four():
         ({"target_usage": 1.5}, "between 0 and 1"),
         ({"target_usage": "often"}, "must be float"),
         ({"gamma": 0.1}, "unknown setting of method lite_eval: 'gamma'"),
+        ({"online_ks": [0, 1]}, "different numbers from 1"),
+        ({"online_ks": [2, 2]}, "online_ks cannot be"),
+        ({"gate_offsets": []}, "gate_offsets cannot be"),
         ({"usage_reduction": "frame"}, "Allowed: batch, video"),
         ({"network": {"coarse_hidden": 128}}, "must be smaller than fine_hidden"),
         ({"network": {"cell": "rnn"}}, "Allowed: lstm, gru"),
@@ -126,3 +130,34 @@ def test_paper_accounting_counts_one_gate_of_four():
 def test_a_bad_configuration_says_what_is_allowed(fields, message):
     with pytest.raises(UsageError, match=message):
         method_config("lite_eval", fields)
+
+
+def test_padding_changes_neither_logits_nor_usage_in_training():
+    method, split = synthetic_method("lite_eval"), synthetic_split()
+    assert isinstance(method, LiteEval)
+    method.eval()
+    longer = padded_by(split, 3)
+
+    def decide(step: int, seen: torch.Tensor) -> torch.Tensor:
+        return torch.full((len(seen),), float(step % 2 == 0))
+
+    logits, usage = method.network.train_through(split.features, split.mask, decide)
+    padded_logits, padded_usage = method.network.train_through(longer.features, longer.mask, decide)
+    torch.testing.assert_close(logits, padded_logits)
+    torch.testing.assert_close(usage, padded_usage)
+    expected = [sum(t % 2 == 0 for t in range(n)) / n for n in split.num_steps.tolist()]
+    assert usage.tolist() == pytest.approx(expected)
+
+
+def test_the_temperature_reaches_its_floor_at_sixty_percent(monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        "paretovid.trainables.lite_eval.gumbel_use",
+        lambda logits, temperature: seen.append(temperature) or torch.ones(len(logits)),
+    )
+    method, split = synthetic_method("lite_eval", {"temperature_floor": 0.25}), synthetic_split()
+    batch = Batch(split.features, split.mask, split.targets, split.video_keys)
+    for step in (0, 30, 60, 100):
+        seen.clear()
+        method.loss(batch, Progress(step, 101))
+        assert seen[0] == pytest.approx({0: 1.0, 30: 0.5, 60: 0.25, 100: 0.25}[step])

@@ -137,6 +137,14 @@ def shard_is_whole(folder: Path, shard_index: int, asked: Sequence[str]) -> bool
         return False
 
 
+def skipped_videos(folder: Path, num_shards: int) -> dict[str, str]:
+    """Video id to reason, of the videos that the written shards `0 … num_shards - 1` had to leave out."""
+    skipped: dict[str, str] = {}
+    for shard in range(num_shards):
+        skipped |= json.loads((folder / _shard_name(shard)).with_suffix(".json").read_text())["skipped"]
+    return skipped
+
+
 def finish(folder: Path, header: Mapping[str, Any], num_shards: int) -> None:
     """Writes the index over shards `0 … num_shards - 1`, which makes the store complete.
 
@@ -297,7 +305,9 @@ def _shard_name(shard_index: int) -> str:
 
 
 def _mend(dataset_name: str) -> str:
-    return f"Run `paretovid extract data={dataset_name}`, which makes what is missing or out of date."
+    # Only the built-in set has a configuration of its own; any other lies in its folder.
+    choice = dataset_name if dataset_name == "moving_digits" else f"folder data.name={dataset_name}"
+    return f"Run `paretovid extract data={choice}`, which makes what is missing or out of date."
 
 
 def _ids_digest(video_ids: Sequence[str]) -> str:
