@@ -150,11 +150,13 @@ def test_padding_changes_neither_logits_nor_usage_in_training():
 
 
 def test_the_temperature_reaches_its_floor_at_sixty_percent(monkeypatch):
-    seen = []
-    monkeypatch.setattr(
-        "paretovid.trainables.lite_eval.gumbel_use",
-        lambda logits, temperature: seen.append(temperature) or torch.ones(len(logits)),
-    )
+    seen: list[float] = []
+
+    def always(logits: torch.Tensor, temperature: float) -> torch.Tensor:
+        seen.append(temperature)
+        return torch.ones(len(logits))
+
+    monkeypatch.setattr("paretovid.trainables.lite_eval.gumbel_use", always)
     method, split = synthetic_method("lite_eval", {"temperature_floor": 0.25}), synthetic_split()
     batch = Batch(split.features, split.mask, split.targets, split.video_keys)
     for step in (0, 30, 60, 100):
