@@ -11,7 +11,8 @@ Labels, `config.labels`:
   in for what the papers' backbones know before they are fine-tuned: theirs were pre-trained on ImageNet or
   Kinetics, ours start from nothing, and the built-in set knows what each of its steps shows.
 * `video`: every step is labelled with its video's label, as the papers fine-tune. On sparse evidence most of
-  these labels are wrong, and backbones that start from nothing learn far less from them.
+  these labels are wrong, and backbones that start from nothing learn far less from them: on `moving_digits`
+  the fine one names 21 % of the digits of the test split (a guess: 17 %), with `step` 94 %.
 
 A class that a source cannot perceive (a sound, in a still frame) stays unlearned by that backbone.
 """
@@ -236,8 +237,8 @@ def _train_one(
         backbone.input_std.fill_(float(values.std()) + 1e-3)
     classifier: nn.Module = _Classifier(backbone.to(context.device)).train()
     if context.world_size > 1:
-        # Also gives every rank the weights and input statistics of rank 0.
-        classifier = nn.parallel.DistributedDataParallel(classifier, broadcast_buffers=False)
+        # Every rank starts from the weights and input statistics of rank 0.
+        classifier = nn.parallel.DistributedDataParallel(classifier)
     # The schedule cannot divide fewer steps into a rise and a fall.
     total = max(10, round(spec.recipe.samples * config.effort / spec.recipe.batch_size))
     optimizer = torch.optim.AdamW(

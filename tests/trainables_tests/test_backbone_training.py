@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from paretovid.trainables import backbone_training
 from paretovid.trainables.backbone_training import BackboneTrainingConfig, train_backbones
 from paretovid.trainables.components import family, read_backbone_meta
 from paretovid.trainables.errors import DataError, UsageError
@@ -89,3 +93,94 @@ def test_bad_settings_say_what_is_allowed(fields):
     with pytest.raises(UsageError) as error:
         BackboneTrainingConfig(**fields)
     assert error.value.hint
+
+
+WORKER = """
+import hashlib, json, sys
+from pathlib import Path
+import torch
+from paretovid.trainables import backbone_training
+from paretovid.trainables.backbone_training import BackboneTrainingConfig, train_backbones
+from paretovid.trainables.components import family
+from paretovid.trainables.data.dataset import load_dataset
+
+class Context:
+    rank, world_size, device = int(sys.argv[1]), 2, torch.device("cpu")
+    reports = 0
+    def report(self, progress, checkpoint=None):
+        self.reports += 1
+    def get_checkpoint(self):
+        return None
+
+data, meeting, out = map(Path, sys.argv[2:5])
+torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=Context.rank, world_size=2)
+made, original = [], backbone_training._train_one
+def remember(*arguments):
+    made.append(original(*arguments))
+    return made[-1]
+backbone_training._train_one = remember
+context, names = Context(), [family("small")["coarse"], family("small")["audio"]]
+config = BackboneTrainingConfig(effort=0.01)
+said = train_backbones(config, load_dataset(data), names, out, context)
+again = train_backbones(config, load_dataset(data), names, out, context)
+digest = hashlib.sha256()
+for backbone, _ in made:
+    for name, value in backbone.named_parameters():
+        digest.update(value.detach().numpy().tobytes())
+    digest.update(backbone.input_mean.numpy().tobytes() + backbone.input_std.numpy().tobytes())
+print(json.dumps([digest.hexdigest(), context.reports, len(said["trained"]), again["kept"] == names]))
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_two_workers_train_one_network(videos, tmp_path):
+    workers = [
+        subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                WORKER,
+                str(rank),
+                str(videos.root),
+                str(tmp_path / "meet"),
+                str(tmp_path),
+            ],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    first, second = (json.loads(worker.communicate(timeout=50)[0]) for worker in workers)
+    assert first == second, "same weights, and as many reports: Ray waits for all ranks at each"
+    assert first[2:] == [2, True]
+
+
+def drawn(groups: list[str], counts: list[int], own: tuple[str, ...]) -> list[float]:
+    """Share of the samples that each class gets, of so many steps each."""
+    targets = np.repeat(np.eye(len(groups), dtype=np.float32), counts, axis=0)
+    weights = backbone_training._sampling(targets, groups, own, BackboneTrainingConfig())
+    return [float(share) for share in targets.T @ weights]
+
+
+def test_rare_evidence_and_what_a_component_is_for_are_drawn_more_often():
+    groups = ["motion", "appearance", "background"]
+    assert drawn(groups, [10, 30, 400], ("motion",)) == pytest.approx([0.49, 0.21, 0.3])
+    assert drawn(groups, [10, 30, 400], ()) == pytest.approx([0.175, 0.525, 0.3])
+    assert drawn(["", "", "background"], [10, 30, 400], ("motion",)) == pytest.approx([0.175, 0.525, 0.3])
+    assert drawn(["", ""], [10, 30], ("motion",)) == pytest.approx([0.25, 0.75])
+
+
+def test_a_memory_limit_keeps_a_part_of_the_steps(videos, tmp_path):
+    spec = backbone_training.component(family("small")["fine"])
+    assert backbone_training._steps_that_fit([spec], 1, 6) == 2**20 // (64 * 64 * 3 * 6)
+    assert backbone_training._steps_that_fit([spec], 1, 10**6) == 1
+    kept = backbone_training._choose_steps(16, 5, np.random.default_rng(0))
+    assert len(set(kept.tolist())) == 5 and sorted(kept.tolist()) == kept.tolist()
+
+
+def test_a_file_with_other_steps_than_its_record_says_is_labelled_as_far_as_known(videos):
+    record = dataclasses.replace(videos.records[0], num_steps=3, step_labels=(1, -1, 0))
+    longer = backbone_training._targets(record, 5, 2, "step")
+    assert longer.argmax(axis=1).tolist() == [1, 2, 0, 2, 2]
+    assert backbone_training._targets(record, 1, 2, "step").tolist() == [[0, 1, 0]]

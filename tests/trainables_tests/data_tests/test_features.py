@@ -16,9 +16,11 @@ from paretovid.trainables.data.features import (
     finish,
     header_fingerprint,
     load_padded,
+    shard_is_whole,
+    write_shard,
 )
 from paretovid.trainables.data.videos import read_all_steps
-from paretovid.trainables.errors import StaleFeaturesError, UsageError
+from paretovid.trainables.errors import DataError, StaleFeaturesError, UsageError
 
 COARSE = family("small")["coarse"]
 
@@ -148,3 +150,18 @@ def test_a_video_that_cannot_be_read_is_named_and_has_no_features(videos, backbo
     assert bad.video_id not in store and len(store) == len(videos.records) - 1
     with pytest.raises(StaleFeaturesError, match="could not be read"):
         store.video(bad.video_id)
+
+
+def test_features_that_float16_cannot_hold_are_refused_not_written(tmp_path):
+    videos = {"a": np.full((2, 4), 1e6, np.float32)}
+    with pytest.raises(DataError, match="not finite as float16") as error:
+        write_shard(tmp_path, 0, videos, asked=["a"], skipped={}, width=4, dtype="float16")
+    assert "float32" in error.value.hint and not list(tmp_path.iterdir())
+
+
+def test_a_shard_of_other_videos_is_made_again_and_a_missing_one_is_named(videos, backbone, tmp_path):
+    folder = extracted(videos, backbone, tmp_path / "features")
+    ids = [record.video_id for record in videos.records]
+    assert shard_is_whole(folder, 0, ids[:7]) and not shard_is_whole(folder, 0, ids[:6])
+    with pytest.raises(DataError, match="shard 2 of 3 is missing"):
+        finish(folder, headers(videos, {COARSE: backbone})[COARSE], 3)
