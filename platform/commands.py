@@ -75,6 +75,7 @@ def front(args: argparse.Namespace) -> Answer:
     from paretovid.platform import report
     from paretovid.platform.front import read_front
     from paretovid.platform.home import open_home
+    from paretovid.trainables.errors import UsageError
 
     home = open_home(args.home)
     found = read_front(
@@ -84,6 +85,9 @@ def front(args: argparse.Namespace) -> Answer:
         min_map=args.min_map,
         seed=args.seed or 0,
     )
+    for picture in (args.png, args.html):
+        if picture and not Path(picture).absolute().parent.is_dir():
+            raise UsageError(f"{picture}: there is no such folder", "Make it, or name another file.")
     if args.png:
         report.write_png(found, Path(args.png))
     if args.html:
@@ -106,7 +110,7 @@ def promote(args: argparse.Namespace) -> Answer:
         min_map=args.min_map,
         knee=args.knee,
     )
-    return Answer(text=str(version))
+    return Answer(text=str(version) + _at(args.home))
 
 
 def rollback(args: argparse.Namespace) -> Answer:
@@ -114,7 +118,8 @@ def rollback(args: argparse.Namespace) -> Answer:
     from paretovid.platform import registry
     from paretovid.platform.home import open_home
 
-    return Answer(text=str(registry.rollback(open_home(args.home), args.name, args.alias)))
+    version = registry.rollback(open_home(args.home), args.name, args.alias)
+    return Answer(text=str(version) + _at(args.home))
 
 
 def models(args: argparse.Namespace) -> Answer:
@@ -140,6 +145,14 @@ def predict(args: argparse.Namespace) -> Answer:
 def _predict_document(args: argparse.Namespace) -> Mapping[str, Any]:
     from paretovid.platform import prediction
     from paretovid.platform.home import open_home
+    from paretovid.trainables.errors import UsageError
+
+    settings = [word for word in args.videos if "=" in word and not Path(word).exists()]
+    if settings:
+        raise UsageError(
+            f"not a video: {settings[0]!r}",
+            "predict takes home=FOLDER and options; a registry on a server is named by MLFLOW_TRACKING_URI.",
+        )
 
     return prediction.predict(open_home(args.home), args.model, args.videos, max_gflops=args.max_gflops)
 
@@ -175,6 +188,11 @@ def doctor(args: argparse.Namespace) -> Answer:
     found = checks.run_checks(args.home)
     failed = any(check.state == "fail" for check in found)
     return Answer(text=checks.to_text(found), document=checks.to_document(found), exit_status=int(failed))
+
+
+def _at(home: str | None) -> str:
+    """What a printed command needs behind it to find the same home."""
+    return "" if home is None else f" home={home}"
 
 
 def format_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -284,7 +284,7 @@ def _within(points: list[FrontPoint], max_gflops: float | None, min_map: float |
             least = min(points, key=_cheapest)
             cost = max(least.record.val.gflops, least.record.test.gflops)
             raise UsageError(
-                f"no operating point costs {max_gflops:g} GFLOPs per video or less",
+                f"no operating point costs {max_gflops:g} GFLOPs per video or less on validation and test",
                 f"The cheapest is {least.id} with {_rounded_up(cost)} GFLOPs and mAP "
                 f"{100 * least.shown.map:.1f} %: give at least --max-gflops {_rounded_up(cost)}.",
             )

@@ -77,6 +77,8 @@ def open_store(home: Home, stated: str | None = None) -> Store:
         with locked(lock_path):
             client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
             experiment_id = _experiment(client, home.mlflow_artifacts if uri == home.mlflow_url else None)
+    except StoreError:
+        raise
     except Exception as error:  # what a store raises depends on what is behind its URI
         raise StoreError(
             f"the MLflow store at {uri} cannot be used: {error}",
@@ -85,11 +87,22 @@ def open_store(home: Home, stated: str | None = None) -> Store:
     return Store(uri=uri, client=client, experiment_id=experiment_id, lock_path=lock_path)
 
 
+def _check_not_moved(location: str, artifacts: Path | None) -> None:
+    """An experiment keeps its artifacts where it was made: a copied home would write into the first one."""
+    if artifacts is not None and location != artifacts.as_uri():
+        raise StoreError(
+            f"this home was moved or copied: its MLflow store keeps artifacts in {location}",
+            "Use it where it was made. Or delete mlflow.db and mlflow-artifacts in this home, which forgets its "
+            "runs and registered models; sweeps and their results stay, and new promotions start afresh.",
+        )
+
+
 def _experiment(client: MlflowClient, artifacts: Path | None) -> str:
     from mlflow.exceptions import MlflowException
 
     found = client.get_experiment_by_name(EXPERIMENT)
     if found is not None:
+        _check_not_moved(str(found.artifact_location), artifacts)
         return str(found.experiment_id)
     note = "Sweeps of paretovid: mAP against GFLOPs per video (giga multiply-accumulates)."
     try:

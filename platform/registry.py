@@ -20,7 +20,7 @@ from typing import Any
 
 from paretovid.platform.front import Front, FrontPoint, choose, read_front
 from paretovid.platform.home import Home
-from paretovid.platform.mlflow_store import Store, locked, open_store
+from paretovid.platform.mlflow_store import Store, locked, open_store, quiet_mlflow
 from paretovid.platform.model_card import model_card
 from paretovid.platform.model_package import backbone_folders, write_package
 from paretovid.platform.raw_check import Gate, check_raw_videos
@@ -78,6 +78,7 @@ def promote(
     Raises `UsageError` for a bad name or a point that does not exist (says what there is), `GateError` if a
     gate refuses it; nothing is registered then.
     """
+    quiet_mlflow()
     _check_names(name, alias)
     front = read_front([home.sweep(sweep)])
     chosen = choose(front, point=point, max_gflops=max_gflops, min_map=min_map, at_knee=knee)

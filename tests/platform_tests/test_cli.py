@@ -275,7 +275,7 @@ def test_memory_is_the_containers_if_that_is_less(limit: str, gib: int, tmp_path
 
 def test_predict_goes_on_past_a_bad_video(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     good: dict[str, Any] = {"path": "a.mp4", "labels": [{"label": "three", "score": 0.9}], "gflops": 0.5}
-    good |= {"calls": {"fine": 2}, "steps": [0, 1], "error": None}
+    good |= {"calls": {"fine": 2}, "steps": ["coarse", "fine", "fine"], "error": None}
     bad: dict[str, Any] = {
         "path": "b.txt",
         "labels": [],
@@ -286,5 +286,15 @@ def test_predict_goes_on_past_a_bad_video(monkeypatch: pytest.MonkeyPatch, capsy
     }
     monkeypatch.setattr(commands, "_predict_document", lambda _: {"model": "m", "videos": [good, bad]})
     assert cli.main(["predict", "m", "a.mp4", "b.txt"]) == 1
-    expected = "a.mp4: three 0.900\n  0.5 GFLOPs: fine x 2\nb.txt: not a video\n"
-    assert capsys.readouterr().out == expected
+    assert capsys.readouterr().out.splitlines() == [
+        "a.mp4: three 0.900",
+        "  0.5 GFLOPs; looked at 2 of 3 steps closely (steps 1, 2)",
+        "  calls: fine x 2",
+        "b.txt: not a video",
+    ]
+
+
+def test_a_setting_among_videos_is_no_video(tmp_path: Path, capsys: Capture) -> None:
+    status = cli.main(["predict", "models:/m@c", "a.mp4", "tracking.uri=http://x", f"home={tmp_path}"])
+    assert status == 2
+    assert "not a video: 'tracking.uri=http://x'" in capsys.readouterr().err

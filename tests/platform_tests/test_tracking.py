@@ -1,6 +1,7 @@
 """A sweep in MLflow: nested, linked to its data, complete after any number of calls, and free of NaN."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -127,3 +128,13 @@ def test_store_that_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "not.db").write_text(json.dumps({"no": "database"}) * 100)
     with pytest.raises(StoreError, match="cannot be used"):
         open_store(Home(tmp_path), f"sqlite:///{tmp_path / 'not.db'}")
+
+
+def test_a_copied_home_is_refused_before_it_writes_into_the_first_one(tmp_path: Path) -> None:
+    first = Home(tmp_path / "first")
+    first.root.mkdir()
+    open_store(first)
+    shutil.copytree(first.root, tmp_path / "second")
+    with pytest.raises(StoreError, match="moved or copied"):
+        open_store(Home(tmp_path / "second"))
+    assert open_store(first).experiment_id
