@@ -70,8 +70,12 @@ def open_store(home: Home, stated: str | None = None) -> Store:
 
     uri = store_uri(home, stated)
     lock_path = home.root / "mlflow.lock"
+    stated_by_user = os.environ.get("MLFLOW_TRACKING_URI")
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
+    if stated_by_user is None:
+        # MLflow exports what it is told; read as the user's wish, it would bind every later home to this one.
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
     try:
         # A fresh SQLite store opened by two processes at once is broken for good.
         with locked(lock_path):
