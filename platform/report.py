@@ -202,7 +202,7 @@ def _draw_baselines(axes: Any, front: Front) -> None:
             marker="os^Dv<>P"[k % 8],
             markersize=3.5,
             alpha=0.9,
-            label=name if usable else f"{name} (looks at the truth)",
+            label=name if usable else f"{name} (truth)",
             zorder=3,
         )
         axes.annotate(
@@ -242,7 +242,7 @@ def write_html(front: Front, path: Path) -> None:
         {"name": "other operating points", "kind": "other", "points": others},
         *(
             {
-                "name": name if curve[0].trial.deployable else f"{name} (looks at the truth)",
+                "name": name if curve[0].trial.deployable else f"{name} (truth)",
                 "kind": "baseline",
                 "colour": _COLOURS[k % len(_COLOURS)],
                 "points": [_hover(p) for p in curve],
