@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+_CLASSES_OF_HEADS = 12  # as the built-in set has
 _LABELS_SHOWN = 3  # of a video, for people; --json prints all
 
 
@@ -159,9 +160,12 @@ def _predict_document(args: argparse.Namespace) -> Mapping[str, Any]:
 
 def flops(args: argparse.Namespace) -> Answer:
     """`paretovid flops`: measured now, on the real modules."""
-    from paretovid.trainables.components import COMPONENTS, measure_component
+    from paretovid.trainables.components import COMPONENTS, component, family, measure_component
+    from paretovid.trainables.methods import default_component_costs
 
     costs = {name: measure_component(name) for name in sorted(COMPONENTS)}
+    widths = {source: component(name).feature_width for source, name in family("small").items()}
+    costs |= default_component_costs(widths, _CLASSES_OF_HEADS)
     entries = [
         {
             "name": name,
@@ -177,7 +181,10 @@ def flops(args: argparse.Namespace) -> Answer:
         for (name, cost), entry in zip(costs.items(), entries, strict=True)
     ]
     table = format_table(("component", "input", "measured", "published", "source"), rows)
-    note = "In GFLOPs per call, counted as the papers do: giga multiply-accumulates."
+    note = (
+        "In GFLOPs per call, counted as the papers do: giga multiply-accumulates. Backbones first, then what methods\n"
+        f"add at their default sizes on features of the small family, heads for {_CLASSES_OF_HEADS} classes."
+    )
     return Answer(text=f"{table}\n{note}", document={"components": entries})
 
 

@@ -129,6 +129,8 @@ class Lstm(Method):
         macs += measure_macs(self.cell, self._project(inputs).detach(), self.cell.initial(1, example))
         head = measure_macs(self.head, example.new_zeros(1, self.config.hidden))
         return {
-            "lstm.rnn": ComponentCost(macs=macs, input=f"{self.widths} features, {self.config.hidden} units"),
+            "lstm.rnn": ComponentCost(
+                macs=macs, input=f"{sum(self.widths.values())} features, {self.config.hidden} units"
+            ),
             "lstm.head": ComponentCost(macs=head, input=f"{self.config.hidden} units"),
         }

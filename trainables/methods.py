@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from paretovid.trainables import lite_eval, lstm, random_gate, uniform
+from paretovid.trainables.cost import ComponentCost
 from paretovid.trainables.errors import unknown_name
 from paretovid.trainables.method import METHODS, Method
 from paretovid.trainables.typed_config import typed_config
 
-__all__ = ["build_method", "method_class", "method_names"]
+__all__ = ["build_method", "default_component_costs", "method_class", "method_config", "method_names"]
 
 # One line per method file; the modules register their classes when they are imported.
 _MODULES = (lite_eval, lstm, random_gate, uniform)
@@ -39,3 +40,20 @@ def build_method(
     """A method with fresh weights (PyTorch's global random state). `widths`: source to feature width."""
     config = method_config(name, fields)
     return method_class(name)(config, widths=widths, num_classes=num_classes, multi_label=multi_label)
+
+
+def default_component_costs(widths: Mapping[str, int], num_classes: int) -> dict[str, ComponentCost]:
+    """Measured cost of what each method adds to its backbones, at its default configuration.
+
+    Arguments:
+        widths: source to feature width; methods that read another source are left out.
+    """
+    costs: dict[str, ComponentCost] = {}
+    for name in method_names():
+        sources = method_class(name).sources_of(method_config(name, {}))
+        if set(sources) <= set(widths):
+            own = {source: widths[source] for source in sources}
+            costs |= build_method(
+                name, {}, widths=own, num_classes=num_classes, multi_label=False
+            ).component_costs()
+    return costs

@@ -214,7 +214,9 @@ def test_flops_lists_every_component(capsys: Capture) -> None:
 
     assert cli.main(["flops", "--json"]) == 0
     entries = json.loads(capsys.readouterr().out)["components"]
-    assert {entry["name"] for entry in entries} == set(COMPONENTS)
+    names = {entry["name"] for entry in entries}
+    assert set(COMPONENTS) <= names
+    assert {"lite_eval.coarse_rnn", "lite_eval.fine_rnn", "lite_eval.gate", "lite_eval.head"} <= names
     assert all(list(entry) == ["name", "input", "gmacs", "published", "source"] for entry in entries)
     assert all(entry["gmacs"] > 0 for entry in entries)
 
