@@ -285,8 +285,8 @@ def _within(points: list[FrontPoint], max_gflops: float | None, min_map: float |
             cost = max(least.record.val.gflops, least.record.test.gflops)
             raise UsageError(
                 f"no operating point costs {max_gflops:g} GFLOPs per video or less on validation and test",
-                f"The cheapest is {least.id} with {_rounded_up(cost)} GFLOPs and mAP "
-                f"{100 * least.shown.map:.1f} %: give at least --max-gflops {_rounded_up(cost)}.",
+                f"The cheapest is {least.id} with {rounded_up(cost)} GFLOPs and mAP "
+                f"{100 * least.shown.map:.1f} %: give at least --max-gflops {rounded_up(cost)}.",
             )
     if min_map is not None:
         if min_map > 1:
@@ -306,7 +306,7 @@ def _within(points: list[FrontPoint], max_gflops: float | None, min_map: float |
     return kept
 
 
-def _rounded_up(value: float) -> str:
+def rounded_up(value: float) -> str:
     """Three digits, never below `value`: the user can type it back."""
     digits = 2 - math.floor(math.log10(value))
     return f"{math.ceil(round(value * 10**digits, 6)) / 10**digits:.{max(digits, 0)}f}"

@@ -266,7 +266,7 @@ def _nested(trainable: Trainable, storage: Path, wanted: TrialResources) -> Call
             trainer.fit()
             outcome = (folder / "outcome.json").read_text()
         except Exception as error:
-            return {OUTCOME: _failure(_cause(error))}
+            return {OUTCOME: _failure(cause_of_train_failure(error))}
         (folder / "outcome.json").unlink()
         _forget_checkpoints(folder)
         return {OUTCOME: outcome}
@@ -274,7 +274,7 @@ def _nested(trainable: Trainable, storage: Path, wanted: TrialResources) -> Call
     return trial
 
 
-def _cause(error: Exception) -> Exception:
+def cause_of_train_failure(error: Exception) -> Exception:
     """What a worker raised, out of what Train wraps it in."""
     failures: Mapping[int, Exception] = getattr(error, "worker_failures", {})
     raised = [getattr(each, "cause", None) or each for each in failures.values()]

@@ -20,6 +20,7 @@ import torch
 from paretovid.infra.ray_cluster import Cluster, connect
 from paretovid.platform.config import data_settings
 from paretovid.platform.home import Home, open_home
+from paretovid.platform.launch import cause_of_train_failure
 from paretovid.platform.progress import Progress, Stage
 from paretovid.search_spaces.schema import SweepConfig
 from paretovid.trainables.backbone_training import BackboneTrainingConfig, train_backbones
@@ -219,16 +220,9 @@ def _run_training(
         with _shown(told, stage, len(names)):
             trainer.fit()
     except Exception as error:
-        raise _cause_of(error) from error
+        raise cause_of_train_failure(error) from error
     finally:
         told.unlink(missing_ok=True)
-
-
-def _cause_of(error: Exception) -> Exception:
-    """What a worker raised, out of what Ray Train wraps it in."""
-    failures: Mapping[int, Exception] = getattr(error, "worker_failures", {})
-    raised = [getattr(each, "cause", None) or each for each in failures.values()]
-    return raised[0] if raised and isinstance(raised[0], Exception) else error
 
 
 class _TrainContext:

@@ -23,7 +23,7 @@ from paretovid.platform.config import (
     searched_knobs,
     to_record,
 )
-from paretovid.platform.front import Front, read_front
+from paretovid.platform.front import Front, read_front, rounded_up
 from paretovid.platform.home import Home, open_home
 from paretovid.platform.launch import LaunchSummary, TrialResources, alone, launch_trials
 from paretovid.platform.mlflow_store import open_store, store_uri
@@ -108,7 +108,7 @@ class SweepReport:
         if self.summary is not None and self.summary.is_out_of_time:
             lines += ["search.hours is over; the same command goes on with the trials that are left", ""]
         knee = next(p for p in self.front.points if (p.trial.sweep, p.id) == self.front.knee_id)
-        limit = _rounded_up(max(knee.record.val.gflops, knee.record.test.gflops))
+        limit = rounded_up(max(knee.record.val.gflops, knee.record.test.gflops))
         videos = " ".join(str(path) for path in self.example_videos)
         at = "" if self.home is None else f" home={self.home}"
         # The registry of a server is found by its address; under home it needs none.
@@ -129,12 +129,6 @@ def _command(name: str) -> str:
     """The command as the user can type it: `make sweep` runs it from an environment that is not activated."""
     beside = Path(sys.executable).with_name(name)
     return name if shutil.which(name) or not beside.exists() else str(_short(beside))
-
-
-def _rounded_up(value: float) -> str:
-    """Three digits, never below the value."""
-    text = f"{value:.3g}"
-    return text if float(text) >= value else f"{value * 1.005:.3g}"
 
 
 def plan_sweep(config: SweepConfig) -> Plan:

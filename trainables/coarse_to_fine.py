@@ -30,7 +30,7 @@ from paretovid.trainables.method import Outcome, Setting, last_valid, probabilit
 from paretovid.trainables.provider import Provider
 
 COARSE, FINE = "coarse", "fine"
-SKIPPED, LOOKED_COARSE, LOOKED_FINE = 0, 1, 2
+LOOKED_COARSE, LOOKED_FINE = 1, 2
 
 Decide = Callable[[int, Tensor], Tensor]
 """`(step, gate input [B, G]) -> use [B]`: 0/1 floats with gradient in training, bool in evaluation."""
