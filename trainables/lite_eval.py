@@ -32,17 +32,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, final
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from paretovid.trainables.coarse_to_fine import (
     COARSE,
     FINE,
-    CoarseToFine,
     NetworkConfig,
+    coarse_to_fine,
+    paper_component_costs,
+    run_setting,
+    stopped_after,
 )
-from paretovid.trainables.cost import ComponentCost, measure_macs
+from paretovid.trainables.cost import ComponentCost
 from paretovid.trainables.errors import UsageError
+from paretovid.trainables.gated_levels import MAX_GFLOPS, Gate
 from paretovid.trainables.gated_recurrence import gumbel_use
 from paretovid.trainables.method import (
     Batch,
@@ -65,13 +68,6 @@ ONLINE_K = InferenceKnob(
     high=10_000,
     whole=True,
     description="answer right after this many close looks; 0: read on to the end of the video",
-)
-MAX_GFLOPS = InferenceKnob(
-    name="max_gflops",
-    default=0,
-    low=0,
-    high=1e9,
-    description="answer before a video's cost would pass this many GFLOPs; 0: no cap",
 )
 GATE_OFFSET = InferenceKnob(
     name="gate_offset",
@@ -138,20 +134,21 @@ class LiteEval(Method):
         super().__init__(config, widths=widths, num_classes=num_classes, multi_label=multi_label)
         self.config = config
         self.multi_label = multi_label
-        self.network = CoarseToFine(
+        self.network = coarse_to_fine(
             config.network,
             widths=widths,
             num_classes=num_classes,
             multi_label=multi_label,
             prefix=self.name,
         )
-        self.gate = nn.Linear(self.network.gate_width, 2)
+        (self.gate,) = self.network.gates()
 
     def loss(self, batch: Batch, progress: Progress) -> Loss:
         temperature = self.config.temperature_floor ** min(1.0, progress.fraction / 0.6)
         logits, usage = self.network.train_through(
-            batch.features, batch.mask, lambda _, seen: gumbel_use(self.gate(seen), temperature)
+            batch.features, batch.mask, [lambda _, seen: gumbel_use(self.gate(seen), temperature)]
         )
+        usage = usage[:, 0]
         classification = classification_loss(logits, batch.targets, self.multi_label)
         penalty = self._usage_penalty(usage)
         total = classification + self.config.usage_weight * penalty
@@ -171,7 +168,9 @@ class LiteEval(Method):
             logits = self.gate(seen)
             return logits[:, 1] + offset > logits[:, 0]
 
-        return self.network.run(provider, decide, setting, gate=f"{self.name}.gate")
+        return run_setting(
+            self.network, provider, Gate(decide=decide, component=f"{self.name}.gate"), setting
+        )
 
     def settings(self) -> list[Setting]:
         offsets = (0.0, *(offset for offset in self.config.gate_offsets if offset != 0.0))
@@ -179,19 +178,15 @@ class LiteEval(Method):
 
     def stop_points(self, outcome: Outcome, setting: Setting) -> list[tuple[Setting, Outcome]]:
         return [
-            ({**setting, "online_k": k}, self.network.stopped_after(outcome, k))
+            ({**setting, "online_k": k}, stopped_after(self.network, outcome, k))
             for k in self.config.online_ks
         ]
 
     def component_costs(self) -> dict[str, ComponentCost]:
-        gate_input = torch.zeros(1, self.network.gate_width, device=self.gate.weight.device)
-        gate = ComponentCost(
-            macs=measure_macs(self.gate, gate_input), input=f"{self.network.gate_width} values"
-        )
-        return {**self.network.component_costs(), f"{self.name}.gate": gate}
+        return {**self.network.component_costs(), f"{self.name}.gate": self.network.gate_cost(self.gate, 1)}
 
     def paper_component_costs(self) -> dict[str, ComponentCost]:
-        gate = ComponentCost(
-            macs=0, input=f"{self.network.gate_width} values", provenance="not counted by the paper's code"
+        uncounted = ComponentCost(
+            macs=0, input=f"{self.network.gate_width(1)} values", provenance="not counted by the paper's code"
         )
-        return {**self.network.paper_component_costs(), f"{self.name}.gate": gate}
+        return {**paper_component_costs(self.network), f"{self.name}.gate": uncounted}

@@ -14,10 +14,18 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor
 
-from paretovid.trainables.coarse_to_fine import COARSE, FINE, CoarseToFine, NetworkConfig
+from paretovid.trainables.coarse_to_fine import (
+    COARSE,
+    FINE,
+    NetworkConfig,
+    coarse_to_fine,
+    paper_component_costs,
+    run_setting,
+)
 from paretovid.trainables.cost import ComponentCost
 from paretovid.trainables.errors import UsageError
-from paretovid.trainables.lite_eval import MAX_GFLOPS, ONLINE_K
+from paretovid.trainables.gated_levels import MAX_GFLOPS, Gate
+from paretovid.trainables.lite_eval import ONLINE_K
 from paretovid.trainables.method import (
     Batch,
     InferenceKnob,
@@ -88,7 +96,7 @@ class RandomGate(Method):
         super().__init__(config, widths=widths, num_classes=num_classes, multi_label=multi_label)
         self.config = config
         self.multi_label = multi_label
-        self.network = CoarseToFine(
+        self.network = coarse_to_fine(
             config.network,
             widths=widths,
             num_classes=num_classes,
@@ -99,7 +107,7 @@ class RandomGate(Method):
     def loss(self, batch: Batch, progress: Progress) -> Loss:
         usage = self.config.training_usage or float(0.03 ** torch.rand(()))
         use = (torch.rand(batch.mask.shape, device=batch.mask.device) < usage).float()
-        logits, share = self.network.train_through(batch.features, batch.mask, lambda t, _: use[:, t])
+        logits, share = self.network.train_through(batch.features, batch.mask, [lambda t, _: use[:, t]])
         loss = classification_loss(logits, batch.targets, self.multi_label)
         return Loss(loss, {"classification": float(loss.detach()), "usage": float(share.mean())})
 
@@ -109,7 +117,7 @@ class RandomGate(Method):
         def decide(step: int, _: Tensor) -> Tensor:
             return uniform_hash(provider.video_keys, step) < usage
 
-        return self.network.run(provider, decide, setting, gate=None)
+        return run_setting(self.network, provider, Gate(decide=decide, component=None), setting)
 
     def settings(self) -> list[Setting]:
         return [{"usage": usage, "online_k": 0} for usage in self.config.usages]
@@ -118,4 +126,4 @@ class RandomGate(Method):
         return self.network.component_costs()
 
     def paper_component_costs(self) -> dict[str, ComponentCost]:
-        return self.network.paper_component_costs()
+        return paper_component_costs(self.network)

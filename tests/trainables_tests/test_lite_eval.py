@@ -141,12 +141,52 @@ def test_padding_changes_neither_logits_nor_usage_in_training():
     def decide(step: int, seen: torch.Tensor) -> torch.Tensor:
         return torch.full((len(seen),), float(step % 2 == 0))
 
-    logits, usage = method.network.train_through(split.features, split.mask, decide)
-    padded_logits, padded_usage = method.network.train_through(longer.features, longer.mask, decide)
+    logits, usage = method.network.train_through(split.features, split.mask, [decide])
+    padded_logits, padded_usage = method.network.train_through(longer.features, longer.mask, [decide])
     torch.testing.assert_close(logits, padded_logits)
     torch.testing.assert_close(usage, padded_usage)
     expected = [sum(t % 2 == 0 for t in range(n)) / n for n in split.num_steps.tolist()]
-    assert usage.tolist() == pytest.approx(expected)
+    assert usage[:, 0].tolist() == pytest.approx(expected)
+
+
+def test_results_of_a_seed_stay_what_they_were_before_levels_became_general():
+    """Written down from the two-level code that `gated_levels.py` replaced; checkpoints must go on loading."""
+    method = synthetic_method("lite_eval")
+    losses = train_briefly(method, synthetic_split(num_videos=24, seed=1), steps=20)
+    assert (losses[0], losses[-1]) == pytest.approx((1.5407822132110596, 0.5565710067749023), rel=1e-5)
+    split = synthetic_split(num_videos=12, seed=2)
+    natural = run_cached(method, split, {"gate_offset": 0.0, "online_k": 0})
+    assert natural.scores[0].tolist() == pytest.approx([0.490737, 0.455695, 0.036709, 0.016858], abs=2e-5)
+    assert natural.scores[5].tolist() == pytest.approx([0.228041, 0.521319, 0.223490, 0.027150], abs=2e-5)
+    assert natural.decisions[0].tolist() == [1, 1, 2, 1, 1, 1, 1, 1, 1]
+    assert {name: int(count.sum()) for name, count in natural.calls.items()} == {
+        "synthetic_coarse@1": 78,
+        "synthetic_fine@1": 13,
+        "lite_eval.coarse_rnn": 78,
+        "lite_eval.gate": 78,
+        "lite_eval.fine_rnn": 13,
+        "lite_eval.head": 12,
+    }
+    capped = run_cached(method, split, {"gate_offset": 2.0, "max_gflops": 0.03})
+    assert capped.scores[0].tolist() == pytest.approx([0.662891, 0.316799, 0.019591, 0.000719], abs=2e-5)
+    assert capped.decisions[0].tolist() == [2, 1, 1, 2, 1, 1, 1, 1, 1]  # the cap ends close looks only
+    for k, first, looked in (
+        (1, [0.060512, 0.314010, 0.560431, 0.065047], 25),
+        (2, [0.187318, 0.761455, 0.047368, 0.003859], 86),
+    ):
+        online = run_cached(method, split, {"gate_offset": 2.0, "online_k": k})
+        assert online.scores[0].tolist() == pytest.approx(first, abs=2e-5)
+        assert int(online.decisions.sum()) == looked
+
+
+def test_parameters_keep_the_names_that_checkpoints_have():
+    projection = [f"layers.{i}.{part}" for i in (0, 1) for part in ("weight", "bias")]
+    cell = [f"cell.{part}_{gates}" for part in ("weight", "bias") for gates in ("ih", "hh")]
+    names = [f"network.project_{s}.{part}" for s in ("coarse", "fine") for part in projection]
+    names += [f"network.{s}.{part}" for s in ("coarse", "fine") for part in cell]
+    names += ["network.head.weight", "network.head.bias", "gate.weight", "gate.bias"]
+    assert list(synthetic_method("lite_eval").state_dict()) == names
+    assert list(synthetic_method("random_gate").state_dict()) == names[:-2]
 
 
 def test_the_temperature_reaches_its_floor_at_sixty_percent(monkeypatch):
