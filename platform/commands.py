@@ -228,8 +228,23 @@ def _describe_video(video: Mapping[str, Any]) -> str:
     best = video["labels"][:_LABELS_SHOWN]
     labels = ", ".join(f"{entry['label']} {entry['score']:.3f}" for entry in best)
     calls = ", ".join(f"{component} x {count:g}" for component, count in video["calls"].items())
-    closely = [str(step) for step, look in enumerate(video["steps"]) if look == "fine"]
-    looked = f"{len(closely)} of {len(video['steps'])} steps closely"
-    if closely:
-        looked += f" (steps {', '.join(closely)})"
-    return f"{video['path']}: {labels}\n  {video['gflops']:.4g} GFLOPs; looked at {looked}\n  calls: {calls or 'none'}"
+    looked = _describe_looks(video["steps"])
+    return f"{video['path']}: {labels}\n  {video['gflops']:.4g} GFLOPs; {looked}\n  calls: {calls or 'none'}"
+
+
+def _describe_looks(steps: Sequence[str]) -> str:
+    """How many steps were looked at how closely, and which, from a word per step."""
+    at: dict[str, list[int]] = {}
+    for step, look in enumerate(steps):
+        at.setdefault(look, []).append(step)
+
+    def which(look: str) -> str:
+        return f" (steps {', '.join(map(str, at[look]))})"
+
+    if at.keys() <= {"none", "coarse", "fine"}:
+        closely = len(at.get("fine", []))
+        return f"looked at {closely} of {len(steps)} steps closely" + (which("fine") if closely else "")
+    at.pop("none", None)
+    most = max(at, key=lambda look: len(at[look]))
+    counts = [f"{look} at {len(at[look])}" + ("" if look == most else which(look)) for look in at]
+    return f"of {len(steps)} steps, up to {', '.join(counts)}"

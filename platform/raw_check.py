@@ -16,7 +16,7 @@ from paretovid.platform.home import Home
 from paretovid.platform.results import read_scores
 from paretovid.trainables.data.dataset import Dataset, VideoRecord, load_dataset
 from paretovid.trainables.errors import DataError
-from paretovid.trainables.recognizer import LOOKS, Prediction
+from paretovid.trainables.recognizer import Prediction
 
 VIDEOS = 6
 SCORE_TOLERANCE = 5e-3
@@ -56,7 +56,7 @@ def check_raw_videos(package: Path, home: Home, point: FrontPoint, count: int = 
     faults = [
         f"{answer.path}: {fault}"
         for (row, _), answer in zip(chosen, answers, strict=True)
-        if (fault := recorded.fault(row, answer, dataset.classes))
+        if (fault := recorded.fault(row, answer, dataset.classes, recognizer.looks))
     ]
     good = f"{len(chosen)} validation videos: scores, calls and looks as measured on features"
     return Gate(name="raw_video", passed=not faults, detail="; ".join(faults) or good)
@@ -90,7 +90,9 @@ class _Recorded:
             decided = file.get_tensor("val/decisions") if "val/decisions" in names else None
         self._decisions = None if decided is None else decided[point.record.index]
 
-    def fault(self, row: int, answer: Prediction, classes: tuple[str, ...]) -> str | None:
+    def fault(
+        self, row: int, answer: Prediction, classes: tuple[str, ...], words: tuple[str, ...]
+    ) -> str | None:
         """How an answer departs from the record, or None."""
         if answer.error:
             return answer.error
@@ -100,7 +102,7 @@ class _Recorded:
             return f"a score is {apart:.2g} apart from the one measured"
         if abs(answer.gflops - self._gflops[row]) > 1e-9 * max(1.0, self._gflops[row]):
             return f"{answer.gflops:.6g} GFLOPs instead of {self._gflops[row]:.6g}"
-        looks = [LOOKS.index(look) for look in answer.steps]
+        looks = [words.index(look) for look in answer.steps]
         if self._decisions is not None and looks != self._decisions[row][: len(looks)].tolist():
             return "it looked at other steps"
         return None

@@ -71,9 +71,10 @@ class Outcome:
     calls: dict[str, Tensor]
     """Component to the number of calls per video, `[B]` int64."""
     decisions: Tensor
-    """`[B, T]` int64: per step, 0 = not looked at, 1 = cheap sources only, 2 = the dear source as well."""
+    """`[B, T]` int64: per step, how far up its sources the method looked, cheapest first: 0 = not looked at, 1 =
+    the cheapest only, 2 = the next as well, and so on. `Method.looks` has a word for each."""
     trace: dict[str, Tensor] = field(default_factory=dict)
-    """Per-step values from which `stop_points` answers other settings: scores `[B, T, C]`, calls `[B, T]`."""
+    """Values, most of them per step, from which `stop_points` answers other settings; the method's own affair."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,6 +128,10 @@ class Method(nn.Module, ABC):
     def stop_points(self, outcome: Outcome, setting: Setting) -> list[tuple[Setting, Outcome]]:
         """Further settings that `outcome`, a run at `setting`, answers without another run."""
         return []
+
+    def looks(self) -> tuple[str, ...]:
+        """What each value of `Outcome.decisions` is called, from 0: `none`, then the dearest source looked at."""
+        return ("none", "coarse", "fine")
 
     @abstractmethod
     def component_costs(self) -> dict[str, ComponentCost]:

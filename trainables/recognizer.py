@@ -40,8 +40,6 @@ MODEL_FILE = "model.json"
 WEIGHTS_FILE = "method.safetensors"
 MOST_STEPS_AT_ONCE = 512
 """Longer videos are looked at step by step, so that their frames need not be kept."""
-LOOKS = ("none", "coarse", "fine")
-"""What a step's decision 0, 1, 2 means: not looked at, cheap sources only, the dear source as well."""
 
 VideoSource = str | Path | bytes
 
@@ -59,7 +57,7 @@ class Prediction:
     calls: dict[str, int]
     """Component to the number of calls."""
     steps: tuple[str, ...] = ()
-    """Per step: `none`, `coarse` or `fine`."""
+    """Per step: `none`, or the dearest source looked at (`Method.looks`): `coarse` or `fine`, for example."""
     decode_seconds: float = 0.0
     compute_seconds: float = 0.0
     """Everything but decoding."""
@@ -141,6 +139,8 @@ class Recognizer:
         self.backbones = dict(backbones)
         self.classes = tuple(description["classes"])
         self.knobs = method.inference_knobs
+        self.looks = method.looks()
+        """What a step's decision 0, 1, ... is called."""
         self.defaults: dict[str, float] = dict(description["setting"])
         self._costs = CostTable.from_json(description["costs"])
         self._specs = {source: component(name).input for source, name in description["sources"].items()}
@@ -198,7 +198,12 @@ class Recognizer:
             return Prediction(path=shown, calls={}, error=" ".join(str(error).split()))
 
     def _frame_specs(self, expected: str) -> dict[str, InputSpec]:
-        """The expected source's input, and those of others that are single frames and so cheap to keep."""
+        """The expected source's input, and those of others that are single frames and so cheap to keep.
+
+        Sound is decoded without a single frame: whoever expects it may never look.
+        """
+        if self._specs[expected].kind == "logmel":
+            return {expected: self._specs[expected]}
         return {s: spec for s, spec in self._specs.items() if s == expected or spec.kind == "frame"}
 
     def _look(
@@ -240,17 +245,17 @@ class Recognizer:
             labels=tuple(ranked),
             gflops=float(self._costs.gflops(outcome.calls)[0]),
             calls=calls,
-            steps=_looks(outcome.decisions[0], reader.num_steps),
+            steps=_looks(outcome.decisions[0], reader.num_steps, self.looks),
             decode_seconds=decode_seconds,
             compute_seconds=max(0.0, time.perf_counter() - started - decode_seconds),
             notes=tuple(reader.notes),
         )
 
 
-def _looks(decisions: Tensor, num_steps: int) -> tuple[str, ...]:
+def _looks(decisions: Tensor, num_steps: int, words: Sequence[str]) -> tuple[str, ...]:
     """A word per step; a method that answers early decides nothing about the steps that are left."""
-    looks = [LOOKS[int(look)] for look in decisions[:num_steps]]
-    return (*looks, *(LOOKS[0] for _ in range(num_steps - len(looks))))
+    looks = [words[int(look)] for look in decisions[:num_steps]]
+    return (*looks, *(words[0] for _ in range(num_steps - len(looks))))
 
 
 def _video_id(video: VideoSource) -> str:

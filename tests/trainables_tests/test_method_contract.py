@@ -11,8 +11,9 @@ import torch
 
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.method import Batch, Progress
-from paretovid.trainables.methods import method_class, method_names
+from paretovid.trainables.methods import method_class, method_config, method_names
 from paretovid.trainables.testing import (
+    COMPONENTS,
     padded_by,
     reloaded,
     run_cached,
@@ -29,6 +30,14 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in method_name
     ("lite_eval", {"usage_reduction": "video"}),
     ("uniform", {"with_coarse": True}),
     ("lstm", {"with_coarse": True, "cell": "gru"}),
+    ("hcms", {"sources": ["coarse", "fine"]}),
+    ("hcms", {"sources": ["audio", "coarse", "fine", "motion"]}),
+    ("hcms", {"sources": ["motion", "fine", "audio"], "usage_reduction": "video"}),
+    ("hcms", {"network": {"cell": "gru"}}),
+    ("hcms", {"network": {"synchronize": False}}),
+    ("random_levels", {"sources": ["coarse", "fine"], "caps": [1.0, 2.0]}),
+    ("early_fusion", {"sources": ["motion"], "cell": "gru"}),
+    ("late_fusion", {"sources": ["audio", "fine"]}),
 ]
 every_method = pytest.mark.parametrize(
     ("name", "fields"),
@@ -51,8 +60,8 @@ def test_training_lowers_the_loss_and_reaches_every_parameter(name, fields):
         Batch(split.features, split.mask, split.targets, split.video_keys), Progress(0, 10)
     ).total.backward()
     unreached = [n for n, p in method.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
-    if fields == {"network": {"synchronize": False}}:  # what the coarse network remembers is then of no use
-        unreached = [n for n in unreached if not n.startswith("network.coarse.")]
+    if fields == {"network": {"synchronize": False}}:  # what the first network remembers is then of no use
+        unreached = [n for n in unreached if not n.startswith(("network.coarse.", "network.audio."))]
     assert unreached == []
     losses = train_briefly(method, split, steps=40)
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
@@ -83,7 +92,12 @@ def test_padding_changes_nothing(name, fields):
         assert all(torch.equal(short.calls[c], long.calls[c]) for c in short.calls)
     torch.manual_seed(0)
     loss = method.loss(Batch(split.features, split.mask, split.targets, split.video_keys), Progress(0, 1))
-    if name not in ("lite_eval", "random_gate"):  # those draw noise for padded steps too
+    if name not in (
+        "lite_eval",
+        "random_gate",
+        "hcms",
+        "random_levels",
+    ):  # those draw noise for padded steps too
         torch.manual_seed(0)
         padded = method.loss(
             Batch(longer.features, longer.mask, split.targets, split.video_keys), Progress(0, 1)
@@ -119,12 +133,17 @@ def test_what_needs_the_truth_refuses_a_raw_video():
 def test_calls_match_decisions_and_every_call_has_a_cost(name, fields):
     method, split = trained(name, fields), synthetic_split()
     costs = synthetic_costs(method)
+    sources = method.sources_of(method_config(name, fields))
+    assert method.looks()[0] == "none" and sources[-1] in method.looks()
     for setting in method.settings():
         outcome = run_cached(method, split, setting)
         by_hand = sum(n.double() * costs[c].macs for c, n in outcome.calls.items()) / 1e9
         torch.testing.assert_close(costs.gflops(outcome.calls), by_hand)
-        fine = outcome.calls.get("synthetic_fine@1", torch.zeros(len(split.targets), dtype=torch.int64))
-        assert torch.equal((outcome.decisions == 2).sum(dim=1), fine)
+        for value, source in enumerate(method.looks()):
+            if source in sources:  # whoever looked further has looked here as well
+                looked = outcome.calls.get(COMPONENTS[source], torch.zeros_like(split.num_steps))
+                assert torch.equal((outcome.decisions >= value).sum(dim=1), looked)
+        assert int(outcome.decisions.max()) < len(method.looks())
         assert not outcome.decisions[~split.mask].any()
 
 
@@ -160,7 +179,7 @@ def test_settings_start_at_the_natural_one_and_name_declared_knobs(name, fields)
         assert all(declared[n].low <= value <= declared[n].high for n, value in setting.items())
 
 
-@pytest.mark.parametrize("name", ["uniform", "lstm", "oracle"])
+@pytest.mark.parametrize("name", ["uniform", "lstm", "oracle", "early_fusion", "late_fusion"])
 def test_more_frames_never_cost_less(name):
     method, split = trained(name, {}), synthetic_split()
     costs = [
