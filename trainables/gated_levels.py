@@ -20,6 +20,7 @@ cell, and the gate in front of level l + 1, which has to be asked whenever level
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
@@ -412,6 +413,12 @@ def _within(macs: Tensor, max_gflops: float) -> Tensor:
     return macs.to(torch.float64) / 1e9 <= max_gflops
 
 
+def _rounded_up(gflops: float) -> float:
+    # To three digits, so that the number that an error names is enough.
+    unit = 10.0 ** (math.floor(math.log10(gflops)) - 2)
+    return math.ceil(gflops / unit) * unit
+
+
 @final
 class _Budget:
     """Keeps each video's cost under a cap, with the answer's own cost in reserve."""
@@ -426,7 +433,7 @@ class _Budget:
         if self._max_gflops and not bool(_within(cheapest, self._max_gflops)):
             raise UsageError(
                 f"max_gflops={self._max_gflops:g} does not pay for one {first} look",
-                f"The cheapest answer costs {float(cheapest) / 1e9:.3g} GFLOPs; raise the cap.",
+                f"The cheapest answer costs {_rounded_up(float(cheapest) / 1e9):.3g} GFLOPs; raise the cap.",
             )
 
     def affords(self, level: int, runs: Tensor) -> Tensor:
