@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -16,6 +18,7 @@ from paretovid.trainables.components import FAMILIES, component, save_backbone
 from paretovid.trainables.data.dataset import Dataset
 from paretovid.trainables.data.videos import VideoReader
 from paretovid.trainables.errors import UsageError
+from paretovid.trainables.evaluation import Measured
 from paretovid.trainables.gated_levels import Gate, GatedLevels, Limits, affordable
 from paretovid.trainables.hcms import Hcms
 from paretovid.trainables.method import Batch, Outcome, Progress
@@ -282,15 +285,11 @@ def test_one_pass_answers_every_cap_and_no_video_passes_it(offsets: tuple[float,
 def test_what_was_read_of_the_last_step_counts_and_the_rest_is_skipped() -> None:
     """A cap that pays for sound and picture but not for motion is answered as if its gate had said no."""
     method, split = trained(), synthetic_split(num_videos=8)
-    one = synthetic_split(num_videos=8, max_steps=9)
-    features = {source: values[:, :1] for source, values in one.features.items()}
-    first = type(split)(
-        features=features,
-        mask=one.mask[:, :1],
-        num_steps=torch.ones_like(one.num_steps),
-        targets=one.targets,
-        video_keys=one.video_keys,
-        video_ids=one.video_ids,
+    first = replace(
+        split,
+        features={source: values[:, :1] for source, values in split.features.items()},
+        mask=split.mask[:, :1],
+        num_steps=torch.ones_like(split.num_steps),
     )
     capped = run_cached(method, split, at(ALWAYS, ALWAYS, max_gflops=0.03))
     without_motion = run_cached(method, first, at(ALWAYS, NEVER))
@@ -465,3 +464,18 @@ def test_sound_comes_first_and_frames_only_where_a_gate_asks(
     last = max(step for step, look in enumerate(capped.steps) if look != "none")
     assert 0 < last < steps - 1 and max(step for step, _ in read) == last
     assert capped.gflops <= everything.gflops / 2
+
+
+# What others read
+
+
+def test_usage_counts_every_look_beyond_the_first_source() -> None:
+    measured = Measured(
+        setting={},
+        scores=np.array([[0.9, 0.1], [0.2, 0.8]], np.float32),
+        gflops=np.array([1.0, 2.0]),
+        calls={},
+        decisions=np.array([[1, 3, 2, 1], [1, 1, 0, 0]], np.int8),
+    )
+    metrics = measured.metrics(np.eye(2), np.array([4, 2]))
+    assert metrics["usage"] == pytest.approx((2 / 4 + 0 / 2) / 2)
