@@ -1,0 +1,616 @@
+"""Measures HCMS's claims on the built-in videos, over several seeds, at measured cost.
+
+    python benchmarks/hcms.py [--seeds 5] [--workers 2] [--work FOLDER] [--pictures FOLDER] [home=...] [data...]
+
+Trains HCMS at several skip ratios and in several orders, and its baselines, on the same cached features; selects
+on validation, measures on test, and writes `benchmarks/hcms_results.json`; the tables it prints are those of
+`benchmarks/hcms.md`. Trials that are finished already are not trained again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import statistics
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lite_eval import Point, points_of, span, train
+from safetensors import safe_open
+from safetensors.numpy import load_file
+from safetensors.torch import load_file as load_tensors
+
+from paretovid.platform.config import load_sweep_config
+from paretovid.platform.pipeline import Prepared, prepare
+from paretovid.platform.progress import Progress
+from paretovid.trainables.cost import CostTable
+from paretovid.trainables.data.dataset import Dataset
+from paretovid.trainables.data.features import FeatureSplit, FeatureStore, load_padded
+from paretovid.trainables.evaluation import Measured, measure, run_settings
+from paretovid.trainables.hcms import Hcms
+from paretovid.trainables.method import Batch
+from paretovid.trainables.method import Progress as TrainingProgress
+from paretovid.trainables.methods import build_method
+from paretovid.trainables.metrics import (
+    average_precision_paper,
+    bootstrap_map_difference,
+    mean_average_precision,
+)
+from paretovid.trainables.provenance import code_version
+from paretovid.trainables.trial import TrainingConfig, TrialConfig
+
+ORDER = ("audio", "fine", "motion")
+LETTERS = {"audio": "A", "fine": "I", "motion": "M"}
+"""The paper's: audio, image (appearance), motion."""
+FIGURE_7 = ((0.3, 0.7), (0.6, 0.8), (0.92, 0.99))
+SKIPS = (FIGURE_7[0], FIGURE_7[1], (0.6, 0.94), (0.85, 0.98), FIGURE_7[2])
+ORDERS = (ORDER, ("fine", "audio", "motion"), ("audio", "motion", "fine"), ("motion", "fine", "audio"))
+ORDER_SKIPS = (0.6, 0.94)
+"""The constraint that all orders of Table 6 are trained under."""
+FUSIONS = (
+    ("audio",),
+    ("fine",),
+    ("motion",),
+    ("audio", "fine"),
+    ("audio", "motion"),
+    ("fine", "motion"),
+    ORDER,
+)
+VIEWS = (10, 0)
+"""Of Table 1: ten, and every step."""
+QUALITY_MARGIN = 0.005
+AUDIO_SENSITIVE_AP = 0.7
+"""A class is told by sound if audio alone has this AP on validation; the paper's Table 4 lists 72 % and more."""
+
+
+def letters(sources: Iterable[str]) -> str:
+    """`A+I+M` for sources."""
+    return "+".join(LETTERS[source] for source in sources)
+
+
+def hcms_name(skips: Sequence[float], order: Sequence[str] = ORDER) -> str:
+    """The trial's name for skip ratios, and for an order other than the default."""
+    suffix = "" if tuple(order) == ORDER else "-" + "".join(LETTERS[source] for source in order)
+    return f"hcms-{skips[0]:g}-{skips[1]:g}{suffix}"
+
+
+def _hcms(skips: Sequence[float], order: Sequence[str] = ORDER) -> dict[str, Any]:
+    return {"skip_1": skips[0], "skip_2": skips[1], "sources": list(order)}
+
+
+TRIALS: dict[str, tuple[str, dict[str, Any]]] = {
+    **{hcms_name(skips): ("hcms", _hcms(skips)) for skips in SKIPS},
+    **{hcms_name(ORDER_SKIPS, order): ("hcms", _hcms(ORDER_SKIPS, order)) for order in ORDERS},
+    **{
+        f"early-{letters(sources)}-{views or 'all'}": (
+            "early_fusion",
+            {"sources": list(sources), "training_frames": views},
+        )
+        for sources in FUSIONS
+        for views in VIEWS
+    },
+    f"early-{letters(ORDER)}": ("early_fusion", {"sources": list(ORDER)}),
+    **{f"late-{letters(s)}": ("late_fusion", {"sources": list(s)}) for s in (("fine",), ("motion",), ORDER)},
+    "random_levels": ("random_levels", {}),
+}
+FULL_FUSIONS = (
+    *(f"early-{letters(ORDER)}-{views or 'all'}" for views in VIEWS),
+    f"early-{letters(ORDER)}",
+)
+
+Runs = list[dict[str, list[Point]]]
+"""Per seed: trial to its operating points."""
+
+
+# Claims
+
+
+def with_views(points: list[Point], views: int) -> Point:
+    """The point of a fusion at a number of views. Settings that change no answer are left out of a trial."""
+    known = [p for p in points if p.setting["num_frames"] == views]
+    return known[0] if known else points[0]
+
+
+def by_setting(runs: Runs, trials: Iterable[str]) -> dict[tuple[str, str], list[Point]]:
+    """The points of each setting that every seed has, one per seed."""
+    found: dict[tuple[str, str], list[Point]] = {}
+    for points in runs:
+        for name in trials:
+            for point in points[name]:
+                found.setdefault((name, json.dumps(point.setting, sort_keys=True)), []).append(point)
+    return {key: each for key, each in found.items() if len(each) == len(runs)}
+
+
+def mean_val(points: Sequence[Point], key: str) -> float:
+    """Mean over seeds of a validation figure."""
+    return float(np.mean([point.val[key] for point in points]))
+
+
+def cost_at_quality(runs: Runs, rival: list[Point], *, margin: float, natural: bool) -> dict[str, Any]:
+    """Claim (a): the cheapest HCMS setting as good as `rival` (a point per seed), both as measured on test.
+
+    Chosen by the mean over seeds on validation.
+
+    Arguments:
+        margin: how far below the rival a setting may be on validation.
+        natural: only settings with all inference knobs at their defaults, one per pair of skip ratios.
+    """
+    ours = by_setting(runs, [hcms_name(skips) for skips in SKIPS])
+    if natural:
+        ours = {key: each for key, each in ours.items() if not any(each[0].setting.values())}
+    bar = mean_val(rival, "map") - margin
+    good = [each for each in ours.values() if mean_val(each, "map") >= bar]
+    chosen = (
+        min(good, key=lambda each: mean_val(each, "gflops"))
+        if good
+        else max(ours.values(), key=lambda each: mean_val(each, "map"))
+    )
+    return {
+        "reached_on_val": bool(good),
+        "rival": f"{rival[0].trial} {rival[0].setting}",
+        "hcms": f"{chosen[0].trial} {chosen[0].setting}",
+        "rival_map": [p.test["map"] for p in rival],
+        "rival_gflops": [p.test["gflops"] for p in rival],
+        "hcms_map": [p.test["map"] for p in chosen],
+        "hcms_gflops": [p.test["gflops"] for p in chosen],
+        "map_difference": [o.test["map"] - t.test["map"] for o, t in zip(chosen, rival, strict=True)],
+        "cost_ratio": [o.test["gflops"] / t.test["gflops"] for o, t in zip(chosen, rival, strict=True)],
+    }
+
+
+def best_full_fusion(runs: Runs) -> list[Point]:
+    """The full early fusion, at any number of views, that is best on validation; of equals the cheapest."""
+    rivals = list(by_setting(runs, FULL_FUSIONS).values())
+    best = max(mean_val(each, "map") for each in rivals)
+    equals = [each for each in rivals if mean_val(each, "map") >= best - 1e-9]
+    return min(equals, key=lambda each: mean_val(each, "gflops"))
+
+
+def fusions(runs: Runs) -> list[dict[str, Any]]:
+    """Table 1: every source and combination at 10 views and at all steps."""
+    return [
+        {
+            "sources": letters(sources),
+            "views": views or "all",
+            "map": [point.test["map"] for point in chosen],
+            "gflops": [point.test["gflops"] for point in chosen],
+        }
+        for sources in FUSIONS
+        for views in VIEWS
+        for chosen in [[with_views(run[f"early-{letters(sources)}-{views or 'all'}"], views) for run in runs]]
+    ]
+
+
+def gains_of_audio(table: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Claim (b): what adding audio to I, M and I+M gains, per seed."""
+    maps = {(row["sources"], row["views"]): np.array(row["map"]) for row in table}
+    return [
+        {"to": rest, "views": views, "gain": (maps[f"A+{rest}", views] - maps[rest, views]).tolist()}
+        for rest in ("I", "M", "I+M")
+        for views in (10, "all")
+    ]
+
+
+def shares_skipped(point: Point, num_steps: np.ndarray) -> list[float]:
+    """The share of steps at which each gated level was skipped, mean over test videos."""
+    return [
+        float(1 - ((point.decisions > level).sum(axis=1) / num_steps).mean())
+        for level in range(1, len(ORDER))
+    ]
+
+
+def natural_row(points: list[Point], num_steps: np.ndarray) -> dict[str, Any]:
+    """Test figures of a trial's natural setting: claims (c) and (f), Tables 1 and 6."""
+    point = points[0]
+    skips = shares_skipped(point, num_steps)
+    return {"map": point.test["map"], "gflops": point.test["gflops"], "skip_1": skips[0], "skip_2": skips[1]}
+
+
+def under_caps(points: list[Point]) -> list[dict[str, float]]:
+    """Claim (d), Table 2: mAP under each cap at the natural gates, the uncapped run last (cap 0)."""
+    capped = [p for p in points if not any(v for k, v in p.setting.items() if k != "max_gflops")]
+    ordered = sorted(capped, key=lambda p: p.setting["max_gflops"] or float("inf"))
+    return [
+        {"cap": p.setting["max_gflops"], "map": p.test["map"], "gflops": p.test["gflops"]} for p in ordered
+    ]
+
+
+def cost_by_class(point: Point, targets: np.ndarray) -> np.ndarray:
+    """`[C]` mean GFLOPs of each class's test videos."""
+    return np.array([point.gflops[targets[:, c] > 0].mean() for c in range(targets.shape[1])])
+
+
+def audio_sensitive(folder: Path, seed: int) -> np.ndarray:
+    """`[C]` bool: classes that audio alone tells, by its AP on validation (Table 4)."""
+    tensors = load_file(folder / f"early-A-all-s{seed}" / "scores.safetensors")
+    scores, targets = tensors["val/scores"][0].astype(np.float64), tensors["val/targets"]
+    each = [average_precision_paper(scores[:, c], targets[:, c]) for c in range(targets.shape[1])]
+    return np.array(each) >= AUDIO_SENSITIVE_AP
+
+
+def costs_of_classes(
+    point: Point, targets: np.ndarray, sensitive: np.ndarray, dataset: Dataset
+) -> dict[str, Any]:
+    """Claim (e): what classes cost relative to the mean over videos."""
+    each = cost_by_class(point, targets)
+    groups = np.array([dataset.class_groups.get(name, "") for name in dataset.classes])
+    mean = float(point.gflops.mean())
+    relative = {group: float(each[groups == group].mean() / mean) for group in sorted(set(groups)) if group}
+    return {
+        "mean_gflops": mean,
+        "by_group": relative,
+        "by_class": dict(zip(dataset.classes, (each / mean).tolist(), strict=True)),
+        "audio_sensitive": [
+            name for name, told in zip(dataset.classes, sensitive, strict=True) if bool(told)
+        ],
+        "audio_sensitive_all_below_mean": bool((each[sensitive] < mean).all()),
+    }
+
+
+def at_matched_usage(
+    prepared: Prepared, folder: Path, seed: int, points: Mapping[str, list[Point]], targets: np.ndarray
+) -> list[dict[str, Any]]:
+    """HCMS minus random levels that run exactly as often on test, paired over videos."""
+    trial = folder / f"random_levels-s{seed}"
+    result = json.loads((trial / "result.json").read_text())
+    method = build_method(
+        "random_levels",
+        result["model"],
+        widths=result["widths"],
+        num_classes=len(prepared.dataset.classes),
+        multi_label=prepared.dataset.multi_label,
+    )
+    method.load_state_dict(load_tensors(trial / "model.safetensors"))
+    split = test_split(prepared)
+    num_steps = split.num_steps.numpy()
+    rows = []
+    for skips in SKIPS:
+        ours = points[hcms_name(skips)][0]
+        measured = shares_skipped(ours, num_steps)
+        setting = {f"usage_{level}": 1 - skip for level, skip in enumerate(measured, start=1)}
+        rival = evaluated(method, split, setting, result)
+        mean, low, high = bootstrap_map_difference(ours.scores, rival.scores.astype(np.float64), targets)
+        rows.append(
+            {
+                "skips": list(skips),
+                "hcms_map": ours.test["map"],
+                "hcms_gflops": ours.test["gflops"],
+                "random_map": mean_average_precision(rival.scores.astype(np.float64), targets),
+                "random_gflops": float(rival.gflops.mean()),
+                "difference": mean,
+                "low": low,
+                "high": high,
+            }
+        )
+    return rows
+
+
+def test_split(prepared: Prepared) -> FeatureSplit:
+    """Features of the test videos, in the trials' order."""
+    stores = {source: FeatureStore.open(prepared.features[source]) for source in ORDER}
+    records = [r for r in prepared.dataset.split("test") if r.video_id in stores[ORDER[0]]]
+    return load_padded(stores, records, prepared.dataset)
+
+
+def evaluated(
+    method: Any, split: FeatureSplit, setting: dict[str, float], result: Mapping[str, Any]
+) -> Measured:
+    """One setting of a trained method on a split."""
+    costs = CostTable.from_json(result["costs"])
+    answered = run_settings(method, split, [setting], components=result["sources"], costs=costs, expand=False)
+    (measured,) = measure([(split, answered)], costs, split.mask.shape[1])
+    return measured
+
+
+def step_seconds(widths: Mapping[str, int], num_classes: int, repeats: int = 30) -> dict[str, float]:
+    """Median seconds of a training step (loss and gradients) of HCMS, and of `nn.LSTM`s of the same sizes.
+
+    64 videos of 16 steps, one thread, the two in turns. The LSTMs read the same projected inputs, whole
+    sequences at a time, without gates or copying: what a level could cost at best.
+    """
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    method = build_method("hcms", {}, widths=widths, num_classes=num_classes, multi_label=False)
+    assert isinstance(method, Hcms)
+    sizes, seen = method.network.sizes, 0
+    lstms = []
+    for size in sizes:
+        seen += size.projection
+        lstms.append(torch.nn.LSTM(seen, size.hidden, batch_first=True))
+    features = {source: torch.randn(64, 16, width) for source, width in widths.items()}
+    targets = torch.eye(num_classes)[torch.arange(64) % num_classes]
+    batch = Batch(features, torch.ones(64, 16, dtype=torch.bool), targets, torch.arange(64))
+
+    def plain() -> torch.Tensor:
+        inputs, total = [], torch.zeros(())
+        for level, lstm in zip(method.network.levels, lstms, strict=True):
+            inputs.append(level.project(features[level.source]))
+            hidden, _ = lstm(torch.cat(inputs, dim=-1))
+            total = total + hidden[:, -1].square().mean()
+        return total
+
+    times: dict[str, list[float]] = {"hcms": [], "nn.LSTM": []}
+    for _ in range(repeats):
+        for name, loss in (
+            ("hcms", lambda: method.loss(batch, TrainingProgress(0, 1)).total),
+            ("nn.LSTM", plain),
+        ):
+            began = time.perf_counter()
+            loss().backward()
+            times[name].append(time.perf_counter() - began)
+    medians = {name: statistics.median(each) for name, each in times.items()}
+    return medians | {"ratio": medians["hcms"] / medians["nn.LSTM"]}
+
+
+# Pictures
+
+
+def picture_of_steps(point: Point, folder: Path, dataset: Dataset, path: Path, per_class: int = 2) -> None:
+    """Figs. 5 and 6: the dearest source used at each step of some test videos, and how often by class.
+
+    Left: videos in rows; a dot where the class's evidence is. Right: the share of a class's videos that used
+    the dearest source, by place in the video.
+    """
+    from matplotlib.colors import ListedColormap
+    from matplotlib.figure import Figure
+
+    ids = _video_ids(folder / point.trial)
+    records = {record.video_id: record for record in dataset.split("test")}
+    rows = [
+        i
+        for c in range(len(dataset.classes))
+        for i in [i for i, v in enumerate(ids) if records[v].labels[0] == c][:per_class]
+    ]
+    figure = Figure(figsize=(13, 0.26 * len(rows) + 1.2), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    shown = np.full((len(rows), point.decisions.shape[1]), np.nan)
+    for row, i in enumerate(rows):
+        record = records[ids[i]]
+        shown[row, : record.num_steps] = point.decisions[i, : record.num_steps]
+        evidence = [t for t, label in enumerate(record.step_labels or ()) if label == record.labels[0]]
+        left.plot(evidence, [row] * len(evidence), "o", color="black", markersize=3)
+    colours = ListedColormap(["white", "gold", "mediumseagreen", "rebeccapurple"])
+    image = left.imshow(shown, cmap=colours, vmin=-0.5, vmax=3.5, aspect="auto", interpolation="none")
+    bar = figure.colorbar(image, ax=left, ticks=range(len(ORDER) + 1))
+    bar.ax.set_yticklabels(["none", *ORDER])
+    names = [dataset.classes[records[ids[i]].labels[0]] for i in rows]
+    left.set(xlabel="step", title="dearest source used (dots: where the evidence is)")
+    left.set_yticks(range(len(rows)), names, fontsize=7)
+    share = np.zeros((len(dataset.classes), 10))
+    for c in range(len(dataset.classes)):
+        members = [i for i, v in enumerate(ids) if records[v].labels[0] == c]
+        for place in range(10):
+            steps = [int((place + 0.5) / 10 * records[ids[i]].num_steps) for i in members]
+            used = [point.decisions[i, t] == len(ORDER) for i, t in zip(members, steps, strict=True)]
+            share[c, place] = np.mean(used)
+    heat = right.imshow(share, cmap="Blues", vmin=0, aspect="auto", interpolation="none")
+    figure.colorbar(heat, ax=right)
+    right.set(xlabel="tenth of the video", title=f"share of videos that use {ORDER[-1]} there")
+    right.set_yticks(range(len(dataset.classes)), dataset.classes, fontsize=7)
+    figure.savefig(path, dpi=110)
+
+
+def picture_of_usage(
+    point: Point, num_steps: np.ndarray, targets: np.ndarray, classes: Sequence[str], path: Path
+) -> None:
+    """Fig. 4: the share of steps at which each gated source was used, over the test videos of each class."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    for level, axis in enumerate(figure.subplots(1, 2), start=1):
+        used = (point.decisions > level).sum(axis=1) / num_steps
+        each = [used[targets[:, c] > 0] for c in range(len(classes))]
+        order = np.argsort([values.mean() for values in each])
+        axis.boxplot([each[c] for c in order], showmeans=True, widths=0.6, orientation="horizontal")
+        axis.set_yticks(range(1, len(classes) + 1), [classes[c] for c in order], fontsize=8)
+        axis.set(xlabel="share of steps", title=f"use of {ORDER[level]}", xlim=(0, None))
+    figure.savefig(path, dpi=110)
+
+
+def picture_of_training(folder: Path, seed: int, path: Path) -> None:
+    """Fig. 7: classification loss, and skip ratios against their targets, by epoch."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 4), layout="constrained")
+    first, *others = figure.subplots(1, 3)
+    for number, skips in enumerate(FIGURE_7):
+        result = json.loads((folder / f"{hcms_name(skips)}-s{seed}" / "result.json").read_text())
+        history, colour = result["training"]["history"], f"C{number}"
+        first.plot([epoch["classification"] for epoch in history], color=colour, label=str(skips))
+        for level, (axis, target) in enumerate(zip(others, skips, strict=True), start=1):
+            axis.plot([epoch[f"skip_{level}"] for epoch in history], color=colour)
+            axis.axhline(target, color=colour, linestyle="--", linewidth=1)
+    first.set(xlabel="epoch", title="classification loss in training")
+    first.legend(title="skip targets")
+    for level, axis in enumerate(others, start=1):
+        axis.set(xlabel="epoch", ylim=(0, 1.02), title=f"skip ratio of {ORDER[level]} (dashed: target)")
+    figure.savefig(path, dpi=110)
+
+
+def _video_ids(trial: Path) -> list[str]:
+    with safe_open(trial / "scores.safetensors", framework="np") as file:
+        ids: list[str] = json.loads((file.metadata() or {})["test"])
+    return ids
+
+
+# All together
+
+
+def analyse(prepared: Prepared, folder: Path, seed: int, points: dict[str, list[Point]]) -> dict[str, Any]:
+    """What is measured per seed."""
+    tensors = load_file(folder / f"random_levels-s{seed}" / "scores.safetensors")
+    targets, num_steps = tensors["test/targets"], tensors["test/num_steps"]
+    sensitive = audio_sensitive(folder, seed)
+    return {
+        "seed": seed,
+        "skips": {hcms_name(s): natural_row(points[hcms_name(s)], num_steps) for s in SKIPS},
+        "orders": {
+            "".join(LETTERS[s] for s in order): natural_row(points[hcms_name(ORDER_SKIPS, order)], num_steps)
+            for order in ORDERS
+        },
+        "caps": {hcms_name(s): under_caps(points[hcms_name(s)]) for s in SKIPS},
+        "classes": {
+            hcms_name(s): costs_of_classes(points[hcms_name(s)][0], targets, sensitive, prepared.dataset)
+            for s in SKIPS
+        },
+        "matched": at_matched_usage(prepared, folder, seed, points, targets),
+        "late": {
+            name: [
+                {"views": p.setting["num_frames"], "map": p.test["map"], "gflops": p.test["gflops"]}
+                for p in points[name]
+            ]
+            for name in TRIALS
+            if name.startswith("late")
+        },
+    }
+
+
+def print_tables(document: dict[str, Any]) -> None:
+    """The tables of hcms.md: mean and interval over seeds."""
+    runs = document["runs"]
+    print(f"\nseeds: {len(runs)}; mAP in points; interval: 95 % of the mean over seeds\n")
+    print("| (a) cost at quality | full fusion mAP | HCMS mAP | difference | GFLOPs | HCMS | ratio |")
+    print("|---|---|---|---|---|---|---|")
+    for name, row in document["cost_at_quality"].items():
+        maps = [span(row[key], True) for key in ("rival_map", "hcms_map", "map_difference")]
+        costs = [span(row[key]) for key in ("rival_gflops", "hcms_gflops", "cost_ratio")]
+        reached = "" if row["reached_on_val"] else " (not reached on validation: the best there)"
+        print(f"| {name}{reached} | {' | '.join(maps + costs)} |")
+    for name, row in document["cost_at_quality"].items():
+        print(f"\n{name}: {row['hcms']}, against {row['rival']}")
+    print("\n| early fusion, views | mAP | GFLOPs |\n|---|---|---|")
+    for row in document["fusions"]:
+        print(f"| {row['sources']}, {row['views']} | {span(row['map'], True)} | {span(row['gflops'])} |")
+    print("\n| (b) audio added to, views | gain |\n|---|---|")
+    for row in document["gains_of_audio"]:
+        print(f"| {row['to']}, {row['views']} | {span(row['gain'], True)} |")
+    for title, key in (("(c) skip targets", "skips"), ("(f) order", "orders")):
+        print(f"\n| {title} | mAP | GFLOPs | skip 1 | skip 2 |\n|---|---|---|---|---|")
+        for name in runs[0][key]:
+            rows = [run[key][name] for run in runs]
+            cells = [
+                span((row[k] for row in rows), k == "map") for k in ("map", "gflops", "skip_1", "skip_2")
+            ]
+            print(f"| {name} | {' | '.join(cells)} |")
+    print("\n| (d) cap | mAP | GFLOPs |\n|---|---|---|")
+    for name in runs[0]["caps"]:
+        for cap in sorted({row["cap"] for run in runs for row in run["caps"][name]}, key=lambda c: c or 1e9):
+            rows = [_at_cap(run["caps"][name], cap) for run in runs]
+            maps, costs = (span((row[k] for row in rows), k == "map") for k in ("map", "gflops"))
+            print(f"| {name}, {cap or 'none'} | {maps} | {costs} |")
+    print("\n| (e) cost relative to the mean |", " | ".join(runs[0]["classes"]), "|")
+    print("|---|" + "---|" * len(runs[0]["classes"]))
+    for group in next(iter(runs[0]["classes"].values()))["by_group"]:
+        cells = [span(run["classes"][name]["by_group"][group] for run in runs) for name in runs[0]["classes"]]
+        print(f"| {group} | {' | '.join(cells)} |")
+    print("\n| random levels at matched usage | HCMS | random | difference | GFLOPs | random |")
+    print("|---|---|---|---|---|---|")
+    for i, skips in enumerate(SKIPS):
+        rows = [run["matched"][i] for run in runs]
+        cells = [span((row[k] for row in rows), True) for k in ("hcms_map", "random_map", "difference")]
+        cells += [span(row[k] for row in rows) for k in ("hcms_gflops", "random_gflops")]
+        print(f"| {skips} | {' | '.join(cells)} |")
+    print("\ntraining step:", {k: round(v, 4) for k, v in document["step_seconds"].items()})
+
+
+def _at_cap(rows: Sequence[dict[str, float]], cap: float) -> dict[str, float]:
+    """The row of a cap; one that changes no answer is left out of a trial, and is the uncapped one."""
+    return next((row for row in rows if row["cap"] == cap), rows[-1])
+
+
+def trial_configs(prepared: Prepared, folder: Path, seeds: int, epochs: int) -> list[TrialConfig]:
+    """All trials."""
+    return [
+        TrialConfig(
+            sweep="benchmark",
+            trial=f"{name}-s{seed}",
+            method=method,
+            model=fields,
+            training=TrainingConfig(epochs=epochs),
+            seed=seed,
+            dataset=str(prepared.dataset.root),
+            features={source: str(path) for source, path in prepared.features.items()},
+            output=str(folder / f"{name}-s{seed}"),
+        )
+        for seed in range(seeds)
+        for name, (method, fields) in TRIALS.items()
+    ]
+
+
+def document_of(prepared: Prepared, folder: Path, points: Runs) -> dict[str, Any]:
+    """Everything that is reported."""
+    table = fusions(points)
+    ten = [with_views(run[f"early-{letters(ORDER)}-10"], 10) for run in points]
+    widths = {source: FeatureStore.open(prepared.features[source]).width for source in ORDER}
+    return {
+        "dataset": prepared.dataset.fingerprint,
+        "generator": dict(prepared.dataset.generator),
+        "code_version": code_version(),
+        "cost_at_quality": {
+            f"against {rival_name}, {kind}, {margin_name}": cost_at_quality(
+                points, rival, margin=margin, natural=kind == "natural settings"
+            )
+            for rival_name, rival in (
+                ("10 views", ten),
+                ("the best number of views", best_full_fusion(points)),
+            )
+            for kind in ("all settings", "natural settings")
+            for margin_name, margin in (("within half a point", QUALITY_MARGIN), ("not below", 0.0))
+        },
+        "fusions": table,
+        "gains_of_audio": gains_of_audio(table),
+        "runs": [analyse(prepared, folder, seed, each) for seed, each in enumerate(points)],
+        "step_seconds": step_seconds(widths, len(prepared.dataset.classes)),
+    }
+
+
+def draw(prepared: Prepared, folder: Path, points: dict[str, list[Point]], pictures: Path) -> None:
+    """The pictures of the first seed."""
+    pictures.mkdir(parents=True, exist_ok=True)
+    tensors = load_file(folder / "random_levels-s0" / "scores.safetensors")
+    point = points[hcms_name(ORDER_SKIPS)][0]
+    classes = prepared.dataset.classes
+    picture_of_steps(point, folder, prepared.dataset, pictures / "hcms_steps.png")
+    picture_of_usage(
+        point, tensors["test/num_steps"], tensors["test/targets"], classes, pictures / "hcms_usage.png"
+    )
+    picture_of_training(folder, 0, pictures / "hcms_training.png")
+
+
+def main() -> None:
+    """Trains what is missing, prints the tables, writes the results and pictures."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=TrainingConfig().epochs)
+    parser.add_argument("--work", type=Path, help="keeps trials here instead of under home")
+    parser.add_argument("--pictures", type=Path, help="draws into this folder")
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("hcms_results.json"))
+    parser.add_argument("overrides", nargs="*")
+    arguments = parser.parse_args()
+    prepared = prepare(load_sweep_config(["method=hcms", *arguments.overrides]), Progress(3))
+    work = arguments.work or prepared.home.root / "benchmarks"
+    folder = work / f"hcms-e{arguments.epochs}"
+    trials = trial_configs(prepared, folder, arguments.seeds, arguments.epochs)
+    with multiprocessing.get_context("spawn").Pool(arguments.workers) as pool:
+        for done, name in enumerate(pool.imap_unordered(train, trials), start=1):
+            print(f"\r{done}/{len(trials)} {name:<30}", end="", flush=True)
+    points = [
+        {name: points_of(folder / f"{name}-s{seed}") for name in TRIALS} for seed in range(arguments.seeds)
+    ]
+    document = document_of(prepared, folder, points)
+    arguments.out.write_text(json.dumps(document, indent=1, allow_nan=False))
+    print_tables(document)
+    if arguments.pictures:
+        draw(prepared, folder, points[0], arguments.pictures)
+
+
+if __name__ == "__main__":
+    main()
