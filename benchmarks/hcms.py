@@ -229,8 +229,7 @@ def audio_sensitive(folder: Path, seed: int) -> np.ndarray:
     """`[C]` bool: classes that audio alone tells, by its AP on validation (Table 4)."""
     tensors = load_file(folder / f"early-A-all-s{seed}" / "scores.safetensors")
     scores, targets = tensors["val/scores"][0].astype(np.float64), tensors["val/targets"]
-    each = [average_precision_paper(scores[:, c], targets[:, c]) for c in range(targets.shape[1])]
-    return np.array(each) >= AUDIO_SENSITIVE_AP
+    return average_precision_paper(scores, targets.astype(np.float64)) >= AUDIO_SENSITIVE_AP
 
 
 def costs_of_classes(
@@ -379,7 +378,11 @@ def picture_of_steps(point: Point, folder: Path, dataset: Dataset, path: Path, p
     bar = figure.colorbar(image, ax=left, ticks=range(len(ORDER) + 1))
     bar.ax.set_yticklabels(["none", *ORDER])
     names = [dataset.classes[records[ids[i]].labels[0]] for i in rows]
-    left.set(xlabel="step", title="dearest source used (dots: where the evidence is)")
+    left.set(
+        xlabel="step",
+        xticks=range(0, shown.shape[1], 2),
+        title="dearest source used (dots: where the evidence is)",
+    )
     left.set_yticks(range(len(rows)), names, fontsize=7)
     share = np.zeros((len(dataset.classes), 10))
     for c in range(len(dataset.classes)):
@@ -388,7 +391,9 @@ def picture_of_steps(point: Point, folder: Path, dataset: Dataset, path: Path, p
             steps = [int((place + 0.5) / 10 * records[ids[i]].num_steps) for i in members]
             used = [point.decisions[i, t] == len(ORDER) for i, t in zip(members, steps, strict=True)]
             share[c, place] = np.mean(used)
-    heat = right.imshow(share, cmap="Blues", vmin=0, aspect="auto", interpolation="none")
+    heat = right.imshow(
+        share, cmap="Blues", vmin=0, vmax=max(share.max(), 0.01), aspect="auto", interpolation="none"
+    )
     figure.colorbar(heat, ax=right)
     right.set(xlabel="tenth of the video", title=f"share of videos that use {ORDER[-1]} there")
     right.set_yticks(range(len(dataset.classes)), dataset.classes, fontsize=7)
