@@ -190,7 +190,7 @@ class LiteEval(Method):
         )
         return {**self.network.component_costs(), f"{self.name}.gate": gate}
 
-    def paper_component_costs(self) -> dict[str, ComponentCost]:
+    def paper_component_costs(self, backbones: Mapping[str, ComponentCost]) -> dict[str, ComponentCost]:
         gate = ComponentCost(
             macs=0, input=f"{self.network.gate_width} values", provenance="not counted by the paper's code"
         )

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from paretovid.trainables import lite_eval, lstm, random_gate, uniform
+from paretovid.trainables import (
+    ada_frame,
+    frame_exit,
+    jumping_agents,
+    lite_eval,
+    lstm,
+    random_gate,
+    top_k,
+    uniform,
+)
 from paretovid.trainables.cost import ComponentCost
 from paretovid.trainables.errors import unknown_name
 from paretovid.trainables.method import METHODS, Method
@@ -14,7 +23,7 @@ from paretovid.trainables.typed_config import typed_config
 __all__ = ["build_method", "default_component_costs", "method_class", "method_config", "method_names"]
 
 # One line per method file; the modules register their classes when they are imported.
-_MODULES = (lite_eval, lstm, random_gate, uniform)
+_MODULES = (ada_frame, frame_exit, jumping_agents, lite_eval, lstm, random_gate, top_k, uniform)
 
 
 def method_names() -> tuple[str, ...]:

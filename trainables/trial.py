@@ -305,12 +305,13 @@ def _restore(folder: Path | None, method: Method, optimizer: torch.optim.Optimiz
 
 def cost_table(method: Method, components: Mapping[str, str], accounting: str) -> CostTable:
     """Costs of the backbones behind the sources and of the method's own components."""
+    backbones = {source: measure_component(name) for source, name in components.items()}
     own = (
-        method.paper_component_costs()
+        method.paper_component_costs(backbones)
         if check_accounting(accounting) == "paper"
         else method.component_costs()
     )
-    return CostTable({**{name: measure_component(name) for name in components.values()}, **own})
+    return CostTable({**{components[source]: cost for source, cost in backbones.items()}, **own})
 
 
 def _describe(
