@@ -96,7 +96,7 @@ class TrialConfig:
     method: str
     model: dict[str, Any] = field(default_factory=dict)
     """Fields of the method's Config, the knobs' values included."""
-    training_knobs: dict[str, float] = field(default_factory=dict)
+    training_knobs: dict[str, float | str] = field(default_factory=dict)
     """The knobs as the search knows them (`gamma`), for the record."""
     inference_setting: dict[str, float] | None = None
     """Evaluate this setting only, with inference knobs searched by the study (`search.inference_knobs=study`)."""
