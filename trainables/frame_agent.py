@@ -67,6 +67,8 @@ class AgentConfig:
             raise UsageError(f"unknown cell: {self.cell!r}", "Allowed: lstm, gru.")
         if self.initial_state not in ("zero", "learned"):
             raise UsageError(f"unknown initial_state: {self.initial_state!r}", "Allowed: zero, learned.")
+        if self.revisits not in ("allow", "nearest_new"):
+            raise UsageError(f"unknown revisits: {self.revisits!r}", "Allowed: allow, nearest_new.")
         for name in ("frame_projection", "hidden"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}", "Raise it.")

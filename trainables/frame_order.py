@@ -24,7 +24,7 @@ def uniform_steps(num_steps: Tensor, num_frames: int) -> list[Tensor]:
     steps = []
     for i in range(count):
         wanted = num_steps.clamp(max=count)
-        index = ((2 * i + 1) * num_steps).div(2 * wanted, rounding_mode="floor")
+        index = ((2 * i + 1) * num_steps).div(2 * wanted.clamp(min=1), rounding_mode="floor")
         steps.append(torch.where(wanted > i, index, torch.full_like(index, -1)))
     return steps
 
