@@ -129,10 +129,23 @@ def frames(point: Point) -> np.ndarray:
 
 
 def mu_curve(points: Sequence[Point]) -> list[Point]:
-    """One checkpoint's points from small to large mu, without patience; equal answers left out by the trial."""
-    found = [p for mu in MUS for p in points if {**p.setting, **NO_PATIENCE, "mu": mu} == p.setting]
-    # The walk that nothing ends may be kept under its other name.
-    return found if found and found[-1].setting["mu"] == NEVER else [*found, whole_walk(points)]
+    """One checkpoint's points from small to large mu, stopped by the margin alone.
+
+    A trial keeps one of several settings with equal answers. Below the smallest mu that is kept without patience, the
+    margin stops every video before the paper's patience does, and the point stands under that; a large mu that is not
+    kept stops nobody.
+    """
+    free = {p.setting["mu"]: p for p in points if {**p.setting, **NO_PATIENCE} == p.setting}
+    papers = {
+        p.setting["mu"]: p for p in points if {**p.setting, **NO_PATIENCE, "patience": 0.0} == p.setting
+    }
+    smallest = min(free, default=NEVER)
+    curve = [
+        papers[mu] if mu < smallest else free[mu]
+        for mu in MUS[:-1]
+        if mu in (papers if mu < smallest else free)
+    ]
+    return [*curve, whole_walk(points)]
 
 
 def rises(curve: Sequence[Point]) -> dict[str, float]:
@@ -175,10 +188,12 @@ def early_and_late(points: Sequence[Point], targets: np.ndarray) -> dict[str, fl
     point = max(mu_curve(points), key=lambda p: float(frames(p).std()))
     looked, right = frames(point), point.scores.argmax(axis=1) == targets.argmax(axis=1)
     low, high = np.quantile(looked, [1 / 3, 2 / 3])
+    bound = min(low, looked.max() - 1)
+    early, late = looked <= bound, looked >= max(high, bound + 1)
     return {
         "mu": point.setting["mu"],
-        "early": float(right[looked <= low].mean()),
-        "late": float(right[looked > high].mean()) if (looked > high).any() else float("nan"),
+        "early": float(right[early].mean()),
+        "late": float(right[late].mean()),
         "frames_std": float(looked.std()),
     }
 
@@ -288,7 +303,7 @@ def _brief(setting: dict[str, float]) -> str:
     return " ".join(f"{name}={value:g}" for name, value in setting.items() if value)
 
 
-def step_time(hidden: int, rollouts: int, repeats: int = 60) -> dict[str, float]:
+def step_time(hidden: int, rollouts: int, repeats: int = 30) -> dict[str, float]:
     """Median seconds of a training step of AdaFrame (K = 10, 64 videos) and of nn.LSTM over as many frames.
 
     Both project the frames, run K steps of `hidden` units, predict, and go backward; measured in turns.
