@@ -18,6 +18,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from paretovid import __version__
@@ -168,6 +169,12 @@ def _add_using(add: Any) -> None:
     predict.add_argument("model", metavar="MODEL", help="for example models:/digits@champion")
     predict.add_argument("videos", nargs="+", metavar="VIDEO")
     predict.add_argument("--max-gflops", type=_gflops, metavar="X", help="per video")
+    predict.add_argument(
+        "--set", type=_knob, action="append", default=[], metavar="KNOB=X", help="an inference knob: mu=0.2"
+    )
+    predict.add_argument(
+        "--picture", type=Path, metavar="FOLDER", help="draw what was looked at in each video into FOLDER"
+    )
     predict.set_defaults(rest_name="videos")
     _command(add, "flops", commands.flops, "what each component costs per call", has_json=True)
     _command(add, "doctor", commands.doctor, "check this installation, say what to mend", has_json=True)
@@ -191,6 +198,13 @@ def _number(text: str) -> float:
     if not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"a finite number is expected, not {text!r}")
     return value
+
+
+def _knob(text: str) -> tuple[str, float]:
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise argparse.ArgumentTypeError(f"KNOB=X is expected, for example mu=0.2, not {text!r}")
+    return name, _number(value)
 
 
 def _gflops(text: str) -> float:

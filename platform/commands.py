@@ -155,7 +155,14 @@ def _predict_document(args: argparse.Namespace) -> Mapping[str, Any]:
             "predict takes home=FOLDER and options; a registry on a server is named by MLFLOW_TRACKING_URI.",
         )
 
-    return prediction.predict(open_home(args.home), args.model, args.videos, max_gflops=args.max_gflops)
+    return prediction.predict(
+        open_home(args.home),
+        args.model,
+        args.videos,
+        max_gflops=args.max_gflops,
+        params=dict(args.set),
+        pictures=args.picture,
+    )
 
 
 def flops(args: argparse.Namespace) -> Answer:

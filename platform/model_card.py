@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from paretovid.platform.front import Front, FrontPoint
 from paretovid.platform.raw_check import Gate
+from paretovid.platform.results import knob_text
 from paretovid.trainables.recognizer import knobs_of
 
 
@@ -52,7 +53,7 @@ def _numbers(front: Front, point: FrontPoint) -> list[str]:
 
 def _provenance(point: FrontPoint) -> list[str]:
     trial = point.trial
-    joined = ", ".join(f"{name} = {value:g}" for name, value in trial.training_knobs.items())
+    joined = ", ".join(f"{name} = {knob_text(value)}" for name, value in trial.training_knobs.items())
     at = ", ".join(f"{name} = {value:g}" for name, value in point.record.inference_knobs.items())
     return [
         "## Made of",

@@ -97,14 +97,39 @@ def _resolved(home: Home, model: str) -> str:
 
 
 def predict(
-    home: Home, model: str, videos: Sequence[str | Path], *, max_gflops: float | None = None, **params: float
+    home: Home,
+    model: str,
+    videos: Sequence[str | Path],
+    *,
+    max_gflops: float | None = None,
+    params: Mapping[str, float] | None = None,
+    pictures: Path | None = None,
 ) -> dict[str, Any]:
     """The document that `predict --json` prints.
+
+    Arguments:
+        params: inference knobs by name; those left out are as promoted.
+        pictures: a folder to draw a storyboard per video into, made if it is not there.
 
     Raises `UsageError` for a model or parameter that does not exist, `DataError` without videos.
     """
     if not videos:
         raise DataError("no video was given", "Name at least one file.")
-    given = {**params, **({} if max_gflops is None else {"max_gflops": max_gflops})}
+    given = {**(params or {}), **({} if max_gflops is None else {"max_gflops": max_gflops})}
     answers = Predictor(home, model).predict([str(video) for video in videos], **given)
+    if pictures is not None:
+        _draw(answers, pictures)
     return {"model": model, "videos": [{key: answer[key] for key in KEYS} for answer in answers]}
+
+
+def _draw(answers: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    from paretovid.platform.storyboard import draw_storyboard
+
+    if any("looks" not in answer for answer in answers):
+        raise UsageError(
+            "this version of the model does not say in which order it looks",
+            "Promote its point again to draw it.",
+        )
+    for place, answer in enumerate(answers):
+        if not answer["error"]:
+            draw_storyboard(answer["path"], answer, folder / f"{place:03d}-{Path(answer['path']).stem}.png")

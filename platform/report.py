@@ -14,6 +14,7 @@ from typing import Any
 from paretovid.platform.front import Front, FrontPoint
 from paretovid.platform.front_page import TEMPLATE
 from paretovid.platform.pareto import thinned
+from paretovid.platform.results import knob_text
 
 AXIS_COST = "GFLOPs per video (multiply-accumulates)"
 TABLE_ROWS = 12
@@ -26,8 +27,8 @@ _FRONT_COLOUR = "#1f5fa8"
 def knobs_text(point: FrontPoint) -> str:
     """The point's knobs in one line: `gamma=0.1 lambda=2 | gate_offset=-1`."""
 
-    def joined(knobs: Mapping[str, float]) -> str:
-        return " ".join(f"{name}={value:.4g}" for name, value in knobs.items())
+    def joined(knobs: Mapping[str, float | str]) -> str:
+        return " ".join(f"{name}={knob_text(value)}" for name, value in knobs.items())
 
     parts = (joined(point.trial.training_knobs), joined(point.record.inference_knobs))
     return " | ".join(part for part in parts if part)

@@ -19,6 +19,11 @@ from paretovid.trainables.errors import DataError, NonFiniteError, UnknownNameEr
 SPLITS = ("val", "test")
 
 
+def knob_text(value: float | str, digits: int = 4) -> str:
+    """A knob's value for people; some knobs are words."""
+    return value if isinstance(value, str) else f"{value:.{digits}g}"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measurement:
     """What one operating point reached on one split. mAP and top-1 are fractions."""
@@ -70,7 +75,7 @@ class TrialRecord:
     is_baseline: bool
     deployable: bool
     seed: int
-    training_knobs: dict[str, float]
+    training_knobs: dict[str, float | str]
     model: dict[str, Any]
     seconds: float
     sources: dict[str, str]

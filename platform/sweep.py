@@ -30,7 +30,7 @@ from paretovid.platform.mlflow_store import open_store, store_uri
 from paretovid.platform.pipeline import Prepared, check_settings, cluster_of, prepare
 from paretovid.platform.progress import Progress, Stage
 from paretovid.platform.report import front_table, write_html, write_png
-from paretovid.platform.results import read_sweep, read_trial
+from paretovid.platform.results import knob_text, read_sweep, read_trial
 from paretovid.platform.searcher import FixedTrial, Hooks, ParetoStudy, Suggestion
 from paretovid.platform.tracking import Tracker
 from paretovid.search_spaces.schema import SweepConfig
@@ -68,9 +68,10 @@ class Plan:
         for name, knob in knobs.items():
             low, high = ends(knob)
             scale = " (log)" if knob.log else ""
-            lines.append(
-                f"  {name:<12} {low:g} to {high:g}{scale}, cheapest: {knob.cheapest}. {knob.description}"
-            )
+            span = f"{knob_text(low)} to {knob_text(high)}{scale}"
+            if knob.choices:
+                span = ", ".join(knob_text(choice) for choice in knob.choices)
+            lines.append(f"  {name:<12} {span}, cheapest: {knob.cheapest}. {knob.description}")
         lines.append("first the two anchors (all knobs dearest, all cheapest), then the published settings:")
         lines += [f"  {point}" for point in self.config.method.published]
         lines.append(

@@ -22,7 +22,7 @@ from paretovid.platform import report
 from paretovid.platform.front import Front, FrontPoint
 from paretovid.platform.home import Home
 from paretovid.platform.mlflow_store import Store, StoreError, open_store, store_uri
-from paretovid.platform.results import Measurement, SweepRecord, TrialRecord
+from paretovid.platform.results import Measurement, SweepRecord, TrialRecord, knob_text
 from paretovid.trainables.errors import NonFiniteError
 
 if TYPE_CHECKING:
@@ -384,7 +384,7 @@ def _point_tags(point: FrontPoint) -> dict[str, str]:
 
 
 def _trial_name(trial: TrialRecord) -> str:
-    knobs = " ".join(f"{name}={value:.3g}" for name, value in trial.training_knobs.items())
+    knobs = " ".join(f"{name}={knob_text(value, 3)}" for name, value in trial.training_knobs.items())
     return " ".join(part for part in (trial.trial, trial.method, knobs) if part)
 
 

@@ -44,6 +44,16 @@ class KnobConfig:
 
 
 @dataclass(kw_only=True)
+class BaselineConfig:
+    """A baseline that is trained and measured beside the search."""
+
+    name: str = MISSING
+    """Its trial's name, unique in the sweep."""
+    method: str = MISSING
+    model: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
 class MethodConfig:
     """The method to search, and its knobs by the letters that its paper gives them."""
 
@@ -56,6 +66,8 @@ class MethodConfig:
     """Knobs that do not: searched by the study only with `search.inference_knobs=study`."""
     published: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     """The paper's settings, tried first. May leave knobs open."""
+    baselines: list[BaselineConfig] = dataclasses.field(default_factory=list)
+    """What the method is compared with, unless `baselines` of the whole configuration says otherwise."""
 
 
 @dataclass(kw_only=True)
@@ -88,16 +100,6 @@ class SearchConfig:
     """Tell the sampler the swept points too, not only each trial's natural one."""
     max_failures: int = 1
     """How often a trial that failed is started again before it counts as failed."""
-
-
-@dataclass(kw_only=True)
-class BaselineConfig:
-    """A baseline that is trained and measured beside the search."""
-
-    name: str = MISSING
-    """Its trial's name, unique in the sweep."""
-    method: str = MISSING
-    model: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(kw_only=True)
@@ -148,6 +150,7 @@ class SweepConfig:
     training: dict[str, Any] = dataclasses.field(default_factory=dict)
     search: SearchConfig = dataclasses.field(default_factory=SearchConfig)
     baselines: list[BaselineConfig] = dataclasses.field(default_factory=list)
+    """Unless set: those of the method."""
     cluster: ClusterConfig = dataclasses.field(default_factory=ClusterConfig)
     tracking: TrackingConfig = dataclasses.field(default_factory=TrackingConfig)
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from paretovid.trainables.cost import ComponentCost, measure_macs
 from paretovid.trainables.errors import UsageError
+from paretovid.trainables.frame_order import uniform_steps
 from paretovid.trainables.gated_recurrence import Cell, CellKind, Projection
 from paretovid.trainables.hcms import check_sources
 from paretovid.trainables.method import (
@@ -30,7 +31,7 @@ from paretovid.trainables.method import (
     register,
 )
 from paretovid.trainables.provider import Provider
-from paretovid.trainables.uniform import FRAME_COUNTS, NUM_FRAMES, check_frame_counts, uniform_steps
+from paretovid.trainables.uniform import FRAME_COUNTS, NUM_FRAMES, check_frame_counts
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

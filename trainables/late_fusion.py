@@ -13,15 +13,15 @@ from typing import Any, ClassVar, final
 import torch
 
 from paretovid.trainables.cost import ComponentCost
+from paretovid.trainables.frame_order import uniform_steps
 from paretovid.trainables.hcms import check_sources
 from paretovid.trainables.method import Batch, Loss, Method, Outcome, Progress, Setting, register
 from paretovid.trainables.provider import Provider
 from paretovid.trainables.uniform import (
     FRAME_COUNTS,
     NUM_FRAMES,
-    _FrameScores,
+    FrameScores,
     check_frame_counts,
-    uniform_steps,
 )
 
 
@@ -58,7 +58,7 @@ class LateFusion(Method):
         super().__init__(config, widths=widths, num_classes=num_classes, multi_label=multi_label)
         self.config = config
         used = {source: widths[source] for source in config.sources}
-        self.frame_scores = _FrameScores(used, num_classes, multi_label)
+        self.frame_scores = FrameScores(used, num_classes, multi_label)
 
     def looks(self) -> tuple[str, ...]:
         return ("none", *self.config.sources)

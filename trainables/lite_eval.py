@@ -185,7 +185,7 @@ class LiteEval(Method):
     def component_costs(self) -> dict[str, ComponentCost]:
         return {**self.network.component_costs(), f"{self.name}.gate": self.network.gate_cost(self.gate, 1)}
 
-    def paper_component_costs(self) -> dict[str, ComponentCost]:
+    def paper_component_costs(self, backbones: Mapping[str, ComponentCost]) -> dict[str, ComponentCost]:
         uncounted = ComponentCost(
             macs=0, input=f"{self.network.gate_width(1)} values", provenance="not counted by the paper's code"
         )

@@ -1,22 +1,26 @@
-"""LSTM-N: N frames at even distances through one LSTM, the answer read at the last (LiteEval, Table 1).
+"""LSTM-N: N frames through one LSTM, the answer read at the last (LiteEval, Table 1; AdaFrame, Table 1).
 
-With `with_coarse` the coarse features of the same frames are concatenated (LSTM+CF). The number of frames
-varies from batch to batch in training, so that one training serves every N; `training_frames` fixes it.
+With `with_coarse` the coarse features of the same frames are concatenated (LSTM+CF). With a memory, what the
+state asks of it is (LSTM-G): AdaFrame without its choice of frames. The frames lie at even distances or are
+drawn at random. Their number varies from batch to batch in training, so that one training serves every N;
+`training_frames` fixes it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor, nn
 
-from paretovid.trainables.coarse_to_fine import COARSE, FINE, LOOKED_FINE
+from paretovid.trainables.coarse_to_fine import COARSE, FINE, LOOKED_COARSE
 from paretovid.trainables.cost import ComponentCost, measure_macs
 from paretovid.trainables.errors import UsageError
+from paretovid.trainables.frame_order import Sampling, check_sampling, sampled_steps
 from paretovid.trainables.gated_recurrence import Cell, CellKind, Projection
+from paretovid.trainables.global_memory import GlobalMemory, Memory, MemoryConfig
 from paretovid.trainables.method import (
     Batch,
     Loss,
@@ -29,7 +33,13 @@ from paretovid.trainables.method import (
     register,
 )
 from paretovid.trainables.provider import Provider
-from paretovid.trainables.uniform import FRAME_COUNTS, NUM_FRAMES, check_frame_counts, uniform_steps
+from paretovid.trainables.uniform import (
+    FRAME_COUNTS,
+    NUM_FRAMES,
+    check_frame_counts,
+    mark_looked,
+    with_memory_source,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +47,9 @@ class LstmConfig:
     """Settings of the LSTM baseline."""
 
     with_coarse: bool = False
+    sampling: Sampling = "uniform"
+    """Where in the video the frames lie. Training draws random ones anew for each batch."""
+    memory: MemoryConfig = field(default_factory=lambda: MemoryConfig(kind="none"))
     cell: CellKind = "lstm"
     fine_projection: int = 64
     coarse_projection: int = 32
@@ -49,11 +62,24 @@ class LstmConfig:
     """Inference settings to evaluate; the first is the natural one."""
 
     def __post_init__(self) -> None:
+        check_sampling(self.sampling)
         check_frame_counts(self.frame_counts)
         if self.training_frames < -1:
             raise UsageError(
                 f"training_frames must be -1 or more, not {self.training_frames}", "-1 varies it."
             )
+
+
+@final
+class _Query(nn.Module):
+    """The memory's query as a module, for measuring what it costs."""
+
+    def __init__(self, memory: GlobalMemory) -> None:
+        super().__init__()
+        self.memory = memory
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.memory.context(self.memory.example(), hidden)
 
 
 @register
@@ -68,6 +94,10 @@ class Lstm(Method):
 
     @classmethod
     def sources_of(cls, config: LstmConfig) -> tuple[str, ...]:
+        return with_memory_source(cls._frame_sources(config), config.memory)
+
+    @staticmethod
+    def _frame_sources(config: LstmConfig) -> tuple[str, ...]:
         return (FINE, COARSE) if config.with_coarse else (FINE,)
 
     def __init__(
@@ -77,18 +107,26 @@ class Lstm(Method):
         self.config = config
         self.multi_label = multi_label
         projected = {FINE: config.fine_projection, COARSE: config.coarse_projection}
-        self.sources = self.sources_of(config)
+        self.sources = self._frame_sources(config)
         self.widths = {source: widths[source] for source in self.sources}
         self.projections = nn.ModuleDict(
             {s: Projection(w, projected[s], config.dropout) for s, w in self.widths.items()}
         )
-        self.cell = Cell(config.cell, sum(projected[s] for s in self.sources), config.hidden)
+        self.memory = (
+            GlobalMemory(config.memory, widths=widths, hidden=config.hidden, prefix=self.name)
+            if config.memory.source
+            else None
+        )
+        width = sum(projected[s] for s in self.sources) + (self.memory.width if self.memory else 0)
+        self.cell = Cell(config.cell, width, config.hidden)
         self.head = nn.Linear(config.hidden, num_classes)
 
     def _project(self, features: Mapping[str, Tensor]) -> Tensor:
         return torch.cat([self.projections[s](features[s]) for s in self.sources], dim=-1)
 
-    def _next(self, state: Tensor, inputs: Tensor, wanted: Tensor) -> Tensor:
+    def _next(self, state: Tensor, inputs: Tensor, wanted: Tensor, memory: Memory | None) -> Tensor:
+        if self.memory is not None and memory is not None:
+            inputs = torch.cat([inputs, self.memory.context(memory, state[0])], dim=-1)
         return torch.where(wanted[None, :, None], self.cell(inputs, state), state)
 
     def _training_frames(self) -> int:
@@ -96,25 +134,37 @@ class Lstm(Method):
             return self.config.training_frames
         return self.config.frame_counts[int(torch.randint(len(self.config.frame_counts), ()))]
 
+    def _training_steps(self, batch: Batch) -> list[Tensor]:
+        num_frames, keys = self._training_frames(), batch.video_keys
+        if self.config.sampling == "random":
+            keys = keys ^ int(torch.randint(2**62, ()))
+        return sampled_steps(self.config.sampling, batch.mask.sum(dim=1), keys, num_frames)
+
     def loss(self, batch: Batch, progress: Progress) -> Loss:
         inputs = self._project(batch.features)
         state = self.cell.initial(len(batch.mask), inputs)
         rows = torch.arange(len(batch.mask), device=inputs.device)
-        for index in uniform_steps(batch.mask.sum(dim=1), self._training_frames()):
-            state = self._next(state, inputs[rows, index.clamp(min=0)], index >= 0)
+        memory = None
+        if self.memory is not None:
+            memory = self.memory.remember(batch.features[self.memory.source], batch.mask.sum(dim=1))
+        for index in self._training_steps(batch):
+            state = self._next(state, inputs[rows, index.clamp(min=0)], index >= 0, memory)
         loss = classification_loss(self.head(state[0]), batch.targets, self.multi_label)
         return Loss(loss, {"classification": float(loss.detach())})
 
     def run(self, provider: Provider, setting: Setting) -> Outcome:
         decisions = torch.zeros(provider.batch_size, provider.max_steps, dtype=torch.int64)
         state = self.cell.initial(provider.batch_size, self.head.weight)
-        for index in uniform_steps(provider.num_steps, int(setting.get("num_frames", 0))):
+        memory = self.memory.read(provider) if self.memory else None
+        for index in memory.steps.T if memory else ():
+            mark_looked(decisions, index, LOOKED_COARSE)
+        num_frames = int(setting.get("num_frames", 0))
+        for index in sampled_steps(self.config.sampling, provider.num_steps, provider.video_keys, num_frames):
             wanted = index >= 0
             features = {source: provider.read(source, index, wanted) for source in self.sources}
-            state = self._next(state, self._project(features), wanted)
+            state = self._next(state, self._project(features), wanted, memory)
             provider.charge("lstm.rnn", wanted)
-            rows = torch.nonzero(wanted).flatten()
-            decisions[rows, index[rows]] = LOOKED_FINE
+            mark_looked(decisions, index)
         provider.charge("lstm.head", torch.ones_like(provider.num_steps))
         scores = probabilities(self.head(state[0]), self.multi_label)
         return Outcome(scores=scores, calls=dict(provider.calls), decisions=decisions)
@@ -126,9 +176,16 @@ class Lstm(Method):
         example = self.head.weight
         inputs = {source: example.new_zeros(1, width) for source, width in self.widths.items()}
         macs = sum(measure_macs(self.projections[s], inputs[s]) for s in self.sources)
-        macs += measure_macs(self.cell, self._project(inputs).detach(), self.cell.initial(1, example))
+        cell_input, state = self._project(inputs).detach(), self.cell.initial(1, example)
+        own = {}
+        if self.memory is not None:
+            macs += measure_macs(_Query(self.memory), state[0])
+            cell_input = torch.cat([cell_input, example.new_zeros(1, self.memory.width)], dim=-1)
+            own = self.memory.component_costs()
+        macs += measure_macs(self.cell, cell_input, state)
         head = measure_macs(self.head, example.new_zeros(1, self.config.hidden))
         return {
+            **own,
             "lstm.rnn": ComponentCost(
                 macs=macs, input=f"{sum(self.widths.values())} features, {self.config.hidden} units"
             ),

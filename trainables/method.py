@@ -137,8 +137,12 @@ class Method(nn.Module, ABC):
     def component_costs(self) -> dict[str, ComponentCost]:
         """Measured cost of the method's own components (cells, projections, gates, heads)."""
 
-    def paper_component_costs(self) -> dict[str, ComponentCost]:
-        """The same under `accounting=paper`: as the paper's published figures count them."""
+    def paper_component_costs(self, backbones: Mapping[str, ComponentCost]) -> dict[str, ComponentCost]:
+        """The same under `accounting=paper`: as the paper's published figures count them.
+
+        Arguments:
+            backbones: source to the cost of its backbone, for papers that charge one more often than it runs.
+        """
         return self.component_costs()
 
 

@@ -6,13 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from paretovid.trainables import (
+    ada_frame,
     early_fusion,
+    frame_exit,
     hcms,
+    jumping_agents,
     late_fusion,
     lite_eval,
     lstm,
     random_gate,
     random_levels,
+    top_k,
     uniform,
 )
 from paretovid.trainables.cost import ComponentCost
@@ -23,7 +27,20 @@ from paretovid.trainables.typed_config import typed_config
 __all__ = ["build_method", "default_component_costs", "method_class", "method_config", "method_names"]
 
 # One line per method file; the modules register their classes when they are imported.
-_MODULES = (early_fusion, hcms, late_fusion, lite_eval, lstm, random_gate, random_levels, uniform)
+_MODULES = (
+    ada_frame,
+    early_fusion,
+    frame_exit,
+    hcms,
+    jumping_agents,
+    late_fusion,
+    lite_eval,
+    lstm,
+    random_gate,
+    random_levels,
+    top_k,
+    uniform,
+)
 
 
 def method_names() -> tuple[str, ...]:

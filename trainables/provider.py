@@ -175,6 +175,8 @@ class VideoProvider(Provider):
         self._widths = dict(widths)
         self._compute_all = compute_all
         self._cache: dict[tuple[str, int], Tensor] = {}
+        self.looks: list[tuple[str, int]] = []
+        """Source and step of what was read, in the order of reading, each once."""
         self._seen: set[tuple[str, int]] = set()
 
     def expect(self, source: str) -> None:
@@ -189,6 +191,8 @@ class VideoProvider(Provider):
         key = (source, int(index[0]))
         is_new = key not in self._seen
         self._seen.add(key)
+        if is_new:
+            self.looks.append(key)
         if key not in self._cache:
             self._cache[key] = self._compute(*key)
         return self._cache[key][None], torch.tensor([is_new])

@@ -24,6 +24,7 @@ from paretovid.trainables.coarse_to_fine import (
 )
 from paretovid.trainables.cost import ComponentCost
 from paretovid.trainables.errors import UsageError
+from paretovid.trainables.frame_order import uniform_hash
 from paretovid.trainables.gated_levels import MAX_GFLOPS, Gate
 from paretovid.trainables.lite_eval import ONLINE_K
 from paretovid.trainables.method import (
@@ -65,15 +66,6 @@ class RandomGateConfig:
             raise UsageError(
                 f"training_usage must lie between 0 and 1, not {self.training_usage}", "0 varies it."
             )
-
-
-def uniform_hash(keys: Tensor, step: int) -> Tensor:
-    """`[B]` int64 keys and a step to `[B]` floats in [0, 1), evenly spread (splitmix64's finaliser)."""
-    # Tensors of int64 wrap around, which is what the mixing wants; Python's integers would overflow.
-    mixed = keys + torch.full_like(keys, step + 1) * -7046029254386353131
-    for shift, factor in ((30, -4658895280553007687), (27, -7723592293110705685)):
-        mixed = (mixed ^ (mixed >> shift)) * factor
-    return ((mixed >> 11) & ((1 << 52) - 1)).to(torch.float64) / (1 << 52)
 
 
 @register
@@ -125,5 +117,5 @@ class RandomGate(Method):
     def component_costs(self) -> dict[str, ComponentCost]:
         return self.network.component_costs()
 
-    def paper_component_costs(self) -> dict[str, ComponentCost]:
+    def paper_component_costs(self, backbones: Mapping[str, ComponentCost]) -> dict[str, ComponentCost]:
         return paper_component_costs(self.network)

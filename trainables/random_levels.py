@@ -17,6 +17,7 @@ from torch import Tensor
 
 from paretovid.trainables.cost import ComponentCost
 from paretovid.trainables.errors import UsageError
+from paretovid.trainables.frame_order import uniform_hash
 from paretovid.trainables.gated_levels import MAX_GFLOPS, Decide, Gate
 from paretovid.trainables.hcms import (
     MOST_LEVELS,
@@ -38,7 +39,6 @@ from paretovid.trainables.method import (
     register,
 )
 from paretovid.trainables.provider import Provider
-from paretovid.trainables.random_gate import uniform_hash
 
 LEAST_TRAINED_USAGE = 0.03
 USAGES = tuple(

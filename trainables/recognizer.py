@@ -32,7 +32,7 @@ from paretovid.trainables.cost import CostTable, deterministic_eval
 from paretovid.trainables.data.dataset import video_key
 from paretovid.trainables.data.videos import InputSpec, VideoReader, read_steps
 from paretovid.trainables.errors import DataError, UsageError, VideoError, unknown_name
-from paretovid.trainables.method import InferenceKnob, Method
+from paretovid.trainables.method import InferenceKnob, Method, Outcome
 from paretovid.trainables.methods import build_method, method_class
 from paretovid.trainables.provider import VideoProvider
 
@@ -58,6 +58,12 @@ class Prediction:
     """Component to the number of calls."""
     steps: tuple[str, ...] = ()
     """Per step: `none`, or the dearest source looked at (`Method.looks`): `coarse` or `fine`, for example."""
+    looks: tuple[tuple[str, int], ...] = ()
+    """Source and step of everything that was computed, in the order in which it was asked for."""
+    answers: tuple[tuple[int, str, float], ...] = ()
+    """Of methods that walk through a video: step looked at, best label and its score, after each look."""
+    step_seconds: float = 0.0
+    """How long a step is."""
     decode_seconds: float = 0.0
     compute_seconds: float = 0.0
     """Everything but decoding."""
@@ -77,9 +83,16 @@ class Prediction:
         }
 
     def details(self) -> dict[str, Any]:
-        """The same with seconds and notes."""
+        """The same with the looks in their order, seconds and notes."""
         times = {"decode_seconds": self.decode_seconds, "compute_seconds": self.compute_seconds}
-        return {**self.to_json(), **times, "notes": list(self.notes)}
+        walk = {
+            "step_seconds": self.step_seconds,
+            "looks": [{"source": source, "step": step} for source, step in self.looks],
+            "answers": [
+                {"step": step, "label": label, "score": score} for step, label, score in self.answers
+            ],
+        }
+        return {**self.to_json(), **walk, **times, "notes": list(self.notes)}
 
 
 def checked_setting(
@@ -246,9 +259,22 @@ class Recognizer:
             gflops=float(self._costs.gflops(outcome.calls)[0]),
             calls=calls,
             steps=_looks(outcome.decisions[0], reader.num_steps, self.looks),
+            looks=tuple(provider.looks),
+            answers=self._answers(outcome),
+            step_seconds=reader.step_seconds,
             decode_seconds=decode_seconds,
             compute_seconds=max(0.0, time.perf_counter() - started - decode_seconds),
             notes=tuple(reader.notes),
+        )
+
+    def _answers(self, outcome: Outcome) -> tuple[tuple[int, str, float], ...]:
+        if not {"steps", "scores"} <= outcome.trace.keys():
+            return ()
+        walk = zip(outcome.trace["steps"][0].tolist(), outcome.trace["scores"][0], strict=True)
+        return tuple(
+            (step, self.classes[int(scores.argmax())], float(scores.max()))
+            for step, scores in walk
+            if step >= 0
         )
 
 

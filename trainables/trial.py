@@ -96,7 +96,7 @@ class TrialConfig:
     method: str
     model: dict[str, Any] = field(default_factory=dict)
     """Fields of the method's Config, the knobs' values included."""
-    training_knobs: dict[str, float] = field(default_factory=dict)
+    training_knobs: dict[str, float | str] = field(default_factory=dict)
     """The knobs as the search knows them (`gamma`), for the record."""
     inference_setting: dict[str, float] | None = None
     """Evaluate this setting only, with inference knobs searched by the study (`search.inference_knobs=study`)."""
@@ -305,12 +305,13 @@ def _restore(folder: Path | None, method: Method, optimizer: torch.optim.Optimiz
 
 def cost_table(method: Method, components: Mapping[str, str], accounting: str) -> CostTable:
     """Costs of the backbones behind the sources and of the method's own components."""
+    backbones = {source: measure_component(name) for source, name in components.items()}
     own = (
-        method.paper_component_costs()
+        method.paper_component_costs(backbones)
         if check_accounting(accounting) == "paper"
         else method.component_costs()
     )
-    return CostTable({**{name: measure_component(name) for name in components.values()}, **own})
+    return CostTable({**{components[source]: cost for source, cost in backbones.items()}, **own})
 
 
 def _describe(

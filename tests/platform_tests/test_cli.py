@@ -218,7 +218,9 @@ def test_flops_lists_every_component(capsys: Capture) -> None:
     assert set(COMPONENTS) <= names
     assert {"lite_eval.coarse_rnn", "lite_eval.fine_rnn", "lite_eval.gate", "lite_eval.head"} <= names
     assert all(list(entry) == ["name", "input", "gmacs", "published", "source"] for entry in entries)
-    assert all(entry["gmacs"] > 0 for entry in entries)
+    free = {entry["name"] for entry in entries if not entry["gmacs"] > 0}
+    # What is seen again is paid once; the paper's accounting charges it again and needs a name for it.
+    assert free and all(name.endswith((".revisit", ".memory_reuse")) for name in free)
 
 
 def check(found: list[doctor.Check], name: str) -> doctor.Check:

@@ -75,8 +75,10 @@ def test_prediction_document(promoted: list[registry.Promotion], home: Home, vid
 
 
 def test_a_cap_is_kept(promoted: list[registry.Promotion], home: Home, videos: list[str]) -> None:
-    free = prediction.predict(home, "models:/digits/1", videos, gate_offset=100)["videos"]
-    capped = prediction.predict(home, "models:/digits/1", videos, gate_offset=100, max_gflops=0.02)["videos"]
+    free = prediction.predict(home, "models:/digits/1", videos, params={"gate_offset": 100})["videos"]
+    capped = prediction.predict(
+        home, "models:/digits/1", videos, max_gflops=0.02, params={"gate_offset": 100}
+    )["videos"]
     assert all(video["gflops"] > 0.02 for video in free)
     assert all(video["gflops"] <= 0.02 for video in capped)
 

@@ -106,7 +106,7 @@ def test_paper_accounting_counts_one_gate_of_four():
     assert isinstance(method, LiteEval)
     network = method.config.network
     width = network.coarse_projection + network.fine_projection
-    paper = method.paper_component_costs()["lite_eval.fine_rnn"].macs
+    paper = method.paper_component_costs({})["lite_eval.fine_rnn"].macs
     assert paper == network.fine_hidden * (width + network.fine_hidden + 1)
     honest = method.component_costs()["lite_eval.fine_rnn"].macs
     projection = 16 * network.fine_projection

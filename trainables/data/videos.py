@@ -27,6 +27,8 @@ from paretovid.trainables.errors import UsageError, VideoError
 # Containers of real videos. FFmpeg's probing would also take a text file for ANSI art, an image for a video
 # of one frame, or a playlist that makes it fetch what the playlist names.
 _FORMATS = "mov,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,gif,h264,hevc,m4v,nut,ivf,mxf,wtv"
+# Containers whose frames have the same time stamps after a seek; AVI, for one, stores none and counts.
+_EXACT_SEEKING = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "mpegts")
 _EXPECTED = "Expected a video file with a video stream, such as MP4, MKV, WebM, MOV or AVI."
 _KEPT_BYTES = 512 * 2**20  # decoded frames of the current step that are kept for its other readers
 
@@ -70,8 +72,9 @@ def count_steps(duration_seconds: float, step_seconds: float) -> int:
 class VideoReader:
     """Steps of one video, decoded lazily; a context manager.
 
-    Reading goes forward without seeking. Going back within a step is free; going back further starts the
-    file again. Same bytes, step and specification: same array.
+    Going back within a step is free. Going back further, and going forward past a key frame, starts at the last
+    key frame before what is asked for, so that frames between two looks are not decoded; where a file's key
+    frames cannot be trusted, at the start of the file. Same bytes, step and specification: same array.
 
     Arguments:
         source: a path, or the bytes of a file.
@@ -159,6 +162,7 @@ class VideoReader:
         self._stream_index = stream.index
         self.has_audio = bool(self._container.streams.audio)
         stamps: list[int | None] = []
+        keys: list[int] = []
         end, whole = 0, True
         try:
             for packet in self._container.demux(stream):
@@ -166,12 +170,18 @@ class VideoReader:
                     continue
                 whole = whole and not packet.is_corrupt
                 stamps.append(packet.pts)
+                if packet.is_keyframe and packet.pts is not None:
+                    keys.append(packet.pts)
                 end = max(end, (packet.pts or 0) + (packet.duration or 0))
         except av.error.FFmpegError:
             whole = False
         if not stamps:
             raise VideoError(f"{self.name} has a video stream without a single frame", _EXPECTED)
         self._set_stamps(stream, stamps, end)
+        # Numbers of the frames that decoding can start at, ascending.
+        self._keys = np.zeros(0, np.int64)
+        if whole and not self._is_counted and self._container.format.name in _EXACT_SEEKING:
+            self._keys = np.unique(np.searchsorted(self._stamps, np.array(keys, np.int64)))
         declared, slack = (self._container.duration or 0) / 1e6, 1.0  # may be that of longer sound
         if stream.duration:
             declared, slack = float(stream.duration * (stream.time_base or 1)), 0.5 * self.step_seconds
@@ -215,10 +225,35 @@ class VideoReader:
         stream.thread_type = "NONE"  # type: ignore[attr-defined]
         stream.codec_context.thread_count = 1
         self._frames = self._decode_all()
+        self._begun_at = 0  # number of the frame that decoding began at
         self._kept: dict[int, av.VideoFrame] = {}  # frames of the current step, by number, ascending
         self._kept_bytes = 0
         self._kept_from = 0  # frames before this one are gone
         self._position = -1  # number of the last decoded frame
+
+    def _seek(self, number: int) -> bool:
+        """Goes on at a key frame; False if that is not where the file then is."""
+        stream = self._container.streams[self._stream_index]
+        try:
+            self._container.seek(int(self._stamps[number]), stream=stream)
+        except (av.error.FFmpegError, OSError):
+            return False
+        self._frames = self._decode_all()
+        self._kept.clear()
+        self._kept_bytes = 0
+        self._begun_at = self._kept_from = number
+        self._position = number - 1
+        # A seek may end early, and frames shown before a key frame may come after it and lack what they refer to.
+        for decoded, frame in self._frames:
+            if decoded >= number:
+                self._keep(decoded, frame)
+                return decoded == number
+        return False
+
+    def _key_before(self, number: int) -> int:
+        """Number of the last key frame that is not after a frame; 0 if none is known."""
+        place = int(np.searchsorted(self._keys, number, side="right")) - 1
+        return int(self._keys[place]) if place >= 0 else 0
 
     def _decode_all(self) -> Iterator[tuple[int, av.VideoFrame]]:
         """Frames with their numbers, skipping what is damaged."""
@@ -246,17 +281,34 @@ class VideoReader:
 
     def _frame(self, number: int) -> av.VideoFrame:
         """The frame of a number, or the closest that could be decoded."""
-        if number < self._kept_from:
-            self._start_decoding()
+        key = self._key_before(number)
+        is_behind = number < self._kept_from
+        if (is_behind or key > self._position + 1) and not (key > 0 and self._seek(key)):
+            if key > 0:
+                self._distrust_keys()
+            elif is_behind:
+                self._start_decoding()
+        self._decode_to(number)
+        if self._begun_at > 0 and number not in self._kept:
+            # Something is damaged here. What is shown instead must not depend on where decoding began.
+            self._distrust_keys()
+            self._decode_to(number)
+        if not self._kept:
+            raise VideoError(f"{self.name}: not one frame can be decoded", f"It is damaged. {_EXPECTED}")
+        before = [kept for kept in self._kept if kept <= number]
+        return self._kept[before[-1]] if before else next(iter(self._kept.values()))
+
+    def _distrust_keys(self) -> None:
+        """Starts the file again, and from now on whenever it has to go back."""
+        self._keys = np.zeros(0, np.int64)
+        self._start_decoding()
+
+    def _decode_to(self, number: int) -> None:
         while self._position < number:
             decoded = next(self._frames, None)
             if decoded is None:
                 break
             self._keep(*decoded)
-        if not self._kept:
-            raise VideoError(f"{self.name}: not one frame can be decoded", f"It is damaged. {_EXPECTED}")
-        before = [kept for kept in self._kept if kept <= number]
-        return self._kept[before[-1]] if before else next(iter(self._kept.values()))
 
     def _keep(self, number: int, frame: av.VideoFrame) -> None:
         self._position = max(self._position, number)

@@ -127,6 +127,55 @@ def test_nothing_is_decoded_that_was_not_asked_for(plain: Path) -> None:
         assert reader.decode_seconds > 0
 
 
+@pytest.mark.parametrize("kind", ["mp4", "mkv", "ts", "avi"])
+@pytest.mark.parametrize("codec", [{"bf": "0"}, {"bf": "3"}, {"bf": "3", "x264-params": "open-gop=1"}])
+def test_jumping_shows_what_reading_in_order_shows(tmp_path: Path, kind: str, codec: dict[str, str]) -> None:
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 255, (32, 32, 3), np.uint8) for _ in range(128)]
+    options = {"preset": "medium", "g": "16", "keyint_min": "16", "sc_threshold": "0", **codec}
+    path = write(tmp_path / f"jumps.{kind}", regular(128), pictures=pictures, codec_options=options)
+    in_order = read_all_steps(path, {"frame": FRAME, "motion": SPECS["motion"]}, step_seconds=0.5)
+    with VideoReader(path, step_seconds=0.5) as reader:
+        for step in (13, 2, 3, 14, 0, 8, 1, 7):
+            np.testing.assert_array_equal(reader.read(step, FRAME), in_order["frame"][step])
+            np.testing.assert_array_equal(reader.read(step, SPECS["motion"]), in_order["motion"][step])
+        assert not any("damaged" in note for note in reader.notes)
+
+
+def test_a_jump_decodes_from_the_last_key_frame_only(tmp_path: Path) -> None:
+    options = {"preset": "ultrafast", "g": "16", "keyint_min": "16", "sc_threshold": "0"}
+    path = write(
+        tmp_path / "keys.mp4",
+        regular(128),
+        pictures=[np.full((32, 32, 3), number, np.uint8) for number in range(128)],
+        codec_options=options,
+    )
+    decoded = []
+    with VideoReader(path, step_seconds=0.5) as reader:
+        for step in (13, 2, 3, 15):
+            before = reader.frames_decoded
+            assert reader.read(step, FRAME).mean() == pytest.approx(8 * step + 4, abs=2)
+            decoded.append(reader.frames_decoded - before)
+    # Frame 108 from 96, 20 back from 16, 28 right on from 21, 124 from 112.
+    assert decoded == [13, 5, 8, 13]
+
+
+def test_a_file_that_cannot_be_trusted_to_seek_is_read_from_its_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"preset": "ultrafast", "g": "16", "keyint_min": "16", "sc_threshold": "0"}
+    pictures = [np.full((32, 32, 3), number, np.uint8) for number in range(128)]
+    path = write(tmp_path / "late.mkv", regular(128), pictures=pictures, codec_options=options)
+    in_order = read_all_steps(path, {"frame": FRAME}, step_seconds=0.5)["frame"]
+    seek = VideoReader._seek
+    # The container says that it is where it was asked to go, and is a key frame further.
+    monkeypatch.setattr(VideoReader, "_seek", lambda self, number: seek(self, number + 16) and False)
+    with VideoReader(path, step_seconds=0.5) as reader:
+        for step in (9, 2, 12, 3):
+            np.testing.assert_array_equal(reader.read(step, FRAME), in_order[step])
+        assert reader.frames_decoded > 100
+
+
 def test_frames_that_wait_for_later_ones_are_shown_in_order(tmp_path: Path) -> None:
     path = write(tmp_path / "b.mp4", regular(), codec_options={"preset": "medium", "bf": "3"})
     assert read_frames(path) == [4, 12, 20, 28]

@@ -1,0 +1,621 @@
+"""Measures AdaFrame's claims on the built-in videos, over several seeds, at measured cost.
+
+    python benchmarks/ada_frame.py [--seeds 5] [--workers 2] [home=...] [data...]
+
+Trains AdaFrame, its ablations and its baselines on the same cached features, selects on validation, measures on
+test and writes `benchmarks/ada_frame_results.json` and pictures; the tables it prints are those of
+`benchmarks/ada_frame.md`. Trials that are finished already are not trained again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from claims import Point, Run, cost_at_quality, settings_of, span, table, train_all
+from safetensors.numpy import load_file
+from torch import nn
+
+from paretovid.platform.config import load_sweep_config
+from paretovid.platform.pipeline import prepare
+from paretovid.platform.progress import Progress
+from paretovid.trainables import method as contract
+from paretovid.trainables.ada_frame import NEVER
+from paretovid.trainables.gated_recurrence import Projection
+from paretovid.trainables.methods import build_method
+from paretovid.trainables.provenance import code_version
+from paretovid.trainables.trial import TrainingConfig
+
+STEPS = (3, 5, 7, 10)
+"""K."""
+OURS: dict[str, Any] = {
+    "policy": "pointer",
+    "rollouts": 8,
+    "agent": {
+        "revisits": "nearest_new",
+        "initial_state": "learned",
+        "knows_place": True,
+        "dropout": 0.5,
+        "memory": {"projection": 16, "dropout": 0.3},
+    },
+}
+"""As in search_spaces/method/ada_frame.yaml."""
+MEMORY = {"kind": "visual", "projection": 16, "dropout": 0.3}
+RIVAL = {"revisits": "nearest_new", "initial_state": "learned", "knows_place": True, "dropout": 0.5}
+
+
+def ours(steps: int, *changes: tuple[str, Any]) -> tuple[str, dict[str, Any]]:
+    """AdaFrame with K = `steps` and dotted fields changed."""
+    model = copy.deepcopy(OURS) | {"steps": steps}
+    for field, value in changes:
+        *parents, last = field.split(".")
+        section = model
+        for parent in parents:
+            section = section.setdefault(parent, {})
+        section[last] = value
+    return "ada_frame", model
+
+
+TRIALS: dict[str, tuple[str, dict[str, Any]]] = {
+    **{f"ada_frame-{k}": ours(k) for k in STEPS},
+    "paper-10": ("ada_frame", {"steps": 10}),
+    "paper-10-nearest_new": (
+        "ada_frame",
+        {"steps": 10, "agent": {"revisits": "nearest_new", "dropout": 0.5, "memory": MEMORY}},
+    ),
+    "gaussian-7": ours(7, ("policy", "gaussian")),
+    "memory-V12": ours(7, ("agent.memory.frames", 12)),
+    "memory-V8": ours(7, ("agent.memory.frames", 8)),
+    "memory-A16": ours(7, ("agent.memory.kind", "audio")),
+    "memory-none": ours(7, ("policy", "gaussian"), ("agent.memory", {"kind": "none"})),
+    "reward-prediction": ours(7, ("reward", "prediction")),
+    "reward-transition": ours(7, ("reward", "transition")),
+    "reward-none": ours(7, ("policy_weight", 0.0)),
+    "returns-next": ours(7, ("returns_from", "next")),
+    "loss-every": ours(7, ("prediction_loss", "every")),
+    "uniform": ("uniform", {}),
+    "uniform-R": ("uniform", {"sampling": "random"}),
+    "uniform-G": ("uniform", {"memory": MEMORY}),
+    "uniform-R-G": ("uniform", {"sampling": "random", "memory": MEMORY}),
+    "lstm": ("lstm", {}),
+    "lstm-d": ("lstm", {"dropout": 0.5}),
+    "lstm-R": ("lstm", {"dropout": 0.5, "sampling": "random"}),
+    "lstm-G": ("lstm", {"dropout": 0.5, "memory": MEMORY}),
+    "lstm-R-G": ("lstm", {"dropout": 0.5, "sampling": "random", "memory": MEMORY}),
+    "top_k": ("top_k", {}),
+    **{f"frame_exit-b{beta:g}": ("frame_exit", {"beta": beta}) for beta in (1e-4, 1e-3, 1e-2)},
+    "frame_exit-16": ("frame_exit", {"max_frames": 16, "beta": 1e-4}),
+    "frame_glimpse": ("frame_glimpse", {"agent": {**RIVAL, "memory": {"kind": "none"}}, "rollouts": 8}),
+    "frame_glimpse-G": ("frame_glimpse", {"agent": {**RIVAL, "memory": MEMORY}, "rollouts": 8}),
+    "fast_forward": ("fast_forward", {"agent": {**RIVAL, "memory": {"kind": "none"}}, "rollouts": 8}),
+    "fast_forward-G": ("fast_forward", {"agent": {**RIVAL, "memory": MEMORY}, "rollouts": 8}),
+    "oracle": ("oracle", {}),
+}
+
+
+BASELINES = (
+    "uniform",
+    "uniform-R",
+    "uniform-G",
+    "uniform-R-G",
+    "lstm",
+    "lstm-d",
+    "lstm-R",
+    "lstm-G",
+    "lstm-R-G",
+)
+ALL_OURS = tuple(f"ada_frame-{k}" for k in STEPS)
+MUS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.9, NEVER)
+NO_PATIENCE = {"patience": 10_000.0, "stop_rule": 0.0, "max_entropy": 0.0}
+
+
+def whole_walk(points: Sequence[Point]) -> Point:
+    """The point that looks K times at every video: the dearest."""
+    return max(points, key=lambda point: point.test["gflops"])
+
+
+def frames(point: Point) -> np.ndarray:
+    """Different frames looked at closely per test video, `[N]`."""
+    return (point.decisions == 2).sum(axis=1)
+
+
+def mu_curve(points: Sequence[Point]) -> list[Point]:
+    """One checkpoint's points from small to large mu, stopped by the margin alone.
+
+    A trial keeps one of several settings with equal answers. Below the smallest mu that is kept without patience, the
+    margin stops every video before the paper's patience does, and the point stands under that; a large mu that is not
+    kept stops nobody.
+    """
+    free = {p.setting["mu"]: p for p in points if {**p.setting, **NO_PATIENCE} == p.setting}
+    papers = {
+        p.setting["mu"]: p for p in points if {**p.setting, **NO_PATIENCE, "patience": 0.0} == p.setting
+    }
+    smallest = min(free, default=NEVER)
+    curve = [
+        papers[mu] if mu < smallest else free[mu]
+        for mu in MUS[:-1]
+        if mu in (papers if mu < smallest else free)
+    ]
+    return [*curve, whole_walk(points)]
+
+
+def rises(curve: Sequence[Point]) -> dict[str, float]:
+    """Claim (d): how far mAP and cost rise from the smallest to the largest mu, and the largest fall in between."""
+    maps = [point.test["map"] for point in curve]
+    costs = [point.test["gflops"] for point in curve]
+    falls = [max(0.0, max(maps[: i + 1]) - maps[i]) for i in range(len(maps))]
+    return {
+        "map_first": maps[0],
+        "map_last": maps[-1],
+        "gflops_first": costs[0],
+        "gflops_last": costs[-1],
+        "largest_fall": max(falls),
+        "cost_falls": float(sum(later < earlier for earlier, later in pairwise(costs))),
+        "points": float(len(curve)),
+    }
+
+
+def interpolated(curve: Sequence[Point], gflops: float) -> float | None:
+    """The curve's test mAP at a cost between two of its points; None outside."""
+    costs = [point.test["gflops"] for point in curve]
+    if not costs[0] <= gflops <= costs[-1]:
+        return None
+    return float(np.interp(gflops, costs, [point.test["map"] for point in curve]))
+
+
+def small_against_large(points: Run) -> list[dict[str, Any]]:
+    """Claim (e): the whole walk of a small K against the mu curve of a larger one at equal cost."""
+    rows = []
+    for small, large in ((3, 7), (3, 10), (5, 7), (5, 10), (7, 10)):
+        own = whole_walk(points[f"ada_frame-{small}"])
+        other = interpolated(mu_curve(points[f"ada_frame-{large}"]), own.test["gflops"])
+        if other is not None:
+            rows.append({"small": small, "large": large, "difference": own.test["map"] - other})
+    return rows
+
+
+def early_and_late(points: Sequence[Point], targets: np.ndarray) -> dict[str, float]:
+    """Claim (f), at the setting that spreads its exits most: accuracy of the first third to exit, and the last."""
+    point = max(mu_curve(points), key=lambda p: float(frames(p).std()))
+    looked, right = frames(point), point.scores.argmax(axis=1) == targets.argmax(axis=1)
+    low, high = np.quantile(looked, [1 / 3, 2 / 3])
+    bound = min(low, looked.max() - 1)
+    early, late = looked <= bound, looked >= max(high, bound + 1)
+    return {
+        "mu": point.setting["mu"],
+        "early": float(right[early].mean()),
+        "late": float(right[late].mean()),
+        "frames_std": float(looked.std()),
+    }
+
+
+def spread(points: Sequence[Point]) -> dict[str, Any]:
+    """Claim (g): utility and entropy as stop signals at the same mean number of frames: spread and mAP."""
+    entropies = [p for p in points if p.setting.get("max_entropy", 0) > 0]
+    curve = mu_curve(points)
+    pairs = [
+        (ours, theirs)
+        for theirs in entropies
+        for ours in [min(curve, key=lambda p: abs(frames(p).mean() - frames(theirs).mean()))]
+        if abs(frames(ours).mean() - frames(theirs).mean()) < 0.5
+    ]
+    # Where there is something to decide: not all videos at one end.
+    ours, theirs = max(pairs, key=lambda pair: float(frames(pair[1]).std()))
+    longest = int(max(frames(curve[-1]).max(), 1))
+
+    def histogram(point: Point) -> list[float]:
+        return (
+            np.bincount(frames(point), minlength=longest + 1)[1 : longest + 1] / len(point.scores)
+        ).tolist()
+
+    return {
+        "utility_frames": float(frames(ours).mean()),
+        "utility_std": float(frames(ours).std()),
+        "utility_ends": histogram(ours)[0] + histogram(ours)[-1],
+        "utility_map": ours.test["map"],
+        "entropy_frames": float(frames(theirs).mean()),
+        "entropy_std": float(frames(theirs).std()),
+        "entropy_ends": histogram(theirs)[0] + histogram(theirs)[-1],
+        "entropy_map": theirs.test["map"],
+        "utility_histogram": histogram(ours),
+        "entropy_histogram": histogram(theirs),
+    }
+
+
+def at_equal_frames(points: Run) -> list[dict[str, Any]]:
+    """The learned walk of K frames against K uniform and random ones, same network and memory."""
+    rows = []
+    for k in STEPS:
+        own = whole_walk(points[f"ada_frame-{k}"]).test["map"]
+        row = {"K": k, "map": own}
+        for name in ("lstm-G", "lstm-R-G", "lstm-d", "uniform"):
+            # No fewer frames for the rival: 6 for 5 and 8 for 7 are what was measured.
+            counts = sorted({p.setting["num_frames"] for p in points[name]} - {0.0})
+            allowed = min(count for count in counts if count >= k)
+            rivals = [p for p in points[name] if p.setting["num_frames"] == allowed]
+            row[name] = own - rivals[0].test["map"]
+        rows.append(row)
+    return rows
+
+
+def ablations(points: Run) -> dict[str, dict[str, float]]:
+    """Whole walk and natural setting of every variant at K = 7 and of the paper's own network at K = 10."""
+    names = [name for name in TRIALS if TRIALS[name][0] == "ada_frame"]
+    rows = {}
+    for name in names:
+        whole, natural = whole_walk(points[name]), points[name][0]
+        rows[name] = {
+            "whole_map": whole.test["map"],
+            "whole_gflops": whole.test["gflops"],
+            "natural_map": natural.test["map"],
+            "natural_gflops": natural.test["gflops"],
+            "natural_frames": float(frames(natural).mean()),
+        }
+    return rows
+
+
+def against_rivals(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Each rival's best setting and AdaFrame's best for no more, chosen on validation, measured on test."""
+    ours = settings_of(runs, ALL_OURS)
+    rows = []
+    for names in (
+        ("top_k",),
+        ("frame_exit-b0.0001", "frame_exit-b0.001", "frame_exit-b0.01", "frame_exit-16"),
+        ("frame_glimpse", "frame_glimpse-G"),
+        ("fast_forward", "fast_forward-G"),
+        ("lstm", "lstm-d", "lstm-G"),
+        ("lstm-R", "lstm-R-G"),
+        ("uniform", "uniform-G"),
+    ):
+        theirs = settings_of(runs, names)
+        for budget in (0.05, 0.075, 0.1, None):
+            allowed = [v for v in theirs.values() if budget is None or v[1] <= budget]
+            if not allowed:
+                continue
+            _, cost, rival = max(allowed, key=lambda v: (v[0], -v[1]))
+            within = [v for v in ours.values() if v[1] <= cost * 1.001]
+            if not within:
+                continue
+            _, _, chosen = max(within, key=lambda v: (v[0], -v[1]))
+            rows.append(
+                {
+                    "rival": f"{rival[0].trial.rsplit('-s', 1)[0]} {_brief(rival[0].setting)}",
+                    "ours": f"{chosen[0].trial.rsplit('-s', 1)[0]} {_brief(chosen[0].setting)}",
+                    "rival_map": [p.test["map"] for p in rival],
+                    "rival_gflops": [p.test["gflops"] for p in rival],
+                    "map": [p.test["map"] for p in chosen],
+                    "gflops": [p.test["gflops"] for p in chosen],
+                }
+            )
+    return rows
+
+
+def _brief(setting: dict[str, float]) -> str:
+    return " ".join(f"{name}={value:g}" for name, value in setting.items() if value)
+
+
+def step_time(hidden: int, rollouts: int, repeats: int = 30) -> dict[str, float]:
+    """Median seconds of a training step of AdaFrame (K = 10, 64 videos) and of nn.LSTM over as many frames.
+
+    Both project the frames, run K steps of `hidden` units, predict, and go backward; measured in turns.
+    """
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    width, classes, steps, videos = 64, 12, 10, 64
+    model = copy.deepcopy(OURS) | {"steps": steps, "rollouts": rollouts}
+    model["agent"]["hidden"] = hidden
+    ours = build_method(
+        "ada_frame", model, widths={"fine": width, "coarse": width}, num_classes=classes, multi_label=False
+    )
+    features = {name: torch.randn(videos, 16, width) for name in ("fine", "coarse")}
+    targets = nn.functional.one_hot(torch.arange(videos) % classes, classes).float()
+    batch = contract.Batch(features, torch.ones(videos, 16, dtype=torch.bool), targets, torch.arange(videos))
+    projection, head = Projection(width, 64), nn.Linear(hidden, classes)
+    rival = nn.LSTM(64 + 16 + 16, hidden, batch_first=True)
+    frames_in = torch.randn(videos * rollouts, steps, width)
+    rest = torch.randn(videos * rollouts, steps, 32)
+
+    def theirs() -> torch.Tensor:
+        output, _ = rival(torch.cat([projection(frames_in), rest], dim=-1))
+        return contract.classification_loss(
+            head(output[:, -1]), targets.repeat_interleave(rollouts, 0), False
+        )
+
+    def timed(loss: Callable[[], torch.Tensor], modules: Iterable[nn.Module]) -> float:
+        started = time.perf_counter()
+        for module in modules:
+            module.zero_grad()
+        loss().backward()
+        return time.perf_counter() - started
+
+    own, other = [], []
+    for i in range(repeats + 5):
+        seconds = timed(lambda: ours.loss(batch, contract.Progress(0, 1)).total, [ours])
+        rival_seconds = timed(theirs, [projection, head, rival])
+        if i >= 5:
+            own.append(seconds)
+            other.append(rival_seconds)
+    ratios = sorted(a / b for a, b in zip(own, other, strict=True))
+    return {
+        "hidden": hidden,
+        "rollouts": rollouts,
+        "ada_frame_seconds": statistics.median(own),
+        "lstm_seconds": statistics.median(other),
+        "ratio": statistics.median(ratios),
+        "ratio_low": ratios[len(ratios) // 20],
+        "ratio_high": ratios[-len(ratios) // 20],
+    }
+
+
+def analyse(points: Run, targets: np.ndarray, seed: int) -> dict[str, Any]:
+    """All claims for one seed."""
+    return {
+        "seed": seed,
+        "at_equal_frames": at_equal_frames(points),
+        "ablations": ablations(points),
+        "rises": {name: rises(mu_curve(points[name])) for name in ALL_OURS},
+        "small_against_large": small_against_large(points),
+        "early_and_late": {name: early_and_late(points[name], targets) for name in ALL_OURS},
+        "spread": {name: spread(points[name]) for name in ALL_OURS},
+        "mu_curve": {
+            name: [
+                {"mu": p.setting["mu"], "frames": float(frames(p).mean()), **_figures(p)}
+                for p in mu_curve(points[name])
+            ]
+            for name in ALL_OURS
+        },
+    }
+
+
+def _figures(point: Point) -> dict[str, float]:
+    return {"map": point.test["map"], "gflops": point.test["gflops"]}
+
+
+def print_tables(document: dict[str, Any]) -> None:
+    """The tables of ada_frame.md: mean and 95 % interval over seeds."""
+    runs = document["runs"]
+    print(f"\nseeds: {len(runs)}; mAP in points\n")
+    keys: tuple[str, ...] = (
+        "baseline_map",
+        "map",
+        "map_difference",
+        "baseline_gflops",
+        "gflops",
+        "cost_ratio",
+    )
+    choices = {
+        "all settings": document["cost_at_quality"],
+        "all, not below": document["cost_at_no_less_quality"],
+        "natural settings": document["cost_at_quality_natural"],
+        "each seed alone": document["cost_at_quality_each"],
+    }
+    print(
+        table(
+            ["cost at quality", *choices],
+            (
+                [key, *(span((r[key] for r in rows), "map" in key) for rows in choices.values())]
+                for key in keys
+            ),
+        )
+    )
+    for name, rows in choices.items():
+        print(f"\n{name}: {rows[0]['chosen']} against {rows[0]['baseline']}")
+    print()
+    names = ("lstm-G", "lstm-R-G", "lstm-d", "uniform")
+    print(
+        table(
+            ["K", "AdaFrame-K, all K frames", *(f"minus {name}" for name in names)],
+            (
+                [
+                    str(k),
+                    *(span((run["at_equal_frames"][i][c] for run in runs), True) for c in ("map", *names)),
+                ]
+                for i, k in enumerate(STEPS)
+            ),
+        )
+    )
+    print()
+    columns = ("whole_map", "whole_gflops", "natural_map", "natural_gflops", "natural_frames")
+    reference = [run["ablations"]["ada_frame-7"]["whole_map"] for run in runs]
+    print(
+        table(
+            ["variant", *columns, "whole walk minus AdaFrame-7"],
+            (
+                [
+                    name,
+                    *(span((run["ablations"][name][c] for run in runs), "map" in c) for c in columns),
+                    span(
+                        (
+                            run["ablations"][name]["whole_map"] - r
+                            for run, r in zip(runs, reference, strict=True)
+                        ),
+                        True,
+                    ),
+                ]
+                for name in runs[0]["ablations"]
+            ),
+        )
+    )
+    print()
+    keys = ("map_first", "map_last", "gflops_first", "gflops_last", "largest_fall", "cost_falls")
+    print(
+        table(
+            ["mu from 0 to never", *keys],
+            (
+                [
+                    name,
+                    *(
+                        span((run["rises"][name][k] for run in runs), "map" in k or k == "largest_fall")
+                        for k in keys
+                    ),
+                ]
+                for name in ALL_OURS
+            ),
+        )
+    )
+    print()
+    pairs = [(r["small"], r["large"]) for r in runs[0]["small_against_large"]]
+    rows = []
+    for small, large in pairs:
+        each = [
+            r["difference"]
+            for run in runs
+            for r in run["small_against_large"]
+            if (r["small"], r["large"]) == (small, large)
+        ]
+        rows.append(
+            [f"K={small}, all frames, against K={large} at its cost", span(each, True), str(len(each))]
+        )
+    print(table(["small K", "mAP difference", "seeds"], rows))
+    print()
+    keys = ("early", "late", "frames_std")
+    print(
+        table(
+            ["exits", "accuracy of the early third", "of the late third", "std of frames"],
+            (
+                [
+                    name,
+                    *(
+                        span((run["early_and_late"][name][k] for run in runs), k != "frames_std")
+                        for k in keys
+                    ),
+                ]
+                for name in ALL_OURS
+            ),
+        )
+    )
+    print()
+    keys = (
+        "utility_frames",
+        "entropy_frames",
+        "utility_std",
+        "entropy_std",
+        "utility_ends",
+        "entropy_ends",
+        "utility_map",
+        "entropy_map",
+    )
+    print(
+        table(
+            ["stop signal", *keys],
+            (
+                [
+                    name,
+                    *(
+                        span((run["spread"][name][k] for run in runs), "map" in k or "ends" in k)
+                        for k in keys
+                    ),
+                ]
+                for name in ALL_OURS
+            ),
+        )
+    )
+    print()
+    print(
+        table(
+            ["rival", "its mAP", "GFLOPs", "AdaFrame for no more", "mAP", "GFLOPs", "difference"],
+            (
+                [
+                    row["rival"],
+                    span(row["rival_map"], True),
+                    f"{np.mean(row['rival_gflops']):.4f}",
+                    row["ours"],
+                    span(row["map"], True),
+                    f"{np.mean(row['gflops']):.4f}",
+                    span((a - b for a, b in zip(row["map"], row["rival_map"], strict=True)), True),
+                ]
+                for row in document["against_rivals"]
+            ),
+        )
+    )
+    print()
+    print(
+        table(
+            ["hidden units", "walks per video", "AdaFrame ms", "nn.LSTM ms", "ratio (5 to 95 % of pairs)"],
+            (
+                [
+                    str(row["hidden"]),
+                    str(row["rollouts"]),
+                    f"{1e3 * row['ada_frame_seconds']:.1f}",
+                    f"{1e3 * row['lstm_seconds']:.1f}",
+                    f"{row['ratio']:.2f} ({row['ratio_low']:.2f} to {row['ratio_high']:.2f})",
+                ]
+                for row in document["step_time"]
+            ),
+        )
+    )
+
+
+def draw_exits(points: Sequence[Point], path: Path) -> None:
+    """Histograms of the number of frames at which videos exit, one per mu."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    curve = mu_curve(points)
+    longest = int(frames(curve[-1]).max())
+    figure = Figure(figsize=(10, 1.0 + 0.55 * len(curve)), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    rows = figure.subplots(len(curve), 1, sharex=True, sharey=True)
+    for axes, point in zip(np.atleast_1d(rows), curve, strict=True):
+        counts = np.bincount(frames(point), minlength=longest + 1)[1:] / len(point.scores)
+        axes.bar(range(1, longest + 1), 100 * counts, color="#4c78a8")
+        mu = "never stops" if point.setting["mu"] == NEVER else f"mu = {point.setting['mu']:g}"
+        text = f"{mu}: {frames(point).mean():.1f} frames, mAP {100 * point.test['map']:.1f}"
+        axes.text(0.995, 0.9, text, transform=axes.transAxes, ha="right", va="top", fontsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_ylim(0, 100)
+        axes.set_yticks([0, 50, 100], ["0", "50", "100 %"], fontsize=7)
+    rows[0].set_title(
+        f"{curve[0].trial}: share of test videos that exit after so many frames", fontsize=10, loc="left"
+    )
+    rows[-1].set_xlabel("frames looked at")
+    figure.savefig(path)
+
+
+def main() -> None:
+    """Trains what is missing, prints the tables, writes the results and the picture of exits."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=TrainingConfig().epochs)
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("ada_frame_results.json"))
+    parser.add_argument("overrides", nargs="*")
+    arguments = parser.parse_args()
+    prepared = prepare(load_sweep_config(["method=ada_frame", *arguments.overrides]), Progress(3))
+    folder = prepared.home.root / "benchmarks" / f"ada_frame-e{arguments.epochs}"
+    runs = train_all(
+        prepared, folder, TRIALS, seeds=arguments.seeds, epochs=arguments.epochs, workers=arguments.workers
+    )
+    targets = load_file(folder / "oracle-s0" / "scores.safetensors")["test/targets"]
+    document = {
+        "dataset": prepared.dataset.fingerprint,
+        "generator": dict(prepared.dataset.generator),
+        "code_version": code_version(),
+        "cost_at_quality": cost_at_quality(runs, ALL_OURS, BASELINES, margin=0.003),
+        "cost_at_no_less_quality": cost_at_quality(runs, ALL_OURS, BASELINES, margin=0.0),
+        "cost_at_quality_natural": cost_at_quality(runs, ALL_OURS, BASELINES, margin=0.003, is_natural=True),
+        "cost_at_quality_each": [
+            cost_at_quality([run], ALL_OURS, BASELINES, margin=0.003)[0] for run in runs
+        ],
+        "against_rivals": against_rivals(runs),
+        "step_time": [step_time(hidden, rollouts) for hidden in (128, 1024) for rollouts in (1, 8)],
+        "runs": [analyse(run, targets, seed) for seed, run in enumerate(runs)],
+    }
+    arguments.out.write_text(json.dumps(document, indent=1, allow_nan=False))
+    print_tables(document)
+    draw_exits(runs[0]["ada_frame-10"], arguments.out.with_name("ada_frame_exits.png"))
+
+
+if __name__ == "__main__":
+    main()

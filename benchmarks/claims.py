@@ -1,0 +1,194 @@
+"""What the benchmarks of the methods share: trials over seeds, operating points, intervals, cost at equal quality."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from paretovid.platform.pipeline import Prepared
+from paretovid.trainables.trial import LocalContext, TrainingConfig, TrialConfig, run_trial
+
+Run = dict[str, list["Point"]]
+"""Trial name to its operating points, of one seed."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One operating point with what it said about every test video."""
+
+    trial: str
+    setting: dict[str, float]
+    val: dict[str, Any]
+    test: dict[str, Any]
+    scores: np.ndarray
+    gflops: np.ndarray
+    decisions: np.ndarray
+
+
+def train_all(
+    prepared: Prepared,
+    folder: Path,
+    trials: Mapping[str, tuple[str, dict[str, Any]]],
+    *,
+    seeds: int,
+    epochs: int,
+    workers: int,
+) -> list[Run]:
+    """Trains every trial (name to method and model) with every seed; those that are finished are not trained again.
+
+    Returns the points of each seed. Trials lie at `folder/NAME-sSEED`.
+    """
+    configs = [
+        TrialConfig(
+            sweep="benchmark",
+            trial=f"{name}-s{seed}",
+            method=method,
+            model=fields,
+            training=TrainingConfig(epochs=epochs),
+            seed=seed,
+            dataset=str(prepared.dataset.root),
+            features={source: str(path) for source, path in prepared.features.items()},
+            output=str(folder / f"{name}-s{seed}"),
+        )
+        for seed in range(seeds)
+        for name, (method, fields) in trials.items()
+    ]
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        for done, name in enumerate(pool.imap_unordered(_train, configs), start=1):
+            print(f"\r{done}/{len(configs)} {name:<30}", end="", flush=True)
+    print()
+    return [{name: points_of(folder / f"{name}-s{seed}") for name in trials} for seed in range(seeds)]
+
+
+def _train(config: TrialConfig) -> str:
+    if not (Path(config.output) / "result.json").exists():
+        run_trial(config, LocalContext())
+    return config.trial
+
+
+def points_of(folder: Path) -> list[Point]:
+    """All operating points of a finished trial; the natural one first."""
+    result = json.loads((folder / "result.json").read_text())
+    tensors = load_file(folder / "scores.safetensors")
+    return [
+        Point(
+            result["trial"],
+            point["inference_knobs"],
+            point["val"],
+            point["test"],
+            tensors["test/scores"][i],
+            tensors["test/gflops"][i],
+            tensors["test/decisions"][i],
+        )
+        for i, point in enumerate(result["points"])
+    ]
+
+
+def at(points: Sequence[Point], **setting: float) -> Point:
+    """The point at these values of the inference knobs, whatever the others.
+
+    A setting whose answers equal those of one before is not kept by a trial: then `KeyError`.
+    """
+    for point in points:
+        if all(point.setting.get(name) == value for name, value in setting.items()):
+            return point
+    raise KeyError(f"{points[0].trial} has no point at {setting}")
+
+
+def settings_of(
+    runs: Sequence[Run], trials: Iterable[str]
+) -> dict[tuple[str, str], tuple[float, float, list[Point]]]:
+    """Settings that every seed has: mean validation mAP, mean validation GFLOPs, and the point of each seed.
+
+    A setting whose answers do not differ from another's is left out of a trial's points, and so here.
+    """
+    found: dict[tuple[str, str], list[Point]] = {}
+    for points in runs:
+        for name in trials:
+            for point in points[name]:
+                found.setdefault((name, json.dumps(point.setting, sort_keys=True)), []).append(point)
+    return {
+        key: (
+            float(np.mean([p.val["map"] for p in each])),
+            float(np.mean([p.val["gflops"] for p in each])),
+            each,
+        )
+        for key, each in found.items()
+        if len(each) == len(runs)
+    }
+
+
+def cost_at_quality(
+    runs: Sequence[Run],
+    ours: Iterable[str],
+    rivals: Iterable[str],
+    *,
+    margin: float,
+    is_natural: bool = False,
+) -> list[dict[str, Any]]:
+    """The cheapest setting of `ours` as good as the best of `rivals`.
+
+    Chosen by the mean over seeds on validation, measured per seed on test. With one seed (`runs` of length 1)
+    it is what a single sweep would choose: the luckiest of hundreds of points on a finite split.
+
+    Arguments:
+        margin: how far below the rival a setting may be on validation.
+        is_natural: only the natural setting of each trial.
+    """
+    theirs = settings_of(runs, rivals)
+    best_map = max(value for value, _, _ in theirs.values())
+    # Of equally good rivals the cheapest counts: the comparison should be hard on us.
+    _, _, rival = min((v for v in theirs.values() if v[0] >= best_map - 1e-9), key=lambda v: v[1])
+    candidates = settings_of(runs, ours)
+    if is_natural:
+        natural = {id(run[name][0]) for run in runs for name in ours}
+        candidates = {key: value for key, value in candidates.items() if id(value[2][0]) in natural}
+    good = [v for v in candidates.values() if v[0] >= best_map - margin]
+    _, _, chosen = min(good, key=lambda v: v[1]) if good else max(candidates.values(), key=lambda v: v[0])
+    return [
+        {
+            "reached_on_val": bool(good),
+            "baseline": f"{them.trial} {them.setting}",
+            "baseline_map": them.test["map"],
+            "baseline_gflops": them.test["gflops"],
+            "chosen": f"{point.trial} {point.setting}",
+            "map": point.test["map"],
+            "gflops": point.test["gflops"],
+            "map_difference": point.test["map"] - them.test["map"],
+            "cost_ratio": point.test["gflops"] / them.test["gflops"],
+        }
+        for them, point in zip(rival, chosen, strict=True)
+    ]
+
+
+def interval(values: Iterable[float]) -> tuple[float, float, float]:
+    """Mean and 95 % interval of the mean over seeds (Student's t)."""
+    from scipy.stats import t  # comes with scikit-learn
+
+    array = np.array(list(values))
+    half = (
+        float(t.ppf(0.975, len(array) - 1) * array.std(ddof=1) / np.sqrt(len(array)))
+        if len(array) > 1
+        else 0.0
+    )
+    return float(array.mean()), float(array.mean() - half), float(array.mean() + half)
+
+
+def span(values: Iterable[float], percent: bool = False, digits: int = 3) -> str:
+    """`mean [low, high]` for a table."""
+    mean, low, high = (100 * v if percent else v for v in interval(values))
+    digits = 2 if percent else digits
+    return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def table(title: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [f"| {' | '.join(title)} |", "|" + "---|" * len(title)]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])

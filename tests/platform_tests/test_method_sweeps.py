@@ -1,0 +1,48 @@
+"""Every method beside LiteEval (test_sweep.py) through the whole chain: sweep, promote, predict from raw videos."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file
+from tests.platform_tests.test_sweep import SMALL, paretovid
+
+from paretovid.platform.config import group_options
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(420)]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One home for all: its videos, backbones and features are made once."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.mark.parametrize("method", [name for name in group_options("method") if name != "lite_eval"])
+def test_sweep_promote_predict(method: str, home: Path, tmp_path: Path) -> None:
+    few = ["search.trials=2", "baselines=[{name: uniform, method: uniform}]"]
+    out, _ = paretovid("sweep", f"method={method}", *SMALL, *few, home=home)
+    assert "promote" in out
+    sweep = f"{method}-moving_digits-1"
+    document = json.loads(paretovid("front", sweep, "--json", home=home)[0])
+    assert document["baselines"] and {p["trial"] for p in document["points"]} == {"t0000", "t0001"}
+    point = max((p for p in document["points"] if p["on_front"]), key=lambda p: p["gflops"])
+    paretovid("promote", sweep, "--point", point["id"], "--as", method, "--alias", "champion", home=home)
+    videos = sorted((home / "data" / "moving_digits" / "videos").glob("test_*.mp4"))[:2]
+    pictures = tmp_path / "pictures"
+    out, _ = paretovid(
+        "predict",
+        f"models:/{method}@champion",
+        *map(str, videos),
+        "--json",
+        "--picture",
+        str(pictures),
+        home=home,
+    )
+    answers = json.loads(out)["videos"]
+    scores = load_file(home / "sweeps" / sweep / "trials" / point["trial"] / "scores.safetensors")
+    recorded = scores["test/gflops"][int(point["id"][-2:])]
+    assert [answer["gflops"] for answer in answers] == pytest.approx(recorded[:2].tolist())
+    assert len(list(pictures.glob("*.png"))) == 2
