@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from safetensors.numpy import load_file
+from tests.platform_tests.test_sweep import SMALL, paretovid
 
 from paretovid.platform.config import group_options
-from tests.platform_tests.test_sweep import SMALL, paretovid
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(420)]
 
