@@ -69,6 +69,7 @@ def ours(steps: int, *changes: tuple[str, Any]) -> tuple[str, dict[str, Any]]:
 
 TRIALS: dict[str, tuple[str, dict[str, Any]]] = {
     **{f"ada_frame-{k}": ours(k) for k in STEPS},
+    **{f"walk-{policy}-{k}": ours(k, ("policy", policy)) for policy in ("uniform", "random") for k in STEPS},
     "paper-10": ("ada_frame", {"steps": 10}),
     "paper-10-nearest_new": (
         "ada_frame",
@@ -234,11 +235,13 @@ def spread(points: Sequence[Point]) -> dict[str, Any]:
 
 
 def at_equal_frames(points: Run) -> list[dict[str, Any]]:
-    """The learned walk of K frames against K uniform and random ones, same network and memory."""
+    """The learned walk of K frames against uniform and random places, the same network and training, and others."""
     rows = []
     for k in STEPS:
         own = whole_walk(points[f"ada_frame-{k}"]).test["map"]
         row = {"K": k, "map": own}
+        for policy in ("uniform", "random"):
+            row[f"walk-{policy}"] = own - whole_walk(points[f"walk-{policy}-{k}"]).test["map"]
         for name in ("lstm-G", "lstm-R-G", "lstm-d", "uniform"):
             # No fewer frames for the rival: 6 for 5 and 8 for 7 are what was measured.
             counts = sorted({p.setting["num_frames"] for p in points[name]} - {0.0})
@@ -429,7 +432,7 @@ def print_tables(document: dict[str, Any]) -> None:
     for name, rows in choices.items():
         print(f"\n{name}: {rows[0]['chosen']} against {rows[0]['baseline']}")
     print()
-    names = ("lstm-G", "lstm-R-G", "lstm-d", "uniform")
+    names = ("walk-uniform", "walk-random", "lstm-G", "lstm-R-G", "lstm-d", "uniform")
     print(
         table(
             ["K", "AdaFrame-K, all K frames", *(f"minus {name}" for name in names)],
