@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from claims import Point, Run, cost_at_quality, settings_of, span, table, train_all
+from safetensors import safe_open
 from safetensors.numpy import load_file
 from torch import nn
 
@@ -30,6 +31,7 @@ from paretovid.platform.pipeline import prepare
 from paretovid.platform.progress import Progress
 from paretovid.trainables import method as contract
 from paretovid.trainables.ada_frame import NEVER
+from paretovid.trainables.data.dataset import Dataset
 from paretovid.trainables.gated_recurrence import Projection
 from paretovid.trainables.methods import build_method
 from paretovid.trainables.provenance import code_version
@@ -67,6 +69,7 @@ def ours(steps: int, *changes: tuple[str, Any]) -> tuple[str, dict[str, Any]]:
 
 TRIALS: dict[str, tuple[str, dict[str, Any]]] = {
     **{f"ada_frame-{k}": ours(k) for k in STEPS},
+    **{f"walk-{policy}-{k}": ours(k, ("policy", policy)) for policy in ("uniform", "random") for k in STEPS},
     "paper-10": ("ada_frame", {"steps": 10}),
     "paper-10-nearest_new": (
         "ada_frame",
@@ -232,11 +235,13 @@ def spread(points: Sequence[Point]) -> dict[str, Any]:
 
 
 def at_equal_frames(points: Run) -> list[dict[str, Any]]:
-    """The learned walk of K frames against K uniform and random ones, same network and memory."""
+    """The learned walk of K frames against uniform and random places, the same network and training, and others."""
     rows = []
     for k in STEPS:
         own = whole_walk(points[f"ada_frame-{k}"]).test["map"]
         row = {"K": k, "map": own}
+        for policy in ("uniform", "random"):
+            row[f"walk-{policy}"] = own - whole_walk(points[f"walk-{policy}-{k}"]).test["map"]
         for name in ("lstm-G", "lstm-R-G", "lstm-d", "uniform"):
             # No fewer frames for the rival: 6 for 5 and 8 for 7 are what was measured.
             counts = sorted({p.setting["num_frames"] for p in points[name]} - {0.0})
@@ -247,7 +252,20 @@ def at_equal_frames(points: Run) -> list[dict[str, Any]]:
     return rows
 
 
-def ablations(points: Run) -> dict[str, dict[str, float]]:
+def evidence_of(dataset: Dataset, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Steps of the test videos that carry evidence, and steps that there are, `[N, T]` bool, in the scores' order."""
+    with safe_open(folder / "scores.safetensors", "numpy") as file:
+        names = json.loads(file.metadata()["test"])
+        shape = file.get_tensor("test/decisions").shape[1:]
+    labels = {record.video_id: record.step_labels or () for record in dataset.split("test")}
+    evidence, there = np.zeros(shape, bool), np.zeros(shape, bool)
+    for row, name in enumerate(names):
+        evidence[row, : len(labels[name])] = np.array(labels[name]) >= 0
+        there[row, : len(labels[name])] = True
+    return evidence, there
+
+
+def ablations(points: Run, evidence: np.ndarray, there: np.ndarray) -> dict[str, dict[str, float]]:
     """Whole walk and natural setting of every variant at K = 7 and of the paper's own network at K = 10."""
     names = [name for name in TRIALS if TRIALS[name][0] == "ada_frame"]
     rows = {}
@@ -259,6 +277,8 @@ def ablations(points: Run) -> dict[str, dict[str, float]]:
             "natural_map": natural.test["map"],
             "natural_gflops": natural.test["gflops"],
             "natural_frames": float(frames(natural).mean()),
+            "steps_seen": float((whole.decisions == 2).sum() / there.sum()),
+            "evidence_seen": float(((whole.decisions == 2) & evidence).sum() / evidence.sum()),
         }
     return rows
 
@@ -356,12 +376,14 @@ def step_time(hidden: int, rollouts: int, repeats: int = 30) -> dict[str, float]
     }
 
 
-def analyse(points: Run, targets: np.ndarray, seed: int) -> dict[str, Any]:
+def analyse(
+    points: Run, targets: np.ndarray, seed: int, evidence: np.ndarray, there: np.ndarray
+) -> dict[str, Any]:
     """All claims for one seed."""
     return {
         "seed": seed,
         "at_equal_frames": at_equal_frames(points),
-        "ablations": ablations(points),
+        "ablations": ablations(points, evidence, there),
         "rises": {name: rises(mu_curve(points[name])) for name in ALL_OURS},
         "small_against_large": small_against_large(points),
         "early_and_late": {name: early_and_late(points[name], targets) for name in ALL_OURS},
@@ -410,7 +432,7 @@ def print_tables(document: dict[str, Any]) -> None:
     for name, rows in choices.items():
         print(f"\n{name}: {rows[0]['chosen']} against {rows[0]['baseline']}")
     print()
-    names = ("lstm-G", "lstm-R-G", "lstm-d", "uniform")
+    names = ("walk-uniform", "walk-random", "lstm-G", "lstm-R-G", "lstm-d", "uniform")
     print(
         table(
             ["K", "AdaFrame-K, all K frames", *(f"minus {name}" for name in names)],
@@ -424,7 +446,15 @@ def print_tables(document: dict[str, Any]) -> None:
         )
     )
     print()
-    columns = ("whole_map", "whole_gflops", "natural_map", "natural_gflops", "natural_frames")
+    columns = (
+        "whole_map",
+        "whole_gflops",
+        "steps_seen",
+        "evidence_seen",
+        "natural_map",
+        "natural_gflops",
+        "natural_frames",
+    )
     reference = [run["ablations"]["ada_frame-7"]["whole_map"] for run in runs]
     print(
         table(
@@ -432,7 +462,10 @@ def print_tables(document: dict[str, Any]) -> None:
             (
                 [
                     name,
-                    *(span((run["ablations"][name][c] for run in runs), "map" in c) for c in columns),
+                    *(
+                        span((run["ablations"][name][c] for run in runs), "map" in c or "seen" in c)
+                        for c in columns
+                    ),
                     span(
                         (
                             run["ablations"][name]["whole_map"] - r
@@ -598,6 +631,7 @@ def main() -> None:
         prepared, folder, TRIALS, seeds=arguments.seeds, epochs=arguments.epochs, workers=arguments.workers
     )
     targets = load_file(folder / "oracle-s0" / "scores.safetensors")["test/targets"]
+    evidence, there = evidence_of(prepared.dataset, folder / "oracle-s0")
     document = {
         "dataset": prepared.dataset.fingerprint,
         "generator": dict(prepared.dataset.generator),
@@ -610,7 +644,7 @@ def main() -> None:
         ],
         "against_rivals": against_rivals(runs),
         "step_time": [step_time(hidden, rollouts) for hidden in (128, 1024) for rollouts in (1, 8)],
-        "runs": [analyse(run, targets, seed) for seed, run in enumerate(runs)],
+        "runs": [analyse(run, targets, seed, evidence, there) for seed, run in enumerate(runs)],
     }
     arguments.out.write_text(json.dumps(document, indent=1, allow_nan=False))
     print_tables(document)

@@ -13,7 +13,7 @@ from typing import Any
 
 from paretovid.platform.front import Front, FrontPoint
 from paretovid.platform.front_page import TEMPLATE
-from paretovid.platform.pareto import thinned
+from paretovid.platform.pareto import non_dominated, thinned
 from paretovid.platform.results import knob_text
 
 AXIS_COST = "GFLOPs per video (multiply-accumulates)"
@@ -113,11 +113,23 @@ def _is_log(front: Front) -> bool:
 
 
 def _curves(front: Front) -> dict[str, list[FrontPoint]]:
-    """Baselines by name, each cheapest first."""
+    """Baselines by name, each cheapest first.
+
+    Of several trials of one name (an LSTM with and without a memory) only the points that none of them beats on
+    validation: one line through all of them would go up and down from one trial to the other.
+    """
     curves: dict[str, list[FrontPoint]] = {}
     for point in sorted(front.baselines, key=lambda p: p.shown.gflops):
         curves.setdefault(point.name, []).append(point)
-    return curves
+    return {name: _best(curve) for name, curve in curves.items()}
+
+
+def _best(curve: list[FrontPoint]) -> list[FrontPoint]:
+    if len({p.trial.folder for p in curve}) == 1:
+        return curve
+    measured = [p.record.val for p in curve]
+    kept = set(non_dominated([m.gflops for m in measured], [m.map for m in measured]))
+    return [point for i, point in enumerate(curve) if i in kept]
 
 
 def write_png(front: Front, path: Path) -> None:

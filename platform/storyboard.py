@@ -124,7 +124,8 @@ def _draw_answers(axes: Any, answers: Sequence[Mapping[str, Any]], columns: Mapp
         axes.set_yticks([0], ["one answer, at the end"], fontsize=8)
         axes.set_ylim(-0.5, 0.5)
         return
-    places = [columns.get(answer["step"], 0) for answer in answers]
+    answers = [answer for answer in answers if answer["step"] in columns]
+    places = [columns[answer["step"]] for answer in answers]
     axes.plot(places, [-i for i in range(len(answers))], "-o", color="#777777", linewidth=1, markersize=4)
     last = max(columns.values())
     for i, (place, answer) in enumerate(zip(places, answers, strict=True)):
@@ -138,6 +139,7 @@ def _draw_answers(axes: Any, answers: Sequence[Mapping[str, Any]], columns: Mapp
             ha="left" if is_right else "right",
             va="center",
             fontsize=7.5,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
         )
     axes.set_yticks(
         [-i for i in range(len(answers))], [f"after look {i + 1}" for i in range(len(answers))], fontsize=7

@@ -29,6 +29,7 @@ trains the last only); `rollouts` walks each video several times per batch; `ini
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, final
@@ -39,7 +40,7 @@ from torch import Tensor
 from paretovid.trainables.cost import ComponentCost
 from paretovid.trainables.errors import NonFiniteError, UsageError
 from paretovid.trainables.frame_agent import AgentConfig, Decision, FrameAgent, agent_sources
-from paretovid.trainables.frame_policies import FramePolicy, GaussianPolicy, PointerPolicy
+from paretovid.trainables.frame_policies import BlindPolicy, FramePolicy, GaussianPolicy, PointerPolicy
 from paretovid.trainables.global_memory import GlobalMemory
 from paretovid.trainables.method import (
     Batch,
@@ -104,8 +105,9 @@ class AdaFrameConfig:
     reward: RewardKind = "margin"
     returns_from: ReturnsFrom = "current"
     discount: float = 0.9
-    policy: Literal["gaussian", "pointer"] = "gaussian"
-    """`gaussian`: a place (the paper). `pointer`: an entry of the memory, ours; needs a memory."""
+    policy: Literal["gaussian", "pointer", "uniform", "random"] = "gaussian"
+    """`gaussian`: a place (the paper). `pointer`: an entry of the memory, ours; needs a memory. `uniform` and
+    `random` choose without looking: the same network as a control."""
     location_deviation: float = 0.1
     """Standard deviation of the Gaussian policy in training, as a share of the video."""
     prediction_loss: Literal["last", "every"] = "last"
@@ -126,13 +128,14 @@ class AdaFrameConfig:
             ("reward", self.reward, ("margin", "prediction", "transition")),
             ("returns_from", self.returns_from, ("current", "next")),
             ("prediction_loss", self.prediction_loss, ("last", "every")),
-            ("policy", self.policy, ("gaussian", "pointer")),
+            ("policy", self.policy, ("gaussian", "pointer", "uniform", "random")),
         ):
             if value not in allowed:
                 raise UsageError(f"unknown {name}: {value!r}", f"Allowed: {', '.join(allowed)}.")
         if not 0 <= self.discount <= 1:
             raise UsageError(f"discount must be from 0 to 1, not {self.discount}", "The paper: 0.9.")
-        if self.location_deviation <= 0 or self.rollouts < 1 or self.policy_weight < 0:
+        finite = math.isfinite(self.location_deviation) and math.isfinite(self.policy_weight)
+        if not finite or self.location_deviation <= 0 or self.rollouts < 1 or self.policy_weight < 0:
             raise UsageError(
                 "location_deviation must be above 0, rollouts at least 1 and policy_weight not negative",
                 "The paper: 0.1, 1 and 1.",
@@ -187,11 +190,10 @@ def paper_patience(mu: float, steps: int) -> int:
 
 def relative_entropy(scores: Tensor, multi_label: bool) -> Tensor:
     """Entropy of `[B, C]` probabilities as a share of the largest possible, `[B]`; multi-label: mean over classes."""
-    scores = scores.clamp(1e-9, 1 - 1e-9)
     if multi_label:
-        each = -(scores * scores.log2() + (1 - scores) * (1 - scores).log2())
-        return each.mean(dim=-1)
-    return -(scores * scores.log()).sum(dim=-1) / torch.log(torch.tensor(float(scores.shape[-1])))
+        return (torch.special.entr(scores) + torch.special.entr(1 - scores)).mean(dim=-1) / math.log(2)
+    # A single class leaves nothing to doubt.
+    return torch.special.entr(scores).sum(dim=-1) / math.log(max(2, scores.shape[-1]))
 
 
 @register
@@ -227,6 +229,8 @@ class AdaFrame(Method):
         hidden = self.config.agent.hidden
         if self.config.policy == "pointer" and memory is not None:
             return PointerPolicy(hidden, memory.width)
+        if self.config.policy in ("uniform", "random"):
+            return BlindPolicy(self.config.steps, is_random=self.config.policy == "random")
         return GaussianPolicy(hidden, self.config.location_deviation)
 
     def _utility(self, hidden: Tensor) -> Tensor:
@@ -235,7 +239,7 @@ class AdaFrame(Method):
 
     def loss(self, batch: Batch, progress: Progress) -> Loss:
         config = self.config
-        walk = self.agent.walk(batch.features, batch.mask, config.steps, config.rollouts)
+        walk = self.agent.walk(batch, config.steps, config.rollouts)
         # A row of padding only has nothing to say.
         there = batch.mask.any(dim=1).repeat_interleave(config.rollouts)
         hidden, targets = walk.hidden[there], batch.targets.repeat_interleave(config.rollouts, 0)[there]

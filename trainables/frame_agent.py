@@ -21,7 +21,7 @@ from paretovid.trainables.errors import UsageError
 from paretovid.trainables.frame_policies import FramePolicy, View
 from paretovid.trainables.gated_recurrence import Cell, CellKind, Projection
 from paretovid.trainables.global_memory import GlobalMemory, Memory, MemoryConfig, positional_encoding
-from paretovid.trainables.method import Outcome, probabilities, stack_steps
+from paretovid.trainables.method import Batch, Outcome, probabilities, stack_steps
 from paretovid.trainables.provider import Provider
 from paretovid.trainables.uniform import mark_looked
 
@@ -197,18 +197,19 @@ class FrameAgent(nn.Module):
             inputs.append(positional_encoding(place * PLACE_WIDTH, self.place_width))
         return self.cell(torch.cat(inputs, dim=-1), state)
 
-    def walk(self, features: Mapping[str, Tensor], mask: Tensor, num_steps: int, repeats: int = 1) -> Walk:
+    def walk(self, batch: Batch, num_steps: int, repeats: int = 1) -> Walk:
         """Training: `num_steps` steps through every video, `repeats` times each, all features present.
 
         Returns a walk over `repeats * B` episodes; those of one video follow each other.
         """
-        lengths = mask.sum(dim=1)
+        features, lengths, keys = batch.features, batch.mask.sum(dim=1), batch.video_keys
         memory = None
         if self.memory is not None:
             memory = self.memory.remember(features[self.memory.source], lengths)
         frames = self.project(features[FINE])
         if repeats > 1:
             frames, lengths = frames.repeat_interleave(repeats, 0), lengths.repeat_interleave(repeats, 0)
+            keys = keys.repeat_interleave(repeats, 0)
             memory = memory and memory.repeated(repeats)
         rows = torch.arange(len(frames), device=frames.device)
         everyone = torch.ones_like(lengths, dtype=torch.bool)
@@ -225,9 +226,8 @@ class FrameAgent(nn.Module):
             state = self._step(frames[rows, index], memory, state, place)
             hidden.append(state[0])
             if t + 1 < num_steps:
-                views.append(
-                    View(place, lengths, memory, visited.closed(memory) if memory is not None else None)
-                )
+                closed = visited.closed(memory) if memory is not None else None
+                views.append(View(t, keys, place, lengths, memory, closed))
                 with torch.no_grad():
                     action, place = self.policy.sample(state[0], views[-1])
                 actions.append(action)
@@ -257,7 +257,7 @@ class FrameAgent(nn.Module):
         answer = probabilities(self.head(state[0]), self.multi_label)
         trace: dict[str, list[Tensor]] = {}
         for t in range(num_steps):
-            if not bool(active.any()):
+            if t and not bool(active.any()):
                 break
             index = visited.index(place)
             fresh = visited.look(index, active)
@@ -281,7 +281,9 @@ class FrameAgent(nn.Module):
                 trace.setdefault(name, []).append(value)
             active = active & ~decision.stop
             closed = visited.closed(memory) if memory is not None else None
-            place = self.policy.best(state[0], View(place, provider.num_steps, memory, closed))
+            place = self.policy.best(
+                state[0], View(t, provider.video_keys, place, provider.num_steps, memory, closed)
+            )
         joined = {name: stack_steps(values) for name, values in trace.items()}
         if memory is not None:
             joined["memory"] = memory.steps
@@ -301,7 +303,9 @@ class FrameAgent(nn.Module):
         return Outcome(
             scores=trace["scores"][rows, looks - 1],
             calls={
-                name: (trace[f"calls/{name}"] * kept).sum(dim=1) if f"calls/{name}" in trace else count
+                name: count - (trace[f"calls/{name}"] * ~kept).sum(dim=1)
+                if f"calls/{name}" in trace
+                else count
                 for name, count in outcome.calls.items()
             },
             decisions=_decisions({**trace, "steps": steps}, *outcome.decisions.shape),
@@ -367,7 +371,9 @@ class _WholeStep(nn.Module):
     def forward(self, frame: Tensor, memory: Memory | None, state: Tensor, place: Tensor) -> list[Tensor]:
         hidden = self.agent._step(self.agent.project(frame), memory, state, place)[0]
         closed = ~memory.mask if memory is not None else None
-        self.agent.policy.best(hidden, View(place, torch.ones(1), memory, closed))
+        self.agent.policy.best(
+            hidden, View(0, torch.zeros(1, dtype=torch.int64), place, torch.ones(1), memory, closed)
+        )
         return [self.agent.head(hidden), *(decider(hidden) for decider in self.agent.deciders.values())]
 
 

@@ -3,6 +3,7 @@
 * `GaussianPolicy`: a place in the video, drawn around a learned mean (AdaFrame, section 3.1, after Mnih et al. 2014).
 * `PointerPolicy`: one of the memory's entries, by how well it fits the state. Ours.
 * `JumpPolicy`: one of a few fixed jumps forward or back (FastForward: Fan et al., IJCAI 2018).
+* `BlindPolicy`: places at even distances or at random, as a control.
 
 B videos, K steps, M entries of memory, H hidden units. A place is a number from 0 (first step of a video) to 1 (last).
 """
@@ -18,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from paretovid.trainables.frame_order import uniform_hash
 from paretovid.trainables.global_memory import Memory
 
 _CLOSED = -1e9  # finite, so that nothing open still is a distribution
@@ -27,6 +29,10 @@ _CLOSED = -1e9  # finite, so that nothing open still is a distribution
 class View:
     """What a policy knows beside the hidden state."""
 
+    step: int
+    """Of the agent, from 0."""
+    video_keys: Tensor
+    """`[B]` int64: a hash of each video's id."""
     place: Tensor
     """`[B]`: the place just looked at."""
     num_steps: Tensor
@@ -130,6 +136,31 @@ class JumpPolicy(FramePolicy):
 
     def log_probability(self, hidden: Tensor, actions: Tensor, views: Sequence[View]) -> Tensor:
         return _chosen(self.choice(hidden), actions)
+
+
+@final
+class BlindPolicy(FramePolicy):
+    """Places that hang on nothing seen: `num_steps` at even distances, or drawn at random. A control.
+
+    In evaluation the draw hangs on the video's key and the step alone; in training it is another each time.
+    """
+
+    def __init__(self, num_steps: int, is_random: bool) -> None:
+        super().__init__()
+        self.num_steps = num_steps
+        self.is_random = is_random
+
+    def sample(self, hidden: Tensor, view: View) -> tuple[Tensor, Tensor]:
+        place = torch.rand_like(hidden[:, 0]) if self.is_random else self.best(hidden, view)
+        return place, place
+
+    def best(self, hidden: Tensor, view: View) -> Tensor:
+        if self.is_random:
+            return uniform_hash(view.video_keys, view.step).to(hidden.dtype)
+        return torch.full_like(hidden[:, 0], (view.step + 1) / max(1, self.num_steps - 1))
+
+    def log_probability(self, hidden: Tensor, actions: Tensor, views: Sequence[View]) -> Tensor:
+        return torch.zeros_like(actions)
 
 
 def _chosen(logits: Tensor, actions: Tensor) -> Tensor:

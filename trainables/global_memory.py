@@ -51,6 +51,8 @@ class MemoryConfig:
             raise UsageError(f"unknown memory values: {self.values!r}", "Allowed: encoded, raw.")
         if self.frames < 1:
             raise UsageError(f"memory.frames must be at least 1, not {self.frames}", "The paper: 16.")
+        if not 0 <= self.dropout < 1:
+            raise UsageError(f"memory.dropout must be from 0 to below 1, not {self.dropout}", "0: none.")
         if self.projection < 0:
             raise UsageError(f"memory.projection must not be negative: {self.projection}", "0: none.")
 

@@ -14,6 +14,7 @@ B episodes, K steps, H hidden units. An episode ends at the first step where "st
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, final
@@ -74,11 +75,14 @@ class JumpingAgentConfig:
     def __post_init__(self) -> None:
         if not 1 <= self.steps <= 100:
             raise UsageError(f"steps (K) must be from 1 to 100, not {self.steps}", "For example 10.")
-        if self.frame_price < 0 or self.location_deviation <= 0 or self.rollouts < 1:
+        finite = math.isfinite(self.frame_price) and math.isfinite(self.location_deviation)
+        if not finite or self.frame_price < 0 or self.location_deviation <= 0 or self.rollouts < 1:
             raise UsageError(
                 "frame_price must not be negative, location_deviation above 0 and rollouts at least 1",
                 "For example 0.02, 0.1 and 1.",
             )
+        if not 0 <= self.discount <= 1:
+            raise UsageError(f"discount must be from 0 to 1, not {self.discount}", "For example 0.9.")
         if not self.jumps or any(not -1 <= jump <= 1 or jump == 0 for jump in self.jumps):
             raise UsageError(
                 f"jumps cannot be {list(self.jumps)}", "Give shares from -1 to 1, none of them 0."
@@ -118,7 +122,7 @@ class _JumpingAgent(Method):
 
     def loss(self, batch: Batch, progress: Progress) -> Loss:
         config = self.config
-        walk = self.agent.walk(batch.features, batch.mask, config.steps, config.rollouts)
+        walk = self.agent.walk(batch, config.steps, config.rollouts)
         there = batch.mask.any(dim=1).repeat_interleave(config.rollouts)
         hidden, targets = walk.hidden[there], batch.targets.repeat_interleave(config.rollouts, 0)[there]
         rows = torch.arange(len(hidden), device=hidden.device)
@@ -168,7 +172,8 @@ class _JumpingAgent(Method):
         if setting != self.settings()[1]:
             return []
         answered: list[tuple[Setting, Outcome]] = []
-        for threshold in self.config.thresholds:
+        known = [point["stop_threshold"] for point in self.settings()]
+        for threshold in (each for each in self.config.thresholds if each not in known):
             goes_on = (outcome.trace["stop"] <= threshold).long().cumprod(dim=1)
             looks = (goes_on.sum(dim=1) + 1).clamp(max=goes_on.shape[1])
             answered.append(({"stop_threshold": threshold}, self.agent.stopped(outcome, looks)))

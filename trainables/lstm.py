@@ -64,6 +64,11 @@ class LstmConfig:
     def __post_init__(self) -> None:
         check_sampling(self.sampling)
         check_frame_counts(self.frame_counts)
+        if not 0 <= self.dropout < 1:
+            raise UsageError(f"dropout must be from 0 to below 1, not {self.dropout}", "0: none.")
+        for name in ("fine_projection", "coarse_projection", "hidden"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}", "Raise it.")
         if self.training_frames < -1:
             raise UsageError(
                 f"training_frames must be -1 or more, not {self.training_frames}", "-1 varies it."

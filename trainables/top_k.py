@@ -113,7 +113,9 @@ class TopK(Method):
             scores, wanted = self.fine.read(provider, self.name, index)
             total, count = total + scores, count + wanted
             mark_looked(decisions, index)
-        return Outcome(scores=total / count[:, None], calls=dict(provider.calls), decisions=decisions)
+        return Outcome(
+            scores=total / count.clamp(min=1)[:, None], calls=dict(provider.calls), decisions=decisions
+        )
 
     def settings(self) -> list[Setting]:
         return [{"num_frames": n} for n in self.config.frame_counts]

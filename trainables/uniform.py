@@ -242,7 +242,7 @@ class Uniform(Method):
             count = count + wanted
             mark_looked(decisions, index)
         assert total is not None
-        scores = total / count[:, None]
+        scores = total / count.clamp(min=1)[:, None]
         if remembered is not None:
             scores = (scores + remembered) / 2
         return Outcome(scores=scores, calls=dict(provider.calls), decisions=decisions)

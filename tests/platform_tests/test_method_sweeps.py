@@ -13,6 +13,9 @@ from paretovid.platform.config import group_options
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(420)]
 
+METHODS = [name for name in group_options("method") if name not in ("lite_eval", "ada_frame_paper")]
+"""The last is another setting of `ada_frame`."""
+
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -20,7 +23,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("home")
 
 
-@pytest.mark.parametrize("method", [name for name in group_options("method") if name != "lite_eval"])
+@pytest.mark.parametrize("method", METHODS)
 def test_sweep_promote_predict(method: str, home: Path, tmp_path: Path) -> None:
     few = ["search.trials=2", "baselines=[{name: uniform, method: uniform}]"]
     out, _ = paretovid("sweep", f"method={method}", *SMALL, *few, home=home)

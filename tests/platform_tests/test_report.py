@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from paretovid.platform.front import Front, read_front
-from paretovid.platform.report import front_table, write_html, write_png
+from paretovid.platform.report import _curves, front_table, write_html, write_png
 from paretovid.platform.testing import synthetic_sweep, write_sweep, write_trial
 
 
@@ -58,3 +58,16 @@ def test_names_cannot_break_the_page(tmp_path: Path) -> None:
     write_trial(sweep, "t0000", [(0.3, 0.01)], training_knobs={"</script>": 1.0})
     write_html(read_front([sweep]), tmp_path / "front.html")
     assert (tmp_path / "front.html").read_text().count("</script>") == 1
+
+
+def test_of_several_trials_of_a_baseline_only_the_best_points_are_joined(tmp_path: Path) -> None:
+    sweep = write_sweep(tmp_path / "s")
+    write_trial(sweep, "t0000", [(0.5, 0.01)])
+    for name, skill in (("plain", 0.0), ("better", 0.2)):
+        points = [(0.2 + skill, 0.02), (0.4 + skill, 0.04), (0.6 + skill, 0.08)]
+        write_trial(sweep, name, points, method="uniform", is_baseline=True)
+    write_trial(sweep, "other", [(0.9, 0.03), (0.1, 0.05)], method="lstm", is_baseline=True)
+    front = read_front([sweep])
+    curves = _curves(front)
+    assert {p.trial.trial for p in curves["uniform"]} == {"better"}
+    assert len(curves["lstm"]) == 2  # one trial is shown as it is, also where more costs and is worse

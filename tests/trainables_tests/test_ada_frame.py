@@ -210,6 +210,9 @@ def test_relative_entropy_is_1_for_no_idea_and_0_for_certainty():
     torch.testing.assert_close(relative_entropy(torch.full((1, 5), 0.2), False), torch.ones(1))
     assert float(relative_entropy(torch.eye(5)[:1], False)) < 1e-6
     torch.testing.assert_close(relative_entropy(torch.full((1, 5), 0.5), True), torch.ones(1))
+    certain = torch.sigmoid(torch.tensor([[-40.0, 40.0, 90.0]]))
+    assert float(relative_entropy(certain, True)) == pytest.approx(0, abs=1e-6)
+    assert float(relative_entropy(torch.ones(1, 1), False)) == 0
 
 
 def test_entropy_stops_where_it_is_told_to():

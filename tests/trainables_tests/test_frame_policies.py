@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from paretovid.trainables.frame_policies import GaussianPolicy, JumpPolicy, PointerPolicy, View
+from paretovid.trainables.frame_policies import BlindPolicy, GaussianPolicy, JumpPolicy, PointerPolicy, View
 from paretovid.trainables.global_memory import Memory
 
 
@@ -15,7 +15,12 @@ def view(batch: int, closed: list[bool] | None = None) -> View:
     mask = torch.ones(batch, 3, dtype=torch.bool)
     shut = torch.tensor([closed or [False] * 3]).repeat(batch, 1)
     return View(
-        torch.full((batch,), 0.5), torch.full((batch,), 10), Memory(keys, keys, keys, mask, steps), shut
+        0,
+        torch.arange(batch),
+        torch.full((batch,), 0.5),
+        torch.full((batch,), 10),
+        Memory(keys, keys, keys, mask, steps),
+        shut,
     )
 
 
@@ -43,7 +48,8 @@ def test_gaussian_places_are_spread_around_the_mean_and_not_clamped():
         policy.mean.weight.zero_()
         policy.mean.bias.fill_(-10.0)
     torch.manual_seed(0)
-    _, place = policy.sample(torch.zeros(4000, 4), view(4000))
+    with torch.no_grad():
+        _, place = policy.sample(torch.zeros(4000, 4), view(4000))
     assert float(place.mean()) == pytest.approx(0.0, abs=0.01)
     assert float(place.std()) == pytest.approx(0.1, abs=0.01)
     assert place.min() < 0
@@ -83,3 +89,14 @@ def test_a_jump_goes_from_where_one_is():
         policy.choice.weight.zero_()
         policy.choice.bias.copy_(torch.tensor([3.0, 0.0]))
     assert policy.best(torch.zeros(1, 4), view(1)).tolist() == [0.25]
+
+
+def test_blind_places_hang_on_nothing_seen():
+    hidden = torch.randn(2, 4)
+    even, drawn = BlindPolicy(5, is_random=False), BlindPolicy(5, is_random=True)
+    assert even.best(hidden, view(2)).tolist() == [0.25, 0.25]
+    assert torch.equal(drawn.best(hidden, view(2)), drawn.best(-hidden, view(2)))
+    assert drawn.best(torch.zeros(2000, 4), view(2000)).mean() == pytest.approx(0.5, abs=0.02)
+    torch.manual_seed(0)
+    first, second = drawn.sample(hidden, view(2)), drawn.sample(hidden, view(2))
+    assert not torch.equal(first[1], second[1])  # training sees other places each time

@@ -49,6 +49,8 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in method_name
     ("ada_frame", {"agent": {"memory": {"kind": "none"}, "cell": "gru"}, "prediction_loss": "every"}),
     ("ada_frame", {"agent": {"memory": {"kind": "audio", "projection": 0}, "knows_place": True}}),
     ("ada_frame", {"steps": 2}),
+    ("ada_frame", {"policy": "random"}),
+    ("ada_frame", {"policy": "uniform", "agent": {"revisits": "nearest_new"}}),
     ("frame_glimpse", {"agent": {"memory": {"kind": "visual"}}}),
     ("fast_forward", {"agent": {"memory": {"kind": "visual"}, "revisits": "nearest_new"}}),
 ]

@@ -226,6 +226,7 @@ class VideoReader:
         stream.codec_context.thread_count = 1
         self._frames = self._decode_all()
         self._begun_at = 0  # number of the frame that decoding began at
+        self._is_damaged = False  # a frame since then was patched up by the decoder
         self._kept: dict[int, av.VideoFrame] = {}  # frames of the current step, by number, ascending
         self._kept_bytes = 0
         self._kept_from = 0  # frames before this one are gone
@@ -233,15 +234,15 @@ class VideoReader:
 
     def _seek(self, number: int) -> bool:
         """Goes on at a key frame; False if that is not where the file then is."""
-        stream = self._container.streams[self._stream_index]
         try:
-            self._container.seek(int(self._stamps[number]), stream=stream)
+            self._move_to(int(self._stamps[number]))
         except (av.error.FFmpegError, OSError):
             return False
         self._frames = self._decode_all()
         self._kept.clear()
         self._kept_bytes = 0
         self._begun_at = self._kept_from = number
+        self._is_damaged = False
         self._position = number - 1
         # A seek may end early, and frames shown before a key frame may come after it and lack what they refer to.
         for decoded, frame in self._frames:
@@ -249,6 +250,9 @@ class VideoReader:
                 self._keep(decoded, frame)
                 return decoded == number
         return False
+
+    def _move_to(self, stamp: int) -> None:
+        self._container.seek(stamp, stream=self._container.streams[self._stream_index])
 
     def _key_before(self, number: int) -> int:
         """Number of the last key frame that is not after a frame; 0 if none is known."""
@@ -289,8 +293,9 @@ class VideoReader:
             elif is_behind:
                 self._start_decoding()
         self._decode_to(number)
-        if self._begun_at > 0 and number not in self._kept:
-            # Something is damaged here. What is shown instead must not depend on where decoding began.
+        if self._begun_at > 0 and (self._is_damaged or number not in self._kept):
+            # What is shown of a damaged part comes from the frames before it, and must not depend on where decoding
+            # began.
             self._distrust_keys()
             self._decode_to(number)
         if not self._kept:
@@ -312,6 +317,7 @@ class VideoReader:
 
     def _keep(self, number: int, frame: av.VideoFrame) -> None:
         self._position = max(self._position, number)
+        self._is_damaged = self._is_damaged or frame.is_corrupt
         self._kept[number] = frame
         self._kept_bytes += _frame_bytes(frame)
         while self._kept_bytes > _KEPT_BYTES and len(self._kept) > 1:

@@ -160,6 +160,26 @@ def test_a_jump_decodes_from_the_last_key_frame_only(tmp_path: Path) -> None:
     assert decoded == [13, 5, 8, 13]
 
 
+@pytest.mark.parametrize("kind", ["mp4", "mkv"])
+def test_jumping_in_a_damaged_file_shows_what_reading_in_order_shows(tmp_path: Path, kind: str) -> None:
+    options = {"preset": "ultrafast", "g": "16", "keyint_min": "16", "sc_threshold": "0"}
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        pictures = [rng.integers(0, 255, (32, 32, 3), np.uint8) for _ in range(96)]
+        path = write(tmp_path / f"{seed}.{kind}", regular(96), pictures=pictures, codec_options=options)
+        with av.open(str(path)) as container:
+            keys = [(p.pos or 0, p.size) for p in container.demux(video=0) if p.size and p.is_keyframe]
+        content = bytearray(path.read_bytes())
+        start, size = keys[3]
+        for place in rng.integers(start + 40, start + size, 12):  # its header stays, so that it still decodes
+            content[place] ^= 0xFF
+        path.write_bytes(content)
+        in_order = read_all_steps(path, {"frame": FRAME}, step_seconds=0.5)["frame"]
+        with VideoReader(path, step_seconds=0.5) as reader:
+            for step in (7, 6, 10, 2, 8, 6):
+                np.testing.assert_array_equal(reader.read(step, FRAME), in_order[step])
+
+
 def test_a_file_that_cannot_be_trusted_to_seek_is_read_from_its_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,9 +187,9 @@ def test_a_file_that_cannot_be_trusted_to_seek_is_read_from_its_start(
     pictures = [np.full((32, 32, 3), number, np.uint8) for number in range(128)]
     path = write(tmp_path / "late.mkv", regular(128), pictures=pictures, codec_options=options)
     in_order = read_all_steps(path, {"frame": FRAME}, step_seconds=0.5)["frame"]
-    seek = VideoReader._seek
-    # The container says that it is where it was asked to go, and is a key frame further.
-    monkeypatch.setattr(VideoReader, "_seek", lambda self, number: seek(self, number + 16) and False)
+    move = VideoReader._move_to
+    # A container that ends up a key frame further than it was told to.
+    monkeypatch.setattr(VideoReader, "_move_to", lambda self, stamp: move(self, stamp + 1000))
     with VideoReader(path, step_seconds=0.5) as reader:
         for step in (9, 2, 12, 3):
             np.testing.assert_array_equal(reader.read(step, FRAME), in_order[step])
