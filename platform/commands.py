@@ -236,7 +236,8 @@ def _describe_video(video: Mapping[str, Any]) -> str:
     labels = ", ".join(f"{entry['label']} {entry['score']:.3f}" for entry in best)
     calls = ", ".join(f"{component} x {count:g}" for component, count in video["calls"].items())
     looked = _describe_looks(video["steps"])
-    return f"{video['path']}: {labels}\n  {video['gflops']:.4g} GFLOPs; {looked}\n  calls: {calls or 'none'}"
+    text = f"{video['path']}: {labels}\n  {video['gflops']:.4g} GFLOPs; {looked}\n  calls: {calls or 'none'}"
+    return text + "".join(f"\n  note: {note}" for note in video["notes"])
 
 
 def _describe_looks(steps: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ from paretovid.platform.home import Home
 from paretovid.platform.mlflow_store import open_store, quiet_mlflow
 from paretovid.trainables.errors import DataError, ParetovidError, UsageError, unknown_name
 
-KEYS = ("path", "labels", "gflops", "calls", "steps", "error")
+KEYS = ("path", "labels", "gflops", "calls", "steps", "notes", "error")
 """Of a video's entry in `predict --json`."""
 
 

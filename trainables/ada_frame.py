@@ -39,7 +39,7 @@ from torch import Tensor
 
 from paretovid.trainables.cost import ComponentCost
 from paretovid.trainables.errors import NonFiniteError, UsageError
-from paretovid.trainables.frame_agent import AgentConfig, Decision, FrameAgent, agent_sources
+from paretovid.trainables.frame_agent import AgentConfig, Decision, FrameAgent, agent_looks, agent_sources
 from paretovid.trainables.frame_policies import BlindPolicy, FramePolicy, GaussianPolicy, PointerPolicy
 from paretovid.trainables.global_memory import GlobalMemory
 from paretovid.trainables.method import (
@@ -316,6 +316,9 @@ class AdaFrame(Method):
             looks += going
             going = going & ~(stop.update(utility) | (entropy < max_entropy))
         return self.agent.stopped(outcome, looks)
+
+    def looks(self) -> tuple[str, ...]:
+        return agent_looks(self.config.agent)
 
     def component_costs(self) -> dict[str, ComponentCost]:
         return self.agent.component_costs()

@@ -15,7 +15,7 @@ from typing import Literal, final
 import torch
 from torch import Tensor, nn
 
-from paretovid.trainables.coarse_to_fine import FINE, LOOKED_COARSE, LOOKED_FINE
+from paretovid.trainables.coarse_to_fine import COARSE, FINE, LOOKED_COARSE, LOOKED_FINE
 from paretovid.trainables.cost import ComponentCost, measure_macs
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.frame_policies import FramePolicy, View
@@ -79,6 +79,11 @@ class AgentConfig:
 def agent_sources(config: AgentConfig) -> tuple[str, ...]:
     """The fine source, and that of the memory if there is one."""
     return (FINE,) if config.memory.source is None else (FINE, config.memory.source)
+
+
+def agent_looks(config: AgentConfig) -> tuple[str, ...]:
+    """The words of `Method.looks`: a step that only the memory holds, and one that was looked at."""
+    return ("none", config.memory.source or COARSE, FINE)
 
 
 def index_of(place: Tensor, num_steps: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from paretovid.trainables.cost import ComponentCost
 from paretovid.trainables.errors import UsageError
-from paretovid.trainables.frame_agent import AgentConfig, Decision, FrameAgent, agent_sources
+from paretovid.trainables.frame_agent import AgentConfig, Decision, FrameAgent, agent_looks, agent_sources
 from paretovid.trainables.frame_policies import FramePolicy, GaussianPolicy, JumpPolicy
 from paretovid.trainables.global_memory import GlobalMemory, MemoryConfig
 from paretovid.trainables.method import (
@@ -178,6 +178,9 @@ class _JumpingAgent(Method):
             looks = (goes_on.sum(dim=1) + 1).clamp(max=goes_on.shape[1])
             answered.append(({"stop_threshold": threshold}, self.agent.stopped(outcome, looks)))
         return answered
+
+    def looks(self) -> tuple[str, ...]:
+        return agent_looks(self.config.agent)
 
     def component_costs(self) -> dict[str, ComponentCost]:
         return self.agent.component_costs()

@@ -280,12 +280,14 @@ def test_memory_is_the_containers_if_that_is_less(limit: str, gib: int, tmp_path
 def test_predict_goes_on_past_a_bad_video(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     good: dict[str, Any] = {"path": "a.mp4", "labels": [{"label": "three", "score": 0.9}], "gflops": 0.5}
     good |= {"calls": {"fine": 2}, "steps": ["coarse", "fine", "fine"], "error": None}
+    good |= {"notes": ["no audio: silence"]}
     bad: dict[str, Any] = {
         "path": "b.txt",
         "labels": [],
         "gflops": None,
         "calls": {},
         "steps": [],
+        "notes": [],
         "error": "not a video",
     }
     monkeypatch.setattr(commands, "_predict_document", lambda _: {"model": "m", "videos": [good, bad]})
@@ -294,6 +296,7 @@ def test_predict_goes_on_past_a_bad_video(monkeypatch: pytest.MonkeyPatch, capsy
         "a.mp4: three 0.900",
         "  0.5 GFLOPs; looked at 2 of 3 steps closely (steps 1, 2)",
         "  calls: fine x 2",
+        "  note: no audio: silence",
         "b.txt: not a video",
     ]
 

@@ -66,7 +66,7 @@ def test_prediction_document(promoted: list[registry.Promotion], home: Home, vid
     )
     assert list(document) == ["model", "videos"]
     good, broken, other = document["videos"]
-    assert list(good) == ["path", "labels", "gflops", "calls", "steps", "error"]
+    assert list(good) == ["path", "labels", "gflops", "calls", "steps", "notes", "error"]
     assert broken["error"] and broken["labels"] == [] and "words.mp4" in broken["error"]
     assert good["error"] is None and other["error"] is None
     scores = [label["score"] for label in good["labels"]]
