@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from lite_eval import Point, points_of, span, train
+from claims import Point, span, train_all
 from safetensors import safe_open
 from safetensors.numpy import load_file
 from safetensors.torch import load_file as load_tensors
@@ -42,7 +41,7 @@ from paretovid.trainables.metrics import (
     mean_average_precision,
 )
 from paretovid.trainables.provenance import code_version
-from paretovid.trainables.trial import TrainingConfig, TrialConfig
+from paretovid.trainables.trial import TrainingConfig
 
 ORDER = ("audio", "fine", "motion")
 LETTERS = {"audio": "A", "fine": "I", "motion": "M"}
@@ -528,25 +527,6 @@ def _at_cap(rows: Sequence[dict[str, float]], cap: float) -> dict[str, float]:
     return next((row for row in rows if row["cap"] == cap), rows[-1])
 
 
-def trial_configs(prepared: Prepared, folder: Path, seeds: int, epochs: int) -> list[TrialConfig]:
-    """All trials."""
-    return [
-        TrialConfig(
-            sweep="benchmark",
-            trial=f"{name}-s{seed}",
-            method=method,
-            model=fields,
-            training=TrainingConfig(epochs=epochs),
-            seed=seed,
-            dataset=str(prepared.dataset.root),
-            features={source: str(path) for source, path in prepared.features.items()},
-            output=str(folder / f"{name}-s{seed}"),
-        )
-        for seed in range(seeds)
-        for name, (method, fields) in TRIALS.items()
-    ]
-
-
 def document_of(prepared: Prepared, folder: Path, points: Runs) -> dict[str, Any]:
     """Everything that is reported."""
     table = fusions(points)
@@ -603,13 +583,9 @@ def main() -> None:
     prepared = prepare(load_sweep_config(["method=hcms", *arguments.overrides]), Progress(3))
     work = arguments.work or prepared.home.root / "benchmarks"
     folder = work / f"hcms-e{arguments.epochs}"
-    trials = trial_configs(prepared, folder, arguments.seeds, arguments.epochs)
-    with multiprocessing.get_context("spawn").Pool(arguments.workers) as pool:
-        for done, name in enumerate(pool.imap_unordered(train, trials), start=1):
-            print(f"\r{done}/{len(trials)} {name:<30}", end="", flush=True)
-    points = [
-        {name: points_of(folder / f"{name}-s{seed}") for name in TRIALS} for seed in range(arguments.seeds)
-    ]
+    points = train_all(
+        prepared, folder, TRIALS, seeds=arguments.seeds, epochs=arguments.epochs, workers=arguments.workers
+    )
     document = document_of(prepared, folder, points)
     arguments.out.write_text(json.dumps(document, indent=1, allow_nan=False))
     print_tables(document)

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from claims import Point, settings_of, span, train_all
 from safetensors.numpy import load_file
 
 from paretovid.platform.config import load_sweep_config
@@ -25,7 +24,7 @@ from paretovid.platform.pipeline import prepare
 from paretovid.platform.progress import Progress
 from paretovid.trainables.metrics import bootstrap_map_difference
 from paretovid.trainables.provenance import code_version
-from paretovid.trainables.trial import LocalContext, TrainingConfig, TrialConfig, run_trial
+from paretovid.trainables.trial import TrainingConfig
 
 GAMMAS = (0.05, 0.1, 0.15, 0.2, 0.3)
 QUALITY_MARGIN = 0.005
@@ -47,44 +46,6 @@ TRIALS: dict[str, tuple[str, dict[str, Any]]] = {
 BASELINES = ("uniform", "uniform+coarse", "lstm", "lstm+coarse", "lstm-all", "lstm-all+coarse")
 
 
-@dataclass(frozen=True)
-class Point:
-    """One operating point with what it said about every test video."""
-
-    trial: str
-    setting: dict[str, float]
-    val: dict[str, Any]
-    test: dict[str, Any]
-    scores: np.ndarray
-    gflops: np.ndarray
-    decisions: np.ndarray
-
-
-def train(config: TrialConfig) -> str:
-    """Runs a trial unless its result is there."""
-    if not (Path(config.output) / "result.json").exists():
-        run_trial(config, LocalContext())
-    return config.trial
-
-
-def points_of(folder: Path) -> list[Point]:
-    """All operating points of a finished trial."""
-    result = json.loads((folder / "result.json").read_text())
-    tensors = load_file(folder / "scores.safetensors")
-    return [
-        Point(
-            result["trial"],
-            point["inference_knobs"],
-            point["val"],
-            point["test"],
-            tensors["test/scores"][i],
-            tensors["test/gflops"][i],
-            tensors["test/decisions"][i],
-        )
-        for i, point in enumerate(result["points"])
-    ]
-
-
 def cost_at_quality(
     runs: list[dict[str, list[Point]]], margin: float = QUALITY_MARGIN, is_natural: bool = False
 ) -> list[dict[str, Any]]:
@@ -97,11 +58,11 @@ def cost_at_quality(
         margin: how far below the baseline a setting may be on validation.
         is_natural: only settings with all inference knobs at their defaults, one per gamma.
     """
-    rivals = _settings(runs, BASELINES)
+    rivals = settings_of(runs, BASELINES)
     best_map = max(value for value, _, _ in rivals.values())
     # Of equally good baselines the cheapest counts: the comparison should be hard on us.
     _, _, rival = min((v for v in rivals.values() if v[0] >= best_map - 1e-9), key=lambda v: v[1])
-    ours = _settings(runs, [f"lite_eval-g{g}" for g in GAMMAS])
+    ours = settings_of(runs, [f"lite_eval-g{g}" for g in GAMMAS])
     if is_natural:
         ours = {key: value for key, value in ours.items() if not any(value[2][0].setting.values())}
     good = [v for v in ours.values() if v[0] >= best_map - margin]
@@ -120,29 +81,6 @@ def cost_at_quality(
         }
         for theirs, point in zip(rival, chosen, strict=True)
     ]
-
-
-def _settings(
-    runs: list[dict[str, list[Point]]], trials: Iterable[str]
-) -> dict[tuple[str, str], tuple[float, float, list[Point]]]:
-    """Settings that every seed has: mean validation mAP, mean validation GFLOPs, and the point of each seed.
-
-    A setting whose answers do not differ from another's is left out of a trial's points, and so here.
-    """
-    found: dict[tuple[str, str], list[Point]] = {}
-    for points in runs:
-        for name in trials:
-            for point in points[name]:
-                found.setdefault((name, json.dumps(point.setting, sort_keys=True)), []).append(point)
-    return {
-        key: (
-            float(np.mean([p.val["map"] for p in each])),
-            float(np.mean([p.val["gflops"] for p in each])),
-            each,
-        )
-        for key, each in found.items()
-        if len(each) == len(runs)
-    }
 
 
 def natural(points: list[Point]) -> Point:
@@ -221,25 +159,6 @@ def usage(points: dict[str, list[Point]], targets: np.ndarray, num_steps: np.nda
             }
         )
     return rows
-
-
-def interval(values: Iterable[float]) -> tuple[float, float, float]:
-    """Mean and 95 % interval of the mean over seeds (Student's t)."""
-    from scipy.stats import t  # comes with scikit-learn
-
-    array = np.array(list(values))
-    half = (
-        float(t.ppf(0.975, len(array) - 1) * array.std(ddof=1) / np.sqrt(len(array)))
-        if len(array) > 1
-        else 0.0
-    )
-    return float(array.mean()), float(array.mean() - half), float(array.mean() + half)
-
-
-def span(values: Iterable[float], percent: bool = False) -> str:
-    """`mean [low, high]` for a table."""
-    mean, low, high = (100 * v if percent else v for v in interval(values))
-    return f"{mean:.2f} [{low:.2f}, {high:.2f}]" if percent else f"{mean:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def print_tables(document: dict[str, Any]) -> None:
@@ -340,27 +259,9 @@ def main() -> None:
     config = load_sweep_config(arguments.overrides)
     prepared = prepare(config, Progress(3))
     folder = prepared.home.root / "benchmarks" / f"lite_eval-e{arguments.epochs}"
-    trials = [
-        TrialConfig(
-            sweep="benchmark",
-            trial=f"{name}-s{seed}",
-            method=method,
-            model=fields,
-            training=TrainingConfig(epochs=arguments.epochs),
-            seed=seed,
-            dataset=str(prepared.dataset.root),
-            features={source: str(path) for source, path in prepared.features.items()},
-            output=str(folder / f"{name}-s{seed}"),
-        )
-        for seed in range(arguments.seeds)
-        for name, (method, fields) in TRIALS.items()
-    ]
-    with multiprocessing.get_context("spawn").Pool(arguments.workers) as pool:
-        for done, name in enumerate(pool.imap_unordered(train, trials), start=1):
-            print(f"\r{done}/{len(trials)} {name:<30}", end="", flush=True)
-    points = [
-        {name: points_of(folder / f"{name}-s{seed}") for name in TRIALS} for seed in range(arguments.seeds)
-    ]
+    points = train_all(
+        prepared, folder, TRIALS, seeds=arguments.seeds, epochs=arguments.epochs, workers=arguments.workers
+    )
     document = {
         "dataset": prepared.dataset.fingerprint,
         "generator": dict(prepared.dataset.generator),
