@@ -127,8 +127,17 @@ def test_nothing_is_decoded_that_was_not_asked_for(plain: Path) -> None:
         assert reader.decode_seconds > 0
 
 
-@pytest.mark.parametrize("kind", ["mp4", "mkv", "ts", "avi"])
-@pytest.mark.parametrize("codec", [{"bf": "0"}, {"bf": "3"}, {"bf": "3", "x264-params": "open-gop=1"}])
+NO_B = {"bf": "0"}
+B_FRAMES = {"bf": "3"}
+OPEN_GROUPS = {"bf": "3", "x264-params": "open-gop=1"}
+
+
+# Without B-frames in AVI, which has no place for the order in which they are shown.
+@pytest.mark.parametrize(
+    ("kind", "codec"),
+    [(kind, codec) for kind in ("mp4", "mkv", "ts") for codec in (NO_B, B_FRAMES, OPEN_GROUPS)]
+    + [("avi", NO_B)],
+)
 def test_jumping_shows_what_reading_in_order_shows(tmp_path: Path, kind: str, codec: dict[str, str]) -> None:
     rng = np.random.default_rng(0)
     pictures = [rng.integers(0, 255, (32, 32, 3), np.uint8) for _ in range(128)]
