@@ -133,6 +133,14 @@ class Method(nn.Module, ABC):
         """What each value of `Outcome.decisions` is called, from 0: `none`, then the dearest source looked at."""
         return ("none", "coarse", "fine")
 
+    def remarks(self, natural: Mapping[str, Any]) -> list[str]:
+        """What a reader of the result must know, from the figures of the natural setting on validation.
+
+        Arguments:
+            natural: of `Measured.metrics`; `calls` holds each component's mean per video.
+        """
+        return []
+
     @abstractmethod
     def component_costs(self) -> dict[str, ComponentCost]:
         """Measured cost of the method's own components (cells, projections, gates, heads)."""

@@ -8,6 +8,7 @@ from typing import Any
 from paretovid.trainables import (
     ada_frame,
     early_fusion,
+    epitoma_sampled,
     frame_exit,
     hcms,
     jumping_agents,
@@ -18,6 +19,7 @@ from paretovid.trainables import (
     random_levels,
     top_k,
     uniform,
+    video_epitoma,
 )
 from paretovid.trainables.cost import ComponentCost
 from paretovid.trainables.errors import unknown_name
@@ -30,6 +32,7 @@ __all__ = ["build_method", "default_component_costs", "method_class", "method_co
 _MODULES = (
     ada_frame,
     early_fusion,
+    epitoma_sampled,
     frame_exit,
     hcms,
     jumping_agents,
@@ -40,6 +43,7 @@ _MODULES = (
     random_levels,
     top_k,
     uniform,
+    video_epitoma,
 )
 
 

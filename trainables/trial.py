@@ -144,6 +144,7 @@ def run_trial(config: TrialConfig, context: TrialContext) -> dict[str, Any]:
         return {}
     result = _describe(config, dataset, stores, method) | {"training": {"history": history}}
     result["points"] = _evaluate(method.cpu(), _Data(dataset, stores), config, result)
+    result["remarks"] = method.remarks(result["points"][0]["val"])
     result["seconds"] = time.perf_counter() - started
     _write(Path(config.output), result, method)
     return result
@@ -245,14 +246,15 @@ def _step(
 
 def _average_gradients(method: Method, world_size: int) -> None:
     # DistributedDataParallel wraps `forward`, which a method has not; its parameters are few.
+    # A frozen one keeps no gradient, or else weight decay would move it.
+    parameters = [parameter for parameter in method.parameters() if parameter.requires_grad]
     gradients = [
-        torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        for parameter in method.parameters()
+        torch.zeros_like(parameter) if parameter.grad is None else parameter.grad for parameter in parameters
     ]
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     torch.distributed.all_reduce(flat)
     flat /= world_size
-    for parameter, part in zip(method.parameters(), flat.split([g.numel() for g in gradients]), strict=True):
+    for parameter, part in zip(parameters, flat.split([g.numel() for g in gradients]), strict=True):
         parameter.grad = part.view_as(parameter)
 
 
