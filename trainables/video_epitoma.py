@@ -106,8 +106,8 @@ class VideoEpitomaConfig:
     l0_form: L0Form = "open_probability"
     kernels: int = 32
     """N: concept kernels."""
-    context: bool = True
-    """False: each timestep is judged by itself ("frame gating", Fig. 6)."""
+    context: Literal["self_attention", "none"] = "self_attention"
+    """`none`: each timestep is judged by itself ("frame gating", Fig. 6)."""
     temperature: float = 1.0
     """Of the gates in training."""
     light_projection: int = 32
@@ -132,6 +132,8 @@ class VideoEpitomaConfig:
             raise UsageError(f"light and heavy are both {self.light!r}", "light=coarse is the usual one.")
         if self.regime not in ("end_to_end", "stand_alone"):
             raise UsageError(f"unknown regime: {self.regime!r}", "Allowed: end_to_end, stand_alone.")
+        if self.context not in ("self_attention", "none"):
+            raise UsageError(f"unknown context: {self.context!r}", "Allowed: self_attention, none.")
         if self.l0_form not in ("open_probability", "hard_concrete"):
             raise UsageError(
                 f"unknown l0_form: {self.l0_form!r}", "Allowed: open_probability, hard_concrete."
@@ -194,7 +196,7 @@ class VideoEpitoma(Method):
             kernels=config.kernels,
             hidden=config.gate_hidden,
             dropout=config.dropout,
-            has_context=config.context,
+            has_context=config.context == "self_attention",
             prefix=self.name,
         )
 

@@ -54,7 +54,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in method_name
     ("frame_glimpse", {"agent": {"memory": {"kind": "visual"}}}),
     ("fast_forward", {"agent": {"memory": {"kind": "visual"}, "revisits": "nearest_new"}}),
     ("video_epitoma", {"heavy": "motion", "timesteps": 4}),
-    ("video_epitoma", {"context": False, "l0_form": "hard_concrete", "timesteps": 20}),
+    ("video_epitoma", {"context": "none", "l0_form": "hard_concrete", "timesteps": 20}),
     ("video_epitoma", {"regime": "stand_alone", "step_dropout": 0.0}),
     ("video_epitoma", {"timesteps": 2, "step_dropout": 0.0, "dropout": 0.2}),
     ("epitoma_sampled", {"heavy": "motion", "sampling": "random"}),

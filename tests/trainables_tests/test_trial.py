@@ -93,9 +93,11 @@ def test_a_seed_gives_the_same_result_and_another_seed_another(base, tmp_path, m
     assert first["digest"] == again["digest"] != other["digest"]
 
 
-@pytest.mark.parametrize("method", ["lite_eval", "lstm", "hcms"])
+@pytest.mark.parametrize("method", ["lite_eval", "lstm", "hcms", "video_epitoma"])
 def test_a_trial_that_is_killed_goes_on_from_its_checkpoint_to_the_same_result(base, tmp_path, method):
     changes = {"method": method, "model": over_known_sources(base, method), "training_knobs": {}}
+    if method == "video_epitoma":  # of two phases, the first just over
+        changes["model"] = {"regime": "stand_alone"}
     whole = run(base, tmp_path / "whole", **changes)
     with pytest.raises(Interrupted):
         run(base, tmp_path / "resumed", Keeping(tmp_path / "kept", dies=True), **changes)
@@ -104,6 +106,19 @@ def test_a_trial_that_is_killed_goes_on_from_its_checkpoint_to_the_same_result(b
     resumed = run(base, tmp_path / "resumed", Keeping(tmp_path / "kept", dies=False), **changes)
     assert resumed["points"] == whole["points"]
     assert same_weights(tmp_path / "whole", tmp_path / "resumed")
+
+
+def test_a_trial_whose_gates_collapse_says_so_in_its_result(base, tmp_path):
+    changes = {
+        "method": "video_epitoma",
+        "training_knobs": {},
+        "training": dataclasses.replace(base.training, epochs=20, learning_rate=0.05),
+    }
+    assert run(base, tmp_path / "other")["remarks"] == []
+    run(base, tmp_path / "closed", model={"l0_weight": 1000.0}, **changes)
+    result = json.loads((tmp_path / "closed" / "result.json").read_text())
+    assert "at most one timestep" in result["remarks"][0]
+    assert result["training"]["history"][-1]["selected"] < 0.5
 
 
 def test_a_result_says_where_it_comes_from_and_what_it_cost(base, tmp_path):

@@ -330,6 +330,7 @@ def test_gates_that_are_not_finite_are_told():
         ({"timesteps": -1}, "timesteps must not"),
         ({"l0_weight": -0.1}, r"l0_weight \(lambda\) must not"),
         ({"l0_weight": float("nan")}, r"l0_weight \(lambda\) must not"),
+        ({"context": "some"}, "Allowed: self_attention, none"),
         ({"l0_form": "l1"}, "Allowed: open_probability, hard_concrete"),
         ({"temperature": 0.0}, "temperature must be above 0"),
         ({"kernels": 0}, "kernels must be at least 1"),
