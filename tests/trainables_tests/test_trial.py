@@ -15,7 +15,13 @@ from safetensors.torch import load_file
 from paretovid.platform.testing import small_home
 from paretovid.trainables.errors import NonFiniteError, StaleFeaturesError
 from paretovid.trainables.methods import method_class, method_config, method_names
-from paretovid.trainables.trial import LocalContext, TrainingConfig, TrialConfig, run_trial
+from paretovid.trainables.trial import (
+    LocalContext,
+    TrainingConfig,
+    TrialConfig,
+    _average_gradients,
+    run_trial,
+)
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +112,20 @@ def test_a_trial_that_is_killed_goes_on_from_its_checkpoint_to_the_same_result(b
     resumed = run(base, tmp_path / "resumed", Keeping(tmp_path / "kept", dies=False), **changes)
     assert resumed["points"] == whole["points"]
     assert same_weights(tmp_path / "whole", tmp_path / "resumed")
+
+
+def test_workers_leave_alone_what_is_frozen(tmp_path):
+    layers = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    layers[0].requires_grad_(False)
+    layers[1].bias.grad = torch.ones(2)
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        _average_gradients(layers, 2)
+    finally:
+        torch.distributed.destroy_process_group()
+    assert layers[0].weight.grad is None and layers[0].bias.grad is None
+    assert layers[1].bias.grad.tolist() == [0.5, 0.5] and layers[1].weight.grad.tolist() == [[0, 0], [0, 0]]
 
 
 def test_a_trial_whose_gates_collapse_says_so_in_its_result(base, tmp_path):

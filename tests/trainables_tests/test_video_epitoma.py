@@ -164,7 +164,8 @@ def test_parts_have_the_same_names_in_both_phases():
 
 
 def test_frozen_gates_are_those_of_evaluation():
-    method, split = epitoma(regime="stand_alone", step_dropout=0.0), synthetic_split(num_videos=12)
+    method = epitoma(regime="stand_alone", step_dropout=0.0, dropout=0.6)
+    split = synthetic_split(num_videos=12)
     train_briefly(method, split, steps=10)
     looked = run_cached(method, split, {}).decisions == 2
     share = float(looked.sum() / split.mask.sum())
