@@ -244,7 +244,7 @@ def _step(
     return {"loss": float(loss.total.detach()), **loss.parts}
 
 
-def _average_gradients(method: Method, world_size: int) -> None:
+def _average_gradients(method: torch.nn.Module, world_size: int) -> None:
     # DistributedDataParallel wraps `forward`, which a method has not; its parameters are few.
     # A frozen one keeps no gradient, or else weight decay would move it.
     parameters = [parameter for parameter in method.parameters() if parameter.requires_grad]
