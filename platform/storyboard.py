@@ -13,6 +13,8 @@ from paretovid.trainables.data.videos import InputSpec, VideoReader
 MOST_STEPS = 40
 """A longer video is drawn by as many of its steps: those that were looked at most closely, others in between."""
 _THUMBNAIL = InputSpec(kind="frame", size=96)
+_NOT_SEEN = ("none", "coarse", "audio")
+"""Words for steps whose frame was not looked at, or only in passing."""
 _COLOURS = ("#4c78a8", "#f58518", "#54a24b", "#b279a2")
 
 
@@ -20,7 +22,7 @@ def draw_storyboard(video: str | Path, prediction: Mapping[str, Any], path: Path
     """Writes a PNG for one prediction of `Recognizer.predict`.
 
     Arguments:
-        prediction: its `details()`: `looks`, `answers`, `labels`, `gflops`, `step_seconds`.
+        prediction: its `details()`: `steps`, `looks`, `answers`, `labels`, `gflops`, `step_seconds`.
         truth: the true labels, if they are known, for the title.
 
     Raises `VideoError` if the video cannot be read again.
@@ -49,7 +51,7 @@ def draw_storyboard(video: str | Path, prediction: Mapping[str, Any], path: Path
         parts[0],
         frames,
         shown,
-        {look["step"] for look in looks if look["source"] == _dearest(looks)},
+        {step for step, word in enumerate(prediction["steps"]) if word not in _NOT_SEEN},
     )
     _draw_looks(parts[1], looks, sources, columns)
     _draw_answers(parts[2], answers, columns)

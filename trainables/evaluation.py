@@ -18,7 +18,7 @@ from paretovid.trainables.metrics import VARIANTS, mean_average_precision, top1
 from paretovid.trainables.provider import FeatureProvider
 
 CHEAPEST = 1
-"""The decision to look at the cheapest source only. Looks that count as usage are above it."""
+"""The decision to look at the first source only. Looks that count as usage are above it."""
 METRIC_NAMES = {"paper": "map", "present_only": "map_present", "activitynet": "map_interpolated"}
 
 
@@ -37,9 +37,15 @@ class Measured:
     decisions: NDArray[np.int8]
     """`[N, T]`"""
 
-    def metrics(self, targets: NDArray[Any], num_steps: NDArray[np.int64]) -> dict[str, Any]:
-        """The figures of an operating point: all mAP variants, top-1, cost and usage."""
-        usage = (self.decisions > CHEAPEST).sum(axis=1) / num_steps
+    def metrics(
+        self, targets: NDArray[Any], num_steps: NDArray[np.int64], used_above: int = CHEAPEST
+    ) -> dict[str, Any]:
+        """The figures of an operating point: all mAP variants, top-1, cost and usage.
+
+        Arguments:
+            used_above: decisions above this count as usage; 0 for a method of one source, which has no cheaper one.
+        """
+        usage = (self.decisions > used_above).sum(axis=1) / num_steps
         scores = self.scores.astype(np.float64)
         quality = {METRIC_NAMES[v]: mean_average_precision(scores, targets, v) for v in VARIANTS}
         return {

@@ -43,6 +43,7 @@ the run without a cap, so one pass answers every cap. A cap below the cheapest a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, final
@@ -113,6 +114,9 @@ class HierarchyConfig:
             raise UsageError(
                 f"widths of levels must be at least 1: {[*self.projections, *self.hidden]}", "Raise them."
             )
+        for name in ("dropout", "step_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UsageError(f"{name} must be from 0 to below 1, not {getattr(self, name)}", "0: none.")
         if any(above <= below for below, above in zip(self.hidden, self.hidden[1:], strict=False)):
             raise UsageError(
                 f"hidden must rise from level to level, not {list(self.hidden)}",
@@ -177,15 +181,15 @@ class HcmsConfig:
     gate_offsets: tuple[float, ...] = (0.0, -2.0, -1.0, 1.0, 2.0)
     """Inference settings to evaluate: each at all gates together and at each gate alone. 0 is the natural one."""
     caps: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0)
-    """Caps to evaluate, in units of what one step with every source costs."""
+    """Caps to evaluate, in units of what one step with every source costs, the answer not counted."""
 
     def __post_init__(self) -> None:
         self.network.sizes(self.sources)
         for level, target in enumerate((self.skip_1, self.skip_2, self.skip_3), start=1):
             _check_skip(level, target, self.sources)
-        if self.usage_weight < 0:
+        if not (math.isfinite(self.usage_weight) and self.usage_weight >= 0):
             raise UsageError(
-                f"usage_weight (lambda) must not be negative: {self.usage_weight}", "0 is allowed."
+                f"usage_weight (lambda) must be 0 or more, not {self.usage_weight}", "The paper: 2."
             )
         if self.usage_reduction not in ("batch", "video"):
             raise UsageError(f"unknown usage_reduction: {self.usage_reduction!r}", "Allowed: batch, video.")

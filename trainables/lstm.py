@@ -177,6 +177,9 @@ class Lstm(Method):
     def settings(self) -> list[Setting]:
         return [{"num_frames": n} for n in self.config.frame_counts]
 
+    def looks(self) -> tuple[str, ...]:
+        return ("none", self.config.memory.source or COARSE, FINE)
+
     def component_costs(self) -> dict[str, ComponentCost]:
         example = self.head.weight
         inputs = {source: example.new_zeros(1, width) for source, width in self.widths.items()}

@@ -27,7 +27,7 @@ from paretovid.trainables.cost import CostTable, check_accounting
 from paretovid.trainables.data.dataset import Dataset, VideoRecord, load_dataset
 from paretovid.trainables.data.features import FeatureSplit, FeatureStore, load_padded
 from paretovid.trainables.errors import NonFiniteError, UsageError
-from paretovid.trainables.evaluation import Measured, measure, run_settings, same_answers
+from paretovid.trainables.evaluation import CHEAPEST, Measured, measure, run_settings, same_answers
 from paretovid.trainables.method import Batch, Method, Progress, Setting
 from paretovid.trainables.methods import build_method, method_class, method_config
 from paretovid.trainables.provenance import code_version
@@ -386,7 +386,11 @@ def _evaluate(
             "natural": i == 0,
             "inference_knobs": dict(measured["val"][i].setting),
             **{
-                name: measured[name][i].metrics(truth[name].targets.numpy(), truth[name].num_steps.numpy())
+                name: measured[name][i].metrics(
+                    truth[name].targets.numpy(),
+                    truth[name].num_steps.numpy(),
+                    used_above=min(CHEAPEST, len(method.looks()) - 2),
+                )
                 for name in EVALUATED_SPLITS
             },
         }

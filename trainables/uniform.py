@@ -250,6 +250,9 @@ class Uniform(Method):
     def settings(self) -> list[Setting]:
         return [{"num_frames": n} for n in self.config.frame_counts]
 
+    def looks(self) -> tuple[str, ...]:
+        return ("none", self.config.memory.source or COARSE, FINE)
+
     def component_costs(self) -> dict[str, ComponentCost]:
         own = self.frame_scores.component_costs(self.name)
         return {**own, **self.memory_scores.component_costs()} if self.memory_scores else own

@@ -28,6 +28,7 @@ def video(tmp_path: Path) -> Path:
 def test_a_storyboard_is_drawn(video: Path, tmp_path: Path, answers: list[dict[str, object]]) -> None:
     prediction = {
         "looks": LOOKS,
+        "steps": ["fine", "coarse", "fine", "coarse", "fine", "coarse"],
         "answers": answers,
         "labels": [{"label": "one", "score": 0.9}],
         "gflops": 0.04,
