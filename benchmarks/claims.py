@@ -40,8 +40,12 @@ def train_all(
     seeds: int,
     epochs: int,
     workers: int,
+    training: Mapping[str, Any] | None = None,
 ) -> list[Run]:
     """Trains every trial (name to method and model) with every seed; those that are finished are not trained again.
+
+    Arguments:
+        training: fields of TrainingConfig besides the epochs, where they are not the platform's.
 
     Returns the points of each seed. Trials lie at `folder/NAME-sSEED`.
     """
@@ -51,7 +55,7 @@ def train_all(
             trial=f"{name}-s{seed}",
             method=method,
             model=fields,
-            training=TrainingConfig(epochs=epochs),
+            training=TrainingConfig(epochs=epochs, **(training or {})),
             seed=seed,
             dataset=str(prepared.dataset.root),
             features={source: str(path) for source, path in prepared.features.items()},

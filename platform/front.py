@@ -67,6 +67,7 @@ class FrontPoint:
             "calls": self.shown.calls,
             "on_front": self.on_front,
             "seeds": self.seeds,
+            "remarks": list(self.trial.remarks),
         }
 
     def baseline_json(self) -> dict[str, Any]:

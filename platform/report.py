@@ -47,7 +47,22 @@ def front_table(front: Front, rows: int = TABLE_ROWS) -> str:
     if front.baselines:
         lines += ["", "Baselines (each at its best on validation)"]
         lines += _aligned([[*head, "setting"], *(_row(front, p, best) for p in front.best_baselines())])
-    return "\n".join([*_title(front, len(chosen)), "", *lines, "", *_legend(front, len(chosen) - len(order))])
+    lines += ["", *_legend(front, len(chosen) - len(order)), *_remarks(front)]
+    return "\n".join([*_title(front, len(chosen)), "", *lines])
+
+
+def _remarks(front: Front) -> list[str]:
+    """What trials say of themselves, each remark once with the trials that make it."""
+    said: dict[str, list[str]] = {}
+    for point in (*front.points, *front.baselines):
+        several = f"{point.trial.sweep}/" if len(front.sweeps) > 1 else ""
+        for remark in point.trial.remarks:
+            trials = said.setdefault(remark, [])
+            if f"{several}{point.trial.trial}" not in trials:
+                trials.append(f"{several}{point.trial.trial}")
+    if not said:
+        return []
+    return ["", "Remarks", *(f"  {', '.join(sorted(trials))}: {remark}" for remark, trials in said.items())]
 
 
 def _title(front: Front, count: int) -> list[str]:

@@ -89,6 +89,11 @@ class TrialRecord:
     extra: dict[str, Any]
     """Whatever else the trial wrote."""
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a reader of the result must know, such as a gate that collapsed."""
+        return tuple(self.extra.get("remarks") or ())
+
     def natural_point(self) -> PointRecord:
         """The point with every inference knob at its default; the first if none is marked."""
         return next((point for point in self.points if point.natural), self.points[0])

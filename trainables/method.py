@@ -14,6 +14,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -140,6 +141,28 @@ class Method(nn.Module, ABC):
             natural: of `Measured.metrics`; `calls` holds each component's mean per video.
         """
         return []
+
+    def check_features(self, features: Mapping[str, str]) -> None:
+        """Before training: raises `UsageError` if the method cannot be trained on these features.
+
+        Arguments:
+            features: source to the name of its features, which holds their fingerprint.
+        """
+        return None
+
+    def export(self, folder: Path, about: Mapping[str, Any]) -> None:
+        """After training: writes what others may use without this method, beside the trial's result.
+
+        Arguments:
+            folder: of the trial; it exists.
+            about: trial, features, data and code version, for the record.
+        """
+        return None
+
+    @classmethod
+    def portable(cls, model: Mapping[str, Any]) -> dict[str, Any]:
+        """Fields of the configuration with which the trained method is built where its files are not."""
+        return dict(model)
 
     @abstractmethod
     def component_costs(self) -> dict[str, ComponentCost]:

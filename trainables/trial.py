@@ -139,6 +139,7 @@ def run_trial(config: TrialConfig, context: TrialContext) -> dict[str, Any]:
         num_classes=len(dataset.classes),
         multi_label=dataset.multi_label,
     ).to(context.device)
+    method.check_features({source: Path(config.features[source]).name for source in sources})
     history = _train(method, _Data(dataset, stores), config, context)
     if context.rank != 0:
         return {}
@@ -329,7 +330,7 @@ def _describe(
         "deployable": method.deployable,
         "seed": config.seed,
         "training_knobs": config.training_knobs,
-        "model": config.model,
+        "model": method.portable(config.model),
         "training_config": asdict(config.training),
         "sources": components,
         "widths": {source: store.width for source, store in stores.items()},
@@ -444,6 +445,8 @@ def _write(folder: Path, result: Mapping[str, Any], method: Method) -> None:
     temporary = folder / "model.safetensors.partial"
     save_file({name: value.contiguous() for name, value in method.state_dict().items()}, temporary)
     temporary.replace(folder / "model.safetensors")
+    about = {key: result[key] for key in ("sweep", "trial", "seed", "data", "code_version")}
+    method.export(folder, about)
     partial = folder / "result.json.partial"
     with partial.open("w") as file:
         json.dump(result, file, indent=1, allow_nan=False)

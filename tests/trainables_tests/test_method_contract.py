@@ -57,7 +57,10 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in method_name
     ("video_epitoma", {"context": "none", "l0_form": "hard_concrete", "timesteps": 20}),
     ("video_epitoma", {"regime": "stand_alone", "step_dropout": 0.0}),
     ("video_epitoma", {"timesteps": 2, "step_dropout": 0.0, "dropout": 0.2}),
+    ("video_epitoma", {"classifier": "mean"}),
+    ("video_epitoma", {"classifier": "lstm", "regime": "stand_alone", "selector": "sha256:0"}),
     ("epitoma_sampled", {"heavy": "motion", "sampling": "random"}),
+    ("top_k", {"saliency": "selector", "selector": "sha256:0"}),
 ]
 LEVELLED = ("hcms", "lite_eval", "random_gate", "random_levels")
 every_method = pytest.mark.parametrize(
@@ -80,7 +83,10 @@ def test_training_lowers_the_loss_and_reaches_every_parameter(name, fields):
     batch = Batch(split.features, split.mask, split.targets, split.video_keys)
     for step in (0, 9):  # what is trained first may be frozen at the end
         method.loss(batch, Progress(step, 10)).total.backward()
-    unreached = [n for n, p in method.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    if fields.get("selector"):  # trained before, and frozen
+        assert not any(p.requires_grad for n, p in method.named_parameters() if n.startswith("selector."))
+    trained = [(n, p) for n, p in method.named_parameters() if not fields.get("selector") or p.requires_grad]
+    unreached = [n for n, p in trained if p.grad is None or not p.grad.abs().sum() > 0]
     if fields == {"network": {"synchronize": False}}:  # what the first network remembers is then of no use
         unreached = [n for n in unreached if not n.startswith(("network.coarse.", "network.audio."))]
     assert unreached == []

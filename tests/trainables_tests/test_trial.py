@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from paretovid.platform.testing import small_home
-from paretovid.trainables.errors import NonFiniteError, StaleFeaturesError
+from paretovid.trainables.errors import NonFiniteError, StaleFeaturesError, UsageError
 from paretovid.trainables.methods import method_class, method_config, method_names
 from paretovid.trainables.trial import (
     LocalContext,
@@ -140,6 +140,23 @@ def test_a_trial_whose_gates_collapse_says_so_in_its_result(base, tmp_path):
     result = json.loads((tmp_path / "closed" / "result.json").read_text())
     assert "at most one timestep" in result["remarks"][0]
     assert result["training"]["history"][-1]["selected"] < 0.5
+
+
+def test_a_selector_trained_by_itself_is_left_beside_the_result_for_other_trials(base, tmp_path):
+    changes = {"method": "video_epitoma", "training_knobs": {}}
+    run(base, tmp_path / "first", model={"regime": "stand_alone"}, **changes)
+    meta = json.loads((tmp_path / "first" / "selector" / "selector.json").read_text())
+    assert meta["about"]["data"]["features"]["coarse"] == Path(base.features["coarse"]).name
+    model = {"regime": "stand_alone", "selector": str(tmp_path / "first"), "classifier": "mean"}
+    result = run(base, tmp_path / "second", model=model, **changes)
+    assert result["model"]["selector"] == f"sha256:{meta['sha256']}"
+    assert str(tmp_path) not in (tmp_path / "second" / "result.json").read_text()
+    first, second = weights(tmp_path / "first"), weights(tmp_path / "second")
+    frozen = [name for name in first if name.startswith("selector.")]
+    assert frozen and all(torch.equal(first[name], second[name]) for name in frozen)
+    other = {**base.features, "coarse": shutil.copytree(base.features["coarse"], tmp_path / "other@1")}
+    with pytest.raises(UsageError, match="trained on the features"):
+        run(base, tmp_path / "third", model=model, features={k: str(v) for k, v in other.items()}, **changes)
 
 
 def test_a_result_says_where_it_comes_from_and_what_it_cost(base, tmp_path):

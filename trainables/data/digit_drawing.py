@@ -12,6 +12,8 @@ from paretovid.trainables.data.audio import SAMPLE_RATE
 
 _SMALL, _LARGE = (0.30, 0.33), (0.70, 0.86)  # side of a digit, as a share of the frame's
 _UNLIKE = 2.0  # distance from every scan of what is no digit; 99 % of fresh scans are within 1.7 of another
+_DUSK, _GREY = (60, 85), (105, 130)  # luma of the background
+_BRIGHT, _DARK = (175, 215), (18, 40)  # luma of a digit
 _TRAVEL = 0.22  # way of a drifting digit in one step, as a share of the frame's side
 
 
@@ -23,6 +25,7 @@ class Painter:
         digits: scans of each digit, `[n, 8, 8]` in 0..1.
         size: H = W, pixels.
         difficulty: scales contrast of background and clutter, and noise.
+        is_grey: a background of medium grey, on which digits can be dark as well as bright.
     """
 
     def __init__(
@@ -34,8 +37,10 @@ class Painter:
         frames_per_step: int,
         num_steps: int,
         difficulty: float,
+        is_grey: bool = False,
     ) -> None:
         self._rng = rng
+        self._base = _GREY if is_grey else _DUSK
         self._digits = digits
         self._all_scans = np.concatenate(digits).reshape(-1, 64)
         self._size = size
@@ -46,17 +51,23 @@ class Painter:
             self._stroke(num_steps)
 
     def digit(
-        self, step: int, digit: int, *, large: bool = False, drift: tuple[float, float] | None = None
+        self,
+        step: int,
+        digit: int,
+        *,
+        large: bool = False,
+        drift: tuple[float, float] | None = None,
+        is_dark: bool = False,
     ) -> None:
         """A fresh scan of a digit; `drift` is its direction (x, y), otherwise it keeps its place."""
-        self._show(step, self._scan(digit), large=large, drift=drift)
+        self._show(step, self._scan(digit), large=large, drift=drift, is_dark=is_dark)
 
-    def lookalike(self, step: int, silent_digit: int) -> None:
+    def lookalike(self, step: int, silent_digit: int, *, is_dark: bool = False) -> None:
         """Something of a digit's size and brightness that is no evidence; now and then a large one."""
         rng = self._rng
         shape = self._scan(silent_digit) if rng.random() < 0.3 else self._mosaic()
         direction = (0.0, rng.choice([-1.0, 1.0])) if rng.random() < 0.25 else None
-        self._show(step, shape, large=rng.random() < 0.15, drift=direction)
+        self._show(step, shape, large=rng.random() < 0.15, drift=direction, is_dark=is_dark)
 
     def _mosaic(self) -> np.ndarray:
         """Halves of two digits, each on its head: size, ink and strokes of a digit, yet unlike every scan."""
@@ -83,7 +94,15 @@ class Painter:
         scans = self._digits[digit]
         return scans[self._rng.integers(len(scans))]
 
-    def _show(self, step: int, shape: np.ndarray, *, large: bool, drift: tuple[float, float] | None) -> None:
+    def _show(
+        self,
+        step: int,
+        shape: np.ndarray,
+        *,
+        large: bool,
+        drift: tuple[float, float] | None,
+        is_dark: bool,
+    ) -> None:
         rng, per_step = self._rng, self._per_step
         side = round(self._size * rng.uniform(*(_LARGE if large else _SMALL)))
         patch = self._ink(shape, side)
@@ -95,7 +114,7 @@ class Painter:
         along = np.arange(per_step) / per_step - 0.5  # 0 at the frame in the middle of the step
         corners = np.rint(middle - side / 2 + 2 * reach * along[:, None] * direction).astype(int)
         corners = corners.clip(0, self._size - side)
-        level = rng.uniform(175, 215)
+        level = rng.uniform(*(_DARK if is_dark else _BRIGHT))
         for frame, (x, y) in zip(self._luma[step * per_step : (step + 1) * per_step], corners, strict=True):
             region = frame[y : y + side, x : x + side]
             region += (level - region) * patch
@@ -129,7 +148,7 @@ class Painter:
             space += [np.cos(phase), np.sin(phase)]
             sway += [np.cos(speed), np.sin(speed)]
         waves = np.array(sway, np.float32).T @ np.array(space, np.float32).reshape(6, -1)
-        base = rng.uniform(60, 85)
+        base = rng.uniform(*self._base)
         return (base + 8.0 * self._difficulty * waves).reshape(frames, size, size)
 
     def _stroke(self, num_steps: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,81 @@ def test_untrimmed_videos_have_long_instances_with_true_intervals() -> None:
             lengths.append(end - start)
         assert tuple(from_events) == record.step_labels
     assert np.mean(lengths) > 2
+
+
+LONG_RANGE = MovingDigitsConfig(
+    long_range=True, appearance_classes=3, motion_classes=0, sound_classes=0, min_seconds=10, max_seconds=16
+)
+
+
+def test_long_range_videos_hold_both_inks_and_a_cue_says_which_one_counts() -> None:
+    names = list(LONG_RANGE.classes)
+    assert names[:2] == ["bright zero", "bright one"] and names[3] == "dark zero"
+    assert len(names) == LONG_RANGE.num_classes == 8
+    for index in range(48):
+        record = plan_video(LONG_RANGE, "train", index)
+        own, steps = names[index % 8], record.step_labels
+        assert record.labels == (index % 8,) and steps is not None and len(steps) == record.num_steps
+        seen = {names[label] for label in steps if label >= 0}
+        assert {event.label for event in record.events} == set(record.labels)
+        if own.startswith("large"):
+            assert seen == {own}
+            continue
+        ink = own.split()[0]
+        cue = {"bright": "large seven", "dark": "large six"}[ink]
+        (other,) = seen - {own, cue}
+        assert (
+            other.split()[0] == {"bright": "dark", "dark": "bright"}[ink]
+            and other.split()[1] != own.split()[1]
+        )
+        count = {name: sum(names[label] == name for label in steps if label >= 0) for name in seen}
+        bright, dark = (own, other) if ink == "bright" else (other, own)
+        assert count[bright] == round(0.25 * record.num_steps) and count[dark] == round(
+            0.15 * record.num_steps
+        )
+        assert count[cue] == round(0.1 * record.num_steps)
+
+
+def test_dark_digits_are_darker_than_what_is_around_them() -> None:
+    contrasts: dict[str, list[float]] = {"bright": [], "dark": []}
+    for index in range(6):
+        frames, _, record = render_video(LONG_RANGE, "train", index)
+        names = list(LONG_RANGE.classes)
+        for step, label in enumerate(record.step_labels or ()):
+            ink = names[label].split()[0] if label >= 0 else ""
+            if ink in contrasts:
+                luma = frames[step * 8 + 4, :64].astype(float)
+                middle = np.median(luma)
+                contrasts[ink].append(luma.max() - middle if ink == "bright" else middle - luma.min())
+    assert min(contrasts["bright"]) > 40 and min(contrasts["dark"]) > 40
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"motion_classes": 2},
+        {"easy_classes": 1},
+        {"multi_label": True},
+        {"appearance_classes": 1},
+        {"sparsity": 0.5},
+    ],
+)
+def test_a_long_range_set_that_cannot_be_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=f"{next(iter(wrong))} is .* in the long-range variant"):
+        dataclasses.replace(LONG_RANGE, **wrong)
+
+
+def test_a_set_made_before_a_parameter_existed_is_still_that_set(tmp_path: Path) -> None:
+    config = dataclasses.replace(SMALL, videos_train=1, videos_val=1, videos_test=1)
+    dataset = make_moving_digits(config, tmp_path)
+    older = {key: value for key, value in dataset.generator.items() if key != "long_range"}
+    assert is_made(config, dataclasses.replace(dataset, generator=older))
+    settings = tmp_path / "moving_digits.json"
+    kept = json.loads(settings.read_text())
+    settings.write_text(json.dumps({key: value for key, value in kept.items() if key != "long_range"}))
+    assert make_moving_digits(config, tmp_path).fingerprint == dataset.fingerprint
+    with pytest.raises(UsageError, match="made with difficulty="):
+        make_moving_digits(dataclasses.replace(config, difficulty=2.0), tmp_path)
 
 
 def test_files_hold_what_was_planned(tmp_path: Path) -> None:
