@@ -154,10 +154,8 @@ def test_long_range_videos_hold_both_inks_and_a_cue_says_which_one_counts() -> N
         )
         count = {name: sum(names[label] == name for label in steps if label >= 0) for name in seen}
         bright, dark = (own, other) if ink == "bright" else (other, own)
-        assert count[bright] == round(0.25 * record.num_steps) and count[dark] == round(
-            0.15 * record.num_steps
-        )
-        assert count[cue] == round(0.1 * record.num_steps)
+        for name, share in ((bright, 0.25), (dark, 0.15), (cue, 0.1)):
+            assert abs(count[name] - share * record.num_steps) < 0.51
 
 
 def test_dark_digits_are_darker_than_what_is_around_them() -> None:
