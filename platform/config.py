@@ -45,7 +45,7 @@ def load_sweep_config(overrides: Sequence[str] = ()) -> SweepConfig:
         _check_group(each)
     base = _compose([str(each.input_line) for each in groups])
     words = [_word(each, base) for each in parsed]
-    config = OmegaConf.to_object(_compose(words))
+    config = OmegaConf.to_object(_compose(words, is_resolved=True))
     assert isinstance(config, SweepConfig)
     _check(config, known_knobs=set(base.method.training_knobs) | set(base.method.inference_knobs))
     return config
@@ -140,15 +140,28 @@ def _check_group(override: Override) -> None:
         raise unknown_name(f"choice for {group}", override.value(), options)
 
 
-def _compose(words: Sequence[str]) -> DictConfig:
+def _compose(words: Sequence[str], *, is_resolved: bool = False) -> DictConfig:
     ConfigStore.instance().store(name="sweep_schema", node=SweepConfig)
     try:
         with initialize_config_module(_PACKAGE, version_base="1.3"):
             config = compose("sweep", overrides=list(words))
-        OmegaConf.resolve(config)
+        if is_resolved:
+            _check_complete(config)
+            OmegaConf.resolve(config)
         return config
     except (HydraException, OmegaConfBaseException) as error:
         raise _explained(error) from error
+
+
+def _check_complete(config: DictConfig) -> None:
+    """A method's YAML writes ??? for what only its user can know."""
+    model = config.method.model
+    missing = [f"method.model.{name}" for name in model if OmegaConf.is_missing(model, name)]
+    if missing:
+        raise UsageError(
+            f"{missing[0]} has no value",
+            f"Give {missing[0]}=VALUE; the head of the method's YAML in search_spaces/method/ says what it is.",
+        )
 
 
 def _explained(error: Exception) -> UsageError:

@@ -72,6 +72,7 @@ class TopKConfig:
                 f"saliency is {self.saliency} and selector is {self.selector!r}",
                 "saliency=selector needs the folder of one, and nothing else has a use for it.",
             )
+        SavedSelector.named(self.selector)  # raises if there is none
         check_distinct("frame_counts", self.frame_counts, TOP_FRAMES.low, TOP_FRAMES.high)
 
 

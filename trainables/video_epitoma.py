@@ -172,6 +172,7 @@ class VideoEpitomaConfig:
                 f"regime is {self.regime} with a selector that was trained before",
                 "Such a selector stays as it is: add method.model.regime=stand_alone.",
             )
+        SavedSelector.named(self.selector)  # raises if there is none
         if self.context not in ("self_attention", "none"):
             raise UsageError(f"unknown context: {self.context!r}", "Allowed: self_attention, none.")
         if self.l0_form not in ("open_probability", "hard_concrete"):

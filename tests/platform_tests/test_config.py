@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,7 @@ from paretovid.platform.config import (
     to_record,
 )
 from paretovid.trainables.errors import UsageError
+from paretovid.trainables.timestep_selector import SelectorShape, build_selector, save_selector
 
 
 def test_defaults_are_whole_and_plain() -> None:
@@ -104,6 +106,15 @@ def test_bad_words_are_told(word: str, message: str, hint: str) -> None:
     assert hint in caught.value.hint
 
 
+def test_what_only_the_user_can_know_has_to_be_given() -> None:
+    with pytest.raises(UsageError, match=r"method\.model\.selector has no value"):
+        load_sweep_config(["method=video_epitoma_selected"])
+    config = load_sweep_config(["method=video_epitoma_selected", "method.model.selector=somewhere"])
+    assert {b.name: b.model for b in config.baselines}["top-k-selector"]["selector"] == "somewhere"
+    with pytest.raises(UsageError, match="no timestep selector in somewhere"):
+        check_method(config)
+
+
 def test_a_knob_can_be_fixed_instead_of_searched() -> None:
     config = load_sweep_config(["~method.training_knobs.lambda", "method.model.usage_weight=2"])
     assert set(searched_knobs(config)) == {"gamma"}
@@ -144,8 +155,12 @@ def test_method_settings_are_checked_by_the_method() -> None:
 
 
 @pytest.mark.parametrize("method", group_options("method"))
-def test_every_method_file_is_sound(method: str) -> None:
-    config = load_sweep_config([f"method={method}"])
+def test_every_method_file_is_sound(method: str, tmp_path: Path) -> None:
+    shape = SelectorShape()
+    about = {"data": {"features": {"coarse": "any"}}}
+    save_selector(tmp_path, build_selector(shape, 8, prefix="x"), shape, about)
+    needed = {"video_epitoma_selected": [f"method.model.selector={tmp_path}"]}
+    config = load_sweep_config([f"method={method}", *needed.get(method, [])])
     check_method(config)
     knobs = config.method.training_knobs | config.method.inference_knobs
     assert all(len(knob.description) > 20 and knob.unit for knob in knobs.values())
