@@ -45,6 +45,7 @@ def train_all(
     """Trains every trial (name to method and model) with every seed; those that are finished are not trained again.
 
     Arguments:
+        trials: `{seed}` in a field's text is replaced by the seed.
         training: fields of TrainingConfig besides the epochs, where they are not the platform's.
 
     Returns the points of each seed. Trials lie at `folder/NAME-sSEED`.
@@ -54,7 +55,7 @@ def train_all(
             sweep="benchmark",
             trial=f"{name}-s{seed}",
             method=method,
-            model=fields,
+            model={k: v.format(seed=seed) if isinstance(v, str) else v for k, v in fields.items()},
             training=TrainingConfig(epochs=epochs, **(training or {})),
             seed=seed,
             dataset=str(prepared.dataset.root),

@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_module
@@ -47,6 +48,10 @@ def load_sweep_config(overrides: Sequence[str] = ()) -> SweepConfig:
     words = [_word(each, base) for each in parsed]
     config = OmegaConf.to_object(_compose(words, is_resolved=True))
     assert isinstance(config, SweepConfig)
+    for model in (config.method.model, *(baseline.model for baseline in config.baselines)):
+        # Workers have other current folders.
+        if (folder := model.get("selector")) and not str(folder).startswith("sha256:"):
+            model["selector"] = str(Path(folder).expanduser().absolute())
     _check(config, known_knobs=set(base.method.training_knobs) | set(base.method.inference_knobs))
     return config
 

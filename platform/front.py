@@ -215,9 +215,11 @@ def _front_indices(points: Sequence[FrontPoint]) -> list[int]:
 
 
 def baseline_name(trial: TrialRecord) -> str:
-    """A baseline's name with its variant: `uniform`, `uniform+coarse`."""
-    flags = sorted(name for name, value in trial.model.items() if value is True)
-    return "+".join([trial.method, *(flag.removeprefix("with_") for flag in flags)])
+    """A baseline's name with its variant: `uniform`, `uniform+coarse`, `epitoma_sampled+motion+random`."""
+    flags = sorted(name.removeprefix("with_") for name, value in trial.model.items() if value is True)
+    words = [str(trial.model[name]) for name in sorted(trial.model) if isinstance(trial.model[name], str)]
+    variant = [word for word in words if word and ":" not in word and "/" not in word]
+    return "+".join(dict.fromkeys([trial.method, *flags, *variant]))
 
 
 def _points(trials: Sequence[TrialRecord], split: str) -> Iterator[FrontPoint]:

@@ -138,7 +138,7 @@ class Method(nn.Module, ABC):
         """What a reader of the result must know, from the figures of the natural setting on validation.
 
         Arguments:
-            natural: of `Measured.metrics`; `calls` holds each component's mean per video.
+            natural: as `Measured.metrics` gives them; `calls` holds each component's mean per video.
         """
         return []
 
@@ -159,9 +159,8 @@ class Method(nn.Module, ABC):
         """
         return None
 
-    @classmethod
-    def portable(cls, model: Mapping[str, Any]) -> dict[str, Any]:
-        """Fields of the configuration with which the trained method is built where its files are not."""
+    def portable(self, model: Mapping[str, Any]) -> dict[str, Any]:
+        """The configuration's fields `model`, such that this method is built from them where its files are not."""
         return dict(model)
 
     @abstractmethod

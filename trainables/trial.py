@@ -31,6 +31,7 @@ from paretovid.trainables.evaluation import CHEAPEST, Measured, measure, run_set
 from paretovid.trainables.method import Batch, Method, Progress, Setting
 from paretovid.trainables.methods import build_method, method_class, method_config
 from paretovid.trainables.provenance import code_version
+from paretovid.trainables.timestep_selector import by_content
 
 EVALUATED_SPLITS = ("val", "test")
 
@@ -115,6 +116,7 @@ class TrialConfig:
         """Twelve hex digits over what determines the result: all but where it is kept. Features are named by
         their fingerprints, so these stand for the data."""
         described = asdict(self) | {"dataset": "", "output": "", "code": code_version()}
+        described["model"] = by_content(self.model)
         described["features"] = {source: Path(path).name for source, path in self.features.items()}
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -145,7 +147,7 @@ def run_trial(config: TrialConfig, context: TrialContext) -> dict[str, Any]:
         return {}
     result = _describe(config, dataset, stores, method) | {"training": {"history": history}}
     result["points"] = _evaluate(method.cpu(), _Data(dataset, stores), config, result)
-    result["remarks"] = method.remarks(result["points"][0]["val"])
+    result["remarks"] = method.remarks(_natural(method, _Data(dataset, stores), config, result))
     result["seconds"] = time.perf_counter() - started
     _write(Path(config.output), result, method)
     return result
@@ -397,6 +399,25 @@ def _evaluate(
         }
         for place, i in enumerate(kept)
     ]
+
+
+def _natural(method: Method, data: _Data, config: TrialConfig, result: Mapping[str, Any]) -> dict[str, Any]:
+    """The natural setting's figures on validation, whatever setting the study asked for."""
+    if config.inference_setting is None:
+        figures: dict[str, Any] = result["points"][0]["val"]
+        return figures
+    splits, costs = list(data.batches("val")), CostTable.from_json(result["costs"])
+    natural = method.settings()[:1]
+    answered = (
+        (
+            split,
+            run_settings(method, split, natural, components=result["sources"], costs=costs, expand=False),
+        )
+        for split in splits
+    )
+    (measured,) = measure(answered, costs, max_steps=max(s.mask.shape[1] for s in splits))
+    truth = _concatenated(splits)
+    return measured.metrics(truth.targets.numpy(), truth.num_steps.numpy())
 
 
 def _concatenated(splits: list[FeatureSplit]) -> FeatureSplit:

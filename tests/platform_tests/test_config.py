@@ -110,8 +110,9 @@ def test_what_only_the_user_can_know_has_to_be_given() -> None:
     with pytest.raises(UsageError, match=r"method\.model\.selector has no value"):
         load_sweep_config(["method=video_epitoma_selected"])
     config = load_sweep_config(["method=video_epitoma_selected", "method.model.selector=somewhere"])
-    assert {b.name: b.model for b in config.baselines}["top-k-selector"]["selector"] == "somewhere"
-    with pytest.raises(UsageError, match="no timestep selector in somewhere"):
+    baseline = {b.name: b.model for b in config.baselines}["top-k-selector"]
+    assert baseline["selector"] == config.method.model["selector"] == str(Path("somewhere").absolute())
+    with pytest.raises(UsageError, match=r"no timestep selector in .*/somewhere"):
         check_method(config)
 
 

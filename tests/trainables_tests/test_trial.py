@@ -138,7 +138,14 @@ def test_a_trial_whose_gates_collapse_says_so_in_its_result(base, tmp_path):
     assert run(base, tmp_path / "other")["remarks"] == []
     run(base, tmp_path / "closed", model={"l0_weight": 1000.0}, **changes)
     result = json.loads((tmp_path / "closed" / "result.json").read_text())
-    assert "at most one timestep" in result["remarks"][0]
+    assert "one timestep, or none" in result["remarks"][0]
+    # A study's own setting says nothing about the gate.
+    setting = {"gate_threshold": 0.5, "top_k": 1, "timesteps": 0}
+    for weight, healthy in ((0.0, True), (1000.0, False)):
+        model = {"l0_weight": weight}
+        told = run(base, tmp_path / f"study{weight}", model=model, inference_setting=setting, **changes)
+        assert told["points"][0]["inference_knobs"] == setting
+        assert ("one timestep" not in str(told["remarks"])) is healthy
     assert result["training"]["history"][-1]["selected"] < 0.5
 
 
@@ -154,6 +161,12 @@ def test_a_selector_trained_by_itself_is_left_beside_the_result_for_other_trials
     first, second = weights(tmp_path / "first"), weights(tmp_path / "second")
     frozen = [name for name in first if name.startswith("selector.")]
     assert frozen and all(torch.equal(first[name], second[name]) for name in frozen)
+    config = dataclasses.replace(base, model=model, **changes)
+    moved = shutil.copytree(tmp_path / "first", tmp_path / "moved")
+    same = dataclasses.replace(config, model={**model, "selector": str(moved)})
+    assert config.digest == same.digest
+    run(base, moved, model={"regime": "stand_alone"}, seed=1, **changes)
+    assert config.digest != same.digest
     other = {**base.features, "coarse": shutil.copytree(base.features["coarse"], tmp_path / "other@1")}
     with pytest.raises(UsageError, match="trained on the features"):
         run(base, tmp_path / "third", model=model, features={k: str(v) for k, v in other.items()}, **changes)
