@@ -141,9 +141,9 @@ def test_a_trial_whose_gates_collapse_says_so_in_its_result(base, tmp_path):
     assert "one timestep, or none" in result["remarks"][0]
     # A study's own setting says nothing about the gate.
     setting = {"gate_threshold": 0.5, "top_k": 1, "timesteps": 0}
-    for weight, healthy in ((0.0, True), (1000.0, False)):
-        model = {"l0_weight": weight}
-        told = run(base, tmp_path / f"study{weight}", model=model, inference_setting=setting, **changes)
+    untrained = {**changes, "training": dataclasses.replace(base.training, learning_rate=1e-6)}
+    for healthy, more in ((True, untrained), (False, {**changes, "model": {"l0_weight": 1000.0}})):
+        told = run(base, tmp_path / f"study{healthy}", inference_setting=setting, **{"model": {}, **more})
         assert told["points"][0]["inference_knobs"] == setting
         assert ("one timestep" not in str(told["remarks"])) is healthy
     assert result["training"]["history"][-1]["selected"] < 0.5
