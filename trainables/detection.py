@@ -201,9 +201,9 @@ def _check(
     lengths = {len(detections), len(truth), *([len(ambiguous)] if ambiguous is not None else [])}
     if len(lengths) != 1:
         raise UsageError(f"lists of {sorted(lengths)} videos do not compare", "One entry per video in each.")
-    spans = [(span.start_seconds, span.end_seconds) for each in (*detections, *truth) for span in each] + [
-        span for each in ambiguous or () for span in each
-    ]
+    spans = [(d.start_seconds, d.end_seconds) for found in detections for d in found]
+    spans += [(e.start_seconds, e.end_seconds) for events in truth for e in events]
+    spans += [span for each in ambiguous or () for span in each]
     scores = [d.score for found in detections for d in found]
     if not (np.isfinite(np.array(spans)).all() and np.isfinite(np.array(scores)).all()):
         raise NonFiniteError("an interval or a score is not finite", "The training diverged; lower the rate.")

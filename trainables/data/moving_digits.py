@@ -6,6 +6,10 @@ frame is the same for all of them. *Sound*: which chirp; the picture says nothin
 that 16 pixels suffice. Only a share of the steps (`sparsity`) carries evidence; the others hold clutter, and
 some hold look-alikes: mosaics of halves of different digits, or a digit that belongs to no class.
 
+A fifth group, *action* (none by default), is for localization: a digit of its own that makes a movement of its own.
+Its **context** is that digit standing still next to the instances: all that a single frame of the action shows, and
+no action.
+
 Digits are the 8x8 scans that ship inside scikit-learn; each scan is in one split only.
 """
 
@@ -16,7 +20,7 @@ import functools
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +44,16 @@ NAME = "moving_digits"
 _WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 _EASY_DIGITS = (7, 6, 4, 1)
 _DIRECTIONS = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "up": (0.0, -1.0), "down": (0.0, 1.0)}
+_ACTIONS = {
+    "left": (-1.0, 0.0),
+    "right": (1.0, 0.0),
+    "up": (0.0, -1.0),
+    "down": (0.0, 1.0),
+    "up left": (-math.sqrt(0.5), -math.sqrt(0.5)),
+    "down right": (math.sqrt(0.5), math.sqrt(0.5)),
+    "up right": (math.sqrt(0.5), -math.sqrt(0.5)),
+    "down left": (-math.sqrt(0.5), math.sqrt(0.5)),
+}  # the digit of a class is its number
 _SOUNDS = ("rising chirp", "falling chirp", "warble", "beeps")
 MOTION_DIGIT = 8
 SILENT_DIGIT = 9  # belongs to no class: a look-alike that is a digit
@@ -59,6 +73,8 @@ class MovingDigitsConfig:
         difficulty: scales contrast of clutter and noise, of picture and sound; 0 has none, 1 is usual.
         multi_label: one to three classes in a video instead of one.
         untrimmed: evidence comes in longer instances with true intervals, in videos three times as long.
+        action_classes: 0 to 8.
+        context: share of the steps without evidence that show the digit of the nearest action standing still.
     """
 
     videos_train: int = 400
@@ -79,6 +95,8 @@ class MovingDigitsConfig:
     seed: int = 0
     multi_label: bool = False
     untrimmed: bool = False
+    action_classes: int = 0
+    context: float = 0.0
 
     def __post_init__(self) -> None:
         ranges: dict[str, tuple[float, float]] = {
@@ -95,6 +113,8 @@ class MovingDigitsConfig:
             "lookalikes": (0.0, 1.0),
             "difficulty": (0.0, 3.0),
             "seed": (0, math.inf),
+            "action_classes": (0, len(_ACTIONS)),
+            "context": (0.0, 1.0),
         }
         for name, (low, high) in ranges.items():
             value = getattr(self, name)
@@ -106,6 +126,11 @@ class MovingDigitsConfig:
         if self.num_classes < 2:
             raise UsageError(
                 f"the class groups have {self.num_classes} class together", "Two classes or more are needed."
+            )
+        if self.context and not self.action_classes:
+            raise UsageError(
+                f"context is {self.context}, but no class is an action",
+                "Set action_classes above 0, or context to 0.",
             )
         if self.frame_size % 16:
             raise UsageError(f"frame_size is {self.frame_size}", "It must be a multiple of 16, such as 64.")
@@ -135,12 +160,15 @@ class MovingDigitsConfig:
             groups[f"{_WORDS[MOTION_DIGIT]} drifting {direction}"] = "motion"
         groups |= dict.fromkeys(_SOUNDS[: self.sound_classes], "sound")
         groups |= {f"large {_WORDS[digit]}": "easy" for digit in _EASY_DIGITS[: self.easy_classes]}
+        for digit, direction in enumerate(list(_ACTIONS)[: self.action_classes]):
+            groups[f"{_WORDS[digit]} moving {direction}"] = "action"
         return groups
 
     @property
     def num_classes(self) -> int:
         """C."""
-        return self.appearance_classes + self.motion_classes + self.sound_classes + self.easy_classes
+        usual = self.appearance_classes + self.motion_classes + self.sound_classes + self.easy_classes
+        return usual + self.action_classes
 
     @property
     def frames_per_step(self) -> int:
@@ -175,6 +203,26 @@ def plan_video(config: MovingDigitsConfig, split: str, index: int) -> VideoRecor
         step_labels=tuple(step_labels),
         events=tuple(_events(step_labels, config.step_seconds)),
     )
+
+
+def context_labels(config: MovingDigitsConfig, split: str, index: int) -> tuple[int, ...]:
+    """Of each step of a video, the action whose context it shows; -1 for the others."""
+    record = plan_video(config, split, index)
+    assert record.step_labels is not None
+    labels = np.array(record.step_labels)
+    actions = [k for k, group in enumerate(config.classes.values()) if group == "action"]
+    own = np.flatnonzero(np.isin(labels, actions))
+    found = np.full(len(labels), -1)
+    free = np.flatnonzero(labels < 0)
+    if config.context == 0 or not len(own):
+        return tuple(found.tolist())
+    # Nearest first, mostly but not always: runs of context differ in length, and some instances have none.
+    far = np.abs(np.arange(len(labels))[:, None] - own)
+    jitter = _rng(config, split, index, stage=3).exponential(1.5, len(labels))
+    order = free[np.argsort((far.min(axis=1) + jitter)[free], kind="stable")]
+    chosen = order[: round(config.context * len(free))]
+    found[chosen] = labels[own[far.argmin(axis=1)]][chosen]
+    return tuple(found.tolist())
 
 
 def _place_evidence(
@@ -233,9 +281,14 @@ def render_video(
         num_steps=record.num_steps,
         difficulty=config.difficulty,
     )
+    context = context_labels(config, split, index)
     sounds: list[str | None] = []
     for step, label in enumerate(record.step_labels):
-        sounds.append(_draw_step(config, painter, rng, step, label))
+        if context[step] >= 0:
+            painter.digit(step, _WORDS.index(list(config.classes)[context[step]].split()[0]))
+            sounds.append(None)
+        else:
+            sounds.append(_draw_step(config, painter, rng, step, label))
     audio = render_audio(
         _rng(config, split, index, stage=2),
         sounds,
@@ -254,6 +307,9 @@ def _draw_step(
         painter.digit(step, _WORDS.index(name))
     elif group == "motion":
         painter.digit(step, MOTION_DIGIT, drift=_DIRECTIONS[name.split()[-1]])
+    elif group == "action":
+        word, _, direction = name.split(" ", 2)
+        painter.digit(step, _WORDS.index(word), drift=_ACTIONS[direction])
     elif group == "easy":
         painter.digit(step, _WORDS.index(name.split()[-1]), large=True)
     elif rng.random() < config.lookalikes:
@@ -325,7 +381,12 @@ def _make_item(config: MovingDigitsConfig, root: Path, item: Item) -> VideoRecor
 
 def is_made(config: MovingDigitsConfig, dataset: Dataset) -> bool:
     """Whether a loaded data set was made with exactly these parameters."""
-    return dict(dataset.generator) == dataclasses.asdict(config)
+    return _completed(dataset.generator) == dataclasses.asdict(config)
+
+
+def _completed(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters as they were noted; one that did not exist then was at its default."""
+    return {**dataclasses.asdict(MovingDigitsConfig()), **found}
 
 
 def _claim(config: MovingDigitsConfig, root: Path) -> None:
@@ -333,7 +394,7 @@ def _claim(config: MovingDigitsConfig, root: Path) -> None:
     path = root / _SETTINGS
     wanted = _look(config)
     if path.is_file():
-        found = _read_json(path)
+        found = _completed(_read_json(path))
         different = [key for key in wanted if found.get(key) != wanted[key]]
         if different:
             key = different[0]
