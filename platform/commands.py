@@ -129,10 +129,17 @@ def models(args: argparse.Namespace) -> Answer:
     from paretovid.platform.home import open_home
 
     found: Sequence[Mapping[str, Any]] = registry.list_models(open_home(args.home), args.name)
-    columns = ("name", "version", "aliases", "method", "map", "gflops", "gates", "point")
-    rows = [[_cell(entry.get(column)) for column in columns] for entry in found]
+    columns = ("name", "version", "aliases", "method", "quality", "gflops", "gates", "point")
+    rows = [[_cell(_model_cell(entry, column)) for column in columns] for entry in found]
     text = format_table(columns, rows) if rows else "No models yet. Register one: paretovid promote --help"
     return Answer(text=text, document={"models": list(found)})
+
+
+def _model_cell(entry: Mapping[str, Any], column: str) -> Any:
+    """A column of `paretovid models`; the quality comes with its name, which differs from task to task."""
+    if column != "quality":
+        return entry.get(column)
+    return next((f"{name} {_cell(value)}" for name, value in entry.items() if name.startswith("map")), None)
 
 
 def predict(args: argparse.Namespace) -> Answer:
