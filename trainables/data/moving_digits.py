@@ -6,9 +6,9 @@ frame is the same for all of them. *Sound*: which chirp; the picture says nothin
 that 16 pixels suffice. Only a share of the steps (`sparsity`) carries evidence; the others hold clutter, and
 some hold look-alikes: mosaics of halves of different digits, or a digit that belongs to no class.
 
-A fifth group, *action* (none by default), is for localization: a digit of its own that makes a movement of its own.
-Its **context** is that digit standing still next to the instances: all that a single frame of the action shows, and
-no action.
+A fifth group, *action* (none by default), is for localization: a digit of its own that makes a movement of its own,
+in a light of its own (the running track of a long jump). Its **context** is that digit standing still in that light,
+next to the instances: all that a single frame of the action shows, and no action.
 
 Digits are the 8x8 scans that ship inside scikit-learn; each scan is in one split only.
 """
@@ -74,7 +74,7 @@ class MovingDigitsConfig:
         multi_label: one to three classes in a video instead of one.
         untrimmed: evidence comes in longer instances with true intervals, in videos three times as long.
         action_classes: 0 to 8.
-        context: share of the steps without evidence that show the digit of the nearest action standing still.
+        context: share of the steps without evidence that show the nearest action's digit and light, but no movement.
     """
 
     videos_train: int = 400
@@ -285,7 +285,7 @@ def render_video(
     sounds: list[str | None] = []
     for step, label in enumerate(record.step_labels):
         if context[step] >= 0:
-            painter.digit(step, _WORDS.index(list(config.classes)[context[step]].split()[0]))
+            _draw_action(painter, step, list(config.classes)[context[step]], is_moving=False)
             sounds.append(None)
         else:
             sounds.append(_draw_step(config, painter, rng, step, label))
@@ -308,13 +308,19 @@ def _draw_step(
     elif group == "motion":
         painter.digit(step, MOTION_DIGIT, drift=_DIRECTIONS[name.split()[-1]])
     elif group == "action":
-        word, _, direction = name.split(" ", 2)
-        painter.digit(step, _WORDS.index(word), drift=_ACTIONS[direction])
+        _draw_action(painter, step, name)
     elif group == "easy":
-        painter.digit(step, _WORDS.index(name.split()[-1]), large=True)
+        painter.digit(step, _WORDS.index(name.split()[-1]), side="large")
     elif rng.random() < config.lookalikes:
         painter.lookalike(step, SILENT_DIGIT)
     return name if group == "sound" else None
+
+
+def _draw_action(painter: Painter, step: int, name: str, *, is_moving: bool = True) -> None:
+    word, _, direction = name.split(" ", 2)
+    digit = _WORDS.index(word)
+    painter.digit(step, digit, side="medium", drift=_ACTIONS[direction] if is_moving else None)
+    painter.light(step, digit / len(_ACTIONS))
 
 
 def make_video(config: MovingDigitsConfig, root: Path, split: str, index: int) -> VideoRecord:
