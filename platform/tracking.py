@@ -39,6 +39,7 @@ VERSIONS_OF = (
     "torchvision",
     "pytorchvideo",
     "av",
+    "opencv-python-headless",
     "numpy",
     "safetensors",
     "ray",

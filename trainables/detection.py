@@ -261,17 +261,21 @@ def resampled_map_iou(
     total = np.zeros(len(weights))
     present = np.zeros(len(weights))
     for one in judged.values():
-        instances = weights @ one.instances.astype(np.float64)
-        drawn = weights[:, one.videos].astype(np.float64)
+        instances = weights @ one.instances.astype(np.float32)
+        drawn = weights[:, one.videos].astype(np.float32)
         precision = np.zeros(len(weights))
+        seen: NDArray[np.int64] | None = None
         for k, order in enumerate(one.order):
             kept = order[one.counted[k, order]]
-            mine, hits = drawn[:, kept], one.right[k, kept]
-            # Half of its own copies stand before a copy, and all of it is right where it is right.
-            middle = (mine + 1) / 2
-            before = np.cumsum(mine, axis=1) - mine + middle
-            right_before = np.cumsum(mine * hits, axis=1) - mine * hits + middle
-            precision += (right_before / before * mine * hits).sum(axis=1)
+            if seen is None or not np.array_equal(seen, kept):  # it differs only where scores are tied
+                seen, mine = kept, drawn[:, kept]
+                # Half of its own copies stand before a copy.
+                middle = (mine + 1) / 2
+                before = np.cumsum(mine, axis=1) - mine + middle
+            right = np.flatnonzero(one.right[k, kept])
+            own = mine[:, right]
+            right_before = np.cumsum(own, axis=1) - own + middle[:, right]
+            precision += (right_before / before[:, right] * own).sum(axis=1, dtype=np.float64)
         total += precision / len(thresholds) / np.maximum(instances, 1)
         present += instances > 0
     return total / np.maximum(present, 1)

@@ -94,10 +94,7 @@ class ModelSelectionLocalizationConfig:
     selector_dropout: float = 0.1
     heads: HeadConfig = field(default_factory=HeadConfig)
     proposals: ProposalConfig = field(default_factory=ProposalConfig)
-    thetas: tuple[float, ...] = (
-        *(0.5, 0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45),
-        *(0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.98, 1.0),
-    )
+    thetas: tuple[float, ...] = (0.5, 0.0, *(round(0.025 * k, 3) for k in range(4, 37) if k != 20), 0.95, 1.0)
     """Inference settings to evaluate, all answered from one run; 0.5 is the natural one, 1 is there anyway."""
 
     def __post_init__(self) -> None:
