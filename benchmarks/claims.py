@@ -40,6 +40,7 @@ def train_all(
     seeds: int,
     epochs: int,
     workers: int,
+    batch_size: int = TrainingConfig().batch_size,
 ) -> list[Run]:
     """Trains every trial (name to method and model) with every seed; those that are finished are not trained again.
 
@@ -51,7 +52,7 @@ def train_all(
             trial=f"{name}-s{seed}",
             method=method,
             model=fields,
-            training=TrainingConfig(epochs=epochs),
+            training=TrainingConfig(epochs=epochs, batch_size=batch_size),
             seed=seed,
             dataset=str(prepared.dataset.root),
             features={source: str(path) for source, path in prepared.features.items()},
