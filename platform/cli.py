@@ -139,7 +139,10 @@ def _add_choosing(add: Any) -> None:
     front.add_argument("--split", choices=("val", "test"), default="test", help="measured on; default: test")
     front.add_argument("--max-gflops", type=_gflops, metavar="X", help="only points that spend at most X")
     front.add_argument(
-        "--min-map", type=_map, metavar="Y", help="only points with at least this mAP (0 to 1)"
+        "--min-map",
+        type=_map,
+        metavar="Y",
+        help="only points with at least this mAP (0 to 1), of the sweep's kind",
     )
     front.add_argument("--html", metavar="FILE", help="write a picture with values on hover")
     front.add_argument("--png", metavar="FILE", help="write a picture")
@@ -149,7 +152,9 @@ def _add_choosing(add: Any) -> None:
     which = promote.add_mutually_exclusive_group(required=True)
     which.add_argument("--point", metavar="ID", help="this point, as `paretovid front` names it")
     which.add_argument("--max-gflops", type=_gflops, metavar="X", help="the best that spends at most X")
-    which.add_argument("--min-map", type=_map, metavar="Y", help="the cheapest with at least this mAP")
+    which.add_argument(
+        "--min-map", type=_map, metavar="Y", help="the cheapest with at least this mAP, of its kind"
+    )
     which.add_argument("--knee", action="store_true", help="where the front bends most")
     promote.add_argument("--as", dest="name", required=True, metavar="NAME", help="name in the registry")
     promote.add_argument("--alias", metavar="ALIAS", help="for example champion")

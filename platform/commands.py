@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 _CLASSES_OF_HEADS = 12  # as the built-in set has
-_LABELS_SHOWN = 3  # of a video, for people; --json prints all
+_LABELS_SHOWN, _INSTANCES_SHOWN = 3, 10  # of a video, for people; --json prints all
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,10 +129,17 @@ def models(args: argparse.Namespace) -> Answer:
     from paretovid.platform.home import open_home
 
     found: Sequence[Mapping[str, Any]] = registry.list_models(open_home(args.home), args.name)
-    columns = ("name", "version", "aliases", "method", "map", "gflops", "gates", "point")
-    rows = [[_cell(entry.get(column)) for column in columns] for entry in found]
+    columns = ("name", "version", "aliases", "method", "quality", "gflops", "gates", "point")
+    rows = [[_cell(_model_cell(entry, column)) for column in columns] for entry in found]
     text = format_table(columns, rows) if rows else "No models yet. Register one: paretovid promote --help"
     return Answer(text=text, document={"models": list(found)})
+
+
+def _model_cell(entry: Mapping[str, Any], column: str) -> Any:
+    """A column of `paretovid models`; the quality comes with its name, which differs from task to task."""
+    if column != "quality":
+        return entry.get(column)
+    return next((f"{name} {_cell(value)}" for name, value in entry.items() if name.startswith("map")), None)
 
 
 def predict(args: argparse.Namespace) -> Answer:
@@ -236,7 +243,11 @@ def _describe_video(video: Mapping[str, Any]) -> str:
     labels = ", ".join(f"{entry['label']} {entry['score']:.3f}" for entry in best)
     calls = ", ".join(f"{component} x {count:g}" for component, count in video["calls"].items())
     looked = _describe_looks(video["steps"])
-    text = f"{video['path']}: {labels}\n  {video['gflops']:.4g} GFLOPs; {looked}\n  calls: {calls or 'none'}"
+    found = "".join(
+        f"\n  {each['start_seconds']:.1f} to {each['end_seconds']:.1f} s: {each['label']} {each['score']:.3f}"
+        for each in video.get("instances", [])[:_INSTANCES_SHOWN]
+    )
+    text = f"{video['path']}: {labels}{found}\n  {video['gflops']:.4g} GFLOPs; {looked}\n  calls: {calls or 'none'}"
     return text + "".join(f"\n  note: {note}" for note in video["notes"])
 
 

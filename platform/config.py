@@ -72,6 +72,11 @@ def data_settings(config: SweepConfig) -> dict[str, Any]:
     return {key: value for key, value in config.data.items() if key != "name"}
 
 
+def training_settings(config: SweepConfig) -> dict[str, Any]:
+    """Fields of `TrainingConfig`: what the method's file asks for, and what `training` says otherwise."""
+    return {**config.method.training, **config.training}
+
+
 def searched_knobs(config: SweepConfig) -> dict[str, KnobConfig]:
     """The knobs that the study searches, by name."""
     if config.search.inference_knobs == "study":

@@ -15,8 +15,8 @@ from paretovid.platform.home import Home
 from paretovid.platform.mlflow_store import open_store, quiet_mlflow
 from paretovid.trainables.errors import DataError, ParetovidError, UsageError, unknown_name
 
-KEYS = ("path", "labels", "gflops", "calls", "steps", "notes", "error")
-"""Of a video's entry in `predict --json`."""
+KEYS = ("path", "labels", "instances", "gflops", "calls", "steps", "notes", "error")
+"""Of a video's entry in `predict --json`; `instances` only of a model of localization."""
 
 
 @final
@@ -109,7 +109,7 @@ def predict(
 
     Arguments:
         params: inference knobs by name; those left out are as promoted.
-        pictures: a folder to draw a storyboard per video into, made if it is not there.
+        pictures: a folder to draw a storyboard, or a timeline of instances, per video into; made if it is not there.
 
     Raises `UsageError` for a model or parameter that does not exist, `DataError` without videos.
     """
@@ -119,11 +119,13 @@ def predict(
     answers = Predictor(home, model).predict([str(video) for video in videos], **given)
     if pictures is not None:
         _draw(answers, pictures)
-    return {"model": model, "videos": [{key: answer[key] for key in KEYS} for answer in answers]}
+    videos_json = [{key: answer[key] for key in KEYS if key in answer} for answer in answers]
+    return {"model": model, "videos": videos_json}
 
 
 def _draw(answers: Sequence[Mapping[str, Any]], folder: Path) -> None:
     from paretovid.platform.storyboard import draw_storyboard
+    from paretovid.platform.timeline import draw_timeline
 
     if any("looks" not in answer for answer in answers):
         raise UsageError(
@@ -132,4 +134,5 @@ def _draw(answers: Sequence[Mapping[str, Any]], folder: Path) -> None:
         )
     for place, answer in enumerate(answers):
         if not answer["error"]:
-            draw_storyboard(answer["path"], answer, folder / f"{place:03d}-{Path(answer['path']).stem}.png")
+            draw = draw_timeline if "timeline" in answer else draw_storyboard
+            draw(answer["path"], answer, folder / f"{place:03d}-{Path(answer['path']).stem}.png")

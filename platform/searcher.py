@@ -35,7 +35,14 @@ from ray.tune.search import Searcher
 from paretovid.search_spaces.schema import KnobConfig
 from paretovid.trainables.errors import ParetovidError, UsageError, unknown_name
 
-OBJECTIVES: dict[str, Literal["maximize", "minimize"]] = {"map": "maximize", "gflops": "minimize"}
+Directions = dict[str, Literal["maximize", "minimize"]]
+
+
+def objectives(quality: str = "map") -> Directions:
+    """What a study searches for, in the order in which values are told: a quality, by name, and cost."""
+    return {quality: "maximize", "gflops": "minimize"}
+
+
 JOURNAL = "journal://"
 """Scheme of a storage that is one file, appended to: a tenth of SQLite's time per trial."""
 _DESCRIPTION = "paretovid"
@@ -67,7 +74,7 @@ class StudyCounts:
 
 @final
 class ParetoStudy:
-    """One sweep's search for the front of mAP (maximised) and GFLOPs (minimised).
+    """One sweep's search for the front of a quality (maximised) and GFLOPs (minimised).
 
     The first trials are two anchors, all knobs at their dearest and all at their cheapest end (without them
     Optuna's Gaussian process never leaves the neighbourhood of its dearest random start), then `published`.
@@ -81,6 +88,7 @@ class ParetoStudy:
         published: settings to try early; knobs that are left out are sampled, values out of range left out.
         max_gflops: GFLOPs per video that a trial worth finding may spend.
         max_failures: how often a failed trial is handed out again.
+        objective: the name of the quality: `map`, `map_iou_0.1_0.7`.
 
     Raises `UsageError` if the storage holds a study of this name with other knobs or objectives.
     """
@@ -97,6 +105,7 @@ class ParetoStudy:
         published: Sequence[Mapping[str, Any]] = (),
         max_gflops: float | None = None,
         max_failures: int = 1,
+        objective: str = "map",
     ) -> None:
         if sampler not in _SAMPLERS:
             raise unknown_name("sampler", sampler, _SAMPLERS)
@@ -108,7 +117,9 @@ class ParetoStudy:
         self._max_gflops = max_gflops
         self._knobs = dict(knobs)
         self._distributions = {knob: distribution(config) for knob, config in knobs.items()}
-        self._study = _open(storage, name, describe(knobs), [*self._anchors(), *self._within(published)])
+        self.objectives = objectives(objective)
+        about = describe(knobs, self.objectives)
+        self._study = _open(storage, name, about, [*self._anchors(), *self._within(published)])
         self._open: dict[str, Trial] = {}
         self._again = [trial.number for trial in self._all(TrialState.RUNNING)]
 
@@ -135,7 +146,7 @@ class ParetoStudy:
         return Suggestion(trial_id=trial_id, knobs=knobs, origin=origin, attempt=attempt)
 
     def tell(self, trial_id: str, objectives: Mapping[str, Any], **attributes: Any) -> str:
-        """Records a result: `map` and `gflops`, anything else in `objectives` is ignored.
+        """Records a result: the quality and `gflops`, anything else in `objectives` is ignored.
 
         A value that is missing or not finite makes the trial a failed one. Telling a finished trial again
         changes nothing. Returns what became of it: `complete`, `failed` or `known`.
@@ -143,14 +154,14 @@ class ParetoStudy:
         trial = self._take(trial_id)
         if trial is None:
             return "known"
-        bad = _not_finite(objectives)
+        bad = _not_finite(objectives, self.objectives)
         if bad is not None:
             return self._fail(trial, bad)
         for name, attribute in attributes.items():
             trial.set_user_attr(name, attribute)
         if self._max_gflops is not None:
             trial.set_constraint("max_gflops", float(objectives["gflops"]) - self._max_gflops)
-        self._study.tell(trial, [float(objectives[name]) for name in OBJECTIVES])
+        self._study.tell(trial, [float(objectives[name]) for name in self.objectives])
         return "complete"
 
     def tell_failure(self, trial_id: str, reason: str, *, retry: bool = True) -> str:
@@ -170,11 +181,11 @@ class ParetoStudy:
     def tell_swept(self, trial_id: str, points: Sequence[Mapping[str, Any]]) -> None:
         """Adds the other operating points of a complete trial, so that the sampler sees them.
 
-        Each has `map`, `gflops`, and `knobs` for those searched knobs in which it differs from its trial.
+        Each has the quality, `gflops`, and `knobs` for those searched knobs in which it differs from its trial.
         """
         source = self._study.get_trials(deepcopy=False)[int(trial_id[1:])]
         for point in points:
-            values = [float(point[name]) for name in OBJECTIVES]
+            values = [float(point[name]) for name in self.objectives]
             limit = self._max_gflops
             self._study.add_trial(
                 optuna.trial.create_trial(
@@ -274,13 +285,13 @@ def distribution(knob: KnobConfig) -> BaseDistribution:
     return FloatDistribution(float(knob.low), float(knob.high), log=knob.log)
 
 
-def describe(knobs: Mapping[str, KnobConfig]) -> dict[str, Any]:
+def describe(knobs: Mapping[str, KnobConfig], directions: Directions) -> dict[str, Any]:
     """What makes two studies the same search: objectives and ranges, as plain data."""
     ranges: dict[str, Any] = {}
     for name, knob in sorted(knobs.items()):
         ends = {"choices": list(knob.choices)} if knob.choices else {"low": knob.low, "high": knob.high}
         ranges[name] = {**ends, "log": knob.log, "whole": knob.whole}
-    return {"objectives": dict(OBJECTIVES), "knobs": ranges}
+    return {"objectives": dict(directions), "knobs": ranges}
 
 
 def _end(knob: KnobConfig, dearest: bool) -> Any:
@@ -319,10 +330,11 @@ def _open(
                 "Choose another name=, or another storage.",
             )
         optuna.delete_study(study_name=name, storage=store)  # interrupted while it was made
-    study = optuna.create_study(study_name=name, storage=store, directions=list(OBJECTIVES.values()))
+    directions = description["objectives"]
+    study = optuna.create_study(study_name=name, storage=store, directions=list(directions.values()))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        study.set_metric_names(list(OBJECTIVES))
+        study.set_metric_names(list(directions))
     asked: list[dict[str, Any]] = []
     for origin, knobs in first:
         if knobs not in asked:
@@ -403,7 +415,7 @@ class Hooks:
     configure: Callable[[Suggestion], Mapping[str, Any]] = lambda suggestion: {"knobs": suggestion.knobs}
     """A suggestion to the trial's configuration."""
     objectives_of: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda result: result
-    """A trial's result to its `map` and `gflops`."""
+    """A trial's result to its quality and `gflops`."""
     swept_of: Callable[[Mapping[str, Any]], Sequence[Mapping[str, Any]]] | None = None
     """A trial's result to the points for `ParetoStudy.tell_swept`; None: they are not told."""
     on_start: Callable[[str, Mapping[str, Any]], None] = lambda trial_id, config: None
@@ -552,26 +564,26 @@ class ParetoSearcher(Searcher):
 
     def _succeeded(self, started: _Started, result: Mapping[str, Any]) -> None:
         try:
-            objectives = self._hooks.objectives_of(result)
+            found = self._hooks.objectives_of(result)
         except (KeyError, IndexError, TypeError, ParetovidError) as error:
             reason = f"its result has no objectives: {type(error).__name__}: {error}"
             return self._failed(started, reason, retry=False)
-        bad = _not_finite(objectives)
+        bad = _not_finite(found, objectives() if self._study is None else self._study.objectives)
         if bad is not None:
             return self._failed(started, bad, retry=False)
         if started.fixed is None:
             assert self._study is not None
-            self._study.tell(started.trial_id, objectives)
+            self._study.tell(started.trial_id, found)
             if self._hooks.swept_of is not None:
                 self._study.tell_swept(started.trial_id, self._hooks.swept_of(result))
         self._hooks.on_result(started.trial_id, started.config, result, None)
         return None
 
 
-def _not_finite(objectives: Mapping[str, Any]) -> str | None:
-    """Why these are no objectives; None if they are."""
-    for name in OBJECTIVES:
-        value = objectives.get(name)
+def _not_finite(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
+    """Why what was `found` are not the objectives that are `wanted`; None if they are."""
+    for name in wanted:
+        value = found.get(name)
         if value is None:
             return f"{name} is missing"
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):

@@ -22,6 +22,7 @@ from paretovid.platform.config import (
     model_with_knobs,
     searched_knobs,
     to_record,
+    training_settings,
 )
 from paretovid.platform.front import Front, read_front, rounded_up
 from paretovid.platform.home import Home, open_home
@@ -30,13 +31,14 @@ from paretovid.platform.mlflow_store import open_store, store_uri
 from paretovid.platform.pipeline import Prepared, check_settings, cluster_of, prepare
 from paretovid.platform.progress import Progress, Stage
 from paretovid.platform.report import front_table, write_html, write_png
-from paretovid.platform.results import knob_text, read_sweep, read_trial
+from paretovid.platform.results import knob_text, objective_text, read_sweep, read_trial
 from paretovid.platform.searcher import FixedTrial, Hooks, ParetoStudy, Suggestion
 from paretovid.platform.tracking import Tracker
 from paretovid.search_spaces.schema import SweepConfig
 from paretovid.trainables.components import family, measure_component
 from paretovid.trainables.data.dataset import load_dataset, write_json
 from paretovid.trainables.errors import ParetovidError, UsageError
+from paretovid.trainables.evaluation import OBJECTIVES
 from paretovid.trainables.methods import method_class, method_config
 from paretovid.trainables.provenance import code_version
 from paretovid.trainables.trial import TrainingConfig, TrialConfig, run_trial
@@ -193,7 +195,15 @@ def list_sweeps(home: Home) -> list[dict[str, Any]]:
 def _check(config: SweepConfig) -> None:
     check_settings(config)
     check_method(config)
-    typed_config(TrainingConfig, config.training, "training")
+    typed_config(TrainingConfig, training_settings(config), "training")
+    task = method_class(config.method.name).task
+    for baseline in config.baselines:
+        other = method_class(baseline.method).task
+        if other != task:
+            raise UsageError(
+                f"the baseline {baseline.name} is of {other}, {config.method.name} of {task}",
+                "Their qualities do not compare: leave it out of baselines, or give one of the same task.",
+            )
     known = {knob.name for knob in method_class(config.method.name).inference_knobs}
     for name in config.method.inference_knobs:
         if name not in known:
@@ -209,6 +219,11 @@ def _check(config: SweepConfig) -> None:
                 f"{config.method.name} reads the source {source!r}, which {config.backbones.family} has not",
                 f"It has: {', '.join(available)}.",
             )
+
+
+def _objective(config: SweepConfig) -> str:
+    """The name of the quality that the method of this sweep is judged by."""
+    return OBJECTIVES[method_class(config.method.name).task]
 
 
 def _identity(config: Mapping[str, Any]) -> str:
@@ -294,6 +309,7 @@ def _search(config: SweepConfig, name: str, prepared: Prepared, progress: Progre
         published=config.method.published,
         max_gflops=search.max_gflops,
         max_failures=search.max_failures,
+        objective=_objective(config),
     )
     trials = _Trials(config, name, prepared)
     with progress.stage("search", total=search.trials + len(config.baselines), unit="trials") as stage:
@@ -371,7 +387,7 @@ class _Trials:
             model=model,
             training_knobs=training_knobs or {},
             inference_setting=inference_setting,
-            training=typed_config(TrainingConfig, self._config.training, "training"),
+            training=typed_config(TrainingConfig, training_settings(self._config), "training"),
             seed=self._config.seed,
             dataset=str(self._prepared.dataset.root),
             features={source: str(folder) for source, folder in self._prepared.features.items()},
@@ -387,11 +403,11 @@ def _run(config: dict[str, Any], context: Any) -> dict[str, Any]:
     result = _finished(trial) or run_trial(trial, context)
     if not result:
         return {}
-    natural = result["points"][0]["val"]
+    objectives = (result["objective"], "gflops")
     return {
-        "objectives": {"map": natural["map"], "gflops": natural["gflops"]},
+        "objectives": {name: result["points"][0]["val"][name] for name in objectives},
         "swept": [
-            {"setting": p["inference_knobs"], "map": p["val"]["map"], "gflops": p["val"]["gflops"]}
+            {"setting": p["inference_knobs"], **{name: p["val"][name] for name in objectives}}
             for p in result["points"][1:]
         ],
         "seconds": result["seconds"],
@@ -439,9 +455,9 @@ class _Driver:
             self._stage.advance(1, note=f"{trial} failed: {error}")
             return
         objectives = result["objectives"]
-        self._stage.advance(
-            1, note=f"{trial}: mAP {100 * objectives['map']:.1f} at {objectives['gflops']:.4f} GFLOPs"
-        )
+        name = _objective(self._config)
+        quality = f"{objective_text(name)} {100 * objectives[name]:.1f}"
+        self._stage.advance(1, note=f"{trial}: {quality} at {objectives['gflops']:.4f} GFLOPs")
         self._waiting.append(self._home.trial(self._sweep, trial))
         if len(self._waiting) >= TRIALS_PER_TRACKING_BATCH:
             self._track()
@@ -469,7 +485,7 @@ def _finish(home: Home, name: str, config: SweepConfig, progress: Progress, stat
     write_html(front, folder / PAGE)
     (folder / TABLE).write_text(front_table(front) + "\n")
     write_json(folder / DOCUMENT, front.to_json())
-    reference = {"map": front.reference.map, "gflops": front.reference.gflops}
+    reference = front.reference.to_json(front.objective)
     info = {**(_read_info(folder) or {}), "hypervolume": front.hypervolume, "reference": reference}
     _write_info(folder, {**info, "state": state, "tracked": False})
     tracked = _track_end(home, name, config, front, progress)

@@ -22,7 +22,7 @@ from paretovid.platform import report
 from paretovid.platform.front import Front, FrontPoint
 from paretovid.platform.home import Home
 from paretovid.platform.mlflow_store import Store, StoreError, open_store, store_uri
-from paretovid.platform.results import Measurement, SweepRecord, TrialRecord, knob_text
+from paretovid.platform.results import MAP, Measurement, SweepRecord, TrialRecord, knob_text
 from paretovid.trainables.errors import NonFiniteError
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ VERSIONS_OF = (
     "torchvision",
     "pytorchvideo",
     "av",
+    "opencv-python-headless",
     "numpy",
     "safetensors",
     "ray",
@@ -228,7 +229,7 @@ class Tracker:
             dataset = (_dataset_name(point.trial, split), point.trial.data["fingerprint"])
             figures = {f"{split}/{name}": value for name, value in measured.numbers().items()}
             if split == "test":
-                figures |= {name: getattr(measured, name) for name in ("map", "top1", "gflops")}
+                figures |= _main_figures(measured)
             metrics += _metrics(figures, step=step, run_id=run_id, model_id=model_id, dataset=dataset)
         self.client.log_batch(run_id, metrics=metrics)
         self.client.finalize_logged_model(model_id, LoggedModelStatus.READY)
@@ -240,7 +241,7 @@ class Tracker:
             "hypervolume": front.hypervolume,
             "front_points": float(len(chosen)),
             "trials": float(len(sweep.trials)),
-            "best_map": max(p.shown.map for p in chosen),
+            f"best_{front.objective}": max(p.shown.quality for p in chosen),
             "cheapest_gflops": min(p.shown.gflops for p in chosen),
         }
         self._log_batch(self.run_id, figures)
@@ -305,8 +306,8 @@ def near_front(front: Front) -> list[FrontPoint]:
     chosen = list(front.front)
 
     def behind(point: FrontPoint) -> float:
-        reachable = [p.record.val.map for p in chosen if p.record.val.gflops <= point.record.val.gflops]
-        return max(reachable) - point.record.val.map if reachable else math.inf
+        reachable = [p.record.val.quality for p in chosen if p.record.val.gflops <= point.record.val.gflops]
+        return max(reachable) - point.record.val.quality if reachable else math.inf
 
     near = [(behind(p), p) for p in front.points if not p.on_front]
     near = sorted((pair for pair in near if pair[0] <= NEAR_MAP), key=lambda pair: (pair[0], pair[1].id))
@@ -339,8 +340,14 @@ def _metric_name(name: str) -> str:
     return name.replace("@", "_at_")
 
 
+def _main_figures(measured: Measurement) -> dict[str, float]:
+    """What an operating point is judged by, under names without a split."""
+    names = ("map", "top1", "gflops") if measured.objective == MAP else (measured.objective, "gflops")
+    return {name: value for name, value in measured.numbers().items() if name in names}
+
+
 def _figures(val: Measurement, test: Measurement) -> dict[str, float]:
-    figures = {name: getattr(test, name) for name in ("map", "top1", "gflops")}
+    figures = _main_figures(test)
     for split, measured in (("val", val), ("test", test)):
         figures |= {f"{split}/{name}": value for name, value in measured.numbers().items()}
         figures |= {f"{split}/calls/{name}": count for name, count in measured.calls.items()}
@@ -391,7 +398,7 @@ def _trial_name(trial: TrialRecord) -> str:
 def _trial_note(trial: TrialRecord) -> str:
     return (
         f"One training of {trial.method}{' (baseline)' if trial.is_baseline else ''} with "
-        f"{len(trial.points)} operating points. `map`, `top1` and `gflops` are those of its natural "
+        f"{len(trial.points)} operating points. `{trial.objective}` and `gflops` are those of its natural "
         "operating point on the test split (fractions; giga multiply-accumulates per video); `val/…` is what "
         "the search was told."
     )
@@ -399,7 +406,7 @@ def _trial_note(trial: TrialRecord) -> str:
 
 def _sweep_note(front: Front, table: str) -> str:
     return (
-        f"Sweep **{', '.join(front.sweeps)}**: quality (mAP) against cost (GFLOPs per video, giga "
+        f"Sweep **{', '.join(front.sweeps)}**: quality (`{front.objective}`) against cost (GFLOPs per video, giga "
         "multiply-accumulates).\n\nArtifacts: `front/front.html` (with hover), `front/front.png`. "
         "Models: one per operating point on or near the front. Nested runs: one per trial.\n\n"
         f"```\n{table}\n```\n"

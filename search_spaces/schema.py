@@ -1,13 +1,13 @@
 """The shape of a configuration: every setting with its type, unit and meaning.
 
 The YAML files beside this one fill it in; `key=value` on the command line overrides them. An unknown key or a
-value of another type is refused (`paretovid.platform.config`). Four sections are free here, because their
+value of another type is refused (`paretovid.platform.config`). Five sections are free here, because their
 settings belong to the dataclass that uses them, which checks them and documents them:
 
     data            MovingDigitsConfig (built-in set)    trainables/data/moving_digits.py
     backbones.training    BackboneTrainingConfig         trainables/backbone_training.py
     method.model    the method's own Config              trainables/<method>.py
-    training        TrainingConfig                       trainables/trial.py
+    training, method.training    TrainingConfig          trainables/trial.py
 """
 
 from __future__ import annotations
@@ -60,6 +60,8 @@ class MethodConfig:
     name: str = MISSING
     model: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Fields of the method's Config that are not searched."""
+    training: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """How it is trained, unless `training` of the whole configuration says otherwise."""
     training_knobs: dict[str, KnobConfig] = dataclasses.field(default_factory=dict)
     """Knobs that need a new training: what the study searches."""
     inference_knobs: dict[str, KnobConfig] = dataclasses.field(default_factory=dict)
@@ -155,5 +157,5 @@ class SweepConfig:
     tracking: TrackingConfig = dataclasses.field(default_factory=TrackingConfig)
 
 
-FREE_SECTIONS = ("data", "backbones.training", "method.model", "training")
+FREE_SECTIONS = ("data", "backbones.training", "method.model", "method.training", "training")
 """Dotted names of the sections whose keys this schema leaves open."""

@@ -14,6 +14,10 @@ Labels, `config.labels`:
   these labels are wrong, and backbones that start from nothing learn far less from them: on `moving_digits`
   the fine one names 21 % of the digits of the test split (a guess: 17 %), with `step` 94 %.
 
+* `trimmed`: only steps with evidence, each with its label, and no class "background": what a network knows that was
+  pre-trained on trimmed clips (Kinetics), as those of weakly supervised localization are. Where the action is and
+  where only its context, nobody has told it.
+
 A class that a source cannot perceive (a sound, in a still frame) stays unlearned by that backbone.
 """
 
@@ -38,6 +42,7 @@ from paretovid.trainables.components import (
     save_backbone,
 )
 from paretovid.trainables.data.dataset import Dataset, VideoRecord
+from paretovid.trainables.data.flow import ZERO
 from paretovid.trainables.data.videos import read_all_steps
 from paretovid.trainables.errors import DataError, NonFiniteError, UsageError, VideoError
 
@@ -45,7 +50,8 @@ if TYPE_CHECKING:
     from paretovid.trainables.trial import TrialContext
 
 BACKGROUND = "background"
-Labels = Literal["step", "video"]
+Labels = Literal["step", "video", "trimmed"]
+LABELS: tuple[Labels, ...] = ("step", "video", "trimmed")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,8 +79,8 @@ class BackboneTrainingConfig:
                 raise UsageError(
                     f"backbones.{name} must be between 0 and 1, not {getattr(self, name)}", "Change it."
                 )
-        if self.labels not in ("step", "video"):
-            raise UsageError(f"backbones.labels cannot be {self.labels!r}", "Allowed: step, video.")
+        if self.labels not in LABELS:
+            raise UsageError(f"backbones.labels cannot be {self.labels!r}", f"Allowed: {', '.join(LABELS)}.")
 
 
 def train_backbones(
@@ -170,7 +176,7 @@ def _decode(
             skipped[str(path)] = error.message if isinstance(error, VideoError) else str(error)
             continue
         target = _targets(record, len(next(iter(decoded.values()))), len(dataset.classes), labels)
-        chosen = _choose_steps(len(target), limit, generator)
+        chosen = _choose_steps(target.sum(axis=1) > 0, limit, generator)
         targets.append(target[chosen])
         for name, values in decoded.items():
             inputs[name].append(values[chosen])
@@ -194,7 +200,7 @@ def _groups(dataset: Dataset, labels: Labels) -> tuple[str, ...]:
 
 def _steps_that_fit(wanted: Sequence[ComponentSpec], memory_mb: int, num_videos: int) -> int:
     """Steps of each video that can be kept, at least one."""
-    itemsize = {"frame": 1, "snippet": 1, "logmel": 4}
+    itemsize = {"frame": 1, "snippet": 1, "flow": 1, "logmel": 4}
     step_bytes = sum(itemsize[spec.input.kind] * int(np.prod(spec.input.shape)) for spec in wanted)
     return max(1, memory_mb * 2**20 // (step_bytes * max(1, num_videos)))
 
@@ -210,13 +216,13 @@ def _targets(record: VideoRecord, num_steps: int, num_classes: int, labels: Labe
     known[: len(record.step_labels)] = record.step_labels[:num_steps]
     targets = np.zeros((num_steps, num_classes + 1), np.float32)
     targets[np.arange(num_steps), known] = 1  # -1, nothing, is the last column: background
-    return targets
+    return targets[:, :-1] if labels == "trimmed" else targets
 
 
-def _choose_steps(num_steps: int, limit: int, generator: np.random.Generator) -> np.ndarray:
-    if num_steps <= limit:
-        return np.arange(num_steps)
-    return np.sort(generator.choice(num_steps, limit, replace=False))
+def _choose_steps(is_labelled: np.ndarray, limit: int, generator: np.random.Generator) -> np.ndarray:
+    """At most `limit` of the steps that have a label."""
+    steps = np.flatnonzero(is_labelled)
+    return steps if len(steps) <= limit else np.sort(generator.choice(steps, limit, replace=False))
 
 
 def _train_one(
@@ -328,8 +334,8 @@ def _varied(inputs: Tensor, spec: ComponentSpec) -> Tensor:
     """Samples as float32, slightly changed, from torch's global generator.
 
     Pictures are moved by up to a tenth, turned, scaled, brightened and given noise, all frames of a snippet
-    alike; they are never mirrored, which would change digits and directions. Sounds are moved in time and
-    made louder or softer.
+    alike; they are never mirrored, which would change digits and directions. Flow is moved, made faster or slower and
+    given noise. Sounds are moved in time and made louder or softer.
     """
     count, kind = len(inputs), spec.input.kind
     inputs = inputs.float()
@@ -339,13 +345,18 @@ def _varied(inputs: Tensor, spec: ComponentSpec) -> Tensor:
         return inputs.roll(shift, dims=2) + torch.empty(column).uniform_(-0.5, 0.5)
     angle, move = torch.empty(count).uniform_(-0.15, 0.15), torch.empty(count, 2).uniform_(-0.2, 0.2)
     scale = torch.empty(count).uniform_(0.9, 1.1)
+    if kind == "flow":
+        angle, scale = torch.zeros(count), torch.ones(count)  # its directions would have to turn with it
     cosine, sine = scale * angle.cos(), scale * angle.sin()
     affine = torch.stack([cosine, -sine, move[:, 0], sine, cosine, move[:, 1]], dim=1).view(count, 2, 3)
     size = spec.input.size
     flat = inputs.movedim(-1, 1).reshape(count, -1, size, size)  # colours and frames as channels
     grid = functional.affine_grid(affine, [count, 1, size, size], align_corners=False)
     moved = functional.grid_sample(flat, grid, padding_mode="border", align_corners=False)
-    varied = moved.view(count, 3, *inputs.shape[1:-1]).movedim(1, -1)
+    varied = moved.view(count, inputs.shape[-1], *inputs.shape[1:-1]).movedim(1, -1)
+    if kind == "flow":
+        faster = torch.empty(column).uniform_(0.8, 1.2)
+        return ZERO + (varied - ZERO) * faster + 3 * torch.randn(varied.shape)
     varied = varied * torch.empty(column).uniform_(0.8, 1.2) + torch.empty(column).uniform_(-20, 20)
     return varied + 4 * torch.randn(varied.shape)
 

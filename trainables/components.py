@@ -29,6 +29,7 @@ from torchvision.models.resnet import BasicBlock
 from torchvision.ops.misc import Conv2dNormActivation
 
 from paretovid.trainables.cost import ComponentCost, measure_macs
+from paretovid.trainables.data.flow import ZERO
 from paretovid.trainables.data.videos import InputSpec
 from paretovid.trainables.errors import DataError, unknown_name
 
@@ -42,8 +43,9 @@ class Backbone(nn.Module):
 
     Arguments:
         trunk: normalised input to features `[B, D]`. It is shown `[B, 3, S, S]` for a frame,
-            `[B, 3, F, S, S]` for a snippet, `[B, 1, mels, bins]` for a log-mel patch.
-        kind: of the input: frame, snippet or logmel.
+            `[B, 3, F, S, S]` for a snippet, `[B, 2, F - 1, S, S]` for a flow, `[B, 1, mels, bins]` for a log-mel
+            patch.
+        kind: of the input: frame, snippet, flow or logmel.
         feature_width: D.
         num_classes: outputs of the classifier.
     """
@@ -58,8 +60,10 @@ class Backbone(nn.Module):
         self.trunk = trunk.to(memory_format=layout)  # type: ignore[call-overload]
         self.head = nn.Sequential(nn.Dropout(0.1), nn.Linear(feature_width, num_classes))
         self.kind = kind
-        self.register_buffer("input_mean", torch.tensor(127.5))
-        self.register_buffer("input_std", torch.tensor(64.0))
+        # Movements are small beside what a stored flow can show.
+        mean, std = (float(ZERO), 16.0) if kind == "flow" else (127.5, 64.0)
+        self.register_buffer("input_mean", torch.tensor(mean))
+        self.register_buffer("input_std", torch.tensor(std))
 
     def forward(self, inputs: Tensor | np.ndarray) -> Tensor:
         """Features `[B, D]` float32 of a batch as decoded: uint8 or float, `[B, ...]` as in `InputSpec`."""
@@ -67,7 +71,7 @@ class Backbone(nn.Module):
         x = (x - self.input_mean) / self.input_std
         if self.kind == "frame":
             x = x.permute(0, 3, 1, 2)
-        elif self.kind == "snippet":
+        elif self.kind in ("snippet", "flow"):
             x = x.permute(0, 4, 1, 2, 3)
         else:
             x = x[:, None]
@@ -100,7 +104,7 @@ class ComponentSpec:
 
     name: str
     source: str
-    """The role that it is made for: coarse, fine, motion or audio."""
+    """The role that it is made for: coarse, fine, motion or audio; appearance or flow of a clip."""
     input: InputSpec
     feature_width: int
     trunk: Callable[[InputSpec, int], nn.Module]
@@ -116,11 +120,15 @@ class ComponentSpec:
 
 
 def describe_input(spec: InputSpec) -> str:
-    """The input for people: `3x64x64` (channels, height, width), `3x8x40x40` (and frames), `1x32x32`."""
+    """The input for people: `3x64x64` (channels, height, width), `3x8x40x40` (and frames), `2x15x48x48` (two
+    directions of flow between frames), `1x32x32`.
+    """
     if spec.kind == "frame":
         return f"3x{spec.size}x{spec.size}"
     if spec.kind == "snippet":
         return f"3x{spec.num_frames}x{spec.size}x{spec.size}"
+    if spec.kind == "flow":
+        return f"2x{spec.num_frames - 1}x{spec.size}x{spec.size}"
     return f"1x{spec.size}x{spec.num_frames}"
 
 
@@ -146,7 +154,8 @@ def _mobilenet_v2(
 def _resnet(widths: Sequence[int]) -> Callable[[InputSpec, int], nn.Module]:
     """One of torchvision's basic blocks per width, each after the first halving the picture.
 
-    Maxima over places, not means: what decides is small and somewhere, and is learnt in half the samples.
+    Maxima over places, not means: what decides is small and somewhere, and is learnt in half the samples. Of a flow
+    all frames are channels, as in the temporal stream of two-stream networks (Simonyan and Zisserman, 2014).
     """
 
     def build(spec: InputSpec, feature_width: int) -> nn.Module:
@@ -155,8 +164,12 @@ def _resnet(widths: Sequence[int]) -> Callable[[InputSpec, int], nn.Module]:
         for before, width in itertools.pairwise(widths):
             shortcut = Conv2dNormActivation(before, width, kernel_size=1, stride=2, activation_layer=None)
             blocks.append(BasicBlock(before, width, 2, shortcut))
+        pooled = (nn.AdaptiveMaxPool2d(1), nn.Flatten())
+        if spec.kind == "flow":
+            stem = Conv2dNormActivation(2 * (spec.num_frames - 1), widths[0], stride=2)
+            return nn.Sequential(nn.Flatten(1, 2), stem, *blocks, *pooled)
         stem = Conv2dNormActivation(3, widths[0], stride=2)
-        return nn.Sequential(stem, *blocks, nn.AdaptiveMaxPool2d(1), nn.Flatten())
+        return nn.Sequential(stem, *blocks, *pooled)
 
     return build
 
@@ -170,9 +183,9 @@ class _FrameDifferences(nn.Module):
 
 
 def _x3d(
-    *, stem_width: int, width_factor: float, strides: Sequence[int]
+    *, stem_width: int, width_factor: float, strides: Sequence[int], on_differences: bool = True
 ) -> Callable[[InputSpec, int], nn.Module]:
-    """PyTorchVideo's X3D up to the penultimate layer, on frame differences.
+    """PyTorchVideo's X3D up to the penultimate layer, on frame differences or on the frames.
 
     One block or two per stage, blocks without expansion and squeeze-excitation: depthwise 3-D convolutions
     are slow on CPUs. Differences (as in Temporal Segment Networks) as it starts from nothing: from 5,000
@@ -184,7 +197,7 @@ def _x3d(
         from pytorchvideo.models.x3d import create_x3d
 
         x3d = create_x3d(
-            input_clip_length=spec.num_frames - 1,
+            input_clip_length=spec.num_frames - int(on_differences),
             input_crop_size=spec.size,
             stem_dim_in=stem_width,
             width_factor=width_factor,
@@ -198,7 +211,7 @@ def _x3d(
         head = x3d.blocks[-1]
         head.pool.pool = nn.AdaptiveMaxPool3d(1)
         head.proj, head.dropout = nn.Identity(), None
-        return nn.Sequential(_FrameDifferences(), x3d)
+        return nn.Sequential(_FrameDifferences(), x3d) if on_differences else x3d
 
     return build
 
@@ -237,8 +250,30 @@ _SPECS = (
         recipe=Recipe(samples=8_000, batch_size=32, learning_rate=8e-3, own_groups=("sound",)),
     ),
 )
-COMPONENTS: dict[str, ComponentSpec] = {spec.name: spec for spec in _SPECS}
-FAMILIES: dict[str, dict[str, str]] = {"small": {spec.source: spec.name for spec in _SPECS}}
+# For clips of 16 frames at 16 per second; what "RGB differences" sees is the motion component of the small family.
+_CLIP_SPECS = (
+    ComponentSpec(
+        name="x3d_w100@16x32",
+        source="appearance",
+        input=InputSpec(kind="snippet", size=32, num_frames=16),
+        feature_width=64,
+        trunk=_x3d(stem_width=8, width_factor=1.0, strides=(2, 2, 2, 1), on_differences=False),
+        recipe=Recipe(samples=6_400, batch_size=16, learning_rate=6e-3),
+    ),
+    ComponentSpec(
+        name="resnet8_w32_flow@16x48",
+        source="flow",
+        input=InputSpec(kind="flow", size=48, num_frames=16),
+        feature_width=128,
+        trunk=_resnet((32, 64, 128)),
+        recipe=Recipe(samples=6_400, batch_size=16, learning_rate=4e-3),
+    ),
+)
+COMPONENTS: dict[str, ComponentSpec] = {spec.name: spec for spec in (*_SPECS, *_CLIP_SPECS)}
+FAMILIES: dict[str, dict[str, str]] = {
+    "small": {spec.source: spec.name for spec in _SPECS},
+    "localization": {**{spec.source: spec.name for spec in _CLIP_SPECS}, "difference": "x3d_w200@8x40"},
+}
 """Family to source to component."""
 
 

@@ -15,17 +15,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from paretovid.trainables.cost import ComponentCost
+from paretovid.trainables.detection import Detection
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.provider import Provider
 
 Setting = Mapping[str, float]
 """Values of a method's inference knobs, by name. `{}` is the natural setting: every knob at its default."""
+Task = Literal["classification", "localization"]
+"""What is asked of a video: its classes, or when an instance of which class happens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,8 @@ class Outcome:
     only (as a rule the cheapest), 2 = the next as well, and so on. `Method.looks` has a word for each."""
     trace: dict[str, Tensor] = field(default_factory=dict)
     """Values, most of them per step, from which `stop_points` answers other settings; the method's own affair."""
+    detections: tuple[tuple[Detection, ...], ...] | None = None
+    """Of a method of localization: each video's instances, the surest first. `scores` are of the whole video."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,6 +100,7 @@ class Method(nn.Module, ABC):
     """A recognizer that spends compute video by video. Concrete methods are final."""
 
     name: ClassVar[str]
+    task: ClassVar[Task] = "classification"
     Config: ClassVar[type[Any]]
     """A frozen, keyword-only dataclass with a default for every field; validates in `__post_init__`."""
     inference_knobs: ClassVar[tuple[InferenceKnob, ...]] = ()

@@ -20,9 +20,12 @@ from paretovid.trainables.method import Batch, Method, Outcome, Progress, Settin
 from paretovid.trainables.methods import build_method, method_class, method_config
 from paretovid.trainables.provider import FeatureProvider, VideoProvider
 
-WIDTHS = {"coarse": 8, "fine": 16, "motion": 24, "audio": 8}
+WIDTHS = {"coarse": 8, "fine": 16, "motion": 24, "audio": 8, "appearance": 12, "flow": 20, "difference": 16}
 COMPONENTS = {source: f"synthetic_{source}@1" for source in WIDTHS}
-MACS = {"coarse": 100_000, "fine": 10_000_000, "motion": 50_000_000, "audio": 50_000}
+MACS = {
+    **{"coarse": 100_000, "fine": 10_000_000, "motion": 50_000_000, "audio": 50_000},
+    **{"appearance": 4_000_000, "flow": 40_000_000, "difference": 20_000_000},
+}
 
 
 def synthetic_split(

@@ -12,7 +12,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, final
@@ -24,10 +24,19 @@ from torch import Tensor
 
 from paretovid.trainables.components import measure_component
 from paretovid.trainables.cost import CostTable, check_accounting
-from paretovid.trainables.data.dataset import Dataset, VideoRecord, load_dataset
+from paretovid.trainables.data.dataset import Dataset, Event, VideoRecord, load_dataset
 from paretovid.trainables.data.features import FeatureSplit, FeatureStore, load_padded
+from paretovid.trainables.detection import Detection
 from paretovid.trainables.errors import NonFiniteError, UsageError
-from paretovid.trainables.evaluation import CHEAPEST, Measured, measure, run_settings, same_answers
+from paretovid.trainables.evaluation import (
+    CHEAPEST,
+    OBJECTIVES,
+    Measured,
+    measure,
+    run_settings,
+    same_answers,
+    true_instances,
+)
 from paretovid.trainables.method import Batch, Method, Progress, Setting
 from paretovid.trainables.methods import build_method, method_class, method_config
 from paretovid.trainables.provenance import code_version
@@ -142,6 +151,9 @@ def run_trial(config: TrialConfig, context: TrialContext) -> dict[str, Any]:
         multi_label=dataset.multi_label,
     ).to(context.device)
     method.check_features({source: Path(config.features[source]).name for source in sources})
+    if method.task == "localization":  # what cannot be measured is not trained first
+        for name in EVALUATED_SPLITS:
+            true_instances(dataset, _Data(dataset, stores).records(name))
     history = _train(method, _Data(dataset, stores), config, context)
     if context.rank != 0:
         return {}
@@ -328,6 +340,7 @@ def _describe(
         "digest": config.digest,
         "sweep": config.sweep,
         "method": config.method,
+        "objective": OBJECTIVES[method.task],
         "is_baseline": method.is_baseline,
         "deployable": method.deployable,
         "seed": config.seed,
@@ -363,9 +376,12 @@ def _evaluate(
         settings = [{**natural, **config.inference_setting}]
     measured: dict[str, list[Measured]] = {}
     truth: dict[str, FeatureSplit] = {}
+    events: dict[str, tuple[tuple[Event, ...], ...]] = {}
     for name in EVALUATED_SPLITS:
         splits = list(data.batches(name))
         truth[name] = _concatenated(splits)
+        if method.task == "localization":
+            events[name] = true_instances(data.dataset, data.records(name))
         answered = (
             (
                 split,
@@ -376,13 +392,14 @@ def _evaluate(
                     components=result["sources"],
                     costs=costs,
                     expand=config.inference_setting is None,
+                    step_seconds=data.dataset.step_seconds,
                 ),
             )
             for split in splits
         )
         measured[name] = measure(answered, costs, max_steps=max(s.mask.shape[1] for s in splits))
     kept = _distinct(measured)
-    _write_scores(Path(config.output), {n: [measured[n][i] for i in kept] for n in measured}, truth)
+    _write_scores(Path(config.output), {n: [measured[n][i] for i in kept] for n in measured}, truth, events)
     return [
         {
             "id": f"{config.trial}-p{place:02d}",
@@ -393,6 +410,7 @@ def _evaluate(
                     truth[name].targets.numpy(),
                     truth[name].num_steps.numpy(),
                     used_above=min(CHEAPEST, len(method.looks()) - 2),
+                    events=events.get(name),
                 )
                 for name in EVALUATED_SPLITS
             },
@@ -442,7 +460,10 @@ def _distinct(measured: Mapping[str, list[Measured]]) -> list[int]:
 
 
 def _write_scores(
-    folder: Path, measured: Mapping[str, list[Measured]], truth: Mapping[str, FeatureSplit]
+    folder: Path,
+    measured: Mapping[str, list[Measured]],
+    truth: Mapping[str, FeatureSplit],
+    events: Mapping[str, tuple[tuple[Event, ...], ...]],
 ) -> None:
     tensors: dict[str, Tensor] = {}
     for name, points in measured.items():
@@ -451,6 +472,10 @@ def _write_scores(
         tensors[f"{name}/decisions"] = torch.from_numpy(np.stack([point.decisions for point in points]))
         tensors[f"{name}/targets"] = truth[name].targets
         tensors[f"{name}/num_steps"] = truth[name].num_steps
+        if name in events:
+            tensors[f"{name}/events"] = _rows(events[name])
+            for i, point in enumerate(points):
+                tensors[f"{name}/detections/{i}"] = _rows(point.detections or ())
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / "scores.safetensors.partial"
     save_file(
@@ -459,6 +484,16 @@ def _write_scores(
         metadata={name: json.dumps(list(split.video_ids)) for name, split in truth.items()},
     )
     temporary.replace(folder / "scores.safetensors")
+
+
+def _rows(videos: Sequence[Sequence[Event | Detection]]) -> Tensor:
+    """`[rows, 5]` float64: the video's place, class, start and end in seconds, and score (1 for a true instance)."""
+    rows = [
+        (place, each.label, each.start_seconds, each.end_seconds, getattr(each, "score", 1.0))
+        for place, found in enumerate(videos)
+        for each in found
+    ]
+    return torch.tensor(rows, dtype=torch.float64).reshape(-1, 5)
 
 
 def _write(folder: Path, result: Mapping[str, Any], method: Method) -> None:

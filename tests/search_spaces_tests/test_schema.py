@@ -40,7 +40,9 @@ def test_files_keep_to_the_schema(path: Path) -> None:
 
 
 def _whole(config: Any) -> Any:
-    for dotted in ("method.name", "backbones.family"):
+    model = config.method.model
+    asked = [f"method.model.{key}" for key in model if OmegaConf.is_missing(model, key)]  # of its user
+    for dotted in ("method.name", "backbones.family", *asked):
         section, _, key = dotted.partition(".")
         if OmegaConf.is_missing(OmegaConf.select(config, section), key):
             OmegaConf.update(config, dotted, "any")

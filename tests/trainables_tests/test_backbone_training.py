@@ -175,8 +175,12 @@ def test_a_memory_limit_keeps_a_part_of_the_steps(videos, tmp_path):
     spec = backbone_training.component(family("small")["fine"])
     assert backbone_training._steps_that_fit([spec], 1, 6) == 2**20 // (64 * 64 * 3 * 6)
     assert backbone_training._steps_that_fit([spec], 1, 10**6) == 1
-    kept = backbone_training._choose_steps(16, 5, np.random.default_rng(0))
-    assert len(set(kept.tolist())) == 5 and sorted(kept.tolist()) == kept.tolist()
+    labelled = np.arange(16) % 2 == 0
+    kept = backbone_training._choose_steps(labelled, 5, np.random.default_rng(0))
+    assert len(set(kept.tolist())) == 5 and sorted(kept.tolist()) == kept.tolist() and labelled[kept].all()
+    assert backbone_training._choose_steps(labelled, 8, np.random.default_rng(0)).tolist() == [
+        *range(0, 16, 2)
+    ]
 
 
 def test_a_file_with_other_steps_than_its_record_says_is_labelled_as_far_as_known(videos):
@@ -184,3 +188,4 @@ def test_a_file_with_other_steps_than_its_record_says_is_labelled_as_far_as_know
     longer = backbone_training._targets(record, 5, 2, "step")
     assert longer.argmax(axis=1).tolist() == [1, 2, 0, 2, 2]
     assert backbone_training._targets(record, 1, 2, "step").tolist() == [[0, 1, 0]]
+    assert backbone_training._targets(record, 3, 2, "trimmed").tolist() == [[0, 1], [0, 0], [1, 0]]

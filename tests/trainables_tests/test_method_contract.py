@@ -61,7 +61,12 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in method_name
     ("video_epitoma", {"classifier": "lstm", "regime": "stand_alone", "selector": "sha256:0"}),
     ("epitoma_sampled", {"heavy": "motion", "sampling": "random"}),
     ("top_k", {"saliency": "selector", "selector": "sha256:0"}),
+    ("model_selection_localization", {"motion": "difference", "beta": 0.3, "affinity": "hard"}),
+    ("model_selection_localization", {"fallback": "argmax", "proposals": {"snap_clips": 1}}),
+    ("model_selection_localization", {"heads": {"similarity_weight": 0.0, "dropout": 0.0}}),
+    ("random_clips", {"motion": "difference", "proposals": {"snap_clips": 2}}),
 ]
+LOCALIZING = [name for name in method_names() if method_class(name).task == "localization"]
 LEVELLED = ("hcms", "lite_eval", "random_gate", "random_levels")
 every_method = pytest.mark.parametrize(
     ("name", "fields"),
@@ -116,6 +121,7 @@ def test_padding_changes_nothing(name, fields):
     for setting in method.settings()[:3]:
         short, long = run_cached(method, split, setting), run_cached(method, longer, setting)
         torch.testing.assert_close(short.scores, long.scores)
+        assert short.detections == long.detections and (short.detections is not None) == (name in LOCALIZING)
         assert all(torch.equal(short.calls[c], long.calls[c]) for c in short.calls)
     torch.manual_seed(0)
     loss = method.loss(Batch(split.features, split.mask, split.targets, split.video_keys), Progress(0, 1))
@@ -124,6 +130,7 @@ def test_padding_changes_nothing(name, fields):
         "random_gate",
         "hcms",
         "random_levels",
+        *LOCALIZING,
     ):  # those draw noise for padded steps too
         torch.manual_seed(0)
         padded = method.loss(
@@ -182,6 +189,7 @@ def test_stop_points_equal_a_run_at_that_setting(name, fields):
         for stopped, answer in method.stop_points(run_cached(method, split, setting), setting):
             direct = run_cached(method, split, stopped)
             torch.testing.assert_close(answer.scores, direct.scores)
+            assert answer.detections == direct.detections
             assert torch.equal(answer.decisions[:, : direct.decisions.shape[1]], direct.decisions)
             for c in direct.calls:
                 assert torch.equal(answer.calls[c], direct.calls[c]), (stopped, c)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from paretovid.platform.testing import small_home
+from paretovid.platform.testing import localization_home, small_home
 from paretovid.trainables.errors import NonFiniteError, StaleFeaturesError, UsageError
 from paretovid.trainables.methods import method_class, method_config, method_names
 from paretovid.trainables.trial import (
@@ -88,7 +88,53 @@ def over_known_sources(base: TrialConfig, method: str) -> dict[str, Any]:
     return {} if set(reads) <= set(base.features) else {"sources": list(base.features)}
 
 
-@pytest.mark.parametrize("method", method_names())
+CLASSIFYING = [name for name in method_names() if method_class(name).task == "classification"]
+LOCALIZING = [name for name in method_names() if method_class(name).task == "localization"]
+
+
+@pytest.fixture(scope="module")
+def untrimmed(tmp_path_factory: pytest.TempPathFactory) -> TrialConfig:
+    """A configuration of localization over a few real videos."""
+    home = localization_home(tmp_path_factory.mktemp("untrimmed"))
+    features = home.features("moving_digits_untrimmed")
+    return TrialConfig(
+        sweep="s",
+        trial="t",
+        method="model_selection_localization",
+        training=TrainingConfig(epochs=4, batch_size=4, checkpoint_every_epochs=3),
+        dataset=str(home.data("moving_digits_untrimmed")),
+        features={
+            "appearance": str(next(features.glob("x3d*"))),
+            "flow": str(next(features.glob("resnet*"))),
+        },
+        output=str(tmp_path_factory.mktemp("out")),
+    )
+
+
+@pytest.mark.parametrize("method", LOCALIZING)
+def test_localization_repeats_itself(untrimmed, tmp_path, method):
+    first = run(untrimmed, tmp_path / "a", method=method)
+    again = run(untrimmed, tmp_path / "b", method=method)
+    assert first["points"] == again["points"] and same_weights(tmp_path / "a", tmp_path / "b")
+    assert first["objective"] == "map_iou_0.1_0.7" and "map_iou_0.5" in first["points"][0]["test"]
+    run(untrimmed, tmp_path / "c", method=method, seed=1)
+    assert not same_weights(tmp_path / "a", tmp_path / "c")
+
+
+def test_a_selection_that_is_killed_between_heads_and_selector_goes_on_to_the_same_result(
+    untrimmed, tmp_path
+):
+    whole = run(untrimmed, tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        run(untrimmed, tmp_path / "resumed", Keeping(tmp_path / "kept", dies=True))
+    history = json.loads((tmp_path / "kept" / "history.json").read_text())
+    assert len(history) == 3 and history[0]["selector"] == 0 < history[-1]["selector"]
+    resumed = run(untrimmed, tmp_path / "resumed", Keeping(tmp_path / "kept", dies=False))
+    assert resumed["points"] == whole["points"]
+    assert same_weights(tmp_path / "whole", tmp_path / "resumed")
+
+
+@pytest.mark.parametrize("method", CLASSIFYING)
 def test_a_seed_gives_the_same_result_and_another_seed_another(base, tmp_path, method):
     changes = {"method": method, "model": over_known_sources(base, method), "training_knobs": {}}
     first = run(base, tmp_path / "a", **changes)

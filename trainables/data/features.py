@@ -36,7 +36,7 @@ FeatureType = Literal["float32", "float16"]
 FEATURE_TYPES: tuple[FeatureType, ...] = ("float32", "float16")
 INDEX_FILE = "index.json"
 _VERIFIED_FILE = "verified.json"
-_DETERMINING_CODE = ("components.py", "data/audio.py", "data/videos.py", "data/extract.py")
+_DETERMINING_CODE = ("components.py", "data/audio.py", "data/flow.py", "data/videos.py", "data/extract.py")
 
 
 @functools.cache
@@ -305,8 +305,9 @@ def _shard_name(shard_index: int) -> str:
 
 
 def _mend(dataset_name: str) -> str:
-    # Only the built-in set has a configuration of its own; any other lies in its folder.
-    choice = dataset_name if dataset_name == "moving_digits" else f"folder data.name={dataset_name}"
+    # Only the built-in sets have configurations of their own; any other lies in its folder.
+    built_in = dataset_name.startswith("moving_digits")
+    choice = dataset_name if built_in else f"folder data.name={dataset_name}"
     return f"Run `paretovid extract data={choice}`, which makes what is missing or out of date."
 
 

@@ -22,6 +22,7 @@ from av.container import InputContainer
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from paretovid.trainables.data.audio import SAMPLE_RATE, AudioTrack, log_mel
+from paretovid.trainables.data.flow import flow
 from paretovid.trainables.errors import UsageError, VideoError
 
 # Containers of real videos. FFmpeg's probing would also take a text file for ANSI art, an image for a video
@@ -38,27 +39,31 @@ class InputSpec:
     """What a component is shown of a step.
 
     Arguments:
-        kind: "frame": the frame shown at the middle of the step; "snippet": frames spread evenly over it;
-            "logmel": log-mel spectrogram of its audio.
+        kind: "frame": the frame shown at the middle of the step; "snippet": frames spread evenly over it; "flow":
+            the optical flow between such frames; "logmel": log-mel spectrogram of its audio.
         size: pixels of the square frame (another shape is squeezed to it), or mel bands.
-        num_frames: frames of a snippet, or time bins of a log-mel.
+        num_frames: frames of a snippet or behind a flow, or time bins of a log-mel.
     """
 
-    kind: Literal["frame", "snippet", "logmel"]
+    kind: Literal["frame", "snippet", "flow", "logmel"]
     size: int
     num_frames: int = 1
 
     def __post_init__(self) -> None:
-        if self.kind not in ("frame", "snippet", "logmel"):
-            raise UsageError(f"input kind {self.kind!r}", "Allowed: frame, snippet, logmel.")
+        if self.kind not in ("frame", "snippet", "flow", "logmel"):
+            raise UsageError(f"input kind {self.kind!r}", "Allowed: frame, snippet, flow, logmel.")
+        if self.kind == "flow" and self.num_frames < 2:
+            raise UsageError("flow of one frame", "It takes two frames or more.")
         if self.size < 1 or self.num_frames < 1:
             raise UsageError(f"input of size {self.size} x {self.num_frames}", "Both must be 1 or more.")
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one step: `[S, S, 3]`, `[F, S, S, 3]` or `[mels, bins]`."""
+        """Of one step: `[S, S, 3]`, `[F, S, S, 3]`, `[F - 1, S, S, 2]` or `[mels, bins]`."""
         if self.kind == "logmel":
             return self.size, self.num_frames
+        if self.kind == "flow":
+            return self.num_frames - 1, self.size, self.size, 2
         image = (self.size, self.size, 3)
         return image if self.kind == "frame" else (self.num_frames, *image)
 
@@ -104,6 +109,8 @@ class VideoReader:
             raise
         self.decode_seconds = time.perf_counter() - began
         """Seconds spent so far on opening, decoding, resizing and spectrograms."""
+        self.flow_seconds = 0.0
+        """Seconds spent so far on optical flow."""
 
     def __enter__(self) -> Self:
         return self
@@ -133,8 +140,8 @@ class VideoReader:
     def read(self, step: int, spec: InputSpec) -> np.ndarray:
         """One step as a component wants it.
 
-        Returns uint8 RGB `[S, S, 3]` (frame) or `[F, S, S, 3]` (snippet), or float32 `[mels, bins]` (logmel).
-        Raises IndexError for a step outside 0..T-1.
+        Returns uint8 RGB `[S, S, 3]` (frame) or `[F, S, S, 3]` (snippet), uint8 `[F - 1, S, S, 2]` (flow, see
+        `flow.py`), or float32 `[mels, bins]` (logmel). Raises IndexError for a step outside 0..T-1.
         """
         if not 0 <= step < self.num_steps:
             raise IndexError(f"{self.name}: step {step} of {self.num_steps}")
@@ -142,14 +149,25 @@ class VideoReader:
         try:
             if spec.kind == "logmel":
                 return self._read_log_mel(step, spec)
-            count = spec.num_frames if spec.kind == "snippet" else 1
+            count = 1 if spec.kind == "frame" else spec.num_frames
             start = step * self.step_seconds
             self._forget_before(self._shown_at(start))
             wanted = [self._shown_at(start + (i + 0.5) * self.step_seconds / count) for i in range(count)]
             images = {frame: self._image(frame, spec.size) for frame in sorted(set(wanted))}
-            return images[wanted[0]] if spec.kind == "frame" else np.stack([images[i] for i in wanted])
+            if spec.kind == "frame":
+                return images[wanted[0]]
+            snippet = np.stack([images[i] for i in wanted])
+            return snippet if spec.kind == "snippet" else self._flow(snippet)
         finally:
             self.decode_seconds += time.perf_counter() - began
+
+    def _flow(self, snippet: np.ndarray) -> np.ndarray:
+        began = time.perf_counter()
+        moved = flow(snippet)
+        spent = time.perf_counter() - began
+        self.flow_seconds += spent
+        self.decode_seconds -= spent  # which `read` adds with everything else
+        return moved
 
     # Which frame is shown when
 

@@ -19,6 +19,7 @@ from paretovid.trainables.data.moving_digits import (
     MOTION_DIGIT,
     SILENT_DIGIT,
     MovingDigitsConfig,
+    context_labels,
     is_made,
     make_moving_digits,
     make_video,
@@ -362,3 +363,68 @@ def test_contact_sheet_shows_every_class(tmp_path: Path) -> None:
         assert sheet.height > 12 * 128
         orange = (np.array(sheet.convert("RGB")).astype(int) - (255, 150, 0)).__abs__().sum(-1) < 40
     assert orange.sum() > 12 * 2 * 200  # two marked steps a class at least
+
+
+UNTRIMMED = dataclasses.replace(
+    SMALL,
+    untrimmed=True,
+    step_seconds=1.0,
+    min_seconds=6.0,
+    max_seconds=8.0,
+    action_classes=8,
+    context=0.4,
+    sparsity=0.3,
+    appearance_classes=0,
+    motion_classes=0,
+    sound_classes=0,
+    easy_classes=0,
+)
+
+
+def test_context_stands_beside_instances_and_takes_its_share_of_the_rest() -> None:
+    beside = []
+    for index in range(30):
+        record = plan_video(UNTRIMMED, "train", index)
+        context = context_labels(UNTRIMMED, "train", index)
+        labels = (-1, *(record.step_labels or ()), -1)
+        free = [step for step in range(record.num_steps) if labels[step + 1] < 0]
+        assert all(context[step] < 0 for step in range(record.num_steps) if step not in free)
+        assert sum(label >= 0 for label in context) == round(0.4 * len(free))
+        assert set(context) - {-1} <= set(record.labels)
+        beside += [max(labels[step], labels[step + 2]) >= 0 for step in free if context[step] >= 0]
+    assert (
+        np.mean(beside) > 0.45
+    )  # of context, next to an instance: of all free steps it is less than a third
+
+
+def test_context_looks_like_its_action_and_does_not_move() -> None:
+    config = dataclasses.replace(UNTRIMMED, difficulty=0.0, lookalikes=0.0)
+    seen = {"action": [], "context": [], "rest": []}  # type: ignore[dict-item, var-annotated]
+    for index in range(6):
+        frames, _, record = render_video(config, "train", index)
+        context = context_labels(config, "train", index)
+        assert record.step_labels is not None
+        for step, label in enumerate(record.step_labels):
+            clip = frames[step * 16 : (step + 1) * 16].astype(float)
+            luma, chroma = clip[:, :64], clip[:, 64:].reshape(16, 2, -1).mean(axis=(0, 2)) - 128
+            kind = "action" if label >= 0 else "context" if context[step] >= 0 else "rest"
+            seen[kind].append((luma.max() > 150, np.abs(luma[-1] - luma[0]).max(), np.linalg.norm(chroma)))
+    shown, moved, lit = ({k: np.array(v)[:, i] for k, v in seen.items()} for i in range(3))
+    assert shown["action"].all() and shown["context"].all() and not shown["rest"].any()
+    assert moved["action"].min() > 60 > 20 > moved["context"].max()
+    assert lit["action"].mean() == pytest.approx(lit["context"].mean(), abs=4) and lit["action"].mean() > 25
+
+
+def test_sets_made_before_a_parameter_existed_are_still_whole(tmp_path: Path) -> None:
+    made = make_moving_digits(SMALL, tmp_path)
+    older = {k: v for k, v in made.generator.items() if k not in ("action_classes", "context")}
+    assert is_made(SMALL, dataclasses.replace(made, generator=older))
+    assert not is_made(UNTRIMMED, dataclasses.replace(made, generator=older))
+    noted = tmp_path / "moving_digits.json"
+    noted.write_text(noted.read_text().replace('"action_classes": 0,', ""))
+    make_moving_digits(SMALL, tmp_path)  # not refused
+
+
+def test_context_without_actions_is_refused() -> None:
+    with pytest.raises(UsageError, match="context"):
+        MovingDigitsConfig(context=0.2)
