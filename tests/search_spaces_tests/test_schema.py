@@ -43,7 +43,7 @@ def _whole(config: Any) -> Any:
     model = config.method.model
     asked = [f"method.model.{key}" for key in model if OmegaConf.is_missing(model, key)]  # of its user
     for dotted in ("method.name", "backbones.family", *asked):
-        section, _, key = dotted.partition(".")
+        section, _, key = dotted.rpartition(".")
         if OmegaConf.is_missing(OmegaConf.select(config, section), key):
             OmegaConf.update(config, dotted, "any")
     return config
