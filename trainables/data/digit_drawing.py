@@ -11,6 +11,7 @@ import numpy as np
 from paretovid.trainables.data.audio import SAMPLE_RATE
 
 _SMALL, _LARGE = (0.30, 0.33), (0.70, 0.86)  # side of a digit, as a share of the frame's
+_EASIEST, _HARDEST = (0.70, 1.0), (0.25, 0.6)  # side as a share of the frame, and opacity, where videos differ
 _UNLIKE = 2.0  # distance from every scan of what is no digit; 99 % of fresh scans are within 1.7 of another
 _TRAVEL = 0.22  # way of a drifting digit in one step, as a share of the frame's side
 
@@ -23,6 +24,8 @@ class Painter:
         digits: scans of each digit, `[n, 8, 8]` in 0..1.
         size: H = W, pixels.
         difficulty: scales contrast of background and clutter, and noise.
+        hardness: 0 to 1, gives all digits one size and contrast: large and bright to small and faint. None: sizes by
+            kind, full contrast.
     """
 
     def __init__(
@@ -34,8 +37,10 @@ class Painter:
         frames_per_step: int,
         num_steps: int,
         difficulty: float,
+        hardness: float | None = None,
     ) -> None:
         self._rng = rng
+        self._hardness = hardness
         self._digits = digits
         self._all_scans = np.concatenate(digits).reshape(-1, 64)
         self._size = size
@@ -86,7 +91,10 @@ class Painter:
     def _show(self, step: int, shape: np.ndarray, *, large: bool, drift: tuple[float, float] | None) -> None:
         rng, per_step = self._rng, self._per_step
         side = round(self._size * rng.uniform(*(_LARGE if large else _SMALL)))
-        patch = self._ink(shape, side)
+        opacity = 1.0
+        if self._hardness is not None:
+            side, opacity = self._at_hardness(self._hardness)
+        patch = opacity * self._ink(shape, side)
         # The place in the middle of the step is spread alike for all movements: a still says nothing.
         room = (self._size - side) / 2
         reach = min(room, self._size * _TRAVEL / 2)
@@ -99,6 +107,11 @@ class Painter:
         for frame, (x, y) in zip(self._luma[step * per_step : (step + 1) * per_step], corners, strict=True):
             region = frame[y : y + side, x : x + side]
             region += (level - region) * patch
+
+    def _at_hardness(self, hardness: float) -> tuple[int, float]:
+        """Side in pixels and opacity of a digit at this hardness: sizes in equal ratios, opacity evenly."""
+        share = _EASIEST[0] * (_HARDEST[0] / _EASIEST[0]) ** hardness * self._rng.uniform(0.95, 1.05)
+        return round(self._size * share), _EASIEST[1] + hardness * (_HARDEST[1] - _EASIEST[1])
 
     def _ink(self, shape: np.ndarray, side: int) -> np.ndarray:
         """A scan as opacity `[side, side]`, slanted and turned a little."""

@@ -59,6 +59,8 @@ class MovingDigitsConfig:
         difficulty: scales contrast of clutter and noise, of picture and sound; 0 has none, 1 is usual.
         multi_label: one to three classes in a video instead of one.
         untrimmed: evidence comes in longer instances with true intervals, in videos three times as long.
+        spread: how far videos differ in difficulty. 0: digits of a group look alike everywhere. Above 0, all digits of
+            a video have one size and contrast, drawn per video from large and bright to small and faint; 1 is widest.
     """
 
     videos_train: int = 400
@@ -79,6 +81,7 @@ class MovingDigitsConfig:
     seed: int = 0
     multi_label: bool = False
     untrimmed: bool = False
+    spread: float = 0.0
 
     def __post_init__(self) -> None:
         ranges: dict[str, tuple[float, float]] = {
@@ -94,6 +97,7 @@ class MovingDigitsConfig:
             "sparsity": (0.01, 0.9),
             "lookalikes": (0.0, 1.0),
             "difficulty": (0.0, 3.0),
+            "spread": (0.0, 1.0),
             "seed": (0, math.inf),
         }
         for name, (low, high) in ranges.items():
@@ -232,6 +236,7 @@ def render_video(
         frames_per_step=config.frames_per_step,
         num_steps=record.num_steps,
         difficulty=config.difficulty,
+        hardness=_hardness(config, split, index),
     )
     sounds: list[str | None] = []
     for step, label in enumerate(record.step_labels):
@@ -243,6 +248,13 @@ def render_video(
         difficulty=config.difficulty,
     )
     return painter.finish(), audio, record
+
+
+def _hardness(config: MovingDigitsConfig, split: str, index: int) -> float | None:
+    """Of a video's digits, 0 to `spread`; None where they look as their group does."""
+    if config.spread == 0:
+        return None
+    return config.spread * float(_rng(config, split, index, stage=3).random())
 
 
 def _draw_step(
@@ -325,7 +337,7 @@ def _make_item(config: MovingDigitsConfig, root: Path, item: Item) -> VideoRecor
 
 def is_made(config: MovingDigitsConfig, dataset: Dataset) -> bool:
     """Whether a loaded data set was made with exactly these parameters."""
-    return dict(dataset.generator) == dataclasses.asdict(config)
+    return {**_DEFAULTS, **dataset.generator} == dataclasses.asdict(config)
 
 
 def _claim(config: MovingDigitsConfig, root: Path) -> None:
@@ -333,8 +345,8 @@ def _claim(config: MovingDigitsConfig, root: Path) -> None:
     path = root / _SETTINGS
     wanted = _look(config)
     if path.is_file():
-        found = _read_json(path)
-        different = [key for key in wanted if found.get(key) != wanted[key]]
+        found = {**_DEFAULTS, **_read_json(path)}
+        different = [key for key in wanted if found[key] != wanted[key]]
         if different:
             key = different[0]
             raise UsageError(
@@ -344,6 +356,10 @@ def _claim(config: MovingDigitsConfig, root: Path) -> None:
             )
         return
     write_json(path, wanted)
+
+
+_DEFAULTS = dataclasses.asdict(MovingDigitsConfig())
+"""What a parameter is in a set that was made before there was such a parameter."""
 
 
 def _look(config: MovingDigitsConfig) -> dict[str, Any]:
