@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.frame_order import uniform_steps
 from paretovid.trainables.method import (
-    Batch,
     InferenceKnob,
     SourceFacts,
     check_distinct,
@@ -29,7 +28,7 @@ from paretovid.trainables.method import (
 from paretovid.trainables.provider import Provider
 
 X3D_POOL = ("xs", "s", "m", "l")
-CLIP_COUNTS = (3, 1, 2, 4, 6, 8, 10)
+CLIP_COUNTS = (3, 1, 2, 5, 10)
 CLIPS = InferenceKnob(
     name="clips",
     default=3,
@@ -102,8 +101,8 @@ class ModelPool(nn.Module):
         self.num_classes = num_classes
         self.multi_label = multi_label
         self.register_buffer("cost_shares", torch.zeros(len(pool)))
-        self.unseen_from = 1.0
-        """Share of the training videos that the members were trained on."""
+        self.video_share = 1.0
+        """Share of the training videos that the members were trained on; only training needs it."""
 
     def use_facts(self, facts: Mapping[str, SourceFacts]) -> None:
         """Takes the members' cost, F_k of Eq. 2 (`cost_shares` `[K]`, sum 1), and what they were trained on.
@@ -118,7 +117,7 @@ class ModelPool(nn.Module):
                 f"Cheapest first: {', '.join(ordered)}.",
             )
         self.cost_shares.copy_(torch.tensor(gmacs, dtype=torch.float64) / sum(gmacs))
-        self.unseen_from = max(facts[source].video_share for source in self.pool)
+        self.video_share = max(facts[source].video_share for source in self.pool)
 
     def say(self, logits: Tensor) -> Tensor:
         """Class probabilities `[..., C]` of logits."""
@@ -137,12 +136,12 @@ class ModelPool(nn.Module):
         everyone = torch.ones_like(clips.count, dtype=torch.bool)
         return torch.stack([self.read(provider, source, clips, everyone) for source in self.pool])
 
-    def of_batch(self, batch: Batch, clips: Clips) -> Tensor:
-        """The same in training, `[K, B, C]`."""
+    def of_features(self, features: Mapping[str, Tensor], clips: Clips) -> Tensor:
+        """The same from all features, `[B, T, C]` by source, where they are known: `[K, B, C]`."""
         index = clips.index()
         rows = torch.arange(len(index), device=index.device)[:, None]
         there = (index >= 0)[..., None]
-        scores = [self.say(batch.features[s][rows, index.clamp(min=0)]) * there for s in self.pool]
+        scores = [self.say(features[source][rows, index.clamp(min=0)]) * there for source in self.pool]
         return torch.stack(scores).sum(dim=2) / clips.count[:, None]
 
     def decisions(self, clips: Clips, dearest: Tensor, max_steps: int) -> Tensor:
@@ -173,8 +172,3 @@ def member_losses(scores: Tensor, targets: Tensor, multi_label: bool) -> Tensor:
 def picked(scores: Tensor, choice: Tensor) -> Tensor:
     """Of `scores [K, B, ...]` that of the chosen member `[B]`: `[B, ...]`."""
     return scores[choice, torch.arange(len(choice), device=choice.device)]
-
-
-def sole(values: Mapping[str, Any], name: str, default: float) -> float:
-    """A setting's value as a number."""
-    return float(values.get(name, default))

@@ -58,13 +58,24 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in method_name
     ("video_epitoma", {"regime": "stand_alone", "step_dropout": 0.0}),
     ("video_epitoma", {"timesteps": 2, "step_dropout": 0.0, "dropout": 0.2}),
     ("epitoma_sampled", {"heavy": "motion", "sampling": "random"}),
+    ("model_selection", {"selector_source": "m", "alphas": [0.0, 0.1, 1.0]}),
+    ("model_selection", {"selector_source": "l", "label_form": "soft", "alpha": 0.0}),
+    ("model_selection", {"label_rule": "agree_then_cheapest", "selector_videos": "all", "selector_source": "s"}),
+    ("single_model", {"pool": ["s", "l"]}),
 ]
 LEVELLED = ("hcms", "lite_eval", "random_gate", "random_levels")
-every_method = pytest.mark.parametrize(
-    ("name", "fields"),
-    VARIANTS,
-    ids=[f"{name}-{'-'.join(map(str, fields)) or 'default'}" for name, fields in VARIANTS],
-)
+UNTRAINED = ("single_model", "random_model", "model_cascade", "model_ensemble", "model_oracle")
+"""They have no parameters."""
+
+
+def over(variants: list[tuple[str, dict[str, Any]]]) -> pytest.MarkDecorator:
+    """Runs a test over variants."""
+    ids = [f"{name}-{'-'.join(map(str, fields)) or 'default'}" for name, fields in variants]
+    return pytest.mark.parametrize(("name", "fields"), variants, ids=ids)
+
+
+every_method = over(VARIANTS)
+every_trained_method = over([variant for variant in VARIANTS if variant[0] not in UNTRAINED])
 
 
 def trained(name: str, fields: dict, multi_label: bool = False):
@@ -73,7 +84,11 @@ def trained(name: str, fields: dict, multi_label: bool = False):
     return method
 
 
-@every_method
+def test_what_is_not_trained_has_no_parameters():
+    assert not any(list(synthetic_method(name).parameters()) for name in UNTRAINED)
+
+
+@every_trained_method
 def test_training_lowers_the_loss_and_reaches_every_parameter(name, fields):
     method = synthetic_method(name, fields)
     split = synthetic_split(num_videos=24)
@@ -111,6 +126,12 @@ def test_padding_changes_nothing(name, fields):
         short, long = run_cached(method, split, setting), run_cached(method, longer, setting)
         torch.testing.assert_close(short.scores, long.scores)
         assert all(torch.equal(short.calls[c], long.calls[c]) for c in short.calls)
+
+
+@every_trained_method
+def test_padding_changes_no_loss(name, fields):
+    method, split = trained(name, fields), synthetic_split()
+    longer = padded_by(split, 4)
     torch.manual_seed(0)
     loss = method.loss(Batch(split.features, split.mask, split.targets, split.video_keys), Progress(0, 1))
     if name not in (
@@ -145,9 +166,10 @@ def test_a_raw_video_gives_the_scores_and_calls_of_cached_features(name, fields)
 
 def test_what_needs_the_truth_refuses_a_raw_video():
     undeployable = [name for name in method_names() if not method_class(name).deployable]
-    assert undeployable == ["oracle"]
-    with pytest.raises(UsageError, match="needs the truth"):
-        run_one_by_one(trained("oracle", {}), synthetic_split(), {})
+    assert undeployable == ["model_oracle", "oracle"]
+    for name in undeployable:
+        with pytest.raises(UsageError, match="needs the truth"):
+            run_one_by_one(trained(name, {}), synthetic_split(), {})
 
 
 @every_method
