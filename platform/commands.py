@@ -162,6 +162,7 @@ def _predict_document(args: argparse.Namespace) -> Mapping[str, Any]:
         max_gflops=args.max_gflops,
         params=dict(args.set),
         pictures=args.picture,
+        on_demand=args.on_demand,
     )
 
 

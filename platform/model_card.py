@@ -78,6 +78,8 @@ def _usage(point: FrontPoint, name: str) -> list[str]:
         "Paths or bytes of video files in, one mapping per video out: labels with scores, gflops, calls, "
         "steps, decode_seconds, compute_seconds, notes, error. A file that cannot be read has an error.",
         "",
+        'Loaded with `model_config={"on_demand": True}`, a backbone takes memory from the first video that needs it.',
+        "",
         "Parameters (an unknown name, or a value that is not finite or out of range, is an error):",
         *(f"* `{k.name}` ({k.low:g} to {k.high:g}): {k.description}" for k in knobs),
     ]

@@ -86,7 +86,8 @@ class BackboneTrainingConfig:
                 )
         if not 0 < self.video_share <= 1:
             raise UsageError(
-                f"backbones.video_share must be above 0 and at most 1, not {self.video_share}", "1: all videos."
+                f"backbones.video_share must be above 0 and at most 1, not {self.video_share}",
+                "1: all videos.",
             )
         if self.labels not in ("step", "video"):
             raise UsageError(f"backbones.labels cannot be {self.labels!r}", "Allowed: step, video.")

@@ -135,9 +135,7 @@ class ComponentSpec:
     def build(self, num_classes: int) -> Backbone:
         """A backbone with fresh weights from torch's global generator."""
         trunk = self.trunk(self.input, self.feature_width)
-        return Backbone(
-            trunk, self.input.kind, self.feature_width, num_classes, classifies=self.classifies
-        )
+        return Backbone(trunk, self.input.kind, self.feature_width, num_classes, classifies=self.classifies)
 
 
 def describe_input(spec: InputSpec) -> str:
@@ -269,9 +267,7 @@ def _resnet_3d(widths: Sequence[int]) -> Callable[[InputSpec, int], nn.Module]:
             shortcut = nn.Sequential(nn.Conv3d(before, width, 1, 2, bias=False), nn.BatchNorm3d(width))
             blocks.append(BasicBlock3d(before, width, Conv3DSimple, 2, shortcut))
         stem = Conv3dNormActivation(6, widths[0], stride=(1, 2, 2))
-        return nn.Sequential(
-            _FramesAndDifferences(), stem, *blocks, nn.AdaptiveMaxPool3d(1), nn.Flatten()
-        )
+        return nn.Sequential(_FramesAndDifferences(), stem, *blocks, nn.AdaptiveMaxPool3d(1), nn.Flatten())
 
     return build
 

@@ -42,7 +42,9 @@ CLIPS = InferenceKnob(
 def check_pool(pool: Sequence[str]) -> None:
     """Raises `UsageError` unless a pool names one or more different sources."""
     if not pool or len(set(pool)) != len(pool):
-        raise UsageError(f"pool cannot be {list(pool)}", "Name one or more different sources, cheapest first.")
+        raise UsageError(
+            f"pool cannot be {list(pool)}", "Name one or more different sources, cheapest first."
+        )
 
 
 def check_clip_counts(clip_counts: Sequence[int]) -> None:
@@ -149,7 +151,9 @@ class ModelPool(nn.Module):
         index = clips.index()
         decisions = torch.zeros(len(index), max_steps + 1, dtype=torch.int64, device=index.device)
         # What a short video lacks lands behind the last step and is cut off.
-        decisions.scatter_(1, torch.where(index >= 0, index, max_steps), (1 + dearest)[:, None].expand_as(index))
+        decisions.scatter_(
+            1, torch.where(index >= 0, index, max_steps), (1 + dearest)[:, None].expand_as(index)
+        )
         return decisions[:, :max_steps]
 
     def looks(self) -> tuple[str, ...]:

@@ -395,9 +395,7 @@ class ModelSelection(Method):
             calls[name] = count * ((choice == place) | (place == self.reads))
         looked = outcome.decisions > 0
         dearest = 1 + choice.clamp(min=self.reads)
-        return Outcome(
-            scores=picked(members, choice), calls=calls, decisions=looked * dearest[:, None]
-        )
+        return Outcome(scores=picked(members, choice), calls=calls, decisions=looked * dearest[:, None])
 
     def looks(self) -> tuple[str, ...]:
         return self.pool.looks()

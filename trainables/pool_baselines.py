@@ -165,7 +165,9 @@ class SingleModel(_PoolBaseline):
         return self._by_one(provider, clips, torch.full_like(clips.count, member))
 
     def settings(self) -> list[Setting]:
-        return [{"member": k, "clips": n} for k in range(len(self.pool.pool)) for n in self.config.clip_counts]
+        return [
+            {"member": k, "clips": n} for k in range(len(self.pool.pool)) for n in self.config.clip_counts
+        ]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

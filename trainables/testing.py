@@ -32,7 +32,11 @@ FACTS = {source: SourceFacts(gmacs=macs / 1e9, video_share=0.5) for source, macs
 
 
 def synthetic_split(
-    num_videos: int = 6, max_steps: int = 9, num_classes: int = NUM_CLASSES, seed: int = 0, multi_label: bool = False
+    num_videos: int = 6,
+    max_steps: int = 9,
+    num_classes: int = NUM_CLASSES,
+    seed: int = 0,
+    multi_label: bool = False,
 ) -> FeatureSplit:
     """Features of `num_videos` videos of unequal length (one of a single step), zero at padded steps."""
     generator = torch.Generator().manual_seed(seed)

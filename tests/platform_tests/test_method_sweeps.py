@@ -17,6 +17,13 @@ METHODS = [name for name in group_options("method") if name not in ("lite_eval",
 """The last is another setting of `ada_frame`."""
 
 
+POOL = [
+    "baselines=[{name: single-model, method: single_model}, {name: oracle, method: model_oracle}]",
+    "method.model.alphas=[0.01, 1.0]",
+]
+"""Of `model_selection`, which has a data set, backbones and baselines of its own."""
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One home for all: its videos, backbones and features are made once."""
@@ -26,14 +33,17 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("method", METHODS)
 def test_sweep_promote_predict(method: str, home: Path, tmp_path: Path) -> None:
     few = ["search.trials=2", "baselines=[{name: uniform, method: uniform}]"]
+    data = "moving_digits"
+    if method == "model_selection":
+        few, data = [few[0], *POOL], "moving_digits_trimmed"
     out, _ = paretovid("sweep", f"method={method}", *SMALL, *few, home=home)
     assert "promote" in out
-    sweep = f"{method}-moving_digits-1"
+    sweep = f"{method}-{data}-1"
     document = json.loads(paretovid("front", sweep, "--json", home=home)[0])
     assert document["baselines"] and {p["trial"] for p in document["points"]} == {"t0000", "t0001"}
     point = max((p for p in document["points"] if p["on_front"]), key=lambda p: p["gflops"])
     paretovid("promote", sweep, "--point", point["id"], "--as", method, "--alias", "champion", home=home)
-    videos = sorted((home / "data" / "moving_digits" / "videos").glob("test_*.mp4"))[:2]
+    videos = sorted((home / "data" / data / "videos").glob("test_*.mp4"))[:2]
     pictures = tmp_path / "pictures"
     out, _ = paretovid(
         "predict",

@@ -60,7 +60,10 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in method_name
     ("epitoma_sampled", {"heavy": "motion", "sampling": "random"}),
     ("model_selection", {"selector_source": "m", "alphas": [0.0, 0.1, 1.0]}),
     ("model_selection", {"selector_source": "l", "label_form": "soft", "alpha": 0.0}),
-    ("model_selection", {"label_rule": "agree_then_cheapest", "selector_videos": "all", "selector_source": "s"}),
+    (
+        "model_selection",
+        {"label_rule": "agree_then_cheapest", "selector_videos": "all", "selector_source": "s"},
+    ),
     ("single_model", {"pool": ["s", "l"]}),
 ]
 LEVELLED = ("hcms", "lite_eval", "random_gate", "random_levels")

@@ -11,7 +11,10 @@ import numpy as np
 from paretovid.trainables.data.audio import SAMPLE_RATE
 
 _SMALL, _LARGE = (0.30, 0.33), (0.70, 0.86)  # side of a digit, as a share of the frame's
-_EASIEST, _HARDEST = (0.80, 1.0), (0.20, 0.5)  # side as a share of the frame, and opacity, where videos differ
+_EASIEST, _HARDEST = (
+    (0.80, 1.0),
+    (0.20, 0.5),
+)  # side as a share of the frame, and opacity, where videos differ
 _UNLIKE = 2.0  # distance from every scan of what is no digit; 99 % of fresh scans are within 1.7 of another
 _TRAVEL = 0.22  # way of a drifting digit in one step, as a share of the frame's side
 
