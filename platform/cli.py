@@ -180,6 +180,9 @@ def _add_using(add: Any) -> None:
     predict.add_argument(
         "--picture", type=Path, metavar="FOLDER", help="draw what was looked at in each video into FOLDER"
     )
+    predict.add_argument(
+        "--on-demand", action="store_true", help="read a backbone's weights when a video first needs it"
+    )
     predict.set_defaults(rest_name="videos")
     _command(add, "flops", commands.flops, "what each component costs per call", has_json=True)
     _command(add, "doctor", commands.doctor, "check this installation, say what to mend", has_json=True)

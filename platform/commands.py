@@ -169,6 +169,7 @@ def _predict_document(args: argparse.Namespace) -> Mapping[str, Any]:
         max_gflops=args.max_gflops,
         params=dict(args.set),
         pictures=args.picture,
+        on_demand=args.on_demand,
     )
 
 
@@ -177,8 +178,9 @@ def flops(args: argparse.Namespace) -> Answer:
     from paretovid.trainables.components import COMPONENTS, component, family, measure_component
     from paretovid.trainables.methods import default_component_costs
 
-    costs = {name: measure_component(name) for name in sorted(COMPONENTS)}
+    costs = {name: measure_component(name, _CLASSES_OF_HEADS) for name in sorted(COMPONENTS)}
     widths = {source: component(name).feature_width for source, name in family("small").items()}
+    widths |= dict.fromkeys(family("x3d_pool"), _CLASSES_OF_HEADS)
     costs |= default_component_costs(widths, _CLASSES_OF_HEADS)
     entries = [
         {

@@ -103,6 +103,8 @@ def _usage(point: FrontPoint, name: str) -> list[str]:
         )
         + ". A file that cannot be read has an error.",
         "",
+        'Loaded with `model_config={"on_demand": True}`, a backbone takes memory from the first video that needs it.',
+        "",
         "Parameters (an unknown name, or a value that is not finite or out of range, is an error):",
         *(f"* `{k.name}` ({k.low:g} to {k.high:g}): {k.description}" for k in knobs),
     ]

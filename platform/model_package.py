@@ -111,6 +111,8 @@ def write_package(scratch: Path, home: Home, point: FrontPoint, backbones: Mappi
             artifacts={"model": str(scratch / "model")},
             code_paths=[str(scratch / "code" / runtime)],
             signature=signature(point),
+            # What callers may say when they load it.
+            model_config={"on_demand": False},
             pip_requirements=requirements(point.trial),
             metadata={"paretovid": {"point": point.id, "sweep": point.trial.sweep, "runtime": runtime}},
         )

@@ -44,6 +44,7 @@ from paretovid.trainables.provenance import code_version
 from paretovid.trainables.trial import TrainingConfig, TrialConfig, run_trial
 from paretovid.trainables.typed_config import typed_config
 
+_CLASSES_SHOWN = 12  # of what classifies, in a plan: the videos may not be made yet
 TRIALS_PER_TRACKING_BATCH = 4
 PICTURE, PAGE, TABLE, DOCUMENT = "front.png", "front.html", "front.txt", "front.json"
 
@@ -81,7 +82,7 @@ class Plan:
         )
         lines += ["", "cost of one look, in GFLOPs (multiply-accumulates):"]
         for source, component in family(self.config.backbones.family).items():
-            cost = measure_component(component)
+            cost = measure_component(component, _CLASSES_SHOWN)
             lines.append(f"  {source:<8} {component:<32} {cost.gmacs:.6f}  at {cost.input}")
         if search.max_gflops:
             lines.append(f"points above {search.max_gflops:g} GFLOPs per video are not worth finding")

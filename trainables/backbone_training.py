@@ -18,6 +18,12 @@ Labels, `config.labels`:
   pre-trained on trimmed clips (Kinetics), as those of weakly supervised localization are. Where the action is and
   where only its context, nobody has told it.
 
+Components that classify (`ComponentSpec.classifies`) take `video`: their outputs are the data set's classes and
+nothing else. With several labels a video they learn each class by itself (binary cross-entropy), as they are read.
+
+With `video_share` below 1, a part of the training split, chosen by a hash of the videos' ids, is kept from the
+backbones: what a model selector learns from must not have been seen by the models that it selects among.
+
 A class that a source cannot perceive (a sound, in a still frame) stays unlearned by that backbone.
 """
 
@@ -41,15 +47,18 @@ from paretovid.trainables.components import (
     read_backbone_meta,
     save_backbone,
 )
-from paretovid.trainables.data.dataset import Dataset, VideoRecord
+from paretovid.trainables.data.dataset import Dataset, VideoRecord, video_key
 from paretovid.trainables.data.flow import ZERO
 from paretovid.trainables.data.videos import read_all_steps
 from paretovid.trainables.errors import DataError, NonFiniteError, UsageError, VideoError
+from paretovid.trainables.frame_order import uniform_hash
+from paretovid.trainables.method import classification_loss
 
 if TYPE_CHECKING:
     from paretovid.trainables.trial import TrialContext
 
 BACKGROUND = "background"
+_SHARE_SALT = 1_000_003
 Labels = Literal["step", "video", "trimmed"]
 LABELS: tuple[Labels, ...] = ("step", "video", "trimmed")
 
@@ -66,6 +75,8 @@ class BackboneTrainingConfig:
     """Share of the samples without evidence, with `labels=step`."""
     own_share: float = 0.7
     """Share of the samples with evidence that are of a component's own class groups, where those are known."""
+    video_share: float = 1.0
+    """Share of the training split's videos that backbones are trained on (`is_for_backbones`)."""
     memory_mb: int = 2048
     """Decoded inputs kept, over all workers; beyond it, a part of each video's steps is kept."""
     seed: int = 0
@@ -79,6 +90,11 @@ class BackboneTrainingConfig:
                 raise UsageError(
                     f"backbones.{name} must be between 0 and 1, not {getattr(self, name)}", "Change it."
                 )
+        if not 0 < self.video_share <= 1:
+            raise UsageError(
+                f"backbones.video_share must be above 0 and at most 1, not {self.video_share}",
+                "1: all videos.",
+            )
         if self.labels not in LABELS:
             raise UsageError(f"backbones.labels cannot be {self.labels!r}", f"Allowed: {', '.join(LABELS)}.")
 
@@ -100,6 +116,7 @@ def train_backbones(
     """
     # The sums of a matrix product depend on the number of threads; results must not.
     torch.set_num_threads(1)
+    _check_labels(config, names)
     labels: Labels = config.labels if _knows_steps(dataset) else "video"
     about = {
         "training": {**asdict(config), "labels": labels, "workers": context.world_size},
@@ -120,6 +137,34 @@ def train_backbones(
             meta = save_backbone(out_root / spec.name, spec.name, backbone, meta)
         trained[spec.name] = meta
     return {"trained": trained, "kept": kept, "skipped": samples.skipped}
+
+
+def is_for_backbones(video_keys: Tensor, share: float) -> Tensor:
+    """Which training videos, by the hash of their ids `[B]` int64, are among the `share` for backbones, `[B]` bool."""
+    return uniform_hash(video_keys, _SHARE_SALT) < share
+
+
+def _check_labels(config: BackboneTrainingConfig, names: Sequence[str]) -> None:
+    classifying = [name for name in names if component(name).classifies]
+    if classifying and config.labels != "video":
+        raise UsageError(
+            f"{classifying[0]} classifies by itself, which backbones.training.labels={config.labels} does not teach",
+            "Set backbones.training.labels=video.",
+        )
+
+
+def _training_videos(dataset: Dataset, config: BackboneTrainingConfig) -> tuple[VideoRecord, ...]:
+    """Raises `DataError` if the share is so small that no video is left."""
+    records = dataset.split("train")
+    keys = torch.tensor([video_key(record.video_id) for record in records])
+    is_chosen = is_for_backbones(keys, config.video_share).tolist()
+    chosen = tuple(record for record, taken in zip(records, is_chosen, strict=True) if taken)
+    if not chosen:
+        raise DataError(
+            f"none of {len(records)} training videos is among the share of {config.video_share} for backbones",
+            "Raise backbones.training.video_share, or take more videos.",
+        )
+    return chosen
 
 
 def _knows_steps(dataset: Dataset) -> bool:
@@ -151,6 +196,7 @@ class _Samples:
     """`[steps, classes]` float32, rows add up to one (one-hot, or several labels of equal weight)."""
     groups: tuple[str, ...]
     """Group of each column of `targets`: `background` for steps without evidence, "" where unknown."""
+    multi_label: bool
     skipped: dict[str, str]
 
 
@@ -161,7 +207,8 @@ def _decode(
     config: BackboneTrainingConfig,
     context: TrialContext,
 ) -> _Samples:
-    mine = dataset.split("train")[context.rank :: context.world_size]
+    videos = _training_videos(dataset, config)
+    mine = videos[context.rank :: context.world_size]
     specs = {spec.name: spec.input for spec in wanted}
     limit = _steps_that_fit(wanted, config.memory_mb // context.world_size, len(mine))
     generator = np.random.default_rng((config.seed, context.rank))
@@ -181,7 +228,7 @@ def _decode(
         for name, values in decoded.items():
             inputs[name].append(values[chosen])
         # Every rank must report equally often; shares differ by at most one video.
-        if (number + 1) % 20 == 0 and number < len(dataset.split("train")) // context.world_size:
+        if (number + 1) % 20 == 0 and number < len(videos) // context.world_size:
             _report(context, stage=0.0, done=number + 1, total=len(mine))
     if not targets:
         reason = next(iter(skipped.values()), "it has none for this worker")
@@ -190,7 +237,13 @@ def _decode(
             "Check the files, and that there are at least as many videos as workers.",
         )
     joined = {name: np.concatenate(values) for name, values in inputs.items()}
-    return _Samples(joined, np.concatenate(targets), _groups(dataset, labels), skipped)
+    return _Samples(
+        inputs=joined,
+        targets=np.concatenate(targets),
+        groups=_groups(dataset, labels),
+        multi_label=dataset.multi_label,
+        skipped=skipped,
+    )
 
 
 def _groups(dataset: Dataset, labels: Labels) -> tuple[str, ...]:
@@ -257,10 +310,16 @@ def _train_one(
     losses: list[float] = []
     hits: list[float] = []
     batches = _batches(samples, spec, total, config, context)
+    has_tags = spec.classifies and samples.multi_label
     for step, (inputs, targets) in enumerate(batches):
         logits = classifier(inputs.to(context.device))
         targets = targets.to(context.device)
-        loss = -(targets * torch.log_softmax(logits, dim=-1)).sum(dim=-1).mean()
+        # Members of a pool are read as they are trained: each class by itself if a video may have several.
+        loss = classification_loss(
+            logits,
+            (targets > 0).float() if has_tags else targets,
+            multi_label=has_tags,
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -289,7 +348,7 @@ class _Classifier(nn.Module):
         self.backbone = backbone
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return self.backbone.classify(self.backbone(inputs))
+        return self.backbone.classify(self.backbone.features(inputs))
 
 
 def _batches(

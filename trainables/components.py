@@ -5,7 +5,10 @@ feature vector: its pooled penultimate layer. Normalisation of the input happens
 extraction and prediction cannot differ in it. The classifier on top serves the backbone's own training only;
 policies read the features, and the cost of a component leaves it out.
 
-Built from torchvision (MobileNetV2, ResNet) and PyTorchVideo (X3D). The small family is what the platform
+A component that **classifies** is a whole recognizer of single steps, a member of a pool to select from: what is
+read of it, stored and paid for are its logits, one per class of the data set, classifier included.
+
+Built from torchvision (MobileNetV2, ResNet, EfficientNet) and PyTorchVideo (X3D). The small family is what the platform
 trains by itself in about a minute; its cost ratios coarse : fine : motion are of the papers' kind.
 """
 
@@ -24,9 +27,12 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torchvision.models import MobileNetV2
+from torchvision.models import EfficientNet, MobileNetV2
+from torchvision.models.efficientnet import MBConvConfig
 from torchvision.models.resnet import BasicBlock
-from torchvision.ops.misc import Conv2dNormActivation
+from torchvision.models.video.resnet import BasicBlock as BasicBlock3d
+from torchvision.models.video.resnet import Conv3DNoTemporal, Conv3DSimple
+from torchvision.ops.misc import Conv2dNormActivation, Conv3dNormActivation
 
 from paretovid.trainables.cost import ComponentCost, measure_macs
 from paretovid.trainables.data.flow import ZERO
@@ -48,25 +54,40 @@ class Backbone(nn.Module):
         kind: of the input: frame, snippet, flow or logmel.
         feature_width: D.
         num_classes: outputs of the classifier.
+        classifies: what it gives are the classifier's logits, not the features below it.
     """
 
     input_mean: Tensor
     input_std: Tensor
 
-    def __init__(self, trunk: nn.Module, kind: str, feature_width: int, num_classes: int) -> None:
+    def __init__(
+        self, trunk: nn.Module, kind: str, feature_width: int, num_classes: int, *, classifies: bool = False
+    ) -> None:
         super().__init__()
         # Channels last is the layout that decoded frames have already, and twice as fast on CPUs.
         layout = torch.channels_last_3d if kind == "snippet" else torch.channels_last
         self.trunk = trunk.to(memory_format=layout)  # type: ignore[call-overload]
         self.head = nn.Sequential(nn.Dropout(0.1), nn.Linear(feature_width, num_classes))
         self.kind = kind
+        self.classifies = classifies
+        self.width = num_classes if classifies else feature_width
+        """D of what `forward` gives."""
         # Movements are small beside what a stored flow can show.
         mean, std = (float(ZERO), 16.0) if kind == "flow" else (127.5, 64.0)
         self.register_buffer("input_mean", torch.tensor(mean))
         self.register_buffer("input_std", torch.tensor(std))
 
     def forward(self, inputs: Tensor | np.ndarray) -> Tensor:
-        """Features `[B, D]` float32 of a batch as decoded: uint8 or float, `[B, ...]` as in `InputSpec`."""
+        """What is read of it, `[B, D]` float32: features, or logits if it classifies.
+
+        Arguments:
+            inputs: a batch as decoded: uint8 or float, `[B, ...]` as in `InputSpec`.
+        """
+        features = self.features(inputs)
+        return self.classify(features) if self.classifies else features
+
+    def features(self, inputs: Tensor | np.ndarray) -> Tensor:
+        """The pooled penultimate layer, `[B, feature_width]`, of a batch as decoded."""
         x = torch.as_tensor(inputs, device=self.input_mean.device).float()
         x = (x - self.input_mean) / self.input_std
         if self.kind == "frame":
@@ -79,7 +100,7 @@ class Backbone(nn.Module):
         return features
 
     def classify(self, features: Tensor) -> Tensor:
-        """Logits `[B, num_classes]` of features `[B, D]`."""
+        """Logits `[B, num_classes]` of features `[B, feature_width]`."""
         logits: Tensor = self.head(features)
         return logits
 
@@ -104,19 +125,22 @@ class ComponentSpec:
 
     name: str
     source: str
-    """The role that it is made for: coarse, fine, motion or audio; appearance or flow of a clip."""
+    """The role that it is made for: coarse, fine, motion or audio; appearance or flow of a clip; in a pool, its name
+    there."""
     input: InputSpec
     feature_width: int
     trunk: Callable[[InputSpec, int], nn.Module]
     """`(input, feature_width)` to a module from normalised input to features."""
     recipe: Recipe
+    classifies: bool = False
+    """What is read of it are logits: a member of a pool to select from."""
     published_gmacs: float | None = None
     published_source: str | None = None
 
     def build(self, num_classes: int) -> Backbone:
         """A backbone with fresh weights from torch's global generator."""
         trunk = self.trunk(self.input, self.feature_width)
-        return Backbone(trunk, self.input.kind, self.feature_width, num_classes)
+        return Backbone(trunk, self.input.kind, self.feature_width, num_classes, classifies=self.classifies)
 
 
 def describe_input(spec: InputSpec) -> str:
@@ -182,6 +206,14 @@ class _FrameDifferences(nn.Module):
         return x[:, :, 1:] - x[:, :, :-1]
 
 
+@final
+class _FramesAndDifferences(nn.Module):
+    """`[B, 3, F, S, S]` to `[B, 6, F - 1, S, S]`: each frame but the last, and its change to the next."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x[:, :, :-1], x[:, :, 1:] - x[:, :, :-1]], dim=1)
+
+
 def _x3d(
     *, stem_width: int, width_factor: float, strides: Sequence[int], on_differences: bool = True
 ) -> Callable[[InputSpec, int], nn.Module]:
@@ -214,6 +246,57 @@ def _x3d(
         return nn.Sequential(_FrameDifferences(), x3d) if on_differences else x3d
 
     return build
+
+
+def _efficientnet(stages: Sequence[tuple[int, int, int, int, int]]) -> Callable[[InputSpec, int], nn.Module]:
+    """torchvision's EfficientNet; its last 1x1 convolution gives the feature width.
+
+    Arguments:
+        stages: expansion, kernel size, stride, width and number of blocks, each. The first width is the stem's too.
+    """
+
+    def build(spec: InputSpec, feature_width: int) -> nn.Module:
+        widths = [stages[0][3], *(stage[3] for stage in stages)]
+        settings = [
+            MBConvConfig(expand, kernel, stride, before, width, depth)
+            for before, (expand, kernel, stride, width, depth) in zip(widths, stages, strict=False)
+        ]
+        network = EfficientNet(settings, dropout=0.0, num_classes=1, last_channel=feature_width)
+        # Maxima over places, as in the other networks here: what decides may be small.
+        return nn.Sequential(network.features, nn.AdaptiveMaxPool2d(1), nn.Flatten())
+
+    return build
+
+
+def _resnet_3d(widths: Sequence[int]) -> Callable[[InputSpec, int], nn.Module]:
+    """One of torchvision's 3-D basic blocks per width on frames and their changes; the first leaves time alone.
+
+    Each after the first halves picture and time. Maxima over places and time, as in `_resnet`.
+    """
+
+    def build(spec: InputSpec, feature_width: int) -> nn.Module:
+        assert feature_width == widths[-1], "a ResNet's features are as wide as its last stage"
+        blocks = [BasicBlock3d(widths[0], widths[0], Conv3DNoTemporal)]
+        for before, width in itertools.pairwise(widths):
+            shortcut = nn.Sequential(nn.Conv3d(before, width, 1, 2, bias=False), nn.BatchNorm3d(width))
+            blocks.append(BasicBlock3d(before, width, Conv3DSimple, 2, shortcut))
+        stem = Conv3dNormActivation(6, widths[0], stride=(1, 2, 2))
+        return nn.Sequential(_FramesAndDifferences(), stem, *blocks, nn.AdaptiveMaxPool3d(1), nn.Flatten())
+
+    return build
+
+
+def _grown(source: str, *, size: int, num_frames: int, widths: Sequence[int], samples: int) -> ComponentSpec:
+    """A member of the pool that grows as X3D does: by frames, resolution and width."""
+    return ComponentSpec(
+        name=f"resnet3d_w{widths[0]}@{num_frames}x{size}",
+        source=source,
+        input=InputSpec(kind="snippet", size=size, num_frames=num_frames),
+        feature_width=widths[-1],
+        trunk=_resnet_3d(widths),
+        recipe=Recipe(samples=samples, batch_size=16, learning_rate=2e-3),
+        classifies=True,
+    )
 
 
 _SPECS = (
@@ -269,9 +352,32 @@ _CLIP_SPECS = (
         recipe=Recipe(samples=6_400, batch_size=16, learning_rate=4e-3),
     ),
 )
-COMPONENTS: dict[str, ComponentSpec] = {spec.name: spec for spec in (*_SPECS, *_CLIP_SPECS)}
+# X3D's way of growing on plain 3-D ResNets, each two to four times the cost of the one before. X3D itself divides its
+# convolutions by channel, and so tells digits apart no better than chance after what a CPU can train in minutes.
+_X3D_POOL = (
+    _grown("xs", size=20, num_frames=4, widths=(8, 16, 32), samples=24_000),
+    _grown("s", size=24, num_frames=4, widths=(12, 24, 48), samples=24_000),
+    _grown("m", size=36, num_frames=6, widths=(12, 24, 48), samples=28_000),
+    _grown("l", size=48, num_frames=6, widths=(16, 32, 64), samples=22_000),
+)
+_EFFICIENTNET = ComponentSpec(
+    name="efficientnet_b0_w050@40",
+    source="b0",
+    input=InputSpec(kind="frame", size=40),
+    feature_width=64,
+    trunk=_efficientnet([(1, 3, 1, 16, 1), (4, 3, 2, 24, 1), (4, 5, 2, 32, 1), (4, 3, 1, 48, 1)]),
+    recipe=Recipe(samples=24_000, batch_size=32, learning_rate=6e-3),
+    classifies=True,
+)
+_MIXED_POOL = (_EFFICIENTNET, _X3D_POOL[2])
+COMPONENTS: dict[str, ComponentSpec] = {
+    spec.name: spec for spec in (*_SPECS, *_CLIP_SPECS, *_X3D_POOL, _EFFICIENTNET)
+}
 FAMILIES: dict[str, dict[str, str]] = {
-    "small": {spec.source: spec.name for spec in _SPECS},
+    **{
+        family_name: {spec.source: spec.name for spec in members}
+        for family_name, members in (("small", _SPECS), ("x3d_pool", _X3D_POOL), ("mixed_pool", _MIXED_POOL))
+    },
     "localization": {**{spec.source: spec.name for spec in _CLIP_SPECS}, "difference": "x3d_w200@8x40"},
 }
 """Family to source to component."""
@@ -294,11 +400,16 @@ def family(name: str) -> dict[str, str]:
 
 
 @functools.cache
-def measure_component(name: str) -> ComponentCost:
-    """Cost of one call: of the real module at its real input, batch 1, features only (no classifier)."""
+def measure_component(name: str, num_classes: int | None = None) -> ComponentCost:
+    """Cost of one call: of the real module at its real input, batch 1; the classifier only of one that classifies.
+
+    Arguments:
+        num_classes: of the data set; may be left out for a component that does not classify.
+    """
     spec = component(name)
+    assert num_classes or not spec.classifies, f"{name} classifies: its cost depends on the number of classes"
     with torch.random.fork_rng(devices=[]):  # building draws weights; a measurement must not move a seed
-        backbone = spec.build(1)
+        backbone = spec.build(num_classes or 1)
     return ComponentCost(
         macs=measure_macs(backbone, torch.zeros(1, *spec.input.shape)),
         input=describe_input(spec.input),

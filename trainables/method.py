@@ -45,6 +45,16 @@ class Batch:
     """`[B]` int64: a hash of each video's id, for decisions that must not depend on the batch."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceFacts:
+    """What a method may need to know of a source besides its features."""
+
+    gmacs: float
+    """Cost of one read, giga multiply-accumulates."""
+    video_share: float
+    """Share of the training split's videos that its backbone was trained on (`is_for_backbones` says which)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Progress:
     """How far training has come, for schedules."""
@@ -120,9 +130,13 @@ class Method(nn.Module, ABC):
         """Builds the modules. `widths`: source to D_s."""
         super().__init__()
 
+    def use_facts(self, facts: Mapping[str, SourceFacts]) -> None:
+        """Told once, before training, about every source that it reads. What `run` needs of it is kept as a buffer."""
+        return None
+
     @abstractmethod
     def loss(self, batch: Batch, progress: Progress) -> Loss:
-        """Training loss of a batch, gates relaxed."""
+        """Training loss of a batch, gates relaxed. Not called for a method without parameters."""
 
     @abstractmethod
     def run(self, provider: Provider, setting: Setting) -> Outcome:

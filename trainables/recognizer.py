@@ -17,7 +17,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -155,6 +155,38 @@ def write_model_folder(
 
 
 @final
+class BackbonesOnDemand(Mapping[str, Backbone]):
+    """Source to backbone; the weights of one are read from its folder when it is first asked for, and then kept.
+
+    Raises `DataError`, when asked, for a folder that is missing or damaged.
+    """
+
+    def __init__(self, folders: Mapping[str, Path]) -> None:
+        self._folders = dict(folders)
+        self._loaded: dict[str, Backbone] = {}
+
+    def __getitem__(self, source: str) -> Backbone:
+        if source not in self._loaded:
+            self._loaded[source] = load_backbone(self._folders[source])[0].eval()
+        return self._loaded[source]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._folders)
+
+    def __len__(self) -> int:
+        return len(self._folders)
+
+    @property
+    def loaded(self) -> tuple[str, ...]:
+        """The sources whose weights are in memory."""
+        return tuple(self._loaded)
+
+    def unload(self) -> None:
+        """Gives all weights back; they are read again when they are asked for."""
+        self._loaded.clear()
+
+
+@final
 class Recognizer:
     """A model folder, loaded. `predict` may be called from one thread at a time."""
 
@@ -163,7 +195,7 @@ class Recognizer:
     ) -> None:
         self.description = dict(description)
         self.method = method
-        self.backbones = dict(backbones)
+        self.backbones = backbones
         self.classes = tuple(description["classes"])
         self.knobs = method.inference_knobs
         self.looks = method.looks()
@@ -175,8 +207,13 @@ class Recognizer:
         self._dtype = getattr(torch, description.get("feature_dtype", "float32"))
 
     @classmethod
-    def load(cls, folder: Path) -> Recognizer:
-        """The model in `folder`. Raises `DataError` if it is not whole."""
+    def load(cls, folder: Path, *, on_demand: bool = False) -> Recognizer:
+        """The model in `folder`. Raises `DataError` if it is not whole.
+
+        Arguments:
+            on_demand: read a backbone's weights when it is first run, for pools of which a video needs one or two.
+                A damaged one is then found when it is needed.
+        """
         try:
             description = json.loads((folder / MODEL_FILE).read_text())
             weights = load_file(folder / WEIGHTS_FILE)
@@ -192,7 +229,11 @@ class Recognizer:
             multi_label=description["multi_label"],
         )
         method.load_state_dict(weights)
-        backbones = {s: load_backbone(folder / "backbones" / s)[0].eval() for s in description["sources"]}
+        backbones: Mapping[str, Backbone] = BackbonesOnDemand(
+            {source: folder / "backbones" / source for source in description["sources"]}
+        )
+        if not on_demand:
+            backbones = dict(backbones)
         return cls(description, method.eval(), backbones)
 
     def predict(

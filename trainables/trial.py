@@ -37,7 +37,7 @@ from paretovid.trainables.evaluation import (
     same_answers,
     true_instances,
 )
-from paretovid.trainables.method import Batch, Method, Progress, Setting
+from paretovid.trainables.method import Batch, Method, Progress, Setting, SourceFacts
 from paretovid.trainables.methods import build_method, method_class, method_config
 from paretovid.trainables.provenance import code_version
 from paretovid.trainables.timestep_selector import by_content
@@ -149,7 +149,9 @@ def run_trial(config: TrialConfig, context: TrialContext) -> dict[str, Any]:
         widths={source: store.width for source, store in stores.items()},
         num_classes=len(dataset.classes),
         multi_label=dataset.multi_label,
-    ).to(context.device)
+    )
+    method.use_facts(_facts(stores, len(dataset.classes)))
+    method = method.to(context.device)
     method.check_features({source: Path(config.features[source]).name for source in sources})
     if method.task == "localization":  # what cannot be measured is not trained first
         for name in EVALUATED_SPLITS:
@@ -163,6 +165,16 @@ def run_trial(config: TrialConfig, context: TrialContext) -> dict[str, Any]:
     result["seconds"] = time.perf_counter() - started
     _write(Path(config.output), result, method)
     return result
+
+
+def _facts(stores: Mapping[str, FeatureStore], num_classes: int) -> dict[str, SourceFacts]:
+    return {
+        source: SourceFacts(
+            gmacs=measure_component(store.component, num_classes).gmacs,
+            video_share=float(store.header.get("video_share", 1.0)),
+        )
+        for source, store in stores.items()
+    }
 
 
 @final
@@ -189,6 +201,8 @@ class _Data:
 
 def _train(method: Method, data: _Data, config: TrialConfig, context: TrialContext) -> list[dict[str, float]]:
     training = config.training
+    if not any(parameter.requires_grad for parameter in method.parameters()):
+        return []
     records = data.records("train")
     steps_per_epoch = -(-len(records) // training.batch_size)
     total_steps = training.epochs * steps_per_epoch
@@ -320,9 +334,15 @@ def _restore(folder: Path | None, method: Method, optimizer: torch.optim.Optimiz
     return history
 
 
-def cost_table(method: Method, components: Mapping[str, str], accounting: str) -> CostTable:
-    """Costs of the backbones behind the sources and of the method's own components."""
-    backbones = {source: measure_component(name) for source, name in components.items()}
+def cost_table(
+    method: Method, components: Mapping[str, str], accounting: str, num_classes: int | None = None
+) -> CostTable:
+    """Costs of the backbones behind the sources and of the method's own components.
+
+    Arguments:
+        num_classes: of the data set; may be left out where no component classifies.
+    """
+    backbones = {source: measure_component(name, num_classes) for source, name in components.items()}
     own = (
         method.paper_component_costs(backbones)
         if check_accounting(accounting) == "paper"
@@ -359,7 +379,7 @@ def _describe(
         },
         "code_version": code_version(),
         "torch_version": torch.__version__,
-        "costs": cost_table(method, components, config.accounting).to_json(),
+        "costs": cost_table(method, components, config.accounting, len(dataset.classes)).to_json(),
         "accounting": config.accounting,
         "parameters": sum(parameter.numel() for parameter in method.parameters()),
     }

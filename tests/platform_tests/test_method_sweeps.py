@@ -27,6 +27,11 @@ UNTRIMMED = [
     "data.min_seconds=4",
     "data.max_seconds=5",
 ]
+POOL = [
+    "baselines=[{name: single-model, method: single_model}, {name: oracle, method: model_oracle}]",
+    "method.model.alphas=[0.01, 1.0]",
+]
+"""Of `model_selection`, which has a data set, backbones and baselines of its own."""
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +56,8 @@ def test_sweep_promote_predict(method: str, home: Path, tmp_path: Path) -> None:
     localizes = method.endswith("localization")
     baseline, data = ("motion_only", "moving_digits_untrimmed") if localizes else ("uniform", "moving_digits")
     few = ["search.trials=2", f"baselines=[{{name: {baseline}, method: {baseline}}}]", *needs(method, home)]
+    if method == "model_selection":
+        few, data = [few[0], *POOL], "moving_digits_trimmed"
     out, _ = paretovid("sweep", f"method={method}", *(UNTRIMMED if localizes else SMALL), *few, home=home)
     assert "promote" in out
     sweep = f"{method}-{data}-1"

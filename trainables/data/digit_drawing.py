@@ -12,6 +12,8 @@ from paretovid.trainables.data.audio import SAMPLE_RATE
 
 # Side of a digit, as a share of the frame's.
 _SIDES = {"small": (0.30, 0.33), "medium": (0.45, 0.50), "large": (0.70, 0.86)}
+# Side as a share of the frame, and opacity, where videos differ.
+_EASIEST, _HARDEST = (0.80, 1.0), (0.20, 0.5)
 _UNLIKE = 2.0  # distance from every scan of what is no digit; 99 % of fresh scans are within 1.7 of another
 _DUSK, _GREY = (60, 85), (105, 130)  # luma of the background
 _BRIGHT, _DARK = (175, 215), (18, 40)  # luma of a digit
@@ -27,6 +29,8 @@ class Painter:
         size: H = W, pixels.
         difficulty: scales contrast of background and clutter, and noise.
         is_grey: a background of medium grey, on which digits can be dark as well as bright.
+        hardness: 0 to 1, gives all digits one size and contrast: large and bright to small and faint. None: sizes by
+            kind, full contrast.
     """
 
     def __init__(
@@ -39,9 +43,11 @@ class Painter:
         num_steps: int,
         difficulty: float,
         is_grey: bool = False,
+        hardness: float | None = None,
     ) -> None:
         self._rng = rng
         self._base = _GREY if is_grey else _DUSK
+        self._hardness = hardness
         self._digits = digits
         self._all_scans = np.concatenate(digits).reshape(-1, 64)
         self._size = size
@@ -116,7 +122,10 @@ class Painter:
     ) -> None:
         rng, per_step = self._rng, self._per_step
         pixels = round(self._size * rng.uniform(*_SIDES[side]))
-        patch = self._ink(shape, pixels)
+        opacity = 1.0
+        if self._hardness is not None:
+            pixels, opacity = self._at_hardness(self._hardness)
+        patch = opacity * self._ink(shape, pixels)
         # The place in the middle of the step is spread alike for all movements: a still says nothing.
         room = (self._size - pixels) / 2
         reach = min(room, self._size * _TRAVEL / 2)
@@ -129,6 +138,11 @@ class Painter:
         for frame, (x, y) in zip(self._luma[step * per_step : (step + 1) * per_step], corners, strict=True):
             region = frame[y : y + pixels, x : x + pixels]
             region += (level - region) * patch
+
+    def _at_hardness(self, hardness: float) -> tuple[int, float]:
+        """Side in pixels and opacity of a digit at this hardness: sizes in equal ratios, opacity evenly."""
+        share = _EASIEST[0] * (_HARDEST[0] / _EASIEST[0]) ** hardness * self._rng.uniform(0.95, 1.05)
+        return round(self._size * share), _EASIEST[1] + hardness * (_HARDEST[1] - _EASIEST[1])
 
     def _ink(self, shape: np.ndarray, side: int) -> np.ndarray:
         """A scan as opacity `[side, side]`, slanted and turned a little."""

@@ -57,13 +57,21 @@ def check_feature_type(dtype: str) -> FeatureType:
     raise UsageError(f"features cannot be stored as {dtype!r}", f"Allowed: {', '.join(FEATURE_TYPES)}.")
 
 
-def features_header(dataset: Dataset, component_name: str, weights_sha256: str, dtype: str) -> dict[str, Any]:
-    """Everything that determines the bytes of a store, as plain data."""
+def features_header(
+    dataset: Dataset, component_name: str, weights_sha256: str, dtype: str, video_share: float = 1.0
+) -> dict[str, Any]:
+    """Everything that determines the bytes of a store, as plain data.
+
+    Arguments:
+        video_share: of the training split, that the weights were trained on: what is learnt from these features may
+            have to keep to the other videos.
+    """
     return {
         "component": component_name,
         "dataset": dataset.name,
         "dataset_fingerprint": dataset.fingerprint,
         "weights_sha256": weights_sha256,
+        "video_share": video_share,
         "sampling": {**asdict(component(component_name).input), "step_seconds": dataset.step_seconds},
         "dtype": check_feature_type(dtype),
         "code_version": feature_code_version(),
@@ -172,7 +180,7 @@ def finish(folder: Path, header: Mapping[str, Any], num_shards: int) -> None:
     index = {
         "fingerprint": header_fingerprint(header),
         "header": dict(header),
-        "width": component(header["component"]).feature_width,
+        "width": np.load(folder / _shard_name(0), mmap_mode="r", allow_pickle=False).shape[1],
         "shards": shards,
         "videos": videos,
         "skipped": skipped,

@@ -85,6 +85,8 @@ class MovingDigitsConfig:
             digit in a tenth of its steps says which one counts. Needs easy_classes of 2 or more; no motion, no sound.
         action_classes: 0 to 8.
         context: share of the steps without evidence that show the nearest action's digit and light, but no movement.
+        spread: how far videos differ in difficulty. 0: digits of a group look alike everywhere. Above 0, all digits of
+            a video have one size and contrast, drawn per video from large and bright to small and faint; 1 is widest.
     """
 
     videos_train: int = 400
@@ -108,6 +110,7 @@ class MovingDigitsConfig:
     long_range: bool = False
     action_classes: int = 0
     context: float = 0.0
+    spread: float = 0.0
 
     def __post_init__(self) -> None:
         ranges: dict[str, tuple[float, float]] = {
@@ -123,6 +126,7 @@ class MovingDigitsConfig:
             "sparsity": (0.01, 0.9),
             "lookalikes": (0.0, 1.0),
             "difficulty": (0.0, 3.0),
+            "spread": (0.0, 1.0),
             "seed": (0, math.inf),
             "action_classes": (0, len(_ACTIONS)),
             "context": (0.0, 1.0),
@@ -337,6 +341,7 @@ def render_video(
         num_steps=record.num_steps,
         difficulty=config.difficulty,
         is_grey=config.long_range,
+        hardness=_hardness(config, split, index),
     )
     context = context_labels(config, split, index)
     sounds: list[str | None] = []
@@ -353,6 +358,13 @@ def render_video(
         difficulty=config.difficulty,
     )
     return painter.finish(), audio, record
+
+
+def _hardness(config: MovingDigitsConfig, split: str, index: int) -> float | None:
+    """Of a video's digits, 0 to `spread`; None where they look as their group does."""
+    if config.spread == 0:
+        return None
+    return config.spread * float(_rng(config, split, index, stage=3).random())
 
 
 def _draw_step(
@@ -468,6 +480,9 @@ def _claim(config: MovingDigitsConfig, root: Path) -> None:
             )
         return
     write_json(path, wanted)
+
+
+"""What a parameter is in a set that was made before there was such a parameter."""
 
 
 def _look(config: MovingDigitsConfig) -> dict[str, Any]:
