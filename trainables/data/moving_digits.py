@@ -482,9 +482,6 @@ def _claim(config: MovingDigitsConfig, root: Path) -> None:
     write_json(path, wanted)
 
 
-"""What a parameter is in a set that was made before there was such a parameter."""
-
-
 def _look(config: MovingDigitsConfig) -> dict[str, Any]:
     """The parameters that a single video depends on."""
     return {key: value for key, value in dataclasses.asdict(config).items() if not key.startswith("videos_")}
