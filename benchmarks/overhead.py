@@ -28,7 +28,8 @@ from paretovid.platform.home import Home, open_home
 from paretovid.platform.launch import launch_trials
 from paretovid.platform.report import front_table, write_html, write_png
 from paretovid.platform.results import read_sweep, read_trial
-from paretovid.platform.searcher import Hooks, ParetoStudy, Suggestion
+from paretovid.platform.searcher import Hooks
+from paretovid.platform.study import ParetoStudy, Suggestion
 from paretovid.platform.testing import write_trial
 from paretovid.platform.tracking import Tracker, open_store
 from paretovid.trainables.data.dataset import write_json

@@ -31,7 +31,8 @@ from paretovid.platform.pipeline import Prepared, check_settings, cluster_of, pr
 from paretovid.platform.progress import Progress, Stage
 from paretovid.platform.report import front_table, write_html, write_png
 from paretovid.platform.results import knob_text, read_sweep, read_trial
-from paretovid.platform.searcher import FixedTrial, Hooks, ParetoStudy, Suggestion
+from paretovid.platform.searcher import FixedTrial, Hooks
+from paretovid.platform.study import ParetoStudy, Suggestion
 from paretovid.platform.tracking import Tracker
 from paretovid.search_spaces.schema import SweepConfig
 from paretovid.trainables.components import family, measure_component

@@ -18,8 +18,10 @@ from ray import tune
 
 from paretovid.infra.ray_cluster import connect
 from paretovid.platform import launch
-from paretovid.platform.launch import TrialResources, keep_checkpoint, kept_checkpoint, launch_trials
-from paretovid.platform.searcher import FixedTrial, Hooks, ParetoStudy
+from paretovid.platform.launch import TrialResources, launch_trials
+from paretovid.platform.searcher import FixedTrial, Hooks
+from paretovid.platform.study import ParetoStudy
+from paretovid.platform.trial_context import _finite, keep_checkpoint, kept_checkpoint
 from paretovid.search_spaces.schema import KnobConfig
 from paretovid.trainables.errors import NonFiniteError, ParetovidError, UsageError
 
@@ -333,4 +335,4 @@ def test_results_and_progress_must_be_finite() -> None:
     with pytest.raises(NonFiniteError):
         launch._to_json({"points": [{"map": math.nan}]})
     with pytest.raises(NonFiniteError, match="loss became inf"):
-        launch._finite({"loss": math.inf})
+        _finite({"loss": math.inf})

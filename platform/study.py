@@ -1,0 +1,301 @@
+"""The search as an ask/tell study over the budget knobs.
+
+Why not Ray's own `OptunaSearch`: there a result that is NaN or missing leaves its trial running for ever, sweeps
+share one study by default, results cannot carry constraints, starting points must be complete, and its state is
+a pickle of the whole study.
+
+All that a `ParetoStudy` knows lies in its storage. Opened again after any interruption it goes on: a trial that
+was running is handed out again under its own name, so that it can continue from its checkpoint, and what is
+suggested depends only on the seed, the trial's number and the results so far, not on when the process started.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from paretovid.platform.study_storage import OBJECTIVES, open_study
+from paretovid.search_spaces.schema import KnobConfig
+from paretovid.trainables.errors import unknown_name
+
+_SWEPT = "swept"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Suggestion:
+    """Knob values to try."""
+
+    trial_id: str
+    knobs: dict[str, Any]
+    origin: str
+    """Where the values come from: an anchor, a published setting, or the sampler's name."""
+    attempt: int
+    """1 for the first start of the trial."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudyCounts:
+    """How far a study has come. Swept points are not counted."""
+
+    complete: int
+    failed: int
+    running: int
+    reasons: tuple[str, ...]
+    """Why the failed ones failed, the commonest first."""
+
+
+@final
+class ParetoStudy:
+    """One sweep's search for the front of mAP (maximised) and GFLOPs (minimised).
+
+    The first trials are two anchors, all knobs at their dearest and all at their cheapest end (without them
+    Optuna's Gaussian process never leaves the neighbourhood of its dearest random start), then `published`.
+
+    Arguments:
+        storage: URL of the studies' storage (`journal:///FILE`, `sqlite:///FILE`, `postgresql://…`); made if missing.
+        name: the study's. One study per sweep.
+        knobs: what is searched.
+        trials: how many trials to start in all, those of earlier processes included.
+        sampler: `tpe`, `gp` or `random`.
+        published: settings to try early; knobs that are left out are sampled, values out of range left out.
+        max_gflops: GFLOPs per video that a trial worth finding may spend.
+        max_failures: how often a failed trial is handed out again.
+
+    Raises `UsageError` if the storage holds a study of this name with other knobs or objectives.
+    """
+
+    def __init__(
+        self,
+        *,
+        storage: str,
+        name: str,
+        knobs: Mapping[str, KnobConfig],
+        trials: int,
+        sampler: str = "tpe",
+        seed: int = 0,
+        published: Sequence[Mapping[str, Any]] = (),
+        max_gflops: float | None = None,
+        max_failures: int = 1,
+    ) -> None:
+        if sampler not in _SAMPLERS:
+            raise unknown_name("sampler", sampler, _SAMPLERS)
+        self.name = name
+        self.trials = trials
+        self.max_failures = max_failures
+        self._sampler = sampler
+        self._seed = seed
+        self._max_gflops = max_gflops
+        self._knobs = dict(knobs)
+        self._distributions = {knob: distribution(config) for knob, config in knobs.items()}
+        self._study = open_study(storage, name, describe(knobs), [*self._anchors(), *self._within(published)])
+        self._open: dict[str, Trial] = {}
+        self._again = [trial.number for trial in self._all(TrialState.RUNNING)]
+
+    def ask(self) -> Suggestion | None:
+        """The next trial to start; None if all have been started."""
+        if self._again:
+            number = self._again.pop(0)
+            self._reseed(number)
+            trial = self._trial(number)
+        elif len(self._all()) - len(self._all(TrialState.WAITING)) >= self.trials:
+            return None
+        else:
+            self._reseed(len(self._study.get_trials(deepcopy=False)))
+            trial = self._study.ask()
+        knobs = {knob: _suggest(trial, knob, kind) for knob, kind in self._distributions.items()}
+        trial_id = f"t{trial.number:04d}"
+        self._open[trial_id] = trial
+        attributes = trial.user_attrs
+        attempt = int(attributes.get("starts", 0)) + 1
+        trial.set_user_attr("starts", attempt)
+        if attempt == 1:
+            trial.set_user_attr("trial", trial_id)
+        origin = str(attributes.get("origin", self._sampler))
+        return Suggestion(trial_id=trial_id, knobs=knobs, origin=origin, attempt=attempt)
+
+    def tell(self, trial_id: str, objectives: Mapping[str, Any], **attributes: Any) -> str:
+        """Records a result: `map` and `gflops`, anything else in `objectives` is ignored.
+
+        A value that is missing or not finite makes the trial a failed one. Telling a finished trial again
+        changes nothing. Returns what became of it: `complete`, `failed` or `known`.
+        """
+        trial = self._take(trial_id)
+        if trial is None:
+            return "known"
+        bad = not_finite(objectives)
+        if bad is not None:
+            return self._fail(trial, bad)
+        for name, attribute in attributes.items():
+            trial.set_user_attr(name, attribute)
+        if self._max_gflops is not None:
+            trial.set_constraint("max_gflops", float(objectives["gflops"]) - self._max_gflops)
+        self._study.tell(trial, [float(objectives[name]) for name in OBJECTIVES])
+        return "complete"
+
+    def tell_failure(self, trial_id: str, reason: str, *, retry: bool = True) -> str:
+        """Records that a start of the trial failed. Returns `again` if it will be handed out again,
+        `failed` if it will not, `known` if it was finished already.
+        """
+        trial = self._take(trial_id)
+        if trial is None:
+            return "known"
+        failures = int(trial.user_attrs.get("failures", 0)) + 1
+        trial.set_user_attr("failures", failures)
+        if retry and failures <= self.max_failures:
+            self._again.append(trial.number)
+            return "again"
+        return self._fail(trial, reason)
+
+    def tell_swept(self, trial_id: str, points: Sequence[Mapping[str, Any]]) -> None:
+        """Adds the other operating points of a complete trial, so that the sampler sees them.
+
+        Each has `map`, `gflops`, and `knobs` for those searched knobs in which it differs from its trial.
+        """
+        source = self._study.get_trials(deepcopy=False)[int(trial_id[1:])]
+        for point in points:
+            values = [float(point[name]) for name in OBJECTIVES]
+            limit = self._max_gflops
+            self._study.add_trial(
+                optuna.trial.create_trial(
+                    values=values,
+                    params={**source.params, **point.get("knobs", {})},
+                    distributions=dict(self._distributions),
+                    constraints=None if limit is None else {"max_gflops": values[1] - limit},
+                    user_attrs={_SWEPT: trial_id},
+                )
+            )
+
+    def fail_open(self, reason: str) -> None:
+        """Fails every trial that is still open or waits to be handed out again: nobody will."""
+        for number in self._again:
+            self._fail(self._trial(number), reason)
+        self._again.clear()
+        for trial_id in list(self._open):
+            trial = self._take(trial_id)
+            assert trial is not None
+            self._fail(trial, reason)
+
+    def counts(self) -> StudyCounts:
+        """How far the study has come."""
+        failed = self._all(TrialState.FAIL)
+        reasons = Counter(str(trial.user_attrs.get("reason", "unknown")) for trial in failed)
+        return StudyCounts(
+            complete=len(self._all(TrialState.COMPLETE)),
+            failed=len(failed),
+            running=len(self._all(TrialState.RUNNING)),
+            reasons=tuple(reason for reason, _ in reasons.most_common()),
+        )
+
+    def _all(self, *states: TrialState) -> list[FrozenTrial]:
+        trials = self._study.get_trials(deepcopy=False, states=states or None)
+        return [trial for trial in trials if _SWEPT not in trial.user_attrs]
+
+    def _trial(self, number: int) -> Trial:
+        return Trial(self._study, self._study.get_trials(deepcopy=False)[number]._trial_id)
+
+    def _take(self, trial_id: str) -> Trial | None:
+        """The open trial, open no longer. None if it is finished; an assertion if it was never handed out."""
+        trial = self._open.pop(trial_id, None)
+        if trial is None:
+            number = int(trial_id[1:])
+            trials = self._study.get_trials(deepcopy=False)
+            assert number < len(trials), f"{trial_id} was never handed out"
+        return trial
+
+    def _fail(self, trial: Trial, reason: str) -> str:
+        trial.set_user_attr("reason", reason)
+        self._study.tell(trial, state=TrialState.FAIL)
+        return "failed"
+
+    def _reseed(self, number: int) -> None:
+        # A sampler that lives on would repeat its start-up after a restart, and suggest otherwise than without.
+        seed = int(np.random.SeedSequence([self._seed, number]).generate_state(1)[0])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            self._study.sampler = _SAMPLERS[self._sampler](seed)
+
+    def _anchors(self) -> list[tuple[str, dict[str, Any]]]:
+        def at(dearest: bool) -> dict[str, Any]:
+            return {name: _end(knob, dearest) for name, knob in self._knobs.items()}
+
+        return [("anchor: dearest", at(True)), ("anchor: cheapest", at(False))]
+
+    def _within(self, published: Sequence[Mapping[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
+        points = []
+        for point in published:
+            inside = {name: value for name, value in point.items() if self._allows(name, value)}
+            # A knob that the user has fixed is no longer there; one out of the user's range makes another point.
+            if inside and all(name in inside or name not in self._knobs for name in point):
+                points.append(("published", inside))
+        return points
+
+    def _allows(self, name: str, value: Any) -> bool:
+        kind = self._distributions.get(name)
+        if isinstance(kind, CategoricalDistribution):
+            return value in kind.choices
+        return kind is not None and kind._contains(float(value))
+
+
+_SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
+    "tpe": lambda seed: TPESampler(seed=seed),
+    "gp": lambda seed: GPSampler(seed=seed, warn_independent_sampling=False),
+    "random": lambda seed: RandomSampler(seed=seed),
+}
+
+
+def distribution(knob: KnobConfig) -> BaseDistribution:
+    """A knob's range as Optuna has it."""
+    if knob.choices:
+        return CategoricalDistribution(tuple(knob.choices))
+    assert knob.low is not None and knob.high is not None, "config.py refuses a knob without a range"
+    if knob.whole:
+        return IntDistribution(int(knob.low), int(knob.high), log=knob.log)
+    return FloatDistribution(float(knob.low), float(knob.high), log=knob.log)
+
+
+def describe(knobs: Mapping[str, KnobConfig]) -> dict[str, Any]:
+    """What makes two studies the same search: objectives and ranges, as plain data."""
+    ranges: dict[str, Any] = {}
+    for name, knob in sorted(knobs.items()):
+        ends = {"choices": list(knob.choices)} if knob.choices else {"low": knob.low, "high": knob.high}
+        ranges[name] = {**ends, "log": knob.log, "whole": knob.whole}
+    return {"objectives": dict(OBJECTIVES), "knobs": ranges}
+
+
+def _end(knob: KnobConfig, dearest: bool) -> Any:
+    low = (knob.cheapest == "low") != dearest
+    if knob.choices:
+        return knob.choices[0 if low else -1]
+    value = knob.low if low else knob.high
+    assert value is not None, "config.py refuses a knob without a range"
+    return int(value) if knob.whole else float(value)
+
+
+def _suggest(trial: Trial, name: str, kind: BaseDistribution) -> Any:
+    if isinstance(kind, FloatDistribution):
+        return trial.suggest_float(name, kind.low, kind.high, log=kind.log)
+    if isinstance(kind, IntDistribution):
+        return trial.suggest_int(name, kind.low, kind.high, log=kind.log)
+    assert isinstance(kind, CategoricalDistribution)
+    return trial.suggest_categorical(name, kind.choices)
+
+
+def not_finite(objectives: Mapping[str, Any]) -> str | None:
+    """Why these are no objectives; None if they are."""
+    for name in OBJECTIVES:
+        value = objectives.get(name)
+        if value is None:
+            return f"{name} is missing"
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            return f"{name} is {value}"
+    return None
