@@ -20,8 +20,8 @@ import torch
 from paretovid.infra.ray_cluster import Cluster, connect
 from paretovid.platform.config import data_settings
 from paretovid.platform.home import Home, open_home
-from paretovid.platform.launch import cause_of_train_failure
 from paretovid.platform.progress import Progress, Stage
+from paretovid.platform.trial_process import cause_of_train_failure
 from paretovid.search_spaces.schema import SweepConfig
 from paretovid.trainables.backbone_training import BackboneTrainingConfig, train_backbones
 from paretovid.trainables.components import family, read_backbone_meta
@@ -252,6 +252,10 @@ class _TrainContext:
         """None: a backbone that is not finished is trained from the start, in seconds."""
         return None
 
+    def heartbeat(self) -> bool:
+        """False: it is not asked to end."""
+        return False
+
 
 def _backbone_worker(config: dict[str, Any]) -> None:
     train_backbones(
@@ -295,7 +299,7 @@ def _extract(
         for name, header in described.items()
     }
     with progress.stage("features", unit="videos") as stage:
-        missing = {name: folder for name, folder in folders.items() if not _is_whole(folder)}
+        missing = {name: folder for name, folder in folders.items() if not is_whole_store(folder)}
         if not missing:
             stage.reused(f"features of {len(folders)} components")
             return folders
@@ -316,7 +320,8 @@ def _extract(
     return folders
 
 
-def _is_whole(folder: Path) -> bool:
+def is_whole_store(folder: Path) -> bool:
+    """Whether a folder holds features, all of them, as they were written."""
     try:
         FeatureStore.open(folder)
     except StaleFeaturesError:

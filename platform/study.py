@@ -11,6 +11,8 @@ suggested depends only on the seed, the trial's number and the results so far, n
 
 from __future__ import annotations
 
+import itertools
+import json
 import math
 import warnings
 from collections import Counter
@@ -28,7 +30,13 @@ from paretovid.platform.study_storage import OBJECTIVES, open_study
 from paretovid.search_spaces.schema import KnobConfig
 from paretovid.trainables.errors import unknown_name
 
+MOST_STARTS = 20
+"""Starts of a trial after which even losses that are not its doing (nodes taken away) count as its failure."""
 _SWEPT = "swept"
+_REPEATED = "repeats"
+_DRAWS = 20
+"""Draws that may repeat what was tried before an untried configuration is looked up."""
+_MOST_COUNTED = 100_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,6 +79,8 @@ class ParetoStudy:
         max_gflops: GFLOPs per video that a trial worth finding may spend.
         max_failures: how often a failed trial is handed out again.
 
+    No configuration is handed out twice: one that the sampler repeats is put away, uncounted, and another drawn.
+
     Raises `UsageError` if the storage holds a study of this name with other knobs or objectives.
     """
 
@@ -100,6 +110,10 @@ class ParetoStudy:
         self._study = open_study(storage, name, describe(knobs), [*self._anchors(), *self._within(published)])
         self._open: dict[str, Trial] = {}
         self._again = [trial.number for trial in self._all(TrialState.RUNNING)]
+        # Kept, not looked up for every draw: a large study would be read through once per trial.
+        self._known = {
+            _key(trial.params): trial.number for trial in self._all() if trial.params.keys() == knobs.keys()
+        }
 
     def ask(self) -> Suggestion | None:
         """The next trial to start; None if all have been started."""
@@ -107,12 +121,14 @@ class ParetoStudy:
             number = self._again.pop(0)
             self._reseed(number)
             trial = self._trial(number)
-        elif len(self._all()) - len(self._all(TrialState.WAITING)) >= self.trials:
+            knobs = self._knobs_of(trial)
+        elif self.started >= self.trials:
             return None
         else:
-            self._reseed(len(self._study.get_trials(deepcopy=False)))
-            trial = self._study.ask()
-        knobs = {knob: _suggest(trial, knob, kind) for knob, kind in self._distributions.items()}
+            drawn = self._draw()
+            if drawn is None:
+                return None
+            trial, knobs = drawn
         trial_id = f"t{trial.number:04d}"
         self._open[trial_id] = trial
         attributes = trial.user_attrs
@@ -122,6 +138,60 @@ class ParetoStudy:
             trial.set_user_attr("trial", trial_id)
         origin = str(attributes.get("origin", self._sampler))
         return Suggestion(trial_id=trial_id, knobs=knobs, origin=origin, attempt=attempt)
+
+    def _knobs_of(self, trial: Trial) -> dict[str, Any]:
+        return {knob: _suggest(trial, knob, kind) for knob, kind in self._distributions.items()}
+
+    def _draw(self) -> tuple[Trial, dict[str, Any]] | None:
+        """A trial with a configuration that no trial has had; None if every one has been tried."""
+        known = self._known
+        for draw in range(_DRAWS + 1):
+            if draw == _DRAWS or (draw and self._size_of_space() <= len(known)):
+                untried = self._untried(known)
+                if untried is None:
+                    return None
+                self._study.enqueue_trial(untried)
+            self._reseed(len(self._study.get_trials(deepcopy=False)))
+            trial = self._study.ask()
+            knobs = self._knobs_of(trial)
+            repeats = known.setdefault(_key(knobs), trial.number)
+            if repeats == trial.number or "starts" in trial.user_attrs:
+                return trial, knobs
+            trial.set_user_attr(_REPEATED, f"t{repeats:04d}")
+            self._study.tell(trial, state=TrialState.FAIL)
+        raise AssertionError("an untried configuration was enqueued, and another one came")
+
+    def _size_of_space(self) -> float:
+        sizes = [_size(kind) for kind in self._distributions.values()]
+        return math.prod(sizes)
+
+    def _untried(self, known: Mapping[str, int]) -> dict[str, Any] | None:
+        """A configuration that was not tried, of a space that can be counted; None if there is none."""
+        if not self._size_of_space() < _MOST_COUNTED:
+            return None
+        values = {name: _values(kind) for name, kind in self._distributions.items()}
+        every = (dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values()))
+        untried = [knobs for knobs in every if _key(knobs) not in known]
+        if not untried:
+            return None
+        generator = np.random.default_rng([self._seed, len(known)])
+        return untried[int(generator.integers(len(untried)))]
+
+    @property
+    def started(self) -> int:
+        """Trials that were handed out so far."""
+        return len(self._all()) - len(self._all(TrialState.WAITING))
+
+    @property
+    def is_used_up(self) -> bool:
+        """True if the knobs have no configuration left that was not tried."""
+        return self._size_of_space() <= len(self._known)
+
+    def set_aside(self, trial_id: str) -> None:
+        """The trial was ended early with the sweep. It waits, under its own name, to be handed out again."""
+        trial = self._take(trial_id)
+        if trial is not None:
+            self._study._storage.set_trial_state_values(trial._trial_id, state=TrialState.WAITING)
 
     def tell(self, trial_id: str, objectives: Mapping[str, Any], **attributes: Any) -> str:
         """Records a result: `map` and `gflops`, anything else in `objectives` is ignored.
@@ -142,16 +212,22 @@ class ParetoStudy:
         self._study.tell(trial, [float(objectives[name]) for name in OBJECTIVES])
         return "complete"
 
-    def tell_failure(self, trial_id: str, reason: str, *, retry: bool = True) -> str:
+    def tell_failure(
+        self, trial_id: str, reason: str, *, retry: bool = True, is_innocent: bool = False
+    ) -> str:
         """Records that a start of the trial failed. Returns `again` if it will be handed out again,
         `failed` if it will not, `known` if it was finished already.
+
+        One that was `is_innocent` (its node was taken away) is handed out again however often it failed, up to
+        `MOST_STARTS` starts.
         """
         trial = self._take(trial_id)
         if trial is None:
             return "known"
-        failures = int(trial.user_attrs.get("failures", 0)) + 1
+        failures = int(trial.user_attrs.get("failures", 0)) + (not is_innocent)
         trial.set_user_attr("failures", failures)
-        if retry and failures <= self.max_failures:
+        starts = int(trial.user_attrs.get("starts", 0))
+        if retry and failures <= self.max_failures and starts < MOST_STARTS:
             self._again.append(trial.number)
             return "again"
         return self._fail(trial, reason)
@@ -175,15 +251,13 @@ class ParetoStudy:
                 )
             )
 
-    def fail_open(self, reason: str) -> None:
-        """Fails every trial that is still open or waits to be handed out again: nobody will."""
+    def set_open_aside(self) -> None:
+        """Every trial that is open, or waits to be handed out again, waits for whoever opens the study next."""
         for number in self._again:
-            self._fail(self._trial(number), reason)
+            self._open[f"t{number:04d}"] = self._trial(number)
         self._again.clear()
         for trial_id in list(self._open):
-            trial = self._take(trial_id)
-            assert trial is not None
-            self._fail(trial, reason)
+            self.set_aside(trial_id)
 
     def counts(self) -> StudyCounts:
         """How far the study has come."""
@@ -196,9 +270,27 @@ class ParetoStudy:
             reasons=tuple(reason for reason, _ in reasons.most_common()),
         )
 
+    def complete_ones(self) -> list[Suggestion]:
+        """The suggestions whose results the study has."""
+        return [
+            Suggestion(
+                trial_id=f"t{trial.number:04d}",
+                knobs=dict(trial.params),
+                origin=str(trial.user_attrs.get("origin", self._sampler)),
+                attempt=int(trial.user_attrs.get("starts", 1)),
+            )
+            for trial in self._all(TrialState.COMPLETE)
+        ]
+
+    def failures(self) -> dict[str, str]:
+        """The trials that failed for good, and why."""
+        failed = self._all(TrialState.FAIL)
+        return {f"t{trial.number:04d}": str(trial.user_attrs.get("reason", "unknown")) for trial in failed}
+
     def _all(self, *states: TrialState) -> list[FrozenTrial]:
         trials = self._study.get_trials(deepcopy=False, states=states or None)
-        return [trial for trial in trials if _SWEPT not in trial.user_attrs]
+        beside = (_SWEPT, _REPEATED)
+        return [trial for trial in trials if not any(name in trial.user_attrs for name in beside)]
 
     def _trial(self, number: int) -> Trial:
         return Trial(self._study, self._study.get_trials(deepcopy=False)[number]._trial_id)
@@ -270,6 +362,26 @@ def describe(knobs: Mapping[str, KnobConfig]) -> dict[str, Any]:
         ends = {"choices": list(knob.choices)} if knob.choices else {"low": knob.low, "high": knob.high}
         ranges[name] = {**ends, "log": knob.log, "whole": knob.whole}
     return {"objectives": dict(OBJECTIVES), "knobs": ranges}
+
+
+def _key(params: Mapping[str, Any]) -> str:
+    return json.dumps(dict(sorted(params.items())), default=str)
+
+
+def _size(kind: BaseDistribution) -> float:
+    """How many values a knob can take."""
+    if isinstance(kind, CategoricalDistribution):
+        return len(kind.choices)
+    if isinstance(kind, IntDistribution):
+        return len(range(kind.low, kind.high + 1, kind.step))
+    return math.inf
+
+
+def _values(kind: BaseDistribution) -> Sequence[Any]:
+    if isinstance(kind, CategoricalDistribution):
+        return kind.choices
+    assert isinstance(kind, IntDistribution)
+    return range(kind.low, kind.high + 1, kind.step)
 
 
 def _end(knob: KnobConfig, dearest: bool) -> Any:

@@ -23,6 +23,9 @@ COMMANDS = [
     "data",
     "extract",
     "sweep",
+    "resume",
+    "extend",
+    "replay",
     "sweeps",
     "front",
     "promote",
@@ -94,7 +97,12 @@ def test_the_console_script_is_installed_and_tells_its_version() -> None:
         (["sweep", "lite_eval"], "not an override: 'lite_eval'"),
         (["sweep", "=3"], "not an override: '=3'"),
         (["sweep", "--json"], "unknown argument: --json"),
-        (["sweeps", "search.trials=3"], "unknown argument: search.trials=3"),
+        (["sweeps", "search.trials=3"], "the name of a sweep is expected, not 'search.trials=3'"),
+        (["resume"], "required: SWEEP"),
+        (["resume", "home=/x"], "required: SWEEP"),
+        (["extend", "s"], "required: +N"),
+        (["extend", "s", "+0"], "a number of trials is expected, for example +8, not '+0'"),
+        (["extend", "s", "-3"], "required: +N"),
         (["sweeps", "seed=x"], "seed='x'"),
         (["front"], "required: SWEEP"),
         (["front", "s", "--split", "train"], "invalid choice: 'train'"),
@@ -107,7 +115,6 @@ def test_the_console_script_is_installed_and_tells_its_version() -> None:
         (["promote", "s", "--knee"], "required: --as"),
         (["rollback", "digits"], "required: --alias"),
         (["predict", "m"], "required: VIDEO"),
-        (["resume", "s"], "invalid choice: 'resume'"),
     ],
 )
 def test_wrong_use_is_told_with_a_hint(typed: list[str], told: str, capsys: Capture) -> None:
@@ -128,6 +135,9 @@ def test_words_may_stand_anywhere() -> None:
     assert (args.json, args.max_gflops) == (True, 2.0)
     assert cli.parse(["front", "one", "--json", "two"]).sweeps == ["one", "two"]
     assert cli.parse(["models"]).name is None
+    args = cli.parse(["extend", "s", "+8", "cluster.cpus=1", "--take-over", "home=/x"])
+    assert (args.sweep, args.more, args.take_over) == ("s", 8, True)
+    assert (args.overrides, args.home) == (["cluster.cpus=1", "home=/x"], "/x")
 
 
 @pytest.mark.parametrize("typed", [["--debug", "models"], ["models", "--debug"]])

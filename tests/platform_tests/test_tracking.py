@@ -13,13 +13,8 @@ from paretovid.platform.home import Home
 from paretovid.platform.mlflow_store import Store, StoreError, open_store
 from paretovid.platform.results import SweepRecord, read_sweep
 from paretovid.platform.testing import synthetic_sweep, write_trial
-from paretovid.platform.tracking import (
-    Tracker,
-    _metrics,
-    environment,
-    log_sweep,
-    near_front,
-)
+from paretovid.platform.tracking import Tracker, log_sweep
+from paretovid.platform.tracking_records import environment, metrics_of, near_front
 from paretovid.trainables.errors import NonFiniteError
 
 
@@ -121,7 +116,7 @@ def test_a_child_that_was_cut_short_is_completed(home: Home, store: Store) -> No
 
 def test_non_finite_is_refused_before_it_is_written() -> None:
     with pytest.raises(NonFiniteError, match="map is nan"):
-        _metrics({"gflops": 1.0, "map": float("nan")})
+        metrics_of({"gflops": 1.0, "map": float("nan")})
 
 
 def test_store_that_cannot_be_used(tmp_path: Path) -> None:
