@@ -19,8 +19,9 @@ from typing import final
 from paretovid.platform.front import Front, read_front
 from paretovid.platform.home import Home
 from paretovid.platform.mlflow_store import StoreError, open_store, store_uri
-from paretovid.platform.results import read_sweep, read_trial
+from paretovid.platform.results import SweepRecord, TrialRecord, read_trial
 from paretovid.platform.sweep_journal import Entry, read_journal
+from paretovid.platform.sweep_record import read_info
 from paretovid.platform.tracking import Tracker
 from paretovid.platform.trial_signs import read_document, write_atomically
 from paretovid.trainables.errors import ParetovidError
@@ -57,7 +58,7 @@ class Delivery:
         left_out: list[str] = []
         for batch in _batches(entries):
             try:
-                self._send(batch)
+                left_out += self._send(batch)
             except StoreError:
                 self._tracker = None  # what it knows of the store may not be so any more
                 raise
@@ -66,23 +67,41 @@ class Delivery:
             self._note(batch[-1].n)
         return left_out
 
-    def _send(self, batch: Sequence[Entry]) -> None:
+    def _send(self, batch: Sequence[Entry]) -> list[str]:
         if self._tracker is None:
-            self._tracker = Tracker(open_store(self._home, self._uri), read_sweep(self._folder))
-        tracker, first = self._tracker, batch[0]
-        if first.event == "finish":
-            folders = [self._folder / "trials" / entry.trial for entry in batch]
-            tracker.log_trials(
-                [read_trial(folder) for folder in folders if (folder / "result.json").exists()]
+            described = SweepRecord(
+                name=self._folder.name, folder=self._folder, info=read_info(self._folder) or {}, trials=()
             )
+            self._tracker = Tracker(open_store(self._home, self._uri), described)
+        tracker, first = self._tracker, batch[0]
+        left_out: list[str] = []
+        if first.event == "finish":
+            tracker.log_trials(self._read([entry.trial for entry in batch], left_out))
         elif first.event == "fault" and not first.facts.get("again"):
             tracker.log_failure(first.trial, str(first.facts.get("reason")), first.facts)
         elif first.event == "driver":
             tracker.begin()
         elif first.event == "state":
             state = str(first.facts.get("state"))
-            front = self.front or read_front([self._folder]) if state in _ENDED else None
-            tracker.finish(read_sweep(self._folder), front, state)
+            front = (self.front or read_front([self._folder])) if state in _ENDED else None
+            paths = sorted((self._folder / "trials").glob("*/result.json"))
+            trials = self._read([path.parent.name for path in paths], left_out)
+            info = read_info(self._folder) or {}
+            sweep = SweepRecord(name=self._folder.name, folder=self._folder, info=info, trials=tuple(trials))
+            tracker.finish(sweep, front, state)
+        return left_out
+
+    def _read(self, trials: Sequence[str], left_out: list[str]) -> list[TrialRecord]:
+        """The results that can be read; why another cannot goes to `left_out`."""
+        found: list[TrialRecord] = []
+        for trial in trials:
+            folder = self._folder / "trials" / trial
+            try:
+                if (folder / "result.json").exists():  # else it was lost, and is being trained again
+                    found.append(read_trial(folder))
+            except ParetovidError as error:
+                left_out.append(error.message)
+        return found
 
     def _note(self, number: int) -> None:
         known = read_document(self._folder / TRACKED_FILE) or {}

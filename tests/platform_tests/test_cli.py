@@ -102,7 +102,7 @@ def test_the_console_script_is_installed_and_tells_its_version() -> None:
         (["resume", "home=/x"], "required: SWEEP"),
         (["extend", "s"], "required: +N"),
         (["extend", "s", "+0"], "a number of trials is expected, for example +8, not '+0'"),
-        (["extend", "s", "-3"], "required: +N"),
+        (["extend", "s", "-3"], "for example +8, not '-3'"),
         (["sweeps", "seed=x"], "seed='x'"),
         (["front"], "required: SWEEP"),
         (["front", "s", "--split", "train"], "invalid choice: 'train'"),
