@@ -28,7 +28,7 @@ def open_study(
 ) -> optuna.Study:
     """The study of this name: made, with `first` to be asked first, or opened if it is the same search."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    store, names = _connect(storage)
+    store, names = connect_storage(storage)
     if name in names:
         study = optuna.load_study(study_name=name, storage=store)
         stored = study.user_attrs.get(_DESCRIPTION)
@@ -55,7 +55,7 @@ def open_study(
     return study
 
 
-def _connect(storage: str) -> tuple[BaseStorage, list[str]]:
+def connect_storage(storage: str) -> tuple[BaseStorage, list[str]]:
     """The storage at a URL, made if it is missing, and the names of the studies in it."""
     try:
         if not storage.startswith(JOURNAL):
