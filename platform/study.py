@@ -410,9 +410,10 @@ def _end(knob: KnobConfig, dearest: bool) -> Any:
 
 def _suggest(trial: Trial, name: str, kind: BaseDistribution) -> Any:
     if isinstance(kind, FloatDistribution):
-        return trial.suggest_float(name, kind.low, kind.high, log=kind.log)
+        # An enqueued 2 comes back as 2 from this process and as 2.0 from the storage: two configurations.
+        return float(trial.suggest_float(name, kind.low, kind.high, log=kind.log))
     if isinstance(kind, IntDistribution):
-        return trial.suggest_int(name, kind.low, kind.high, log=kind.log)
+        return int(trial.suggest_int(name, kind.low, kind.high, log=kind.log))
     assert isinstance(kind, CategoricalDistribution)
     return trial.suggest_categorical(name, kind.choices)
 
