@@ -56,16 +56,54 @@ def sweep(args: argparse.Namespace) -> Answer:
     config = load_sweep_config(args.overrides)
     if args.dry_run:
         return Answer(text=str(sweeping.plan_sweep(config)))
-    return Answer(text=str(sweeping.run_sweep(config, Progress(5))))
+    return Answer(text=str(sweeping.run_sweep(config, Progress(5), take_over=args.take_over)))
+
+
+def resume(args: argparse.Namespace) -> Answer:
+    """`paretovid resume`."""
+    from paretovid.platform import sweep as sweeping
+    from paretovid.platform.progress import Progress
+
+    report = sweeping.resume_sweep(
+        args.home, args.sweep, args.overrides, Progress(5), take_over=args.take_over
+    )
+    return Answer(text=str(report))
+
+
+def extend(args: argparse.Namespace) -> Answer:
+    """`paretovid extend`."""
+    from paretovid.platform import sweep as sweeping
+    from paretovid.platform.progress import Progress
+
+    report = sweeping.extend_sweep(
+        args.home, args.sweep, args.more, args.overrides, Progress(5), take_over=args.take_over
+    )
+    return Answer(text=str(report))
+
+
+def replay(args: argparse.Namespace) -> Answer:
+    """`paretovid replay`."""
+    from paretovid.platform import sweep as sweeping
+    from paretovid.platform.progress import Progress
+
+    sent = sweeping.replay_sweep(args.home, args.sweep, args.uri, Progress(1), whole=args.whole)
+    return Answer(text=f"MLflow was told of {sent} events." if sent else "MLflow knows everything already.")
 
 
 def sweeps(args: argparse.Namespace) -> Answer:
     """`paretovid sweeps`."""
     from paretovid.platform.home import open_home
-    from paretovid.platform.sweep import list_sweeps
+    from paretovid.platform.sweep_status import list_sweeps, status_of, status_text, watch
 
-    found: Sequence[Mapping[str, Any]] = list_sweeps(open_home(args.home))
-    columns = ("name", "method", "data", "state", "trials", "hypervolume", "created")
+    home = open_home(args.home)
+    if args.watch and not args.json:
+        for text in watch(home, args.sweep):
+            print(text, flush=True)
+    if args.sweep is not None:
+        status = status_of(home, args.sweep)
+        return Answer(text=status_text(status), document=status.to_document())
+    found: Sequence[Mapping[str, Any]] = list_sweeps(home)
+    columns = ("name", "method", "data", "state", "trials", "asked", "failed", "hypervolume", "created")
     rows = [[_cell(entry.get(column)) for column in columns] for entry in found]
     text = format_table(columns, rows) if rows else "No sweeps yet. Start one: paretovid sweep"
     return Answer(text=text, document={"sweeps": list(found)})
@@ -208,7 +246,7 @@ def doctor(args: argparse.Namespace) -> Answer:
     """`paretovid doctor`. Status 1 if something must be mended."""
     from paretovid.platform import doctor as checks
 
-    found = checks.run_checks(args.home)
+    found = checks.run_checks(args.home, args.overrides)
     failed = any(check.state == "fail" for check in found)
     return Answer(text=checks.to_text(found), document=checks.to_document(found), exit_status=int(failed))
 

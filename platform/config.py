@@ -267,6 +267,9 @@ def _check(config: SweepConfig, known_knobs: set[str]) -> None:
     _above(cluster.cpus_per_trial, 0, "cluster.cpus_per_trial")
     _above(cluster.gpus_per_trial, 0, "cluster.gpus_per_trial", or_equal=True)
     _above(cluster.memory_per_trial_gigabytes, 0, "cluster.memory_per_trial_gigabytes")
+    _above(cluster.hang_seconds, 0, "cluster.hang_seconds")
+    for name, amount in cluster.resources_per_trial.items():
+        _above(amount, 0, f"cluster.resources_per_trial.{name}")
     # Ray refuses to start with less.
     _above(cluster.object_store_megabytes, 75, "cluster.object_store_megabytes", or_equal=True)
     _check_knobs(config, known_knobs)

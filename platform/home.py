@@ -52,7 +52,12 @@ class Home:
     @property
     def mlflow_url(self) -> str:
         """MLflow's embedded tracking and registry store."""
-        return f"sqlite:///{self.root / 'mlflow.db'}"
+        return f"sqlite:///{self.mlflow_database}"
+
+    @property
+    def mlflow_database(self) -> Path:
+        """The file behind it."""
+        return self.root / "mlflow.db"
 
     @property
     def mlflow_artifacts(self) -> Path:

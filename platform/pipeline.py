@@ -17,11 +17,12 @@ from typing import Any, TypeVar
 import ray
 import torch
 
-from paretovid.infra.ray_cluster import Cluster, connect
+from paretovid.infra.ray_cluster import LOCAL, Cluster, connect
+from paretovid.platform.cluster_check import check_nodes, code_to_send
 from paretovid.platform.config import data_settings
 from paretovid.platform.home import Home, open_home
-from paretovid.platform.launch import cause_of_train_failure
 from paretovid.platform.progress import Progress, Stage
+from paretovid.platform.trial_process import cause_of_train_failure
 from paretovid.search_spaces.schema import SweepConfig
 from paretovid.trainables.backbone_training import BackboneTrainingConfig, train_backbones
 from paretovid.trainables.components import family, read_backbone_meta
@@ -59,18 +60,29 @@ class Prepared:
 
 @contextlib.contextmanager
 def cluster_of(config: SweepConfig) -> Iterator[Cluster]:
-    """The Ray cluster that the configuration names, connected for the block."""
+    """The Ray cluster that the configuration names, connected for the block.
+
+    Raises `DataError` if it cannot be reached, `UsageError` if its nodes cannot run our trials.
+    """
     cluster = config.cluster
+    is_local = cluster.address == LOCAL
+    is_there = ray.is_initialized()
     try:
-        with connect(
+        connection = connect(
             cluster.address,
             cpus=cluster.cpus,
             gpus=cluster.gpus,
             object_store_megabytes=cluster.object_store_megabytes,
-        ) as connected:
-            yield connected
+            py_modules=() if is_local else code_to_send(),
+        )
+        connected = connection.__enter__()
     except ConnectionError as error:
         raise DataError(str(error), "Run `paretovid doctor`, or see what cluster.address= names.") from error
+    with contextlib.ExitStack() as stack:
+        stack.push(connection)
+        if not is_local and not is_there:
+            check_nodes(open_home(config.home))
+        yield connected
 
 
 def make_data(config: SweepConfig, progress: Progress) -> Dataset:
@@ -252,6 +264,10 @@ class _TrainContext:
         """None: a backbone that is not finished is trained from the start, in seconds."""
         return None
 
+    def heartbeat(self) -> bool:
+        """False: it is not asked to end."""
+        return False
+
 
 def _backbone_worker(config: dict[str, Any]) -> None:
     train_backbones(
@@ -295,7 +311,7 @@ def _extract(
         for name, header in described.items()
     }
     with progress.stage("features", unit="videos") as stage:
-        missing = {name: folder for name, folder in folders.items() if not _is_whole(folder)}
+        missing = {name: folder for name, folder in folders.items() if not is_whole_store(folder)}
         if not missing:
             stage.reused(f"features of {len(folders)} components")
             return folders
@@ -316,7 +332,8 @@ def _extract(
     return folders
 
 
-def _is_whole(folder: Path) -> bool:
+def is_whole_store(folder: Path) -> bool:
+    """Whether a folder holds features, all of them, as they were written."""
     try:
         FeatureStore.open(folder)
     except StaleFeaturesError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -139,6 +140,40 @@ def synthetic_sweep(folder: Path, trials: int = 3) -> Path:
     write_trial(folder, "b0000", curve, method="uniform")
     write_trial(folder, "b0001", [(skill + 0.3, cost) for skill, cost in curve[:4]], method="oracle")
     return folder
+
+
+def kill_with_children(pid: int) -> int:
+    """SIGKILL of a process and of all that it has started, Ray's among them, as when a machine dies.
+
+    Returns how many processes that were.
+    """
+    import psutil
+
+    try:
+        driver = psutil.Process(pid)
+        # None of them may act on the death of another one before its own.
+        victims = [driver, *driver.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return 0
+    for victim in victims:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            victim.suspend()
+    victims += [child for child in _children_of(victims) if child not in victims]
+    for victim in victims:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            victim.kill()
+    psutil.wait_procs(victims[1:], timeout=10)  # the first is for whoever started it to wait for
+    return len(victims)
+
+
+def _children_of(processes: Sequence[Any]) -> list[Any]:
+    import psutil
+
+    found = []
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found += process.children()
+    return found
 
 
 def small_home(root: Path, sweep: str = "tiny", dtype: str = "float32") -> Home:

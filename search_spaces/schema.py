@@ -1,13 +1,14 @@
 """The shape of a configuration: every setting with its type, unit and meaning.
 
 The YAML files beside this one fill it in; `key=value` on the command line overrides them. An unknown key or a
-value of another type is refused (`paretovid.platform.config`). Five sections are free here, because their
+value of another type is refused (`paretovid.platform.config`). These sections are free here, because their
 settings belong to the dataclass that uses them, which checks them and documents them:
 
     data            MovingDigitsConfig (built-in set)    trainables/data/moving_digits.py
     backbones.training    BackboneTrainingConfig         trainables/backbone_training.py
     method.model    the method's own Config              trainables/<method>.py
     training, method.training    TrainingConfig          trainables/trial.py
+    cluster.resources_per_trial    names that the cluster's nodes were started with, and numbers
 """
 
 from __future__ import annotations
@@ -100,8 +101,9 @@ class SearchConfig:
     """Trials at a time; null: as many as the cluster has room for."""
     tell_swept: bool = False
     """Tell the sampler the swept points too, not only each trial's natural one."""
-    max_failures: int = 1
-    """How often a trial that failed is started again before it counts as failed."""
+    max_failures: int = 2
+    """How often a trial that failed is started again, from its checkpoint, before it counts as failed. Losing its
+    node is no failure of a trial."""
 
 
 @dataclass(kw_only=True)
@@ -125,6 +127,13 @@ class ClusterConfig:
     """GPUs per worker; a fraction shares one."""
     memory_per_trial_gigabytes: float | None = None
     """Memory that a trial is planned with; null: not planned. Fewer run at a time if there is less."""
+    resources_per_trial: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Custom resources per worker, by the names that the nodes were started with."""
+    hang_seconds: float | None = 600
+    """A trial without a sign of progress for so long is ended and started again; null: never."""
+    node_cache: str | None = None
+    """Folder on each node that features are copied to once, for all its trials; null: they are read under home.
+    A node may name its own: PARETOVID_NODE_CACHE."""
 
 
 @dataclass(kw_only=True)
@@ -157,5 +166,12 @@ class SweepConfig:
     tracking: TrackingConfig = dataclasses.field(default_factory=TrackingConfig)
 
 
-FREE_SECTIONS = ("data", "backbones.training", "method.model", "method.training", "training")
+FREE_SECTIONS = (
+    "data",
+    "backbones.training",
+    "method.model",
+    "method.training",
+    "training",
+    "cluster.resources_per_trial",
+)
 """Dotted names of the sections whose keys this schema leaves open."""

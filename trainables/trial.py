@@ -45,6 +45,10 @@ from paretovid.trainables.timestep_selector import by_content
 EVALUATED_SPLITS = ("val", "test")
 
 
+class TrialStopped(Exception):
+    """The trial was asked to end before it was done. It goes on from its checkpoint when it is started again."""
+
+
 class TrialContext(Protocol):
     """Where a trial runs. Every rank calls `report`; only rank 0 passes a checkpoint folder."""
 
@@ -57,6 +61,9 @@ class TrialContext(Protocol):
 
     def get_checkpoint(self) -> Path | None:
         """The folder of the last checkpoint of this trial, if it was interrupted."""
+
+    def heartbeat(self) -> bool:
+        """Tells that the trial gets on; cheap, for every step. True: it should end, with a checkpoint."""
 
 
 @final
@@ -75,6 +82,10 @@ class LocalContext:
     def get_checkpoint(self) -> Path | None:
         """None: always from the start."""
         return None
+
+    def heartbeat(self) -> bool:
+        """False: nobody asks it to end."""
+        return False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,7 +135,11 @@ class TrialConfig:
     def digest(self) -> str:
         """Twelve hex digits over what determines the result: all but where it is kept. Features are named by
         their fingerprints, so these stand for the data."""
-        described = asdict(self) | {"dataset": "", "output": "", "code": code_version()}
+        return self.digest_by(code_version())
+
+    def digest_by(self, code: str) -> str:
+        """The digest as another version of the code would give it."""
+        described = asdict(self) | {"dataset": "", "output": "", "code": code}
         described["model"] = by_content(self.model)
         described["features"] = {source: Path(path).name for source, path in self.features.items()}
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]
@@ -134,7 +149,8 @@ def run_trial(config: TrialConfig, context: TrialContext) -> dict[str, Any]:
     """Trains, evaluates, and writes `result.json`, `scores.safetensors` and `model.safetensors`.
 
     Returns the content of `result.json` on rank 0, `{}` on others. Raises `NonFiniteError` if the loss
-    diverges, `StaleFeaturesError` or `DataError` for features or videos that cannot be used.
+    diverges, `StaleFeaturesError` or `DataError` for features or videos that cannot be used, `TrialStopped` if
+    the context asked it to end.
     """
     started = time.perf_counter()
     # The sums of a matrix product depend on the number of threads; results must not.
@@ -160,7 +176,7 @@ def run_trial(config: TrialConfig, context: TrialContext) -> dict[str, Any]:
     if context.rank != 0:
         return {}
     result = _describe(config, dataset, stores, method) | {"training": {"history": history}}
-    result["points"] = _evaluate(method.cpu(), _Data(dataset, stores), config, result)
+    result["points"] = _evaluate(method.cpu(), _Data(dataset, stores), config, result, context)
     result["remarks"] = method.remarks(_natural(method, _Data(dataset, stores), config, result))
     result["seconds"] = time.perf_counter() - started
     _write(Path(config.output), result, method)
@@ -224,9 +240,24 @@ def _train(method: Method, data: _Data, config: TrialConfig, context: TrialConte
             mine = _share(chosen, context.rank, context.world_size)
             batch = _batch(data.load([records[j] for j in mine]), context.device)
             parts.append(_step(method, optimizer, batch, progress, training.clip_norm, context))
+            context.heartbeat()
         history.append({name: float(np.mean([part[name] for part in parts])) for name in parts[0]})
-        _report(epoch, training, method, optimizer, history, context)
+        stopping = _asked_to_stop(context)
+        if stopping or (epoch + 1) % training.checkpoint_every_epochs == 0 or epoch + 1 == training.epochs:
+            _report(training, method, optimizer, history, context)
+        if stopping:
+            raise TrialStopped
     return history
+
+
+def _asked_to_stop(context: TrialContext) -> bool:
+    """Whether any worker of the group was asked: one that went on alone would wait for the others for ever."""
+    asked = context.heartbeat()
+    if context.world_size == 1:
+        return asked
+    flag = torch.tensor([float(asked)], device=context.device)
+    torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
+    return bool(flag.item())
 
 
 def _rate(fraction: float, warmup: float) -> float:
@@ -288,17 +319,13 @@ def _average_gradients(method: torch.nn.Module, world_size: int) -> None:
 
 
 def _report(
-    epoch: int,
     training: TrainingConfig,
     method: Method,
     optimizer: torch.optim.Optimizer,
     history: list[dict[str, float]],
     context: TrialContext,
 ) -> None:
-    done = epoch + 1
-    if done % training.checkpoint_every_epochs and done < training.epochs:
-        return
-    progress = {"epoch": float(done), "epochs": float(training.epochs), "loss": history[-1]["loss"]}
+    progress = {"epoch": float(len(history)), "epochs": float(training.epochs), "loss": history[-1]["loss"]}
     if context.rank != 0:
         return context.report(progress)
     with tempfile.TemporaryDirectory() as folder:
@@ -386,7 +413,7 @@ def _describe(
 
 
 def _evaluate(
-    method: Method, data: _Data, config: TrialConfig, result: Mapping[str, Any]
+    method: Method, data: _Data, config: TrialConfig, result: Mapping[str, Any], context: TrialContext
 ) -> list[dict[str, Any]]:
     """Measures every setting on validation and test; writes the scores; returns the operating points."""
     costs = CostTable.from_json(result["costs"])
@@ -415,7 +442,7 @@ def _evaluate(
                     step_seconds=data.dataset.step_seconds,
                 ),
             )
-            for split in splits
+            for split in _while_wanted(splits, context)
         )
         measured[name] = measure(answered, costs, max_steps=max(s.mask.shape[1] for s in splits))
     kept = _distinct(measured)
@@ -449,13 +476,28 @@ def _natural(method: Method, data: _Data, config: TrialConfig, result: Mapping[s
     answered = (
         (
             split,
-            run_settings(method, split, natural, components=result["sources"], costs=costs, expand=False),
+            run_settings(
+                method,
+                split,
+                natural,
+                components=result["sources"],
+                costs=costs,
+                expand=False,
+                step_seconds=data.dataset.step_seconds,
+            ),
         )
         for split in splits
     )
     (measured,) = measure(answered, costs, max_steps=max(s.mask.shape[1] for s in splits))
     truth = _concatenated(splits)
     return measured.metrics(truth.targets.numpy(), truth.num_steps.numpy())
+
+
+def _while_wanted(splits: list[FeatureSplit], context: TrialContext) -> Iterator[FeatureSplit]:
+    for split in splits:
+        if context.heartbeat():
+            raise TrialStopped  # trained it is: the last checkpoint is that of the last epoch
+        yield split
 
 
 def _concatenated(splits: list[FeatureSplit]) -> FeatureSplit:
@@ -503,7 +545,7 @@ def _write_scores(
         temporary,
         metadata={name: json.dumps(list(split.video_ids)) for name, split in truth.items()},
     )
-    temporary.replace(folder / "scores.safetensors")
+    _keep(temporary, folder / "scores.safetensors")
 
 
 def _rows(videos: Sequence[Sequence[Event | Detection]]) -> Tensor:
@@ -520,12 +562,16 @@ def _write(folder: Path, result: Mapping[str, Any], method: Method) -> None:
     """Weights first, `result.json` last: a folder with a result is whole."""
     temporary = folder / "model.safetensors.partial"
     save_file({name: value.contiguous() for name, value in method.state_dict().items()}, temporary)
-    temporary.replace(folder / "model.safetensors")
+    _keep(temporary, folder / "model.safetensors")
     about = {key: result[key] for key in ("sweep", "trial", "seed", "data", "code_version")}
     method.export(folder, about)
     partial = folder / "result.json.partial"
-    with partial.open("w") as file:
-        json.dump(result, file, indent=1, allow_nan=False)
-        file.flush()
+    partial.write_text(json.dumps(result, indent=1, allow_nan=False))
+    _keep(partial, folder / "result.json")
+
+
+def _keep(partial: Path, path: Path) -> None:
+    """Renames a file once its bytes are on the disk: a machine that dies leaves it whole or not at all."""
+    with partial.open("rb") as file:
         os.fsync(file.fileno())
-    partial.replace(folder / "result.json")
+    partial.replace(path)

@@ -21,7 +21,7 @@ from paretovid.platform.report import front_table, write_html, write_png
 from paretovid.platform.results import objective_text, read_scores, read_sweep
 from paretovid.platform.testing import localization_home, synthetic_sweep, write_sweep, write_trial
 from paretovid.platform.timeline import draw_timeline
-from paretovid.platform.tracking import _figures
+from paretovid.platform.tracking_records import trial_figures
 from paretovid.trainables.data.dataset import load_dataset
 from paretovid.trainables.detection import THUMOS_THRESHOLDS, map_iou
 from paretovid.trainables.errors import DataError, UsageError
@@ -73,7 +73,7 @@ def test_it_is_shown_as_what_it_is(home: Home, tmp_path: Path) -> None:
     write_html(front, tmp_path / "front.html")
     assert "mAP@IoU 0.1:0.7 on test (%)" in (tmp_path / "front.html").read_text()
     point = front.front[-1]
-    figures = _figures(point.record.val, point.record.test)
+    figures = trial_figures(point.record.val, point.record.test)
     assert (
         figures[NAME] == point.record.test.quality and "map" not in figures and "test/map_iou_0.5" in figures
     )

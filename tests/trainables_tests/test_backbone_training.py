@@ -34,6 +34,9 @@ class Listening:
     def get_checkpoint(self):
         return None
 
+    def heartbeat(self):
+        return False
+
 
 def weights(folder):
     return load_file(folder / COARSE / "backbone.safetensors")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import shutil
@@ -19,6 +20,7 @@ from paretovid.trainables.trial import (
     LocalContext,
     TrainingConfig,
     TrialConfig,
+    TrialStopped,
     _average_gradients,
     run_trial,
 )
@@ -80,6 +82,21 @@ class Keeping:
 
     def get_checkpoint(self):
         return self.folder if self.folder.exists() else None
+
+    def heartbeat(self):
+        return False
+
+
+class Stopping(Keeping):
+    """A context that asks the trial to end after so many signs of life."""
+
+    def __init__(self, folder: Path, beats: int) -> None:
+        super().__init__(folder, dies=False)
+        self.left = beats
+
+    def heartbeat(self):
+        self.left -= 1
+        return self.left < 0
 
 
 def over_known_sources(base: TrialConfig, method: str) -> dict[str, Any]:
@@ -256,6 +273,21 @@ def test_paper_accounting_counts_less_of_the_recurrent_part(base, tmp_path):
     assert paper["points"][0]["test"]["map"] == honest["points"][0]["test"]["map"]
 
 
+def test_a_trial_that_is_asked_to_end_goes_on_as_if_it_never_had(base, tmp_path):
+    whole = run(base, tmp_path / "whole")
+    kept = tmp_path / "kept"
+    stops = 0
+    for beats in (0, 3, 0, 0):  # after epoch 1, after epoch 3, after the last, while it is evaluated
+        with contextlib.suppress(TrialStopped):
+            run(base, tmp_path / "parts", Stopping(kept, beats))
+            break
+        stops += 1
+        assert not (tmp_path / "parts" / "result.json").exists()
+    assert stops == 4
+    parts = run(base, tmp_path / "parts", Keeping(kept, dies=False))
+    assert parts["points"] == whole["points"] and same_weights(tmp_path / "whole", tmp_path / "parts")
+
+
 def test_a_loss_that_is_not_finite_ends_the_trial_with_its_reason(base, tmp_path):
     training = TrainingConfig(epochs=4, batch_size=4, learning_rate=1e30)
     with pytest.raises(NonFiniteError, match="the loss became"):
@@ -278,13 +310,15 @@ def cluster():
 
 
 def launch(base: TrialConfig, storage: Path, workers: int) -> Path:
-    from paretovid.platform.launch import TrialResources, launch_trials
+    from paretovid.infra.placement import TrialResources
+    from paretovid.platform.launch import launch_trials
     from paretovid.platform.searcher import FixedTrial, Hooks
-    from paretovid.platform.sweep import _run
+    from paretovid.platform.sweep_trials import trainable_on
+    from paretovid.trainables.provenance import code_version
 
     trial = dataclasses.asdict(dataclasses.replace(base, output=str(storage / "trials" / "t")))
     summary = launch_trials(
-        _run,
+        trainable_on(None, code_version()),
         storage=storage,
         fixed=[FixedTrial(trial_id="t", config=trial)],
         hooks=Hooks(objectives_of=lambda result: result["objectives"]),
