@@ -51,14 +51,13 @@ from paretovid.trainables.data.dataset import Dataset, VideoRecord, video_key
 from paretovid.trainables.data.flow import ZERO
 from paretovid.trainables.data.videos import read_all_steps
 from paretovid.trainables.errors import DataError, NonFiniteError, UsageError, VideoError
-from paretovid.trainables.frame_order import uniform_hash
 from paretovid.trainables.method import classification_loss
+from paretovid.trainables.video_share import is_for_backbones
 
 if TYPE_CHECKING:
     from paretovid.trainables.trial import TrialContext
 
 BACKGROUND = "background"
-_SHARE_SALT = 1_000_003
 Labels = Literal["step", "video", "trimmed"]
 LABELS: tuple[Labels, ...] = ("step", "video", "trimmed")
 
@@ -137,11 +136,6 @@ def train_backbones(
             meta = save_backbone(out_root / spec.name, spec.name, backbone, meta)
         trained[spec.name] = meta
     return {"trained": trained, "kept": kept, "skipped": samples.skipped}
-
-
-def is_for_backbones(video_keys: Tensor, share: float) -> Tensor:
-    """Which training videos, by the hash of their ids `[B]` int64, are among the `share` for backbones, `[B]` bool."""
-    return uniform_hash(video_keys, _SHARE_SALT) < share
 
 
 def _check_labels(config: BackboneTrainingConfig, names: Sequence[str]) -> None:

@@ -44,7 +44,6 @@ from typing import Any, ClassVar, Literal, final
 import torch
 from torch import Tensor, nn
 
-from paretovid.trainables.backbone_training import is_for_backbones
 from paretovid.trainables.cost import ComponentCost, deterministic_eval, measure_macs
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.method import (
@@ -71,6 +70,7 @@ from paretovid.trainables.model_pool import (
     picked,
 )
 from paretovid.trainables.provider import Provider
+from paretovid.trainables.video_share import is_for_backbones
 
 THETA = InferenceKnob(
     name="theta",

@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import load_file
 
 from paretovid.trainables import backbone_training
-from paretovid.trainables.backbone_training import BackboneTrainingConfig, train_backbones
+from paretovid.trainables.backbone_training import BackboneTrainingConfig, is_for_backbones, train_backbones
 from paretovid.trainables.components import family, read_backbone_meta
+from paretovid.trainables.data.dataset import video_key
 from paretovid.trainables.errors import DataError, UsageError
 from paretovid.trainables.trial import LocalContext
 
@@ -76,6 +77,63 @@ def test_video_labels_need_no_background(videos, tmp_path):
     assert read_backbone_meta(tmp_path / COARSE)["labels"] == list(videos.classes)
 
 
+def test_what_classifies_is_taught_by_video_labels_only(videos, tmp_path):
+    member = family("x3d_pool")["xs"]
+    with pytest.raises(UsageError, match="classifies by itself") as error:
+        train_backbones(BRIEF, videos, [member], tmp_path, LocalContext())
+    assert "labels=video" in error.value.hint
+    config = dataclasses.replace(BRIEF, labels="video")
+    train_backbones(config, videos, [member], tmp_path, LocalContext())
+    assert read_backbone_meta(tmp_path / member)["architecture"]["num_outputs"] == len(videos.classes)
+
+
+def test_members_of_a_pool_learn_tags_each_by_itself(videos, tmp_path, monkeypatch):
+    seen = []
+    original = backbone_training.classification_loss
+
+    def watched(logits, targets, multi_label):
+        seen.append((multi_label, sorted(set(targets.flatten().tolist()))))
+        return original(logits, targets, multi_label)
+
+    monkeypatch.setattr(backbone_training, "classification_loss", watched)
+    two = [dataclasses.replace(record, labels=(0, 1)) for record in videos.records]
+    tagged = dataclasses.replace(videos, multi_label=True, records=tuple(two))
+    config = dataclasses.replace(BRIEF, labels="video")
+    for place, (name, expected) in enumerate(
+        ((family("x3d_pool")["xs"], (True, 1.0)), (COARSE, (False, 0.5)))
+    ):
+        seen.clear()
+        train_backbones(config, tagged, [name], tmp_path / str(place), LocalContext())
+        assert {(multi, targets[-1]) for multi, targets in seen} == {expected}
+
+
+def test_a_share_of_the_videos_is_kept_from_the_backbones(videos, tmp_path, monkeypatch):
+    keys = torch.tensor([video_key(record.video_id) for record in videos.split("train")])
+    many = torch.tensor([video_key(str(number)) for number in range(4000)])
+    for share in (0.2, 0.7):
+        assert float(is_for_backbones(many, share).double().mean()) == pytest.approx(share, abs=0.03)
+    assert is_for_backbones(many, 1.0).all()
+    assert bool(
+        (is_for_backbones(many, 0.7) | ~is_for_backbones(many, 0.2)).all()
+    )  # a larger share adds videos
+    read = []
+    original = backbone_training.read_all_steps
+    monkeypatch.setattr(
+        backbone_training,
+        "read_all_steps",
+        lambda path, *a, **k: read.append(path.stem) or original(path, *a, **k),
+    )
+    config = dataclasses.replace(BRIEF, video_share=0.6)
+    train_backbones(config, videos, [COARSE], tmp_path, LocalContext())
+    is_chosen = is_for_backbones(keys, 0.6).tolist()
+    chosen = [r.video_id for r, taken in zip(videos.split("train"), is_chosen, strict=True) if taken]
+    assert read == chosen and 0 < len(chosen) < len(keys)
+    with pytest.raises(DataError, match="none of"):
+        train_backbones(
+            dataclasses.replace(BRIEF, video_share=1e-9), videos, [COARSE], tmp_path, LocalContext()
+        )
+
+
 def test_a_corrupt_video_is_left_out_and_all_corrupt_is_an_error(videos, tmp_path):
     broken = dataclasses.replace(videos, root=tmp_path / "copy")
     (broken.root / "videos").mkdir(parents=True)
@@ -91,7 +149,16 @@ def test_a_corrupt_video_is_left_out_and_all_corrupt_is_an_error(videos, tmp_pat
         train_backbones(BRIEF, broken, [COARSE], tmp_path / "none", LocalContext())
 
 
-@pytest.mark.parametrize("fields", [{"effort": 0.0}, {"background_share": 1.0}, {"labels": "frame"}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"effort": 0.0},
+        {"background_share": 1.0},
+        {"labels": "frame"},
+        {"video_share": 0.0},
+        {"video_share": 1.1},
+    ],
+)
 def test_bad_settings_say_what_is_allowed(fields):
     with pytest.raises(UsageError) as error:
         BackboneTrainingConfig(**fields)

@@ -281,6 +281,39 @@ def test_the_middle_frame_is_the_same_whatever_the_movement() -> None:
     assert firsts[0] != firsts[1]
 
 
+def ink(config: MovingDigitsConfig, index: int) -> tuple[float, float]:
+    """Of a video's first step with evidence: share of the frame that is brighter than the background, and how much."""
+    frames, _, record = render_video(config, "train", index)
+    assert record.step_labels is not None
+    step = next(step for step, label in enumerate(record.step_labels) if label >= 0)
+    frame = frames[step * config.frames_per_step, : config.frame_size].astype(float)
+    rise = frame - np.median(frame)
+    return float((rise > 20).mean()), float(np.quantile(rise, 0.999))
+
+
+def test_a_spread_makes_some_videos_large_and_bright_and_some_small_and_faint() -> None:
+    config = dataclasses.replace(CLEAN, spread=1.0, appearance_classes=4, motion_classes=0, sound_classes=0)
+    seen = np.array([ink(config, index) for index in range(24)])
+    assert seen[:, 0].max() > 8 * seen[:, 0].min()
+    assert np.corrcoef(seen.T)[0, 1] > 0.6, "the large ones are the bright ones"
+    narrow = np.array([ink(dataclasses.replace(config, spread=0.2), index) for index in range(24)])
+    assert narrow[:, 0].std() < 0.6 * seen[:, 0].std()
+
+
+def test_a_set_made_before_a_parameter_was_there_is_still_the_set(tmp_path: Path) -> None:
+    made = make_moving_digits(SMALL, tmp_path)
+    path = tmp_path / "moving_digits.json"
+    for file in (path, tmp_path / "manifest.json"):
+        described = json.loads(file.read_text())
+        del (described.get("generator") or described)["spread"]
+        file.write_text(json.dumps(described))
+    older = load_dataset(tmp_path)
+    assert "spread" not in older.generator and is_made(SMALL, older)
+    assert make_moving_digits(SMALL, tmp_path).fingerprint == made.fingerprint
+    with pytest.raises(UsageError, match="spread=0.0, not 1.0"):
+        make_moving_digits(dataclasses.replace(SMALL, spread=1.0), tmp_path)
+
+
 def test_making_a_set_again_makes_only_what_is_missing(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     first = make_moving_digits(SMALL, tmp_path, progress=lambda done, total: seen.append((done, total)))
