@@ -178,7 +178,8 @@ def flops(args: argparse.Namespace) -> Answer:
     from paretovid.trainables.methods import default_component_costs
 
     costs = {name: measure_component(name) for name in sorted(COMPONENTS)}
-    widths = {source: component(name).feature_width for source, name in family("small").items()}
+    sources = {**family("small"), **family("localization")}
+    widths = {source: component(name).feature_width for source, name in sources.items()}
     costs |= default_component_costs(widths, _CLASSES_OF_HEADS)
     entries = [
         {
@@ -197,7 +198,7 @@ def flops(args: argparse.Namespace) -> Answer:
     table = format_table(("component", "input", "measured", "published", "source"), rows)
     note = (
         "In GFLOPs per call, counted as the papers do: giga multiply-accumulates. Backbones first, then what methods\n"
-        f"add at their default sizes on features of the small family, heads for {_CLASSES_OF_HEADS} classes."
+        f"add at their default sizes on features of these backbones, heads for {_CLASSES_OF_HEADS} classes."
     )
     return Answer(text=f"{table}\n{note}", document={"components": entries})
 
