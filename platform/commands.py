@@ -217,7 +217,8 @@ def flops(args: argparse.Namespace) -> Answer:
     from paretovid.trainables.methods import default_component_costs
 
     costs = {name: measure_component(name, _CLASSES_OF_HEADS) for name in sorted(COMPONENTS)}
-    widths = {source: component(name).feature_width for source, name in family("small").items()}
+    sources = {**family("small"), **family("localization")}
+    widths = {source: component(name).feature_width for source, name in sources.items()}
     widths |= dict.fromkeys(family("x3d_pool"), _CLASSES_OF_HEADS)
     costs |= default_component_costs(widths, _CLASSES_OF_HEADS)
     entries = [
@@ -237,7 +238,7 @@ def flops(args: argparse.Namespace) -> Answer:
     table = format_table(("component", "input", "measured", "published", "source"), rows)
     note = (
         "In GFLOPs per call, counted as the papers do: giga multiply-accumulates. Backbones first, then what methods\n"
-        f"add at their default sizes on features of the small family, heads for {_CLASSES_OF_HEADS} classes."
+        f"add at their default sizes on features of these backbones, heads for {_CLASSES_OF_HEADS} classes."
     )
     return Answer(text=f"{table}\n{note}", document={"components": entries})
 

@@ -118,11 +118,12 @@ def test_a_share_of_the_videos_is_kept_from_the_backbones(videos, tmp_path, monk
     )  # a larger share adds videos
     read = []
     original = backbone_training.read_all_steps
-    monkeypatch.setattr(
-        backbone_training,
-        "read_all_steps",
-        lambda path, *a, **k: read.append(path.stem) or original(path, *a, **k),
-    )
+
+    def noted(path, *rest, **named):
+        read.append(path.stem)
+        return original(path, *rest, **named)
+
+    monkeypatch.setattr(backbone_training, "read_all_steps", noted)
     config = dataclasses.replace(BRIEF, video_share=0.6)
     train_backbones(config, videos, [COARSE], tmp_path, LocalContext())
     is_chosen = is_for_backbones(keys, 0.6).tolist()
@@ -132,6 +133,31 @@ def test_a_share_of_the_videos_is_kept_from_the_backbones(videos, tmp_path, monk
         train_backbones(
             dataclasses.replace(BRIEF, video_share=1e-9), videos, [COARSE], tmp_path, LocalContext()
         )
+
+
+def test_trimmed_clips_are_those_with_evidence_and_know_no_background(videos, tmp_path):
+    config = dataclasses.replace(BRIEF, labels="trimmed")
+    train_backbones(config, videos, [COARSE], tmp_path, LocalContext())
+    meta = read_backbone_meta(tmp_path / COARSE)
+    assert meta["labels"] == list(videos.classes) and meta["training"]["labels"] == "trimmed"
+    samples = backbone_training._decode(
+        videos, [backbone_training.component(COARSE)], "trimmed", config, LocalContext()
+    )
+    evidence = sum(label >= 0 for record in videos.split("train") for label in record.step_labels or ())
+    assert len(samples.targets) == evidence and (samples.targets.sum(axis=1) == 1).all()
+
+
+def test_flow_is_moved_and_made_faster_but_not_turned():
+    spec = backbone_training.component(family("localization")["flow"])
+    still = torch.full((8, *spec.input.shape), 128, dtype=torch.uint8)
+    right = still.clone()
+    right[..., 0] = 160
+    torch.manual_seed(0)
+    varied = backbone_training._varied(right, spec) - 128
+    assert varied[..., 0].mean(dim=(1, 2, 3)).std() > 1  # each at its own speed
+    assert varied[..., 0].mean() == pytest.approx(32, abs=4) and varied[..., 1].mean() == pytest.approx(
+        0, abs=0.2
+    )
 
 
 def test_a_corrupt_video_is_left_out_and_all_corrupt_is_an_error(videos, tmp_path):
