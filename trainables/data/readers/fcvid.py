@@ -29,6 +29,7 @@ from paretovid.trainables.errors import DataError, UsageError
 _SPLIT_FILE, _LABEL_FILE = "FCVID_VideoName_TrainTestSplit.txt", "FCVID_Label.txt"
 _LISTS = {"train": "fcvid_train_split.txt", "test": "fcvid_val_split.txt"}
 _CLASS_FILE = "classInd.txt"
+_FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,21 +103,21 @@ def _distributed(config: FcvidConfig, folder: Path) -> Iterator[_Line]:
         )
     width = len(_classes(config, folder).names)
     for (where, line), (label_where, row) in zip(names, rows, strict=True):
-        path, _, split = line.rpartition(" ") if " " in line else line.rpartition("\t")
-        if split not in ("train", "test") or not path.strip():
+        path, split = (line.rsplit(None, 1) + [""])[:2]
+        if split not in ("train", "test"):
             raise DataError(f"{where}: not PATH and train or test: {line[:80]!r}", "Mend this line.")
-        flags = row.split()
-        if len(flags) != width or not {float(flag) for flag in flags} <= {0.0, 1.0}:
+        flags = [_FLAGS.get(flag) for flag in row.split()]
+        if len(flags) != width or None in flags:
             raise DataError(
                 f"{label_where}: {len(flags)} labels, not {width} zeros and ones",
                 f"The class list has {width} classes: give the one of this distribution as data.classes.",
             )
-        labels = tuple(number for number, flag in enumerate(flags) if float(flag) == 1)
+        labels = tuple(number for number, flag in enumerate(flags) if flag)
         if not labels:
             raise DataError(
                 f"{label_where}: a video without a label", "Every video of FCVID has one or more."
             )
-        yield _Line(path=path.strip(), split=split, labels=labels, where=where)
+        yield _Line(path=path, split=split, labels=labels, where=where)
 
 
 def _listed(config: FcvidConfig, folder: Path) -> Iterator[_Line]:
