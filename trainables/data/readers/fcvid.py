@@ -29,7 +29,6 @@ from paretovid.trainables.errors import DataError, UsageError
 _SPLIT_FILE, _LABEL_FILE = "FCVID_VideoName_TrainTestSplit.txt", "FCVID_Label.txt"
 _LISTS = {"train": "fcvid_train_split.txt", "test": "fcvid_val_split.txt"}
 _CLASS_FILE = "classInd.txt"
-_FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,10 +102,10 @@ def _distributed(config: FcvidConfig, folder: Path) -> Iterator[_Line]:
         )
     width = len(_classes(config, folder).names)
     for (where, line), (label_where, row) in zip(names, rows, strict=True):
-        path, split = (line.rsplit(None, 1) + [""])[:2]
+        path, split = [*line.rsplit(None, 1), ""][:2]
         if split not in ("train", "test"):
             raise DataError(f"{where}: not PATH and train or test: {line[:80]!r}", "Mend this line.")
-        flags = [_FLAGS.get(flag) for flag in row.split()]
+        flags = [_flag(text) for text in row.split()]
         if len(flags) != width or None in flags:
             raise DataError(
                 f"{label_where}: {len(flags)} labels, not {width} zeros and ones",
@@ -118,6 +117,14 @@ def _distributed(config: FcvidConfig, folder: Path) -> Iterator[_Line]:
                 f"{label_where}: a video without a label", "Every video of FCVID has one or more."
             )
         yield _Line(path=path, split=split, labels=labels, where=where)
+
+
+def _flag(text: str) -> bool | None:
+    """None for what is neither zero nor one; some copies of the file write them as 1.0."""
+    try:
+        return {0.0: False, 1.0: True}.get(float(text))
+    except ValueError:
+        return None
 
 
 def _listed(config: FcvidConfig, folder: Path) -> Iterator[_Line]:

@@ -104,19 +104,30 @@ def _edges(path: Path, size: int) -> str:
 
 
 def _duration_seconds(path: Path) -> float:
-    """As `VideoReader` has it, if the file's head is right; without reading all its packets."""
+    """As `VideoReader` has it; where the file's own index can be trusted, without reading all its packets."""
     with open_container(path, str(path)) as container:
         stream = next(iter(container.streams.video), None)
         if stream is None:
             raise VideoError(f"{path} has no video stream")
         try:
             decoded = next(container.decode(stream), None)
-        except (av.error.FFmpegError, StopIteration) as error:
-            raise VideoError(f"{path}: its first frame cannot be decoded ({error})") from error
+        except av.error.FFmpegError as error:
+            raise VideoError(f"{path}: its first frame cannot be decoded ({error.strerror})") from error
         if decoded is None:
             raise VideoError(f"{path}: not one frame can be decoded")
-        if stream.duration and stream.time_base:
-            return float(stream.duration * stream.time_base)
-    # Matroska and others say only how long the longest stream is, raw streams nothing.
+        stated = _stated_seconds(stream, path.stat().st_size)
+    if stated is not None:
+        return stated
     with VideoReader(path, step_seconds=1.0) as reader:
         return reader.duration_seconds
+
+
+def _stated_seconds(stream: av.VideoStream, file_bytes: int) -> float | None:
+    """What the head of the file says, if its index reaches to the end and all that it lists is in the file."""
+    index = getattr(stream, "index_entries", None)
+    if not index or not stream.duration or not stream.time_base:
+        return None
+    duration = float(stream.duration * stream.time_base)
+    is_whole = max(entry.pos + entry.size for entry in index) <= file_bytes
+    last = max(entry.timestamp for entry in index) * float(stream.time_base)
+    return duration if is_whole and last > 0.9 * duration - 1 else None

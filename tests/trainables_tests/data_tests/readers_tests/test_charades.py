@@ -14,7 +14,7 @@ def folder(tmp_path, write):
     write(
         tmp_path / "Charades_v1_train.csv",
         HEAD
-        + '46GP8,HR43,Kitchen,6,7,Yes,"A person, cooking\nat home",food;stove,x,c001 11.90 21.20;c000 0.00 12.60,30.5\r\n'
+        + '46GP8,HR43,Kitchen,6,7,Yes,"She cooks,\nat home",food;stove,,c001 11.90 21.20;c000 0.00 12.60,30.5\r\n'
         + "EMPTY,HR43,Bed,6,7,Yes,s,,d,,12.0\r\n",
     )
     # Some copies lack the column `objects`.
