@@ -127,9 +127,9 @@ def _build_parser() -> _Parser:
 
 
 def _add_making(add: Any) -> None:
-    data = add.add_parser("data", help="the built-in video set", allow_abbrev=False)
+    data = add.add_parser("data", help="the built-in video set, or those of others", allow_abbrev=False)
     add_data = data.add_subparsers(dest="subcommand", required=True, metavar="COMMAND")
-    make = _command(add_data, "make", commands.data_make, "make the built-in video set")
+    make = _command(add_data, "make", commands.data_make, "make the built-in set, or read annotations")
     extract = _command(add, "extract", commands.extract, "decode videos once and write their features")
     sweep = _command(add, "sweep", commands.sweep, "make what is missing, search, print the front")
     sweep.add_argument("--dry-run", action="store_true", help="only print the plan, its cost and the space")

@@ -68,7 +68,7 @@ def group_options(group: str) -> tuple[str, ...]:
 
 
 def data_settings(config: SweepConfig) -> dict[str, Any]:
-    """What is set of the data set besides its name: `generator`, and the fields of the generator's class."""
+    """What is set of the data set besides its name: `generator` or `reader`, and the fields of its class."""
     return {key: value for key, value in config.data.items() if key != "name"}
 
 
@@ -164,14 +164,18 @@ def _compose(words: Sequence[str], *, is_resolved: bool = False) -> DictConfig:
 
 
 def _check_complete(config: DictConfig) -> None:
-    """A method's YAML writes ??? for what only its user can know."""
-    model = config.method.model
-    missing = [f"method.model.{name}" for name in model if OmegaConf.is_missing(model, name)]
-    if missing:
-        raise UsageError(
-            f"{missing[0]} has no value",
-            f"Give {missing[0]}=VALUE; the head of the method's YAML in search_spaces/method/ says what it is.",
-        )
+    """The YAML of a method or a data set writes ??? for what only its user can know."""
+    for group, section, where in (
+        ("method", config.method.model, "method.model"),
+        ("data", config.data, "data"),
+    ):
+        missing = [f"{where}.{name}" for name in section if OmegaConf.is_missing(section, name)]
+        if missing:
+            raise UsageError(
+                f"{missing[0]} has no value",
+                f"Give {' '.join(f'{name}=VALUE' for name in missing)}; the head of the YAML of {group}= in "
+                f"search_spaces/{group}/ says what it is.",
+            )
 
 
 def _explained(error: Exception) -> UsageError:

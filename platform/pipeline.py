@@ -36,11 +36,20 @@ from paretovid.trainables.data.features import (
     skipped_videos,
 )
 from paretovid.trainables.data.moving_digits import MovingDigitsConfig, is_made, make_moving_digits
+from paretovid.trainables.data.readers.annotations import ReaderConfig
+from paretovid.trainables.data.readers.assemble import LEFT_OUT, Assembled, read_dataset
+from paretovid.trainables.data.readers.registry import reader, reader_config
 from paretovid.trainables.errors import DataError, StaleFeaturesError, UsageError
 from paretovid.trainables.typed_config import typed_config
 
 VIDEOS_PER_SHARD = 50
 """A shard is what one worker makes in one piece, and what is lost of the work if it is killed."""
+
+_PROBED_HERE = 500
+"""Up to so many new files are looked at without a cluster, which takes longer to start."""
+
+_UNREADABLE_SHARE = 0.5
+"""Of the videos that extraction may leave out, where the data set does not say (`data.max_missing_share`)."""
 
 _Item = TypeVar("_Item")
 _Made = TypeVar("_Made")
@@ -86,7 +95,8 @@ def cluster_of(config: SweepConfig) -> Iterator[Cluster]:
 
 
 def make_data(config: SweepConfig, progress: Progress) -> Dataset:
-    """The data set that the configuration names: made if it is the built-in one and not whole yet.
+    """The data set that the configuration names: made if it is the built-in one and not whole yet, read from its
+    annotation files if it is a public one.
 
     Raises `UsageError` for settings that do not fit what is there, `DataError` for a folder without one.
     """
@@ -94,6 +104,10 @@ def make_data(config: SweepConfig, progress: Progress) -> Dataset:
     name, settings = str(config.data["name"]), data_settings(config)
     root = home.data(name)
     with progress.stage("videos", unit="videos") as stage:
+        if settings.get("reader") is not None:
+            assembled = _read_data(config, home, stage)
+            _tell(assembled, root, progress)
+            return assembled.dataset
         if settings.pop("generator", None) is None:
             dataset = load_dataset(root)
             if dataset.name != name:
@@ -115,6 +129,46 @@ def make_data(config: SweepConfig, progress: Progress) -> Dataset:
             )
         stage.done(f"made {len(dataset.records)} videos of {len(dataset.classes)} classes")
     return dataset
+
+
+def _reader_of(config: SweepConfig) -> tuple[str, ReaderConfig] | None:
+    """Name and settings of the reader, if the data set has one."""
+    settings = data_settings(config)
+    name = settings.pop("reader", None)
+    return None if name is None else (str(name), reader_config(str(name), settings))
+
+
+def _read_data(config: SweepConfig, home: Home, stage: Stage) -> Assembled:
+    """Annotations are read every time, which takes seconds; a video is looked at once."""
+    found = _reader_of(config)
+    assert found is not None
+
+    def probed(function: Callable[[_Item], _Made], items: Sequence[_Item]) -> Iterable[_Made]:
+        stage.total = len(items)
+        with contextlib.nullcontext() if len(items) <= _PROBED_HERE else cluster_of(config):
+            for each in map(function, items) if len(items) <= _PROBED_HERE else _ray_map(function, items):
+                stage.advance()
+                yield each
+
+    name = str(config.data["name"])
+    assembled = read_dataset(*found, home.data(name), name=name, map_parallel=probed)
+    sizes = {split: len(assembled.dataset.split(split)) for split in ("train", "val", "test")}
+    said = ", ".join(f"{size} {split}" for split, size in sizes.items())
+    (stage.done if stage.count else stage.reused)(
+        f"{len(assembled.dataset.records)} videos of {name} ({said})"
+    )
+    return assembled
+
+
+def _tell(assembled: Assembled, root: Path, progress: Progress) -> None:
+    for note in assembled.notes:
+        progress.say(f"  note: {note}")
+    if assembled.left_out:
+        first = assembled.left_out[0]
+        progress.say(
+            f"  left out: {len(assembled.left_out)} of {assembled.annotated} annotated videos, listed in "
+            f"{root / LEFT_OUT}; the first: {first.where}: {first.reason}"
+        )
 
 
 def _made_before(root: Path, wanted: MovingDigitsConfig) -> Dataset | None:
@@ -322,7 +376,8 @@ def _extract(
             _extract_shards(dataset, shards, backbones, missing, config.backbones.dtype, stage)
         failures = _failures(dataset, next(iter(missing.values())), len(shards))
         # Before the stores are whole: the same command must not go on with them.
-        _check_enough(failures, len(records))
+        found = _reader_of(config)
+        _check_enough(failures, len(records), found[1].max_missing_share if found else _UNREADABLE_SHARE)
         for name, folder in missing.items():
             finish(folder, described[name], len(shards))
         read = len(records) - len(failures)
@@ -379,8 +434,8 @@ def _extract_one(
     return extract_shard(dataset, shard, backbones, folders, index, dtype)
 
 
-def _check_enough(failures: Sequence[tuple[str, str]], total: int) -> None:
-    if len(failures) > total / 2:
+def _check_enough(failures: Sequence[tuple[str, str]], total: int, allowed_share: float) -> None:
+    if len(failures) > total * allowed_share:
         raise DataError(
             f"{len(failures)} of {total} videos could not be read",
             f"The first: {failures[0][0]}: {failures[0][1]}. Check the files and the decoder.",
@@ -388,9 +443,14 @@ def _check_enough(failures: Sequence[tuple[str, str]], total: int) -> None:
 
 
 def check_settings(config: SweepConfig) -> None:
-    """Builds the typed settings of data and backbones, so that a bad one is told before anything starts."""
+    """Builds the typed settings of data and backbones, so that a bad one is told before anything starts.
+
+    Annotation files are read, too; videos are not looked at.
+    """
     settings = data_settings(config)
-    if settings.pop("generator", None) is not None:
+    if (found := _reader_of(config)) is not None:
+        reader(found[0]).read(found[1])
+    elif settings.pop("generator", None) is not None:
         typed_config(MovingDigitsConfig, settings, "data")
     elif settings:
         raise UsageError(
