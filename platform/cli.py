@@ -176,7 +176,12 @@ def _add_using(add: Any) -> None:
         "--picture", type=Path, metavar="FOLDER", help="draw what was looked at in each video into FOLDER"
     )
     predict.set_defaults(rest_name="videos")
-    _command(add, "flops", commands.flops, "what each component costs per call", has_json=True)
+    flops = _command(add, "flops", commands.flops, "what each component costs per call", has_json=True)
+    flops.add_argument(
+        "--published",
+        action="store_true",
+        help="compute the cost tables of the papers, beside what they print",
+    )
     _command(add, "doctor", commands.doctor, "check this installation, say what to mend", has_json=True)
 
 

@@ -47,6 +47,8 @@ def load_sweep_config(overrides: Sequence[str] = ()) -> SweepConfig:
     words = [_word(each, base) for each in parsed]
     config = OmegaConf.to_object(_compose(words, is_resolved=True))
     assert isinstance(config, SweepConfig)
+    chosen = config.backbones
+    chosen.family = chosen.by_method.get(config.method.name, chosen.family)
     _check(config, known_knobs=set(base.method.training_knobs) | set(base.method.inference_knobs))
     return config
 

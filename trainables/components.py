@@ -6,7 +6,8 @@ extraction and prediction cannot differ in it. The classifier on top serves the 
 policies read the features, and the cost of a component leaves it out.
 
 Built from torchvision (MobileNetV2, ResNet) and PyTorchVideo (X3D). The small family is what the platform
-trains by itself in about a minute; its cost ratios coarse : fine : motion are of the papers' kind.
+trains by itself in about a minute; its cost ratios coarse : fine : motion are of the papers' kind. The papers' own
+backbones are in `paper_components.py`; they are built and costed alike, but their weights come from elsewhere.
 """
 
 from __future__ import annotations
@@ -42,24 +43,36 @@ class Backbone(nn.Module):
 
     Arguments:
         trunk: normalised input to features `[B, D]`. It is shown `[B, 3, S, S]` for a frame,
-            `[B, 3, F, S, S]` for a snippet, `[B, 1, mels, bins]` for a log-mel patch.
-        kind: of the input: frame, snippet or logmel.
+            `[B, 3, F, S, S]` for a snippet, `[B, 2, F - 1, S, S]` for a flow, `[B, 1, mels, bins]` for a log-mel
+            patch.
+        kind: of the input: frame, snippet, flow or logmel.
         feature_width: D.
         num_classes: outputs of the classifier.
+        scale: of the input, as the weights expect it; None: that of the small family.
     """
 
     input_mean: Tensor
     input_std: Tensor
 
-    def __init__(self, trunk: nn.Module, kind: str, feature_width: int, num_classes: int) -> None:
+    def __init__(
+        self,
+        trunk: nn.Module,
+        kind: str,
+        feature_width: int,
+        num_classes: int,
+        *,
+        scale: PixelScale | None = None,
+    ) -> None:
         super().__init__()
         # Channels last is the layout that decoded frames have already, and twice as fast on CPUs.
-        layout = torch.channels_last_3d if kind == "snippet" else torch.channels_last
+        is_3d = any(parameter.dim() == 5 for parameter in trunk.parameters())
+        layout = torch.channels_last_3d if is_3d else torch.channels_last
         self.trunk = trunk.to(memory_format=layout)  # type: ignore[call-overload]
         self.head = nn.Sequential(nn.Dropout(0.1), nn.Linear(feature_width, num_classes))
         self.kind = kind
-        self.register_buffer("input_mean", torch.tensor(127.5))
-        self.register_buffer("input_std", torch.tensor(64.0))
+        mean, std = (127.5, 64.0) if scale is None else (list(scale.mean), list(scale.std))
+        self.register_buffer("input_mean", torch.tensor(mean))
+        self.register_buffer("input_std", torch.tensor(std))
 
     def forward(self, inputs: Tensor | np.ndarray) -> Tensor:
         """Features `[B, D]` float32 of a batch as decoded: uint8 or float, `[B, ...]` as in `InputSpec`."""
@@ -67,7 +80,7 @@ class Backbone(nn.Module):
         x = (x - self.input_mean) / self.input_std
         if self.kind == "frame":
             x = x.permute(0, 3, 1, 2)
-        elif self.kind == "snippet":
+        elif self.kind in ("snippet", "flow"):
             x = x.permute(0, 4, 1, 2, 3)
         else:
             x = x[:, None]
@@ -95,6 +108,27 @@ class Recipe:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class PixelScale:
+    """What is taken off the input and what the rest is divided by, in the input's own values (0 to 255 of a pixel)."""
+
+    mean: tuple[float, ...]
+    """One for all channels, or one each."""
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Weights:
+    """Weights that others have published: what to get, and how they are laid out."""
+
+    file: str
+    """Its usual name."""
+    origin: str
+    """Who publishes it."""
+    head: tuple[str, ...] = ()
+    """How the names of the classifier's parameters begin; they are left out."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ComponentSpec:
     """A backbone before it is built."""
 
@@ -106,21 +140,28 @@ class ComponentSpec:
     trunk: Callable[[InputSpec, int], nn.Module]
     """`(input, feature_width)` to a module from normalised input to features."""
     recipe: Recipe
+    scale: PixelScale | None = None
+    weights: Weights | None = None
+    """None: the platform trains it from nothing."""
     published_gmacs: float | None = None
     published_source: str | None = None
 
     def build(self, num_classes: int) -> Backbone:
         """A backbone with fresh weights from torch's global generator."""
         trunk = self.trunk(self.input, self.feature_width)
-        return Backbone(trunk, self.input.kind, self.feature_width, num_classes)
+        return Backbone(trunk, self.input.kind, self.feature_width, num_classes, scale=self.scale)
 
 
 def describe_input(spec: InputSpec) -> str:
-    """The input for people: `3x64x64` (channels, height, width), `3x8x40x40` (and frames), `1x32x32`."""
+    """The input for people: `3x64x64` (channels, height, width), `3x8x40x40` (and frames), `2x15x48x48` (two
+    directions of flow between frames), `1x32x32`.
+    """
     if spec.kind == "frame":
         return f"3x{spec.size}x{spec.size}"
     if spec.kind == "snippet":
         return f"3x{spec.num_frames}x{spec.size}x{spec.size}"
+    if spec.kind == "flow":
+        return f"2x{spec.num_frames - 1}x{spec.size}x{spec.size}"
     return f"1x{spec.size}x{spec.num_frames}"
 
 
@@ -244,28 +285,45 @@ FAMILIES: dict[str, dict[str, str]] = {"small": {spec.source: spec.name for spec
 
 def component(name: str) -> ComponentSpec:
     """The component of that name. Raises `UnknownNameError` that lists what there is."""
+    known = all_components()
     try:
-        return COMPONENTS[name]
+        return known[name]
     except KeyError:
-        raise unknown_name("component", name, COMPONENTS) from None
+        raise unknown_name("component", name, known) from None
 
 
 def family(name: str) -> dict[str, str]:
     """Source to component of a family. Raises `UnknownNameError` that lists what there is."""
+    from paretovid.trainables.paper_components import PAPER_FAMILIES  # which imports this module
+
+    known = {**FAMILIES, **PAPER_FAMILIES}
     try:
-        return FAMILIES[name]
+        return known[name]
     except KeyError:
-        raise unknown_name("backbone family", name, FAMILIES) from None
+        raise unknown_name("backbone family", name, known) from None
+
+
+@functools.cache
+def all_components() -> dict[str, ComponentSpec]:
+    """`COMPONENTS`, and the papers' backbones, by name."""
+    from paretovid.trainables.paper_components import PAPER_SPECS  # which imports this module
+
+    return {**COMPONENTS, **{spec.name: spec for spec in PAPER_SPECS}}
 
 
 @functools.cache
 def measure_component(name: str) -> ComponentCost:
-    """Cost of one call: of the real module at its real input, batch 1, features only (no classifier)."""
+    """Cost of one call: of the real module at its real input, batch 1, features only (no classifier).
+
+    Counted on PyTorch's meta device: the same operators on the same shapes, without weights or arithmetic.
+    """
     spec = component(name)
-    with torch.random.fork_rng(devices=[]):  # building draws weights; a measurement must not move a seed
+    # Building draws weights; a measurement must not move a seed.
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
         backbone = spec.build(1)
+        inputs = torch.zeros(1, *spec.input.shape)
     return ComponentCost(
-        macs=measure_macs(backbone, torch.zeros(1, *spec.input.shape)),
+        macs=measure_macs(backbone, inputs),
         input=describe_input(spec.input),
         published_gmacs=spec.published_gmacs,
         published_source=spec.published_source,
