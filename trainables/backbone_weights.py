@@ -11,6 +11,7 @@ the real ones, its features say nothing.
 from __future__ import annotations
 
 import hashlib
+import http.client
 import io
 import os
 import pickle
@@ -87,9 +88,6 @@ def fetch(location: str) -> bytes:
         if scheme in ("http", "https"):
             with urllib.request.urlopen(location, timeout=_TIMEOUT_SECONDS) as answer:
                 content: bytes = answer.read()
-                expected = answer.headers.get("Content-Length")
-            if expected is not None and int(expected) != len(content):
-                raise OSError(f"{len(content)} of {expected} bytes arrived")
             return content
         if scheme == "s3":
             return _from_s3(location)
@@ -100,7 +98,7 @@ def fetch(location: str) -> bytes:
         return Path(location).expanduser().read_bytes()
     except urllib.error.HTTPError as error:
         raise DataError(f"{location} answers {error.code} ({error.reason})", "Check the URL.") from error
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:  # HTTPException: cut short
         reason = getattr(error, "strerror", None) or str(error)
         raise DataError(
             f"weights cannot be read from {location}: {reason}", "Check the path or URL."

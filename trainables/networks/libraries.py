@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, final
 
-import torch
 import torchvision.models
 from torch import Tensor, nn
 
@@ -99,7 +98,8 @@ class _SlowFast(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         frames = x.shape[2]
         # As in its training: from the first frame to the last, not strictly every fourth.
-        slow = torch.linspace(0, frames - 1, frames // 4).long().tolist()
+        count = frames // 4
+        slow = [i * (frames - 1) // (count - 1) for i in range(count)]
         pathways: Any = [x[:, :, slow], x]
         for block in self.blocks:
             pathways = block(pathways)
