@@ -212,7 +212,12 @@ def _add_using(add: Any) -> None:
         "--on-demand", action="store_true", help="read a backbone's weights when a video first needs it"
     )
     predict.set_defaults(rest_name="videos")
-    _command(add, "flops", commands.flops, "what each component costs per call", has_json=True)
+    flops = _command(add, "flops", commands.flops, "what each component costs per call", has_json=True)
+    flops.add_argument(
+        "--published",
+        action="store_true",
+        help="compute the cost tables of the papers, beside what they print",
+    )
     doctor = _command(
         add, "doctor", commands.doctor, "check installation and cluster, say what to mend", has_json=True
     )

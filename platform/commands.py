@@ -213,32 +213,20 @@ def _predict_document(args: argparse.Namespace) -> Mapping[str, Any]:
 
 def flops(args: argparse.Namespace) -> Answer:
     """`paretovid flops`: measured now, on the real modules."""
-    from paretovid.trainables.components import COMPONENTS, component, family, measure_component
-    from paretovid.trainables.methods import default_component_costs
+    from paretovid.platform import cost_tables
 
-    costs = {name: measure_component(name, _CLASSES_OF_HEADS) for name in sorted(COMPONENTS)}
-    sources = {**family("small"), **family("localization")}
-    widths = {source: component(name).feature_width for source, name in sources.items()}
-    widths |= dict.fromkeys(family("x3d_pool"), _CLASSES_OF_HEADS)
-    costs |= default_component_costs(widths, _CLASSES_OF_HEADS)
-    entries = [
-        {
-            "name": name,
-            "input": cost.input,
-            "gmacs": cost.gmacs,
-            "published": cost.published_gmacs,
-            "source": cost.published_source or cost.provenance,
-        }
-        for name, cost in costs.items()
-    ]
-    rows = [
-        (name, cost.input, f"{cost.gmacs:.6f}", _cell(cost.published_gmacs), str(entry["source"]))
-        for (name, cost), entry in zip(costs.items(), entries, strict=True)
-    ]
-    table = format_table(("component", "input", "measured", "published", "source"), rows)
+    if args.published:
+        rows, summary = cost_tables.published_entries()
+        titles = ("paper", "table", "row", "published", "computed", "difference", "note")
+        table = format_table(titles, [cost_tables.published_cells(row) for row in rows])
+        return Answer(text=f"{table}\n{summary}", document={"rows": rows})
+    entries = cost_tables.component_entries(_CLASSES_OF_HEADS)
+    columns = ("component", "input", "measured", "published", "difference", "source")
+    table = format_table(columns, [cost_tables.component_cells(entry) for entry in entries])
     note = (
-        "In GFLOPs per call, counted as the papers do: giga multiply-accumulates. Backbones first, then what methods\n"
-        f"add at their default sizes on features of these backbones, heads for {_CLASSES_OF_HEADS} classes."
+        "In GFLOPs per call, counted as the papers do: giga multiply-accumulates. Backbones first, those that the\n"
+        "platform trains and those of the papers (without classifiers, which papers count: 0.001 to 0.002); then what\n"
+        f"methods add at their default sizes on features of the small family, heads for {_CLASSES_OF_HEADS} classes."
     )
     return Answer(text=f"{table}\n{note}", document={"components": entries})
 

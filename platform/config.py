@@ -52,6 +52,8 @@ def load_sweep_config(overrides: Sequence[str] = ()) -> SweepConfig:
         # Workers have other current folders.
         if (folder := model.get("selector")) and not str(folder).startswith("sha256:"):
             model["selector"] = str(Path(folder).expanduser().absolute())
+    chosen = config.backbones
+    chosen.family = chosen.by_method.get(config.method.name, chosen.family)
     _check(config, known_knobs=set(base.method.training_knobs) | set(base.method.inference_knobs))
     return config
 

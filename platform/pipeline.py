@@ -25,7 +25,8 @@ from paretovid.platform.progress import Progress, Stage
 from paretovid.platform.trial_process import cause_of_train_failure
 from paretovid.search_spaces.schema import SweepConfig
 from paretovid.trainables.backbone_training import BackboneTrainingConfig, train_backbones
-from paretovid.trainables.components import family, read_backbone_meta
+from paretovid.trainables.backbone_weights import RANDOM, build_with_weights, missing_weights
+from paretovid.trainables.components import component, family, read_backbone_meta, save_backbone
 from paretovid.trainables.data.dataset import Dataset, VideoRecord, load_dataset
 from paretovid.trainables.data.extract import extract_shard, headers
 from paretovid.trainables.data.features import (
@@ -39,7 +40,7 @@ from paretovid.trainables.data.moving_digits import MovingDigitsConfig, is_made,
 from paretovid.trainables.data.readers.annotations import ReaderConfig
 from paretovid.trainables.data.readers.assemble import LEFT_OUT, Assembled, read_dataset
 from paretovid.trainables.data.readers.registry import reader, reader_config
-from paretovid.trainables.errors import DataError, StaleFeaturesError, UsageError
+from paretovid.trainables.errors import DataError, StaleFeaturesError, UsageError, unknown_name
 from paretovid.trainables.typed_config import typed_config
 
 VIDEOS_PER_SHARD = 50
@@ -205,7 +206,11 @@ def prepare(config: SweepConfig, progress: Progress) -> Prepared:
     dataset = make_data(config, progress)
     names = family(config.backbones.family)
     folders = {source: home.backbone(dataset.name, name) for source, name in names.items()}
-    _train_backbones(config, home, dataset, tuple(names.values()), progress)
+    trained = tuple(name for name in names.values() if component(name).weights is None)
+    if trained:
+        _train_backbones(config, home, dataset, trained, progress)
+    if len(trained) < len(names):
+        _load_backbones(config, dataset, names, folders, progress)
     features = _extract(config, home, dataset, {names[s]: folder for s, folder in folders.items()}, progress)
     return Prepared(
         home=home,
@@ -247,6 +252,76 @@ def _is_trained(folder: Path, training: BackboneTrainingConfig, dataset: Dataset
     asked = {key: value for key, value in asdict(training).items() if key != "labels"}
     found = {key: meta["training"].get(key) for key in asked}
     return found == asked and meta["dataset_fingerprint"] == dataset.fingerprint
+
+
+def _load_backbones(
+    config: SweepConfig,
+    dataset: Dataset,
+    names: Mapping[str, str],
+    folders: Mapping[str, Path],
+    progress: Progress,
+) -> None:
+    """Fetches, checks and keeps the weights of components that are not trained here. Both mappings: by source."""
+    given = {source: name for source, name in names.items() if component(name).weights is not None}
+    locations = weight_locations(config)
+    with progress.stage("weights", unit="backbones") as stage:
+        stage.total = len(given)
+        fetched = 0
+        for source, name in given.items():
+            location, digest = locations[source], config.backbones.sha256.get(source)
+            if not _is_loaded(folders[source], dataset, location, digest):
+                backbone, origin = build_with_weights(component(name), location, sha256=digest)
+                meta = {
+                    "labels": [],
+                    "training": origin,
+                    "dataset": dataset.name,
+                    "dataset_fingerprint": dataset.fingerprint,
+                }
+                save_backbone(folders[source], name, backbone, meta)
+                fetched += 1
+            stage.advance()
+        if fetched:
+            stage.done(f"weights of {', '.join(given.values())}")
+        else:
+            stage.reused(f"{len(given)} backbones")
+
+
+def _is_loaded(folder: Path, dataset: Dataset, location: str, sha256: str | None) -> bool:
+    try:
+        meta = read_backbone_meta(folder)
+    except DataError:
+        return False
+    origin = meta["training"]
+    is_file = sha256 is None or origin.get("file_sha256") == sha256.lower()
+    return (
+        is_file and origin.get("weights") == location and meta["dataset_fingerprint"] == dataset.fingerprint
+    )
+
+
+def weight_locations(config: SweepConfig) -> dict[str, str]:
+    """Source to where its weights come from, for the components that are not trained here.
+
+    Raises `UsageError` for one without, and for a source that has no use for weights.
+    """
+    specs = {source: component(name) for source, name in family(config.backbones.family).items()}
+    takes = [source for source, spec in specs.items() if spec.weights is not None]
+    given = config.backbones.weights
+    if isinstance(given, str):
+        if given != RANDOM:
+            raise UsageError(
+                f"backbones.weights={given} is not allowed",
+                f"Name a file for each source: {', '.join(f'backbones.weights.{s}=PATH' for s in takes)}; "
+                f"or backbones.weights={RANDOM}.",
+            )
+        given = dict.fromkeys(takes, RANDOM)
+    for name, values in (("weights", given), ("sha256", config.backbones.sha256)):
+        for source in values:
+            if source not in takes:
+                raise unknown_name(f"source in backbones.{name}", source, takes)
+    for source in takes:
+        if not given.get(source):
+            raise missing_weights(specs[source], source)
+    return {source: str(given[source]) for source in takes}
 
 
 def _workers(cluster: Cluster) -> int:
@@ -458,5 +533,5 @@ def check_settings(config: SweepConfig) -> None:
             "They belong to the built-in set: data=moving_digits.",
         )
     typed_config(BackboneTrainingConfig, config.backbones.training, "backbones.training")
-    family(config.backbones.family)
+    weight_locations(config)
     check_feature_type(config.backbones.dtype)

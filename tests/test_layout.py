@@ -193,7 +193,7 @@ def test_the_wheel_holds_every_module_and_every_data_file(tmp_path: Path) -> Non
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     packed = {Path(name) for name in names if name.startswith("paretovid/")}
-    kinds = {".py", ".yaml", ".yml", ".html", ".json", ".typed"}
+    kinds = {".py", ".toml", ".yaml", ".yml", ".html", ".json", ".typed"}
     expected = {
         Path("paretovid", path)
         for path in repository_files()

@@ -9,7 +9,8 @@ A component that **classifies** is a whole recognizer of single steps, a member 
 read of it, stored and paid for are its logits, one per class of the data set, classifier included.
 
 Built from torchvision (MobileNetV2, ResNet, EfficientNet) and PyTorchVideo (X3D). The small family is what the platform
-trains by itself in about a minute; its cost ratios coarse : fine : motion are of the papers' kind.
+trains by itself in about a minute; its cost ratios coarse : fine : motion are of the papers' kind. The papers' own
+backbones are in `paper_components.py`; they are built and costed alike, but their weights come from elsewhere.
 """
 
 from __future__ import annotations
@@ -55,17 +56,26 @@ class Backbone(nn.Module):
         feature_width: D.
         num_classes: outputs of the classifier.
         classifies: what it gives are the classifier's logits, not the features below it.
+        scale: of the input, as the weights expect it; None: that of the small family.
     """
 
     input_mean: Tensor
     input_std: Tensor
 
     def __init__(
-        self, trunk: nn.Module, kind: str, feature_width: int, num_classes: int, *, classifies: bool = False
+        self,
+        trunk: nn.Module,
+        kind: str,
+        feature_width: int,
+        num_classes: int,
+        *,
+        classifies: bool = False,
+        scale: PixelScale | None = None,
     ) -> None:
         super().__init__()
         # Channels last is the layout that decoded frames have already, and twice as fast on CPUs.
-        layout = torch.channels_last_3d if kind == "snippet" else torch.channels_last
+        is_3d = any(parameter.dim() == 5 for parameter in trunk.parameters())
+        layout = torch.channels_last_3d if is_3d else torch.channels_last
         self.trunk = trunk.to(memory_format=layout)  # type: ignore[call-overload]
         self.head = nn.Sequential(nn.Dropout(0.1), nn.Linear(feature_width, num_classes))
         self.kind = kind
@@ -73,7 +83,8 @@ class Backbone(nn.Module):
         self.width = num_classes if classifies else feature_width
         """D of what `forward` gives."""
         # Movements are small beside what a stored flow can show.
-        mean, std = (float(ZERO), 16.0) if kind == "flow" else (127.5, 64.0)
+        usual = (float(ZERO), 16.0) if kind == "flow" else (127.5, 64.0)
+        mean, std = usual if scale is None else (list(scale.mean), list(scale.std))
         self.register_buffer("input_mean", torch.tensor(mean))
         self.register_buffer("input_std", torch.tensor(std))
 
@@ -120,6 +131,27 @@ class Recipe:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class PixelScale:
+    """What is taken off the input and what the rest is divided by, in the input's own values (0 to 255 of a pixel)."""
+
+    mean: tuple[float, ...]
+    """One for all channels, or one each."""
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Weights:
+    """Weights that others have published: what to get, and how they are laid out."""
+
+    file: str
+    """Its usual name."""
+    origin: str
+    """Who publishes it."""
+    head: tuple[str, ...] = ()
+    """How the names of the classifier's parameters begin; they are left out."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ComponentSpec:
     """A backbone before it is built."""
 
@@ -134,13 +166,23 @@ class ComponentSpec:
     recipe: Recipe
     classifies: bool = False
     """What is read of it are logits: a member of a pool to select from."""
+    scale: PixelScale | None = None
+    weights: Weights | None = None
+    """None: the platform trains it from nothing."""
     published_gmacs: float | None = None
     published_source: str | None = None
 
     def build(self, num_classes: int) -> Backbone:
         """A backbone with fresh weights from torch's global generator."""
         trunk = self.trunk(self.input, self.feature_width)
-        return Backbone(trunk, self.input.kind, self.feature_width, num_classes, classifies=self.classifies)
+        return Backbone(
+            trunk,
+            self.input.kind,
+            self.feature_width,
+            num_classes,
+            classifies=self.classifies,
+            scale=self.scale,
+        )
 
 
 def describe_input(spec: InputSpec) -> str:
@@ -385,33 +427,49 @@ FAMILIES: dict[str, dict[str, str]] = {
 
 def component(name: str) -> ComponentSpec:
     """The component of that name. Raises `UnknownNameError` that lists what there is."""
+    known = all_components()
     try:
-        return COMPONENTS[name]
+        return known[name]
     except KeyError:
-        raise unknown_name("component", name, COMPONENTS) from None
+        raise unknown_name("component", name, known) from None
 
 
 def family(name: str) -> dict[str, str]:
     """Source to component of a family. Raises `UnknownNameError` that lists what there is."""
+    from paretovid.trainables.paper_components import PAPER_FAMILIES  # which imports this module
+
+    known = {**FAMILIES, **PAPER_FAMILIES}
     try:
-        return FAMILIES[name]
+        return known[name]
     except KeyError:
-        raise unknown_name("backbone family", name, FAMILIES) from None
+        raise unknown_name("backbone family", name, known) from None
+
+
+@functools.cache
+def all_components() -> dict[str, ComponentSpec]:
+    """`COMPONENTS`, and the papers' backbones, by name."""
+    from paretovid.trainables.paper_components import PAPER_SPECS  # which imports this module
+
+    return {**COMPONENTS, **{spec.name: spec for spec in PAPER_SPECS}}
 
 
 @functools.cache
 def measure_component(name: str, num_classes: int | None = None) -> ComponentCost:
     """Cost of one call: of the real module at its real input, batch 1; the classifier only of one that classifies.
 
+    Counted on PyTorch's meta device: the same operators on the same shapes, without weights or arithmetic.
+
     Arguments:
         num_classes: of the data set; may be left out for a component that does not classify.
     """
     spec = component(name)
     assert num_classes or not spec.classifies, f"{name} classifies: its cost depends on the number of classes"
-    with torch.random.fork_rng(devices=[]):  # building draws weights; a measurement must not move a seed
+    # Building draws weights; a measurement must not move a seed.
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
         backbone = spec.build(num_classes or 1)
+        inputs = torch.zeros(1, *spec.input.shape)
     return ComponentCost(
-        macs=measure_macs(backbone, torch.zeros(1, *spec.input.shape)),
+        macs=measure_macs(backbone, inputs),
         input=describe_input(spec.input),
         published_gmacs=spec.published_gmacs,
         published_source=spec.published_source,

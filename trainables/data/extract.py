@@ -21,14 +21,17 @@ from paretovid.trainables.data.videos import read_all_steps
 from paretovid.trainables.errors import StaleFeaturesError, VideoError
 
 STEPS_PER_BATCH = 64
+VALUES_PER_BATCH = STEPS_PER_BATCH * 224 * 224 * 3
+"""A step of SlowFast is as large as forty frames, and its activations in proportion."""
 
 
 def compute_features(backbone: Backbone, inputs: np.ndarray) -> np.ndarray:
     """Features `[T, D]` float32 of decoded steps `[T, ...]`, in batches that bound the memory."""
+    at_once = max(1, min(STEPS_PER_BATCH, VALUES_PER_BATCH // inputs[0].size))
     with torch.inference_mode():
         parts = [
-            backbone(inputs[start : start + STEPS_PER_BATCH]).cpu().numpy()
-            for start in range(0, len(inputs), STEPS_PER_BATCH)
+            backbone(inputs[start : start + at_once]).cpu().numpy()
+            for start in range(0, len(inputs), at_once)
         ]
     return np.concatenate(parts)
 

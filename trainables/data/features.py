@@ -36,7 +36,20 @@ FeatureType = Literal["float32", "float16"]
 FEATURE_TYPES: tuple[FeatureType, ...] = ("float32", "float16")
 INDEX_FILE = "index.json"
 _VERIFIED_FILE = "verified.json"
-_DETERMINING_CODE = ("components.py", "data/audio.py", "data/flow.py", "data/videos.py", "data/extract.py")
+_DETERMINING_CODE = (
+    "components.py",
+    "data/audio.py",
+    "data/audioset_mel.py",
+    "data/flow.py",
+    "data/videos.py",
+    "data/extract.py",
+    "networks/i3d.py",
+    "networks/libraries.py",
+    "networks/same_padding.py",
+    "networks/shufflenet_3d.py",
+    "networks/yamnet.py",
+    "paper_components.py",
+)
 
 
 @functools.cache

@@ -22,6 +22,7 @@ from av.container import InputContainer
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from paretovid.trainables.data.audio import SAMPLE_RATE, AudioTrack, log_mel
+from paretovid.trainables.data.audioset_mel import audioset_log_mel, samples_of
 from paretovid.trainables.data.flow import flow
 from paretovid.trainables.errors import UsageError, VideoError
 
@@ -43,11 +44,20 @@ class InputSpec:
             the optical flow between such frames; "logmel": log-mel spectrogram of its audio.
         size: pixels of the square frame (another shape is squeezed to it), or mel bands.
         num_frames: frames of a snippet or behind a flow, or time bins of a log-mel.
+        short_side: the frame's shorter side is brought to so many pixels and the middle square of `size` cut out,
+            as networks trained elsewhere expect; 0: the whole frame, squeezed.
+        span_seconds: a snippet or flow covers so much time around the middle of the step, beyond it if need be, with
+            the first or last frame repeated where the video ends; 0: the step.
+        scale: of a log-mel: "power" (`audio.py`: the step), or "audioset" (`audioset_mel.py`: as much time around the
+            middle of the step as its bins take).
     """
 
     kind: Literal["frame", "snippet", "flow", "logmel"]
     size: int
     num_frames: int = 1
+    short_side: int = 0
+    span_seconds: float = 0.0
+    scale: Literal["power", "audioset"] = "power"
 
     def __post_init__(self) -> None:
         if self.kind not in ("frame", "snippet", "flow", "logmel"):
@@ -56,6 +66,13 @@ class InputSpec:
             raise UsageError("flow of one frame", "It takes two frames or more.")
         if self.size < 1 or self.num_frames < 1:
             raise UsageError(f"input of size {self.size} x {self.num_frames}", "Both must be 1 or more.")
+        if self.short_side and self.short_side < self.size:
+            raise UsageError(
+                f"a square of {self.size} pixels cannot be cut out of a side of {self.short_side}",
+                "short_side must be 0 or at least size.",
+            )
+        if self.span_seconds < 0:
+            raise UsageError(f"span_seconds is {self.span_seconds}", "It must be 0 (the step) or more.")
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -98,7 +115,8 @@ class VideoReader:
         self.frames_decoded = 0
         self._source = source
         self._notes: list[str] = []
-        self._reformatters: dict[int, VideoReformatter] = {}
+        self._reformatters: dict[tuple[int, int], VideoReformatter] = {}
+        self._lookback_seconds = 0.0  # of snippets that begin before their step
         self._audio: AudioTrack | None = None
         self._container = open_container(source, self.name)
         try:
@@ -150,10 +168,13 @@ class VideoReader:
             if spec.kind == "logmel":
                 return self._read_log_mel(step, spec)
             count = 1 if spec.kind == "frame" else spec.num_frames
-            start = step * self.step_seconds
-            self._forget_before(self._shown_at(start))
-            wanted = [self._shown_at(start + (i + 0.5) * self.step_seconds / count) for i in range(count)]
-            images = {frame: self._image(frame, spec.size) for frame in sorted(set(wanted))}
+            span = self.step_seconds if spec.kind == "frame" else spec.span_seconds or self.step_seconds
+            # The next reader of this step or of the next may begin as long before it.
+            self._lookback_seconds = max(self._lookback_seconds, (span - self.step_seconds) / 2)
+            middle = (step + 0.5) * self.step_seconds
+            self._forget_before(self._shown_at(step * self.step_seconds - self._lookback_seconds))
+            wanted = [self._shown_at(middle + ((i + 0.5) / count - 0.5) * span) for i in range(count)]
+            images = {frame: self._image(frame, spec) for frame in sorted(set(wanted))}
             if spec.kind == "frame":
                 return images[wanted[0]]
             snippet = np.stack([images[i] for i in wanted])
@@ -356,18 +377,29 @@ class VideoReader:
 
     # What components are shown
 
-    def _image(self, number: int, size: int) -> np.ndarray:
+    def _image(self, number: int, spec: InputSpec) -> np.ndarray:
         frame = self._frame(number)
-        reformatter = self._reformatters.setdefault(size, VideoReformatter())
-        resized = reformatter.reformat(frame, size, size, "rgb24", interpolation=Interpolation.AREA)
+        width = height = spec.size
+        if spec.short_side:
+            shrink = spec.short_side / min(frame.width, frame.height)
+            width, height = (
+                max(spec.short_side, round(side * shrink)) for side in (frame.width, frame.height)
+            )
+        reformatter = self._reformatters.setdefault((width, height), VideoReformatter())
+        resized = reformatter.reformat(frame, width, height, "rgb24", interpolation=Interpolation.AREA)
+        top, left = (height - spec.size) // 2, (width - spec.size) // 2
+        image = resized.to_ndarray()[top : top + spec.size, left : left + spec.size]
         turns = round(frame.rotation / 90) % 4
         if turns == 0:
-            return resized.to_ndarray()
+            return np.ascontiguousarray(image)
         self._note(f"rotated by {turns * 90} degrees counter-clockwise, as its metadata says")
-        return np.ascontiguousarray(np.rot90(resized.to_ndarray(), turns))
+        return np.ascontiguousarray(np.rot90(image, turns))
 
     def _read_log_mel(self, step: int, spec: InputSpec) -> np.ndarray:
         start, stop = (round((step + i) * self.step_seconds * SAMPLE_RATE) for i in (0, 1))
+        if spec.scale == "audioset":
+            start = round((step + 0.5) * self.step_seconds * SAMPLE_RATE) - samples_of(spec.num_frames) // 2
+            stop = start + samples_of(spec.num_frames)
         samples = np.zeros(stop - start, np.float32)
         if self.has_audio:
             if self._audio is None:
@@ -375,7 +407,8 @@ class VideoReader:
             samples = self._audio.samples(start, stop)
             if self._audio.damaged_at_seconds is not None:
                 self._note(f"audio damaged at {self._audio.damaged_at_seconds:.1f} s: silence after it")
-        return log_mel(samples, bands=spec.size, bins=spec.num_frames)
+        transform = audioset_log_mel if spec.scale == "audioset" else log_mel
+        return transform(samples, bands=spec.size, bins=spec.num_frames)
 
     def _note(self, note: str) -> None:
         if note not in self._notes:
