@@ -319,8 +319,8 @@ _SPECS = (
         recipe=Recipe(samples=8_000, batch_size=32, learning_rate=8e-3, own_groups=("sound",)),
     ),
 )
-# X3D's way of growing on plain 3-D ResNets, each two to four times the cost of the one before. Not X3D itself: after the
-# 20,000 samples that a CPU can train in minutes, one of 14 MMAC named movements, and digits no better than chance.
+# X3D's way of growing on plain 3-D ResNets, each two to four times the cost of the one before. Not X3D itself: after
+# the 20,000 samples that a CPU can train in minutes, one of 14 MMAC named movements, and digits by chance.
 _X3D_POOL = (
     _grown("xs", size=20, num_frames=4, widths=(8, 16, 32), samples=24_000),
     _grown("s", size=28, num_frames=4, widths=(12, 24, 48), samples=24_000),

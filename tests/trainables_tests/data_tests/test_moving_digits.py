@@ -236,7 +236,7 @@ def test_a_set_made_before_a_parameter_was_there_is_still_the_set(tmp_path: Path
     older = load_dataset(tmp_path)
     assert "spread" not in older.generator and is_made(SMALL, older)
     assert make_moving_digits(SMALL, tmp_path).fingerprint == made.fingerprint
-    with pytest.raises(UsageError, match="spread=0.0, not 1.0"):
+    with pytest.raises(UsageError, match=r"spread=0\.0, not 1\.0"):
         make_moving_digits(dataclasses.replace(SMALL, spread=1.0), tmp_path)
 
 
