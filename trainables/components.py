@@ -395,7 +395,7 @@ _CLIP_SPECS = (
     ),
 )
 # X3D's way of growing on plain 3-D ResNets, each two to four times the cost of the one before. Not X3D itself: after
-# the 20,000 samples that a CPU can train in minutes, one of 14 MMAC named movements, and digits no better than chance.
+# the 20,000 samples that a CPU can train in minutes, one of 14 MMAC named movements, and digits by chance.
 _X3D_POOL = (
     _grown("xs", size=20, num_frames=4, widths=(8, 16, 32), samples=24_000),
     _grown("s", size=28, num_frames=4, widths=(12, 24, 48), samples=24_000),

@@ -222,11 +222,11 @@ class SelectorBank(nn.Module):
         first, second = nn.Linear(num_classes, hidden), nn.Linear(hidden, members)
 
         def repeated(values: Tensor) -> nn.Parameter:
-            return nn.Parameter(values.detach().expand(selectors, *values.shape).clone())
+            return nn.Parameter(values.detach().repeat(selectors, 1, 1))
 
-        self.first_weight = repeated(first.weight.T)
+        self.first_weight = repeated(first.weight.T.contiguous())
         self.first_bias = repeated(first.bias[None])
-        self.second_weight = repeated(second.weight.T)
+        self.second_weight = repeated(second.weight.T.contiguous())
         self.second_bias = repeated(second.bias[None])
 
     def forward(self, scores: Tensor) -> Tensor:
