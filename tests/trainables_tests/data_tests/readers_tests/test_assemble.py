@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from paretovid.trainables.data.dataset import load_dataset
+from paretovid.trainables.data.dataset import load_dataset, save_manifest
 from paretovid.trainables.data.readers.annotations import (
     TO_DIVIDE,
     AnnotatedVideo,
@@ -20,7 +20,7 @@ from paretovid.trainables.data.readers.annotations import (
 )
 from paretovid.trainables.data.readers.assemble import LEFT_OUT, assemble, divide, read_dataset
 from paretovid.trainables.data.readers.table import TableConfig
-from paretovid.trainables.errors import DataError
+from paretovid.trainables.errors import DataError, UsageError
 
 
 def annotated(id_: str, split: str, label: int, **changes: Any) -> AnnotatedVideo:
@@ -103,7 +103,8 @@ def test_val_is_a_tenth_of_each_class_and_the_same_everywhere():
 
 
 def test_groups_stay_together_and_their_own_splits_are_kept():
-    videos = [annotated(f"v{n}", "train", n % 2, group=f"P{n // 5}") for n in range(100)]
+    # Class 1 is of persons who also show class 0, and of few of them: chosen class by class, they would be parted.
+    videos = [annotated(f"v{n}", "train", int(n % 35 == 0), group=f"P{n // 5}") for n in range(100)]
     videos.append(annotated("t", "test", 0, group="P99"))
     by_group: dict[str, set[str]] = {}
     for video in divide(videos, 0.1, 0.2):
@@ -274,5 +275,20 @@ def test_the_manifest_is_written_and_left_alone_if_nothing_changed(folder, tmp_p
     (folder / "a.mp4").unlink()
     again = read_dataset("table", config, home, name="pets").dataset
     assert len(again.records) == 5 and load_dataset(home) == again
+    assert again.generator == {"reader": "table"}
     (left_out,) = json.loads((home / LEFT_OUT).read_text())["left_out"]
     assert (left_out["video_id"], left_out["where"]) == ("a.mp4", f"{table}:2")
+
+
+@pytest.mark.parametrize("is_broken", [False, True])
+def test_a_manifest_of_someone_else_is_never_written_over(folder, tmp_path, is_broken):
+    table = tmp_path / "videos.csv"
+    table.write_text("path,label\n" + "\n".join(f"{id_}.mp4,{id_ < 'd'}" for id_ in IDS))
+    home = tmp_path / "home" / "pets"
+    save_manifest(dataclasses.replace(made(folder, annotations()).dataset, root=home))
+    if is_broken:
+        (home / "manifest.json").write_text("{ to be mended")
+    before = (home / "manifest.json").read_bytes()
+    with pytest.raises(UsageError, match="not made by reader table") as caught:
+        read_dataset("table", TableConfig(annotations=str(table), videos=str(folder)), home, name="pets")
+    assert "data.name=" in caught.value.hint and (home / "manifest.json").read_bytes() == before
