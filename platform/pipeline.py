@@ -140,7 +140,7 @@ def _reader_of(config: SweepConfig) -> tuple[str, ReaderConfig] | None:
 
 
 def _read_data(config: SweepConfig, home: Home, stage: Stage) -> Assembled:
-    """Annotations are read every time, which takes seconds; a video is looked at once."""
+    """Annotations are read every time, in seconds (HVU: half a minute); a video is looked at once."""
     found = _reader_of(config)
     assert found is not None
 

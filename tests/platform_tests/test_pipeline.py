@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from paretovid.platform import pipeline
 from paretovid.platform.config import data_settings, group_options, load_sweep_config
 from paretovid.platform.pipeline import check_settings, make_data
 from paretovid.platform.progress import Progress
@@ -84,3 +85,10 @@ def test_settings_are_checked_before_anything_starts(own_videos: Path) -> None:
     with pytest.raises(UsageError, match="no such file or folder"):
         check_settings(load_sweep_config(words(own_videos / "missing")))
     assert not (own_videos.parent / "home").exists()
+
+
+def test_extraction_keeps_to_the_same_share() -> None:
+    failures = [("a.mp4", "damaged"), ("b.mp4", "damaged")]
+    pipeline._check_enough(failures, 10, 0.2)
+    with pytest.raises(DataError, match="2 of 10 videos could not be read"):
+        pipeline._check_enough(failures, 10, 0.1)

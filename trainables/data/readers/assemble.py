@@ -6,7 +6,9 @@ refused: one video in two splits, two files that are the same video in two split
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,7 +37,7 @@ from paretovid.trainables.data.readers.matching import VideoFiles
 from paretovid.trainables.data.readers.probing import MapParallel, Probe, probe_all
 from paretovid.trainables.data.readers.registry import reader
 from paretovid.trainables.data.videos import count_steps
-from paretovid.trainables.errors import DataError
+from paretovid.trainables.errors import DataError, UsageError
 
 LEFT_OUT = "left_out.json"
 _SHOWN = 3
@@ -72,20 +74,38 @@ def read_dataset(
 
     The manifest is left alone where nothing changed. Raises `DataError` and `UsageError`, naming file and line.
     """
+    before = _written_before(root, reader_name)
     assembled = assemble(reader(reader_name).read(config), config, root, name=name, map_parallel=map_parallel)
+    dataset = dataclasses.replace(assembled.dataset, generator=_generator(reader_name))
+    assembled = dataclasses.replace(assembled, dataset=dataset)
     listed = [dataclasses.asdict(each) for each in assembled.left_out]
     write_json(root / LEFT_OUT, {"notes": assembled.notes, "left_out": listed})
-    if not (root / MANIFEST).is_file() or _differs(root, assembled.dataset):
-        save_manifest(assembled.dataset)
-    load_dataset(root)
+    if before != dataset:
+        save_manifest(dataset)
+        load_dataset(root)
     return assembled
 
 
-def _differs(root: Path, dataset: Dataset) -> bool:
+def _written_before(root: Path, reader_name: str) -> Dataset | None:
+    """The data set that is there, if it can be used. Raises `UsageError` for one that something else wrote."""
+    if not (root / MANIFEST).is_file():
+        return None
+    made_by = None
+    with contextlib.suppress(ValueError, AttributeError):
+        made_by = json.loads((root / MANIFEST).read_bytes()).get("generator")
+    if made_by != _generator(reader_name):
+        raise UsageError(
+            f"{root / MANIFEST} is of another data set: it was not made by reader {reader_name}",
+            f"Give this one another name, data.name=NAME; or use what is there: data=folder data.name={root.name}.",
+        )
     try:
-        return load_dataset(root) != dataset
-    except DataError:
-        return True
+        return load_dataset(root)
+    except DataError:  # the videos have gone elsewhere, for one: what is read now replaces it
+        return None
+
+
+def _generator(reader_name: str) -> dict[str, str]:
+    return {"reader": reader_name}
 
 
 def assemble(

@@ -46,7 +46,7 @@ class ClassList:
             )
         if len(self.names) < 2:
             raise DataError(
-                f"{self.source} lists {len(self.names)} class: {', '.join(self.names) or '(none)'}",
+                f"{self.source} lists {len(self.names)} class: {', '.join(self.names)[:60] or '(none)'}",
                 "Recognition needs two classes or more, one a line.",
             )
         object.__setattr__(self, "_numbers", {name: number for number, name in enumerate(self.names)})

@@ -128,9 +128,8 @@ def test_labels_that_are_not_in_the_list():
 
 @pytest.mark.parametrize("times", [("2", "1"), ("-1", "1"), ("a", "1"), ("nan", "1"), (None, 1), (True, 2)])
 def test_bad_intervals(times):
-    start, end = times
     with pytest.raises(DataError, match="x:3:") as caught:
-        interval(start, end, "x:3")
+        interval(times[0], times[1], "x:3")
     assert caught.value.hint
 
 

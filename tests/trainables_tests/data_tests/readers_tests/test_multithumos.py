@@ -51,6 +51,11 @@ def test_the_json_counts_classes_from_one(published, content):
     assert described(read) == WANTED
     assert read.videos[1].stated_seconds == 1315.0
     assert read.videos[1].events[0].end_seconds == 4000.36  # clipped when the file is known
+    (published / "class_list.txt").write_text("BaseballPitch\nRun\n")  # without numbers, as some copies
+    assert (
+        described(read_multithumos(MultiThumosConfig(annotations=str(path), videos="v", classes=classes)))
+        == WANTED
+    )
     with pytest.raises(UsageError, match=r"data\.classes has no value"):
         read_multithumos(MultiThumosConfig(annotations=str(path), videos="v"))
 
