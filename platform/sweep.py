@@ -25,6 +25,7 @@ from paretovid.platform.reconcile import reconcile
 from paretovid.platform.report import front_table, write_html, write_png
 from paretovid.platform.stopping import StopSwitch, SweepStopped, on_signals
 from paretovid.platform.study import ParetoStudy
+from paretovid.platform.study_place import study_place
 from paretovid.platform.sweep_driver import SweepDriver
 from paretovid.platform.sweep_journal import SweepJournal, read_journal
 from paretovid.platform.sweep_lock import SweepLock, driver_of
@@ -176,7 +177,9 @@ def _go_on(
                 asked = (info or {}).get("asked") or [config.search.trials]
                 info = {**(info or {}), "asked": [*asked, more]}
             config = with_extensions(config, info)
-            write_info(folder, new_info(config, name, "running", info))
+            info = new_info(config, name, "running", info)
+            info["study"] = study_place(home, info, config.search.storage).described
+            write_info(folder, info)
             summary = _Run(home, name, config, progress, switch).all_of_it()
     return _report(home, name, summary, config)
 
@@ -273,9 +276,10 @@ class _Run:
 
     def _search(self, prepared: Prepared) -> LaunchSummary:
         config, search = self._config, self._config.search
+        place = study_place(self._home, read_info(self._folder) or {}, search.storage)
         study = ParetoStudy(
-            storage=prepared.home.optuna_url,
-            name=self._name,
+            storage=place.url,
+            name=place.name,
             knobs=searched_knobs(config),
             trials=search.trials,
             sampler=search.sampler,

@@ -3,11 +3,14 @@
 state       running, interrupted, failed, out_of_time, finished
 config      everything that it was started with
 asked       how its number of trials came about, if `paretovid extend` has raised it: [16, 8]
+uid         tells it from sweeps of this name in other homes, where a store is shared with them
+study       where its study is kept; `home`, or the URL of a database
 """
 
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,7 +30,7 @@ from paretovid.trainables.provenance import code_version
 SWEEP_FILE = "sweep.json"
 _WHERE_ONLY = ("home", "name", "cluster", "tracking")
 """Sections that say where a sweep runs and is kept, not what it is."""
-_HOW_ONLY = ("concurrent", "hours", "max_failures")
+_HOW_ONLY = ("concurrent", "hours", "max_failures", "storage")
 """Settings of `search` that may differ when a sweep goes on."""
 
 
@@ -57,9 +60,10 @@ def known_info(home: Home, name: str) -> dict[str, Any]:
 
 def new_info(config: SweepConfig, name: str, state: str, before: Mapping[str, Any] | None) -> dict[str, Any]:
     """The record of a sweep in this state; what only the sweep's first start knows is kept from `before`."""
-    kept = {key: (before or {})[key] for key in ("asked", "failures") if key in (before or {})}
+    kept = {key: (before or {})[key] for key in ("asked", "failures", "study") if key in (before or {})}
     return {
         "name": name,
+        "uid": (before or {}).get("uid") or uuid.uuid4().hex[:8],
         "method": config.method.name,
         "data": config.data["name"],
         "created": (before or {}).get("created") or datetime.now(UTC).isoformat(timespec="seconds"),
