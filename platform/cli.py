@@ -205,7 +205,13 @@ def _add_using(add: Any) -> None:
     )
     predict.set_defaults(rest_name="videos")
     _command(add, "flops", commands.flops, "what each component costs per call", has_json=True)
-    _command(add, "doctor", commands.doctor, "check this installation, say what to mend", has_json=True)
+    doctor = _command(
+        add, "doctor", commands.doctor, "check installation and cluster, say what to mend", has_json=True
+    )
+    doctor.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="for example cluster.address=head:6379"
+    )
+    doctor.set_defaults(rest_name="overrides")
 
 
 def _command(add: Any, name: str, run: Any, summary: str, *, has_json: bool = False) -> Any:

@@ -237,7 +237,7 @@ def doctor(args: argparse.Namespace) -> Answer:
     """`paretovid doctor`. Status 1 if something must be mended."""
     from paretovid.platform import doctor as checks
 
-    found = checks.run_checks(args.home)
+    found = checks.run_checks(args.home, args.overrides)
     failed = any(check.state == "fail" for check in found)
     return Answer(text=checks.to_text(found), document=checks.to_document(found), exit_status=int(failed))
 

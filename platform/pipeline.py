@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 import ray
 import torch
 
-from paretovid.infra.ray_cluster import Cluster, connect
+from paretovid.infra.ray_cluster import LOCAL, Cluster, connect
+from paretovid.platform.cluster_check import check_nodes, code_to_send
 from paretovid.platform.config import data_settings
 from paretovid.platform.home import Home, open_home
 from paretovid.platform.progress import Progress, Stage
@@ -59,18 +60,29 @@ class Prepared:
 
 @contextlib.contextmanager
 def cluster_of(config: SweepConfig) -> Iterator[Cluster]:
-    """The Ray cluster that the configuration names, connected for the block."""
+    """The Ray cluster that the configuration names, connected for the block.
+
+    Raises `DataError` if it cannot be reached, `UsageError` if its nodes cannot run our trials.
+    """
     cluster = config.cluster
+    is_local = cluster.address == LOCAL
+    is_there = ray.is_initialized()
     try:
-        with connect(
+        connection = connect(
             cluster.address,
             cpus=cluster.cpus,
             gpus=cluster.gpus,
             object_store_megabytes=cluster.object_store_megabytes,
-        ) as connected:
-            yield connected
+            py_modules=() if is_local else code_to_send(),
+        )
+        connected = connection.__enter__()
     except ConnectionError as error:
         raise DataError(str(error), "Run `paretovid doctor`, or see what cluster.address= names.") from error
+    with contextlib.ExitStack() as stack:
+        stack.push(connection)
+        if not is_local and not is_there:
+            check_nodes(open_home(config.home))
+        yield connected
 
 
 def make_data(config: SweepConfig, progress: Progress) -> Dataset:

@@ -15,7 +15,13 @@ from pathlib import Path
 from paretovid.platform.searcher import FixedTrial
 from paretovid.platform.study import ParetoStudy
 from paretovid.platform.sweep_journal import read_journal
-from paretovid.platform.sweep_trials import SweepTrials, figures_of, finished_result, trial_config
+from paretovid.platform.sweep_trials import (
+    SweepTrials,
+    figures_of,
+    finished_result,
+    summary_of,
+    trial_config,
+)
 from paretovid.platform.trial_signs import ALIVE_FILE, read_document, write_atomically
 from paretovid.trainables.provenance import code_version
 
@@ -47,7 +53,12 @@ def failure_of(trial_folder: Path) -> str | None:
 
 
 def reconcile(
-    folder: Path, study: ParetoStudy, trials: SweepTrials, record: Callable[..., None]
+    folder: Path,
+    study: ParetoStudy,
+    trials: SweepTrials,
+    record: Callable[..., None],
+    *,
+    tell_swept: bool = False,
 ) -> Reconciled:
     """Compares the stores and mends what a killed driver left half done. Starts nothing.
 
@@ -61,6 +72,12 @@ def reconcile(
         is_finished = finished_result(trial_config(baseline.config)) is not None
         if not is_finished and failure_of(folder / "trials" / baseline.trial_id) is None:
             fixed.append(baseline)
+    for suggestion in study.interrupted_ones():
+        found = finished_result(trial_config(trials.searched(suggestion)))
+        if found is not None:
+            study.adopt(suggestion.trial_id, summary_of(found)["objectives"])
+            if tell_swept:
+                study.tell_swept(suggestion.trial_id, summary_of(found)["swept"])
     for suggestion in study.complete_ones():
         config = trials.searched(suggestion)
         if finished_result(trial_config(config)) is None:

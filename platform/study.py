@@ -272,15 +272,30 @@ class ParetoStudy:
 
     def complete_ones(self) -> list[Suggestion]:
         """The suggestions whose results the study has."""
-        return [
-            Suggestion(
-                trial_id=f"t{trial.number:04d}",
-                knobs=dict(trial.params),
-                origin=str(trial.user_attrs.get("origin", self._sampler)),
-                attempt=int(trial.user_attrs.get("starts", 1)),
-            )
-            for trial in self._all(TrialState.COMPLETE)
-        ]
+        return [self._suggestion_of(trial) for trial in self._all(TrialState.COMPLETE)]
+
+    def interrupted_ones(self) -> list[Suggestion]:
+        """The suggestions that were handed out before this process began, and have no result here."""
+        trials = self._all(TrialState.RUNNING, TrialState.WAITING)
+        return [self._suggestion_of(trial) for trial in trials if "starts" in trial.user_attrs]
+
+    def adopt(self, trial_id: str, objectives: Mapping[str, Any]) -> str:
+        """Records the result of an interrupted trial: it had finished, and its driver died before it heard of it.
+        Returns as `tell`.
+        """
+        trial = self._trial(int(trial_id[1:]))
+        self._study._storage.set_trial_state_values(trial._trial_id, state=TrialState.RUNNING)
+        self._again = [number for number in self._again if number != trial.number]
+        self._open[trial_id] = self._trial(trial.number)
+        return self.tell(trial_id, objectives)
+
+    def _suggestion_of(self, trial: FrozenTrial) -> Suggestion:
+        return Suggestion(
+            trial_id=f"t{trial.number:04d}",
+            knobs=dict(trial.params),
+            origin=str(trial.user_attrs.get("origin", self._sampler)),
+            attempt=int(trial.user_attrs.get("starts", 1)),
+        )
 
     def failures(self) -> dict[str, str]:
         """The trials that failed for good, and why."""
@@ -395,9 +410,10 @@ def _end(knob: KnobConfig, dearest: bool) -> Any:
 
 def _suggest(trial: Trial, name: str, kind: BaseDistribution) -> Any:
     if isinstance(kind, FloatDistribution):
-        return trial.suggest_float(name, kind.low, kind.high, log=kind.log)
+        # An enqueued 2 comes back as 2 from this process and as 2.0 from the storage: two configurations.
+        return float(trial.suggest_float(name, kind.low, kind.high, log=kind.log))
     if isinstance(kind, IntDistribution):
-        return trial.suggest_int(name, kind.low, kind.high, log=kind.log)
+        return int(trial.suggest_int(name, kind.low, kind.high, log=kind.log))
     assert isinstance(kind, CategoricalDistribution)
     return trial.suggest_categorical(name, kind.choices)
 

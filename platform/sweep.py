@@ -289,7 +289,7 @@ class _Run:
             max_failures=search.max_failures,
         )
         trials = SweepTrials(config, self._name, prepared)
-        found = reconcile(self._folder, study, trials, self._driver.record)
+        found = reconcile(self._folder, study, trials, self._driver.record, tell_swept=search.tell_swept)
         for note in found.notes:
             self._progress.say(f"  {note}")
         total = search.trials + len(config.baselines)

@@ -67,6 +67,7 @@ class Signs:
         self._claim = uuid.uuid4().hex
         self._looked = self._beaten = -1e9
         self._should_end = False
+        self._beats = 0
         self._progress: dict[str, float] = {}
         folder.mkdir(parents=True, exist_ok=True)
         self._write()
@@ -80,6 +81,7 @@ class Signs:
     def heartbeat(self, progress: Mapping[str, float] | None = None) -> bool:
         """A sign of life. True once the trial should end."""
         now = time.monotonic()
+        self._beats += 1
         if progress is not None:
             self._progress = dict(progress)
         if now - self._beaten >= BEAT_SECONDS:
@@ -105,6 +107,7 @@ class Signs:
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "at": time.time(),
+            "beats": self._beats,
             **self._progress,
         }
         write_atomically(self._folder / ALIVE_FILE, json.dumps(document))

@@ -202,6 +202,31 @@ def test_trials_set_aside_wait_and_go_on_under_their_own_name(tmp_path: Path) ->
     assert again.counts().running == 5
 
 
+def test_knobs_are_the_same_from_the_storage_as_they_were_handed_out(tmp_path: Path) -> None:
+    knobs = {**KNOBS, "clips": KnobConfig(low=1, high=10, whole=True)}
+    published = [{"gamma": 0.1, "lambda": 2, "clips": 3.0}]
+    study = make(tmp_path, knobs=knobs, published=published, trials=4)
+    asked = [study.ask() for _ in range(4)]
+    again = make(tmp_path, knobs=knobs, published=published, trials=4).interrupted_ones()
+    # As text: what determines a result is hashed as JSON, where 2 and 2.0 differ.
+    assert [json.dumps(each.knobs) for each in asked if each] == [json.dumps(each.knobs) for each in again]
+
+
+def test_a_result_that_the_driver_did_not_live_to_hear_of_is_adopted(tmp_path: Path) -> None:
+    study = make(tmp_path, trials=3)
+    for _ in range(3):
+        study.ask()
+    study.set_aside("t0002")
+    study = make(tmp_path, trials=3)
+    assert [each.trial_id for each in study.interrupted_ones()] == ["t0000", "t0001", "t0002"]
+    for trial_id in ("t0001", "t0002"):
+        assert study.adopt(trial_id, {"map": 0.5, "gflops": 1.0}) == "complete"
+    only = study.ask()
+    assert only is not None and (only.trial_id, only.attempt) == ("t0000", 2)
+    assert study.ask() is None
+    assert study.counts().complete == 2
+
+
 def test_a_configuration_is_never_tried_twice(tmp_path: Path) -> None:
     knobs = {
         "gamma": KnobConfig(low=1, high=3, whole=True),
