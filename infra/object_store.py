@@ -20,7 +20,7 @@ import json
 import threading
 import time
 import uuid
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -69,6 +69,12 @@ class ObjectStore:
                 self._files = _connect()
         return self._files
 
+    def arrow_files(self) -> Any:
+        """The file system as Ray takes it (`storage_filesystem`). It connects anew wherever it is sent."""
+        from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+        return PyFileSystem(FSSpecHandler(_connect()))
+
     def check(self) -> None:
         """Tries all that is needed, within seconds: list, write, read, write only what is new, delete.
 
@@ -105,6 +111,12 @@ class ObjectStore:
         except FileNotFoundError:
             return None
         return bytes(content)
+
+    def read_many(self, keys: Sequence[str]) -> list[bytes]:
+        """The bytes of small objects that are there, in their order."""
+        paths = [self._path(key) for key in keys]
+        found = self._do("read", "", lambda files: files.cat(paths, recursive=False))
+        return [bytes(found[path]) for path in paths] if isinstance(found, dict) else [bytes(found)]
 
     def write(self, key: str, content: bytes, *, patience: float | None = None) -> None:
         """Writes or replaces a small object, whole."""
@@ -255,7 +267,7 @@ class ObjectStore:
         folder.mkdir(parents=True, exist_ok=True)
         check_space(folder, sum(part.bytes for part in missing.values()))
         with ThreadPoolExecutor(_PARALLEL) as pool:
-            waiting = [pool.submit(self._get_part, key, name, part, folder) for name, part in missing.items()]
+            waiting = [pool.submit(self.get_part, key, name, part, folder) for name, part in missing.items()]
             try:
                 for each in waiting:
                     while not each.done():
@@ -268,7 +280,8 @@ class ObjectStore:
                     each.cancel()
         here.note(parts)
 
-    def _get_part(self, key: str, name: str, part: Part, folder: Path) -> None:
+    def get_part(self, key: str, name: str, part: Part, folder: Path) -> None:
+        """Downloads one file of the folder at a key, sealed or not, into `folder`."""
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f"{target.name}.{uuid.uuid4().hex[:6]}.partial")
@@ -341,10 +354,7 @@ class ObjectStore:
 def _connect() -> Any:
     import s3fs
 
-    class _Files(s3fs.S3FileSystem):  # type: ignore[misc]
-        retries = 2  # `_do` has the patience
-
-    return _Files(
+    files = s3fs.S3FileSystem(
         skip_instance_cache=True,
         use_listings_cache=False,
         config_kwargs={
@@ -354,3 +364,5 @@ def _connect() -> Any:
             "max_pool_connections": 4 * _PARALLEL,
         },
     )
+    files.retries = 2  # `_do` has the patience
+    return files

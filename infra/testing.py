@@ -40,9 +40,9 @@ def wait_for_port(port: int, process: subprocess.Popen[bytes], seconds: float = 
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
             return
         if process.poll() is not None:
-            raise RuntimeError(f"{process.args} ended with {process.returncode}")
+            raise RuntimeError(f"{process.args!r} ended with {process.returncode}")
         time.sleep(0.1)
-    raise RuntimeError(f"{process.args} does not listen on port {port}")
+    raise RuntimeError(f"{process.args!r} does not listen on port {port}")
 
 
 def postgres_programs() -> Path | None:

@@ -42,7 +42,8 @@ def study_place(home: Home, info: Mapping[str, Any], stated: str | None) -> Stud
     sweep = str(info["name"])
     url = stated or os.environ.get(STORAGE_VARIABLE)
     if not url:
-        place = StudyPlace(url=home.optuna_url, name=sweep, described=UNDER_HOME)
+        own = f"{home.optuna_url}/{sweep}" if home.url else home.optuna_url
+        place = StudyPlace(url=own, name=sweep, described=UNDER_HOME)
     else:
         # Homes do not know of each other: two of them may have a sweep of this name.
         place = StudyPlace(url=url, name=f"{sweep}-{info['uid']}", described=shown_url(url))

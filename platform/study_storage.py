@@ -15,6 +15,8 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.storages.journal._file import get_lock_file
 from optuna.trial import TrialState
 
+from paretovid.infra.object_store import SCHEME, ObjectStore
+from paretovid.platform.object_journal import ObjectJournal
 from paretovid.platform.patient_storage import PatientStorage
 from paretovid.platform.study_place import shown_url, without_password
 from paretovid.trainables.errors import UsageError
@@ -60,7 +62,10 @@ def open_study(
 def connect_storage(storage: str) -> tuple[BaseStorage, list[str]]:
     """The storage at a URL, made if it is missing, and the names of the studies in it."""
     try:
-        if not storage.startswith(JOURNAL):
+        store: BaseStorage
+        if storage.startswith(SCHEME):
+            store = JournalStorage(ObjectJournal(ObjectStore(storage)))
+        elif not storage.startswith(JOURNAL):
             store = _connect_database(storage)
         else:
             path = Path(storage.removeprefix(JOURNAL))

@@ -23,6 +23,7 @@ from paretovid.platform.pipeline import Prepared, check_settings, cluster_of, pr
 from paretovid.platform.progress import Progress
 from paretovid.platform.reconcile import reconcile
 from paretovid.platform.report import front_table, write_html, write_png
+from paretovid.platform.shared_home import fetch, refresh_sweep, share_file
 from paretovid.platform.stopping import StopSwitch, SweepStopped, on_signals
 from paretovid.platform.study import ParetoStudy
 from paretovid.platform.study_place import study_place
@@ -163,6 +164,7 @@ def _go_on(
     more: int = 0,
 ) -> SweepReport:
     folder = home.sweep(name)
+    refresh_sweep(folder)
     switch = StopSwitch()
     hint = f"Go on: {typed_command('paretovid')} resume {name}{_at(config.home)}"
     with on_signals(switch, progress.say), _with_hint(hint):
@@ -296,7 +298,7 @@ class _Run:
         with self._progress.stage("search", total=total, unit="trials") as stage:
             self._driver.show_on(stage, found.finished + found.failed)
             summary = launch_trials(
-                trainable_on(config.cluster.node_cache, code_version()),
+                trainable_on(config.cluster.node_cache, code_version(), self._home.root),
                 storage=self._folder,
                 study=study,
                 fixed=found.fixed,
@@ -307,6 +309,7 @@ class _Run:
                 hours=search.hours,
                 hang_seconds=config.cluster.hang_seconds,
                 switch=self._switch,
+                cache=config.cluster.node_cache,
             )
             failed = f", {summary.failed} failed" if summary.failed else ""
             stage.done(f"{summary.succeeded} trials{failed}")
@@ -348,6 +351,8 @@ def write_front(folder: Any, front: Front) -> None:
     write_html(front, folder / PAGE)
     (folder / TABLE).write_text(front_table(front) + "\n")
     write_json(folder / DOCUMENT, front.to_json())
+    for name in (PICTURE, PAGE, TABLE, DOCUMENT):
+        share_file(folder / name)
 
 
 def _check(config: SweepConfig) -> None:
@@ -379,6 +384,8 @@ def _at(home: str | None) -> str:
 def _report(home: Home, name: str, summary: LaunchSummary | None, config: SweepConfig) -> SweepReport:
     folder = home.sweep(name)
     dataset = load_dataset(home.data(str(config.data["name"])))
+    examples = dataset.split("test")[:2]
+    fetch(dataset.root, lambda names: [record.path for record in examples if record.path in names])
     return SweepReport(
         name=name,
         folder=folder,
@@ -387,7 +394,7 @@ def _report(home: Home, name: str, summary: LaunchSummary | None, config: SweepC
         tracking_uri=store_uri(home, config.tracking.uri),
         stated_uri=config.tracking.uri,
         home=config.home,
-        example_videos=tuple(shortened(dataset.video_path(r)) for r in dataset.split("test")[:2]),
+        example_videos=tuple(shortened(dataset.video_path(r)) for r in examples),
     )
 
 

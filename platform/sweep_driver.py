@@ -10,6 +10,7 @@ from paretovid.platform.home import Home
 from paretovid.platform.progress import Progress, Stage
 from paretovid.platform.reconcile import FAILURE_FILE, record_failure
 from paretovid.platform.searcher import Hooks
+from paretovid.platform.shared_home import fetch_result, remove
 from paretovid.platform.sweep_journal import Event, SweepJournal
 from paretovid.platform.sweep_status import LiveStatus
 from paretovid.platform.tracking_sender import TrackingSender
@@ -82,7 +83,9 @@ class SweepDriver:
             record_failure(self._home.trial(self._sweep, trial), str(error))
             self._advance(1, f"{trial} failed: {error}")
             return
-        (self._home.trial(self._sweep, trial) / FAILURE_FILE).unlink(missing_ok=True)
+        folder = self._home.trial(self._sweep, trial)
+        remove(folder / FAILURE_FILE)
+        fetch_result(folder)
         objectives = result["objectives"]
         self.record("finish", trial=trial, **result["figures"])
         note = f"{trial}: mAP {100 * objectives['map']:.1f} at {objectives['gflops']:.4f} GFLOPs"

@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from paretovid.platform.config import load_sweep_config, searched_knobs, to_record
 from paretovid.platform.home import Home
+from paretovid.platform.shared_home import refresh_sweeps, share_file
 from paretovid.platform.trial_signs import read_document
 from paretovid.search_spaces.schema import SweepConfig
 from paretovid.trainables.data.dataset import write_json
@@ -36,12 +37,13 @@ _HOW_ONLY = ("concurrent", "hours", "max_failures", "storage")
 
 def read_info(folder: Path) -> dict[str, Any] | None:
     """The content of `sweep.json`; None if there is none that can be read."""
-    return read_document(folder / SWEEP_FILE)
+    return read_document(folder / SWEEP_FILE, must_answer=True)
 
 
 def write_info(folder: Path, info: Mapping[str, Any]) -> None:
     """Replaces `sweep.json`."""
     write_json(folder / SWEEP_FILE, info)
+    share_file(folder / SWEEP_FILE)
 
 
 def known_info(home: Home, name: str) -> dict[str, Any]:
@@ -49,6 +51,7 @@ def known_info(home: Home, name: str) -> dict[str, Any]:
     info = read_info(home.sweep(name))
     if info is not None:
         return info
+    refresh_sweeps(home.sweeps)
     if (home.sweep(name) / SWEEP_FILE).is_file():
         raise DataError(
             f"{home.sweep(name) / SWEEP_FILE} is damaged",
@@ -87,6 +90,7 @@ def name_of(home: Home, config: SweepConfig) -> str:
         if info and _identity(_first(info)) != wanted:
             raise _taken(config.name, _differences(_first(info), to_record(config)))
         return config.name
+    refresh_sweeps(home.sweeps)
     stem = f"{config.method.name}-{config.data['name']}"
     taken = {path.parent.name: read_info(path.parent) for path in home.sweeps.glob(f"*/{SWEEP_FILE}")}
     for name, info in sorted(taken.items()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import Any
 
 import optuna
 import pytest
@@ -125,7 +126,7 @@ class _LosesAnswers:
 
 
 def test_what_was_done_before_the_connection_was_lost_is_not_done_twice(database):
-    inner = _LosesAnswers(optuna.storages.get_storage(database))
+    inner: Any = _LosesAnswers(optuna.storages.get_storage(database))
     storage = PatientStorage(inner, "here", say=lambda text: None)
     directions = [optuna.study.StudyDirection.MAXIMIZE]
     inner.loses = True
