@@ -11,7 +11,6 @@ interrupted sweep goes on by launching it again (`searcher.py`).
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import shutil
 import time
@@ -31,6 +30,7 @@ from paretovid.platform.searcher import FixedTrial, Hooks, ParetoSearcher
 from paretovid.platform.shared_home import ray_storage, remove_folder
 from paretovid.platform.stopping import StopSwitch
 from paretovid.platform.study import ParetoStudy
+from paretovid.platform.sweep_lock import alone
 from paretovid.platform.trial_process import Trainable, in_process, nested
 from paretovid.platform.trial_signs import take_back_stop
 from paretovid.platform.trial_watch import ExplainingScheduler, Overseer, killed_for_memory
@@ -246,20 +246,6 @@ class _Watch:
         else:
             self.reasons[trial_id] = error
         self._hooks.on_result(trial_id, config, result, error)
-
-
-@contextlib.contextmanager
-def alone(storage: Path, lock_name: str = ".lock") -> Iterator[None]:
-    """Holds a lock on the sweep. The kernel frees it whenever this process ends."""
-    storage.mkdir(parents=True, exist_ok=True)
-    with (storage / lock_name).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UsageError(
-                f"the sweep in {storage} is running already", "Wait for it, or end it."
-            ) from error
-        yield
 
 
 @contextlib.contextmanager

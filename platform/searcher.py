@@ -12,7 +12,7 @@ from typing import Any, final
 
 from ray.tune.search import Searcher
 
-from paretovid.platform.study import MOST_STARTS, ParetoStudy, Suggestion, not_finite
+from paretovid.platform.study import MOST_LOSSES, ParetoStudy, Suggestion, not_finite
 from paretovid.trainables.errors import ParetovidError
 
 OUTCOME = "outcome"
@@ -77,6 +77,7 @@ class _Fixed:
     waiting: list[FixedTrial]
     starts: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
+    losses: Counter[str] = field(default_factory=Counter)
 
 
 @final
@@ -230,9 +231,10 @@ class ParetoSearcher(Searcher):
 
     def _failed(self, started: _Started, reason: str, *, retry: bool, is_innocent: bool = False) -> None:
         if started.fixed is not None:
-            self._fixed.failures[started.trial_id] += not is_innocent
-            again = retry and self._fixed.failures[started.trial_id] <= self._max_failures
-            again = again and self._fixed.starts[started.trial_id] <= MOST_STARTS
+            counts = self._fixed.losses if is_innocent else self._fixed.failures
+            counts[started.trial_id] += 1
+            most = MOST_LOSSES if is_innocent else self._max_failures
+            again = retry and counts[started.trial_id] <= most
             if again:
                 self._fixed.waiting.append(started.fixed)
         else:

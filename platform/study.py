@@ -30,8 +30,8 @@ from paretovid.platform.study_storage import OBJECTIVES, open_study
 from paretovid.search_spaces.schema import KnobConfig
 from paretovid.trainables.errors import unknown_name
 
-MOST_STARTS = 20
-"""Starts of a trial after which even losses that are not its doing (nodes taken away) count as its failure."""
+MOST_LOSSES = 20
+"""Starts of a trial that may be lost without its doing (nodes taken away) before it counts as failed."""
 _SWEPT = "swept"
 _REPEATED = "repeats"
 _DRAWS = 20
@@ -218,16 +218,15 @@ class ParetoStudy:
         """Records that a start of the trial failed. Returns `again` if it will be handed out again,
         `failed` if it will not, `known` if it was finished already.
 
-        One that was `is_innocent` (its node was taken away) is handed out again however often it failed, up to
-        `MOST_STARTS` starts.
+        One that was `is_innocent` (its node was taken away) is handed out again up to `MOST_LOSSES` times.
         """
         trial = self._take(trial_id)
         if trial is None:
             return "known"
-        failures = int(trial.user_attrs.get("failures", 0)) + (not is_innocent)
-        trial.set_user_attr("failures", failures)
-        starts = int(trial.user_attrs.get("starts", 0))
-        if retry and failures <= self.max_failures and starts < MOST_STARTS:
+        kind, most = ("losses", MOST_LOSSES) if is_innocent else ("failures", self.max_failures)
+        count = int(trial.user_attrs.get(kind, 0)) + 1
+        trial.set_user_attr(kind, count)
+        if retry and count <= most:
             self._again.append(trial.number)
             return "again"
         return self._fail(trial, reason)

@@ -23,7 +23,7 @@ from paretovid.platform.pipeline import Prepared, check_settings, cluster_of, pr
 from paretovid.platform.progress import Progress
 from paretovid.platform.reconcile import reconcile
 from paretovid.platform.report import front_table, write_html, write_png
-from paretovid.platform.shared_home import fetch, refresh_sweep, share_file
+from paretovid.platform.shared_home import fetch, refresh_sweep, share_file, some_of_dataset
 from paretovid.platform.stopping import StopSwitch, SweepStopped, on_signals
 from paretovid.platform.study import ParetoStudy
 from paretovid.platform.study_place import study_place
@@ -383,7 +383,9 @@ def _at(home: str | None) -> str:
 
 def _report(home: Home, name: str, summary: LaunchSummary | None, config: SweepConfig) -> SweepReport:
     folder = home.sweep(name)
-    dataset = load_dataset(home.data(str(config.data["name"])))
+    root = home.data(str(config.data["name"]))
+    fetch(root, some_of_dataset)
+    dataset = load_dataset(root)
     examples = dataset.split("test")[:2]
     fetch(dataset.root, lambda names: [record.path for record in examples if record.path in names])
     return SweepReport(

@@ -15,7 +15,7 @@ import os
 import threading
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, final, get_args
@@ -113,34 +113,49 @@ def read_journal(folder: Path) -> Reading:
     return Reading(entries=tuple(entries), damaged=tuple(damaged))
 
 
-def hours_spent(entries: Sequence[Entry], now: float) -> tuple[float, float]:
-    """CPU-hours and GPU-hours that trials held: each start until its end, as set aside for it.
-
-    A start whose driver died counts until that driver's last event; one that runs still, until `now`.
-    """
-    cpus = gpus = cpu_seconds = gpu_seconds = 0.0
-    running: dict[str, float] = {}
-    last = 0.0
-
-    def ended(trial: str, at: float) -> None:
-        nonlocal cpu_seconds, gpu_seconds
-        seconds = max(0.0, at - running.pop(trial, at))
-        cpu_seconds += cpus * seconds
-        gpu_seconds += gpus * seconds
-
+def hours_spent(entries: Iterable[Entry], now: float) -> tuple[float, float]:
+    """CPU-hours and GPU-hours that trials held until `now`."""
+    clock = TrialClock()
     for entry in entries:
+        clock.add(entry)
+    return clock.hours(now)
+
+
+@final
+class TrialClock:
+    """Counts what trials held: each start until its end, times what a trial was given.
+
+    A start whose driver died counts until that driver's last event; one that runs still, until it is asked.
+    """
+
+    def __init__(self) -> None:
+        self._cpus = self._gpus = self._cpu_seconds = self._gpu_seconds = self._last = 0.0
+        self._running: dict[str, float] = {}
+
+    def add(self, entry: Entry) -> None:
+        """The next event."""
         if entry.event == "driver":
-            for trial in list(running):
-                ended(trial, last)
-            cpus, gpus = float(entry.facts.get("cpus", 1)), float(entry.facts.get("gpus", 0))
+            for trial in list(self._running):
+                self._end(trial, self._last)
+            self._cpus = float(entry.facts.get("cpus", 1))
+            self._gpus = float(entry.facts.get("gpus", 0))
         elif entry.event == "start":
-            running[entry.trial] = entry.at
+            self._running[entry.trial] = entry.at
         elif entry.event in ("finish", "fault", "aside"):
-            ended(entry.trial, entry.at)
-        last = entry.at
-    for trial in list(running):
-        ended(trial, now)
-    return cpu_seconds / 3600, gpu_seconds / 3600
+            self._end(entry.trial, entry.at)
+        self._last = entry.at
+
+    def hours(self, now: float) -> tuple[float, float]:
+        """CPU-hours and GPU-hours."""
+        open_seconds = sum(max(0.0, now - began) for began in self._running.values())
+        cpu_seconds = self._cpu_seconds + self._cpus * open_seconds
+        gpu_seconds = self._gpu_seconds + self._gpus * open_seconds
+        return cpu_seconds / 3600, gpu_seconds / 3600
+
+    def _end(self, trial: str, at: float) -> None:
+        seconds = max(0.0, at - self._running.pop(trial, at))
+        self._cpu_seconds += self._cpus * seconds
+        self._gpu_seconds += self._gpus * seconds
 
 
 def _to_line(entry: Entry) -> str:

@@ -7,17 +7,17 @@ that sees the home.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, final
 
 from paretovid.platform.home import Home
-from paretovid.platform.pareto import Reference, hypervolume
+from paretovid.platform.pareto import Reference, hypervolume, non_dominated
 from paretovid.platform.progress import format_seconds
 from paretovid.platform.reconcile import failure_of
 from paretovid.platform.shared_home import refresh_sweep, refresh_sweeps
-from paretovid.platform.sweep_journal import Entry, hours_spent, read_journal
+from paretovid.platform.sweep_journal import Entry, TrialClock, hours_spent, read_journal
 from paretovid.platform.sweep_lock import driver_of
 from paretovid.platform.sweep_record import SWEEP_FILE, known_info, read_info
 from paretovid.platform.tracking_sender import last_sent
@@ -286,7 +286,7 @@ def curve(entries: Sequence[Entry]) -> tuple[tuple[float, float], ...]:
     In GFLOPs times mAP, from the corner of mAP 0 and the dearest point that was measured.
     """
     began = entries[0].at if entries else 0.0
-    told = [entry for entry in entries if entry.event == "finish" and entry.trial[:1] == "t"]
+    told = [entry for entry in entries if entry.event == "finish"]
     fronts = [(entry.at, _points(entry)) for entry in told if _is_searched(entry)]
     dearest = max((gflops for _, points in fronts for _, gflops in points), default=0.0)
     reference = Reference(gflops=dearest)
@@ -301,7 +301,8 @@ def curve(entries: Sequence[Entry]) -> tuple[tuple[float, float], ...]:
 
 
 def _is_searched(entry: Entry) -> bool:
-    return entry.trial[1:].isdigit()
+    """Of the method; baselines have names of their own."""
+    return entry.trial[:1] == "t" and entry.trial[1:].isdigit()
 
 
 def _points(entry: Entry) -> list[tuple[float, float]]:
@@ -311,37 +312,42 @@ def _points(entry: Entry) -> list[tuple[float, float]]:
 
 @final
 class LiveStatus:
-    """The same in one line, kept up to date by the driver as things happen."""
+    """The same in one line, kept up to date by the driver as things happen, at a cost that does not grow."""
 
-    def __init__(self, entries: Sequence[Entry]) -> None:
-        self._entries = list(entries)
+    def __init__(self, entries: Iterable[Entry]) -> None:
+        self._clock = TrialClock()
         self._running: set[str] = set()
         self._failed = 0
-        self._curve: float | None = None
-        self._has_news = True
+        self._front: list[tuple[float, float]] = []
+        self._dearest = 0.0
+        for entry in entries:
+            self.add(entry)
+        self._running.clear()  # of drivers that are gone
 
     def add(self, entry: Entry) -> None:
         """Something has happened."""
-        self._entries.append(entry)
+        self._clock.add(entry)
         if entry.event == "start":
             self._running.add(entry.trial)
         elif entry.event in _ENDED:
             self._running.discard(entry.trial)
             self._failed += entry.event == "fault" and not entry.facts.get("again")
-            self._has_news = self._has_news or entry.event == "finish"
+        if entry.event == "finish" and _is_searched(entry):
+            points = [*self._front, *_points(entry)]
+            self._dearest = max(self._dearest, *(gflops for _, gflops in points))
+            kept = non_dominated([gflops for _, gflops in points], [quality for quality, _ in points])
+            self._front = [points[i] for i in kept]
 
     def line(self, sender: _Sender) -> str:
         """For the line of progress."""
-        if self._has_news:
-            points = curve(self._entries)
-            self._curve = points[-1][1] if points else None
-            self._has_news = False
-        cpu_hours, gpu_hours = hours_spent(self._entries, time.time())
+        cpu_hours, gpu_hours = self._clock.hours(time.time())
         parts = [f"{len(self._running)} running"]
         if self._failed:
             parts.append(f"{self._failed} failed")
-        if self._curve is not None:
-            parts.append(f"hypervolume {self._curve:.4f}")
+        if self._front:
+            costs, qualities = [gflops for _, gflops in self._front], [quality for quality, _ in self._front]
+            area = hypervolume(costs, qualities, Reference(gflops=self._dearest))
+            parts.append(f"hypervolume {area:.4f}")
         parts.append(f"{gpu_hours:.2f} GPU-h" if gpu_hours else f"{cpu_hours:.2f} CPU-h")
         if sender.waiting > 50:
             parts.append(f"MLflow {sender.waiting} behind")

@@ -19,10 +19,10 @@ from typing import final
 from paretovid.platform.front import Front, read_front
 from paretovid.platform.home import Home
 from paretovid.platform.mlflow_store import StoreError, open_store, store_uri
-from paretovid.platform.results import SweepRecord, TrialRecord, read_trial
+from paretovid.platform.results import SweepRecord, TrialRecord, read_sweep, read_trial
 from paretovid.platform.sweep_journal import Entry, read_journal
 from paretovid.platform.sweep_record import read_info
-from paretovid.platform.tracking import Tracker
+from paretovid.platform.tracking import Tracker, log_sweep
 from paretovid.platform.trial_signs import read_document, write_atomically
 from paretovid.trainables.errors import ParetovidError
 
@@ -251,6 +251,10 @@ def replay(
     if reading.damaged:
         lines = ", ".join(map(str, reading.damaged))
         say(f"  {home.sweep(sweep) / 'journal.jsonl'}: line {lines} is damaged and left out")
+    if not reading.entries:  # a sweep from before there were journals
+        folder = home.sweep(sweep)
+        log_sweep(home, read_sweep(folder), read_front([folder]), uri)
+        return 0
     sent = 0 if whole else delivery.sent
     entries = [entry for entry in reading.entries if entry.n > sent]
     for left_out in delivery.send(entries):

@@ -13,7 +13,7 @@ from optuna.storages.journal import JournalFileBackend
 from ray.tune.search import Searcher
 
 from paretovid.platform.searcher import OUTCOME, FixedTrial, Hooks, ParetoSearcher
-from paretovid.platform.study import MOST_STARTS, ParetoStudy, Suggestion
+from paretovid.platform.study import MOST_LOSSES, ParetoStudy, Suggestion
 from paretovid.search_spaces.schema import KnobConfig
 from paretovid.trainables.errors import UsageError
 
@@ -244,7 +244,7 @@ def test_a_configuration_is_never_tried_twice(tmp_path: Path) -> None:
 
 def test_losses_that_are_not_the_trials_fault_do_not_count_up_to_a_limit(tmp_path: Path) -> None:
     study = make(tmp_path, trials=1, max_failures=1)
-    for start in range(1, MOST_STARTS):
+    for start in range(1, MOST_LOSSES + 1):
         suggestion = study.ask()
         assert suggestion is not None and suggestion.attempt == start
         assert study.tell_failure("t0000", "its node was lost", is_innocent=True) == "again"

@@ -8,8 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from paretovid.platform.home import Home
+from paretovid.platform.reconcile import record_failure
+from paretovid.platform.stopping import StopSwitch
 from paretovid.platform.sweep_journal import Entry, SweepJournal, hours_spent, read_journal
-from paretovid.platform.sweep_status import curve
+from paretovid.platform.sweep_lock import SweepLock
+from paretovid.platform.sweep_status import LiveStatus, curve, list_sweeps, status_of, status_text
+from paretovid.platform.testing import write_sweep, write_trial
+from paretovid.platform.trial_signs import Signs
 
 
 def write_some(folder: Path, events: int = 5) -> SweepJournal:
@@ -109,3 +115,70 @@ def test_the_curve_covers_more_and_more() -> None:
     ]
     assert curve(entries) == ((20, pytest.approx(0.0)), (50, pytest.approx(0.4 * 1.0 + 0.1 * 0.5)))
     assert curve([]) == ()
+    live = LiveStatus(entries)
+    assert "0 running, hypervolume 0.4500" in live.line(Behind(0))
+    live.add(entry(5, 160, "start", trial="t0002"))
+    live.add(entry(6, 170, "fault", trial="t0002", again=False))
+    assert "1 failed" in live.line(Behind(0)) and "MLflow 99 behind" in live.line(Behind(99))
+
+
+class Behind:
+    """A sender with so many events to send."""
+
+    def __init__(self, waiting: int) -> None:
+        self.waiting = waiting
+
+
+def write_state(home: Home, state: str, **facts) -> None:
+    config = {"search": {"trials": 4}, "baselines": [{"name": "uniform"}]}
+    write_sweep(home.sweep("s"), {"state": state, "config": config, **facts})
+
+
+def test_a_sweep_whose_driver_is_gone_is_interrupted_and_says_what_waits(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    write_state(home, "running")
+    journal = SweepJournal(home.sweep("s"))
+    journal.write("driver", cpus=2, gpus=0)
+    for trial in ("t0000", "t0001", "t0002"):
+        journal.write("start", trial=trial, attempt=1)
+    write_trial(home.sweep("s"), "t0000", [(0.3, 0.01)])
+    journal.write("finish", trial="t0000", map=0.3, gflops=0.01, seconds=1.0)
+    journal.write("fault", trial="t0001", reason="boom", again=True)
+    journal.write("fault", trial="t0002", reason="the loss became nan", again=False)
+    record_failure(home.trial("s", "t0002"), "the loss became nan")
+    found = status_of(home, "s")
+    assert (found.state, found.driver, found.asked, found.finished) == ("interrupted", None, 5, 1)
+    assert (dict(found.failed), found.restarts) == ({"t0002": "the loss became nan"}, 1)
+    assert found.running == () and found.seconds_left is None and found.untracked == 7
+    assert "3 trials for somebody: paretovid resume s" in found.waits
+    assert "t0001 for another start, after: boom" in found.waits
+    text = status_text(found)
+    assert "1 of 5 finished, 0 running, 3 to come, 1 failed, 1 restarts" in text
+    assert "t0002 failed: the loss became nan" in text
+    (listed,) = list_sweeps(home)
+    assert (listed["state"], listed["trials"], listed["asked"], listed["failed"]) == ("interrupted", 1, 5, 1)
+
+
+def test_a_sweep_that_is_running_shows_its_trials_and_an_estimate(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    write_state(home, "running")
+    folder = home.sweep("s")
+    with SweepLock(folder, StopSwitch()).hold():
+        journal = SweepJournal(folder)
+        journal.write("driver", cpus=1, gpus=0)
+        for trial in ("t0000", "t0001"):
+            journal.write("start", trial=trial, attempt=1)
+            write_trial(folder, trial, [(0.3, 0.01)])
+            journal.write("finish", trial=trial, map=0.3, gflops=0.01, seconds=1.0)
+        journal.write("start", trial="t0002", attempt=2)
+        Signs(home.trial("s", "t0002")).heartbeat({"epoch": 10.0, "epochs": 40.0})
+        Signs(home.trial("s", "t0002"))  # claimed again: what it said before is gone
+        found = status_of(home, "s")
+        assert found.state == "running" and found.driver is not None
+        (running,) = found.running
+        assert (running.trial, running.attempt, running.epoch) == ("t0002", 2, None)
+        assert running.silent_seconds is not None and running.silent_seconds < 30
+        assert found.seconds_left is not None and found.seconds_left >= 0
+        assert "2 trials for one of 1 places" in found.waits
+        assert "t0002 on" in status_text(found) and "start 2" in status_text(found)
+        assert json.dumps(found.to_document())
