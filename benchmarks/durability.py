@@ -83,6 +83,8 @@ def prepared(folder: Path) -> Path:
     """A home with videos, backbones and features; the same for all."""
     home = folder / "prepared"
     home.mkdir(parents=True, exist_ok=True)
+    if (home / "features").is_dir():
+        return home
     run("extract", *DATA, home=home)
     return home
 
@@ -126,21 +128,26 @@ def lost_epochs(home: Path) -> dict[str, float]:
     return lost
 
 
-def kills(folder: Path, number: int) -> dict[str, Any]:
-    """SIGKILL at `number` moments spread over the life of a sweep, each in a sweep of its own."""
+def kills(folder: Path, number: int, minutes: float) -> dict[str, Any]:
+    """SIGKILL at `number` moments spread over the life of a sweep, each in a sweep of its own, as many as fit."""
     source = prepared(folder)
     reference = fresh(source, folder / "reference")
     undisturbed = run("sweep", *SWEEP, home=reference)
     events, front = lines_of(reference), front_of(reference)
-    rows = []
-    generator = np.random.default_rng(0)
-    for index in range(number):
+    found: dict[str, Any] = {"undisturbed_seconds": round(undisturbed, 1), "events": events}
+    found |= {"moments_planned": number, "rows": []}
+    until = time.monotonic() + 60 * minutes
+    # In leaps, so that those that fit in the time are spread over the whole life.
+    for index in sorted(range(number), key=lambda i: (i * 7) % number):
+        if time.monotonic() > until:
+            break
         after = 1 + round(index * (events - 1) / max(1, number - 1))
-        delay = float(generator.uniform(0, 0.6))
-        rows.append(_kill_once(fresh(source, folder / f"kill{index}"), after, delay, front))
-        print(json.dumps(rows[-1]), flush=True)
+        delay = float(np.random.default_rng(index).uniform(0, 0.6))
+        found["rows"].append(_kill_once(fresh(source, folder / f"kill{index}"), after, delay, front))
+        print(json.dumps(found["rows"][-1]), flush=True)
+        record("kills", found)
         shutil.rmtree(folder / f"kill{index}", ignore_errors=True)
-    return {"undisturbed_seconds": undisturbed, "events": events, "rows": rows}
+    return found
 
 
 def _kill_once(home: Path, after: int, delay: float, front: Any) -> dict[str, Any]:
@@ -460,6 +467,7 @@ def main() -> None:
     )
     parser.add_argument("part", choices=("kills", "stock", "node", "mlflow", "pace"))
     parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--minutes", type=float, default=60, help="of kills: none is begun after that")
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--trials", type=int, default=60, help="of pace")
     parser.add_argument("--folder", type=Path, help="kept, with prepared features; default: a temporary one")
@@ -468,7 +476,7 @@ def main() -> None:
         folder = arguments.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         parts: dict[str, Callable[[], dict[str, Any]]] = {
-            "kills": lambda: kills(folder, arguments.kills),
+            "kills": lambda: kills(folder, arguments.kills, arguments.minutes),
             "stock": lambda: stock(folder, arguments.kills),
             "node": lambda: node(folder),
             "mlflow": lambda: mlflow_away(folder, arguments.seconds),

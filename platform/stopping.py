@@ -39,6 +39,9 @@ class StopSwitch:
         self.exit_status = 130
         self.is_heeded = False
         """True while somebody looks at the switch; a signal at another time interrupts what is being done."""
+        self.arm: Callable[[], None] = lambda: None
+        """Takes the signals again, from whoever has taken them since: connecting to Ray puts its own handler of
+        SIGTERM in the place of Python's, and that one aborts the process."""
 
     def turn(self, reason: str, exit_status: int = 130) -> None:
         """Asks to end. The first reason holds."""
@@ -77,9 +80,16 @@ def on_signals(switch: StopSwitch, say: Callable[[str], None]) -> Iterator[None]
             raise switch.stopped()
         say("  stopping: running trials write a checkpoint; once more ends at once")
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    def arm() -> None:
+        for number in before:
+            signal.signal(number, handle)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    arm()
+    switch.arm = arm
     try:
         yield
     finally:
+        switch.arm = lambda: None
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -263,6 +263,7 @@ class _Run:
         )
         try:
             with cluster_of(self._config):
+                self._switch.arm()
                 prepared = prepare(self._config, self._progress)
                 summary = self._search(prepared)
             state = "out_of_time" if summary.is_out_of_time else "finished"

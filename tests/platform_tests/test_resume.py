@@ -20,7 +20,7 @@ from paretovid.platform.sweep_audit import Audit, audit
 from paretovid.platform.sweep_journal import read_journal
 from paretovid.platform.testing import kill_with_children
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
 SETTINGS = [
     "data.videos_train=16",
@@ -100,7 +100,7 @@ def test_killed_again_and_again_it_ends_with_exactly_what_was_asked_for(home: Pa
         return lambda: len(events(home, "finish")) >= number
 
     command = ["sweep", *SETTINGS]
-    for moment in (lambda: bool(events(home, "start")), has_checkpoint, finished(2), finished(5)):
+    for moment in (has_checkpoint, finished(3)):
         process = start(*command, home=home)
         wait_until(moment, process)
         assert kill_with_children(process.pid) > 3
@@ -116,7 +116,7 @@ def test_killed_again_and_again_it_ends_with_exactly_what_was_asked_for(home: Pa
     check_whole(audit(Home(home), "s"), trials=6)
     # Nothing that was finished was started again, and nothing was lost but the work since a checkpoint.
     starts = [entry.trial for entry in events(home, "start")]
-    assert len(starts) <= 7 + 4 * 2, "at most the two trials in flight are started again after each kill"
+    assert len(starts) <= 7 + 2 * 2, "only those in flight, at most two, are started again"
     out, err = run("resume", "s", home=home)
     assert "sweep s is finished" in err and "Front of s" in out
 
