@@ -104,12 +104,24 @@ def _looking() -> Any:
     """The function that runs on a node. Made here, so that it travels by value: a node that has not installed
     paretovid must be able to say so."""
 
+    def sees(probe: str) -> bool:
+        from pathlib import Path
+
+        if not probe.startswith("s3://"):
+            return Path(probe).exists()
+        try:
+            from paretovid.infra.object_store import ObjectStore
+
+            folder, _, name = probe.rpartition("/")
+            return ObjectStore(folder, patience=5.0).read(name) is not None
+        except (ImportError, OSError):
+            return False
+
     def look(probe: str | None) -> dict[str, Any]:
         import importlib.metadata
         import shutil
         import sys
         import tempfile
-        from pathlib import Path
 
         versions = {"python": sys.version.split()[0]}
         for name in ("ray", "torch"):
@@ -127,7 +139,7 @@ def _looking() -> Any:
         return {
             "versions": versions,
             "free_bytes": shutil.disk_usage(tempfile.gettempdir()).free,
-            "sees_probe": probe is None or Path(probe).exists(),
+            "sees_probe": probe is None or sees(probe),
         }
 
     return look

@@ -300,6 +300,8 @@ def _tell(message: str, hint: str, debug: bool) -> None:
 
 
 def _explain_unexpected(error: Exception) -> tuple[str, str]:
+    if isinstance(error, OSError) and hasattr(error, "hint"):  # a bucket's: infra/ knows no ParetovidError
+        return str(error), str(error.hint)
     if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in _PLATFORM_PACKAGES:
         return f"this command needs {error.name}, which is not installed", (
             "Install what the platform needs: pip install 'paretovid[platform]'."

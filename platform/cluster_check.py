@@ -10,6 +10,7 @@ from pathlib import Path
 import paretovid
 from paretovid.infra.nodes import NodeFacts, look_at_nodes, own_versions, version_differences
 from paretovid.platform.home import Home
+from paretovid.platform.shared_home import remove, share_file
 from paretovid.trainables.errors import UsageError
 
 
@@ -22,13 +23,14 @@ def code_to_send() -> list[str]:
 
 def check_nodes(home: Home) -> None:
     """Raises `UsageError` unless every node has the driver's versions and sees the home."""
-    with probe_in(home.root) as probe:
-        nodes = look_at_nodes(str(probe))
+    with probe_in(home) as probe:
+        nodes = look_at_nodes(probe)
     problems = [problem for node in nodes for problem in problems_of(node)]
     if problems:
         raise UsageError(
             f"the cluster cannot run this sweep: {'; '.join(problems[:3])}",
-            "Install the driver's versions on every node, and put home= on a file system that all of them see. "
+            "Install the driver's versions on every node, and put home= on a file system that all of them see, or in "
+            "a bucket that all of them have credentials for. "
             "`paretovid doctor cluster.address=…` lists every node.",
         )
 
@@ -39,16 +41,17 @@ def problems_of(node: NodeFacts) -> Sequence[str]:
         return [f"{node.name} cannot be asked: {node.error}"]
     problems = [f"{node.name} has {difference}" for difference in version_differences(node, own_versions())]
     if not node.sees_probe:
-        problems.append(f"{node.name} does not see the home folder")
+        problems.append(f"{node.name} does not see the home")
     return problems
 
 
 @contextlib.contextmanager
-def probe_in(folder: Path) -> Iterator[Path]:
-    """A file that exists for the block."""
-    probe = folder / f".probe-{uuid.uuid4().hex[:8]}"
-    probe.touch()
+def probe_in(home: Home) -> Iterator[str]:
+    """A file in the home that exists for the block: its path, or its URL."""
+    probe = home.root / f".probe-{uuid.uuid4().hex[:8]}"
+    probe.write_text("?")
+    share_file(probe)
     try:
-        yield probe
+        yield str(probe) if home.url is None else f"{home.url}/{probe.name}"
     finally:
-        probe.unlink(missing_ok=True)
+        remove(probe)

@@ -23,6 +23,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from paretovid.platform.study_place import check_no_password
 from paretovid.search_spaces.schema import FREE_SECTIONS, KnobConfig, MethodConfig, SweepConfig
 from paretovid.trainables.errors import UsageError, unknown_name
 
@@ -267,6 +268,8 @@ def _check(config: SweepConfig, known_knobs: set[str]) -> None:
     _above(search.max_failures, 0, "search.max_failures", or_equal=True)
     _above(search.max_gflops, 0, "search.max_gflops")
     _above(search.hours, 0, "search.hours")
+    for setting, url in (("search.storage", search.storage), ("tracking.uri", config.tracking.uri)):
+        check_no_password(url, setting)
     _above(cluster.workers_per_trial, 1, "cluster.workers_per_trial", or_equal=True)
     _above(cluster.cpus, 1, "cluster.cpus", or_equal=True)
     _above(cluster.gpus, 0, "cluster.gpus", or_equal=True)

@@ -154,10 +154,10 @@ def _cluster(home: str | None, overrides: Sequence[str]) -> Iterator[Check]:
                 object_store_megabytes=cluster.object_store_megabytes,
                 py_modules=() if is_local else code_to_send(),
             ) as connected,
-            probe_in(open_home(home).root) as probe,
+            probe_in(open_home(home)) as probe,
         ):
             seconds = time.perf_counter() - started
-            nodes = look_at_nodes(str(probe))
+            nodes = look_at_nodes(probe)
     except (ConnectionError, OSError, ParetovidError) as error:
         yield Check(
             name="cluster", state="fail", found=str(error), mend="Is cluster.address= right, is it up?"

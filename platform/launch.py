@@ -27,6 +27,7 @@ from ray.exceptions import RayError
 from paretovid.infra.placement import GIB, TrialResources
 from paretovid.infra.ray_cluster import environment
 from paretovid.platform.searcher import FixedTrial, Hooks, ParetoSearcher
+from paretovid.platform.shared_home import ray_storage, remove_folder
 from paretovid.platform.stopping import StopSwitch
 from paretovid.platform.study import ParetoStudy
 from paretovid.platform.sweep_lock import alone
@@ -74,6 +75,7 @@ def launch_trials(
     hours: float | None = None,
     hang_seconds: float | None = None,
     switch: StopSwitch | None = None,
+    cache: str | None = None,
 ) -> LaunchSummary:
     """Runs the fixed trials and the study's until both are done. Ray must be connected.
 
@@ -87,6 +89,7 @@ def launch_trials(
         hours: no trial is started after this time.
         hang_seconds: a trial without a sign of life for so long is killed, which is a failure; None: never.
         switch: turned, it ends the run in order.
+        cache: folder on each node for its mirror of a home in a bucket; None: the user's cache folder.
 
     Raises `UsageError` if the cluster has no room for one trial or the sweep is running already,
     `SweepStopped` (a `KeyboardInterrupt`) if the switch was turned, `ParetovidError` if no trial of the study
@@ -115,7 +118,7 @@ def launch_trials(
         take_back_stop(storage)
         try:
             with switch.heeded():
-                _run(trainable, searcher, storage, wanted, switch, overseer)
+                _run(trainable, searcher, storage, wanted, switch, overseer, cache)
         finally:
             # Whatever ended the run, trials that did not come back wait to be handed out again.
             searcher.set_all_aside()
@@ -177,11 +180,12 @@ def _run(
     wanted: TrialResources,
     switch: StopSwitch,
     overseer: Overseer,
+    cache: str | None,
 ) -> None:
     """Tune, started again if Ray ends it because a worker was killed for memory."""
     make = nested if wanted.is_nested else in_process
     function = tune.with_resources(
-        make(trainable, storage, wanted), tune.PlacementGroupFactory([wanted.bundle()])
+        make(trainable, storage, wanted, cache), tune.PlacementGroupFactory([wanted.bundle()])
     )
     while switch.reason is None:
         name = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
@@ -196,7 +200,7 @@ def _run(
             ),
             run_config=tune.RunConfig(
                 name=name,
-                storage_path=str((storage / "ray").absolute()),
+                **ray_storage(storage / "ray"),
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=0),
                 callbacks=[overseer],
@@ -213,6 +217,7 @@ def _run(
             searcher.crashed(reason, killed_for_memory(told, storage))
         finally:
             # What Tune keeps of a run is a folder per trial that nobody reads.
+            remove_folder(storage / "ray" / name)
             shutil.rmtree(storage / "ray" / name, ignore_errors=True)
 
 

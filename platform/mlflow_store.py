@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from paretovid.platform.home import Home
-from paretovid.trainables.errors import ParetovidError
+from paretovid.platform.study_place import check_no_password
+from paretovid.trainables.errors import ParetovidError, UsageError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -52,7 +53,11 @@ class Store:
 
 
 def store_uri(home: Home, stated: str | None = None) -> str:
-    """What was stated, else `MLFLOW_TRACKING_URI`, else the store under home."""
+    """What was stated, else `MLFLOW_TRACKING_URI`, else the store under home.
+
+    Raises `UsageError` for one with a password in it: it is shown and recorded.
+    """
+    check_no_password(os.environ.get("MLFLOW_TRACKING_URI"), "MLFLOW_TRACKING_URI")
     return stated or os.environ.get("MLFLOW_TRACKING_URI") or home.mlflow_url
 
 
@@ -63,6 +68,16 @@ def locked(path: Path) -> Iterator[None]:
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def open_registry(home: Home, stated: str | None = None) -> Store:
+    """The store, for registered models. Raises `UsageError` if only this machine would know of them."""
+    if home.url is not None and store_uri(home, stated) == home.mlflow_url:
+        raise UsageError(
+            f"a home in a bucket ({home.url}) has no registry of its own",
+            "Name an MLflow server: the variable MLFLOW_TRACKING_URI, or tracking.uri= of the sweep.",
+        )
+    return open_store(home, stated)
 
 
 def open_store(home: Home, stated: str | None = None) -> Store:

@@ -15,6 +15,7 @@ from paretovid.platform.front import FrontPoint
 from paretovid.platform.home import Home
 from paretovid.platform.packaging import rewritten, write_runtime_package
 from paretovid.platform.results import TrialRecord
+from paretovid.platform.shared_home import fetch
 from paretovid.trainables import components
 from paretovid.trainables.components import read_backbone_meta
 from paretovid.trainables.errors import DataError, StaleFeaturesError
@@ -28,6 +29,7 @@ def backbone_folders(home: Home, trial: TrialRecord) -> dict[str, Path]:
     folders = {}
     for source, component in trial.sources.items():
         folder = home.backbone(trial.data["name"], component)
+        fetch(folder)
         made_with = _features_header(home, trial, source).get("weights_sha256")
         if made_with not in (None, read_backbone_meta(folder)["weights_sha256"]):
             raise StaleFeaturesError(
@@ -40,6 +42,7 @@ def backbone_folders(home: Home, trial: TrialRecord) -> dict[str, Path]:
 
 def _features_header(home: Home, trial: TrialRecord, source: str) -> dict[str, Any]:
     path = home.features(trial.data["name"]) / trial.data["features"][source] / "index.json"
+    fetch(path.parent, lambda names: [path.name])
     try:
         header: dict[str, Any] = json.loads(path.read_text())["header"]
     except (OSError, ValueError, KeyError) as error:

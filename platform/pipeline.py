@@ -8,20 +8,35 @@ from __future__ import annotations
 
 import contextlib
 import json
+import multiprocessing
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
 import torch
 
+from paretovid.infra.local_copy import Part
 from paretovid.infra.ray_cluster import LOCAL, Cluster, connect
 from paretovid.platform.cluster_check import check_nodes, code_to_send
 from paretovid.platform.config import data_settings
 from paretovid.platform.home import Home, open_home
 from paretovid.platform.progress import Progress, Stage
+from paretovid.platform.shared_home import (
+    SharedRoot,
+    fetch,
+    fetch_parts,
+    is_in_bucket,
+    ray_storage,
+    seal,
+    share,
+    share_parts,
+    some_of_dataset,
+)
 from paretovid.platform.trial_process import cause_of_train_failure
 from paretovid.search_spaces.schema import SweepConfig
 from paretovid.trainables.backbone_training import BackboneTrainingConfig, train_backbones
@@ -30,10 +45,12 @@ from paretovid.trainables.components import component, family, read_backbone_met
 from paretovid.trainables.data.dataset import Dataset, VideoRecord, load_dataset
 from paretovid.trainables.data.extract import extract_shard, headers
 from paretovid.trainables.data.features import (
+    INDEX_FILE,
     FeatureStore,
     check_feature_type,
     finish,
     header_fingerprint,
+    shard_files,
     skipped_videos,
 )
 from paretovid.trainables.data.moving_digits import MovingDigitsConfig, is_made, make_moving_digits
@@ -109,6 +126,7 @@ def make_data(config: SweepConfig, progress: Progress) -> Dataset:
             assembled = _read_data(config, home, stage)
             _tell(assembled, root, progress)
             return assembled.dataset
+        is_shared_set = fetch(root, some_of_dataset)
         if settings.pop("generator", None) is None:
             dataset = load_dataset(root)
             if dataset.name != name:
@@ -119,15 +137,16 @@ def make_data(config: SweepConfig, progress: Progress) -> Dataset:
             stage.reused(f"{len(dataset.records)} videos of {name}")
             return dataset
         wanted = typed_config(MovingDigitsConfig, settings, "data")
-        found = _made_before(root, wanted)
+        found = _made_before(root, wanted, is_whole=is_shared_set)
         if found is not None:
             stage.reused(f"{len(found.records)} videos of {name}")
             return found
         stage.total = sum(wanted.num_videos(split) for split in ("train", "val", "test"))
-        with cluster_of(config):
+        with _mapping(config, home) as map_parallel:
             dataset = make_moving_digits(
-                wanted, root, name=name, map_parallel=_ray_map, progress=lambda done, _: stage.advance()
+                wanted, root, name=name, map_parallel=map_parallel, progress=lambda done, _: stage.advance()
             )
+        share(root)
         stage.done(f"made {len(dataset.records)} videos of {len(dataset.classes)} classes")
     return dataset
 
@@ -172,13 +191,27 @@ def _tell(assembled: Assembled, root: Path, progress: Progress) -> None:
         )
 
 
-def _made_before(root: Path, wanted: MovingDigitsConfig) -> Dataset | None:
+def _made_before(root: Path, wanted: MovingDigitsConfig, *, is_whole: bool) -> Dataset | None:
+    """The set if it is there and made so. `is_whole`: the bucket has all of its videos, whatever is here."""
     try:
         dataset = load_dataset(root)
     except DataError:
         return None
-    whole = all(dataset.video_path(record).is_file() for record in dataset.records)
+    whole = is_whole or all(dataset.video_path(record).is_file() for record in dataset.records)
     return dataset if whole and is_made(wanted, dataset) else None
+
+
+@contextlib.contextmanager
+def _mapping(config: SweepConfig, home: Home) -> Iterator[Any]:
+    """A parallel `map` whose results, files under home, are here when it has ended."""
+    if home.url is None or config.cluster.address == LOCAL:
+        with cluster_of(config):
+            yield _ray_map
+        return
+    # What the cluster's nodes write is on their disks.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=context) as pool:
+        yield lambda function, items: pool.map(function, items, chunksize=10)
 
 
 def _ray_map(function: Callable[[_Item], _Made], items: Sequence[_Item]) -> Iterable[_Made]:
@@ -232,13 +265,19 @@ def _train_backbones(
     training = typed_config(BackboneTrainingConfig, config.backbones.training, "backbones.training")
     out_root = home.backbone(dataset.name, names[0]).parent
     with progress.stage("backbones", unit="% trained") as stage:
+        for name in names:
+            fetch(out_root / name)
         missing = [name for name in names if not _is_trained(out_root / name, training, dataset)]
         if not missing:
             stage.reused(f"{len(names)} backbones")
             return
         stage.total = 100
         with cluster_of(config) as cluster:
-            _run_training(training, dataset, missing, out_root, _workers(cluster), bool(cluster.gpus), stage)
+            shared = SharedRoot.of(home.root, config.cluster.node_cache)
+            workers, use_gpu = _workers(cluster), bool(cluster.gpus)
+            _run_training(training, dataset, missing, out_root, shared, workers, use_gpu, stage)
+        for name in missing:
+            fetch(out_root / name)
         stage.done(f"trained {', '.join(missing)}")
 
 
@@ -334,6 +373,7 @@ def _run_training(
     dataset: Dataset,
     names: Sequence[str],
     out_root: Path,
+    shared: SharedRoot,
     workers: int,
     use_gpu: bool,
     stage: Stage,
@@ -352,10 +392,11 @@ def _run_training(
             "names": list(names),
             "out_root": str(out_root),
             "told": str(told),
+            "shared": shared,
         },
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu),
-        run_config=RunConfig(name="backbones", storage_path=str(out_root / ".ray")),
+        run_config=RunConfig(name="backbones", **ray_storage(out_root / ".ray")),
     )
     try:
         with _shown(told, stage, len(names)):
@@ -399,13 +440,15 @@ class _TrainContext:
 
 
 def _backbone_worker(config: dict[str, Any]) -> None:
-    train_backbones(
-        config["training"],
-        load_dataset(Path(config["dataset"])),
-        config["names"],
-        Path(config["out_root"]),
-        _TrainContext(Path(config["told"])),
-    )
+    here = config["shared"].here
+    dataset, out_root = here(config["dataset"]), here(config["out_root"])
+    fetch(dataset)
+    out_root.mkdir(parents=True, exist_ok=True)
+    context = _TrainContext(here(config["told"]))
+    train_backbones(config["training"], load_dataset(dataset), config["names"], out_root, context)
+    if context.rank == 0:
+        for name in config["names"]:
+            share(out_root / name)
 
 
 @contextlib.contextmanager
@@ -440,21 +483,26 @@ def _extract(
         for name, header in described.items()
     }
     with progress.stage("features", unit="videos") as stage:
-        missing = {name: folder for name, folder in folders.items() if not is_whole_store(folder)}
+        is_made = is_whole_store if home.url is None else is_in_bucket
+        missing = {name: folder for name, folder in folders.items() if not is_made(folder)}
         if not missing:
             stage.reused(f"features of {len(folders)} components")
             return folders
         records = dataset.records
         shards = [records[i : i + VIDEOS_PER_SHARD] for i in range(0, len(records), VIDEOS_PER_SHARD)]
         stage.total = len(records)
+        shared = SharedRoot.of(home.root, config.cluster.node_cache)
         with cluster_of(config):
-            _extract_shards(dataset, shards, backbones, missing, config.backbones.dtype, stage)
+            parts = _extract_shards(
+                shared, dataset, shards, backbones, missing, config.backbones.dtype, stage
+            )
         failures = _failures(dataset, next(iter(missing.values())), len(shards))
         # Before the stores are whole: the same command must not go on with them.
         found = _reader_of(config)
         _check_enough(failures, len(records), found[1].max_missing_share if found else _UNREADABLE_SHARE)
         for name, folder in missing.items():
             finish(folder, described[name], len(shards))
+            seal(folder, parts[name], INDEX_FILE)
         read = len(records) - len(failures)
         stage.done(f"{len(missing)} components of {read} videos, each decoded once")
     for path, reason in failures:
@@ -472,22 +520,29 @@ def is_whole_store(folder: Path) -> bool:
 
 
 def _extract_shards(
+    shared: SharedRoot,
     dataset: Dataset,
     shards: Sequence[Sequence[VideoRecord]],
     backbones: Mapping[str, Path],
     folders: Mapping[str, Path],
     dtype: str,
     stage: Stage,
-) -> None:
+) -> dict[str, dict[str, Part]]:
+    """Component to the parts of its store that were sent to the bucket; none if the home is a folder."""
     remote: Any = ray.remote(num_cpus=1, max_retries=2)(_extract_one)
     pending = {
-        remote.remote(dataset, shard, dict(backbones), dict(folders), index, dtype): len(shard)
+        remote.remote(shared, dataset, shard, dict(backbones), dict(folders), index, dtype): len(shard)
         for index, shard in enumerate(shards)
     }
+    parts: dict[str, dict[str, Part]] = {name: {} for name in folders}
     while pending:
         (ready,), _ = ray.wait(list(pending))
-        ray.get(ready)
+        for name, sent in ray.get(ready).items():
+            parts[name] |= sent
         stage.advance(pending.pop(ready))
+    for name, folder in folders.items():
+        fetch_parts(folder, {part: each for part, each in parts[name].items() if part.endswith(".json")})
+    return parts
 
 
 def _failures(dataset: Dataset, folder: Path, num_shards: int) -> list[tuple[str, str]]:
@@ -498,15 +553,26 @@ def _failures(dataset: Dataset, folder: Path, num_shards: int) -> list[tuple[str
 
 
 def _extract_one(
+    shared: SharedRoot,
     dataset: Dataset,
     shard: Sequence[VideoRecord],
     backbones: dict[str, Path],
     folders: dict[str, Path],
     index: int,
     dtype: str,
-) -> list[tuple[str, str]]:
+) -> dict[str, dict[str, Part]]:
+    """One shard of every component, on a worker. Returns what of it was sent to the bucket."""
     torch.set_num_threads(1)
-    return extract_shard(dataset, shard, backbones, folders, index, dtype)
+    dataset = replace(dataset, root=shared.here(dataset.root))
+    backbones = {name: shared.here(folder) for name, folder in backbones.items()}
+    folders = {name: shared.here(folder) for name, folder in folders.items()}
+    videos = {record.path for record in shard}
+    fetch(dataset.root, lambda names: [name for name in names if name in videos])
+    for folder in backbones.values():
+        fetch(folder)
+    extract_shard(dataset, shard, backbones, folders, index, dtype)
+    files = shard_files(index)
+    return {name: share_parts(folder, files) for name, folder in folders.items()}
 
 
 def _check_enough(failures: Sequence[tuple[str, str]], total: int, allowed_share: float) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, final
 
 from paretovid.platform.home import Home
-from paretovid.platform.mlflow_store import open_store, quiet_mlflow
+from paretovid.platform.mlflow_store import open_registry, quiet_mlflow
 from paretovid.trainables.errors import DataError, ParetovidError, UsageError, unknown_name
 
 KEYS = ("path", "labels", "instances", "gflops", "calls", "steps", "notes", "error")
@@ -86,7 +86,7 @@ def _resolved(home: Home, model: str) -> str:
         )
     from mlflow.exceptions import MlflowException
 
-    client = open_store(home).client
+    client = open_registry(home).client
     name, at, alias = model.removeprefix("models:/").partition("@")
     name, _, version = (name, "", "") if at else name.rpartition("/")
     try:

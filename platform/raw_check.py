@@ -14,6 +14,7 @@ from safetensors import safe_open
 from paretovid.platform.front import FrontPoint
 from paretovid.platform.home import Home
 from paretovid.platform.results import read_scores
+from paretovid.platform.shared_home import fetch, some_of_dataset
 from paretovid.trainables.data.dataset import Dataset, VideoRecord, load_dataset
 from paretovid.trainables.errors import DataError
 from paretovid.trainables.recognizer import Prediction
@@ -41,12 +42,14 @@ def check_raw_videos(package: Path, home: Home, point: FrontPoint, count: int = 
     import mlflow
 
     try:
+        fetch(home.data(point.trial.data["name"]), some_of_dataset)
         dataset = load_dataset(home.data(point.trial.data["name"]))
     except DataError as error:
         return Gate(name="raw_video", passed=False, detail=error.message)
     if dataset.fingerprint != point.trial.data["fingerprint"]:
         return Gate(name="raw_video", passed=False, detail="the data set has changed since the sweep")
     chosen = _evenly(_recorded_videos(point, dataset), count)
+    fetch(dataset.root, lambda names: [record.path for _, record in chosen])
     before = list(sys.path)
     recognizer = mlflow.pyfunc.load_model(str(package)).unwrap_python_model().recognizer
     sys.path[:] = before  # MLflow adds the package's folder, which is gone when it is registered

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from paretovid.platform.searcher import FixedTrial
+from paretovid.platform.shared_home import remove
 from paretovid.platform.study import ParetoStudy
 from paretovid.platform.sweep_journal import read_journal
 from paretovid.platform.sweep_trials import (
@@ -87,7 +88,7 @@ def reconcile(
         if failure_of(folder / "trials" / trial) is None:
             record_failure(folder / "trials" / trial, reason)
     for path in (folder / "trials").glob(f"*/{ALIVE_FILE}"):
-        path.unlink(missing_ok=True)
+        remove(path)
     notes += _made_by_others(folder)
     finished = _tell_of_finished(folder, record)
     failed = _tell_of_failed(folder, record)

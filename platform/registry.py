@@ -20,11 +20,12 @@ from typing import Any
 
 from paretovid.platform.front import Front, FrontPoint, choose, read_front
 from paretovid.platform.home import Home
-from paretovid.platform.mlflow_store import Store, locked, open_store, quiet_mlflow
+from paretovid.platform.mlflow_store import Store, locked, open_registry, quiet_mlflow
 from paretovid.platform.model_card import model_card
 from paretovid.platform.model_package import backbone_folders, write_package
 from paretovid.platform.raw_check import Gate, check_raw_videos
 from paretovid.platform.results import MAP, objective_text
+from paretovid.platform.shared_home import fetch_result
 from paretovid.trainables.errors import ParetovidError, UsageError, unknown_name
 
 EVENT = "paretovid.event."
@@ -82,16 +83,18 @@ def promote(
     quiet_mlflow()
     _check_names(name, alias)
     front = read_front([home.sweep(sweep)])
+    store = open_registry(home, _tracking_uri(home, sweep))
     chosen = choose(front, point=point, max_gflops=max_gflops, min_map=min_map, at_knee=knee)
     gates = [*number_gates(chosen, max_gflops)]
     _refuse_unless_passed(chosen, gates)
+    fetch_result(chosen.trial.folder, ("model.safetensors",))
     backbones = backbone_folders(home, chosen.trial)
     with tempfile.TemporaryDirectory() as scratch:
         package = write_package(Path(scratch), home, chosen, backbones)
         gates.append(check_raw_videos(package, home, chosen))
         _refuse_unless_passed(chosen, gates)
         (package / "README.md").write_text(model_card(front, chosen, name, gates))
-        return _register(home, front, chosen, package, name, alias, gates)
+        return _register(store, front, chosen, package, name, alias, gates)
 
 
 def number_gates(point: FrontPoint, max_gflops: float | None) -> list[Gate]:
@@ -146,7 +149,7 @@ def _digest(folder: Path) -> str:
 
 
 def _register(
-    home: Home,
+    store: Store,
     front: Front,
     point: FrontPoint,
     package: Path,
@@ -157,7 +160,6 @@ def _register(
     from mlflow.entities import LoggedModelStatus
     from mlflow.exceptions import MlflowException
 
-    store = open_store(home, _tracking_uri(home, point.trial.sweep))
     client = store.client
     with locked(store.lock_path):
         with contextlib.suppress(MlflowException):  # it exists already
@@ -262,7 +264,7 @@ def rollback(home: Home, name: str, alias: str) -> Promotion:
 
     Raises `UnknownNameError` for a model or alias that is not there, `UsageError` if it was no other before.
     """
-    store = open_store(home)
+    store = open_registry(home)
     if name not in _known_models(store):
         raise unknown_name("model", name, _known_models(store))
     with locked(store.lock_path):
@@ -290,7 +292,7 @@ def rollback(home: Home, name: str, alias: str) -> Promotion:
 
 def list_models(home: Home, name: str | None = None) -> list[dict[str, Any]]:
     """Versions of one or all models, newest first, with aliases, figures and gates."""
-    store = open_store(home)
+    store = open_registry(home)
     known = _known_models(store)
     if name is not None and name not in known:
         raise unknown_name("model", name, known)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 
 from paretovid.platform.pareto import Reference
+from paretovid.platform.shared_home import refresh_sweep, refresh_sweeps
 from paretovid.trainables.data.dataset import Event
 from paretovid.trainables.detection import Detection
 from paretovid.trainables.errors import DataError, NonFiniteError, UnknownNameError, UsageError, unknown_name
@@ -166,7 +167,9 @@ def read_sweep(folder: Path) -> SweepRecord:
 
     Raises `UsageError` if there is no such sweep (names those beside it), `DataError` for a damaged file.
     """
+    refresh_sweep(folder)
     if not (folder / "sweep.json").is_file():
+        refresh_sweeps(folder.parent)
         names = [path.parent.name for path in folder.parent.glob("*/sweep.json")]
         error = unknown_name("sweep", folder.name, names)
         raise UnknownNameError(error.message, f"{error.hint} `paretovid sweeps` lists them.")

@@ -15,6 +15,10 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.storages.journal._file import get_lock_file
 from optuna.trial import TrialState
 
+from paretovid.infra.object_store import SCHEME, ObjectStore
+from paretovid.platform.object_journal import ObjectJournal
+from paretovid.platform.patient_storage import PatientStorage
+from paretovid.platform.study_place import shown_url, without_password
 from paretovid.trainables.errors import UsageError
 
 Directions = dict[str, Literal["maximize", "minimize"]]
@@ -64,8 +68,11 @@ def open_study(
 def connect_storage(storage: str) -> tuple[BaseStorage, list[str]]:
     """The storage at a URL, made if it is missing, and the names of the studies in it."""
     try:
-        if not storage.startswith(JOURNAL):
-            store = optuna.storages.get_storage(storage)
+        store: BaseStorage
+        if storage.startswith(SCHEME):
+            store = JournalStorage(ObjectJournal(ObjectStore(storage)))
+        elif not storage.startswith(JOURNAL):
+            store = _connect_database(storage)
         else:
             path = Path(storage.removeprefix(JOURNAL))
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -73,10 +80,30 @@ def connect_storage(storage: str) -> tuple[BaseStorage, list[str]]:
             store = JournalStorage(JournalFileBackend(str(path)))
         return store, optuna.get_all_study_names(store)
     except Exception as error:  # each database driver raises its own
+        reason = without_password(f"{type(error).__name__}: {error}", storage)
         raise UsageError(
-            f"the storage of studies cannot be opened: {type(error).__name__}: {error}",
-            f"Is the URL right ({JOURNAL}/FILE, sqlite:///FILE, postgresql://…), is the server there?",
+            f"the storage of studies at {shown_url(storage)} cannot be opened: {reason.strip()}",
+            f"Is the URL right ({JOURNAL}/FILE, sqlite:///FILE, postgresql+psycopg2://USER@HOST/DATABASE), is the "
+            "server there, are the credentials right (PGPASSWORD)?",
         ) from error
+
+
+def _connect_database(storage: str) -> BaseStorage:
+    if not storage.startswith("postgresql"):
+        return optuna.storages.get_storage(storage)
+    engine = {
+        # A connection that the server has closed since its last use is noticed before it is used.
+        "pool_pre_ping": True,
+        "connect_args": {
+            "connect_timeout": 5,
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 20_000,
+        },
+    }
+    database = optuna.storages.RDBStorage(storage, engine_kwargs=engine)
+    return PatientStorage(optuna.storages.get_storage(database), shown_url(storage))
 
 
 def _mend(journal: Path) -> None:

@@ -23,8 +23,10 @@ from paretovid.platform.pipeline import Prepared, check_settings, cluster_of, pr
 from paretovid.platform.progress import Progress
 from paretovid.platform.reconcile import reconcile
 from paretovid.platform.report import front_table, write_html, write_png
+from paretovid.platform.shared_home import fetch, refresh_sweep, share_file, some_of_dataset
 from paretovid.platform.stopping import StopSwitch, SweepStopped, on_signals
 from paretovid.platform.study import ParetoStudy
+from paretovid.platform.study_place import study_place
 from paretovid.platform.sweep_driver import SweepDriver
 from paretovid.platform.sweep_journal import SweepJournal, read_journal
 from paretovid.platform.sweep_lock import SweepLock, driver_of
@@ -163,6 +165,7 @@ def _go_on(
     more: int = 0,
 ) -> SweepReport:
     folder = home.sweep(name)
+    refresh_sweep(folder)
     switch = StopSwitch()
     hint = f"Go on: {typed_command('paretovid')} resume {name}{_at(config.home)}"
     with on_signals(switch, progress.say), _with_hint(hint):
@@ -177,7 +180,9 @@ def _go_on(
                 asked = (info or {}).get("asked") or [config.search.trials]
                 info = {**(info or {}), "asked": [*asked, more]}
             config = with_extensions(config, info)
-            write_info(folder, new_info(config, name, "running", info))
+            info = new_info(config, name, "running", info)
+            info["study"] = study_place(home, info, config.search.storage).described
+            write_info(folder, info)
             summary = _Run(home, name, config, progress, switch).all_of_it()
     return _report(home, name, summary, config)
 
@@ -275,9 +280,10 @@ class _Run:
 
     def _search(self, prepared: Prepared) -> LaunchSummary:
         config, search = self._config, self._config.search
+        place = study_place(self._home, read_info(self._folder) or {}, search.storage)
         study = ParetoStudy(
-            storage=prepared.home.optuna_url,
-            name=self._name,
+            storage=place.url,
+            name=place.name,
             knobs=searched_knobs(config),
             trials=search.trials,
             sampler=search.sampler,
@@ -295,7 +301,7 @@ class _Run:
         with self._progress.stage("search", total=total, unit="trials") as stage:
             self._driver.show_on(stage, found.finished + found.failed)
             summary = launch_trials(
-                trainable_on(config.cluster.node_cache, code_version()),
+                trainable_on(config.cluster.node_cache, code_version(), self._home.root),
                 storage=self._folder,
                 study=study,
                 fixed=found.fixed,
@@ -306,6 +312,7 @@ class _Run:
                 hours=search.hours,
                 hang_seconds=config.cluster.hang_seconds,
                 switch=self._switch,
+                cache=config.cluster.node_cache,
             )
             failed = f", {summary.failed} failed" if summary.failed else ""
             stage.done(f"{summary.succeeded} trials{failed}")
@@ -347,6 +354,8 @@ def write_front(folder: Any, front: Front) -> None:
     write_html(front, folder / PAGE)
     (folder / TABLE).write_text(front_table(front) + "\n")
     write_json(folder / DOCUMENT, front.to_json())
+    for name in (PICTURE, PAGE, TABLE, DOCUMENT):
+        share_file(folder / name)
 
 
 def _check(config: SweepConfig) -> None:
@@ -390,7 +399,11 @@ def _at(home: str | None) -> str:
 
 def _report(home: Home, name: str, summary: LaunchSummary | None, config: SweepConfig) -> SweepReport:
     folder = home.sweep(name)
-    dataset = load_dataset(home.data(str(config.data["name"])))
+    root = home.data(str(config.data["name"]))
+    fetch(root, some_of_dataset)
+    dataset = load_dataset(root)
+    examples = dataset.split("test")[:2]
+    fetch(dataset.root, lambda names: [record.path for record in examples if record.path in names])
     return SweepReport(
         name=name,
         folder=folder,
@@ -399,7 +412,7 @@ def _report(home: Home, name: str, summary: LaunchSummary | None, config: SweepC
         tracking_uri=store_uri(home, config.tracking.uri),
         stated_uri=config.tracking.uri,
         home=config.home,
-        example_videos=tuple(shortened(dataset.video_path(r)) for r in dataset.split("test")[:2]),
+        example_videos=tuple(shortened(dataset.video_path(r)) for r in examples),
     )
 
 

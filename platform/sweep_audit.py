@@ -12,8 +12,11 @@ from optuna.trial import TrialState
 
 from paretovid.platform.home import Home
 from paretovid.platform.mlflow_store import open_store
+from paretovid.platform.shared_home import refresh_sweep
+from paretovid.platform.study_place import study_place
 from paretovid.platform.study_storage import connect_storage
 from paretovid.platform.sweep_journal import read_journal
+from paretovid.platform.sweep_record import read_info
 from paretovid.platform.trial_signs import ALIVE_FILE
 
 
@@ -44,9 +47,12 @@ class Audit:
 def audit(home: Home, sweep: str, uri: str | None = None) -> Audit:
     """Reads all stores of a sweep that nobody runs now."""
     folder = home.sweep(sweep)
+    refresh_sweep(folder)
     done = [path.parent.name for path in (folder / "trials").glob("*/result.json")]
-    storage, _ = connect_storage(home.optuna_url)
-    trials = optuna.load_study(study_name=sweep, storage=storage).get_trials(deepcopy=False)
+    info = read_info(folder) or {"name": sweep}
+    place = study_place(home, info, (info.get("config") or {}).get("search", {}).get("storage"))
+    storage, _ = connect_storage(place.url)
+    trials = optuna.load_study(study_name=place.name, storage=storage).get_trials(deepcopy=False)
     started = [trial for trial in trials if "starts" in trial.user_attrs]
     knobs = Counter(str(sorted(trial.params.items())) for trial in started)
     store = open_store(home, uri)

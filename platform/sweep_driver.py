@@ -11,6 +11,7 @@ from paretovid.platform.progress import Progress, Stage
 from paretovid.platform.reconcile import FAILURE_FILE, record_failure
 from paretovid.platform.results import objective_text
 from paretovid.platform.searcher import Hooks
+from paretovid.platform.shared_home import fetch_result, remove
 from paretovid.platform.sweep_journal import Event, SweepJournal
 from paretovid.platform.sweep_status import LiveStatus
 from paretovid.platform.tracking_sender import TrackingSender
@@ -83,7 +84,9 @@ class SweepDriver:
             record_failure(self._home.trial(self._sweep, trial), str(error))
             self._advance(1, f"{trial} failed: {error}")
             return
-        (self._home.trial(self._sweep, trial) / FAILURE_FILE).unlink(missing_ok=True)
+        folder = self._home.trial(self._sweep, trial)
+        remove(folder / FAILURE_FILE)
+        fetch_result(folder)
         objectives = result["objectives"]
         self.record("finish", trial=trial, **result["figures"])
         quality = ", ".join(

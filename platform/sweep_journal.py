@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, final, get_args
 
-JOURNAL_FILE = "journal.jsonl"
+from paretovid.platform.shared_home import JOURNAL_FILE, GrowingFile
 
 Event = Literal["driver", "start", "finish", "fault", "aside", "state"]
 """`driver`: one begins (with `cpus` and `gpus` that a trial takes). `start`, `finish`, `fault`, `aside`: of a
@@ -62,6 +62,7 @@ class SweepJournal:
         self.path = folder / JOURNAL_FILE
         self._lock = threading.Lock()
         self._is_torn = False
+        self._shared = GrowingFile(self.path)
         self._next = 1 + max((entry.n for entry in read_journal(folder).entries), default=after)
         self._next = max(self._next, after + 1)
         folder.mkdir(parents=True, exist_ok=True)
@@ -84,6 +85,7 @@ class SweepJournal:
             finally:
                 os.close(descriptor)
             self._next += 1
+            self._shared.grown(now=event in ("driver", "state"))
         return entry
 
     def _mend(self) -> None:

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO, final
 
+from paretovid.platform.shared_home import remove
 from paretovid.platform.stopping import StopSwitch
 from paretovid.platform.trial_signs import read_document, write_atomically
 from paretovid.trainables.errors import UsageError
@@ -98,7 +99,7 @@ class SweepLock:
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         with self._get(take_over, say):
-            (self._folder / TAKE_OVER_FILE).unlink(missing_ok=True)
+            remove(self._folder / TAKE_OVER_FILE)
             self._write()
             beating = threading.Thread(target=self._beat, name="driver-heartbeat", daemon=True)
             beating.start()

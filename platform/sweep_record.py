@@ -3,11 +3,14 @@
 state       running, interrupted, failed, out_of_time, finished
 config      everything that it was started with
 asked       how its number of trials came about, if `paretovid extend` has raised it: [16, 8]
+uid         tells it from sweeps of this name in other homes, where a store is shared with them
+study       where its study is kept; `home`, or the URL of a database
 """
 
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from paretovid.platform.config import load_sweep_config, searched_knobs, to_record
 from paretovid.platform.home import Home
+from paretovid.platform.shared_home import refresh_sweeps, share_file
 from paretovid.platform.trial_signs import read_document
 from paretovid.search_spaces.schema import SweepConfig
 from paretovid.trainables.data.dataset import write_json
@@ -27,18 +31,19 @@ from paretovid.trainables.provenance import code_version
 SWEEP_FILE = "sweep.json"
 _WHERE_ONLY = ("home", "name", "cluster", "tracking")
 """Sections that say where a sweep runs and is kept, not what it is."""
-_HOW_ONLY = ("concurrent", "hours", "max_failures")
+_HOW_ONLY = ("concurrent", "hours", "max_failures", "storage")
 """Settings of `search` that may differ when a sweep goes on."""
 
 
 def read_info(folder: Path) -> dict[str, Any] | None:
     """The content of `sweep.json`; None if there is none that can be read."""
-    return read_document(folder / SWEEP_FILE)
+    return read_document(folder / SWEEP_FILE, must_answer=True)
 
 
 def write_info(folder: Path, info: Mapping[str, Any]) -> None:
     """Replaces `sweep.json`."""
     write_json(folder / SWEEP_FILE, info)
+    share_file(folder / SWEEP_FILE)
 
 
 def known_info(home: Home, name: str) -> dict[str, Any]:
@@ -46,6 +51,7 @@ def known_info(home: Home, name: str) -> dict[str, Any]:
     info = read_info(home.sweep(name))
     if info is not None:
         return info
+    refresh_sweeps(home.sweeps)
     if (home.sweep(name) / SWEEP_FILE).is_file():
         raise DataError(
             f"{home.sweep(name) / SWEEP_FILE} is damaged",
@@ -57,9 +63,10 @@ def known_info(home: Home, name: str) -> dict[str, Any]:
 
 def new_info(config: SweepConfig, name: str, state: str, before: Mapping[str, Any] | None) -> dict[str, Any]:
     """The record of a sweep in this state; what only the sweep's first start knows is kept from `before`."""
-    kept = {key: (before or {})[key] for key in ("asked", "failures") if key in (before or {})}
+    kept = {key: (before or {})[key] for key in ("asked", "failures", "study") if key in (before or {})}
     return {
         "name": name,
+        "uid": (before or {}).get("uid") or uuid.uuid4().hex[:8],
         "method": config.method.name,
         "data": config.data["name"],
         "created": (before or {}).get("created") or datetime.now(UTC).isoformat(timespec="seconds"),
@@ -83,6 +90,7 @@ def name_of(home: Home, config: SweepConfig) -> str:
         if info and _identity(_first(info)) != wanted:
             raise _taken(config.name, _differences(_first(info), to_record(config)))
         return config.name
+    refresh_sweeps(home.sweeps)
     stem = f"{config.method.name}-{config.data['name']}"
     taken = {path.parent.name: read_info(path.parent) for path in home.sweeps.glob(f"*/{SWEEP_FILE}")}
     for name, info in sorted(taken.items()):

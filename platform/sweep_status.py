@@ -16,6 +16,7 @@ from paretovid.platform.home import Home
 from paretovid.platform.pareto import Reference, hypervolume, non_dominated
 from paretovid.platform.progress import format_seconds
 from paretovid.platform.reconcile import failure_of
+from paretovid.platform.shared_home import refresh_sweep, refresh_sweeps
 from paretovid.platform.sweep_journal import Entry, TrialClock, hours_spent, read_journal
 from paretovid.platform.sweep_lock import driver_of
 from paretovid.platform.sweep_record import SWEEP_FILE, known_info, read_info
@@ -25,6 +26,7 @@ from paretovid.trainables.errors import UsageError
 
 _CURVE_POINTS = 12
 _ENDED = ("finish", "fault", "aside")
+_RESULT_ONLY = ("result.json",)
 
 
 class _Sender(Protocol):
@@ -81,6 +83,7 @@ def status_of(home: Home, name: str) -> SweepStatus:
     """Reads a sweep's state. Raises `UnknownNameError` if there is no such sweep."""
     info = known_info(home, name)
     folder = home.sweep(name)
+    refresh_sweep(folder, _RESULT_ONLY)
     now = time.time()
     reading = read_journal(folder)
     driver = driver_of(folder)
@@ -114,10 +117,12 @@ def status_of(home: Home, name: str) -> SweepStatus:
 
 def list_sweeps(home: Home) -> list[dict[str, Any]]:
     """All sweeps under a home, oldest first, with state, trials and hypervolume."""
+    refresh_sweeps(home.sweeps)
     infos = [info for path in home.sweeps.glob(f"*/{SWEEP_FILE}") if (info := read_info(path.parent))]
     listed = []
     for info in sorted(infos, key=lambda each: str(each["created"])):
         folder = home.sweep(info["name"])
+        refresh_sweep(folder, _RESULT_ONLY)
         done = {path.parent.name for path in (folder / "trials").glob("*/result.json")}
         is_gone = info["state"] == "running" and driver_of(folder) is None
         config = info.get("config") or {}

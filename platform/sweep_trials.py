@@ -7,11 +7,20 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, final
 
-from paretovid.infra.node_cache import NodeCacheError, fetch, node_cache
+from paretovid.infra.node_cache import NodeCacheError, node_cache
+from paretovid.infra.node_cache import fetch as copy_to_node
 from paretovid.platform.config import model_with_knobs, training_settings
 from paretovid.platform.pareto import non_dominated
 from paretovid.platform.pipeline import Prepared, is_whole_store
 from paretovid.platform.searcher import FixedTrial
+from paretovid.platform.shared_home import (
+    SharedRoot,
+    fetch,
+    fetch_result,
+    is_trial_part,
+    share,
+    some_of_dataset,
+)
 from paretovid.platform.study import Suggestion
 from paretovid.platform.trial_signs import read_document
 from paretovid.search_spaces.schema import SweepConfig
@@ -76,15 +85,21 @@ class SweepTrials:
         return asdict(config)
 
 
-def trainable_on(cache: str | None, code: str) -> Callable[[dict[str, Any], Any], dict[str, Any]]:
+def trainable_on(
+    cache: str | None, code: str, home: Path | None = None
+) -> Callable[[dict[str, Any], Any], dict[str, Any]]:
     """What a worker runs for each trial.
 
     Arguments:
-        cache: folder on the worker's node that features are copied to first; None: read where they are.
+        cache: folder on the worker's node that features are copied to first; None: read where they are. Where the
+            home is in a bucket, its mirror is kept there.
         code: version of the driver's code.
+        home: its root, if it may be in a bucket.
 
     A trial whose result is there already (its driver died before it heard of it) is not trained again.
     """
+
+    shared = SharedRoot.of(home or Path(), cache)
 
     def run(config: dict[str, Any], context: Any) -> dict[str, Any]:
         if code_version() != code:
@@ -93,9 +108,15 @@ def trainable_on(cache: str | None, code: str) -> Callable[[dict[str, Any], Any]
                 "Install the driver's version on every node.",
             )
         trial = trial_config(config)
+        if shared.url is not None:
+            trial = _fetched(trial, shared, context.heartbeat)
+        else:
+            trial = _localised(trial, node_cache(cache), context.heartbeat)
         result = finished_result(trial)
         if result is None:
-            result = run_trial(_localised(trial, node_cache(cache), context.heartbeat), context)
+            result = run_trial(trial, context)
+        if context.rank == 0:
+            share(Path(trial.output), is_trial_part)
         return summary_of(result) if result else {}
 
     return run
@@ -107,12 +128,28 @@ def _localised(trial: TrialConfig, cache: Path | None, heartbeat: Callable[[], o
         return trial
     try:
         features = {
-            source: str(fetch(Path(folder), cache, is_whole=is_whole_store, heartbeat=heartbeat))
+            source: str(copy_to_node(Path(folder), cache, is_whole=is_whole_store, heartbeat=heartbeat))
             for source, folder in trial.features.items()
         }
     except NodeCacheError as error:
         raise DataError(str(error), "Free space there, or name another disk: cluster.node_cache=.") from error
     return replace(trial, features=features)
+
+
+def _fetched(trial: TrialConfig, shared: SharedRoot, heartbeat: Callable[[], object]) -> TrialConfig:
+    """The trial with everything that it reads on this node's disk, out of the bucket."""
+    dataset, output = shared.here(trial.dataset), shared.here(trial.output)
+    features = {source: shared.here(folder) for source, folder in trial.features.items()}
+    fetch(dataset, some_of_dataset, heartbeat)
+    for folder in features.values():
+        fetch(folder, heartbeat=heartbeat)
+    fetch_result(output)
+    return replace(
+        trial,
+        dataset=str(dataset),
+        output=str(output),
+        features={source: str(folder) for source, folder in features.items()},
+    )
 
 
 def summary_of(result: Mapping[str, Any]) -> dict[str, Any]:

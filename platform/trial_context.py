@@ -17,6 +17,7 @@ import ray.train.torch
 import torch
 from ray import tune
 
+from paretovid.platform.shared_home import fetch, folders_like, remove_folder, share
 from paretovid.platform.trial_signs import Signs
 from paretovid.trainables.errors import NonFiniteError
 from paretovid.trainables.trial import TrialStopped
@@ -37,21 +38,31 @@ def keep_checkpoint(folder: Path, checkpoint: Path) -> None:
     for path in partial.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())
-    partial.replace(folder / f"checkpoint-{number:06d}")
+    new = partial.replace(folder / f"checkpoint-{number:06d}")
+    share(new)
     for old in kept:
-        shutil.rmtree(old, ignore_errors=True)
+        _forget(old)
 
 
 def kept_checkpoint(folder: Path) -> Path | None:
-    """The last checkpoint below a trial's folder."""
+    """The last checkpoint below a trial's folder, wherever it was made."""
+    for name in reversed(folders_like(folder, r"checkpoint-\d+")):
+        if fetch(folder / name):
+            break
     kept = sorted(folder.glob(_CHECKPOINTS))
     return kept[-1] if kept else None
 
 
 def forget_checkpoints(folder: Path) -> None:
     """Removes a finished trial's checkpoints."""
-    for path in folder.glob("checkpoint-*"):
-        shutil.rmtree(path, ignore_errors=True)
+    names = {path.name for path in folder.glob("checkpoint-*")}
+    for name in names.union(folders_like(folder, r"checkpoint-\d+")):
+        _forget(folder / name)
+
+
+def _forget(checkpoint: Path) -> None:
+    remove_folder(checkpoint)
+    shutil.rmtree(checkpoint, ignore_errors=True)
 
 
 def _finite(progress: Mapping[str, float]) -> dict[str, float]:

@@ -23,6 +23,7 @@ import torch
 
 from paretovid.infra.placement import TrialResources
 from paretovid.platform.searcher import OUTCOME
+from paretovid.platform.shared_home import SharedRoot, ray_storage, read_text, remove
 from paretovid.platform.trial_context import ProcessContext, WorkerContext, forget_checkpoints
 from paretovid.platform.trial_signs import write_atomically
 from paretovid.trainables.errors import NonFiniteError, ParetovidError
@@ -35,14 +36,21 @@ _STOPPED = json.dumps({"stopped": True})
 _FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS))
 
 
-def in_process(trainable: Trainable, storage: Path, wanted: TrialResources) -> Callable[..., dict[str, str]]:
-    """The trial in the Tune trial's own process."""
+def in_process(
+    trainable: Trainable, storage: Path, wanted: TrialResources, cache: str | None = None
+) -> Callable[..., dict[str, str]]:
+    """The trial in the Tune trial's own process.
+
+    Arguments:
+        cache: folder on each node for its mirror of a home in a bucket; None: the user's cache folder.
+    """
+    home = SharedRoot.of(storage, cache)
 
     def trial(config: dict[str, Any]) -> dict[str, str]:
         torch.set_num_threads(max(1, int(wanted.cpus)))
         cuda = bool(wanted.gpus) and torch.cuda.is_available()
-        folder = trial_folder(storage, config)
         try:
+            folder = trial_folder(home.here(storage), config)
             context = ProcessContext(folder, torch.device("cuda" if cuda else "cpu"))
         except OSError as error:
             return {OUTCOME: failure(error)}
@@ -63,12 +71,15 @@ def in_process(trainable: Trainable, storage: Path, wanted: TrialResources) -> C
     return trial
 
 
-def nested(trainable: Trainable, storage: Path, wanted: TrialResources) -> Callable[..., dict[str, str]]:
-    """The trial as a Ray Train run of several workers, inside the Tune trial."""
+def nested(
+    trainable: Trainable, storage: Path, wanted: TrialResources, cache: str | None = None
+) -> Callable[..., dict[str, str]]:
+    """The trial as a Ray Train run of several workers, inside the Tune trial. `cache`: as in `in_process`."""
+    home = SharedRoot.of(storage, cache)
 
     def worker(config: dict[str, Any]) -> None:
         torch.set_num_threads(max(1, int(wanted.cpus)))
-        folder = trial_folder(storage, config)
+        folder = trial_folder(home.here(storage), config)
         context = WorkerContext(folder)
         try:
             outcome = result_to_json(trainable(config, context))
@@ -86,9 +97,9 @@ def nested(trainable: Trainable, storage: Path, wanted: TrialResources) -> Calla
     def trial(config: dict[str, Any]) -> dict[str, str]:
         from ray.train.torch import TorchConfig, TorchTrainer
 
-        folder = trial_folder(storage, config)
+        folder = trial_folder(home.here(storage), config)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "outcome.json").unlink(missing_ok=True)
+        remove(folder / "outcome.json")
         trainer = TorchTrainer(
             worker,
             train_loop_config=config,
@@ -103,15 +114,15 @@ def nested(trainable: Trainable, storage: Path, wanted: TrialResources) -> Calla
                 name=f"{config['trial']}-{uuid.uuid4().hex[:6]}",
                 # Not Ray's TuneReportCallback for progress: a report that comes in while the trial returns can
                 # block both for ever (the main thread of its session waits for the queue that it drains).
-                storage_path=str((storage / "ray" / "train").absolute()),
+                **ray_storage(home.here(storage) / "ray" / "train"),
             ),
         )
         try:
             trainer.fit()
-            outcome = (folder / "outcome.json").read_text()
+            outcome = read_text(folder / "outcome.json", must_answer=True)
         except Exception as error:
             return {OUTCOME: failure(cause_of_train_failure(error), on_gpu=bool(wanted.gpus))}
-        (folder / "outcome.json").unlink()
+        remove(folder / "outcome.json")
         if outcome != _STOPPED:
             forget_checkpoints(folder)
         return {OUTCOME: outcome}

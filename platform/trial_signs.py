@@ -19,12 +19,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, final
 
+from paretovid.infra.object_errors import ObjectStoreError
+from paretovid.platform.shared_home import is_shared, is_there, read_text, remove, share_file
+
 STOP_FILE = "stop.json"
 ALIVE_FILE = "alive.json"
 LOOK_SECONDS = 0.5
 """Between two looks for the driver's wish; a file system over a network is asked no more often."""
 BEAT_SECONDS = 1.0
 """Between two signs of life."""
+SLOWER_IN_A_BUCKET = 6.0
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -32,12 +36,21 @@ def write_atomically(path: Path, text: str) -> None:
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:6]}.partial")
     partial.write_text(text)
     partial.replace(path)
+    share_file(path)
 
 
-def read_document(path: Path) -> dict[str, Any] | None:
-    """The JSON object in a file; None if there is none, or none that can be read."""
+def read_document(path: Path, *, must_answer: bool = False) -> dict[str, Any] | None:
+    """The JSON object in a file; None if there is none, or none that can be read.
+
+    Arguments:
+        must_answer: raise `ObjectStoreError` if the bucket that it lies in does not answer.
+    """
     try:
-        document = json.loads(path.read_text())
+        document = json.loads(read_text(path, must_answer=must_answer))
+    except ObjectStoreError:
+        if must_answer:
+            raise
+        return None
     except (OSError, ValueError):
         return None
     return document if isinstance(document, dict) else None
@@ -50,7 +63,7 @@ def ask_to_stop(sweep: Path, reason: str) -> None:
 
 def take_back_stop(sweep: Path) -> None:
     """Trials that start from now on are not asked to end."""
-    (sweep / STOP_FILE).unlink(missing_ok=True)
+    remove(sweep / STOP_FILE)
 
 
 @final
@@ -65,6 +78,9 @@ class Signs:
         self._folder = folder
         self._stop_file = folder.parent.parent / STOP_FILE
         self._claim = uuid.uuid4().hex
+        # Where every sign is a request over a network, fewer of them.
+        slower = SLOWER_IN_A_BUCKET if is_shared(folder) else 1.0
+        self._look_seconds, self._beat_seconds = slower * LOOK_SECONDS, slower * BEAT_SECONDS
         self._looked = self._beaten = -1e9
         self._should_end = False
         self._beats = 0
@@ -84,22 +100,23 @@ class Signs:
         self._beats += 1
         if progress is not None:
             self._progress = dict(progress)
-        if now - self._beaten >= BEAT_SECONDS:
+        if now - self._beaten >= self._beat_seconds:
             self._beaten = now
             if self.is_mine:
-                self._write()
+                with contextlib.suppress(ObjectStoreError):  # a sign that is missed does no harm
+                    self._write()
             else:
                 self._should_end = True
-        if not self._should_end and now - self._looked >= LOOK_SECONDS:
+        if not self._should_end and now - self._looked >= self._look_seconds:
             self._looked = now
-            self._should_end = self._stop_file.exists()
+            self._should_end = is_there(self._stop_file)
         return self._should_end
 
     def end(self) -> None:
         """The trial is over; nobody is alive in it."""
         if self.is_mine:
             with contextlib.suppress(OSError):
-                (self._folder / ALIVE_FILE).unlink()
+                remove(self._folder / ALIVE_FILE)
 
     def _write(self) -> None:
         document = {

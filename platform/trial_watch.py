@@ -16,6 +16,7 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler
 
 from paretovid.platform.searcher import PROCESS_DIED, Cause, ParetoSearcher
+from paretovid.platform.shared_home import is_shared
 from paretovid.platform.stopping import StopSwitch
 from paretovid.platform.trial_signs import ALIVE_FILE, ask_to_stop, read_document
 
@@ -87,7 +88,11 @@ class Overseer(tune.Callback):
         self._on_look = on_look
         self._trials: dict[str, Any] = {}
         self._seen: dict[str, tuple[Any, float]] = {}
-        self._looked = self._measured = time.monotonic()
+        self._looked = self._measured = self._looked_for_hangs = time.monotonic()
+        # In a bucket every sign is a request.
+        self._hang_look_seconds = 0.0
+        if is_shared(storage) and hang_seconds is not None:
+            self._hang_look_seconds = min(30.0, hang_seconds / 5)
         self._stop_until: float | None = None
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -121,7 +126,9 @@ class Overseer(tune.Callback):
             self._searcher.concurrent = max(1, self._room())
         if now - self._looked >= _LOOK_SECONDS:
             self._looked = now
-            self._look_for_hangs(now)
+            if now - self._looked_for_hangs >= self._hang_look_seconds:
+                self._looked_for_hangs = now
+                self._look_for_hangs(now)
             self._on_look()
 
     def __getstate__(self) -> dict[str, Any]:

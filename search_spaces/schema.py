@@ -109,6 +109,9 @@ class SearchConfig:
     """Trials at a time; null: as many as the cluster has room for."""
     tell_swept: bool = False
     """Tell the sampler the swept points too, not only each trial's natural one."""
+    storage: str | None = None
+    """URL of a database for the study, without a password (`postgresql+psycopg2://user@host/database`); null: the
+    variable PARETOVID_STUDY_STORAGE, else a store under home."""
     max_failures: int = 2
     """How often a trial that failed is started again, from its checkpoint, before it counts as failed. Losing its
     node is no failure of a trial."""

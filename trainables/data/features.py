@@ -321,6 +321,12 @@ def load_padded(
     )
 
 
+def shard_files(shard_index: int) -> tuple[str, str]:
+    """The names of a shard's files: its rows, and what it says of them."""
+    name = _shard_name(shard_index)
+    return name, str(Path(name).with_suffix(".json"))
+
+
 def _shard_name(shard_index: int) -> str:
     return f"shard_{shard_index:05d}.npy"
 
