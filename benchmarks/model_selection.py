@@ -172,8 +172,8 @@ def against_random(run: Run, trial: str, metric: str) -> list[dict[str, float]]:
 
 
 def best_at(points: Sequence[Point], cost: float, metric: str) -> Point:
-    """The point that is best on validation among those that cost at most so much there."""
-    good = [p for p in points if p.val["gflops"] <= cost]
+    """The point that is best on validation among those that cost at most so much there; else the cheapest."""
+    good = [p for p in points if p.val["gflops"] <= cost] or [min(points, key=lambda p: p.val["gflops"])]
     return max(good, key=lambda p: (p.val[metric], -p.val["gflops"]))
 
 
