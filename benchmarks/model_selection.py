@@ -487,7 +487,9 @@ def latency(prepared: Prepared, videos: int) -> dict[str, Any]:
         single = recognizer(prepared, root / "single_model-s0", Path(scratch) / "single", on_demand=False)
         kept = recognizer(prepared, root / "select-xs-s0", Path(scratch) / "select", on_demand=False)
         asked = recognizer(prepared, root / "select-xs-s0", Path(scratch) / "select", on_demand=True)
-        ways = {f"{POOL[k]} alone": (single, {"member": k}) for k in range(len(POOL))}
+        ways: dict[str, tuple[Recognizer, dict[str, float]]] = {
+            f"{POOL[k]} alone": (single, {"member": k}) for k in range(len(POOL))
+        }
         for theta in thetas:
             ways[f"selected, theta {theta:g}, in memory"] = (kept, {"theta": theta})
             ways[f"selected, theta {theta:g}, on demand"] = (asked, {"theta": theta})

@@ -115,11 +115,12 @@ def test_a_share_of_the_videos_is_kept_from_the_backbones(videos, tmp_path, monk
     )  # a larger share adds videos
     read = []
     original = backbone_training.read_all_steps
-    monkeypatch.setattr(
-        backbone_training,
-        "read_all_steps",
-        lambda path, *a, **k: read.append(path.stem) or original(path, *a, **k),
-    )
+
+    def watched(path, *arguments, **options):
+        read.append(path.stem)
+        return original(path, *arguments, **options)
+
+    monkeypatch.setattr(backbone_training, "read_all_steps", watched)
     config = dataclasses.replace(BRIEF, video_share=0.6)
     train_backbones(config, videos, [COARSE], tmp_path, LocalContext())
     is_chosen = is_for_backbones(keys, 0.6).tolist()
