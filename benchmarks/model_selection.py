@@ -172,8 +172,8 @@ def against_random(run: Run, trial: str, metric: str) -> list[dict[str, float]]:
 
 
 def best_at(points: Sequence[Point], cost: float, metric: str) -> Point:
-    """The point that is best on validation among those that cost at most so much there."""
-    good = [p for p in points if p.val["gflops"] <= cost]
+    """The point that is best on validation among those that cost at most so much there; else the cheapest."""
+    good = [p for p in points if p.val["gflops"] <= cost] or [min(points, key=lambda p: p.val["gflops"])]
     return max(good, key=lambda p: (p.val[metric], -p.val["gflops"]))
 
 
@@ -487,7 +487,7 @@ def latency(prepared: Prepared, videos: int) -> dict[str, Any]:
         single = recognizer(prepared, root / "single_model-s0", Path(scratch) / "single", on_demand=False)
         kept = recognizer(prepared, root / "select-xs-s0", Path(scratch) / "select", on_demand=False)
         asked = recognizer(prepared, root / "select-xs-s0", Path(scratch) / "select", on_demand=True)
-        ways: dict[str, tuple[Any, dict[str, float]]] = {
+        ways: dict[str, tuple[Recognizer, dict[str, float]]] = {
             f"{POOL[k]} alone": (single, {"member": k}) for k in range(len(POOL))
         }
         for theta in thetas:

@@ -14,9 +14,10 @@ L_k their loss on a video, G_k(x) the affinity that the selector learns, P_k its
   to the cheapest member if all members answer alike, as the text below Eq. 2 wishes.
 * Loss (Eq. 1): -sum_k G_k log P_k. `label_form=binary`: G is Eq. 2's indicator. `soft`: the paper allows any affinity
   in Eq. 1 but gives none for classification; ours is softmax(-(L_k + alpha F_k) / temperature).
-* Inference (3.4): the cheapest member with P_k >= theta; if there is none, the member with the highest P_k.
+* Inference (3.4): the cheapest member with P_k >= theta; if there is none, the member with the highest P_k. Cheapest is
+  what adds least: first the member that was read, then the others in order of cost.
   From 0.5 upwards at most one member reaches theta, so every theta from there on is the selector's plain choice, the
-  dearest end of the curve; at 1 / K and below somebody always reaches it; at 0 the cheapest answers every video.
+  dearest end of the curve; at 1 / K and below somebody always reaches it; at 0 the member that is read answers.
 
 The members' outputs are computed once, so another alpha only needs another selector. With `alphas`, one training fits
 one selector for each of them beside that of `alpha`, as one batched matrix product; `trained_alpha` says which
@@ -26,6 +27,9 @@ Departures from the paper, and why:
 * The selector learns from videos that the pool has not seen (`selector_videos=unseen`; `video_share` of the pool's
   training says which). On videos that it was trained on, every member has next to no loss, Eq. 2 then compares prices
   alone, and the selector learns to take the cheapest: benchmarks/model_selection.md measures it.
+* F_k counts as 0 for the member that the selector reads, which is paid whatever is chosen. Where it reads the cheapest
+  this hardly matters; where it reads a larger one, Eq. 2 as printed would send videos on to a smaller one, for more
+  compute and a worse answer (tried: such curves fall straight down at the reader's own cost).
 * alpha is searched up to 1 and not to 5e-3: with sum F = 1 the paper's values only break near-ties.
 * The selector reads the logarithm of the mean class probability, so that how sure a member is keeps apart near 1 and 0.
 * Its training is the platform's (40 epochs and one rise and fall of the rate instead of 5 epochs and two drops).
@@ -77,7 +81,7 @@ THETA = InferenceKnob(
     default=0.5,
     low=0.0,
     high=1.0,
-    description="confidence that suffices for a member, cheapest first; lower is cheaper, 0: always the cheapest",
+    description="confidence that suffices for a member, cheapest first; lower is cheaper, 0: the one that is read",
 )
 OWN_ALPHA = -1.0
 TRAINED_ALPHA = InferenceKnob(
@@ -182,9 +186,9 @@ def affinity(
 
     Arguments:
         losses: L_k, `[K, B]`.
-        cost_shares: F_k, `[K]`, ascending. Of members with equal L_k + alpha F_k the first counts as best.
+        cost_shares: F_k, `[K]`. Of members with equal L_k + alpha F_k the first counts as best.
         alphas: `[A]`.
-        agreed: `[B]` bool, videos that go to the first member whatever Eq. 2 says; None: no such rule.
+        agreed: `[B]` bool, videos that go to the member of lowest F_k whatever Eq. 2 says; None: no such rule.
     """
     total = losses.T + alphas[:, None, None] * cost_shares  # Eq. 2
     if form == "binary":
@@ -193,8 +197,7 @@ def affinity(
         labels = torch.softmax(-total / temperature, dim=-1)
     if agreed is None:
         return labels
-    cheapest = torch.zeros_like(cost_shares)
-    cheapest[0] = 1
+    cheapest = nn.functional.one_hot(cost_shares.argmin(), len(cost_shares)).to(losses.dtype)
     return torch.where(agreed[:, None], cheapest, labels)
 
 
@@ -204,10 +207,18 @@ def all_agree(scores: Tensor, multi_label: bool) -> Tensor:
     return (answers == answers[:1]).all(dim=0).all(dim=-1)
 
 
-def choose(confidence: Tensor, theta: float) -> Tensor:
-    """The first member whose confidence `[..., K]` reaches theta, else the most confident one: `[...]` int64."""
+def choose(confidence: Tensor, theta: float, order: Tensor) -> Tensor:
+    """The first member, in this order `[K]`, whose confidence reaches theta, else the most confident one.
+
+    Arguments:
+        confidence: of each member, `[..., K]`.
+
+    Returns places in the pool, `[...]` int64.
+    """
+    confidence = confidence[..., order]
     reaches = confidence >= theta
-    return torch.where(reaches.any(dim=-1), reaches.int().argmax(dim=-1), confidence.argmax(dim=-1))
+    place = torch.where(reaches.any(dim=-1), reaches.int().argmax(dim=-1), confidence.argmax(dim=-1))
+    return order[place]
 
 
 @final
@@ -254,6 +265,8 @@ class ModelSelection(Method):
     inference_knobs = (THETA, CLIPS, TRAINED_ALPHA, ENSEMBLE)
 
     alphas: Tensor
+    order: Tensor
+    """Places in the pool by the cost that a choice adds."""
 
     @classmethod
     def sources_of(cls, config: ModelSelectionConfig) -> tuple[str, ...]:
@@ -269,6 +282,8 @@ class ModelSelection(Method):
         self.pool = ModelPool(config.pool, widths=widths, num_classes=num_classes, multi_label=multi_label)
         self.reads = config.pool.index(config.selector_source) if config.selector_source else 0
         """Place in the pool of the member that the selector reads."""
+        others = [k for k in range(len(config.pool)) if k != self.reads]
+        self.register_buffer("order", torch.tensor([self.reads, *others]), persistent=False)
         trained = (config.alpha, *config.alphas)
         self.register_buffer("alphas", torch.tensor(trained), persistent=False)
         self.selectors = SelectorBank(
@@ -294,7 +309,7 @@ class ModelSelection(Method):
         agreed = all_agree(scores, self.multi_label) if config.label_rule == "agree_then_cheapest" else None
         labels = affinity(
             member_losses(scores, batch.targets, self.multi_label),
-            self.pool.cost_shares,
+            self._added_shares(),
             self.alphas,
             agreed=agreed,
             form=config.label_form,
@@ -310,6 +325,12 @@ class ModelSelection(Method):
         parts = {f"labels_{source}": float(labelled[k]) for k, source in enumerate(config.pool)}
         # A sum: a selector's gradients are those that it would have alone.
         return Loss(losses.sum(), {"selection": float(losses[0].detach()), **parts})
+
+    def _added_shares(self) -> Tensor:
+        """F_k, `[K]`, but 0 for what is paid in any case."""
+        shares = self.pool.cost_shares.clone()
+        shares[self.reads] = 0
+        return shares
 
     # Evaluation and production
 
@@ -350,7 +371,7 @@ class ModelSelection(Method):
     def _choice(self, scores: Tensor, setting: Setting) -> Tensor:
         """Which member answers, `[B]` int64, from what the selector's source says, `[B, C]`."""
         confidence = self.selectors.confidence(scores, self._selector(setting))
-        return choose(confidence, float(setting.get("theta", THETA.default)))
+        return choose(confidence, float(setting.get("theta", THETA.default)), self.order)
 
     def _selector(self, setting: Setting) -> int:
         wanted = float(setting.get("trained_alpha", OWN_ALPHA))

@@ -219,7 +219,7 @@ class ModelCascadeConfig:
     """Settings of the cascade."""
 
     pool: tuple[str, ...] = X3D_POOL
-    confidences: tuple[float, ...] = (0.9, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.95, 0.98, 0.99, 0.999)
+    confidences: tuple[float, ...] = (0.9, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8, 0.95)
     """Inference settings to evaluate, all answered from one run per number of clips, in which nobody stops early."""
     clip_counts: tuple[int, ...] = CLIP_COUNTS
     """The first is the natural one."""
@@ -334,7 +334,7 @@ class ModelOracleConfig:
     """Settings of the oracle."""
 
     pool: tuple[str, ...] = X3D_POOL
-    prices: tuple[float, ...] = (0.01, 0.0, 0.1, 0.5, 1.0, 2.0, 5.0, 20.0)
+    prices: tuple[float, ...] = (0.01, 0.0, 0.1, 0.2, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 20.0)
     """Inference settings to evaluate."""
     clip_counts: tuple[int, ...] = CLIP_COUNTS
     """The first is the natural one."""

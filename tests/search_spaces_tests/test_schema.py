@@ -40,8 +40,9 @@ def test_files_keep_to_the_schema(path: Path) -> None:
 
 
 def _whole(config: Any) -> Any:
-    model = config.method.model
-    asked = [f"method.model.{key}" for key in model if OmegaConf.is_missing(model, key)]  # of its user
+    free = (("method.model", config.method.model), ("data", config.data))
+    # What only its user knows.
+    asked = [f"{name}.{key}" for name, node in free for key in node if OmegaConf.is_missing(node, key)]
     for dotted in ("method.name", "backbones.family", *asked):
         section, _, key = dotted.rpartition(".")
         if OmegaConf.is_missing(OmegaConf.select(config, section), key):

@@ -97,12 +97,30 @@ def test_losses_are_cross_entropy_and_its_binary_form_over_tags():
 def test_the_cheapest_that_reaches_theta_and_else_the_most_confident():
     confidence = torch.tensor([[0.2, 0.3, 0.5], [0.5, 0.1, 0.4], [0.3, 0.3, 0.4]])
     for theta, expected in ((0.0, [0, 0, 0]), (0.25, [1, 0, 0]), (0.4, [2, 0, 2]), (0.5, [2, 0, 2])):
-        assert choose(confidence, theta).tolist() == expected
-    assert choose(confidence, 1.0).tolist() == confidence.argmax(dim=1).tolist()  # above every confidence
+        assert choose(confidence, theta, torch.arange(3)).tolist() == expected
+    assert (
+        choose(confidence, 1.0, torch.arange(3)).tolist() == confidence.argmax(dim=1).tolist()
+    )  # above every confidence
 
 
-def test_a_higher_theta_never_costs_less_for_any_video():
-    method, split = trained(alpha=0.3), synthetic_split(num_videos=40, seed=2)
+def test_what_was_read_is_the_cheapest_choice():
+    confidence = torch.tensor([[0.4, 0.1, 0.5], [0.4, 0.3, 0.3]])
+    assert choose(confidence, 0.3, torch.tensor([1, 0, 2])).tolist() == [0, 1]
+    losses = torch.tensor([[0.3], [0.3], [0.4]])
+    added = torch.tensor([0.1, 0.0, 0.7])
+    for agreed in (None, torch.tensor([True])):
+        given = affinity(losses, added, torch.ones(1), agreed=agreed, form="binary", temperature=1.0)
+        assert given.argmax(dim=-1).tolist() == [[1]]
+    outcome = run_cached(trained(selector_source="m"), synthetic_split(), {"theta": 0.0})
+    assert [name for name, count in outcome.calls.items() if count.any()] == [
+        COMPONENTS["m"],
+        "model_selection.selector",
+    ]
+
+
+@pytest.mark.parametrize("reads", ["xs", "m"])
+def test_a_higher_theta_never_costs_less_for_any_video(reads):
+    method, split = trained(alpha=0.3, selector_source=reads), synthetic_split(num_videos=40, seed=2)
     costs = [
         synthetic_costs(method).gflops(run_cached(method, split, {"theta": theta / 20}).calls)
         for theta in range(21)
