@@ -21,10 +21,10 @@ from typing import Any, final
 
 STOP_FILE = "stop.json"
 ALIVE_FILE = "alive.json"
-LOOK_SECONDS = 0.5
+LOOK_SECONDS = 1.0
 """Between two looks for the driver's wish; a file system over a network is asked no more often."""
-BEAT_SECONDS = 1.0
-"""Between two signs of life."""
+BEAT_SECONDS = 2.0
+"""Between two signs of life: a thousand trials at a time make five hundred small writes a second."""
 
 
 def write_atomically(path: Path, text: str) -> None:
