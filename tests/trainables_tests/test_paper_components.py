@@ -185,7 +185,10 @@ def test_snippets_keep_the_time_between_frames_of_their_training() -> None:
 
 def test_resnet_v1_shrinks_the_picture_in_the_first_convolution() -> None:
     with torch.device("meta"):
-        first, later = (component(name).build(1).trunk.get_submodule("layer2.0") for name in ("resnet50_v1@224", "resnet50@224"))
+        first, later = (
+            component(name).build(1).trunk.get_submodule("layer2.0")
+            for name in ("resnet50_v1@224", "resnet50@224")
+        )
     assert (first.conv1.stride, first.conv2.stride) == ((2, 2), (1, 1))
     assert (later.conv1.stride, later.conv2.stride) == ((1, 1), (2, 2))
 
@@ -200,7 +203,9 @@ def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
 # Networks written here
 
 
-@pytest.mark.parametrize(("size", "kernel", "stride"), [(7, 3, 2), (8, 3, 2), (8, 2, 2), (9, 7, 2), (5, 1, 2), (4, 3, 1)])
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride"), [(7, 3, 2), (8, 3, 2), (8, 2, 2), (9, 7, 2), (5, 1, 2), (4, 3, 1)]
+)
 def test_same_padding_gives_the_size_that_tensorflow_gives(size: int, kernel: int, stride: int) -> None:
     x = torch.ones(1, 1, size, size)
     padded = pad_same(x, (kernel, kernel), (stride, stride))

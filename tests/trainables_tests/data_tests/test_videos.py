@@ -163,7 +163,8 @@ def test_silence_on_the_scale_of_audioset(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"), [({"short_side": 8}, "a square of 16"), ({"span_seconds": -1.0}, "span_seconds is -1")]
+    ("fields", "told"),
+    [({"short_side": 8}, "a square of 16"), ({"span_seconds": -1.0}, "span_seconds is -1")],
 )
 def test_an_input_that_cannot_be(fields: dict[str, Any], told: str) -> None:
     with pytest.raises(UsageError, match=told):
