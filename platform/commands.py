@@ -225,7 +225,7 @@ def flops(args: argparse.Namespace) -> Answer:
     table = format_table(columns, [cost_tables.component_cells(entry) for entry in entries])
     note = (
         "In GFLOPs per call, counted as the papers do: giga multiply-accumulates. Backbones first, those that the\n"
-        "platform trains and those of the papers (without classifiers, which papers count: 0.001 to 0.002); then what\n"
+        "platform trains and those of the papers (without classifiers, which papers count: up to 0.003); then what\n"
         f"methods add at their default sizes on features of the small family, heads for {_CLASSES_OF_HEADS} classes."
     )
     return Answer(text=f"{table}\n{note}", document={"components": entries})

@@ -10,6 +10,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -345,6 +346,11 @@ def weight_locations(config: SweepConfig) -> dict[str, str]:
     specs = {source: component(name) for source, name in family(config.backbones.family).items()}
     takes = [source for source, spec in specs.items() if spec.weights is not None]
     given = config.backbones.weights
+    if given and not takes:
+        raise UsageError(
+            f"backbones.weights is set, but the family {config.backbones.family} is trained here",
+            "Leave it out, or choose backbones=paper.",
+        )
     if isinstance(given, str):
         if given != RANDOM:
             raise UsageError(
@@ -357,6 +363,12 @@ def weight_locations(config: SweepConfig) -> dict[str, str]:
         for source in values:
             if source not in takes:
                 raise unknown_name(f"source in backbones.{name}", source, takes)
+    for source, digest in config.backbones.sha256.items():
+        if not re.fullmatch(r"[0-9a-fA-F]{64}", digest):
+            raise UsageError(
+                f"backbones.sha256.{source}={digest} is no SHA-256",
+                "It has 64 hex digits: sha256sum FILE prints it.",
+            )
     for source in takes:
         if not given.get(source):
             raise missing_weights(specs[source], source)

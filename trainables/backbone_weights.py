@@ -14,7 +14,6 @@ import hashlib
 import http.client
 import io
 import os
-import pickle
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -27,6 +26,7 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from paretovid.trainables.components import Backbone, ComponentSpec
 from paretovid.trainables.errors import DataError, UsageError
@@ -57,8 +57,9 @@ def build_with_weights(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(zlib.crc32(spec.name.encode()))
         backbone = spec.build(num_classes)
-    if location == RANDOM:
-        return backbone.eval(), {"weights": RANDOM}
+        if location == RANDOM:
+            _settle(backbone, spec)
+            return backbone.eval(), {"weights": RANDOM}
     content = fetch(location)
     digest = hashlib.sha256(content).hexdigest()
     if sha256 and sha256.lower() != digest:
@@ -68,6 +69,22 @@ def build_with_weights(
         )
     load_trunk(backbone, spec, read_tensors(content, location), location)
     return backbone.eval(), {"weights": location, "file_sha256": digest}
+
+
+def _settle(backbone: Backbone, spec: ComponentSpec) -> None:
+    """Sets the statistics of all batch norms from one input of noise.
+
+    Without them the signal of a deep untrained network fades to nothing, or grows beyond half precision.
+    """
+    norms = [module for module in backbone.trunk.modules() if isinstance(module, _BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+    noise = torch.randn(1, *spec.input.shape)
+    with torch.no_grad():
+        backbone.train()(noise if spec.input.kind == "logmel" else 127.5 + 50 * noise)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
 
 
 def missing_weights(spec: ComponentSpec, source: str | None = None) -> UsageError:
@@ -129,7 +146,7 @@ def read_tensors(content: bytes, location: str) -> dict[str, Tensor]:
         pass
     try:
         found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, IndexError) as error:
+    except Exception as error:  # the unpickler's own types, and whatever it stumbles over in a damaged file
         raise DataError(
             f"{location} is neither safetensors nor a plain state dict",
             "Objects other than tensors are not read, because reading them can run code. Where you trust the file, "

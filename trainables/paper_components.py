@@ -4,7 +4,7 @@ They are costed and built like those of `components.py`, whose `component` and `
 trained from nothing: their weights come from a file that the user names (`backbone_weights.py`; `docs/backbones.md`
 says which). Costs that a paper states stand beside the measured ones; where they differ by more than 1.5 %,
 `published_source` says why. Measured is the network up to its features, as everywhere here; papers count the
-classifier too, 0.001 to 0.002 GFLOPs.
+classifier too, up to 0.003 GFLOPs.
 
 Sizes: frames are brought to a short side and cut to their middle square, except for the coarse view, which is the
 whole frame squeezed to 112 x 112 ("spatially downsampled", LiteEval 4.1). Snippets keep the time between frames of
@@ -27,6 +27,8 @@ from paretovid.trainables.networks.libraries import (
 )
 
 _IMAGENET = PixelScale(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
+# The mean image of the Caffe weights, averaged, in RGB; they were trained on plain differences to it.
+_CAFFE = PixelScale(mean=(123.1516, 115.9029, 103.0626), std=(1.0,) * 3)
 _DPN = PixelScale(mean=(124.0, 117.0, 104.0), std=(1 / 0.0167,) * 3)
 _PYTORCHVIDEO = PixelScale(mean=(0.45 * 255,) * 3, std=(0.225 * 255,) * 3)
 _I3D = PixelScale(mean=(127.5,) * 3, std=(127.5,) * 3)  # -1 to 1
@@ -136,9 +138,9 @@ PAPER_SPECS: tuple[ComponentSpec, ...] = (
         _frame(224, 256),
         2048,
         resnet_v1("resnet50"),
-        _IMAGENET,
+        _CAFFE,
         Weights(
-            file="ResNet-50-model.caffemodel, its tensors renamed as in torchvision",
+            file="ResNet-50-model.caffemodel, renamed as in torchvision and conv1 reversed to RGB",
             origin="github.com/KaimingHe/deep-residual-networks",
             head=("fc.",),
         ),

@@ -145,6 +145,18 @@ def test_random_weights_are_the_same_everywhere_and_move_no_seed(tmp_path: Path)
         assert torch.equal(value, again.state_dict()[name])
 
 
+@pytest.mark.parametrize("name", ["yamnet@64x96", "mobilenet_v2@112", "resnet50@224"])
+def test_features_of_random_weights_fit_into_half_precision(name: str) -> None:
+    backbone, _ = build_with_weights(component(name), "random")
+    spec = component(name).input
+    inputs = torch.randn(2, *spec.shape)
+    with torch.no_grad():
+        features = backbone(inputs if spec.kind == "logmel" else 127.5 + 50 * inputs).half()
+    assert bool(torch.isfinite(features).all())
+    assert 0.01 < float(features.float().std()) < 100
+    assert float((features[0] - features[1]).abs().max()) > 0
+
+
 def test_a_loaded_backbone_survives_its_folder(published: dict[str, Tensor], tmp_path: Path) -> None:
     backbone, origin = build_with_weights(SPEC, saved(tmp_path, published))
     save_backbone(tmp_path / "kept", SPEC.name, backbone, {"training": origin})

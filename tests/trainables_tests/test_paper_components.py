@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,6 +19,7 @@ from paretovid.trainables.components import (
     Backbone,
     all_components,
     component,
+    describe_input,
     family,
     measure_component,
 )
@@ -283,3 +285,17 @@ def test_the_trunk_of_torchvisions_network_is_its_penultimate_layer() -> None:
     with torch.no_grad():
         expected = whole(((pixels / 255 - mean) / std).permute(0, 3, 1, 2))
         torch.testing.assert_close(whole.classifier(backbone(pixels)), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_the_document_says_what_to_get_for_each() -> None:
+    lines = (Path(__file__).parents[2] / "docs" / "backbones.md").read_text().splitlines()
+    for spec in PAPER_SPECS:
+        (line,) = (line for line in lines if line.startswith(f"| `{spec.name}` |"))
+        assert spec.weights is not None
+        for told in (
+            describe_input(spec.input),
+            str(spec.feature_width),
+            spec.weights.file,
+            spec.weights.origin,
+        ):
+            assert told in line
