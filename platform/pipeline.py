@@ -33,6 +33,7 @@ from paretovid.platform.shared_home import (
     is_in_bucket,
     ray_storage,
     seal,
+    send,
     share,
     share_parts,
     some_of_dataset,
@@ -41,7 +42,7 @@ from paretovid.platform.trial_process import cause_of_train_failure
 from paretovid.search_spaces.schema import SweepConfig
 from paretovid.trainables.backbone_training import BackboneTrainingConfig, train_backbones
 from paretovid.trainables.components import family, read_backbone_meta
-from paretovid.trainables.data.dataset import Dataset, VideoRecord, load_dataset
+from paretovid.trainables.data.dataset import MANIFEST, Dataset, VideoRecord, load_dataset
 from paretovid.trainables.data.extract import extract_shard, headers
 from paretovid.trainables.data.features import (
     INDEX_FILE,
@@ -133,6 +134,30 @@ def make_data(config: SweepConfig, progress: Progress) -> Dataset:
             )
         share(root)
         stage.done(f"made {len(dataset.records)} videos of {len(dataset.classes)} classes")
+    return dataset
+
+
+def upload_data(home: Home, folder: Path) -> Dataset:
+    """Sends a data set to a home in a bucket, under its own name.
+
+    Raises `UsageError` for a home that is a folder, or a video that cannot go with it; `DataError` for a folder
+    without a data set, or one of which a video is missing.
+    """
+    if home.url is None:
+        raise UsageError(
+            "this home is a folder, which needs no upload", f"Put the videos into {home.root / 'data'}/NAME."
+        )
+    dataset = load_dataset(folder)
+    names = {MANIFEST, *(record.path for record in dataset.records)}
+    for name in sorted(names):
+        path = (folder / name).resolve()
+        if not path.is_relative_to(folder.resolve()):
+            raise UsageError(
+                f"{name} does not lie in {folder}", "Put all videos below the manifest's folder."
+            )
+        if not path.is_file():
+            raise DataError(f"{path} is missing", f"Put it back, or take it out of {MANIFEST}.")
+    send(folder, home.data(dataset.name), names)
     return dataset
 
 
