@@ -205,13 +205,19 @@ class ObjectStore:
             self.write(f"{key}/{MANIFEST}", content)
 
     def put_folder(
-        self, folder: Path, key: str, *, is_part: Callable[[str], bool] = lambda name: True
+        self,
+        folder: Path,
+        key: str,
+        *,
+        is_part: Callable[[str], bool] = lambda name: True,
+        is_mirror: bool = True,
     ) -> None:
         """Uploads a folder of files that are not being written to: parts first, the manifest last.
 
         Arguments:
             is_part: whether a file belongs to it, by its name relative to the folder. Hidden files and `*.partial`
                 never do.
+            is_mirror: the folder is a copy of what is in the bucket from now on; else nothing is written to it.
         """
         names = [name for name in files_below(folder) if is_part(name)]
         known = LocalCopy(folder)
@@ -219,7 +225,8 @@ class ObjectStore:
             parts = pool.map(lambda name: self.put_part(folder / name, key, name, known.digest(name)), names)
             sealed = dict(zip(names, parts, strict=True))
         self.seal(key, sealed)
-        known.note(sealed)
+        if is_mirror:
+            known.note(sealed)
 
     def get_folder(
         self,

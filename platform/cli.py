@@ -130,6 +130,10 @@ def _add_making(add: Any) -> None:
     data = add.add_parser("data", help="the built-in video set, or those of others", allow_abbrev=False)
     add_data = data.add_subparsers(dest="subcommand", required=True, metavar="COMMAND")
     make = _command(add_data, "make", commands.data_make, "make the built-in set, or read annotations")
+    upload = _command(
+        add_data, "upload", commands.data_upload, "send videos of your own to a home in a bucket"
+    )
+    upload.add_argument("folder", metavar="FOLDER", help="with a manifest.json")
     extract = _command(add, "extract", commands.extract, "decode videos once and write their features")
     sweep = _command(add, "sweep", commands.sweep, "make what is missing, search, print the front")
     sweep.add_argument("--dry-run", action="store_true", help="only print the plan, its cost and the space")

@@ -36,6 +36,16 @@ def data_make(args: argparse.Namespace) -> Answer:
     return Answer(text=f"{len(dataset.records)} videos of {len(dataset.classes)} classes in {dataset.root}")
 
 
+def data_upload(args: argparse.Namespace) -> Answer:
+    """`paretovid data upload`."""
+    from paretovid.platform import pipeline
+    from paretovid.platform.home import open_home
+
+    dataset = pipeline.upload_data(open_home(args.home), Path(args.folder))
+    follow = f"paretovid sweep data=folder data.name={dataset.name}{_at(args.home)}"
+    return Answer(text=f"{len(dataset.records)} videos of {dataset.name} are in the home. Next: {follow}")
+
+
 def extract(args: argparse.Namespace) -> Answer:
     """`paretovid extract`."""
     from paretovid.platform import pipeline

@@ -20,6 +20,7 @@ from paretovid.trainables.errors import ParetovidError
 
 if TYPE_CHECKING:
     from paretovid.infra.nodes import NodeFacts
+    from paretovid.platform.home import Home
 
 GIB = 2**30
 MEMORY_GIB = 6
@@ -206,12 +207,46 @@ def _home(override: str | None) -> Iterator[Check]:
         mend = getattr(error, "hint", "") or "Choose a folder that can be written: home=FOLDER."
         yield Check(name="home", state="fail", found=str(getattr(error, "message", error)), mend=mend)
         return
-    yield Check(name="home", state="ok", found=str(home.root))
+    found = str(home.root) if home.url is None else f"{home.url}, mirrored in {home.root}"
+    yield Check(name="home", state="ok", found=found)
     free = shutil.disk_usage(home.root).free / GIB
     mend = "" if free >= DISK_GIB else f"Free space until {DISK_GIB} GiB are there, or choose another home=."
     yield Check(name="disk", state="warn" if mend else "ok", found=f"{free:.0f} GiB free", mend=mend)
-    for name, url in (("optuna store", home.optuna_url), ("mlflow store", home.mlflow_url)):
-        yield _store(name, url)
+    yield _study_store(home)
+    yield _mlflow_store(home)
+
+
+def _study_store(home: Home) -> Check:
+    from paretovid.platform.study_place import UNDER_HOME, study_place
+    from paretovid.platform.study_storage import connect_storage
+
+    place = study_place(home, {"name": "doctor", "uid": ""}, None)
+    if place.described == UNDER_HOME:
+        return _store("optuna store", home.optuna_url)
+    try:
+        _, names = connect_storage(place.url)
+    except ParetovidError as error:
+        return Check(name="optuna store", state="fail", found=error.message, mend=error.hint)
+    return Check(name="optuna store", state="ok", found=f"{place.described}, {len(names)} studies")
+
+
+def _mlflow_store(home: Home) -> Check:
+    from paretovid.platform.mlflow_store import quiet_mlflow, store_uri
+
+    mend = "Is MLFLOW_TRACKING_URI right, the server there, are MLFLOW_TRACKING_USERNAME and _PASSWORD?"
+    try:
+        uri = store_uri(home)
+        if uri == home.mlflow_url:
+            return _store("mlflow store", uri)
+        quiet_mlflow()
+        import mlflow
+
+        mlflow.MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
+    except ParetovidError as error:
+        return Check(name="mlflow store", state="fail", found=error.message, mend=error.hint)
+    except Exception as error:  # what a store raises depends on what is behind its URI
+        return Check(name="mlflow store", state="fail", found=f"{uri}: {error}", mend=mend)
+    return Check(name="mlflow store", state="ok", found=uri)
 
 
 def _store(name: str, store_url: str) -> Check:

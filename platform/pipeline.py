@@ -34,6 +34,7 @@ from paretovid.platform.shared_home import (
     is_in_bucket,
     ray_storage,
     seal,
+    send,
     share,
     share_parts,
     some_of_dataset,
@@ -43,7 +44,7 @@ from paretovid.search_spaces.schema import SweepConfig
 from paretovid.trainables.backbone_training import BackboneTrainingConfig, train_backbones
 from paretovid.trainables.backbone_weights import RANDOM, build_with_weights, missing_weights
 from paretovid.trainables.components import component, family, read_backbone_meta, save_backbone
-from paretovid.trainables.data.dataset import Dataset, VideoRecord, load_dataset
+from paretovid.trainables.data.dataset import MANIFEST, Dataset, VideoRecord, load_dataset
 from paretovid.trainables.data.extract import extract_shard, headers
 from paretovid.trainables.data.features import (
     INDEX_FILE,
@@ -190,6 +191,30 @@ def _tell(assembled: Assembled, root: Path, progress: Progress) -> None:
             f"  left out: {len(assembled.left_out)} of {assembled.annotated} annotated videos, listed in "
             f"{root / LEFT_OUT}; the first: {first.where}: {first.reason}"
         )
+
+
+def upload_data(home: Home, folder: Path) -> Dataset:
+    """Sends a data set to a home in a bucket, under its own name.
+
+    Raises `UsageError` for a home that is a folder, or a video that cannot go with it; `DataError` for a folder
+    without a data set, or one of which a video is missing.
+    """
+    if home.url is None:
+        raise UsageError(
+            "this home is a folder, which needs no upload", f"Put the videos into {home.root / 'data'}/NAME."
+        )
+    dataset = load_dataset(folder)
+    names = {MANIFEST, *(record.path for record in dataset.records)}
+    for name in sorted(names):
+        path = (folder / name).resolve()
+        if not path.is_relative_to(folder.resolve()):
+            raise UsageError(
+                f"{name} does not lie in {folder}", "Put all videos below the manifest's folder."
+            )
+        if not path.is_file():
+            raise DataError(f"{path} is missing", f"Put it back, or take it out of {MANIFEST}.")
+    send(folder, home.data(dataset.name), names)
+    return dataset
 
 
 def _made_before(root: Path, wanted: MovingDigitsConfig, *, is_whole: bool) -> Dataset | None:

@@ -129,6 +129,13 @@ def share(folder: Path, is_part: Callable[[str], bool] = lambda name: True) -> N
         behind[0].put_folder(folder, behind[1], is_part=is_part)
 
 
+def send(folder: Path, target: Path, names: Collection[str]) -> None:
+    """Sends files of any folder to the place in the bucket that `target` mirrors."""
+    behind = _behind(target)
+    assert behind is not None, "the home is a folder"
+    behind[0].put_folder(folder, behind[1], is_part=lambda name: name in names, is_mirror=False)
+
+
 def fetch(
     folder: Path,
     wanted: Callable[[Collection[str]], Collection[str]] = lambda names: names,

@@ -1,0 +1,208 @@
+"""Real sweeps on shared stores: a home in a bucket, studies in PostgreSQL, an MLflow server on both."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from ray.cluster_utils import Cluster
+
+from paretovid.infra.object_store import ObjectStore
+from paretovid.infra.ray_cluster import CLUSTER_ENVIRONMENT, environment
+from paretovid.infra.testing import FlakyProxy, PostgresServer, S3Server, mlflow_server
+from paretovid.platform import shared_home
+from paretovid.platform.home import open_home
+from paretovid.platform.study_place import STORAGE_VARIABLE
+from paretovid.platform.sweep_audit import Audit, audit
+from paretovid.platform.testing import kill_with_children
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
+
+SETTINGS = [
+    "data.videos_train=16",
+    "data.videos_val=8",
+    "data.videos_test=8",
+    "data.appearance_classes=2",
+    "data.motion_classes=1",
+    "data.sound_classes=0",
+    "data.easy_classes=1",
+    "data.max_seconds=7",
+    "backbones.training.effort=0.02",
+    "training.epochs=60",
+    "training.checkpoint_every_epochs=5",
+    "search.trials=4",
+    "baselines=[{name: uniform, method: uniform}]",
+    "cluster.cpus=2",
+    "name=s",
+]
+
+
+def start(*words: str) -> subprocess.Popen[str]:
+    command = [str(Path(sys.executable).with_name("paretovid")), *words]
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def run(*words: str, status: int = 0) -> tuple[str, str]:
+    process = start(*words)
+    out, err = process.communicate(timeout=400)
+    assert process.returncode == status, f"status {process.returncode}\n{out}\n{err}"
+    return out, err
+
+
+@pytest.fixture
+def home(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URL of a home, and a machine that has seen nothing of it yet."""
+    url = f"{bucket}/home"
+    monkeypatch.setenv("PARETOVID_HOME", url)
+    monkeypatch.setenv("PARETOVID_CACHE", str(tmp_path / "first"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv(STORAGE_VARIABLE, raising=False)
+    yield url
+    shared_home._STORES.clear()
+
+
+def audited() -> Audit:
+    shared_home._STORES.clear()
+    return audit(open_home(), "s")
+
+
+def test_killed_here_and_gone_on_with_elsewhere_while_connections_are_lost(
+    home: str, s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = start("sweep", *SETTINGS)
+    store = ObjectStore(home)
+    until = time.time() + 300
+    # Two trials are done, and another one has a checkpoint in the bucket.
+    while True:
+        names = store.names("sweeps/s/trials")
+        done = [name for name in names if name.count("/") == 1 and name.endswith("/whole.json")]
+        if len(done) >= 2 and any("/checkpoint-" in name and name.endswith("whole.json") for name in names):
+            break
+        assert process.poll() is None, process.communicate()
+        assert time.time() < until, names
+        time.sleep(0.05)
+    assert kill_with_children(process.pid) > 3
+    process.communicate()
+    driver = json.loads(store.read("sweeps/s/driver.json") or b"{}")
+    # What the machine left is dead, which another one learns from its silence only.
+    store.write(
+        "sweeps/s/driver.json", json.dumps({**driver, "host": "gone", "heartbeat": time.time() - 61}).encode()
+    )
+    shutil.rmtree(tmp_path / "first")
+    monkeypatch.setenv("PARETOVID_CACHE", str(tmp_path / "second"))
+    with FlakyProxy(s3.port, rate=0.1, after_bytes=20_000) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        run("resume", "s")
+        assert proxy.cut > 0
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3.endpoint)
+    found = audited()
+    assert found.searched_with_result == 4 and found.baselines_with_result == 1
+    assert found.study == {"COMPLETE": 4}
+    assert (found.zombies, found.repeated, found.finished_again) == (0, 0, 0)
+    monkeypatch.setenv("PARETOVID_CACHE", str(tmp_path / "third"))
+    out, _ = run("front", "s", "--json")
+    assert len(json.loads(out)["points"]) > 0
+    out, _ = run("sweeps", "--json")
+    assert [(each["name"], each["state"], each["trials"]) for each in json.loads(out)["sweeps"]] == [
+        ("s", "finished", 5)
+    ]
+    out, _ = run("resume", "s")
+    assert "Front of s" in out
+
+
+def test_database_server_and_bucket_from_search_to_prediction(
+    home: str, postgres: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    studies, runs, users = (postgres.make_database(name) for name in ("studies", "runs", "users"))
+    users_file = tmp_path / "auth.ini"
+    users_file.write_text(
+        f"[mlflow]\ndefault_permission = READ\ndatabase_uri = {users}\nadmin_username = admin\n"
+        "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+    )
+    monkeypatch.setenv(STORAGE_VARIABLE, studies)
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "a-password-of-the-tests")
+    bucket = home.rpartition("/")[0]
+    guard = {
+        "MLFLOW_AUTH_CONFIG_PATH": str(users_file),
+        "MLFLOW_AUTH_ADMIN_PASSWORD": "a-password-of-the-tests",
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": "a-key-of-the-tests",
+    }
+    with mlflow_server(runs, f"{bucket}/mlflow", guard, words=("--app-name", "basic-auth")) as uri:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        process = start("sweep", *SETTINGS)
+        until = time.time() + 300
+        store = ObjectStore(home)
+        while not any(name.endswith("t0000/whole.json") for name in store.names("sweeps/s/trials")):
+            assert process.poll() is None, process.communicate()
+            assert time.time() < until
+            time.sleep(0.1)
+        postgres.stop()
+        back = threading.Timer(8.0, postgres.start)
+        back.start()
+        out, err = process.communicate(timeout=400)
+        back.join()
+        assert process.returncode == 0, err
+        found = audited()
+        assert found.study == {"COMPLETE": 4}
+        assert found.mlflow == {"FINISHED": 5} and found.parent == "FINISHED"
+        assert (found.mlflow_duplicates, found.zombies, found.repeated, found.finished_again) == (0, 0, 0, 0)
+        for secret in (PostgresServer.password, "a-password-of-the-tests", "a-secret-of-the-tests"):
+            assert secret not in out + err
+            for name in store.names("sweeps/s"):
+                if name.endswith((".json", ".jsonl", ".txt")):
+                    assert secret.encode() not in (store.read(f"sweeps/s/{name}") or b""), name
+        # Another machine, which has the same settings and nothing else.
+        monkeypatch.setenv("PARETOVID_CACHE", str(tmp_path / "second"))
+        run("promote", "s", "--knee", "--as", "digits", "--alias", "champion")
+        run("promote", "s", "--knee", "--as", "digits", "--alias", "champion")
+        out, _ = run("rollback", "digits", "--alias", "champion")
+        assert "champion" in out
+        out, _ = run("models", "--json")
+        listed = json.loads(out)["models"]
+        assert [(each["version"], each["aliases"]) for each in listed] == [(2, []), (1, ["champion"])]
+        assert any(name.endswith("MLmodel") for name in ObjectStore(f"{bucket}/mlflow").names(""))
+        video = next((tmp_path / "first").rglob("test_00000.mp4"))
+        out, _ = run("predict", "models:/digits@champion", str(video), "--json")
+        (answer,) = json.loads(out)["videos"]
+        assert answer["error"] is None and answer["gflops"] > 0
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "another-one")
+        _, err = run("models", status=1)
+        assert "another-one" not in err
+
+
+def test_nodes_without_a_common_disk(home: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Videos, backbones, features and trials where no node sees another one's files."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    with environment(CLUSTER_ENVIRONMENT):
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        try:
+            caches = [tmp_path / f"node{number}" for number in range(2)]
+            for cache in caches:
+                cluster.add_node(num_cpus=1, env_vars={"PARETOVID_NODE_CACHE": str(cache)})
+            settings = [word for word in SETTINGS if not word.startswith("cluster.")]
+            run("sweep", *settings, "cluster=address", f"cluster.address={cluster.address}")
+        finally:
+            cluster.shutdown()
+    found = audited()
+    assert found.searched_with_result == 4 and found.study == {"COMPLETE": 4} and found.zombies == 0
+    trained = [
+        {path.parent.name for path in cache.glob("*/sweeps/s/trials/*/result.json")} for cache in caches
+    ]
+    assert trained[0] and trained[1] and not trained[0] & trained[1]
+    for cache in caches:
+        assert list(cache.glob("*/features/*/*/index.json")), "the features of a trial are on its node"
