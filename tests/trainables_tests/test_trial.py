@@ -105,7 +105,13 @@ def over_known_sources(base: TrialConfig, method: str) -> dict[str, Any]:
     return {} if set(reads) <= set(base.features) else {"sources": list(base.features)}
 
 
-CLASSIFYING = [name for name in method_names() if method_class(name).task == "classification"]
+CLASSIFYING = [
+    name
+    for name in method_names()
+    if method_class(name).task == "classification"
+    and "pool" not in method_class(name).Config.__dataclass_fields__
+]
+"""Without those that select from a pool, whose sources classify by themselves (test_model_selection.py)."""
 LOCALIZING = [name for name in method_names() if method_class(name).task == "localization"]
 
 
