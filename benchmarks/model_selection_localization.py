@@ -29,13 +29,14 @@ from paretovid.platform.results import read_scores, read_trial
 from paretovid.platform.timeline import draw_timeline
 from paretovid.trainables.components import component
 from paretovid.trainables.cost import deterministic_eval
+from paretovid.trainables.data.dataset import Dataset, VideoRecord
 from paretovid.trainables.data.features import FeatureStore, load_padded
 from paretovid.trainables.data.moving_digits import MovingDigitsConfig, context_labels
 from paretovid.trainables.data.videos import VideoReader
 from paretovid.trainables.detection import EVALUATORS, Detection, map_iou
 from paretovid.trainables.evaluation import OBJECTIVES, run_settings
 from paretovid.trainables.methods import build_method
-from paretovid.trainables.model_selection_localization import ModelSelectionLocalization, disparity
+from paretovid.trainables.model_selection_localization import ModelSelectionLocalization, affinity, disparity
 from paretovid.trainables.provenance import code_version
 from paretovid.trainables.trial import TrainingConfig, cost_table
 
@@ -168,16 +169,12 @@ def disparities(prepared: Prepared, folder: Path) -> dict[str, Any]:
         motion = method.motion.activations(split.features[method.config.motion])
         apart = disparity(rgb, motion, split.targets, split.mask)
         confidence = torch.softmax(method.selector(split.features["appearance"]), dim=-1)[..., 1]
-    made = MovingDigitsConfig(**dataset.generator)
     by_kind: dict[str, dict[str, list[float]]] = {
         kind: {"disparity": [], "rgb": [], "motion": [], "asks_motion": []} for kind in KINDS
     }
     for i, record in enumerate(records):
-        assert record.step_labels is not None
-        context = context_labels(made, "test", int(record.video_id.rpartition("_")[2]))
         label = record.labels[0]
-        for step, shown in enumerate(record.step_labels):
-            kind = "action" if shown >= 0 else "context" if context[step] >= 0 else "plain"
+        for step, kind in enumerate(kinds_of(dataset, record, "test")):
             for name, values in (
                 ("disparity", apart[i, step]),
                 ("rgb", rgb[i, step, label]),
@@ -195,6 +192,41 @@ def disparities(prepared: Prepared, folder: Path) -> dict[str, Any]:
     }
     background = [*by_kind["context"]["disparity"], *by_kind["plain"]["disparity"]]
     return {"means": means, "background_disparity": float(np.mean(background)), "histogram": histogram}
+
+
+def pseudo_labels(prepared: Prepared, folder: Path) -> dict[str, dict[str, float]]:
+    """What share of the training clips of each kind pseudo-labels give to motion, and what the selector made of it."""
+    method = trained(folder, json.loads((folder / "result.json").read_text()))
+    dataset = prepared.dataset
+    records = list(dataset.split("train"))
+    split = load_padded(stores_of(prepared, method), records, dataset)
+    seen, moved = split.features["appearance"], split.features[method.config.motion]
+    with deterministic_eval(method):
+        apart = disparity(
+            method.appearance.activations(seen), method.motion.activations(moved), split.targets, split.mask
+        )
+        weights = affinity(apart, split.mask, method.config.beta, is_soft=method.config.affinity == "soft")
+        confidence = torch.softmax(method.selector(seen), dim=-1)[..., 1]
+    kinds = [kinds_of(dataset, record, "train") for record in records]
+    rows = {}
+    for kind in KINDS:
+        mine = torch.zeros_like(split.mask)
+        for i, each in enumerate(kinds):
+            mine[i, : len(each)] = torch.tensor([found == kind for found in each])
+        to_motion = (weights[..., 1] > 0)[mine].float()
+        rows[kind] = {"to_motion": float(to_motion.mean()), "confidence": float(confidence[mine].mean())}
+    return rows
+
+
+def kinds_of(dataset: Dataset, record: VideoRecord, split: str) -> list[str]:
+    """What each clip of a video shows."""
+    assert record.step_labels is not None
+    made = MovingDigitsConfig(**dataset.generator)
+    context = context_labels(made, split, int(record.video_id.rpartition("_")[2]))
+    return [
+        "action" if shown >= 0 else "context" if context[step] >= 0 else "plain"
+        for step, shown in enumerate(record.step_labels)
+    ]
 
 
 def trained(folder: Path, result: Mapping[str, Any]) -> ModelSelectionLocalization:
@@ -304,11 +336,9 @@ def draw_example(prepared: Prepared, folder: Path, path: Path) -> None:
     method = trained(folder, result)
     stores, dataset = stores_of(prepared, method), prepared.dataset
     records = dataset.split("test")
-    made = MovingDigitsConfig(**dataset.generator)
 
-    def interest(record: Any) -> int:
-        context = context_labels(made, "test", int(record.video_id.rpartition("_")[2]))
-        return sum(label >= 0 for label in context) + 2 * len(record.events)
+    def interest(record: VideoRecord) -> int:
+        return kinds_of(dataset, record, "test").count("context") + 2 * len(record.events)
 
     record = max(records[:40], key=interest)
     split = load_padded(stores, [record], dataset)
@@ -443,7 +473,25 @@ def print_tables(document: dict[str, Any]) -> None:
     gap = [
         r["disparity"]["background_disparity"] - r["disparity"]["means"]["action"]["disparity"] for r in runs
     ]
-    print(f"disparity, all background minus action: {span(gap)}")
+    print(f"disparity, all background minus action: {span(gap)}\n")
+    print(
+        table(
+            ["pseudo-labels", *(f"{kind}: to motion, confidence" for kind in KINDS)],
+            (
+                [
+                    name,
+                    *(
+                        ", ".join(
+                            span(run["pseudo_labels"][name][kind][key] for run in runs)
+                            for key in ("to_motion", "confidence")
+                        )
+                        for kind in KINDS
+                    ),
+                ]
+                for name in runs[0]["pseudo_labels"]
+            ),
+        )
+    )
     print(
         "\nmilliseconds per clip:", {k: round(1000 * v, 2) for k, v in document["seconds_per_clip"].items()}
     )
@@ -489,6 +537,10 @@ def main() -> None:
                 "natural": natural(run),
                 "evaluators": evaluators(folder, seed),
                 "disparity": f[seed],
+                "pseudo_labels": {
+                    name: pseudo_labels(prepared, folder / f"{name}-s{seed}")
+                    for name in ("soft-0.4", "soft-0.7", "soft-0.9")
+                },
             }
             for seed, run in enumerate(runs)
         ],
