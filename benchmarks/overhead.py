@@ -3,8 +3,8 @@
     python benchmarks/overhead.py [--trials 40] [--repeats 3]
 
 Both run the same number of trials that do nothing, two at a time, in reused processes on one local Ray cluster,
-in turn. Ours asks Optuna, writes each trial's result to disk, logs runs and operating points to MLflow, and
-builds front, table, PNG and HTML at the end. The aim is at most 0.3 s more per trial.
+in turn. Ours asks Optuna, writes each trial's result to disk, keeps a journal that MLflow is told from (runs and
+operating points), and builds front, table, PNG and HTML at the end. The aim is at most 0.3 s more per trial.
 """
 
 from __future__ import annotations
@@ -26,11 +26,15 @@ from paretovid.platform.config import load_sweep_config, searched_knobs, to_reco
 from paretovid.platform.front import read_front
 from paretovid.platform.home import Home, open_home
 from paretovid.platform.launch import launch_trials
+from paretovid.platform.progress import Progress
 from paretovid.platform.report import front_table, write_html, write_png
-from paretovid.platform.results import read_sweep, read_trial
-from paretovid.platform.searcher import Hooks, ParetoStudy, Suggestion
+from paretovid.platform.study import ParetoStudy, Suggestion
+from paretovid.platform.sweep_driver import SweepDriver
+from paretovid.platform.sweep_journal import SweepJournal
+from paretovid.platform.sweep_status import LiveStatus
+from paretovid.platform.sweep_trials import summary_of
 from paretovid.platform.testing import write_trial
-from paretovid.platform.tracking import Tracker, open_store
+from paretovid.platform.tracking_sender import TrackingSender
 from paretovid.trainables.data.dataset import write_json
 
 CONCURRENT = 2
@@ -45,8 +49,7 @@ def no_op(config: dict[str, Any], context: Any) -> dict[str, Any]:
     for point in result["points"]:
         point["id"] = config["trial"] + point["id"][-4:]
     (folder / "result.json").write_text(json.dumps(result))
-    natural = result["points"][0]["val"]
-    return {"map": natural["map"], "gflops": natural["gflops"]}
+    return summary_of(result)
 
 
 def ours(home: Home, name: str, trials: int, template: Path) -> float:
@@ -63,8 +66,11 @@ def ours(home: Home, name: str, trials: int, template: Path) -> float:
     started = time.perf_counter()
     write_json(folder / "sweep.json", info)
     study = ParetoStudy(storage=home.optuna_url, name=name, knobs=searched_knobs(config), trials=trials)
-    waiting: list[Path] = []
-    tracker = Tracker(open_store(home), read_sweep(folder))
+    sender = TrackingSender(home, name, None, print)
+    journal = SweepJournal(folder)
+    driver = SweepDriver(home, name, journal, sender, Progress.silent(), LiveStatus(()))
+    sender.start()
+    driver.record("driver", cpus=1, gpus=0)
 
     def configure(suggestion: Suggestion) -> Mapping[str, Any]:
         trial = suggestion.trial_id
@@ -75,22 +81,16 @@ def ours(home: Home, name: str, trials: int, template: Path) -> float:
             "template": str(template),
         }
 
-    def on_result(trial: str, config: Mapping[str, Any], result: Any, error: str | None) -> None:
-        assert error is None, error
-        waiting.append(home.trial(name, trial))
-        if len(waiting) >= 4:
-            tracker.log_trials([read_trial(path) for path in waiting])
-            waiting.clear()
-
-    hooks = Hooks(configure=configure, on_result=on_result)
+    hooks = driver.hooks(configure, tell_swept=False)
     launch_trials(no_op, storage=folder, study=study, hooks=hooks, concurrent=CONCURRENT)
     write_json(folder / "sweep.json", {**info, "state": "finished"})
-    sweep = read_sweep(folder)
     front = read_front([folder])
     front_table(front)
     write_png(front, folder / "front.png")
     write_html(front, folder / "front.html")
-    tracker.finish(sweep, front)
+    driver.record("state", state="finished")
+    left = sender.close(front)
+    assert left == 0, f"MLflow has not taken {left} events"
     return time.perf_counter() - started
 
 

@@ -8,7 +8,12 @@ are those of `benchmarks/video_epitoma.md`. Trials that are finished already are
 
     python benchmarks/video_epitoma.py --long-range [--seeds 5] data=moving_digits_long_range [...]
 
-Measures claim (c) on the long-range variant, trained as the paper does: `video_epitoma_long_range_results.json`.
+Measures claim (c) on the long-range variant, in the paper's batches: `video_epitoma_long_range_results.json`.
+
+    python benchmarks/video_epitoma.py --selected [--seeds 5] [home=...] [data...]
+
+Puts a selector that was trained stand-alone before other classifiers and the motion network (Table 2):
+`video_epitoma_selected_results.json`.
 """
 
 from __future__ import annotations
@@ -76,6 +81,14 @@ LONG_RANGE: dict[str, tuple[str, dict[str, Any]]] = {
     "uniform": sampled("uniform"),
     "oracle": ("oracle", {}),
 }
+SELECTED_FROM = "stand_alone-0.03"
+SELECTED: dict[str, dict[str, Any]] = {
+    "attention": {},
+    "mean": {"classifier": "mean"},
+    "lstm": {"classifier": "lstm"},
+    "motion": {"heavy": "motion"},
+}
+"""What a saved selector is put in front of: fields besides it."""
 OURS = tuple(name for name in TRIALS if name.startswith("epitoma"))
 SAMPLED = ("uniform", "random", "lstm")
 
@@ -140,6 +153,8 @@ def context(
                 "frame_variance": float(shares[1].var()),
                 "by_class": shares[0].tolist(),
                 "frame_by_class": shares[1].tolist(),
+                "map_difference": with_context.test["map"] - alone.test["map"],
+                "variance_difference": float(shares[0].var() - shares[1].var()),
                 "best": {
                     str(k): [
                         best_k(points[f"{gate}-{weight:g}"], k).test["map"]
@@ -331,11 +346,81 @@ def long_range(arguments: argparse.Namespace) -> None:
     }
     arguments.out.write_text(json.dumps(document, indent=1, allow_nan=False))
     print_context(document["runs"], LONG_RANGE_WEIGHTS)
+    # The seed in which the gates differ most is the one worth a look; the table has all.
+    telling = max(document["runs"], key=lambda run: run["context"][0]["variance"])
+    picture = arguments.out.parent / "video_epitoma_long_range.png"
+    draw_shares(telling, LONG_RANGE_WEIGHTS[0], prepared.dataset.classes, picture)
     for name in ("uniform",):
         spans = (
             f"{k}: {span((run['sampled'][name][str(k)] for run in document['runs']), True)}" for k in BUDGETS
         )
         print(f"\n{name}: {'; '.join(spans)}")
+
+
+def selected(arguments: argparse.Namespace) -> None:
+    """Table 2: a stand-alone selector before other classifiers and another network, against uniform timesteps."""
+    prepared = prepare(load_sweep_config(["method=video_epitoma", *arguments.overrides]), Progress(3))
+    folder = prepared.home.root / "benchmarks" / f"video_epitoma-e{arguments.epochs}"
+    about = {"seeds": arguments.seeds, "epochs": arguments.epochs, "workers": arguments.workers}
+    rivals = ("uniform", "random", "uniform-motion", "random-motion")
+    first = train_all(prepared, folder, {n: TRIALS[n] for n in (SELECTED_FROM, *rivals)}, **about)
+    saved = {"regime": "stand_alone", "selector": f"{folder}/{SELECTED_FROM}-s{{seed}}"}
+    trials = {f"selected-{name}": epitoma(**saved, **fields) for name, fields in SELECTED.items()}
+    second = train_all(prepared, folder, trials, **about)
+    rows = [
+        {
+            "seed": seed,
+            "before": name,
+            "k": k,
+            "map": best_k(points[f"selected-{name}"], k).test["map"],
+            "gflops": best_k(points[f"selected-{name}"], k).test["gflops"],
+            **{
+                sampling: at(first[seed][f"{sampling}{suffix}"], num_frames=k).test["map"]
+                for sampling in ("uniform", "random")
+                for suffix in ["-motion" if name == "motion" else ""]
+            },
+        }
+        for seed, points in enumerate(second)
+        for name in SELECTED
+        for k in BUDGETS
+    ]
+    everything = {
+        name: [at(run[name], num_frames=0).test["map"] for run in first]
+        for name in ("uniform", "uniform-motion")
+    }
+    document = {"code_version": code_version(), "rows": rows, "all timesteps": everything}
+    arguments.out.write_text(json.dumps(document, indent=1, allow_nan=False))
+    lines = []
+    for name in SELECTED:
+        for k in BUDGETS:
+            mine = [row for row in rows if row["before"] == name and row["k"] == k]
+            columns = [[row["map"] for row in mine]]
+            columns += [[row["map"] - row[rival] for row in mine] for rival in ("uniform", "random")]
+            lines.append([name, str(k), *(span(values, True) for values in columns)])
+    print(table(["before", "T'", "selected", "minus uniform", "minus random"], lines))
+    for name, values in everything.items():
+        print(f"all timesteps, {name}: {span(values, True)}")
+
+
+def draw_shares(run: dict[str, Any], weight: float, classes: Sequence[str], path: Path) -> None:
+    """Fig. 6 of one seed: the share of timesteps that is selected per class, with and without context."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    row = next(row for row in run["context"] if row["weight"] == weight)
+    for i, (label, key) in enumerate(
+        (("in view of the video", "by_class"), ("frame alone", "frame_by_class"))
+    ):
+        places = np.arange(len(classes)) + (i - 0.5) * 0.4
+        axes.barh(places, 100 * np.array(row[key]), height=0.4, label=label)
+    axes.set_yticks(range(len(classes)), classes, fontsize=8)
+    axes.set_xlabel(f"timesteps selected (%), lambda {weight:g}, seed {run['seed']}")
+    axes.legend(frameon=False, fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path)
 
 
 def main() -> None:
@@ -346,15 +431,19 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--long-range", action="store_true", help="claim (c) on the long-range variant")
+    parser.add_argument("--selected", action="store_true", help="a saved selector before other classifiers")
     parser.add_argument("--epochs", type=int, help="default: the platform's, or 100 with --long-range")
     parser.add_argument("--out", type=Path)
     parser.add_argument("overrides", nargs="*")
     arguments = parser.parse_args()
-    name = "video_epitoma_long_range" if arguments.long_range else "video_epitoma"
+    kind = "_long_range" if arguments.long_range else "_selected" if arguments.selected else ""
+    name = f"video_epitoma{kind}"
     arguments.out = arguments.out or Path(__file__).with_name(f"{name}_results.json")
     arguments.epochs = arguments.epochs or (100 if arguments.long_range else TrainingConfig().epochs)
     if arguments.long_range:
         return long_range(arguments)
+    if arguments.selected:
+        return selected(arguments)
     prepared = prepare(load_sweep_config(["method=video_epitoma", *arguments.overrides]), Progress(3))
     folder = prepared.home.root / "benchmarks" / f"video_epitoma-e{arguments.epochs}"
     runs = train_all(

@@ -9,12 +9,14 @@ import contextlib
 import logging
 import os
 import secrets
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import ray
 
 LOCAL = "local"
+ANSWER_SECONDS = 5.0
 
 CLUSTER_ENVIRONMENT: Mapping[str, str] = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -67,6 +69,8 @@ def connect(
         return
     if address == LOCAL:
         _choose_token()
+    else:
+        check_answers(address)
     with environment(CLUSTER_ENVIRONMENT), _quiet():
         try:
             _start(address, cpus, gpus, object_store_megabytes, py_modules)
@@ -88,6 +92,28 @@ def environment(settings: Mapping[str, str]) -> Iterator[None]:
     finally:
         for name in added:
             os.environ.pop(name, None)
+
+
+def check_answers(address: str, seconds: float = ANSWER_SECONDS) -> None:
+    """Raises `ConnectionError` unless somebody listens at `host:port`; Ray itself tries for a minute.
+
+    `auto` is looked up in RAY_ADDRESS; without it Ray finds its own processes of this machine, at once or not.
+    """
+    stated = os.environ.get("RAY_ADDRESS", "") if address == "auto" else address
+    if "://" in stated:
+        raise ConnectionError(
+            f"Ray ({stated}): the driver of a sweep must be inside of the cluster. Name the head as HOST:PORT from "
+            "one of its machines, or submit the command as a job: ray job submit -- paretovid sweep cluster=address"
+        )
+    host, colon, port = stated.rpartition(":")
+    if not colon or not port.isdigit():
+        if address == "auto":
+            return
+        raise ConnectionError(f"Ray ({address}): HOST:PORT, auto or local is expected")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=seconds).close()
+    except OSError as error:
+        raise ConnectionError(f"Ray ({stated}): nobody answers there: {error}") from error
 
 
 def _choose_token() -> None:

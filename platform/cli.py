@@ -3,7 +3,7 @@
 What the commands do is in `commands.py`. Nothing here imports torch, Ray or their like: `--help` must
 answer at once.
 
-Exit status: 0 done, 1 failed at work, 2 wrong use or configuration, 130 interrupted.
+Exit status: 0 done, 1 failed at work, 2 wrong use or configuration, 130 interrupted, 143 ended by SIGTERM.
 """
 
 from __future__ import annotations
@@ -35,10 +35,14 @@ Every command takes home=FOLDER (default: PARETOVID_HOME, else ./paretovid-home)
 key=value follows Hydra's override grammar; an unknown key lists the known ones.
 
   paretovid sweep                                     search, from nothing to a front
+  paretovid resume SWEEP                              go on after any interruption
   paretovid front SWEEP --max-gflops 0.5              what the budget buys
   paretovid promote SWEEP --knee --as digits --alias champion
   paretovid predict models:/digits@champion some.mp4
 """
+
+
+_TAKE_OVER = "if another driver runs this sweep: ask it to stop, and go on in its place"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -62,9 +66,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             answer = args.run(args)
         print(_to_json(answer.document) if args.json else answer.text, flush=True)
         return int(answer.exit_status)
-    except KeyboardInterrupt:
-        _tell("interrupted", "What was finished is kept; the same command reuses it.", debug)
-        return 130
+    except KeyboardInterrupt as error:
+        reason = getattr(error, "reason", "interrupted")
+        hint = getattr(error, "hint", "") or "What was finished is kept; the same command reuses it."
+        _tell(reason, hint, debug)
+        return int(getattr(error, "exit_status", 130))
     except BrokenPipeError:
         # The reader (`| head`) has left; Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -114,32 +120,57 @@ def _build_parser() -> _Parser:
     parser.set_defaults(json=False, rest_name=None)
     add = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
     _add_making(add)
+    _add_going_on(add)
     _add_choosing(add)
     _add_using(add)
     return parser
 
 
 def _add_making(add: Any) -> None:
-    data = add.add_parser("data", help="the built-in video set", allow_abbrev=False)
+    data = add.add_parser("data", help="the built-in video set, or those of others", allow_abbrev=False)
     add_data = data.add_subparsers(dest="subcommand", required=True, metavar="COMMAND")
-    make = _command(add_data, "make", commands.data_make, "make the built-in video set")
+    make = _command(add_data, "make", commands.data_make, "make the built-in set, or read annotations")
     extract = _command(add, "extract", commands.extract, "decode videos once and write their features")
     sweep = _command(add, "sweep", commands.sweep, "make what is missing, search, print the front")
     sweep.add_argument("--dry-run", action="store_true", help="only print the plan, its cost and the space")
+    sweep.add_argument("--take-over", action="store_true", help=_TAKE_OVER)
     for command in (make, extract, sweep):
         command.add_argument("overrides", nargs="*", metavar="key=value", help="for example method=lite_eval")
         command.set_defaults(rest_name="overrides")
 
 
+def _add_going_on(add: Any) -> None:
+    resume = _command(add, "resume", commands.resume, "go on with what is missing of a sweep")
+    extend = _command(add, "extend", commands.extend, "add trials to a sweep")
+    for command in (resume, extend):
+        command.add_argument("sweep", metavar="SWEEP", type=_name)
+    extend.add_argument("more", metavar="+N", type=_more, help="how many trials, for example +8")
+    for command in (resume, extend):
+        command.add_argument("--take-over", action="store_true", help=_TAKE_OVER)
+        command.add_argument(
+            "overrides", nargs="*", metavar="key=value", help="where it runs: cluster.…, tracking.…"
+        )
+        command.set_defaults(rest_name="overrides")
+    replay = _command(add, "replay", commands.replay, "tell MLflow what it has missed of a sweep")
+    replay.add_argument("sweep", metavar="SWEEP", type=_name)
+    replay.add_argument("--uri", metavar="URI", help="another MLflow than the sweep's")
+    replay.add_argument("--all", action="store_true", dest="whole", help="from the first event on")
+    sweeps = _command(add, "sweeps", commands.sweeps, "list sweeps, or show how far one is", has_json=True)
+    sweeps.add_argument("sweep", metavar="SWEEP", nargs="?", type=_name, help="trials, hours, what waits")
+    sweeps.add_argument("--watch", action="store_true", help="show it again and again until it ends")
+
+
 def _add_choosing(add: Any) -> None:
-    _command(add, "sweeps", commands.sweeps, "list sweeps with state and hypervolume", has_json=True)
     front = _command(add, "front", commands.front, "the front of one or several sweeps", has_json=True)
     front.add_argument("sweeps", nargs="+", metavar="SWEEP")
     front.set_defaults(rest_name="sweeps")
     front.add_argument("--split", choices=("val", "test"), default="test", help="measured on; default: test")
     front.add_argument("--max-gflops", type=_gflops, metavar="X", help="only points that spend at most X")
     front.add_argument(
-        "--min-map", type=_map, metavar="Y", help="only points with at least this mAP (0 to 1)"
+        "--min-map",
+        type=_map,
+        metavar="Y",
+        help="only points with at least this mAP (0 to 1), of the sweep's kind",
     )
     front.add_argument("--html", metavar="FILE", help="write a picture with values on hover")
     front.add_argument("--png", metavar="FILE", help="write a picture")
@@ -149,7 +180,9 @@ def _add_choosing(add: Any) -> None:
     which = promote.add_mutually_exclusive_group(required=True)
     which.add_argument("--point", metavar="ID", help="this point, as `paretovid front` names it")
     which.add_argument("--max-gflops", type=_gflops, metavar="X", help="the best that spends at most X")
-    which.add_argument("--min-map", type=_map, metavar="Y", help="the cheapest with at least this mAP")
+    which.add_argument(
+        "--min-map", type=_map, metavar="Y", help="the cheapest with at least this mAP, of its kind"
+    )
     which.add_argument("--knee", action="store_true", help="where the front bends most")
     promote.add_argument("--as", dest="name", required=True, metavar="NAME", help="name in the registry")
     promote.add_argument("--alias", metavar="ALIAS", help="for example champion")
@@ -175,6 +208,9 @@ def _add_using(add: Any) -> None:
     predict.add_argument(
         "--picture", type=Path, metavar="FOLDER", help="draw what was looked at in each video into FOLDER"
     )
+    predict.add_argument(
+        "--on-demand", action="store_true", help="read a backbone's weights when a video first needs it"
+    )
     predict.set_defaults(rest_name="videos")
     flops = _command(add, "flops", commands.flops, "what each component costs per call", has_json=True)
     flops.add_argument(
@@ -182,7 +218,13 @@ def _add_using(add: Any) -> None:
         action="store_true",
         help="compute the cost tables of the papers, beside what they print",
     )
-    _command(add, "doctor", commands.doctor, "check this installation, say what to mend", has_json=True)
+    doctor = _command(
+        add, "doctor", commands.doctor, "check installation and cluster, say what to mend", has_json=True
+    )
+    doctor.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="for example cluster.address=head:6379"
+    )
+    doctor.set_defaults(rest_name="overrides")
 
 
 def _command(add: Any, name: str, run: Any, summary: str, *, has_json: bool = False) -> Any:
@@ -203,6 +245,18 @@ def _number(text: str) -> float:
     if not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"a finite number is expected, not {text!r}")
     return value
+
+
+def _name(text: str) -> str:
+    if "=" in text:
+        raise argparse.ArgumentTypeError(f"the name of a sweep is expected, not {text!r}")
+    return text
+
+
+def _more(text: str) -> int:
+    if not re.fullmatch(r"\+?[1-9][0-9]{0,6}", text):
+        raise argparse.ArgumentTypeError(f"a number of trials is expected, for example +8, not {text!r}")
+    return int(text)
 
 
 def _knob(text: str) -> tuple[str, float]:
@@ -246,6 +300,8 @@ def _tell(message: str, hint: str, debug: bool) -> None:
 
 
 def _explain_unexpected(error: Exception) -> tuple[str, str]:
+    if isinstance(error, OSError) and hasattr(error, "hint"):  # a bucket's: infra/ knows no ParetovidError
+        return str(error), str(error.hint)
     if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in _PLATFORM_PACKAGES:
         return f"this command needs {error.name}, which is not installed", (
             "Install what the platform needs: pip install 'paretovid[platform]'."

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 _CLASSES_OF_HEADS = 12  # as the built-in set has
-_LABELS_SHOWN = 3  # of a video, for people; --json prints all
+_LABELS_SHOWN, _INSTANCES_SHOWN = 3, 10  # of a video, for people; --json prints all
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,16 +56,54 @@ def sweep(args: argparse.Namespace) -> Answer:
     config = load_sweep_config(args.overrides)
     if args.dry_run:
         return Answer(text=str(sweeping.plan_sweep(config)))
-    return Answer(text=str(sweeping.run_sweep(config, Progress(5))))
+    return Answer(text=str(sweeping.run_sweep(config, Progress(5), take_over=args.take_over)))
+
+
+def resume(args: argparse.Namespace) -> Answer:
+    """`paretovid resume`."""
+    from paretovid.platform import sweep as sweeping
+    from paretovid.platform.progress import Progress
+
+    report = sweeping.resume_sweep(
+        args.home, args.sweep, args.overrides, Progress(5), take_over=args.take_over
+    )
+    return Answer(text=str(report))
+
+
+def extend(args: argparse.Namespace) -> Answer:
+    """`paretovid extend`."""
+    from paretovid.platform import sweep as sweeping
+    from paretovid.platform.progress import Progress
+
+    report = sweeping.extend_sweep(
+        args.home, args.sweep, args.more, args.overrides, Progress(5), take_over=args.take_over
+    )
+    return Answer(text=str(report))
+
+
+def replay(args: argparse.Namespace) -> Answer:
+    """`paretovid replay`."""
+    from paretovid.platform import sweep as sweeping
+    from paretovid.platform.progress import Progress
+
+    sent = sweeping.replay_sweep(args.home, args.sweep, args.uri, Progress(1), whole=args.whole)
+    return Answer(text=f"MLflow was told of {sent} events." if sent else "MLflow knows everything already.")
 
 
 def sweeps(args: argparse.Namespace) -> Answer:
     """`paretovid sweeps`."""
     from paretovid.platform.home import open_home
-    from paretovid.platform.sweep import list_sweeps
+    from paretovid.platform.sweep_status import list_sweeps, status_of, status_text, watch
 
-    found: Sequence[Mapping[str, Any]] = list_sweeps(open_home(args.home))
-    columns = ("name", "method", "data", "state", "trials", "hypervolume", "created")
+    home = open_home(args.home)
+    if args.watch and not args.json:
+        for text in watch(home, args.sweep):
+            print(text, flush=True)
+    if args.sweep is not None:
+        status = status_of(home, args.sweep)
+        return Answer(text=status_text(status), document=status.to_document())
+    found: Sequence[Mapping[str, Any]] = list_sweeps(home)
+    columns = ("name", "method", "data", "state", "trials", "asked", "failed", "hypervolume", "created")
     rows = [[_cell(entry.get(column)) for column in columns] for entry in found]
     text = format_table(columns, rows) if rows else "No sweeps yet. Start one: paretovid sweep"
     return Answer(text=text, document={"sweeps": list(found)})
@@ -129,10 +167,17 @@ def models(args: argparse.Namespace) -> Answer:
     from paretovid.platform.home import open_home
 
     found: Sequence[Mapping[str, Any]] = registry.list_models(open_home(args.home), args.name)
-    columns = ("name", "version", "aliases", "method", "map", "gflops", "gates", "point")
-    rows = [[_cell(entry.get(column)) for column in columns] for entry in found]
+    columns = ("name", "version", "aliases", "method", "quality", "gflops", "gates", "point")
+    rows = [[_cell(_model_cell(entry, column)) for column in columns] for entry in found]
     text = format_table(columns, rows) if rows else "No models yet. Register one: paretovid promote --help"
     return Answer(text=text, document={"models": list(found)})
+
+
+def _model_cell(entry: Mapping[str, Any], column: str) -> Any:
+    """A column of `paretovid models`; the quality comes with its name, which differs from task to task."""
+    if column != "quality":
+        return entry.get(column)
+    return next((f"{name} {_cell(value)}" for name, value in entry.items() if name.startswith("map")), None)
 
 
 def predict(args: argparse.Namespace) -> Answer:
@@ -162,6 +207,7 @@ def _predict_document(args: argparse.Namespace) -> Mapping[str, Any]:
         max_gflops=args.max_gflops,
         params=dict(args.set),
         pictures=args.picture,
+        on_demand=args.on_demand,
     )
 
 
@@ -189,7 +235,7 @@ def doctor(args: argparse.Namespace) -> Answer:
     """`paretovid doctor`. Status 1 if something must be mended."""
     from paretovid.platform import doctor as checks
 
-    found = checks.run_checks(args.home)
+    found = checks.run_checks(args.home, args.overrides)
     failed = any(check.state == "fail" for check in found)
     return Answer(text=checks.to_text(found), document=checks.to_document(found), exit_status=int(failed))
 
@@ -226,7 +272,11 @@ def _describe_video(video: Mapping[str, Any]) -> str:
     labels = ", ".join(f"{entry['label']} {entry['score']:.3f}" for entry in best)
     calls = ", ".join(f"{component} x {count:g}" for component, count in video["calls"].items())
     looked = _describe_looks(video["steps"])
-    text = f"{video['path']}: {labels}\n  {video['gflops']:.4g} GFLOPs; {looked}\n  calls: {calls or 'none'}"
+    found = "".join(
+        f"\n  {each['start_seconds']:.1f} to {each['end_seconds']:.1f} s: {each['label']} {each['score']:.3f}"
+        for each in video.get("instances", [])[:_INSTANCES_SHOWN]
+    )
+    text = f"{video['path']}: {labels}{found}\n  {video['gflops']:.4g} GFLOPs; {looked}\n  calls: {calls or 'none'}"
     return text + "".join(f"\n  note: {note}" for note in video["notes"])
 
 

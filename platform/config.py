@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_module
@@ -22,6 +23,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from paretovid.platform.study_place import check_no_password
 from paretovid.search_spaces.schema import FREE_SECTIONS, KnobConfig, MethodConfig, SweepConfig
 from paretovid.trainables.errors import UsageError, unknown_name
 
@@ -47,6 +49,10 @@ def load_sweep_config(overrides: Sequence[str] = ()) -> SweepConfig:
     words = [_word(each, base) for each in parsed]
     config = OmegaConf.to_object(_compose(words, is_resolved=True))
     assert isinstance(config, SweepConfig)
+    for model in (config.method.model, *(baseline.model for baseline in config.baselines)):
+        # Workers have other current folders.
+        if (folder := model.get("selector")) and not str(folder).startswith("sha256:"):
+            model["selector"] = str(Path(folder).expanduser().absolute())
     chosen = config.backbones
     chosen.family = chosen.by_method.get(config.method.name, chosen.family)
     _check(config, known_knobs=set(base.method.training_knobs) | set(base.method.inference_knobs))
@@ -65,8 +71,13 @@ def group_options(group: str) -> tuple[str, ...]:
 
 
 def data_settings(config: SweepConfig) -> dict[str, Any]:
-    """What is set of the data set besides its name: `generator`, and the fields of the generator's class."""
+    """What is set of the data set besides its name: `generator` or `reader`, and the fields of its class."""
     return {key: value for key, value in config.data.items() if key != "name"}
+
+
+def training_settings(config: SweepConfig) -> dict[str, Any]:
+    """Fields of `TrainingConfig`: what the method's file asks for, and what `training` says otherwise."""
+    return {**config.method.training, **config.training}
 
 
 def searched_knobs(config: SweepConfig) -> dict[str, KnobConfig]:
@@ -156,14 +167,18 @@ def _compose(words: Sequence[str], *, is_resolved: bool = False) -> DictConfig:
 
 
 def _check_complete(config: DictConfig) -> None:
-    """A method's YAML writes ??? for what only its user can know."""
-    model = config.method.model
-    missing = [f"method.model.{name}" for name in model if OmegaConf.is_missing(model, name)]
-    if missing:
-        raise UsageError(
-            f"{missing[0]} has no value",
-            f"Give {missing[0]}=VALUE; the head of the method's YAML in search_spaces/method/ says what it is.",
-        )
+    """The YAML of a method or a data set writes ??? for what only its user can know."""
+    for group, section, where in (
+        ("method", config.method.model, "method.model"),
+        ("data", config.data, "data"),
+    ):
+        missing = [f"{where}.{name}" for name in section if OmegaConf.is_missing(section, name)]
+        if missing:
+            raise UsageError(
+                f"{missing[0]} has no value",
+                f"Give {' '.join(f'{name}=VALUE' for name in missing)}; the head of the YAML of {group}= in "
+                f"search_spaces/{group}/ says what it is.",
+            )
 
 
 def _explained(error: Exception) -> UsageError:
@@ -253,12 +268,17 @@ def _check(config: SweepConfig, known_knobs: set[str]) -> None:
     _above(search.max_failures, 0, "search.max_failures", or_equal=True)
     _above(search.max_gflops, 0, "search.max_gflops")
     _above(search.hours, 0, "search.hours")
+    for setting, url in (("search.storage", search.storage), ("tracking.uri", config.tracking.uri)):
+        check_no_password(url, setting)
     _above(cluster.workers_per_trial, 1, "cluster.workers_per_trial", or_equal=True)
     _above(cluster.cpus, 1, "cluster.cpus", or_equal=True)
     _above(cluster.gpus, 0, "cluster.gpus", or_equal=True)
     _above(cluster.cpus_per_trial, 0, "cluster.cpus_per_trial")
     _above(cluster.gpus_per_trial, 0, "cluster.gpus_per_trial", or_equal=True)
     _above(cluster.memory_per_trial_gigabytes, 0, "cluster.memory_per_trial_gigabytes")
+    _above(cluster.hang_seconds, 0, "cluster.hang_seconds")
+    for name, amount in cluster.resources_per_trial.items():
+        _above(amount, 0, f"cluster.resources_per_trial.{name}")
     # Ray refuses to start with less.
     _above(cluster.object_store_megabytes, 75, "cluster.object_store_megabytes", or_equal=True)
     _check_knobs(config, known_knobs)

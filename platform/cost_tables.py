@@ -25,16 +25,18 @@ def component_entries(num_classes: int) -> list[Entry]:
 
     A backbone of a library that is not installed has no `gmacs`; its `source` says what to install.
     """
-    entries = [_backbone_entry(name) for name in all_components()]
-    widths = {source: component(name).feature_width for source, name in family("small").items()}
+    entries = [_backbone_entry(name, num_classes) for name in all_components()]
+    sources = {**family("small"), **family("localization")}
+    widths = {source: component(name).feature_width for source, name in sources.items()}
+    widths |= dict.fromkeys(family("x3d_pool"), num_classes)
     return entries + [
         _entry(name, cost) for name, cost in default_component_costs(widths, num_classes).items()
     ]
 
 
-def _backbone_entry(name: str) -> Entry:
+def _backbone_entry(name: str, num_classes: int) -> Entry:
     try:
-        return _entry(name, measure_component(name))
+        return _entry(name, measure_component(name, num_classes))
     except UsageError as error:
         spec = component(name)
         return {

@@ -10,16 +10,21 @@ import shutil
 import sqlite3
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from paretovid.trainables.errors import ParetovidError
+
+if TYPE_CHECKING:
+    from paretovid.infra.nodes import NodeFacts
 
 GIB = 2**30
 MEMORY_GIB = 6
 DISK_GIB = 5
+SKEW_SECONDS = 2.0
 _CORE = ("numpy", "torch", "torchvision", "av", "safetensors")
 _PLATFORM = (
     "ray",
@@ -47,10 +52,16 @@ class Check:
     """What to do; empty if nothing."""
 
 
-def run_checks(home: str | None) -> list[Check]:
-    """All checks; none of them raises or changes anything but a probe file that it removes."""
-    checks = [_python(), *_packages(), *_codecs(), *_ray()]
-    return [*checks, *_home(home), _memory()]
+def run_checks(home: str | None, overrides: Sequence[str] = ()) -> list[Check]:
+    """All checks; none of them raises or changes anything but a probe file that it removes.
+
+    Arguments:
+        overrides: `cluster.address=…` and the like: the cluster to try. Without one, Ray is started here.
+    """
+    checks = [_python(), *_packages(), *_codecs(), *_ray(), *_home(home), _memory()]
+    if not any(check.state == "fail" for check in checks):
+        checks += _cluster(home, overrides)
+    return checks
 
 
 def to_document(checks: Sequence[Check]) -> dict[str, Any]:
@@ -108,7 +119,7 @@ def _codecs() -> Iterator[Check]:
 
 def _ray() -> Iterator[Check]:
     address = os.environ.get("RAY_ADDRESS")
-    yield Check(name="ray cluster", state="ok", found=address or "started on this machine for each sweep")
+    yield Check(name="RAY_ADDRESS", state="ok", found=address or "not set")
     if os.environ.get("RAY_TRAIN_V2_ENABLED") == "0":
         mend = "unset RAY_TRAIN_V2_ENABLED; trials with several workers need Ray Train's second version."
         yield Check(name="ray train", state="fail", found="RAY_TRAIN_V2_ENABLED=0", mend=mend)
@@ -121,6 +132,56 @@ def _ray() -> Iterator[Check]:
         )
     if not address:
         yield _shared_memory()
+
+
+def _cluster(home: str | None, overrides: Sequence[str]) -> Iterator[Check]:
+    """By trying: connects, asks every node, and says what each of them is."""
+    from paretovid.infra.nodes import look_at_nodes
+    from paretovid.infra.ray_cluster import connect
+    from paretovid.platform.cluster_check import code_to_send, probe_in, problems_of
+    from paretovid.platform.config import load_sweep_config
+    from paretovid.platform.home import open_home
+
+    started = time.perf_counter()
+    try:
+        cluster = load_sweep_config(overrides).cluster
+        is_local = cluster.address == "local"
+        with (
+            connect(
+                cluster.address,
+                cpus=cluster.cpus,
+                gpus=cluster.gpus,
+                object_store_megabytes=cluster.object_store_megabytes,
+                py_modules=() if is_local else code_to_send(),
+            ) as connected,
+            probe_in(open_home(home)) as probe,
+        ):
+            seconds = time.perf_counter() - started
+            nodes = look_at_nodes(probe)
+    except (ConnectionError, OSError, ParetovidError) as error:
+        yield Check(
+            name="cluster", state="fail", found=str(error), mend="Is cluster.address= right, is it up?"
+        )
+        return
+    size = f"{len(nodes)} nodes, {connected.cpus:g} CPU, {connected.gpus:g} GPU"
+    yield Check(name="cluster", state="ok", found=f"{cluster.address}: {size}, connected in {seconds:.1f} s")
+    for node in nodes:
+        yield _node(node, problems_of(node))
+
+
+def _node(node: NodeFacts, problems: Sequence[str]) -> Check:
+    if problems:
+        mend = "Install the driver's versions there, and put home= on a file system that all nodes see."
+        return Check(name="node", state="fail", found="; ".join(problems), mend=mend)
+    skew, free = node.clock_offset_seconds, node.free_bytes / GIB
+    found = f"{node.name}: versions as here, clock {skew:+.2f} s, {free:.0f} GiB free for copies of features"
+    if abs(skew) > SKEW_SECONDS:
+        mend = "Set its clock (NTP): times in records and reports come from several clocks."
+        return Check(name="node", state="warn", found=found, mend=mend)
+    if free < DISK_GIB:
+        mend = "Free space there, or name another disk: cluster.node_cache=."
+        return Check(name="node", state="warn", found=found, mend=mend)
+    return Check(name="node", state="ok", found=found)
 
 
 def _shared_memory() -> Check:

@@ -7,6 +7,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from paretovid.infra.object_errors import ObjectStoreError
+from paretovid.platform.shared_home import CACHE_VARIABLE, attach, cache_folder, is_bucket
 from paretovid.trainables.errors import UsageError
 
 HOME_VARIABLE = "PARETOVID_HOME"
@@ -18,6 +20,8 @@ class Home:
     """Paths under `root`. Nothing is made here; whoever writes makes the folder."""
 
     root: Path
+    url: str | None = None
+    """Of the bucket that it is in; `root` is this machine's mirror of it (`shared_home.py`)."""
 
     def data(self, dataset: str) -> Path:
         """A data set's manifest, and the videos of a built-in one."""
@@ -46,13 +50,19 @@ class Home:
 
     @property
     def optuna_url(self) -> str:
-        """Storage of the studies, as `searcher.py` takes it: a file that is only ever appended to."""
-        return f"journal://{self.root / 'optuna.journal'}"
+        """Storage of the studies, as `study_storage.py` takes it: a file that is only ever appended to, or the
+        place in the bucket under which each study has one."""
+        return f"{self.url}/studies" if self.url else f"journal://{self.root / 'optuna.journal'}"
 
     @property
     def mlflow_url(self) -> str:
         """MLflow's embedded tracking and registry store."""
-        return f"sqlite:///{self.root / 'mlflow.db'}"
+        return f"sqlite:///{self.mlflow_database}"
+
+    @property
+    def mlflow_database(self) -> Path:
+        """The file behind it."""
+        return self.root / "mlflow.db"
 
     @property
     def mlflow_artifacts(self) -> Path:
@@ -63,9 +73,13 @@ class Home:
 def open_home(override: str | None = None) -> Home:
     """The home at `override`, else at `PARETOVID_HOME`, else `./paretovid-home`; made if it is missing.
 
+    A home `s3://BUCKET/PREFIX` is tried for all that is needed of it.
+
     Raises `UsageError` if it cannot be made or written.
     """
     stated = override or os.environ.get(HOME_VARIABLE) or DEFAULT_HOME
+    if is_bucket(stated):
+        return _open_bucket(stated)
     root = Path(stated).expanduser().absolute()
     hint = f"Choose a folder that you can write: home=FOLDER, or the variable {HOME_VARIABLE}."
     try:
@@ -76,3 +90,19 @@ def open_home(override: str | None = None) -> Home:
     except OSError as error:
         raise UsageError(f"home {root} cannot be written: {error.strerror or error}", hint) from error
     return Home(root)
+
+
+def _open_bucket(url: str) -> Home:
+    try:
+        return Home(attach(url, check=True), url.rstrip("/"))
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"a home in a bucket needs {error.name}, which is not installed", "pip install 'paretovid[s3]'"
+        ) from error
+    except ObjectStoreError as error:
+        raise UsageError(f"home {url}: {error.message}", error.hint) from error
+    except OSError as error:
+        raise UsageError(
+            f"the mirror of {url} cannot be written in {cache_folder()}: {error.strerror or error}",
+            f"Name another folder: {CACHE_VARIABLE}.",
+        ) from error

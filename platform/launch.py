@@ -11,33 +11,30 @@ interrupted sweep goes on by launching it again (`searcher.py`).
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import json
 import logging
-import math
 import shutil
 import time
-import traceback
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
 import ray
-import ray.train
-import ray.train.collective
-import ray.train.torch
-import torch
 from ray import tune
 from ray.exceptions import RayError
 
+from paretovid.infra.placement import GIB, TrialResources
 from paretovid.infra.ray_cluster import environment
-from paretovid.platform.searcher import OUTCOME, FixedTrial, Hooks, ParetoSearcher, ParetoStudy
-from paretovid.trainables.errors import NonFiniteError, ParetovidError, UsageError
-
-Trainable = Callable[[dict[str, Any], Any], Mapping[str, Any]]
-"""`(config, context) -> result`: a trial as a plain function. The result must be JSON without NaN."""
+from paretovid.platform.searcher import FixedTrial, Hooks, ParetoSearcher
+from paretovid.platform.shared_home import ray_storage, remove_folder
+from paretovid.platform.stopping import StopSwitch
+from paretovid.platform.study import ParetoStudy
+from paretovid.platform.sweep_lock import alone
+from paretovid.platform.trial_process import Trainable, in_process, nested
+from paretovid.platform.trial_signs import take_back_stop
+from paretovid.platform.trial_watch import ExplainingScheduler, Overseer, killed_for_memory
+from paretovid.trainables.errors import ParetovidError, UsageError
 
 _TUNE_ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -49,34 +46,9 @@ _TUNE_ENVIRONMENT = {
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "TUNE_MAX_PENDING_TRIALS_PG": "1",
+    # Signals turn our own switch (stopping.py); Tune would take an interrupt for success.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
 }
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrialResources:
-    """What one trial takes."""
-
-    workers: int = 1
-    cpus: float = 1
-    """Per worker."""
-    gpus: float = 0
-    """Per worker."""
-    memory_gigabytes: float | None = None
-
-    @property
-    def is_nested(self) -> bool:
-        """True if a trial is a Ray Train run."""
-        return self.workers > 1
-
-    def slots(self, cpus: float, gpus: float, memory_gigabytes: float) -> int:
-        """Trials for which a cluster of this size has room at a time."""
-        # Fractions that should add up to a whole do so only nearly.
-        room = [cpus / (self.cpus * self.workers) + 1e-9]
-        if self.gpus:
-            room.append(gpus / (self.gpus * self.workers) + 1e-9)
-        if self.memory_gigabytes:
-            room.append(memory_gigabytes / self.memory_gigabytes)
-        return math.floor(min(room))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,6 +73,9 @@ def launch_trials(
     concurrent: int | None = None,
     max_failures: int = 1,
     hours: float | None = None,
+    hang_seconds: float | None = None,
+    switch: StopSwitch | None = None,
+    cache: str | None = None,
 ) -> LaunchSummary:
     """Runs the fixed trials and the study's until both are done. Ray must be connected.
 
@@ -112,26 +87,50 @@ def launch_trials(
         max_failures: how often a fixed trial that failed is started again. A `ParetovidError` is final: the
             same would happen again.
         hours: no trial is started after this time.
+        hang_seconds: a trial without a sign of life for so long is killed, which is a failure; None: never.
+        switch: turned, it ends the run in order.
+        cache: folder on each node for its mirror of a home in a bucket; None: the user's cache folder.
 
     Raises `UsageError` if the cluster has no room for one trial or the sweep is running already,
-    `KeyboardInterrupt` after an interrupt (which Tune itself takes for success), `ParetovidError` if no trial
-    of the study has ever succeeded.
+    `SweepStopped` (a `KeyboardInterrupt`) if the switch was turned, `ParetovidError` if no trial of the study
+    has ever succeeded or none can work here. In each case the trials that were running wait in the study.
     """
     wanted = resources or TrialResources()
-    at_once = _room(wanted, concurrent)
+    switch = switch or StopSwitch()
+    _check_room(wanted)
+
+    def room() -> int:
+        return _room(wanted) if concurrent is None else min(_room(wanted), concurrent)
+
     watch = _Watch(hooks or Hooks())
     searcher = ParetoSearcher(
         study,
         fixed=fixed,
         hooks=watch.hooks(),
-        concurrent=at_once,
+        concurrent=room(),
         deadline=None if hours is None else time.time() + 3600 * hours,
         max_failures=max_failures,
     )
+    overseer = Overseer(
+        searcher, storage, switch, hang_seconds=hang_seconds, room=room, on_look=watch.hooks().on_look
+    )
     with alone(storage), environment(_TUNE_ENVIRONMENT), _quiet():
-        _run(trainable, searcher, storage, wanted)
-    if searcher.running or not searcher.is_exhausted:
-        raise KeyboardInterrupt
+        take_back_stop(storage)
+        try:
+            with switch.heeded():
+                _run(trainable, searcher, storage, wanted, switch, overseer, cache)
+        finally:
+            # Whatever ended the run, trials that did not come back wait to be handed out again.
+            searcher.set_all_aside()
+            if study is not None:
+                study.set_open_aside()
+    if searcher.environment_fault is not None:
+        raise ParetovidError(
+            f"trials cannot work here: {searcher.environment_fault}",
+            "Mend that (free space?), then go on: nothing of what was done is lost.",
+        )
+    if not searcher.is_exhausted:
+        raise switch.stopped()
     if study is not None:
         _check_some_succeeded(study)
     return LaunchSummary(
@@ -142,20 +141,27 @@ def launch_trials(
     )
 
 
-def _room(wanted: TrialResources, concurrent: int | None) -> int:
-    have = ray.cluster_resources()
-    cpus, gpus = have.get("CPU", 0.0), have.get("GPU", 0.0)
-    memory = have.get("memory", 0.0) / 1024**3
-    slots = wanted.slots(cpus, gpus, memory)
-    if slots < 1:
-        needed = f"{wanted.workers} x ({wanted.cpus:g} CPU, {wanted.gpus:g} GPU)"
-        if wanted.memory_gigabytes:
-            needed += f", {wanted.memory_gigabytes:g} GB"
-        raise UsageError(
-            f"the cluster ({cpus:g} CPU, {gpus:g} GPU, {memory:.1f} GB) has no room for a trial of {needed}",
-            "Lower cluster.workers_per_trial, cpus_per_trial, gpus_per_trial or memory_per_trial_gigabytes.",
-        )
-    return slots if concurrent is None else min(slots, concurrent)
+def _room(wanted: TrialResources) -> int:
+    """Trials for which the cluster has room now."""
+    return wanted.slots([node["Resources"] for node in ray.nodes() if node["Alive"]])
+
+
+def _check_room(wanted: TrialResources) -> None:
+    if _room(wanted) >= 1:
+        return
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    has = "; ".join(sorted({_describe(node) for node in nodes}))
+    raise UsageError(
+        f"the cluster's {len(nodes)} nodes ({has}) have no room for a trial of {wanted}",
+        "Lower cluster.workers_per_trial, cpus_per_trial, gpus_per_trial, resources_per_trial or "
+        "memory_per_trial_gigabytes. A worker must fit on one node.",
+    )
+
+
+def _describe(node: Mapping[str, float]) -> str:
+    special = ("node:", "memory", "object_store_memory", "accelerator_type:")
+    custom = [f"{amount:g} {name}" for name, amount in node.items() if not name.startswith(special)]
+    return ", ".join([*custom, f"{node.get('memory', 0.0) / GIB:.1f} GB"])
 
 
 def _check_some_succeeded(study: ParetoStudy) -> None:
@@ -167,21 +173,37 @@ def _check_some_succeeded(study: ParetoStudy) -> None:
         )
 
 
-def _run(trainable: Trainable, searcher: ParetoSearcher, storage: Path, wanted: TrialResources) -> None:
+def _run(
+    trainable: Trainable,
+    searcher: ParetoSearcher,
+    storage: Path,
+    wanted: TrialResources,
+    switch: StopSwitch,
+    overseer: Overseer,
+    cache: str | None,
+) -> None:
     """Tune, started again if Ray ends it because a worker was killed for memory."""
-    make = _nested if wanted.is_nested else _in_process
-    function = tune.with_resources(make(trainable, storage, wanted), _placement(wanted))
-    while True:
+    make = nested if wanted.is_nested else in_process
+    function = tune.with_resources(
+        make(trainable, storage, wanted, cache), tune.PlacementGroupFactory([wanted.bundle()])
+    )
+    while switch.reason is None:
+        name = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
         tuner = tune.Tuner(
             function,
             tune_config=tune.TuneConfig(
-                search_alg=searcher, num_samples=-1, reuse_actors=True, trial_dirname_creator=_directory
+                search_alg=searcher,
+                scheduler=ExplainingScheduler(searcher),
+                num_samples=-1,
+                reuse_actors=True,
+                trial_dirname_creator=_directory,
             ),
             run_config=tune.RunConfig(
-                name=f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}",
-                storage_path=str((storage / "ray").absolute()),
+                name=name,
+                **ray_storage(storage / "ray"),
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=0),
+                callbacks=[overseer],
             ),
         )
         try:
@@ -190,205 +212,18 @@ def _run(trainable: Trainable, searcher: ParetoSearcher, storage: Path, wanted: 
         except RuntimeError as error:
             if not isinstance(error.__cause__, RayError) or not searcher.running:
                 raise
-            searcher.crashed(f"Ray ended the run: {str(error.__cause__).splitlines()[0]}")
+            told = str(error.__cause__)
+            reason = f"Ray ended the run: {(told.splitlines() or [''])[0]}"
+            searcher.crashed(reason, killed_for_memory(told, storage))
+        finally:
+            # What Tune keeps of a run is a folder per trial that nobody reads.
+            remove_folder(storage / "ray" / name)
+            shutil.rmtree(storage / "ray" / name, ignore_errors=True)
 
 
 def _directory(trial: Any) -> str:
     # Tune's own names hold every setting and grow beyond what file systems take.
     return str(trial.trial_id)
-
-
-def _placement(wanted: TrialResources) -> Any:
-    memory: dict[str, float] = {}
-    if wanted.memory_gigabytes:
-        memory["memory"] = int(wanted.memory_gigabytes * 1024**3)
-    if wanted.is_nested:
-        # Without a CPU: drivers that hold all of them wait for ever for their workers' share.
-        return tune.PlacementGroupFactory([memory or {"memory": 200.0 * 1024**2}])
-    return tune.PlacementGroupFactory([{"CPU": wanted.cpus, "GPU": wanted.gpus, **memory}])
-
-
-def _in_process(trainable: Trainable, storage: Path, wanted: TrialResources) -> Callable[..., dict[str, str]]:
-    def trial(config: dict[str, Any]) -> dict[str, str]:
-        torch.set_num_threads(max(1, int(wanted.cpus)))
-        cuda = bool(wanted.gpus) and torch.cuda.is_available()
-        context = ProcessContext(_folder(storage, config), torch.device("cuda" if cuda else "cpu"))
-        try:
-            result = _to_json(trainable(config, context))
-        except Exception as error:
-            _write_traceback(_folder(storage, config))
-            if cuda and not isinstance(error, ParetovidError):
-                raise  # a CUDA error leaves the process unusable; Tune replaces it
-            return {OUTCOME: _failure(error)}
-        _forget_checkpoints(_folder(storage, config))
-        return {OUTCOME: result}
-
-    return trial
-
-
-def _nested(trainable: Trainable, storage: Path, wanted: TrialResources) -> Callable[..., dict[str, str]]:
-    def worker(config: dict[str, Any]) -> None:
-        torch.set_num_threads(max(1, int(wanted.cpus)))
-        folder = _folder(storage, config)
-        context = WorkerContext(folder)
-        try:
-            result = trainable(config, context)
-        except Exception:
-            # Not caught: the other workers wait for this one, and end with it.
-            _write_traceback(folder)
-            raise
-        if context.rank == 0:
-            _write_atomically(folder / "outcome.json", _to_json(result))
-
-    def trial(config: dict[str, Any]) -> dict[str, str]:
-        from ray.train.torch import TorchConfig, TorchTrainer
-
-        folder = _folder(storage, config)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "outcome.json").unlink(missing_ok=True)
-        each = {"CPU": wanted.cpus, "GPU": wanted.gpus} if wanted.gpus else {"CPU": wanted.cpus}
-        trainer = TorchTrainer(
-            worker,
-            train_loop_config=config,
-            torch_config=TorchConfig(backend="nccl" if wanted.gpus >= 1 else "gloo"),
-            scaling_config=ray.train.ScalingConfig(
-                num_workers=wanted.workers, use_gpu=bool(wanted.gpus), resources_per_worker=each
-            ),
-            run_config=ray.train.RunConfig(
-                # New each time: what to go on from is our checkpoint, not what Train remembers of this name.
-                name=f"{config['trial']}-{uuid.uuid4().hex[:6]}",
-                # Not Ray's TuneReportCallback for progress: a report that comes in while the trial returns can
-                # block both for ever (the main thread of its session waits for the queue that it drains).
-                storage_path=str((storage / "ray" / "train").absolute()),
-            ),
-        )
-        try:
-            trainer.fit()
-            outcome = (folder / "outcome.json").read_text()
-        except Exception as error:
-            return {OUTCOME: _failure(cause_of_train_failure(error))}
-        (folder / "outcome.json").unlink()
-        _forget_checkpoints(folder)
-        return {OUTCOME: outcome}
-
-    return trial
-
-
-def cause_of_train_failure(error: Exception) -> Exception:
-    """What a worker raised, out of what Train wraps it in."""
-    failures: Mapping[int, Exception] = getattr(error, "worker_failures", {})
-    raised = [getattr(each, "cause", None) or each for each in failures.values()]
-    ours = [each for each in raised if isinstance(each, ParetovidError)]
-    return (ours or raised or [error])[0]
-
-
-def _to_json(result: Mapping[str, Any]) -> str:
-    try:
-        return json.dumps({"result": dict(result)}, allow_nan=False)
-    except ValueError as error:
-        raise NonFiniteError(f"the trial's result is not finite: {error}", "Is a metric NaN?") from error
-
-
-def _failure(error: Exception) -> str:
-    text = error.message if isinstance(error, ParetovidError) else f"{type(error).__name__}: {error}"
-    reason = (text.strip().splitlines() or [type(error).__name__])[0]
-    return json.dumps({"error": reason, "retry": not isinstance(error, ParetovidError)})
-
-
-def _write_traceback(folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_atomically(folder / "error.txt", traceback.format_exc())
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:6]}.partial")
-    partial.write_text(text)
-    partial.replace(path)
-
-
-def _folder(storage: Path, config: Mapping[str, Any]) -> Path:
-    return storage.absolute() / "trials" / str(config["trial"])
-
-
-def keep_checkpoint(folder: Path, checkpoint: Path) -> None:
-    """Copies `checkpoint` (a folder) below a trial's folder, then forgets the one before."""
-    kept = sorted(folder.glob("checkpoint-*[0-9]"))
-    number = int(kept[-1].name.rpartition("-")[2]) + 1 if kept else 0
-    partial = folder / f"checkpoint-{number:06d}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(checkpoint, partial)
-    partial.replace(folder / f"checkpoint-{number:06d}")
-    for old in kept:
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def kept_checkpoint(folder: Path) -> Path | None:
-    """The last checkpoint below a trial's folder."""
-    kept = sorted(folder.glob("checkpoint-*[0-9]"))
-    return kept[-1] if kept else None
-
-
-def _forget_checkpoints(folder: Path) -> None:
-    for path in folder.glob("checkpoint-*"):
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def _finite(progress: Mapping[str, float]) -> dict[str, float]:
-    for name, value in progress.items():
-        if not math.isfinite(value):
-            raise NonFiniteError(
-                f"{name} became {value}", "Lower training.learning_rate or the knob's range."
-            )
-    return dict(progress)
-
-
-@final
-class ProcessContext:
-    """A `TrialContext` in the Tune trial's own process."""
-
-    rank = 0
-    world_size = 1
-
-    def __init__(self, folder: Path, device: torch.device) -> None:
-        self.device = device
-        self._folder = folder
-
-    def report(self, progress: Mapping[str, float], checkpoint: Path | None = None) -> None:
-        """Keeps the checkpoint, tells the driver. Raises `NonFiniteError`."""
-        finite = _finite(progress)
-        if checkpoint is not None:
-            keep_checkpoint(self._folder, checkpoint)
-        tune.report({"progress": finite})
-
-    def get_checkpoint(self) -> Path | None:
-        """The folder of the last checkpoint that was kept."""
-        return kept_checkpoint(self._folder)
-
-
-@final
-class WorkerContext:
-    """A `TrialContext` in a worker of a Ray Train run."""
-
-    def __init__(self, folder: Path) -> None:
-        session = ray.train.get_context()
-        self.rank = session.get_world_rank()
-        self.world_size = session.get_world_size()
-        self.device = ray.train.torch.get_device()
-        self._folder = folder
-        # Each for itself, a slow rank could find what a quick one has kept since, and they would part.
-        self._found: Path | None = ray.train.collective.broadcast_from_rank_zero(kept_checkpoint(folder))
-
-    def report(self, progress: Mapping[str, float], checkpoint: Path | None = None) -> None:
-        """Rank 0 keeps the checkpoint; all ranks wait for each other. Raises `NonFiniteError`."""
-        finite = _finite(progress)
-        if checkpoint is not None and self.rank == 0:
-            keep_checkpoint(self._folder, checkpoint)
-        ray.train.report({"progress": finite})
-
-    def get_checkpoint(self) -> Path | None:
-        """The folder of the last checkpoint that was kept when this worker began."""
-        return self._found
 
 
 @final
@@ -411,20 +246,6 @@ class _Watch:
         else:
             self.reasons[trial_id] = error
         self._hooks.on_result(trial_id, config, result, error)
-
-
-@contextlib.contextmanager
-def alone(storage: Path, lock_name: str = ".lock") -> Iterator[None]:
-    """Holds a lock on the sweep. The kernel frees it whenever this process ends."""
-    storage.mkdir(parents=True, exist_ok=True)
-    with (storage / lock_name).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UsageError(
-                f"the sweep in {storage} is running already", "Wait for it, or end it."
-            ) from error
-        yield
 
 
 @contextlib.contextmanager

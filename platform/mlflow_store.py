@@ -6,13 +6,15 @@ import contextlib
 import fcntl
 import logging
 import os
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from paretovid.platform.home import Home
-from paretovid.trainables.errors import ParetovidError
+from paretovid.platform.study_place import check_no_password
+from paretovid.trainables.errors import ParetovidError, UsageError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -26,6 +28,7 @@ def quiet_mlflow() -> None:
     os.environ.setdefault("DO_NOT_TRACK", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     for name in (
@@ -50,7 +53,11 @@ class Store:
 
 
 def store_uri(home: Home, stated: str | None = None) -> str:
-    """What was stated, else `MLFLOW_TRACKING_URI`, else the store under home."""
+    """What was stated, else `MLFLOW_TRACKING_URI`, else the store under home.
+
+    Raises `UsageError` for one with a password in it: it is shown and recorded.
+    """
+    check_no_password(os.environ.get("MLFLOW_TRACKING_URI"), "MLFLOW_TRACKING_URI")
     return stated or os.environ.get("MLFLOW_TRACKING_URI") or home.mlflow_url
 
 
@@ -61,6 +68,16 @@ def locked(path: Path) -> Iterator[None]:
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def open_registry(home: Home, stated: str | None = None) -> Store:
+    """The store, for registered models. Raises `UsageError` if only this machine would know of them."""
+    if home.url is not None and store_uri(home, stated) == home.mlflow_url:
+        raise UsageError(
+            f"a home in a bucket ({home.url}) has no registry of its own",
+            "Name an MLflow server: the variable MLFLOW_TRACKING_URI, or tracking.uri= of the sweep.",
+        )
+    return open_store(home, stated)
 
 
 def open_store(home: Home, stated: str | None = None) -> Store:
@@ -79,6 +96,8 @@ def open_store(home: Home, stated: str | None = None) -> Store:
     try:
         # A fresh SQLite store opened by two processes at once is broken for good.
         with locked(lock_path):
+            if uri == home.mlflow_url:
+                _make_whole(home.mlflow_database)
             client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
             experiment_id = _experiment(client, home.mlflow_artifacts if uri == home.mlflow_url else None)
     except StoreError:
@@ -89,6 +108,20 @@ def open_store(home: Home, stated: str | None = None) -> Store:
             "Check tracking.uri or MLFLOW_TRACKING_URI; without them a store under home is made.",
         ) from error
     return Store(uri=uri, client=client, experiment_id=experiment_id, lock_path=lock_path)
+
+
+def _make_whole(database: Path) -> None:
+    """Makes the embedded store under another name first: a process killed while MLflow makes its tables, which
+    takes seconds, would leave a file that neither it nor `mlflow db upgrade` can use again."""
+    if database.exists():
+        return
+    from mlflow import MlflowClient
+
+    for left in database.parent.glob(f"{database.name}.*.partial"):
+        left.unlink(missing_ok=True)
+    partial = database.with_name(f"{database.name}.{uuid.uuid4().hex[:6]}.partial")
+    MlflowClient(tracking_uri=f"sqlite:///{partial}").search_experiments(max_results=1)
+    partial.rename(database)
 
 
 def _check_not_moved(location: str, artifacts: Path | None) -> None:

@@ -8,21 +8,37 @@ from __future__ import annotations
 
 import contextlib
 import json
+import multiprocessing
+import os
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
 import torch
 
-from paretovid.infra.ray_cluster import Cluster, connect
+from paretovid.infra.local_copy import Part
+from paretovid.infra.ray_cluster import LOCAL, Cluster, connect
+from paretovid.platform.cluster_check import check_nodes, code_to_send
 from paretovid.platform.config import data_settings
 from paretovid.platform.home import Home, open_home
-from paretovid.platform.launch import cause_of_train_failure
 from paretovid.platform.progress import Progress, Stage
+from paretovid.platform.shared_home import (
+    SharedRoot,
+    fetch,
+    fetch_parts,
+    is_in_bucket,
+    ray_storage,
+    seal,
+    share,
+    share_parts,
+    some_of_dataset,
+)
+from paretovid.platform.trial_process import cause_of_train_failure
 from paretovid.search_spaces.schema import SweepConfig
 from paretovid.trainables.backbone_training import BackboneTrainingConfig, train_backbones
 from paretovid.trainables.backbone_weights import RANDOM, build_with_weights, missing_weights
@@ -30,18 +46,29 @@ from paretovid.trainables.components import component, family, read_backbone_met
 from paretovid.trainables.data.dataset import Dataset, VideoRecord, load_dataset
 from paretovid.trainables.data.extract import extract_shard, headers
 from paretovid.trainables.data.features import (
+    INDEX_FILE,
     FeatureStore,
     check_feature_type,
     finish,
     header_fingerprint,
+    shard_files,
     skipped_videos,
 )
 from paretovid.trainables.data.moving_digits import MovingDigitsConfig, is_made, make_moving_digits
+from paretovid.trainables.data.readers.annotations import ReaderConfig
+from paretovid.trainables.data.readers.assemble import LEFT_OUT, Assembled, read_dataset
+from paretovid.trainables.data.readers.registry import reader, reader_config
 from paretovid.trainables.errors import DataError, StaleFeaturesError, UsageError, unknown_name
 from paretovid.trainables.typed_config import typed_config
 
 VIDEOS_PER_SHARD = 50
 """A shard is what one worker makes in one piece, and what is lost of the work if it is killed."""
+
+_PROBED_HERE = 500
+"""Up to so many new files are looked at without a cluster, which takes longer to start."""
+
+_UNREADABLE_SHARE = 0.5
+"""Of the videos that extraction may leave out, where the data set does not say (`data.max_missing_share`)."""
 
 _Item = TypeVar("_Item")
 _Made = TypeVar("_Made")
@@ -61,22 +88,34 @@ class Prepared:
 
 @contextlib.contextmanager
 def cluster_of(config: SweepConfig) -> Iterator[Cluster]:
-    """The Ray cluster that the configuration names, connected for the block."""
+    """The Ray cluster that the configuration names, connected for the block.
+
+    Raises `DataError` if it cannot be reached, `UsageError` if its nodes cannot run our trials.
+    """
     cluster = config.cluster
+    is_local = cluster.address == LOCAL
+    is_there = ray.is_initialized()
     try:
-        with connect(
+        connection = connect(
             cluster.address,
             cpus=cluster.cpus,
             gpus=cluster.gpus,
             object_store_megabytes=cluster.object_store_megabytes,
-        ) as connected:
-            yield connected
+            py_modules=() if is_local else code_to_send(),
+        )
+        connected = connection.__enter__()
     except ConnectionError as error:
         raise DataError(str(error), "Run `paretovid doctor`, or see what cluster.address= names.") from error
+    with contextlib.ExitStack() as stack:
+        stack.push(connection)
+        if not is_local and not is_there:
+            check_nodes(open_home(config.home))
+        yield connected
 
 
 def make_data(config: SweepConfig, progress: Progress) -> Dataset:
-    """The data set that the configuration names: made if it is the built-in one and not whole yet.
+    """The data set that the configuration names: made if it is the built-in one and not whole yet, read from its
+    annotation files if it is a public one.
 
     Raises `UsageError` for settings that do not fit what is there, `DataError` for a folder without one.
     """
@@ -84,6 +123,11 @@ def make_data(config: SweepConfig, progress: Progress) -> Dataset:
     name, settings = str(config.data["name"]), data_settings(config)
     root = home.data(name)
     with progress.stage("videos", unit="videos") as stage:
+        if settings.get("reader") is not None:
+            assembled = _read_data(config, home, stage)
+            _tell(assembled, root, progress)
+            return assembled.dataset
+        is_shared_set = fetch(root, some_of_dataset)
         if settings.pop("generator", None) is None:
             dataset = load_dataset(root)
             if dataset.name != name:
@@ -94,26 +138,81 @@ def make_data(config: SweepConfig, progress: Progress) -> Dataset:
             stage.reused(f"{len(dataset.records)} videos of {name}")
             return dataset
         wanted = typed_config(MovingDigitsConfig, settings, "data")
-        found = _made_before(root, wanted)
+        found = _made_before(root, wanted, is_whole=is_shared_set)
         if found is not None:
             stage.reused(f"{len(found.records)} videos of {name}")
             return found
         stage.total = sum(wanted.num_videos(split) for split in ("train", "val", "test"))
-        with cluster_of(config):
+        with _mapping(config, home) as map_parallel:
             dataset = make_moving_digits(
-                wanted, root, name=name, map_parallel=_ray_map, progress=lambda done, _: stage.advance()
+                wanted, root, name=name, map_parallel=map_parallel, progress=lambda done, _: stage.advance()
             )
+        share(root)
         stage.done(f"made {len(dataset.records)} videos of {len(dataset.classes)} classes")
     return dataset
 
 
-def _made_before(root: Path, wanted: MovingDigitsConfig) -> Dataset | None:
+def _reader_of(config: SweepConfig) -> tuple[str, ReaderConfig] | None:
+    """Name and settings of the reader, if the data set has one."""
+    settings = data_settings(config)
+    name = settings.pop("reader", None)
+    return None if name is None else (str(name), reader_config(str(name), settings))
+
+
+def _read_data(config: SweepConfig, home: Home, stage: Stage) -> Assembled:
+    """Annotations are read every time, in seconds (HVU: half a minute); a video is looked at once."""
+    found = _reader_of(config)
+    assert found is not None
+
+    def probed(function: Callable[[_Item], _Made], items: Sequence[_Item]) -> Iterable[_Made]:
+        stage.total = len(items)
+        with contextlib.nullcontext() if len(items) <= _PROBED_HERE else cluster_of(config):
+            for each in map(function, items) if len(items) <= _PROBED_HERE else _ray_map(function, items):
+                stage.advance()
+                yield each
+
+    name = str(config.data["name"])
+    assembled = read_dataset(*found, home.data(name), name=name, map_parallel=probed)
+    sizes = {split: len(assembled.dataset.split(split)) for split in ("train", "val", "test")}
+    said = ", ".join(f"{size} {split}" for split, size in sizes.items())
+    (stage.done if stage.count else stage.reused)(
+        f"{len(assembled.dataset.records)} videos of {name} ({said})"
+    )
+    return assembled
+
+
+def _tell(assembled: Assembled, root: Path, progress: Progress) -> None:
+    for note in assembled.notes:
+        progress.say(f"  note: {note}")
+    if assembled.left_out:
+        first = assembled.left_out[0]
+        progress.say(
+            f"  left out: {len(assembled.left_out)} of {assembled.annotated} annotated videos, listed in "
+            f"{root / LEFT_OUT}; the first: {first.where}: {first.reason}"
+        )
+
+
+def _made_before(root: Path, wanted: MovingDigitsConfig, *, is_whole: bool) -> Dataset | None:
+    """The set if it is there and made so. `is_whole`: the bucket has all of its videos, whatever is here."""
     try:
         dataset = load_dataset(root)
     except DataError:
         return None
-    whole = all(dataset.video_path(record).is_file() for record in dataset.records)
+    whole = is_whole or all(dataset.video_path(record).is_file() for record in dataset.records)
     return dataset if whole and is_made(wanted, dataset) else None
+
+
+@contextlib.contextmanager
+def _mapping(config: SweepConfig, home: Home) -> Iterator[Any]:
+    """A parallel `map` whose results, files under home, are here when it has ended."""
+    if home.url is None or config.cluster.address == LOCAL:
+        with cluster_of(config):
+            yield _ray_map
+        return
+    # What the cluster's nodes write is on their disks.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=context) as pool:
+        yield lambda function, items: pool.map(function, items, chunksize=10)
 
 
 def _ray_map(function: Callable[[_Item], _Made], items: Sequence[_Item]) -> Iterable[_Made]:
@@ -167,13 +266,19 @@ def _train_backbones(
     training = typed_config(BackboneTrainingConfig, config.backbones.training, "backbones.training")
     out_root = home.backbone(dataset.name, names[0]).parent
     with progress.stage("backbones", unit="% trained") as stage:
+        for name in names:
+            fetch(out_root / name)
         missing = [name for name in names if not _is_trained(out_root / name, training, dataset)]
         if not missing:
             stage.reused(f"{len(names)} backbones")
             return
         stage.total = 100
         with cluster_of(config) as cluster:
-            _run_training(training, dataset, missing, out_root, _workers(cluster), bool(cluster.gpus), stage)
+            shared = SharedRoot.of(home.root, config.cluster.node_cache)
+            workers, use_gpu = _workers(cluster), bool(cluster.gpus)
+            _run_training(training, dataset, missing, out_root, shared, workers, use_gpu, stage)
+        for name in missing:
+            fetch(out_root / name)
         stage.done(f"trained {', '.join(missing)}")
 
 
@@ -280,6 +385,7 @@ def _run_training(
     dataset: Dataset,
     names: Sequence[str],
     out_root: Path,
+    shared: SharedRoot,
     workers: int,
     use_gpu: bool,
     stage: Stage,
@@ -298,10 +404,11 @@ def _run_training(
             "names": list(names),
             "out_root": str(out_root),
             "told": str(told),
+            "shared": shared,
         },
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu),
-        run_config=RunConfig(name="backbones", storage_path=str(out_root / ".ray")),
+        run_config=RunConfig(name="backbones", **ray_storage(out_root / ".ray")),
     )
     try:
         with _shown(told, stage, len(names)):
@@ -339,15 +446,21 @@ class _TrainContext:
         """None: a backbone that is not finished is trained from the start, in seconds."""
         return None
 
+    def heartbeat(self) -> bool:
+        """False: it is not asked to end."""
+        return False
+
 
 def _backbone_worker(config: dict[str, Any]) -> None:
-    train_backbones(
-        config["training"],
-        load_dataset(Path(config["dataset"])),
-        config["names"],
-        Path(config["out_root"]),
-        _TrainContext(Path(config["told"])),
-    )
+    here = config["shared"].here
+    dataset, out_root = here(config["dataset"]), here(config["out_root"])
+    fetch(dataset)
+    out_root.mkdir(parents=True, exist_ok=True)
+    context = _TrainContext(here(config["told"]))
+    train_backbones(config["training"], load_dataset(dataset), config["names"], out_root, context)
+    if context.rank == 0:
+        for name in config["names"]:
+            share(out_root / name)
 
 
 @contextlib.contextmanager
@@ -382,20 +495,26 @@ def _extract(
         for name, header in described.items()
     }
     with progress.stage("features", unit="videos") as stage:
-        missing = {name: folder for name, folder in folders.items() if not _is_whole(folder)}
+        is_made = is_whole_store if home.url is None else is_in_bucket
+        missing = {name: folder for name, folder in folders.items() if not is_made(folder)}
         if not missing:
             stage.reused(f"features of {len(folders)} components")
             return folders
         records = dataset.records
         shards = [records[i : i + VIDEOS_PER_SHARD] for i in range(0, len(records), VIDEOS_PER_SHARD)]
         stage.total = len(records)
+        shared = SharedRoot.of(home.root, config.cluster.node_cache)
         with cluster_of(config):
-            _extract_shards(dataset, shards, backbones, missing, config.backbones.dtype, stage)
+            parts = _extract_shards(
+                shared, dataset, shards, backbones, missing, config.backbones.dtype, stage
+            )
         failures = _failures(dataset, next(iter(missing.values())), len(shards))
         # Before the stores are whole: the same command must not go on with them.
-        _check_enough(failures, len(records))
+        found = _reader_of(config)
+        _check_enough(failures, len(records), found[1].max_missing_share if found else _UNREADABLE_SHARE)
         for name, folder in missing.items():
             finish(folder, described[name], len(shards))
+            seal(folder, parts[name], INDEX_FILE)
         read = len(records) - len(failures)
         stage.done(f"{len(missing)} components of {read} videos, each decoded once")
     for path, reason in failures:
@@ -403,7 +522,8 @@ def _extract(
     return folders
 
 
-def _is_whole(folder: Path) -> bool:
+def is_whole_store(folder: Path) -> bool:
+    """Whether a folder holds features, all of them, as they were written."""
     try:
         FeatureStore.open(folder)
     except StaleFeaturesError:
@@ -412,22 +532,29 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _extract_shards(
+    shared: SharedRoot,
     dataset: Dataset,
     shards: Sequence[Sequence[VideoRecord]],
     backbones: Mapping[str, Path],
     folders: Mapping[str, Path],
     dtype: str,
     stage: Stage,
-) -> None:
+) -> dict[str, dict[str, Part]]:
+    """Component to the parts of its store that were sent to the bucket; none if the home is a folder."""
     remote: Any = ray.remote(num_cpus=1, max_retries=2)(_extract_one)
     pending = {
-        remote.remote(dataset, shard, dict(backbones), dict(folders), index, dtype): len(shard)
+        remote.remote(shared, dataset, shard, dict(backbones), dict(folders), index, dtype): len(shard)
         for index, shard in enumerate(shards)
     }
+    parts: dict[str, dict[str, Part]] = {name: {} for name in folders}
     while pending:
         (ready,), _ = ray.wait(list(pending))
-        ray.get(ready)
+        for name, sent in ray.get(ready).items():
+            parts[name] |= sent
         stage.advance(pending.pop(ready))
+    for name, folder in folders.items():
+        fetch_parts(folder, {part: each for part, each in parts[name].items() if part.endswith(".json")})
+    return parts
 
 
 def _failures(dataset: Dataset, folder: Path, num_shards: int) -> list[tuple[str, str]]:
@@ -438,19 +565,30 @@ def _failures(dataset: Dataset, folder: Path, num_shards: int) -> list[tuple[str
 
 
 def _extract_one(
+    shared: SharedRoot,
     dataset: Dataset,
     shard: Sequence[VideoRecord],
     backbones: dict[str, Path],
     folders: dict[str, Path],
     index: int,
     dtype: str,
-) -> list[tuple[str, str]]:
+) -> dict[str, dict[str, Part]]:
+    """One shard of every component, on a worker. Returns what of it was sent to the bucket."""
     torch.set_num_threads(1)
-    return extract_shard(dataset, shard, backbones, folders, index, dtype)
+    dataset = replace(dataset, root=shared.here(dataset.root))
+    backbones = {name: shared.here(folder) for name, folder in backbones.items()}
+    folders = {name: shared.here(folder) for name, folder in folders.items()}
+    videos = {record.path for record in shard}
+    fetch(dataset.root, lambda names: [name for name in names if name in videos])
+    for folder in backbones.values():
+        fetch(folder)
+    extract_shard(dataset, shard, backbones, folders, index, dtype)
+    files = shard_files(index)
+    return {name: share_parts(folder, files) for name, folder in folders.items()}
 
 
-def _check_enough(failures: Sequence[tuple[str, str]], total: int) -> None:
-    if len(failures) > total / 2:
+def _check_enough(failures: Sequence[tuple[str, str]], total: int, allowed_share: float) -> None:
+    if len(failures) > total * allowed_share:
         raise DataError(
             f"{len(failures)} of {total} videos could not be read",
             f"The first: {failures[0][0]}: {failures[0][1]}. Check the files and the decoder.",
@@ -458,9 +596,14 @@ def _check_enough(failures: Sequence[tuple[str, str]], total: int) -> None:
 
 
 def check_settings(config: SweepConfig) -> None:
-    """Builds the typed settings of data and backbones, so that a bad one is told before anything starts."""
+    """Builds the typed settings of data and backbones, so that a bad one is told before anything starts.
+
+    Annotation files are read, too; videos are not looked at.
+    """
     settings = data_settings(config)
-    if settings.pop("generator", None) is not None:
+    if (found := _reader_of(config)) is not None:
+        reader(found[0]).read(found[1])
+    elif settings.pop("generator", None) is not None:
         typed_config(MovingDigitsConfig, settings, "data")
     elif settings:
         raise UsageError(

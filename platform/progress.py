@@ -114,7 +114,7 @@ class Stage:
 
     def __init__(self, progress: Progress, name: str, *, total: int | None, unit: str) -> None:
         self.total = total
-        self.count = 0
+        self.count = self._before = 0
         self._progress = progress
         self._name = name
         self._unit = unit
@@ -132,6 +132,14 @@ class Stage:
         if self._progress.clock() - self._shown >= self._progress.interval_seconds:
             self._show()
 
+    def begin_at(self, count: int) -> None:
+        """`count` units were done before; they do not count for the estimate."""
+        self.count = self._before = count
+
+    def note(self, text: str) -> None:
+        """Replaces what is shown behind the estimate; the line is shown when it is due."""
+        self._note = text
+
     def done(self, outcome: str) -> None:
         """Says what the stage made, for its closing line: `made 700 videos`; the time is added."""
         self._outcome = outcome
@@ -147,8 +155,8 @@ class Stage:
         counted = f"{self.count} {self._unit}" if self.count else ""
         if self.total:
             counted = f"{self.count}/{self.total} {self._unit} ({100 * self.count // self.total} %)"
-            if 0 < self.count < self.total:
-                left = elapsed / self.count * (self.total - self.count)
+            if self._before < self.count < self.total:
+                left = elapsed / (self.count - self._before) * (self.total - self.count)
                 times += f", about {format_seconds(left)} left"
         parts = [part for part in (counted, times, self._note) if part]
         return f"{self._name}  {', '.join(parts)}"

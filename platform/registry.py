@@ -20,10 +20,12 @@ from typing import Any
 
 from paretovid.platform.front import Front, FrontPoint, choose, read_front
 from paretovid.platform.home import Home
-from paretovid.platform.mlflow_store import Store, locked, open_store, quiet_mlflow
+from paretovid.platform.mlflow_store import Store, locked, open_registry, quiet_mlflow
 from paretovid.platform.model_card import model_card
 from paretovid.platform.model_package import backbone_folders, write_package
 from paretovid.platform.raw_check import Gate, check_raw_videos
+from paretovid.platform.results import MAP, objective_text
+from paretovid.platform.shared_home import fetch_result
 from paretovid.trainables.errors import ParetovidError, UsageError, unknown_name
 
 EVENT = "paretovid.event."
@@ -81,16 +83,18 @@ def promote(
     quiet_mlflow()
     _check_names(name, alias)
     front = read_front([home.sweep(sweep)])
+    store = open_registry(home, _tracking_uri(home, sweep))
     chosen = choose(front, point=point, max_gflops=max_gflops, min_map=min_map, at_knee=knee)
     gates = [*number_gates(chosen, max_gflops)]
     _refuse_unless_passed(chosen, gates)
+    fetch_result(chosen.trial.folder, ("model.safetensors",))
     backbones = backbone_folders(home, chosen.trial)
     with tempfile.TemporaryDirectory() as scratch:
         package = write_package(Path(scratch), home, chosen, backbones)
         gates.append(check_raw_videos(package, home, chosen))
         _refuse_unless_passed(chosen, gates)
         (package / "README.md").write_text(model_card(front, chosen, name, gates))
-        return _register(home, front, chosen, package, name, alias, gates)
+        return _register(store, front, chosen, package, name, alias, gates)
 
 
 def number_gates(point: FrontPoint, max_gflops: float | None) -> list[Gate]:
@@ -145,7 +149,7 @@ def _digest(folder: Path) -> str:
 
 
 def _register(
-    home: Home,
+    store: Store,
     front: Front,
     point: FrontPoint,
     package: Path,
@@ -156,7 +160,6 @@ def _register(
     from mlflow.entities import LoggedModelStatus
     from mlflow.exceptions import MlflowException
 
-    store = open_store(home, _tracking_uri(home, point.trial.sweep))
     client = store.client
     with locked(store.lock_path):
         with contextlib.suppress(MlflowException):  # it exists already
@@ -194,9 +197,13 @@ def _register(
 
 
 def _summary(front: Front, point: FrontPoint) -> str:
-    interval = "" if point.map_ci is None else f" [{100 * point.map_ci[0]:.1f}, {100 * point.map_ci[1]:.1f}]"
+    interval = (
+        ""
+        if point.quality_ci is None
+        else f" [{100 * point.quality_ci[0]:.1f}, {100 * point.quality_ci[1]:.1f}]"
+    )
     return (
-        f"mAP {100 * point.shown.map:.1f} %{interval} on {front.split}, "
+        f"{objective_text(front.objective)} {100 * point.shown.quality:.1f} %{interval} on {front.split}, "
         f"{point.shown.gflops:.4g} GFLOPs per video (giga multiply-accumulates)"
     )
 
@@ -214,7 +221,8 @@ def _version_tags(point: FrontPoint, gates: list[Gate], digest: str) -> dict[str
         "paretovid.trial": trial.trial,
         "paretovid.point": point.id,
         "paretovid.method": trial.method,
-        "paretovid.map": repr(test.map),
+        "paretovid.objective": trial.objective,
+        f"paretovid.{trial.objective}": repr(test.quality),
         "paretovid.gflops": repr(test.gflops),
         "paretovid.training_knobs": json.dumps(trial.training_knobs),
         "paretovid.inference_knobs": json.dumps(point.record.inference_knobs),
@@ -256,7 +264,7 @@ def rollback(home: Home, name: str, alias: str) -> Promotion:
 
     Raises `UnknownNameError` for a model or alias that is not there, `UsageError` if it was no other before.
     """
-    store = open_store(home)
+    store = open_registry(home)
     if name not in _known_models(store):
         raise unknown_name("model", name, _known_models(store))
     with locked(store.lock_path):
@@ -284,7 +292,7 @@ def rollback(home: Home, name: str, alias: str) -> Promotion:
 
 def list_models(home: Home, name: str | None = None) -> list[dict[str, Any]]:
     """Versions of one or all models, newest first, with aliases, figures and gates."""
-    store = open_store(home)
+    store = open_registry(home)
     known = _known_models(store)
     if name is not None and name not in known:
         raise unknown_name("model", name, known)
@@ -300,13 +308,15 @@ def list_models(home: Home, name: str | None = None) -> list[dict[str, Any]]:
 
 def _listed(model: str, version: Any, aliases: list[str]) -> dict[str, Any]:
     tags = version.tags
+    objective = tags.get("paretovid.objective", MAP)
+    quality = tags.get(f"paretovid.{objective}")
     gates = json.loads(tags.get("paretovid.gates", "{}"))
     return {
         "name": model,
         "version": int(version.version),
         "aliases": aliases,
         "method": tags.get("paretovid.method"),
-        "map": float(tags["paretovid.map"]) if "paretovid.map" in tags else None,
+        objective: None if quality is None else float(quality),
         "gflops": float(tags["paretovid.gflops"]) if "paretovid.gflops" in tags else None,
         "gates": sorted(gates),
         "point": f"{tags.get('paretovid.sweep')}/{tags.get('paretovid.point')}",

@@ -8,13 +8,10 @@ is looked up by tags before it is made: calling again after a crash completes, a
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import json
-import math
-import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
@@ -22,29 +19,35 @@ from paretovid.platform import report
 from paretovid.platform.front import Front, FrontPoint
 from paretovid.platform.home import Home
 from paretovid.platform.mlflow_store import Store, StoreError, open_store, store_uri
-from paretovid.platform.results import Measurement, SweepRecord, TrialRecord, knob_text
-from paretovid.trainables.errors import NonFiniteError
+from paretovid.platform.results import SweepRecord, TrialRecord
+from paretovid.platform.tracking_records import (
+    dataset_name,
+    environment,
+    failure_tags,
+    flat,
+    main_figures,
+    metrics_of,
+    near_front,
+    point_tags,
+    sweep_note,
+    sweep_tags,
+    trial_figures,
+    trial_name,
+    trial_note,
+    trial_tags,
+    yaml_text,
+)
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric
 
-__all__ = ["StoreError", "Tracker", "log_sweep", "near_front", "open_store", "store_uri"]
+__all__ = ["StoreError", "Tracker", "log_sweep", "open_store", "store_uri"]
 
-NEAR_MAP = 0.01
-"""A point whose mAP on validation is at most this far below the front at its cost is near it."""
-MAX_MODELS = 50
-"""LoggedModels per sweep; those on the front first."""
-VERSIONS_OF = (
-    "torch",
-    "torchvision",
-    "pytorchvideo",
-    "av",
-    "numpy",
-    "safetensors",
-    "ray",
-    "optuna",
-    "mlflow",
-)
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Child:
+    run_id: str
+    is_complete: bool
 
 
 @final
@@ -55,7 +58,7 @@ class Tracker:
         self.store = store
         self.client = store.client
         self.sweep = sweep.name
-        self._digest: str | None = None
+        self._known: dict[str, _Child] | None = None
         with _store_errors(store, sweep.name):
             self.run_id = self._parent(sweep)
 
@@ -65,19 +68,54 @@ class Tracker:
         Raises `StoreError` if the store does not take it, `NonFiniteError` for NaN among the figures.
         """
         with _store_errors(self.store, self.sweep):
-            known = self._children()
+            children = self._children()
             for trial in trials:
-                run = known.get(trial.trial)
-                if run is None or run.data.tags.get("paretovid.complete") != "true":
-                    self._log_trial(trial, None if run is None else run.info.run_id)
+                child = children.get(trial.trial)
+                if child is None or not child.is_complete:
+                    run_id = self._log_trial(trial, None if child is None else child.run_id)
+                    children[trial.trial] = _Child(run_id=run_id, is_complete=True)
 
-    def finish(self, sweep: SweepRecord, front: Front | None) -> None:
+    def log_failure(self, trial: str, reason: str, facts: Mapping[str, Any]) -> None:
+        """A child run that FAILED, with the reason as a tag, for a trial that has no result.
+
+        Arguments:
+            facts: what the journal knows of it; `method`, `baseline` and `knobs` if there are.
+        """
+        with _store_errors(self.store, self.sweep):
+            children = self._children()
+            child = children.get(trial)
+            if child is not None and child.is_complete:
+                return
+            tags = failure_tags(self.sweep, trial, reason, facts)
+            if child is None:
+                tags["mlflow.parentRunId"] = self.run_id
+                run = self.client.create_run(
+                    self.store.experiment_id, tags=tags, run_name=f"{trial} failed: {reason[:80]}"
+                )
+                child = _Child(run_id=str(run.info.run_id), is_complete=False)
+                children[trial] = child
+            knobs = {name: str(value) for name, value in (facts.get("knobs") or {}).items()}
+            self._log_batch(child.run_id, {}, params=knobs)
+            self.client.set_tag(child.run_id, "paretovid.reason", reason[:500])
+            self.client.set_terminated(child.run_id, status="FAILED")
+
+    def begin(self) -> None:
+        """The parent run is running, again if it had ended."""
+        with _store_errors(self.store, self.sweep):
+            self.client.update_run(self.run_id, status="RUNNING")
+            self.client.set_tag(self.run_id, "paretovid.state", "running")
+
+    def finish(self, sweep: SweepRecord, front: Front | None, state: str | None = None) -> None:
         """Logs what is new, the front's LoggedModels, figures and artifacts, and ends the parent run.
+
+        Arguments:
+            state: the sweep's; None: as its record says.
 
         Raises as `log_trials` does.
         """
+        self._known = None  # another look: what a lost answer has made twice is put away
         self.log_trials(sweep.trials)
-        state = str(sweep.info.get("state", "finished"))
+        state = state or str(sweep.info.get("state", "finished"))
         with _store_errors(self.store, self.sweep):
             if sweep.info.get("failures"):
                 text = json.dumps(sweep.info["failures"], indent=1)
@@ -85,7 +123,7 @@ class Tracker:
             if front is not None:
                 self._log_models(front)
                 self._log_front(front, sweep)
-            for key, value in _sweep_tags(sweep).items():
+            for key, value in {**sweep_tags(sweep), "paretovid.state": state}.items():
                 self.client.set_tag(self.run_id, key, value)
             status = {"failed": "FAILED", "interrupted": "KILLED", "running": "RUNNING"}
             self.client.set_terminated(self.run_id, status=status.get(state, "FINISHED"))
@@ -104,31 +142,59 @@ class Tracker:
 
     def _parent(self, sweep: SweepRecord) -> str:
         found = self._search(f"tags.`paretovid.sweep` = '{sweep.name}' AND tags.`paretovid.kind` = 'sweep'")
-        if found:
-            return str(found[0].info.run_id)
-        tags = {**_sweep_tags(sweep), "paretovid.kind": "sweep"}
-        tags["mlflow.note.content"] = f"Sweep {sweep.name}: running or interrupted; trials are nested below."
-        run = self.client.create_run(self.store.experiment_id, tags=tags, run_name=sweep.name)
-        self._log_batch(run.info.run_id, {}, params=_flat(sweep.info.get("config") or {}))
-        self._log_text(run.info.run_id, "config.yaml", _yaml(sweep.info.get("config") or {}))
-        self._log_text(run.info.run_id, "environment.json", json.dumps(environment(), indent=1))
-        return str(run.info.run_id)
+        run = self._only(found)
+        if run is None:
+            tags = {**sweep_tags(sweep), "paretovid.kind": "sweep"}
+            tags["mlflow.note.content"] = f"Sweep {sweep.name}: running or interrupted; trials are below."
+            run = self.client.create_run(self.store.experiment_id, tags=tags, run_name=sweep.name)
+        run_id = str(run.info.run_id)
+        if run.data.tags.get("paretovid.described") != "true":
+            config = sweep.info.get("config") or {}
+            self._log_batch(run_id, {}, params=flat(config))
+            self._log_text(run_id, "config.yaml", yaml_text(config))
+            self._log_text(run_id, "environment.json", json.dumps(environment(), indent=1))
+            self.client.set_tag(run_id, "paretovid.described", "true")
+        return run_id
 
-    def _children(self) -> dict[str, Any]:
-        condition = f"tags.`mlflow.parentRunId` = '{self.run_id}' AND tags.`paretovid.kind` = 'trial'"
-        return {run.data.tags["paretovid.trial"]: run for run in self._search(condition)}
+    def _only(self, runs: Sequence[Any]) -> Any:
+        """The first of the runs for one thing. More than one are there if the store has made a run and its
+        answer was lost; those that came later are put away."""
+        if not runs:
+            return None
+        is_whole = {id(run): run.data.tags.get("paretovid.complete") == "true" for run in runs}
+        kept, *others = sorted(runs, key=lambda run: (not is_whole[id(run)], run.info.start_time))
+        for other in others:
+            self.client.delete_run(other.info.run_id)
+        return kept
 
-    def _log_trial(self, trial: TrialRecord, run_id: str | None) -> None:
+    def _children(self) -> dict[str, _Child]:
+        """Trial to its run. Looked up once: with many trials that takes longer than telling of one."""
+        if self._known is None:
+            condition = f"tags.`mlflow.parentRunId` = '{self.run_id}' AND tags.`paretovid.kind` = 'trial'"
+            found: dict[str, list[Any]] = {}
+            for run in self._search(condition):
+                found.setdefault(run.data.tags["paretovid.trial"], []).append(run)
+            self._known = {
+                trial: _Child(
+                    run_id=str(run.info.run_id),
+                    is_complete=run.data.tags.get("paretovid.complete") == "true",
+                )
+                for trial, runs in found.items()
+                if (run := self._only(runs)) is not None
+            }
+        return self._known
+
+    def _log_trial(self, trial: TrialRecord, run_id: str | None) -> str:
         natural = trial.natural_point()
         if run_id is None:
-            tags = {**_trial_tags(trial), "mlflow.parentRunId": self.run_id}
-            tags["mlflow.note.content"] = _trial_note(trial)
+            tags = {**trial_tags(trial), "mlflow.parentRunId": self.run_id}
+            tags["mlflow.note.content"] = trial_note(trial)
             run_id = self.client.create_run(
-                self.store.experiment_id, tags=tags, run_name=_trial_name(trial)
+                self.store.experiment_id, tags=tags, run_name=trial_name(trial)
             ).info.run_id
-        figures = _figures(natural.val, natural.test)
+        figures = trial_figures(natural.val, natural.test)
         figures |= {"seconds": trial.seconds, "points": float(len(trial.points))}
-        params = {**trial.training_knobs, **_flat(trial.model, "model."), "seed": trial.seed}
+        params = {**trial.training_knobs, **flat(trial.model, "model."), "seed": trial.seed}
         history = [
             (f"train/{name}", value, epoch)
             for epoch, parts in enumerate(trial.training.get("history") or [])
@@ -138,6 +204,7 @@ class Tracker:
         self._log_inputs(run_id, trial)
         self.client.set_tag(run_id, "paretovid.complete", "true")
         self.client.set_terminated(run_id)
+        return str(run_id)
 
     def _log_inputs(self, run_id: str, trial: TrialRecord) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -145,7 +212,7 @@ class Tracker:
         inputs = [
             DatasetInput(
                 dataset=Dataset(
-                    name=_dataset_name(trial, split),
+                    name=dataset_name(trial, split),
                     digest=trial.data["fingerprint"],
                     source_type="local",
                     source=json.dumps({"data": trial.data["name"], "split": split}),
@@ -168,7 +235,7 @@ class Tracker:
             if model is not None and model.tags.get("paretovid.complete") == "true":
                 self.client.set_logged_model_tags(model.model_id, tags)
             elif point.trial.trial in children:
-                run_id = children[point.trial.trial].info.run_id
+                run_id = children[point.trial.trial].run_id
                 model_id = self._logged_model(point, run_id, tags) if model is None else model.model_id
                 self._log_model_metrics(point, points_run, model_id, place)
         self.client.set_terminated(points_run)
@@ -196,8 +263,8 @@ class Tracker:
         MLflow writes a model's metric to a run as well; the trials' own figures would be overwritten.
         """
         condition = f"tags.`mlflow.parentRunId` = '{self.run_id}' AND tags.`paretovid.kind` = 'points'"
-        if found := self._search(condition):
-            return str(found[0].info.run_id)
+        if (run := self._only(self._search(condition))) is not None:
+            return str(run.info.run_id)
         tags = {
             "paretovid.kind": "points",
             "paretovid.sweep": self.sweep,
@@ -215,7 +282,7 @@ class Tracker:
             name=f"{point.trial.method}-{point.id}",
             source_run_id=run_id,
             model_type="operating_point",
-            tags={**_trial_tags(point.trial), **tags, **_point_tags(point)},
+            tags={**trial_tags(point.trial), **tags, **point_tags(point)},
             params={name: str(value) for name, value in knobs.items()},
         )
         return str(model.model_id)
@@ -225,11 +292,11 @@ class Tracker:
 
         metrics: list[Metric] = []
         for split, measured in (("val", point.record.val), ("test", point.record.test)):
-            dataset = (_dataset_name(point.trial, split), point.trial.data["fingerprint"])
+            dataset = (dataset_name(point.trial, split), point.trial.data["fingerprint"])
             figures = {f"{split}/{name}": value for name, value in measured.numbers().items()}
             if split == "test":
-                figures |= {name: getattr(measured, name) for name in ("map", "top1", "gflops")}
-            metrics += _metrics(figures, step=step, run_id=run_id, model_id=model_id, dataset=dataset)
+                figures |= main_figures(measured)
+            metrics += metrics_of(figures, step=step, run_id=run_id, model_id=model_id, dataset=dataset)
         self.client.log_batch(run_id, metrics=metrics)
         self.client.finalize_logged_model(model_id, LoggedModelStatus.READY)
         self.client.set_logged_model_tags(model_id, {"paretovid.complete": "true"})
@@ -240,7 +307,7 @@ class Tracker:
             "hypervolume": front.hypervolume,
             "front_points": float(len(chosen)),
             "trials": float(len(sweep.trials)),
-            "best_map": max(p.shown.map for p in chosen),
+            f"best_{front.objective}": max(p.shown.quality for p in chosen),
             "cheapest_gflops": min(p.shown.gflops for p in chosen),
         }
         self._log_batch(self.run_id, figures)
@@ -251,7 +318,7 @@ class Tracker:
             (Path(folder) / "front.txt").write_text(table + "\n")
             (Path(folder) / "front.json").write_text(json.dumps(front.to_json(), indent=1, allow_nan=False))
             self.client.log_artifacts(self.run_id, folder, "front")
-        self.client.set_tag(self.run_id, "mlflow.note.content", _sweep_note(front, table))
+        self.client.set_tag(self.run_id, "mlflow.note.content", sweep_note(front, table))
 
     def _log_text(self, run_id: str, name: str, text: str) -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -267,9 +334,9 @@ class Tracker:
     ) -> None:
         from mlflow.entities import Param
 
-        metrics = _metrics(figures)
+        metrics = metrics_of(figures)
         for name, value, step in series:
-            metrics += _metrics({name: value}, step=step)
+            metrics += metrics_of({name: value}, step=step)
         pairs = [Param(name, value[:500]) for name, value in (params or {}).items()]
         for start in range(0, max(len(metrics), 1), 500):
             part = pairs[:100] if start == 0 else []
@@ -298,137 +365,3 @@ def _store_errors(store: Store, sweep: str) -> Iterator[None]:
             f"MLflow at {store.uri} did not take sweep {sweep}: {error}",
             "The sweep's results are whole in its folder; the same `paretovid sweep` command logs them again.",
         ) from error
-
-
-def near_front(front: Front) -> list[FrontPoint]:
-    """The points on the front and those at most `NEAR_MAP` below it on validation; at most `MAX_MODELS`."""
-    chosen = list(front.front)
-
-    def behind(point: FrontPoint) -> float:
-        reachable = [p.record.val.map for p in chosen if p.record.val.gflops <= point.record.val.gflops]
-        return max(reachable) - point.record.val.map if reachable else math.inf
-
-    near = [(behind(p), p) for p in front.points if not p.on_front]
-    near = sorted((pair for pair in near if pair[0] <= NEAR_MAP), key=lambda pair: (pair[0], pair[1].id))
-    return [*chosen, *(p for _, p in near)][:MAX_MODELS]
-
-
-def _metrics(
-    figures: Mapping[str, float],
-    *,
-    step: int = 0,
-    run_id: str | None = None,
-    model_id: str | None = None,
-    dataset: tuple[str, str] | None = None,
-) -> list[Metric]:
-    """MLflow metrics. Raises `NonFiniteError` before any is written: the store would turn NaN into 0."""
-    from mlflow.entities import Metric
-
-    now = int(time.time() * 1000)
-    linked: dict[str, Any] = {"model_id": model_id, "run_id": run_id} if model_id else {}
-    if dataset is not None:
-        linked |= {"dataset_name": dataset[0], "dataset_digest": dataset[1]}
-    for name, value in figures.items():
-        if not math.isfinite(value):
-            raise NonFiniteError(f"metric {name} is {value}", "It was not logged; find out what made it.")
-    return [Metric(_metric_name(name), float(value), now, step, **linked) for name, value in figures.items()]
-
-
-def _metric_name(name: str) -> str:
-    # Components are named `net@64`; MLflow allows letters, digits and _-. :/ in a metric's name.
-    return name.replace("@", "_at_")
-
-
-def _figures(val: Measurement, test: Measurement) -> dict[str, float]:
-    figures = {name: getattr(test, name) for name in ("map", "top1", "gflops")}
-    for split, measured in (("val", val), ("test", test)):
-        figures |= {f"{split}/{name}": value for name, value in measured.numbers().items()}
-        figures |= {f"{split}/calls/{name}": count for name, count in measured.calls.items()}
-    return figures
-
-
-def _dataset_name(trial: TrialRecord, split: str) -> str:
-    return f"{trial.data['name']}-{split}"
-
-
-def _sweep_tags(sweep: SweepRecord) -> dict[str, str]:
-    names = ("method", "data", "code_version", "state", "seed", "created")
-    return {
-        "paretovid.sweep": sweep.name,
-        **{f"paretovid.{name}": str(sweep.info[name]) for name in names if name in sweep.info},
-    }
-
-
-def _trial_tags(trial: TrialRecord) -> dict[str, str]:
-    return {
-        "paretovid.kind": "trial",
-        "paretovid.sweep": trial.sweep,
-        "paretovid.trial": trial.trial,
-        "paretovid.method": trial.method,
-        "paretovid.baseline": str(trial.is_baseline).lower(),
-        "paretovid.knobs": json.dumps(trial.training_knobs),
-        "paretovid.data": f"{trial.data['name']}@{trial.data['fingerprint']}",
-        "paretovid.features": json.dumps(trial.data.get("features", {})),
-        "paretovid.code_version": trial.code_version,
-        "paretovid.accounting": trial.accounting,
-        "paretovid.seed": str(trial.seed),
-    }
-
-
-def _point_tags(point: FrontPoint) -> dict[str, str]:
-    return {
-        "paretovid.kind": "operating_point",
-        "paretovid.point": point.id,
-        "paretovid.inference_knobs": json.dumps(point.record.inference_knobs),
-    }
-
-
-def _trial_name(trial: TrialRecord) -> str:
-    knobs = " ".join(f"{name}={knob_text(value, 3)}" for name, value in trial.training_knobs.items())
-    return " ".join(part for part in (trial.trial, trial.method, knobs) if part)
-
-
-def _trial_note(trial: TrialRecord) -> str:
-    return (
-        f"One training of {trial.method}{' (baseline)' if trial.is_baseline else ''} with "
-        f"{len(trial.points)} operating points. `map`, `top1` and `gflops` are those of its natural "
-        "operating point on the test split (fractions; giga multiply-accumulates per video); `val/…` is what "
-        "the search was told."
-    )
-
-
-def _sweep_note(front: Front, table: str) -> str:
-    return (
-        f"Sweep **{', '.join(front.sweeps)}**: quality (mAP) against cost (GFLOPs per video, giga "
-        "multiply-accumulates).\n\nArtifacts: `front/front.html` (with hover), `front/front.png`. "
-        "Models: one per operating point on or near the front. Nested runs: one per trial.\n\n"
-        f"```\n{table}\n```\n"
-    )
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
-        elif isinstance(value, list | tuple):
-            flat[f"{prefix}{name}"] = json.dumps(value)
-        else:
-            flat[f"{prefix}{name}"] = str(value)
-    return flat
-
-
-def _yaml(values: Mapping[str, Any]) -> str:
-    import yaml  # MLflow and Hydra both bring it
-
-    text: str = yaml.safe_dump(json.loads(json.dumps(values)), sort_keys=False)
-    return text
-
-
-def environment() -> dict[str, str]:
-    """Python and the versions of the packages that matter for a result."""
-    found = {"python": sys.version.split()[0]}
-    for name in VERSIONS_OF:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found

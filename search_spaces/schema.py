@@ -2,13 +2,14 @@
 
 The YAML files beside this one fill it in; `key=value` on the command line overrides them. An unknown key or a
 value of another type is refused (`paretovid.platform.config`). Some sections are free here: `backbones.weights` and
-`backbones.sha256`, whose settings are named by source, and four whose settings belong to the dataclass that uses
+`backbones.sha256`, whose settings are named by source, and these, whose settings belong to the dataclass that uses
 them, which checks them and documents them:
 
     data            MovingDigitsConfig (built-in set)    trainables/data/moving_digits.py
     backbones.training    BackboneTrainingConfig         trainables/backbone_training.py
     method.model    the method's own Config              trainables/<method>.py
-    training        TrainingConfig                       trainables/trial.py
+    training, method.training    TrainingConfig          trainables/trial.py
+    cluster.resources_per_trial    names that the cluster's nodes were started with, and numbers
 """
 
 from __future__ import annotations
@@ -61,6 +62,8 @@ class MethodConfig:
     name: str = MISSING
     model: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Fields of the method's Config that are not searched."""
+    training: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """How it is trained, unless `training` of the whole configuration says otherwise."""
     training_knobs: dict[str, KnobConfig] = dataclasses.field(default_factory=dict)
     """Knobs that need a new training: what the study searches."""
     inference_knobs: dict[str, KnobConfig] = dataclasses.field(default_factory=dict)
@@ -106,8 +109,12 @@ class SearchConfig:
     """Trials at a time; null: as many as the cluster has room for."""
     tell_swept: bool = False
     """Tell the sampler the swept points too, not only each trial's natural one."""
-    max_failures: int = 1
-    """How often a trial that failed is started again before it counts as failed."""
+    storage: str | None = None
+    """URL of a database for the study, without a password (`postgresql+psycopg2://user@host/database`); null: the
+    variable PARETOVID_STUDY_STORAGE, else a store under home."""
+    max_failures: int = 2
+    """How often a trial that failed is started again, from its checkpoint, before it counts as failed. Losing its
+    node is no failure of a trial."""
 
 
 @dataclass(kw_only=True)
@@ -131,6 +138,13 @@ class ClusterConfig:
     """GPUs per worker; a fraction shares one."""
     memory_per_trial_gigabytes: float | None = None
     """Memory that a trial is planned with; null: not planned. Fewer run at a time if there is less."""
+    resources_per_trial: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Custom resources per worker, by the names that the nodes were started with."""
+    hang_seconds: float | None = 600
+    """A trial without a sign of progress for so long is ended and started again; null: never."""
+    node_cache: str | None = None
+    """Folder on each node that features are copied to once, for all its trials; null: they are read under home.
+    A node may name its own: PARETOVID_NODE_CACHE."""
 
 
 @dataclass(kw_only=True)
@@ -169,6 +183,8 @@ FREE_SECTIONS = (
     "backbones.sha256",
     "backbones.training",
     "method.model",
+    "method.training",
     "training",
+    "cluster.resources_per_trial",
 )
 """Dotted names of the sections whose keys this schema leaves open."""

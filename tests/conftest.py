@@ -1,11 +1,69 @@
-"""One thread per test process: sums must not depend on the machine, and idle OpenMP threads spin."""
+"""One thread per test process: sums must not depend on the machine, and idle OpenMP threads spin.
+
+And the real servers that several suites use, each started once, when the first test asks for it.
+"""
 
 from __future__ import annotations
 
+import itertools
 import os
+from collections.abc import Iterator
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import pytest
 import torch
 
+from paretovid.infra.testing import PostgresServer, S3Server, postgres_programs, postgres_server, s3_server
+
 torch.set_num_threads(1)
+
+_NUMBERS = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def s3_process() -> Iterator[S3Server]:
+    with s3_server() as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_process: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    """A real S3 server, and credentials for it in the environment."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_process.endpoint)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "tests")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-secret-of-the-tests")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    return s3_process
+
+
+@pytest.fixture
+def bucket(s3: S3Server) -> str:
+    """The URL of a new, empty bucket."""
+    import boto3
+
+    name = f"paretovid-{next(_NUMBERS)}"
+    boto3.client("s3").create_bucket(Bucket=name)
+    return f"s3://{name}"
+
+
+@pytest.fixture(scope="session")
+def postgres_process() -> Iterator[PostgresServer]:
+    if postgres_programs() is None and not os.environ.get("PARETOVID_CI_RUN"):
+        pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
+    # In CI its absence is a failure: .ci/run installs it.
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture
+def postgres(postgres_process: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> PostgresServer:
+    """A real PostgreSQL server, and its password in the environment."""
+    monkeypatch.setenv("PGPASSWORD", PostgresServer.password)
+    return postgres_process
+
+
+@pytest.fixture
+def database(postgres: PostgresServer) -> str:
+    """The URL of a new, empty database, without the password."""
+    return postgres.make_database(f"paretovid_{next(_NUMBERS)}")

@@ -251,9 +251,18 @@ class SavedSelector:
             )
 
 
+def by_content(model: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration's fields with the digest of a selector in place of its folder, for telling trials apart."""
+    named = model.get("selector")
+    if not isinstance(named, str) or not named:
+        return dict(model)
+    saved = SavedSelector.named(named)
+    return {**model, "selector": named if saved is None else saved.digest}
+
+
 def read_selector(folder: str) -> SavedSelector:
     """The artifact in a folder, or in the folder of the trial that made it. Raises `UsageError` if none is whole."""
-    path = Path(folder)
+    path = Path(folder).expanduser()
     if (path / SELECTOR_FOLDER).is_dir():
         path = path / SELECTOR_FOLDER
     try:

@@ -122,12 +122,10 @@ class TopK(Method):
         if self.saved is not None:
             self.saved.check_features(features)
 
-    @classmethod
-    def portable(cls, model: Mapping[str, Any]) -> dict[str, Any]:
-        saved = SavedSelector.named(str(model.get("selector", "")))
-        if saved is None:
+    def portable(self, model: Mapping[str, Any]) -> dict[str, Any]:
+        if self.saved is None:
             return dict(model)
-        return {**model, "selector": saved.digest, "selector_shape": asdict(saved.shape)}
+        return {**model, "selector": self.saved.digest, "selector_shape": asdict(self.saved.shape)}
 
     def loss(self, batch: Batch, progress: Progress) -> Loss:
         losses = {"fine": self.fine.loss(batch).total}

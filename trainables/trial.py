@@ -12,7 +12,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, final
@@ -24,15 +24,29 @@ from torch import Tensor
 
 from paretovid.trainables.components import measure_component
 from paretovid.trainables.cost import CostTable, check_accounting
-from paretovid.trainables.data.dataset import Dataset, VideoRecord, load_dataset
+from paretovid.trainables.data.dataset import Dataset, Event, VideoRecord, load_dataset
 from paretovid.trainables.data.features import FeatureSplit, FeatureStore, load_padded
+from paretovid.trainables.detection import Detection
 from paretovid.trainables.errors import NonFiniteError, UsageError
-from paretovid.trainables.evaluation import CHEAPEST, Measured, measure, run_settings, same_answers
-from paretovid.trainables.method import Batch, Method, Progress, Setting
+from paretovid.trainables.evaluation import (
+    CHEAPEST,
+    OBJECTIVES,
+    Measured,
+    measure,
+    run_settings,
+    same_answers,
+    true_instances,
+)
+from paretovid.trainables.method import Batch, Method, Progress, Setting, SourceFacts
 from paretovid.trainables.methods import build_method, method_class, method_config
 from paretovid.trainables.provenance import code_version
+from paretovid.trainables.timestep_selector import by_content
 
 EVALUATED_SPLITS = ("val", "test")
+
+
+class TrialStopped(Exception):
+    """The trial was asked to end before it was done. It goes on from its checkpoint when it is started again."""
 
 
 class TrialContext(Protocol):
@@ -47,6 +61,9 @@ class TrialContext(Protocol):
 
     def get_checkpoint(self) -> Path | None:
         """The folder of the last checkpoint of this trial, if it was interrupted."""
+
+    def heartbeat(self) -> bool:
+        """Tells that the trial gets on; cheap, for every step. True: it should end, with a checkpoint."""
 
 
 @final
@@ -65,6 +82,10 @@ class LocalContext:
     def get_checkpoint(self) -> Path | None:
         """None: always from the start."""
         return None
+
+    def heartbeat(self) -> bool:
+        """False: nobody asks it to end."""
+        return False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,7 +135,12 @@ class TrialConfig:
     def digest(self) -> str:
         """Twelve hex digits over what determines the result: all but where it is kept. Features are named by
         their fingerprints, so these stand for the data."""
-        described = asdict(self) | {"dataset": "", "output": "", "code": code_version()}
+        return self.digest_by(code_version())
+
+    def digest_by(self, code: str) -> str:
+        """The digest as another version of the code would give it."""
+        described = asdict(self) | {"dataset": "", "output": "", "code": code}
+        described["model"] = by_content(self.model)
         described["features"] = {source: Path(path).name for source, path in self.features.items()}
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -123,7 +149,8 @@ def run_trial(config: TrialConfig, context: TrialContext) -> dict[str, Any]:
     """Trains, evaluates, and writes `result.json`, `scores.safetensors` and `model.safetensors`.
 
     Returns the content of `result.json` on rank 0, `{}` on others. Raises `NonFiniteError` if the loss
-    diverges, `StaleFeaturesError` or `DataError` for features or videos that cannot be used.
+    diverges, `StaleFeaturesError` or `DataError` for features or videos that cannot be used, `TrialStopped` if
+    the context asked it to end.
     """
     started = time.perf_counter()
     # The sums of a matrix product depend on the number of threads; results must not.
@@ -138,17 +165,32 @@ def run_trial(config: TrialConfig, context: TrialContext) -> dict[str, Any]:
         widths={source: store.width for source, store in stores.items()},
         num_classes=len(dataset.classes),
         multi_label=dataset.multi_label,
-    ).to(context.device)
+    )
+    method.use_facts(_facts(stores, len(dataset.classes)))
+    method = method.to(context.device)
     method.check_features({source: Path(config.features[source]).name for source in sources})
+    if method.task == "localization":  # what cannot be measured is not trained first
+        for name in EVALUATED_SPLITS:
+            true_instances(dataset, _Data(dataset, stores).records(name))
     history = _train(method, _Data(dataset, stores), config, context)
     if context.rank != 0:
         return {}
     result = _describe(config, dataset, stores, method) | {"training": {"history": history}}
-    result["points"] = _evaluate(method.cpu(), _Data(dataset, stores), config, result)
-    result["remarks"] = method.remarks(result["points"][0]["val"])
+    result["points"] = _evaluate(method.cpu(), _Data(dataset, stores), config, result, context)
+    result["remarks"] = method.remarks(_natural(method, _Data(dataset, stores), config, result))
     result["seconds"] = time.perf_counter() - started
     _write(Path(config.output), result, method)
     return result
+
+
+def _facts(stores: Mapping[str, FeatureStore], num_classes: int) -> dict[str, SourceFacts]:
+    return {
+        source: SourceFacts(
+            gmacs=measure_component(store.component, num_classes).gmacs,
+            video_share=float(store.header.get("video_share", 1.0)),
+        )
+        for source, store in stores.items()
+    }
 
 
 @final
@@ -175,6 +217,8 @@ class _Data:
 
 def _train(method: Method, data: _Data, config: TrialConfig, context: TrialContext) -> list[dict[str, float]]:
     training = config.training
+    if not any(parameter.requires_grad for parameter in method.parameters()):
+        return []
     records = data.records("train")
     steps_per_epoch = -(-len(records) // training.batch_size)
     total_steps = training.epochs * steps_per_epoch
@@ -196,9 +240,24 @@ def _train(method: Method, data: _Data, config: TrialConfig, context: TrialConte
             mine = _share(chosen, context.rank, context.world_size)
             batch = _batch(data.load([records[j] for j in mine]), context.device)
             parts.append(_step(method, optimizer, batch, progress, training.clip_norm, context))
+            context.heartbeat()
         history.append({name: float(np.mean([part[name] for part in parts])) for name in parts[0]})
-        _report(epoch, training, method, optimizer, history, context)
+        stopping = _asked_to_stop(context)
+        if stopping or (epoch + 1) % training.checkpoint_every_epochs == 0 or epoch + 1 == training.epochs:
+            _report(training, method, optimizer, history, context)
+        if stopping:
+            raise TrialStopped
     return history
+
+
+def _asked_to_stop(context: TrialContext) -> bool:
+    """Whether any worker of the group was asked: one that went on alone would wait for the others for ever."""
+    asked = context.heartbeat()
+    if context.world_size == 1:
+        return asked
+    flag = torch.tensor([float(asked)], device=context.device)
+    torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
+    return bool(flag.item())
 
 
 def _rate(fraction: float, warmup: float) -> float:
@@ -260,17 +319,13 @@ def _average_gradients(method: torch.nn.Module, world_size: int) -> None:
 
 
 def _report(
-    epoch: int,
     training: TrainingConfig,
     method: Method,
     optimizer: torch.optim.Optimizer,
     history: list[dict[str, float]],
     context: TrialContext,
 ) -> None:
-    done = epoch + 1
-    if done % training.checkpoint_every_epochs and done < training.epochs:
-        return
-    progress = {"epoch": float(done), "epochs": float(training.epochs), "loss": history[-1]["loss"]}
+    progress = {"epoch": float(len(history)), "epochs": float(training.epochs), "loss": history[-1]["loss"]}
     if context.rank != 0:
         return context.report(progress)
     with tempfile.TemporaryDirectory() as folder:
@@ -306,9 +361,15 @@ def _restore(folder: Path | None, method: Method, optimizer: torch.optim.Optimiz
     return history
 
 
-def cost_table(method: Method, components: Mapping[str, str], accounting: str) -> CostTable:
-    """Costs of the backbones behind the sources and of the method's own components."""
-    backbones = {source: measure_component(name) for source, name in components.items()}
+def cost_table(
+    method: Method, components: Mapping[str, str], accounting: str, num_classes: int | None = None
+) -> CostTable:
+    """Costs of the backbones behind the sources and of the method's own components.
+
+    Arguments:
+        num_classes: of the data set; may be left out where no component classifies.
+    """
+    backbones = {source: measure_component(name, num_classes) for source, name in components.items()}
     own = (
         method.paper_component_costs(backbones)
         if check_accounting(accounting) == "paper"
@@ -326,6 +387,7 @@ def _describe(
         "digest": config.digest,
         "sweep": config.sweep,
         "method": config.method,
+        "objective": OBJECTIVES[method.task],
         "is_baseline": method.is_baseline,
         "deployable": method.deployable,
         "seed": config.seed,
@@ -344,14 +406,14 @@ def _describe(
         },
         "code_version": code_version(),
         "torch_version": torch.__version__,
-        "costs": cost_table(method, components, config.accounting).to_json(),
+        "costs": cost_table(method, components, config.accounting, len(dataset.classes)).to_json(),
         "accounting": config.accounting,
         "parameters": sum(parameter.numel() for parameter in method.parameters()),
     }
 
 
 def _evaluate(
-    method: Method, data: _Data, config: TrialConfig, result: Mapping[str, Any]
+    method: Method, data: _Data, config: TrialConfig, result: Mapping[str, Any], context: TrialContext
 ) -> list[dict[str, Any]]:
     """Measures every setting on validation and test; writes the scores; returns the operating points."""
     costs = CostTable.from_json(result["costs"])
@@ -361,9 +423,12 @@ def _evaluate(
         settings = [{**natural, **config.inference_setting}]
     measured: dict[str, list[Measured]] = {}
     truth: dict[str, FeatureSplit] = {}
+    events: dict[str, tuple[tuple[Event, ...], ...]] = {}
     for name in EVALUATED_SPLITS:
         splits = list(data.batches(name))
         truth[name] = _concatenated(splits)
+        if method.task == "localization":
+            events[name] = true_instances(data.dataset, data.records(name))
         answered = (
             (
                 split,
@@ -374,13 +439,14 @@ def _evaluate(
                     components=result["sources"],
                     costs=costs,
                     expand=config.inference_setting is None,
+                    step_seconds=data.dataset.step_seconds,
                 ),
             )
-            for split in splits
+            for split in _while_wanted(splits, context)
         )
         measured[name] = measure(answered, costs, max_steps=max(s.mask.shape[1] for s in splits))
     kept = _distinct(measured)
-    _write_scores(Path(config.output), {n: [measured[n][i] for i in kept] for n in measured}, truth)
+    _write_scores(Path(config.output), {n: [measured[n][i] for i in kept] for n in measured}, truth, events)
     return [
         {
             "id": f"{config.trial}-p{place:02d}",
@@ -391,12 +457,47 @@ def _evaluate(
                     truth[name].targets.numpy(),
                     truth[name].num_steps.numpy(),
                     used_above=min(CHEAPEST, len(method.looks()) - 2),
+                    events=events.get(name),
                 )
                 for name in EVALUATED_SPLITS
             },
         }
         for place, i in enumerate(kept)
     ]
+
+
+def _natural(method: Method, data: _Data, config: TrialConfig, result: Mapping[str, Any]) -> dict[str, Any]:
+    """The natural setting's figures on validation, whatever setting the study asked for."""
+    if config.inference_setting is None:
+        figures: dict[str, Any] = result["points"][0]["val"]
+        return figures
+    splits, costs = list(data.batches("val")), CostTable.from_json(result["costs"])
+    natural = method.settings()[:1]
+    answered = (
+        (
+            split,
+            run_settings(
+                method,
+                split,
+                natural,
+                components=result["sources"],
+                costs=costs,
+                expand=False,
+                step_seconds=data.dataset.step_seconds,
+            ),
+        )
+        for split in splits
+    )
+    (measured,) = measure(answered, costs, max_steps=max(s.mask.shape[1] for s in splits))
+    truth = _concatenated(splits)
+    return measured.metrics(truth.targets.numpy(), truth.num_steps.numpy())
+
+
+def _while_wanted(splits: list[FeatureSplit], context: TrialContext) -> Iterator[FeatureSplit]:
+    for split in splits:
+        if context.heartbeat():
+            raise TrialStopped  # trained it is: the last checkpoint is that of the last epoch
+        yield split
 
 
 def _concatenated(splits: list[FeatureSplit]) -> FeatureSplit:
@@ -421,7 +522,10 @@ def _distinct(measured: Mapping[str, list[Measured]]) -> list[int]:
 
 
 def _write_scores(
-    folder: Path, measured: Mapping[str, list[Measured]], truth: Mapping[str, FeatureSplit]
+    folder: Path,
+    measured: Mapping[str, list[Measured]],
+    truth: Mapping[str, FeatureSplit],
+    events: Mapping[str, tuple[tuple[Event, ...], ...]],
 ) -> None:
     tensors: dict[str, Tensor] = {}
     for name, points in measured.items():
@@ -430,6 +534,10 @@ def _write_scores(
         tensors[f"{name}/decisions"] = torch.from_numpy(np.stack([point.decisions for point in points]))
         tensors[f"{name}/targets"] = truth[name].targets
         tensors[f"{name}/num_steps"] = truth[name].num_steps
+        if name in events:
+            tensors[f"{name}/events"] = _rows(events[name])
+            for i, point in enumerate(points):
+                tensors[f"{name}/detections/{i}"] = _rows(point.detections or ())
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / "scores.safetensors.partial"
     save_file(
@@ -437,19 +545,33 @@ def _write_scores(
         temporary,
         metadata={name: json.dumps(list(split.video_ids)) for name, split in truth.items()},
     )
-    temporary.replace(folder / "scores.safetensors")
+    _keep(temporary, folder / "scores.safetensors")
+
+
+def _rows(videos: Sequence[Sequence[Event | Detection]]) -> Tensor:
+    """`[rows, 5]` float64: the video's place, class, start and end in seconds, and score (1 for a true instance)."""
+    rows = [
+        (place, each.label, each.start_seconds, each.end_seconds, getattr(each, "score", 1.0))
+        for place, found in enumerate(videos)
+        for each in found
+    ]
+    return torch.tensor(rows, dtype=torch.float64).reshape(-1, 5)
 
 
 def _write(folder: Path, result: Mapping[str, Any], method: Method) -> None:
     """Weights first, `result.json` last: a folder with a result is whole."""
     temporary = folder / "model.safetensors.partial"
     save_file({name: value.contiguous() for name, value in method.state_dict().items()}, temporary)
-    temporary.replace(folder / "model.safetensors")
+    _keep(temporary, folder / "model.safetensors")
     about = {key: result[key] for key in ("sweep", "trial", "seed", "data", "code_version")}
     method.export(folder, about)
     partial = folder / "result.json.partial"
-    with partial.open("w") as file:
-        json.dump(result, file, indent=1, allow_nan=False)
-        file.flush()
+    partial.write_text(json.dumps(result, indent=1, allow_nan=False))
+    _keep(partial, folder / "result.json")
+
+
+def _keep(partial: Path, path: Path) -> None:
+    """Renames a file once its bytes are on the disk: a machine that dies leaves it whole or not at all."""
+    with partial.open("rb") as file:
         os.fsync(file.fileno())
-    partial.replace(folder / "result.json")
+    partial.replace(path)

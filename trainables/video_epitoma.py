@@ -112,6 +112,8 @@ TIMESTEPS = InferenceKnob(
     whole=True,
     description="choose from this many timesteps at even distances; 0: from as many as in training",
 )
+ALL, ONE = 0.98, 1.05
+"""A selector has collapsed from this share of all timesteps on, or if it opens so few on average."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -285,8 +287,11 @@ class VideoEpitoma(Method):
         is_frozen = config.regime == "stand_alone" and (
             self.light_classifier is None or progress.fraction >= config.selector_share
         )
-        # So that neither weight decay nor a mean over workers moves what is frozen.
+        # So that neither weight decay nor a mean over workers moves what is not trained in this phase.
         self.selector.requires_grad_(not is_frozen)
+        if self.light_classifier is not None:
+            self.light_classifier.requires_grad_(not is_frozen)
+            self.classifier.requires_grad_(is_frozen)
         if is_frozen:
             with deterministic_eval(self.selector):
                 alpha = self.selector(light, valid)
@@ -317,15 +322,13 @@ class VideoEpitoma(Method):
         if self.light_classifier is not None:
             save_selector(folder / SELECTOR_FOLDER, self.selector, self.config.shape, about)
 
-    @classmethod
-    def portable(cls, model: Mapping[str, Any]) -> dict[str, Any]:
-        saved = SavedSelector.named(str(model.get("selector", "")))
-        if saved is None:
+    def portable(self, model: Mapping[str, Any]) -> dict[str, Any]:
+        if self.saved is None:
             return dict(model)
-        shape = saved.shape
+        shape = self.saved.shape
         return {
             **model,
-            "selector": saved.digest,
+            "selector": self.saved.digest,
             "light_projection": shape.projection,
             "kernels": shape.kernels,
             "gate_hidden": shape.hidden,
@@ -423,12 +426,22 @@ class VideoEpitoma(Method):
     def remarks(self, natural: Mapping[str, Any]) -> list[str]:
         calls = natural["calls"]
         opened, seen = calls[self.classifier.step_component], calls[self.selector.step_component]
-        if opened == seen:
+        if seen <= ONE:  # nothing to choose from
+            return []
+        about = f"on average {opened:.2f} of {seen:.2f} timesteps"
+        higher, lower = (
+            ("train another selector",) * 2
+            if self.config.selector
+            else ("raise l0_weight", "lower l0_weight")
+        )
+        if opened >= ALL * seen:
             return [
-                "collapsed: the selector opens every timestep, so that nothing is saved; raise l0_weight."
+                f"collapsed: the selector opens nearly every timestep ({about}): nothing is saved; {higher}."
             ]
-        if opened == 1:
-            return ["collapsed: the selector opens at most one timestep of each video; lower l0_weight."]
+        if opened <= ONE:
+            return [
+                f"collapsed: the selector opens one timestep, or none, of nearly every video ({about}); {lower}."
+            ]
         return []
 
     def component_costs(self) -> dict[str, ComponentCost]:

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import ray
 
-from paretovid.infra.ray_cluster import CLUSTER_ENVIRONMENT, connect, environment
+from paretovid.infra import ray_cluster
+from paretovid.infra.ray_cluster import CLUSTER_ENVIRONMENT, check_answers, connect, environment
 
 CODE = """
 import os
@@ -46,6 +49,24 @@ def test_local_cluster_is_quiet_and_needs_no_home(tmp_path: Path, writable: bool
     assert not (tmp_path / ".ray").exists()
 
 
+def test_an_address_where_nobody_answers_is_told_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound, and nobody listens
+        port = taken.getsockname()[1]
+        started = time.perf_counter()
+        with pytest.raises(ConnectionError, match=f"127.0.0.1:{port}.*nobody answers"):
+            check_answers(f"127.0.0.1:{port}")
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+        with pytest.raises(ConnectionError, match="nobody answers"):
+            check_answers("auto")
+        assert time.perf_counter() - started < 5
+    with pytest.raises(ConnectionError, match="ray job submit"):
+        check_answers("ray://head:10001")
+    with pytest.raises(ConnectionError, match="HOST:PORT, auto or local is expected"):
+        check_answers("head")
+
+
 def test_a_cluster_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(**settings: object) -> None:
         assert settings["address"] == "10.0.0.1:6379"
@@ -55,6 +76,7 @@ def test_a_cluster_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in CLUSTER_ENVIRONMENT:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(ray, "init", refuse)
+    monkeypatch.setattr(ray_cluster, "check_answers", lambda address: None)
     connection = connect("10.0.0.1:6379", py_modules=["package"])
     with pytest.raises(ConnectionError, match=r"10\.0\.0\.1:6379.*nobody answers"):
         connection.__enter__()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +15,9 @@ from typing import Any
 
 import pytest
 
+from paretovid.infra.nodes import NodeFacts, own_versions
 from paretovid.platform import cli, commands, doctor
+from paretovid.platform.cluster_check import problems_of
 from paretovid.platform.commands import Answer, format_table
 from paretovid.trainables.errors import DataError, UsageError
 
@@ -23,6 +27,9 @@ COMMANDS = [
     "data",
     "extract",
     "sweep",
+    "resume",
+    "extend",
+    "replay",
     "sweeps",
     "front",
     "promote",
@@ -94,7 +101,12 @@ def test_the_console_script_is_installed_and_tells_its_version() -> None:
         (["sweep", "lite_eval"], "not an override: 'lite_eval'"),
         (["sweep", "=3"], "not an override: '=3'"),
         (["sweep", "--json"], "unknown argument: --json"),
-        (["sweeps", "search.trials=3"], "unknown argument: search.trials=3"),
+        (["sweeps", "search.trials=3"], "the name of a sweep is expected, not 'search.trials=3'"),
+        (["resume"], "required: SWEEP"),
+        (["resume", "home=/x"], "required: SWEEP"),
+        (["extend", "s"], "required: +N"),
+        (["extend", "s", "+0"], "a number of trials is expected, for example +8, not '+0'"),
+        (["extend", "s", "-3"], "for example +8, not '-3'"),
         (["sweeps", "seed=x"], "seed='x'"),
         (["front"], "required: SWEEP"),
         (["front", "s", "--split", "train"], "invalid choice: 'train'"),
@@ -107,7 +119,6 @@ def test_the_console_script_is_installed_and_tells_its_version() -> None:
         (["promote", "s", "--knee"], "required: --as"),
         (["rollback", "digits"], "required: --alias"),
         (["predict", "m"], "required: VIDEO"),
-        (["resume", "s"], "invalid choice: 'resume'"),
     ],
 )
 def test_wrong_use_is_told_with_a_hint(typed: list[str], told: str, capsys: Capture) -> None:
@@ -128,6 +139,9 @@ def test_words_may_stand_anywhere() -> None:
     assert (args.json, args.max_gflops) == (True, 2.0)
     assert cli.parse(["front", "one", "--json", "two"]).sweeps == ["one", "two"]
     assert cli.parse(["models"]).name is None
+    args = cli.parse(["extend", "s", "+8", "cluster.cpus=1", "--take-over", "home=/x"])
+    assert (args.sweep, args.more, args.take_over) == ("s", 8, True)
+    assert (args.overrides, args.home) == (["cluster.cpus=1", "home=/x"], "/x")
 
 
 @pytest.mark.parametrize("typed", [["--debug", "models"], ["models", "--debug"]])
@@ -249,6 +263,8 @@ def check(found: list[doctor.Check], name: str) -> doctor.Check:
     return only
 
 
+@pytest.mark.ray
+@pytest.mark.timeout(120)
 def test_doctor_finds_this_installation_in_order(tmp_path: Path, capsys: Capture) -> None:
     assert cli.main(["doctor", "--json", f"home={tmp_path}"]) == 0
     states = {entry["name"]: entry["state"] for entry in json.loads(capsys.readouterr().out)["checks"]}
@@ -258,7 +274,9 @@ def test_doctor_finds_this_installation_in_order(tmp_path: Path, capsys: Capture
         "ray",
         "encoder libx264",
         "encoder aac",
-        "ray cluster",
+        "RAY_ADDRESS",
+        "cluster",
+        "node",
         "home",
         "optuna store",
     }
@@ -278,6 +296,25 @@ def test_doctor_says_what_to_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert ["warn", "memory"] in [line[:2] for line in lines]
     assert "-> pip install 'paretovid[platform]'" in out
     assert out.splitlines()[-1] == "3 to mend."
+
+
+def test_doctor_tells_of_a_cluster_that_does_not_answer_and_of_nodes_that_do_not_fit(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        (found,) = doctor._cluster(str(tmp_path), [f"cluster.address=127.0.0.1:{port}"])
+    assert (found.name, found.state) == ("cluster", "fail") and "nobody answers" in found.found
+    fits = NodeFacts(name="a (1)", resources={}, versions=own_versions(), free_bytes=10 * doctor.GIB)
+    assert doctor._node(fits, problems_of(fits)).state == "ok"
+    late = dataclasses.replace(fits, clock_offset_seconds=-7.0)
+    assert doctor._node(late, problems_of(late)).state == "warn"
+    full = dataclasses.replace(fits, free_bytes=1)
+    assert doctor._node(full, problems_of(full)).state == "warn"
+    other = dataclasses.replace(fits, versions={**own_versions(), "python": "3.9.1"}, sees_probe=False)
+    told = doctor._node(other, problems_of(other))
+    assert told.state == "fail" and "python 3.9.1" in told.found and "does not see the home" in told.found
+    mute = dataclasses.replace(fits, error="timed out")
+    assert "cannot be asked: timed out" in doctor._node(mute, problems_of(mute)).found
 
 
 def test_doctor_sees_a_damaged_store(tmp_path: Path) -> None:

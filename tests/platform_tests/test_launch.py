@@ -16,10 +16,23 @@ import pytest
 import ray
 from ray import tune
 
+from paretovid.infra.placement import GIB, TrialResources
 from paretovid.infra.ray_cluster import connect
 from paretovid.platform import launch
-from paretovid.platform.launch import TrialResources, keep_checkpoint, kept_checkpoint, launch_trials
-from paretovid.platform.searcher import FixedTrial, Hooks, ParetoStudy
+from paretovid.platform.launch import launch_trials
+from paretovid.platform.searcher import FixedTrial, Hooks
+from paretovid.platform.study import ParetoStudy
+from paretovid.platform.trial_context import _finite, keep_checkpoint, kept_checkpoint
+from paretovid.platform.trial_process import failure, result_to_json
+from paretovid.platform.trial_signs import (
+    ALIVE_FILE,
+    STOP_FILE,
+    Signs,
+    ask_to_stop,
+    read_document,
+    take_back_stop,
+)
+from paretovid.platform.trial_watch import cause_of_death, killed_for_memory
 from paretovid.search_spaces.schema import KnobConfig
 from paretovid.trainables.errors import NonFiniteError, ParetovidError, UsageError
 
@@ -55,6 +68,7 @@ def make_trainable(folder: Path) -> Callable[[dict[str, Any], Any], dict[str, An
         from pathlib import Path
 
         from paretovid.trainables.errors import NonFiniteError
+        from paretovid.trainables.trial import TrialStopped
 
         gamma = config["knobs"]["gamma"]
         marks = folder / "starts" / config["trial"]
@@ -64,7 +78,11 @@ def make_trainable(folder: Path) -> Callable[[dict[str, Any], Any], dict[str, An
         found = context.get_checkpoint()
         first = int((found / "epoch").read_text()) if found else 0
         for epoch in range(first, 3):
-            if epoch == 2 and config.get("hold"):
+            while epoch == 2 and config.get("hold"):
+                if context.heartbeat() and config["hold"] != "deaf":
+                    raise TrialStopped
+                time.sleep(0.05)
+            if epoch == 2 and config.get("act", {}).get(config["trial"]) == "hang once" and start == 0:
                 time.sleep(300)
             if context.rank == 0:
                 with tempfile.TemporaryDirectory() as kept:
@@ -77,6 +95,8 @@ def make_trainable(folder: Path) -> Callable[[dict[str, Any], Any], dict[str, An
                 raise ValueError("no such thing")
             if epoch >= 1 and act == "diverge":
                 raise NonFiniteError("the loss became nan", "lower it")
+            if epoch >= 1 and act == "full disk" and not (folder / "mended").exists():
+                raise OSError(28, "No space left on device", "model.safetensors")
             if epoch >= 1 and act == "nan":
                 return {"map": float("nan"), "gflops": 1.0}
             if epoch == 1 and act == "die once" and start == 0:
@@ -126,6 +146,7 @@ def test_fixed_and_searched_trials_share_reused_processes(cluster: None, tmp_pat
 
 
 @pytest.mark.ray
+@pytest.mark.timeout(180)
 def test_failures_of_every_kind_do_not_end_the_sweep(cluster: None, tmp_path: Path) -> None:
     seen: dict[str, Any] = {}
     act = {"t0000": "raise", "t0001": "diverge", "t0002": "nan", "t0003": "die once", "uniform": "raise"}
@@ -189,7 +210,7 @@ def test_several_workers_are_a_train_run(cluster: None, tmp_path: Path) -> None:
 @pytest.mark.ray
 def test_no_room_and_no_second_driver(cluster: None, tmp_path: Path) -> None:
     trainable = make_trainable(tmp_path)
-    with pytest.raises(UsageError, match=r"no room for a trial of 3 x \(1 CPU"):
+    with pytest.raises(UsageError, match=r"1 nodes \(.*2 CPU.*no room for a trial of 3 x \(1 CPU"):
         launch_trials(trainable, storage=tmp_path / "s", resources=TrialResources(workers=3))
     with (
         launch.alone(tmp_path / "s"),
@@ -253,20 +274,22 @@ sys.path.insert(0, {tests!r})
 from test_launch import hooks, make_trainable, study, FIXED
 from paretovid.infra.ray_cluster import connect
 from paretovid.platform.launch import launch_trials
+from paretovid.platform.stopping import StopSwitch, SweepStopped, on_signals
 folder = Path({folder!r})
-seen = {{}}
-with connect(cpus=2):
+seen, switch = {{}}, StopSwitch()
+with on_signals(switch, lambda text: print(text.strip(), flush=True)), connect(cpus=2):
+    switch.arm()
     try:
         launch_trials(make_trainable(folder), storage=folder / "s", study=study(folder, 4),
-                      hooks=hooks(seen, hold={hold}))
-    except KeyboardInterrupt:
-        print("interrupted", flush=True)
-        sys.exit(130)
+                      hooks=hooks(seen, hold={hold!r}), switch=switch)
+    except SweepStopped as stopped:
+        print(stopped.reason, flush=True)
+        sys.exit(stopped.exit_status)
 print("finished", {{name: result["first"] for name, result in seen.items()}})
 """
 
 
-def drive(folder: Path, *, hold: bool) -> subprocess.Popen[str]:
+def drive(folder: Path, *, hold: str | None) -> subprocess.Popen[str]:
     code = DRIVER.format(tests=str(Path(__file__).parent), folder=str(folder), hold=hold)
     return subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(code)],
@@ -277,34 +300,152 @@ def drive(folder: Path, *, hold: bool) -> subprocess.Popen[str]:
 
 
 def wait_for_checkpoints(folder: Path, number: int) -> None:
-    until = time.time() + 60
+    until = time.time() + 150
     while len(list(folder.glob("s/trials/t*/checkpoint-*1"))) < number:
         assert time.time() < until
         time.sleep(0.05)
 
 
-@pytest.mark.ray
-@pytest.mark.slow
-@pytest.mark.timeout(240)
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_interrupted_sweeps_go_on_from_checkpoints(tmp_path: Path, how: signal.Signals) -> None:
-    first = drive(tmp_path, hold=True)
-    wait_for_checkpoints(tmp_path, 2)
-    first.send_signal(how)
-    output, errors = first.communicate(timeout=60)
-    assert "finished" not in output
-    if how == signal.SIGINT:
-        assert (first.returncode, output) == (130, "interrupted\n")
-        assert errors == ""
-    assert study(tmp_path, 4).counts().running == 2
-    second = drive(tmp_path, hold=False)
+def check_goes_on(folder: Path) -> None:
+    second = drive(folder, hold=None)
     output, errors = second.communicate(timeout=120)
     assert second.returncode == 0, errors
     assert errors == ""
     began = output.removeprefix("finished ").replace("'", '"')
     assert json.loads(began) == {"t0000": 2, "t0001": 2, "t0002": 0, "t0003": 0}
-    counts = study(tmp_path, 4).counts()
+    counts = study(folder, 4).counts()
     assert (counts.complete, counts.failed, counts.running) == (4, 0, 0)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize(
+    ("signals", "said", "status"),
+    [
+        ([signal.SIGINT], "interrupted by ctrl-C", 130),
+        ([signal.SIGTERM], "interrupted by SIGTERM", 143),
+        ([signal.SIGINT, signal.SIGINT], "interrupted by ctrl-C", 130),
+    ],
+)
+def test_signals_end_the_run_and_it_goes_on_from_checkpoints(
+    tmp_path: Path, signals: list[signal.Signals], said: str, status: int
+) -> None:
+    """Once: in order. Twice: at once, though these trials do not listen."""
+    first = drive(tmp_path, hold="deaf" if len(signals) > 1 else "listens")
+    wait_for_checkpoints(tmp_path, 2)
+    for number in signals:
+        first.send_signal(number)
+        time.sleep(1)
+    output, errors = first.communicate(timeout=20)
+    assert output.splitlines()[0].startswith("stopping: running trials write a checkpoint")
+    assert output.splitlines()[1:] == [said]
+    assert first.returncode == status
+    assert errors == ""
+    assert study(tmp_path, 4).counts().running == 0
+    check_goes_on(tmp_path)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_killed_run_goes_on_from_checkpoints(tmp_path: Path) -> None:
+    first = drive(tmp_path, hold="listens")
+    wait_for_checkpoints(tmp_path, 2)
+    first.kill()
+    first.communicate(timeout=60)
+    assert study(tmp_path, 4).counts().running == 2
+    check_goes_on(tmp_path)
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(120)
+def test_a_trial_that_hangs_is_ended_and_goes_on_from_its_checkpoint(cluster: None, tmp_path: Path) -> None:
+    seen: dict[str, Any] = {}
+    faults: list[tuple[str, str, bool]] = []
+    watching = hooks(seen, act={"t0000": "hang once"})
+    watching.on_fault = lambda trial, reason, again: faults.append((trial, reason, again))
+    launch_trials(
+        make_trainable(tmp_path),
+        storage=tmp_path / "s",
+        study=study(tmp_path, 3),
+        hooks=watching,
+        hang_seconds=3,
+    )
+    assert faults == [("t0000", "no progress for 3 s, its process was ended", True)]
+    assert (seen["t0000"]["first"], seen["t0001"]["first"]) == (2, 0)
+
+
+@pytest.mark.ray
+def test_a_full_disk_ends_the_sweep_and_blames_no_trial(cluster: None, tmp_path: Path) -> None:
+    seen: dict[str, Any] = {}
+    full = {f"t{i:04d}": "full disk" for i in range(3)}
+
+    def run() -> None:
+        launch_trials(
+            make_trainable(tmp_path),
+            storage=tmp_path / "s",
+            study=study(tmp_path, 3, max_failures=0),
+            hooks=hooks(seen, act=full),
+            concurrent=1,
+        )
+
+    with pytest.raises(ParetovidError, match=r"trials cannot work here.*No space left"):
+        run()
+    counts = study(tmp_path, 3).counts()
+    assert (seen, counts.failed, counts.running) == ({}, 0, 0)
+    (tmp_path / "mended").touch()
+    run()
+    assert seen["t0000"]["first"] == 2 and study(tmp_path, 3).counts().complete == 3
+
+
+def test_what_ray_says_of_a_death_is_put_in_words() -> None:
+    node = cause_of_death("ActorDiedError: The actor died because its node has died. Node Id: 4f")
+    assert node.is_innocent and "node was lost" in node.reason
+    killed = cause_of_death("Worker unexpectedly exits with a connection error code 2. End of file. SIGKILL")
+    assert not killed.is_innocent and "killed" in killed.reason
+    assert "memory" in cause_of_death("OutOfMemoryError: the node running low on memory").reason
+    assert "process died" in cause_of_death("something new").reason
+
+
+def test_only_the_process_that_ray_killed_for_memory_is_blamed(tmp_path: Path) -> None:
+    Signs(tmp_path / "trials" / "t0000")
+    guilty = killed_for_memory(f"1 worker(s) were killed: actor ID: 7, pid={os.getpid()}, memory", tmp_path)
+    other = killed_for_memory("1 worker(s) were killed: actor ID: 7, pid=1, memory used", tmp_path)
+    assert (guilty("t0000"), other("t0000")) == (True, False)
+    assert killed_for_memory("1 worker(s) were killed", tmp_path)("t0000")
+
+
+def test_signs_of_life_and_the_wish_to_stop(tmp_path: Path) -> None:
+    folder = tmp_path / "trials" / "t0000"
+    mine = Signs(folder)
+    assert mine.heartbeat({"epoch": 3.0}) is False
+    alive = read_document(folder / ALIVE_FILE)
+    assert alive is not None and (alive["pid"], alive["epoch"]) == (os.getpid(), 3.0)
+    ask_to_stop(tmp_path, "ctrl-C")
+    listening = Signs(folder)
+    assert listening.heartbeat() is True
+    assert not mine.is_mine, "the second one has claimed the trial"
+    mine.end()
+    assert (folder / ALIVE_FILE).exists(), "it is not the first one's any more"
+    take_back_stop(tmp_path)
+    assert not (tmp_path / STOP_FILE).exists()
+    listening.end()
+    assert not (folder / ALIVE_FILE).exists()
+
+
+def test_whose_fault_an_error_is() -> None:
+    def read(error: Exception, **place: bool) -> dict[str, Any]:
+        outcome: dict[str, Any] = json.loads(failure(error, **place))
+        return outcome
+
+    assert read(ValueError("no"))["retry"] is True
+    assert read(NonFiniteError("the loss became nan"))["retry"] is False
+    assert read(NonFiniteError("the loss became nan"), on_gpu=True)["retry"] is True
+    assert read(UsageError("bad"), on_gpu=True)["retry"] is False
+    assert read(MemoryError("x"))["error"] == "out of memory: MemoryError: x"
+    assert read(OSError(28, "No space left on device"))["environment"] is True
+    assert "environment" not in read(OSError(2, "No such file"))
 
 
 def test_checkpoints_are_whole_and_only_the_last_is_kept(tmp_path: Path) -> None:
@@ -321,16 +462,25 @@ def test_checkpoints_are_whole_and_only_the_last_is_kept(tmp_path: Path) -> None
 
 
 def test_slots() -> None:
-    assert TrialResources().slots(2, 0, 8) == 2
-    assert TrialResources(cpus=0.1).slots(0.3, 0, 8) == 3
-    assert TrialResources(workers=2).slots(5, 0, 8) == 2
-    assert TrialResources(cpus=1, gpus=0.5).slots(16, 1, 64) == 2
-    assert TrialResources(memory_gigabytes=3).slots(16, 0, 8) == 2
-    assert TrialResources(workers=4).slots(2, 0, 8) == 0
+    def slots(nodes: list[dict[str, float]], **wanted: Any) -> int:
+        return TrialResources(**wanted).slots(nodes)
+
+    two = {"CPU": 2.0, "memory": 8.0 * GIB}
+    assert slots([two]) == 2
+    assert slots([two, two, two]) == 6
+    assert slots([{"CPU": 0.3}], cpus=0.1) == 3
+    assert slots([{**two, "CPU": 5.0}], workers=2) == 2
+    assert slots([{"CPU": 16.0, "GPU": 1.0}], gpus=0.5) == 2
+    assert slots([{"CPU": 16.0, "memory": 8.0 * GIB}], memory_gigabytes=3) == 2
+    assert slots([two], workers=4) == 0
+    # What is there in all is not what counts: a worker needs it in one place.
+    assert slots([{"CPU": 1.0}] * 3, cpus=2) == 0
+    assert slots([{**two, "CPU": 1.0}] * 4, workers=2) == 2
+    assert slots([{"CPU": 8.0}, {"CPU": 8.0, "slot": 3.0}], custom={"slot": 1}) == 3
 
 
 def test_results_and_progress_must_be_finite() -> None:
     with pytest.raises(NonFiniteError):
-        launch._to_json({"points": [{"map": math.nan}]})
+        result_to_json({"points": [{"map": math.nan}]})
     with pytest.raises(NonFiniteError, match="loss became inf"):
-        launch._finite({"loss": math.inf})
+        _finite({"loss": math.inf})

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,13 +15,8 @@ from paretovid.platform.home import Home
 from paretovid.platform.mlflow_store import Store, StoreError, open_store
 from paretovid.platform.results import SweepRecord, read_sweep
 from paretovid.platform.testing import synthetic_sweep, write_trial
-from paretovid.platform.tracking import (
-    Tracker,
-    _metrics,
-    environment,
-    log_sweep,
-    near_front,
-)
+from paretovid.platform.tracking import Tracker, log_sweep
+from paretovid.platform.tracking_records import environment, metrics_of, near_front
 from paretovid.trainables.errors import NonFiniteError
 
 
@@ -121,13 +118,30 @@ def test_a_child_that_was_cut_short_is_completed(home: Home, store: Store) -> No
 
 def test_non_finite_is_refused_before_it_is_written() -> None:
     with pytest.raises(NonFiniteError, match="map is nan"):
-        _metrics({"gflops": 1.0, "map": float("nan")})
+        metrics_of({"gflops": 1.0, "map": float("nan")})
 
 
 def test_store_that_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "not.db").write_text(json.dumps({"no": "database"}) * 100)
     with pytest.raises(StoreError, match="cannot be used"):
         open_store(Home(tmp_path), f"sqlite:///{tmp_path / 'not.db'}")
+
+
+def test_a_process_killed_while_it_makes_the_store_leaves_none(tmp_path: Path) -> None:
+    code = (
+        "import os, sys\nfrom pathlib import Path\n"
+        "from paretovid.platform.home import Home\nfrom paretovid.platform.mlflow_store import open_store\n"
+        "import mlflow.store.db.utils as utils\n"
+        "upgrade = utils._upgrade_db\n"
+        "utils._upgrade_db = lambda *words: (upgrade(*words), os._exit(9))\n"
+        "open_store(Home(Path(sys.argv[1])))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 9, done.stderr
+    assert not (tmp_path / "mlflow.db").exists()
+    assert list(tmp_path.glob("mlflow.db.*.partial")), "it was killed too early for this test"
+    assert open_store(Home(tmp_path)).experiment_id
+    assert not list(tmp_path.glob("mlflow.db.*.partial"))
 
 
 def test_a_copied_home_is_refused_before_it_writes_into_the_first_one(tmp_path: Path) -> None:

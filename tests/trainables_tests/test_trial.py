@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import shutil
@@ -12,13 +13,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from paretovid.platform.testing import small_home
+from paretovid.platform.testing import localization_home, small_home
 from paretovid.trainables.errors import NonFiniteError, StaleFeaturesError, UsageError
 from paretovid.trainables.methods import method_class, method_config, method_names
 from paretovid.trainables.trial import (
     LocalContext,
     TrainingConfig,
     TrialConfig,
+    TrialStopped,
     _average_gradients,
     run_trial,
 )
@@ -81,6 +83,21 @@ class Keeping:
     def get_checkpoint(self):
         return self.folder if self.folder.exists() else None
 
+    def heartbeat(self):
+        return False
+
+
+class Stopping(Keeping):
+    """A context that asks the trial to end after so many signs of life."""
+
+    def __init__(self, folder: Path, beats: int) -> None:
+        super().__init__(folder, dies=False)
+        self.left = beats
+
+    def heartbeat(self):
+        self.left -= 1
+        return self.left < 0
+
 
 def over_known_sources(base: TrialConfig, method: str) -> dict[str, Any]:
     """Fields of a method's Config with which it reads only the features that there are here."""
@@ -88,7 +105,53 @@ def over_known_sources(base: TrialConfig, method: str) -> dict[str, Any]:
     return {} if set(reads) <= set(base.features) else {"sources": list(base.features)}
 
 
-@pytest.mark.parametrize("method", method_names())
+CLASSIFYING = [name for name in method_names() if method_class(name).task == "classification"]
+LOCALIZING = [name for name in method_names() if method_class(name).task == "localization"]
+
+
+@pytest.fixture(scope="module")
+def untrimmed(tmp_path_factory: pytest.TempPathFactory) -> TrialConfig:
+    """A configuration of localization over a few real videos."""
+    home = localization_home(tmp_path_factory.mktemp("untrimmed"))
+    features = home.features("moving_digits_untrimmed")
+    return TrialConfig(
+        sweep="s",
+        trial="t",
+        method="model_selection_localization",
+        training=TrainingConfig(epochs=4, batch_size=4, checkpoint_every_epochs=3),
+        dataset=str(home.data("moving_digits_untrimmed")),
+        features={
+            "appearance": str(next(features.glob("x3d*"))),
+            "flow": str(next(features.glob("resnet*"))),
+        },
+        output=str(tmp_path_factory.mktemp("out")),
+    )
+
+
+@pytest.mark.parametrize("method", LOCALIZING)
+def test_localization_repeats_itself(untrimmed, tmp_path, method):
+    first = run(untrimmed, tmp_path / "a", method=method)
+    again = run(untrimmed, tmp_path / "b", method=method)
+    assert first["points"] == again["points"] and same_weights(tmp_path / "a", tmp_path / "b")
+    assert first["objective"] == "map_iou_0.1_0.7" and "map_iou_0.5" in first["points"][0]["test"]
+    run(untrimmed, tmp_path / "c", method=method, seed=1)
+    assert not same_weights(tmp_path / "a", tmp_path / "c")
+
+
+def test_a_selection_that_is_killed_between_heads_and_selector_goes_on_to_the_same_result(
+    untrimmed, tmp_path
+):
+    whole = run(untrimmed, tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        run(untrimmed, tmp_path / "resumed", Keeping(tmp_path / "kept", dies=True))
+    history = json.loads((tmp_path / "kept" / "history.json").read_text())
+    assert len(history) == 3 and history[0]["selector"] == 0 < history[-1]["selector"]
+    resumed = run(untrimmed, tmp_path / "resumed", Keeping(tmp_path / "kept", dies=False))
+    assert resumed["points"] == whole["points"]
+    assert same_weights(tmp_path / "whole", tmp_path / "resumed")
+
+
+@pytest.mark.parametrize("method", CLASSIFYING)
 def test_a_seed_gives_the_same_result_and_another_seed_another(base, tmp_path, method):
     changes = {"method": method, "model": over_known_sources(base, method), "training_knobs": {}}
     first = run(base, tmp_path / "a", **changes)
@@ -138,8 +201,12 @@ def test_a_trial_whose_gates_collapse_says_so_in_its_result(base, tmp_path):
     assert run(base, tmp_path / "other")["remarks"] == []
     run(base, tmp_path / "closed", model={"l0_weight": 1000.0}, **changes)
     result = json.loads((tmp_path / "closed" / "result.json").read_text())
-    assert "at most one timestep" in result["remarks"][0]
-    assert result["training"]["history"][-1]["selected"] < 0.5
+    assert "one timestep, or none" in result["remarks"][0]
+    # A study's own setting says nothing about the gate: this one looks at everything, whatever the gate says.
+    setting = {"gate_threshold": 0.0, "top_k": 0, "timesteps": 0}
+    told = run(base, tmp_path / "study", model={"l0_weight": 1000.0}, inference_setting=setting, **changes)
+    assert told["points"][0]["inference_knobs"] == setting
+    assert len(told["points"]) == 1 and told["remarks"] == result["remarks"]
 
 
 def test_a_selector_trained_by_itself_is_left_beside_the_result_for_other_trials(base, tmp_path):
@@ -154,6 +221,12 @@ def test_a_selector_trained_by_itself_is_left_beside_the_result_for_other_trials
     first, second = weights(tmp_path / "first"), weights(tmp_path / "second")
     frozen = [name for name in first if name.startswith("selector.")]
     assert frozen and all(torch.equal(first[name], second[name]) for name in frozen)
+    config = dataclasses.replace(base, model=model, **changes)
+    moved = shutil.copytree(tmp_path / "first", tmp_path / "moved")
+    same = dataclasses.replace(config, model={**model, "selector": str(moved)})
+    assert config.digest == same.digest
+    run(base, moved, model={"regime": "stand_alone"}, seed=1, **changes)
+    assert config.digest != same.digest
     other = {**base.features, "coarse": shutil.copytree(base.features["coarse"], tmp_path / "other@1")}
     with pytest.raises(UsageError, match="trained on the features"):
         run(base, tmp_path / "third", model=model, features={k: str(v) for k, v in other.items()}, **changes)
@@ -200,6 +273,21 @@ def test_paper_accounting_counts_less_of_the_recurrent_part(base, tmp_path):
     assert paper["points"][0]["test"]["map"] == honest["points"][0]["test"]["map"]
 
 
+def test_a_trial_that_is_asked_to_end_goes_on_as_if_it_never_had(base, tmp_path):
+    whole = run(base, tmp_path / "whole")
+    kept = tmp_path / "kept"
+    stops = 0
+    for beats in (0, 3, 0, 0):  # after epoch 1, after epoch 3, after the last, while it is evaluated
+        with contextlib.suppress(TrialStopped):
+            run(base, tmp_path / "parts", Stopping(kept, beats))
+            break
+        stops += 1
+        assert not (tmp_path / "parts" / "result.json").exists()
+    assert stops == 4
+    parts = run(base, tmp_path / "parts", Keeping(kept, dies=False))
+    assert parts["points"] == whole["points"] and same_weights(tmp_path / "whole", tmp_path / "parts")
+
+
 def test_a_loss_that_is_not_finite_ends_the_trial_with_its_reason(base, tmp_path):
     training = TrainingConfig(epochs=4, batch_size=4, learning_rate=1e30)
     with pytest.raises(NonFiniteError, match="the loss became"):
@@ -222,13 +310,15 @@ def cluster():
 
 
 def launch(base: TrialConfig, storage: Path, workers: int) -> Path:
-    from paretovid.platform.launch import TrialResources, launch_trials
+    from paretovid.infra.placement import TrialResources
+    from paretovid.platform.launch import launch_trials
     from paretovid.platform.searcher import FixedTrial, Hooks
-    from paretovid.platform.sweep import _run
+    from paretovid.platform.sweep_trials import trainable_on
+    from paretovid.trainables.provenance import code_version
 
     trial = dataclasses.asdict(dataclasses.replace(base, output=str(storage / "trials" / "t")))
     summary = launch_trials(
-        _run,
+        trainable_on(None, code_version()),
         storage=storage,
         fixed=[FixedTrial(trial_id="t", config=trial)],
         hooks=Hooks(objectives_of=lambda result: result["objectives"]),

@@ -299,6 +299,14 @@ def test_a_saved_selector_selects_the_same_before_other_classifiers_and_stays_as
     assert not (tmp_path / "other").exists()  # a selector trained with its classifier is not for others
 
 
+def test_each_phase_of_stand_alone_leaves_the_other_phases_part_alone():
+    method, split = epitoma(regime="stand_alone", selector_share=0.5), synthetic_split(num_videos=8)
+    batch = batch_of(split)
+    for step, moving in ((0, {"selector", "light_classifier"}), (9, {"classifier"})):
+        method.loss(batch, Progress(step, 10)).total.backward()
+        assert {name.split(".")[0] for name, p in method.named_parameters() if p.requires_grad} == moving
+
+
 def test_a_selector_of_other_features_or_none_is_refused(tmp_path):
     saved(tmp_path)
     fields = {"regime": "stand_alone", "selector": str(tmp_path / "selector")}
@@ -392,9 +400,13 @@ def test_a_collapsed_selector_is_told():
         return method.remarks({"calls": {name: float(n.float().mean()) for name, n in calls.items()}})
 
     with_alpha(method, 30.0)
-    assert "opens every timestep" in remarks()[0]
+    assert "opens nearly every timestep" in remarks()[0] and "raise l0_weight" in remarks()[0]
     with_alpha(method, -30.0)
-    assert "at most one timestep" in remarks()[0]
+    assert "one timestep, or none" in remarks()[0] and "lower l0_weight" in remarks()[0]
+    few = epitoma(timesteps=1)
+    assert (
+        few.remarks({"calls": {few.selector.step_component: 1.0, few.classifier.step_component: 1.0}}) == []
+    )
     healthy = epitoma()
     with torch.no_grad():  # opens what is unlike the others
         alpha = run_cached(healthy, split, {}).trace["alpha"]

@@ -87,7 +87,7 @@ def extract_shard(
             features[name],
             asked=asked,
             skipped=skipped,
-            width=component(name).feature_width,
+            width=loaded[name].width,
             dtype=dtype,
         )
     return failures
@@ -108,5 +108,6 @@ def headers(
                 f"{folder} holds the backbone {meta['component']!r}, not {name!r}",
                 f"Run `paretovid extract data={dataset.name}`, which trains the backbones that are missing.",
             )
-        made[name] = features_header(dataset, name, meta["weights_sha256"], dtype)
+        share = float(meta.get("training", {}).get("video_share", 1.0))
+        made[name] = features_header(dataset, name, meta["weights_sha256"], dtype, share)
     return made

@@ -118,7 +118,7 @@ class VideoReader:
         self._reformatters: dict[tuple[int, int], VideoReformatter] = {}
         self._lookback_seconds = 0.0  # of snippets that begin before their step
         self._audio: AudioTrack | None = None
-        self._container = _open(source, self.name)
+        self._container = open_container(source, self.name)
         try:
             self._read_index()
             self._start_decoding()
@@ -258,7 +258,7 @@ class VideoReader:
 
     def _start_decoding(self) -> None:
         self._container.close()
-        self._container = _open(self._source, self.name)
+        self._container = open_container(self._source, self.name)
         stream = self._container.streams[self._stream_index]
         # One thread: a threaded decoder works several frames ahead of what was asked for.
         stream.thread_type = "NONE"  # type: ignore[attr-defined]
@@ -403,7 +403,7 @@ class VideoReader:
         samples = np.zeros(stop - start, np.float32)
         if self.has_audio:
             if self._audio is None:
-                self._audio = AudioTrack(_open(self._source, self.name), self._origin_seconds)
+                self._audio = AudioTrack(open_container(self._source, self.name), self._origin_seconds)
             samples = self._audio.samples(start, stop)
             if self._audio.damaged_at_seconds is not None:
                 self._note(f"audio damaged at {self._audio.damaged_at_seconds:.1f} s: silence after it")
@@ -434,7 +434,8 @@ def read_steps(reader: VideoReader, specs: Mapping[str, InputSpec]) -> dict[str,
     return {key: np.stack([values[key] for values in steps]) for key in specs}
 
 
-def _open(source: Path | str | bytes, name: str) -> InputContainer:
+def open_container(source: Path | str | bytes, name: str) -> InputContainer:
+    """A file that is really a video, or a `VideoError` that names it. The caller closes it."""
     if not isinstance(source, bytes):
         path = Path(source)
         if not path.exists():

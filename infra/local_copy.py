@@ -1,0 +1,114 @@
+"""Folders on this disk that are copies of folders in a bucket: what is known of their files, who may write them."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+from paretovid.infra.object_errors import ObjectStoreError
+
+HERE_FILE = ".parts.json"
+"""In a local copy: the files that were checked, with their digests, sizes and times."""
+FREE_BYTES = 2**30
+"""What a download leaves free on the disk."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """One file of a folder."""
+
+    bytes: int
+    sha256: str
+
+    @property
+    def place(self) -> str:
+        """Its key below the folder's, without the file's name."""
+        return self.sha256[:16]
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file, as hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def files_below(folder: Path) -> list[str]:
+    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(
+        name
+        for name in names
+        if not name.endswith(".partial") and not any(word.startswith(".") for word in name.split("/"))
+    )
+
+
+def check_space(folder: Path, wanted: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if wanted and free < wanted + FREE_BYTES:
+        raise ObjectStoreError(
+            f"{folder} has {free / 2**30:.1f} GiB free, the download needs {wanted / 2**30:.1f} GiB and 1 GiB to spare",
+            "Free space there, or name another disk: PARETOVID_CACHE.",
+        )
+
+
+@contextlib.contextmanager
+def locked(path: Path, heartbeat: Callable[[], object]) -> Iterator[None]:
+    with path.open("w") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                heartbeat()
+                time.sleep(0.1)
+        yield
+
+
+@final
+class LocalCopy:
+    """What is known of a local folder's files: a file that has not changed since is not read again."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        try:
+            self._known: dict[str, list[Any]] = json.loads((folder / HERE_FILE).read_text())
+        except (OSError, ValueError):
+            self._known = {}
+
+    def digest(self, name: str) -> str | None:
+        """The digest of a file that was checked and has not changed since."""
+        try:
+            stat = (self._folder / name).stat()
+        except OSError:
+            return None
+        sha256, size, changed = self._known.get(name, (None, None, None))
+        return sha256 if [size, changed] == [stat.st_size, stat.st_mtime_ns] else None
+
+    def has(self, parts: Mapping[str, Part]) -> bool:
+        """Whether all of these are known to be here."""
+        return all(self.digest(name) == part.sha256 for name, part in parts.items())
+
+    def is_same(self, name: str, part: Part) -> bool:
+        """Whether the file is here; read if it is not known."""
+        path = self._folder / name
+        if self.digest(name) == part.sha256:
+            return True
+        return path.is_file() and path.stat().st_size == part.bytes and digest_of(path) == part.sha256
+
+    def note(self, parts: Mapping[str, Part]) -> None:
+        """These are here, as they should be."""
+        for name, part in parts.items():
+            stat = (self._folder / name).stat()
+            self._known[name] = [part.sha256, stat.st_size, stat.st_mtime_ns]
+        target = self._folder / HERE_FILE
+        partial = target.with_name(f"{HERE_FILE}.{uuid.uuid4().hex[:6]}.partial")
+        partial.write_text(json.dumps(self._known))
+        partial.replace(target)

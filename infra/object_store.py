@@ -1,0 +1,368 @@
+"""An S3 bucket as a store of immutable folders and small documents.
+
+    <prefix>/<folder>/<sha256, 16 digits>/<file>     the parts of a folder, each under the digest of its bytes
+    <prefix>/<folder>/whole.json                     written last: every part's name, length and sha256
+
+A folder is whole, or it is not there. Parts never change under their keys, so that two writers of the same content
+write the same, two of different content each leave a whole folder (the last one's counts), and readers need no lock.
+
+What is read is checked by length and digest, and gets its name on this disk only then. A lost connection is tried
+again for `patience` seconds, a download from the byte that it had come to.
+
+Credentials and the endpoint are what botocore finds (`AWS_ACCESS_KEY_ID`, `AWS_PROFILE`, a role, ...;
+`AWS_ENDPOINT_URL`): nothing of them is kept, or told in an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+import uuid
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar, final
+
+from paretovid.infra.local_copy import LocalCopy, Part, check_space, digest_of, files_below, locked
+from paretovid.infra.object_errors import ObjectStoreError, code_of, explained, is_passing, status_of
+
+SCHEME = "s3://"
+MANIFEST = "whole.json"
+PATIENCE_SECONDS = 120.0
+CHUNK_BYTES = 8 * 2**20
+"""A download asks for so much at a time, which is what a lost connection costs."""
+_PARALLEL = 8
+_FIRST_PAUSE_SECONDS = 0.2
+_LONGEST_PAUSE_SECONDS = 5.0
+_T = TypeVar("_T")
+
+
+@final
+class ObjectStore:
+    """The objects below `s3://BUCKET/PREFIX`. Keys are relative to it, with `/` between their parts.
+
+    Raises `ObjectStoreError` for a bad URL, and from every method if the bucket cannot be used. May be pickled.
+    """
+
+    def __init__(self, url: str, patience: float = PATIENCE_SECONDS) -> None:
+        self.url = url.rstrip("/")
+        self.patience = patience
+        bucket, _, prefix = url.removeprefix(SCHEME).rstrip("/").partition("/")
+        if not url.startswith(SCHEME) or not bucket or "@" in bucket or "?" in url:
+            raise ObjectStoreError(f"not the URL of a bucket: {url}", f"Write {SCHEME}BUCKET/PREFIX.")
+        self.bucket = bucket
+        self.root = f"{bucket}/{prefix}" if prefix else bucket
+        self._files: Any = None
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> Any:
+        return type(self), (self.url, self.patience)
+
+    @property
+    def files(self) -> Any:
+        """The `s3fs.S3FileSystem` behind it."""
+        with self._lock:
+            if self._files is None:
+                self._files = _connect()
+        return self._files
+
+    def arrow_files(self) -> Any:
+        """The file system as Ray takes it (`storage_filesystem`). It connects anew wherever it is sent."""
+        from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+        return PyFileSystem(FSSpecHandler(_connect()))
+
+    def check(self) -> None:
+        """Tries all that is needed, within seconds: list, write, read, write only what is new, delete.
+
+        Raises `ObjectStoreError` that says what is missing.
+        """
+        quick = ObjectStore(self.url, patience=3.0)
+        probe = f".probe-{uuid.uuid4().hex}"
+        quick._do("list", "", lambda files: files.find(f"{self.root}/.probe", withdirs=False))
+        quick.write(probe, b"1")
+        try:
+            if quick.read(probe) != b"1":
+                raise ObjectStoreError(
+                    f"{self.url} does not give back what was written", "Is it a cache in front of a bucket?"
+                )
+            if quick.write_new(probe, b"2"):
+                raise ObjectStoreError(
+                    f"the S3 server of {self.url} ignores If-None-Match",
+                    "Two drivers could overwrite each other's study there. Use another server, or keep studies in a "
+                    "database and ask for that server's newer version.",
+                )
+        finally:
+            quick.remove(probe)
+
+    def read(self, key: str, *, patience: float | None = None) -> bytes | None:
+        """A small object's bytes; None if there is none."""
+        try:
+            content = self._do(
+                "read",
+                key,
+                lambda files: files.cat_file(self._path(key), max_concurrency=1),
+                missing_is_error=False,
+                patience=patience,
+            )
+        except FileNotFoundError:
+            return None
+        return bytes(content)
+
+    def read_many(self, keys: Sequence[str]) -> list[bytes]:
+        """The bytes of small objects that are there, in their order."""
+        paths = [self._path(key) for key in keys]
+        found = self._do("read", "", lambda files: files.cat(paths, recursive=False))
+        return [bytes(found[path]) for path in paths] if isinstance(found, dict) else [bytes(found)]
+
+    def write(self, key: str, content: bytes, *, patience: float | None = None) -> None:
+        """Writes or replaces a small object, whole."""
+        self._do("write", key, lambda files: files.pipe_file(self._path(key), content), patience=patience)
+
+    def write_new(self, key: str, content: bytes) -> bool:
+        """Writes a small object unless there is one of this key. Returns whether it did.
+
+        After a lost connection, an object that holds exactly `content` counts as written.
+        """
+        try:
+            self._do("write", key, lambda files: files.pipe_file(self._path(key), content, mode="create"))
+        except FileExistsError:
+            return self.read(key) == content
+        return True
+
+    def remove(self, key: str) -> None:
+        """Removes an object, if there is one."""
+        with contextlib.suppress(FileNotFoundError):
+            self._do("delete", key, lambda files: files.rm_file(self._path(key)), missing_is_error=False)
+
+    def remove_folder(self, key: str) -> None:
+        """Removes everything below a key; the manifest first, so that nobody takes the rest for whole."""
+        self.remove(f"{key}/{MANIFEST}")
+        paths = [self._path(f"{key}/{name}") for name in self.names(key)]
+        if paths:
+            self._do("delete", key, lambda files: files.rm(paths))
+
+    def names(self, key: str) -> dict[str, int]:
+        """The objects below a key, at any depth: their keys relative to it, and their lengths."""
+        start = f"{self._path(key)}/" if key else f"{self.root}/"
+        found = self._do("list", key, lambda files: files.find(start, detail=True))
+        return {path.removeprefix(start): int(entry["size"]) for path, entry in found.items()}
+
+    def folders(self, key: str) -> list[str]:
+        """The names one level below a key that have objects below them."""
+
+        def listed(files: Any) -> list[str]:
+            try:
+                entries = files.ls(self._path(key), detail=True, refresh=True)
+            except FileNotFoundError:
+                return []
+            return sorted(
+                entry["name"].rpartition("/")[2] for entry in entries if entry["type"] == "directory"
+            )
+
+        return self._do("list", key, listed)
+
+    def manifest(self, key: str) -> dict[str, Part] | None:
+        """The parts of the folder at a key; None if there is no whole one."""
+        text = self.read(f"{key}/{MANIFEST}")
+        if text is None:
+            return None
+        try:
+            document = json.loads(text)
+            return {str(name): Part(**part) for name, part in document["parts"].items()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ObjectStoreError(
+                f"{self.url}/{key}/{MANIFEST} is damaged",
+                "Remove it; the folder is written again by whoever made it.",
+            ) from error
+
+    def put_part(self, path: Path, key: str, name: str, sha256: str | None = None) -> Part:
+        """Uploads a file as a part of the folder at a key, unless it is there. It counts once it is sealed.
+
+        Arguments:
+            sha256: of the file, if it is known.
+        """
+        part = Part(bytes=path.stat().st_size, sha256=sha256 or digest_of(path))
+        target = f"{key}/{part.place}/{name}"
+        if self.names(f"{key}/{part.place}").get(name) != part.bytes:
+            self._do("write", target, lambda files: files.put_file(str(path), self._path(target)))
+        return part
+
+    def seal(self, key: str, parts: Mapping[str, Part]) -> None:
+        """Makes a folder of parts that were put. Every part is looked for first."""
+        there = self.names(key)
+        for name, part in parts.items():
+            if there.get(f"{part.place}/{name}") != part.bytes:
+                raise ObjectStoreError(
+                    f"{name} of {self.url}/{key} has not arrived whole", "Try again.", is_passing=True
+                )
+        document = {"format": 1, "parts": {name: asdict(parts[name]) for name in sorted(parts)}}
+        content = json.dumps(document, indent=1).encode()
+        if self.read(f"{key}/{MANIFEST}") != content:
+            self.write(f"{key}/{MANIFEST}", content)
+
+    def put_folder(
+        self, folder: Path, key: str, *, is_part: Callable[[str], bool] = lambda name: True
+    ) -> None:
+        """Uploads a folder of files that are not being written to: parts first, the manifest last.
+
+        Arguments:
+            is_part: whether a file belongs to it, by its name relative to the folder. Hidden files and `*.partial`
+                never do.
+        """
+        names = [name for name in files_below(folder) if is_part(name)]
+        known = LocalCopy(folder)
+        with ThreadPoolExecutor(_PARALLEL) as pool:
+            parts = pool.map(lambda name: self.put_part(folder / name, key, name, known.digest(name)), names)
+            sealed = dict(zip(names, parts, strict=True))
+        self.seal(key, sealed)
+        known.note(sealed)
+
+    def get_folder(
+        self,
+        key: str,
+        folder: Path,
+        *,
+        wanted: Callable[[Collection[str]], Collection[str]] = lambda names: names,
+        heartbeat: Callable[[], object] = lambda: None,
+    ) -> bool:
+        """Brings the local folder to what the folder at a key is. False if there is no whole one.
+
+        Only what differs is downloaded. One process of this machine does it while others wait for it.
+
+        Arguments:
+            wanted: of the names of all parts, those to have here.
+            heartbeat: called while it downloads or waits.
+        """
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        for _ in range(3):
+            parts = self.manifest(key)
+            if parts is None:
+                return False
+            parts = {name: parts[name] for name in wanted(parts.keys())}
+            here = LocalCopy(folder)
+            if here.has(parts):
+                return True
+            with locked(folder.with_name(f".{folder.name}.lock"), heartbeat):
+                here = LocalCopy(folder)
+                try:
+                    self._fill(key, folder, parts, here, heartbeat)
+                    return True
+                except FileNotFoundError:
+                    continue  # replaced and removed meanwhile: look again
+        raise ObjectStoreError(f"{self.url}/{key} changes while it is read", "Try again.", is_passing=True)
+
+    def _fill(
+        self,
+        key: str,
+        folder: Path,
+        parts: Mapping[str, Part],
+        here: LocalCopy,
+        heartbeat: Callable[[], object],
+    ) -> None:
+        missing = {name: part for name, part in parts.items() if not here.is_same(name, part)}
+        folder.mkdir(parents=True, exist_ok=True)
+        check_space(folder, sum(part.bytes for part in missing.values()))
+        with ThreadPoolExecutor(_PARALLEL) as pool:
+            waiting = [pool.submit(self.get_part, key, name, part, folder) for name, part in missing.items()]
+            try:
+                for each in waiting:
+                    while not each.done():
+                        heartbeat()
+                        with contextlib.suppress(TimeoutError):
+                            each.exception(timeout=0.2)
+                    each.result()
+            finally:
+                for each in waiting:
+                    each.cancel()
+        here.note(parts)
+
+    def get_part(self, key: str, name: str, part: Part, folder: Path) -> None:
+        """Downloads one file of the folder at a key, sealed or not, into `folder`."""
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f"{target.name}.{uuid.uuid4().hex[:6]}.partial")
+        try:
+            for _ in range(3):
+                self._download(f"{key}/{part.place}/{name}", part, partial)
+                if digest_of(partial) == part.sha256:
+                    partial.replace(target)
+                    return
+        finally:
+            partial.unlink(missing_ok=True)
+        raise ObjectStoreError(
+            f"{name} of {self.url}/{key} arrives with another digest than it was written with",
+            "It was changed in the bucket. Remove the folder there; whoever made it writes it again.",
+        )
+
+    def _download(self, key: str, part: Part, partial: Path) -> None:
+        with partial.open("wb") as file:
+            while (start := file.tell()) < part.bytes:
+                file.write(self._range(key, start, min(start + CHUNK_BYTES, part.bytes)))
+
+    def _range(self, key: str, start: int, end: int) -> bytes:
+        def read(files: Any) -> bytes:
+            chunk: bytes = files.cat_file(self._path(key), start=start, end=end)
+            if len(chunk) != end - start:
+                raise ConnectionError(f"{len(chunk)} bytes came of {end - start}")
+            return chunk
+
+        return self._do("read", key, read, missing_is_error=False)
+
+    def _path(self, key: str) -> str:
+        return f"{self.root}/{key}" if key else self.root
+
+    def _do(
+        self,
+        action: str,
+        key: str,
+        call: Callable[[Any], _T],
+        *,
+        missing_is_error: bool = True,
+        patience: float | None = None,
+    ) -> _T:
+        """The answer of the file system, again and again while the store is away.
+
+        `FileNotFoundError` and `FileExistsError` pass through where they are an answer.
+        """
+        until = time.monotonic() + (self.patience if patience is None else patience)
+        pause = _FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                return call(self.files)
+            except FileExistsError:
+                raise
+            except Exception as error:  # s3fs passes on what botocore and aiohttp raise
+                status = status_of(error)
+                if status == 412:
+                    raise FileExistsError(key) from error
+                if (
+                    isinstance(error, FileNotFoundError)
+                    and not missing_is_error
+                    and code_of(error) != "NoSuchBucket"
+                ):
+                    raise
+                if not is_passing(error) or time.monotonic() + pause > until:
+                    raise explained(self.url, action, key, error) from error
+                time.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+
+def _connect() -> Any:
+    import s3fs
+
+    files = s3fs.S3FileSystem(
+        skip_instance_cache=True,
+        use_listings_cache=False,
+        config_kwargs={
+            "connect_timeout": 5,
+            "read_timeout": 30,
+            "retries": {"mode": "standard", "max_attempts": 2},
+            "max_pool_connections": 4 * _PARALLEL,
+        },
+    )
+    files.retries = 2  # `_do` has the patience
+    return files

@@ -1,0 +1,95 @@
+"""Ending a sweep in order: a switch that signals, a full disk or another driver can turn.
+
+The first ctrl-C or SIGTERM (what a spot machine gets before it is taken away) asks: trials write a checkpoint,
+states are recorded. The second ends at once. Either way the sweep goes on later, `paretovid resume`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import final
+
+
+class SweepStopped(KeyboardInterrupt):
+    """The sweep was ended before it was done.
+
+    Arguments:
+        reason: who or what ended it.
+        hint: how to go on.
+        exit_status: 128 and the signal's number, as shells count.
+    """
+
+    def __init__(self, reason: str, hint: str = "", exit_status: int = 130) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.hint = hint
+        self.exit_status = exit_status
+
+
+@final
+class StopSwitch:
+    """Says whether, why and how quickly to end. Turned from any thread."""
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+        self.exit_status = 130
+        self.is_heeded = False
+        """True while somebody looks at the switch; a signal at another time interrupts what is being done."""
+        self.arm: Callable[[], None] = lambda: None
+        """Takes the signals again, from whoever has taken them since: connecting to Ray puts its own handler of
+        SIGTERM in the place of Python's, and that one aborts the process."""
+
+    def turn(self, reason: str, exit_status: int = 130) -> None:
+        """Asks to end. The first reason holds."""
+        if self.reason is None:
+            self.reason, self.exit_status = reason, exit_status
+
+    def stopped(self, hint: str = "") -> SweepStopped:
+        """What to raise once it has ended."""
+        return SweepStopped(self.reason or "interrupted", hint, self.exit_status)
+
+    @contextlib.contextmanager
+    def heeded(self) -> Iterator[None]:
+        """For the block, asking is enough: it looks at the switch often."""
+        self.is_heeded = True
+        try:
+            yield
+        finally:
+            self.is_heeded = False
+
+
+@contextlib.contextmanager
+def on_signals(switch: StopSwitch, say: Callable[[str], None]) -> Iterator[None]:
+    """SIGINT and SIGTERM turn the switch for the block, and interrupt when they come a second time.
+
+    Outside of the main thread, where Python takes no signals, nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        is_first = switch.reason is None
+        name = "ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+        switch.turn(f"interrupted by {name}", 128 + number)
+        if not switch.is_heeded or not is_first:
+            raise switch.stopped()
+        say("  stopping: running trials write a checkpoint; once more ends at once")
+
+    def arm() -> None:
+        for number in before:
+            signal.signal(number, handle)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    arm()
+    switch.arm = arm
+    try:
+        yield
+    finally:
+        switch.arm = lambda: None
+        for number, handler in before.items():
+            signal.signal(number, handler)

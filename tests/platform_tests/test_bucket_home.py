@@ -1,0 +1,263 @@
+"""A home in a bucket, seen from several machines: each is a cache folder of its own, and the S3 server is real."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from paretovid.infra.object_store import ObjectStore
+from paretovid.infra.testing import S3Server, s3_server
+from paretovid.platform import shared_home
+from paretovid.platform.config import load_sweep_config
+from paretovid.platform.front import read_front
+from paretovid.platform.home import Home, open_home
+from paretovid.platform.mlflow_store import open_registry
+from paretovid.platform.model_package import backbone_folders
+from paretovid.platform.object_journal import ObjectJournal
+from paretovid.platform.results import read_sweep
+from paretovid.platform.study import ParetoStudy
+from paretovid.platform.sweep_journal import SweepJournal, read_journal
+from paretovid.platform.sweep_record import known_info, new_info, read_info, write_info
+from paretovid.platform.sweep_status import list_sweeps
+from paretovid.platform.testing import small_home
+from paretovid.platform.trial_context import ProcessContext, forget_checkpoints, keep_checkpoint
+from paretovid.platform.trial_signs import ask_to_stop, read_document, take_back_stop
+from paretovid.search_spaces.schema import KnobConfig
+from paretovid.trainables.errors import UsageError
+
+Machine = Callable[[str], Home]
+POLICY = Path(__file__).parents[2] / "infra" / "s3-policy.json"
+
+
+@pytest.fixture
+def machine(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
+    """The home in a bucket as the machine of this name sees it."""
+
+    def on(name: str) -> Home:
+        # A process of another machine knows nothing of this one's mirrors.
+        shared_home._STORES.clear()
+        monkeypatch.setenv("PARETOVID_CACHE", str(tmp_path / name))
+        return open_home(f"{bucket}/home")
+
+    yield on
+    shared_home._STORES.clear()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """A home that is a folder: real videos, backbones, features, and a sweep of three trials."""
+    return small_home(tmp_path_factory.mktemp("made"))
+
+
+def send(made: Home, home: Home) -> None:
+    """Everything of a folder's home into a bucket's, as the platform sends it."""
+    shutil.copytree(made.root, home.root, dirs_exist_ok=True)
+    shared_home.share(home.data("moving_digits"))
+    for folder in [
+        *(home.root / "backbones" / "moving_digits").iterdir(),
+        *home.features("moving_digits").iterdir(),
+    ]:
+        shared_home.share(folder)
+    for trial in (home.sweep("tiny") / "trials").iterdir():
+        shared_home.share(trial, shared_home.is_trial_part)
+    shared_home.share_file(home.sweep("tiny") / "sweep.json")
+
+
+def test_what_one_machine_made_another_one_uses(made: Home, machine: Machine) -> None:
+    send(made, machine("first"))
+    home = machine("second")
+    assert not home.sweep("tiny").exists()
+    front = read_front([home.sweep("tiny")])
+    assert front.to_json() == read_front([made.sweep("tiny")]).to_json()
+    assert [(entry["name"], entry["trials"]) for entry in list_sweeps(home)] == [("tiny", 3)]
+    trial = next(trial for trial in read_sweep(home.sweep("tiny")).trials if trial.method == "lite_eval")
+    assert not (trial.folder / "model.safetensors").exists(), "a front needs no weights"
+    shared_home.fetch_result(trial.folder, ("model.safetensors",))
+    assert (trial.folder / "model.safetensors").is_file()
+    assert set(backbone_folders(home, trial)) == {"coarse", "fine"}
+
+
+def test_documents_are_read_where_other_machines_write_them(machine: Machine) -> None:
+    home = machine("driver")
+    write_info(home.sweep("s"), {**new_info(load_sweep_config(), "s", "running", None)})
+    ask_to_stop(home.sweep("s"), "enough")
+    there = machine("worker")
+    assert (read_info(there.sweep("s")) or {})["state"] == "running"
+    assert known_info(there, "s")["uid"] == known_info(home, "s")["uid"]
+    context = ProcessContext(there.trial("s", "t0000"), torch.device("cpu"))
+    assert context.heartbeat(), "the driver has asked it to stop"
+    driver = machine("driver")
+    assert (read_document(driver.trial("s", "t0000") / "alive.json") or {})["pid"] == os.getpid()
+    take_back_stop(driver.sweep("s"))
+    again = ProcessContext(machine("worker").trial("s", "t0001"), torch.device("cpu"))
+    assert not again.heartbeat()
+    again.end()
+    assert read_document(machine("driver").trial("s", "t0001") / "alive.json") is None
+
+
+def test_a_trial_goes_on_from_its_checkpoint_on_another_machine(machine: Machine, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.mkdir()
+    for epoch in (1, 2):
+        (checkpoint / "history.json").write_text(f"[{epoch}]")
+        home = machine("first")
+        keep_checkpoint(home.trial("s", "t0000"), checkpoint)
+    home = machine("second")
+    found = ProcessContext(home.trial("s", "t0000"), torch.device("cpu")).get_checkpoint()
+    assert found is not None and found.is_relative_to(home.root)
+    assert (found / "history.json").read_text() == "[2]"
+    forget_checkpoints(home.trial("s", "t0000"))
+    assert ProcessContext(machine("third").trial("s", "t0000"), torch.device("cpu")).get_checkpoint() is None
+
+
+def test_the_journal_follows_the_sweep(machine: Machine) -> None:
+    journal = SweepJournal(machine("first").sweep("s"))
+    journal.write("driver", cpus=1)
+    journal.write("start", trial="t0000")
+    journal.write("state", state="interrupted")
+    home = machine("second")
+    shared_home.refresh_sweep(home.sweep("s"))
+    assert [entry.event for entry in read_journal(home.sweep("s")).entries] == ["driver", "start", "state"]
+    assert SweepJournal(home.sweep("s")).write("driver").n == 4
+
+
+KNOBS = {"gamma": KnobConfig(field="gamma", low=0.05, high=0.95), "K": KnobConfig(low=1, high=9, whole=True)}
+
+
+def a_study(home: Home, storage: str | None = None) -> ParetoStudy:
+    return ParetoStudy(storage=storage or f"{home.optuna_url}/s", name="s", knobs=KNOBS, trials=6, seed=3)
+
+
+def test_a_study_in_the_bucket_goes_on_elsewhere(machine: Machine, tmp_path: Path) -> None:
+    def result(knobs: dict[str, float]) -> dict[str, float]:
+        return {"map": knobs["gamma"], "gflops": knobs["gamma"] + knobs["K"]}
+
+    def search(study: ParetoStudy, trials: int) -> list[dict[str, float]]:
+        asked: list[Any] = []
+        while len(asked) < trials and (suggestion := study.ask()) is not None:
+            study.tell(suggestion.trial_id, result(suggestion.knobs))
+            asked.append(suggestion.knobs)
+        return asked
+
+    first = a_study(machine("first"))
+    knobs = search(first, 3)
+    running = first.ask()
+    assert running is not None
+    second = a_study(machine("second"))
+    again = second.ask()
+    assert again is not None
+    assert (again.trial_id, again.knobs, again.attempt) == (running.trial_id, running.knobs, 2)
+    second.tell(again.trial_id, result(again.knobs))
+    knobs += [again.knobs, *search(second, 9)]
+    assert knobs == search(a_study(machine("second"), f"journal://{tmp_path / 'optuna.journal'}"), 9)
+
+
+def test_two_writers_of_a_journal_lose_nothing(bucket: str) -> None:
+    journals = [ObjectJournal(ObjectStore(f"{bucket}/log")) for _ in range(2)]
+
+    def write(number: int) -> None:
+        for index in range(20):
+            journals[number].append_logs([{"writer": number, "index": index}])
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    logs = list(ObjectJournal(ObjectStore(f"{bucket}/log")).read_logs(0))
+    assert len(logs) == 40
+    for number in range(2):
+        assert [log["index"] for log in logs if log["writer"] == number] == list(range(20))
+
+
+def test_models_need_a_registry_that_all_machines_see(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(UsageError, match="has no registry of its own") as told:
+        open_registry(machine("first"))
+    assert "MLFLOW_TRACKING_URI" in told.value.hint
+
+
+def test_a_bucket_that_is_not_there(s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PARETOVID_CACHE", str(tmp_path))
+    with pytest.raises(UsageError, match="there is no bucket not-there") as told:
+        open_home("s3://not-there/home")
+    assert "aws s3 mb" in told.value.hint
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def guarded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], None]]:
+    """An S3 server that asks for credentials and rights. Gives a function that makes this process a user with the
+    rights of `infra/s3-policy.json` to a bucket and prefix."""
+    import boto3
+
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    with s3_server() as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "root")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "root")
+        for bucket in ("mine", "others"):
+            boto3.client("s3").create_bucket(Bucket=f"{bucket}-bucket")
+        user = boto3.client("iam")
+        user.create_user(UserName="worker")
+        keys = user.create_access_key(UserName="worker")["AccessKey"]
+
+        def become(bucket: str, prefix: str) -> None:
+            policy = POLICY.read_text().replace("BUCKET", bucket).replace("PREFIX", prefix)
+            user.put_user_policy(UserName="worker", PolicyName="home", PolicyDocument=policy)
+            # From now on the server asks.
+            request = urllib.request.Request(f"{server.endpoint}/moto-api/reset-auth", b"0")
+            request.add_header("Content-Type", "text/plain")
+            urllib.request.urlopen(request).close()
+            monkeypatch.setenv("AWS_ACCESS_KEY_ID", keys["AccessKeyId"])
+            monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", keys["SecretAccessKey"])
+            monkeypatch.setenv("PARETOVID_CACHE", str(tmp_path / "cache"))
+
+        yield become
+    shared_home._STORES.clear()
+
+
+def test_the_least_rights_are_enough(guarded: Callable[[str, str], None]) -> None:
+    guarded("mine-bucket", "home")
+    home = open_home("s3://mine-bucket/home")
+    folder = home.root / "data" / "x"
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text("{}")
+    shared_home.share(folder)
+    shutil.rmtree(folder)
+    assert shared_home.fetch(folder)
+    shared_home.remove_folder(folder)
+    assert not shared_home.is_in_bucket(folder)
+    assert a_study(home).ask() is not None
+
+
+def test_another_bucket_is_refused_with_what_is_needed(guarded: Callable[[str, str], None]) -> None:
+    guarded("mine-bucket", "home")
+    with pytest.raises(UsageError, match="no permission to list s3://others-bucket/home") as told:
+        open_home("s3://others-bucket/home")
+    assert "infra/s3-policy.json" in told.value.hint
+
+
+def test_wrong_credentials_are_refused_without_telling_them(
+    guarded: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guarded("mine-bucket", "home")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-wrong-secret-of-the-tests")
+    with pytest.raises(UsageError, match=r"refuses the credentials|no permission") as told:
+        open_home("s3://mine-bucket/home")
+    assert "a-wrong-secret" not in str(told.value)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "NOBODY")
+    with pytest.raises(UsageError, match=r"refuses the credentials \(InvalidAccessKeyId\)|no permission"):
+        open_home("s3://mine-bucket/home")

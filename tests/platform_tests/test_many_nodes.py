@@ -1,0 +1,179 @@
+"""Several real Ray nodes on this machine, each with a cache of its own: placement, copies, the loss of a node."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from paretovid.infra import nodes as nodes_module
+from paretovid.infra.nodes import look_at_nodes
+from paretovid.infra.placement import TrialResources
+from paretovid.infra.ray_cluster import CLUSTER_ENVIRONMENT, connect, environment
+from paretovid.platform import cluster_check
+from paretovid.platform.cluster_check import check_nodes, code_to_send
+from paretovid.platform.home import Home
+from paretovid.platform.launch import launch_trials
+from paretovid.platform.searcher import FixedTrial, Hooks
+from paretovid.platform.sweep_trials import trainable_on
+from paretovid.platform.testing import small_home
+from paretovid.trainables.errors import UsageError
+from paretovid.trainables.provenance import code_version
+from paretovid.trainables.trial import TrainingConfig, TrialConfig
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(400)]
+
+NODES = 3
+
+
+@dataclasses.dataclass
+class Nodes:
+    """A head without CPUs and three nodes of one CPU each."""
+
+    cluster: Cluster
+    workers: list[Any]
+    caches: list[Path]
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+    folder = tmp_path_factory.mktemp("nodes")
+    with environment(CLUSTER_ENVIRONMENT):
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        caches = [folder / f"node{index}" for index in range(NODES)]
+        workers = [
+            cluster.add_node(num_cpus=1, resources={"slot": 1}, env_vars={"PARETOVID_NODE_CACHE": str(cache)})
+            for cache in caches
+        ]
+        try:
+            with connect(cluster.address, py_modules=code_to_send()):
+                yield Nodes(cluster, workers, caches)
+        finally:
+            cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    return small_home(tmp_path_factory.mktemp("home"))
+
+
+def trial(home: Home, folder: Path, name: str, seed: int, epochs: int) -> FixedTrial:
+    features = home.features("moving_digits")
+    config = TrialConfig(
+        sweep="s",
+        trial=name,
+        method="lite_eval",
+        model={"target_usage": 0.4},
+        training=TrainingConfig(epochs=epochs, batch_size=8, checkpoint_every_epochs=5),
+        seed=seed,
+        dataset=str(home.data("moving_digits")),
+        features={
+            "coarse": str(next(features.glob("mobilenet*"))),
+            "fine": str(next(features.glob("resnet*"))),
+        },
+        output=str(folder / "trials" / name),
+    )
+    return FixedTrial(trial_id=name, config=dataclasses.asdict(config))
+
+
+def test_versions_clock_and_home_are_checked_on_every_node(
+    nodes: Nodes, home: Home, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    check_nodes(home)
+    found = look_at_nodes(str(tmp_path / "not there"))
+    assert len(found) == NODES + 1
+    assert {node.versions["code"] for node in found} == {code_version()}
+    assert all(abs(node.clock_offset_seconds) < 1 and node.free_bytes > 0 for node in found)
+    assert not any(node.sees_probe for node in found)
+    theirs = nodes_module.own_versions()
+    monkeypatch.setattr(cluster_check, "own_versions", lambda: {**theirs, "torch": "1.0"})
+    with pytest.raises(UsageError, match=rf"has torch {theirs['torch']} \(here 1.0\)"):
+        check_nodes(home)
+
+
+def test_code_travels_with_the_job(nodes: Nodes) -> None:
+    assert code_to_send(), "this is a checkout"
+
+    def where() -> str:
+        import paretovid
+
+        return str(paretovid.__file__)
+
+    remote: Any = ray.remote(num_cpus=1)(where)
+    assert "py_modules" in ray.get(remote.remote())
+
+
+def test_trials_spread_over_the_nodes_and_each_node_copies_the_features_once(
+    nodes: Nodes, home: Home, tmp_path: Path
+) -> None:
+    trials = [trial(home, tmp_path / "s", f"a{seed}", seed, epochs=40) for seed in range(6)]
+    train, num_nodes = trainable_on("/nowhere/named", code_version()), NODES
+
+    def once_all_nodes_are_up(config: dict[str, Any], context: Any) -> dict[str, Any]:
+        """Trials this small would all be done by the node that is up first."""
+        import os
+        import time
+        from pathlib import Path
+
+        meeting = tmp_path / "meeting"
+        meeting.mkdir(exist_ok=True)
+        (meeting / Path(os.environ["PARETOVID_NODE_CACHE"]).name).touch()
+        until = time.time() + 120
+        while len(list(meeting.iterdir())) < num_nodes and time.time() < until:
+            time.sleep(0.1)
+        return train(config, context)
+
+    summary = launch_trials(
+        once_all_nodes_are_up,
+        storage=tmp_path / "s",
+        fixed=trials,
+        hooks=Hooks(objectives_of=lambda result: result["objectives"]),
+        resources=TrialResources(cpus=1, custom={"slot": 1}),
+    )
+    assert (summary.succeeded, summary.failed) == (6, 0), summary.reasons
+    for cache in nodes.caches:
+        copies = [path for path in cache.glob("moving_digits/*") if path.is_dir()]
+        assert len(copies) == 2, "coarse and fine, whole and under their names"
+    result = json.loads((tmp_path / "s" / "trials" / "a0" / "result.json").read_text())
+    features = TrialConfig(**{**trials[0].config, "training": TrainingConfig(**trials[0].config["training"])})
+    assert result["digest"] == features.digest, "where features were read from does not determine a result"
+
+
+def test_trials_of_a_lost_node_go_on_elsewhere_and_are_not_blamed(
+    nodes: Nodes, home: Home, tmp_path: Path
+) -> None:
+    folder = tmp_path / "s"
+    faults: list[tuple[str, str, bool]] = []
+    trials = [trial(home, folder, f"a{seed}", seed, epochs=600) for seed in range(4)]
+    lost = nodes.workers.pop()
+
+    def lose() -> None:
+        until = time.time() + 120
+        while len(list(folder.glob("trials/*/checkpoint-*[0-9]"))) < 3 and time.time() < until:
+            time.sleep(0.1)
+        nodes.cluster.remove_node(lost, allow_graceful=False)
+
+    losing = threading.Thread(target=lose)
+    losing.start()
+    summary = launch_trials(
+        trainable_on(None, code_version()),
+        storage=folder,
+        fixed=trials,
+        hooks=Hooks(
+            objectives_of=lambda result: result["objectives"],
+            on_fault=lambda trial_id, reason, again: faults.append((trial_id, reason, again)),
+        ),
+        resources=TrialResources(cpus=1),
+        max_failures=0,
+    )
+    losing.join()
+    assert (summary.succeeded, summary.failed) == (4, 0), summary.reasons
+    assert len(faults) == 1 and faults[0][2] and "node was lost" in faults[0][1]

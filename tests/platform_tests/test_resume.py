@@ -1,0 +1,171 @@
+"""Sweeps that are killed, stopped, taken over, extended: real ones, as users run them, in a few seconds each."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from paretovid.platform.home import Home
+from paretovid.platform.sweep_audit import Audit, audit
+from paretovid.platform.sweep_journal import read_journal
+from paretovid.platform.testing import kill_with_children
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
+
+SETTINGS = [
+    "data.videos_train=16",
+    "data.videos_val=8",
+    "data.videos_test=8",
+    "data.appearance_classes=2",
+    "data.motion_classes=1",
+    "data.sound_classes=0",
+    "data.easy_classes=1",
+    "data.max_seconds=7",
+    "backbones.training.effort=0.02",
+    "training.epochs=60",
+    "training.checkpoint_every_epochs=5",
+    "search.trials=6",
+    "baselines=[{name: uniform, method: uniform}]",
+    "cluster.cpus=2",
+    "name=s",
+]
+
+
+def start(*words: str, home: Path) -> subprocess.Popen[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MLFLOW_TRACKING_URI": ""}
+    command = [str(Path(sys.executable).with_name("paretovid")), *words, f"home={home}"]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+
+
+def run(*words: str, home: Path, status: int = 0) -> tuple[str, str]:
+    process = start(*words, home=home)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == status, f"status {process.returncode}\n{out}\n{err}"
+    return out, err
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with videos, backbones and features."""
+    home = tmp_path_factory.mktemp("prepared")
+    run("extract", *SETTINGS, home=home)
+    return home
+
+
+@pytest.fixture
+def home(prepared: Path, tmp_path: Path) -> Path:
+    for part in ("data", "backbones", "features"):
+        shutil.copytree(prepared / part, tmp_path / part)
+    return tmp_path
+
+
+def events(home: Path, event: str) -> list[Any]:
+    return [entry for entry in read_journal(home / "sweeps" / "s").entries if entry.event == event]
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    until = time.time() + 240
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.time() < until
+        time.sleep(0.05)
+
+
+def check_whole(found: Audit, trials: int) -> None:
+    assert found.searched_with_result == trials
+    assert found.study == {"COMPLETE": trials}
+    assert found.mlflow == {"FINISHED": trials + 1} and found.parent == "FINISHED"
+    assert (found.mlflow_duplicates, found.zombies, found.repeated, found.finished_again) == (0, 0, 0, 0)
+
+
+def test_killed_again_and_again_it_ends_with_exactly_what_was_asked_for(home: Path) -> None:
+    folder = home / "sweeps" / "s"
+
+    def has_checkpoint() -> bool:
+        return bool(list(folder.glob("trials/*/checkpoint-*[0-9]")))
+
+    def finished(number: int) -> Callable[[], bool]:
+        return lambda: len(events(home, "finish")) >= number
+
+    command = ["sweep", *SETTINGS]
+    for moment in (has_checkpoint, finished(3)):
+        process = start(*command, home=home)
+        wait_until(moment, process)
+        assert kill_with_children(process.pid) > 3
+        process.communicate()
+        command = ["resume", "s"]
+    _, err = run("sweeps", "s", home=home)
+    out, _ = run("sweeps", "s", "--json", home=home)
+    status = json.loads(out)
+    assert (status["state"], status["asked"], status["running"]) == ("interrupted", 7, [])
+    assert any("paretovid resume s" in text for text in status["waits"])
+    _, err = run(*command, home=home)
+    assert "[4/5] search" in err
+    check_whole(audit(Home(home), "s"), trials=6)
+    # Nothing that was finished was started again, and nothing was lost but the work since a checkpoint.
+    starts = [entry.trial for entry in events(home, "start")]
+    assert len(starts) <= 7 + 2 * 2, "only those in flight, at most two, are started again"
+    out, err = run("resume", "s", home=home)
+    assert "sweep s is finished" in err and "Front of s" in out
+
+    out, _ = run("extend", "s", "+2", home=home)
+    check_whole(audit(Home(home), "s"), trials=8)
+    _, err = run("sweep", *SETTINGS, home=home)
+    assert "sweep s is finished" in err
+    _, err = run("sweep", *SETTINGS, "search.trials=9", home=home, status=2)
+    assert "paretovid extend s +N" in err
+
+
+def test_a_second_driver_is_refused_or_takes_over_and_sigterm_stops_in_order(home: Path) -> None:
+    settings = [*SETTINGS, "training.epochs=4000", "search.trials=2", "baselines=[]"]
+    first = start("sweep", *settings, home=home)
+    wait_until(lambda: len(events(home, "start")) == 2, first)
+    _, err = run("resume", "s", home=home, status=2)
+    assert f"is being run by process {first.pid}" in err and "--take-over" in err
+    second = start("resume", "s", "--take-over", "cluster.cpus=1", home=home)
+    wait_until(lambda: len(events(home, "driver")) == 2, second)
+    out, err = first.communicate(timeout=60)
+    assert first.returncode == 1 and "taken over by process" in err
+    assert "Go on: " in err and "resume s" in err
+    wait_until(lambda: len(events(home, "start")) == 3, second)
+    again = events(home, "start")[2]
+    assert (again.trial, again.facts["attempt"]) == ("t0000", 2)
+
+    second.send_signal(signal.SIGTERM)
+    out, err = second.communicate(timeout=60)
+    assert second.returncode == 143, err
+    assert "interrupted by SIGTERM" in err and "Traceback" not in err
+    assert [entry.trial for entry in events(home, "aside")] == ["t0000", "t0001", "t0000"] or [
+        entry.trial for entry in events(home, "aside")
+    ] == ["t0001", "t0000", "t0000"]
+    found = audit(Home(home), "s")
+    assert found.study == {"WAITING": 2} and found.zombies == 0 and found.parent == "KILLED"
+    kept = list((home / "sweeps" / "s").glob("trials/*/checkpoint-*[0-9]"))
+    assert len(kept) == 2
+    out, _ = run("sweeps", "--json", home=home)
+    assert json.loads(out)["sweeps"][0]["state"] == "interrupted"
+
+
+def test_unknown_sweeps_and_settings_that_cannot_change(home: Path) -> None:
+    _, err = run("resume", "nothing", home=home, status=2)
+    assert "unknown sweep: 'nothing'" in err
+    _, err = run("replay", "nothing", home=home, status=2)
+    assert "unknown sweep: 'nothing'" in err
+    _, err = run("sweeps", "--watch", home=home, status=2)
+    assert "which sweep is to be watched" in err
+    (home / "sweeps" / "s").mkdir(parents=True)
+    (home / "sweeps" / "s" / "sweep.json").write_text("{")
+    _, err = run("resume", "s", home=home, status=1)
+    assert "sweep.json is damaged" in err

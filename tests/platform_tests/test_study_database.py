@@ -1,0 +1,211 @@
+"""Studies in a real PostgreSQL database: away for a while, shared by sweeps, without passwords anywhere."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from paretovid.infra.testing import free_port
+from paretovid.platform import patient_storage
+from paretovid.platform.config import load_sweep_config
+from paretovid.platform.home import Home
+from paretovid.platform.patient_storage import PatientStorage, StudyStorageError
+from paretovid.platform.study import ParetoStudy
+from paretovid.platform.study_place import STORAGE_VARIABLE, shown_url, study_place, without_password
+from paretovid.search_spaces.schema import KnobConfig
+from paretovid.trainables.errors import UsageError
+
+KNOBS = {"gamma": KnobConfig(field="gamma", low=0.05, high=0.95), "K": KnobConfig(low=1, high=9, whole=True)}
+
+
+def a_study(storage, name="s", trials=6, **settings):
+    return ParetoStudy(storage=storage, name=name, knobs=KNOBS, trials=trials, **settings)
+
+
+def measured(knobs):
+    return {"map": knobs["gamma"], "gflops": knobs["gamma"] + knobs["K"]}
+
+
+def finish(study):
+    while (suggestion := study.ask()) is not None:
+        study.tell(suggestion.trial_id, measured(suggestion.knobs))
+
+
+def test_a_search_in_a_database(database):
+    study = a_study(database)
+    finish(study)
+    assert study.counts().complete == 6
+    again = a_study(database)
+    assert again.ask() is None
+    assert len(again.complete_ones()) == 6
+
+
+def test_an_interrupted_trial_goes_on_under_its_own_name(database):
+    study = a_study(database)
+    first = study.ask()
+    study.set_aside(first.trial_id)
+    second = study.ask()
+    assert (second.trial_id, second.knobs, second.attempt) == (first.trial_id, first.knobs, 2)
+
+
+def test_the_same_suggestions_as_in_a_file(database, tmp_path):
+    knobs = []
+    for storage in (database, f"journal://{tmp_path / 'optuna.journal'}"):
+        study = a_study(storage, seed=3)
+        asked = []
+        while (suggestion := study.ask()) is not None:
+            study.tell(suggestion.trial_id, measured(suggestion.knobs))
+            asked.append(suggestion.knobs)
+        knobs.append(asked)
+    assert knobs[0] == knobs[1]
+
+
+def test_two_sweeps_in_one_database_at_once(database):
+    faults = []
+
+    def search(name):
+        try:
+            finish(a_study(database, name, trials=5))
+        except Exception as error:
+            faults.append(error)
+
+    a_study(database, "made-first", trials=1)
+    threads = [threading.Thread(target=search, args=(name,)) for name in ("one", "two")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert faults == []
+    for name in ("one", "two"):
+        trials = optuna.load_study(study_name=name, storage=database).get_trials()
+        assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 5
+
+
+def test_a_server_that_goes_away_is_waited_for(postgres, database, capfd):
+    study = a_study(database, trials=8)
+    suggestion = study.ask()
+    postgres.stop()
+    back = threading.Timer(3.0, postgres.start)
+    back.start()
+    began = time.monotonic()
+    try:
+        study.tell(suggestion.trial_id, measured(suggestion.knobs))
+    finally:
+        back.join()
+    assert 2 < time.monotonic() - began < 40
+    finish(study)
+    trials = optuna.load_study(study_name="s", storage=database).get_trials()
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 8
+    told = capfd.readouterr().err
+    assert "are away; waiting" in told and "the studies are back" in told
+
+
+class _LosesAnswers:
+    """A storage whose calls are carried out, and whose answers are lost when it is told so."""
+
+    def __init__(self, storage):
+        self._storage = storage
+        self.loses = False
+
+    def __getattr__(self, name):
+        from sqlalchemy.exc import OperationalError
+
+        def call(*args, **kwargs):
+            answer = getattr(self._storage, name)(*args, **kwargs)
+            if self.loses and name.startswith(("create", "set", "delete")):
+                self.loses = False
+                raise OperationalError("", {}, Exception("server closed the connection unexpectedly"))
+            return answer
+
+        return call
+
+
+def test_what_was_done_before_the_connection_was_lost_is_not_done_twice(database):
+    inner: Any = _LosesAnswers(optuna.storages.get_storage(database))
+    storage = PatientStorage(inner, "here", say=lambda text: None)
+    directions = [optuna.study.StudyDirection.MAXIMIZE]
+    inner.loses = True
+    study = storage.create_new_study(directions, "x")
+    assert storage.get_study_id_from_name("x") == study
+    inner.loses = True
+    trial = storage.create_new_trial(study)
+    assert [each._trial_id for each in storage.get_all_trials(study)] == [trial]
+    inner.loses = True
+    storage.set_trial_param(trial, "a", 0.5, optuna.distributions.FloatDistribution(0, 1))
+    assert storage.get_trial(trial).params == {"a": 0.5}
+    inner.loses = True
+    assert storage.set_trial_state_values(trial, TrialState.COMPLETE, [1.0])
+    assert storage.get_trial(trial).values == [1.0]
+    inner.loses = True
+    storage.delete_study(study)
+    assert storage.get_all_studies() == []
+
+
+def test_one_that_stays_away_ends_the_sweep_with_what_to_do(postgres, monkeypatch):
+    database = postgres.make_database("away")
+    study = a_study(database)
+    suggestion = study.ask()
+    monkeypatch.setattr(patient_storage, "PATIENCE_SECONDS", 1.0)
+    postgres.stop()
+    try:
+        with pytest.raises(StudyStorageError, match="away for 1 s") as told:
+            study.tell(suggestion.trial_id, measured(suggestion.knobs))
+    finally:
+        postgres.start()
+    assert "paretovid resume" in told.value.hint
+
+
+def test_wrong_credentials_are_told_without_them(database, monkeypatch):
+    monkeypatch.setenv("PGPASSWORD", "not-this-one")
+    began = time.monotonic()
+    with pytest.raises(UsageError, match="password authentication failed") as told:
+        a_study(database)
+    assert time.monotonic() - began < 10
+    assert "PGPASSWORD" in told.value.hint
+    assert "not-this-one" not in str(told.value)
+
+
+def test_a_server_that_is_not_there_is_told_within_seconds():
+    began = time.monotonic()
+    with pytest.raises(UsageError, match="cannot be opened") as told:
+        a_study(f"postgresql+psycopg2://me:pass-word@127.0.0.1:{free_port()}/x")
+    assert time.monotonic() - began < 10
+    assert "pass-word" not in str(told.value)
+
+
+def test_passwords_are_refused_in_settings():
+    for setting in (
+        "search.storage='postgresql://me:pass-word@host/x'",
+        "tracking.uri='http://me:pass-word@host'",
+    ):
+        with pytest.raises(UsageError, match="holds a password") as told:
+            load_sweep_config([setting])
+        assert "pass-word" not in str(told.value)
+
+
+def test_urls_are_shown_without_their_passwords():
+    assert shown_url("postgresql+psycopg2://me:a%2Fb@host:5432/x") == "postgresql+psycopg2://me@host:5432/x"
+    assert shown_url("journal:///a/b@c:d") == "journal:///a/b@c:d"
+    assert (
+        without_password("a/b is wrong, a%2Fb too", "postgresql://me:a%2Fb@host/x") == "*** is wrong, *** too"
+    )
+
+
+def test_a_study_is_not_looked_for_in_another_store(tmp_path, monkeypatch):
+    home, info = Home(tmp_path), {"name": "s", "uid": "abc"}
+    monkeypatch.delenv(STORAGE_VARIABLE, raising=False)
+    here = study_place(home, info, None)
+    assert (here.name, here.described) == ("s", "home")
+    monkeypatch.setenv(STORAGE_VARIABLE, "postgresql://me:pass-word@host/x")
+    there = study_place(home, info, None)
+    assert (there.name, there.described) == ("s-abc", "postgresql://me@host/x")
+    with pytest.raises(UsageError, match="kept in home, not in postgresql://me@host/x"):
+        study_place(home, {**info, "study": here.described}, None)
+    monkeypatch.delenv(STORAGE_VARIABLE)
+    with pytest.raises(UsageError, match=f"{STORAGE_VARIABLE} set to postgresql://me@host/x"):
+        study_place(home, {**info, "study": there.described}, None)

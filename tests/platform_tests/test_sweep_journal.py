@@ -1,0 +1,184 @@
+"""What happened in a sweep, line by line: whole after any crash, and read though a line is damaged."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from paretovid.platform.home import Home
+from paretovid.platform.reconcile import record_failure
+from paretovid.platform.stopping import StopSwitch
+from paretovid.platform.sweep_journal import Entry, SweepJournal, hours_spent, read_journal
+from paretovid.platform.sweep_lock import SweepLock
+from paretovid.platform.sweep_status import LiveStatus, curve, list_sweeps, status_of, status_text
+from paretovid.platform.testing import write_sweep, write_trial
+from paretovid.platform.trial_signs import Signs
+
+
+def write_some(folder: Path, events: int = 5) -> SweepJournal:
+    journal = SweepJournal(folder)
+    for number in range(events):
+        journal.write("start", trial=f"t{number:04d}", attempt=1)
+    return journal
+
+
+def test_events_are_read_back_in_order_and_numbered_on(tmp_path: Path) -> None:
+    write_some(tmp_path, 3)
+    SweepJournal(tmp_path).write("state", state="finished")
+    entries = read_journal(tmp_path).entries
+    assert [entry.n for entry in entries] == [1, 2, 3, 4]
+    assert [entry.trial for entry in entries] == ["t0000", "t0001", "t0002", ""]
+    assert entries[3].facts == {"state": "finished"}
+    assert read_journal(tmp_path / "nothing").entries == ()
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda line: line[: len(line) // 2],
+        lambda line: line.replace(b'"t0002"', b'"t0009"'),
+        lambda line: b"\xff\xfe not JSON",
+        lambda line: b"[1, 2]",
+        lambda line: json.dumps({**json.loads(line), "n": 77}).encode(),
+    ],
+)
+def test_a_damaged_line_is_reported_and_nothing_else_is_lost(tmp_path: Path, spoil) -> None:
+    write_some(tmp_path)
+    path = tmp_path / "journal.jsonl"
+    lines = path.read_bytes().splitlines()
+    lines[2] = spoil(lines[2])
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    reading = read_journal(tmp_path)
+    assert reading.damaged == (3,)
+    assert [entry.n for entry in reading.entries] == [1, 2, 4, 5]
+    assert SweepJournal(tmp_path).write("aside", trial="t0000").n == 6
+
+
+def test_a_last_line_cut_short_does_not_spoil_the_next(tmp_path: Path) -> None:
+    write_some(tmp_path, 2)
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(path.read_bytes()[:-20])  # the machine died while it was written
+    SweepJournal(tmp_path).write("start", trial="t0002", attempt=1)
+    reading = read_journal(tmp_path)
+    assert [entry.trial for entry in reading.entries] == ["t0000", "t0002"]
+    assert reading.damaged == (2,)
+
+
+def test_a_write_that_a_full_disk_cuts_short_is_an_error_and_spoils_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = write_some(tmp_path, 1)
+    write = os.write
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda file, data: write(file, data[:10]))
+        with pytest.raises(OSError, match="No space left"):
+            journal.write("start", trial="t0001", attempt=1)
+    assert journal.write("start", trial="t0002", attempt=1).n == 2
+    reading = read_journal(tmp_path)
+    assert ([entry.trial for entry in reading.entries], reading.damaged) == (["t0000", "t0002"], (2,))
+
+
+def test_a_journal_that_is_lost_numbers_on_from_what_mlflow_was_told(tmp_path: Path) -> None:
+    assert SweepJournal(tmp_path, after=41).write("state", state="running").n == 42
+
+
+def entry(n: int, at: float, event, **facts) -> Entry:
+    return Entry(n=n, at=at, event=event, facts=facts)
+
+
+def test_hours_count_every_start_until_its_end_or_its_drivers() -> None:
+    entries = [
+        entry(1, 0, "driver", cpus=2, gpus=0.5),
+        entry(2, 0, "start", trial="a"),
+        entry(3, 3600, "finish", trial="a"),
+        entry(4, 3600, "start", trial="b"),
+        entry(5, 5400, "start", trial="c"),
+        entry(6, 9000, "driver", cpus=1, gpus=0),  # the first died after its last event at 5400
+        entry(7, 9000, "start", trial="b"),
+        entry(8, 9000 + 1800, "fault", trial="b"),
+        entry(9, 9000 + 1800, "start", trial="b"),
+    ]
+    cpu_hours, gpu_hours = hours_spent(entries, now=9000 + 3600)
+    assert cpu_hours == pytest.approx(2 * (1 + 0.5 + 0) + 1 * (0.5 + 0.5))
+    assert gpu_hours == pytest.approx(0.5 * 1.5)
+
+
+def test_the_curve_covers_more_and_more() -> None:
+    entries = [
+        entry(1, 100, "driver"),
+        entry(2, 110, "finish", trial="uniform", map=0.9, gflops=9.0),
+        entry(3, 120, "finish", trial="t0000", map=0.5, gflops=2.0),
+        entry(4, 150, "finish", trial="t0001", map=0.4, gflops=1.0, front=[[0.4, 1.0], [0.1, 0.5]]),
+    ]
+    assert curve(entries) == ((20, pytest.approx(0.0)), (50, pytest.approx(0.4 * 1.0 + 0.1 * 0.5)))
+    assert curve([]) == ()
+    live = LiveStatus(entries)
+    assert "0 running, hypervolume 0.4500" in live.line(Behind(0))
+    live.add(entry(5, 160, "start", trial="t0002"))
+    live.add(entry(6, 170, "fault", trial="t0002", again=False))
+    assert "1 failed" in live.line(Behind(0)) and "MLflow 99 behind" in live.line(Behind(99))
+
+
+class Behind:
+    """A sender with so many events to send."""
+
+    def __init__(self, waiting: int) -> None:
+        self.waiting = waiting
+
+
+def write_state(home: Home, state: str, **facts) -> None:
+    config = {"search": {"trials": 4}, "baselines": [{"name": "uniform"}]}
+    write_sweep(home.sweep("s"), {"state": state, "config": config, **facts})
+
+
+def test_a_sweep_whose_driver_is_gone_is_interrupted_and_says_what_waits(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    write_state(home, "running")
+    journal = SweepJournal(home.sweep("s"))
+    journal.write("driver", cpus=2, gpus=0)
+    for trial in ("t0000", "t0001", "t0002"):
+        journal.write("start", trial=trial, attempt=1)
+    write_trial(home.sweep("s"), "t0000", [(0.3, 0.01)])
+    journal.write("finish", trial="t0000", map=0.3, gflops=0.01, seconds=1.0)
+    journal.write("fault", trial="t0001", reason="boom", again=True)
+    journal.write("fault", trial="t0002", reason="the loss became nan", again=False)
+    record_failure(home.trial("s", "t0002"), "the loss became nan")
+    found = status_of(home, "s")
+    assert (found.state, found.driver, found.asked, found.finished) == ("interrupted", None, 5, 1)
+    assert (dict(found.failed), found.restarts) == ({"t0002": "the loss became nan"}, 1)
+    assert found.running == () and found.seconds_left is None and found.untracked == 7
+    assert "3 trials for somebody: paretovid resume s" in found.waits
+    assert "t0001 for another start, after: boom" in found.waits
+    text = status_text(found)
+    assert "1 of 5 finished, 0 running, 3 to come, 1 failed, 1 restarts" in text
+    assert "t0002 failed: the loss became nan" in text
+    (listed,) = list_sweeps(home)
+    assert (listed["state"], listed["trials"], listed["asked"], listed["failed"]) == ("interrupted", 1, 5, 1)
+
+
+def test_a_sweep_that_is_running_shows_its_trials_and_an_estimate(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    write_state(home, "running")
+    folder = home.sweep("s")
+    with SweepLock(folder, StopSwitch()).hold():
+        journal = SweepJournal(folder)
+        journal.write("driver", cpus=1, gpus=0)
+        for trial in ("t0000", "t0001"):
+            journal.write("start", trial=trial, attempt=1)
+            write_trial(folder, trial, [(0.3, 0.01)])
+            journal.write("finish", trial=trial, map=0.3, gflops=0.01, seconds=1.0)
+        journal.write("start", trial="t0002", attempt=2)
+        Signs(home.trial("s", "t0002")).heartbeat({"epoch": 10.0, "epochs": 40.0})
+        Signs(home.trial("s", "t0002"))  # claimed again: what it said before is gone
+        found = status_of(home, "s")
+        assert found.state == "running" and found.driver is not None
+        (running,) = found.running
+        assert (running.trial, running.attempt, running.epoch) == ("t0002", 2, None)
+        assert running.silent_seconds is not None and running.silent_seconds < 30
+        assert found.seconds_left is not None and found.seconds_left >= 0
+        assert "2 trials for one of 1 places" in found.waits
+        assert "t0002 on" in status_text(found) and "start 2" in status_text(found)
+        assert json.dumps(found.to_document())

@@ -1,0 +1,121 @@
+"""One driver per sweep: the living are respected, the dead are not, and whoever is asked gives way."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from paretovid.platform import sweep_lock
+from paretovid.platform.stopping import StopSwitch
+from paretovid.platform.sweep_lock import SweepLock, driver_of
+from paretovid.trainables.errors import UsageError
+
+
+def other_machine(folder: Path, *, silent_seconds: float, ended: bool = False) -> None:
+    """The record of a driver that this machine's kernel knows nothing of."""
+    now = time.time()
+    described = {"name": "x", "host": "elsewhere", "pid": 7, "started": now - 900}
+    described |= {"heartbeat": now - silent_seconds, "ended": ended}
+    (folder / "driver.json").write_text(json.dumps(described))
+
+
+def test_a_living_driver_is_respected_and_named(tmp_path: Path) -> None:
+    with SweepLock(tmp_path, StopSwitch()).hold():
+        found = driver_of(tmp_path)
+        assert found is not None and (found["pid"], found["host"]) == (os.getpid(), socket.gethostname())
+        with (
+            pytest.raises(UsageError, match=f"run by process {os.getpid()} on") as refused,
+            SweepLock(tmp_path, StopSwitch()).hold(),
+        ):
+            pass
+        assert "--take-over" in refused.value.hint
+    assert driver_of(tmp_path) is None
+    with SweepLock(tmp_path, StopSwitch()).hold():
+        pass
+
+
+def test_a_dead_driver_of_this_machine_is_nobody(tmp_path: Path) -> None:
+    code = (
+        "import os, sys\nfrom pathlib import Path\n"
+        "from paretovid.platform.stopping import StopSwitch\n"
+        "from paretovid.platform.sweep_lock import SweepLock\n"
+        "with SweepLock(Path(sys.argv[1]), StopSwitch()).hold(): os._exit(9)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+    assert done.returncode == 9
+    assert json.loads((tmp_path / "driver.json").read_text())["ended"] is False
+    assert driver_of(tmp_path) is None
+    with SweepLock(tmp_path, StopSwitch()).hold():
+        pass
+
+
+@pytest.mark.parametrize(
+    ("silent", "ended", "is_free"), [(5, False, False), (90, False, True), (5, True, True)]
+)
+def test_a_driver_of_another_machine_counts_while_it_is_not_silent(
+    tmp_path: Path, silent: float, ended: bool, is_free: bool
+) -> None:
+    other_machine(tmp_path, silent_seconds=silent, ended=ended)
+    assert (driver_of(tmp_path) is None) == is_free
+    lock = SweepLock(tmp_path, StopSwitch())
+    if is_free:
+        with lock.hold():
+            assert driver_of(tmp_path) is not None
+    else:
+        with pytest.raises(UsageError, match="process 7 on elsewhere"), lock.hold():
+            pass
+
+
+def test_a_driver_that_is_asked_gives_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep_lock, "HEARTBEAT_SECONDS", 0.05)
+    switch, holds = StopSwitch(), threading.Event()
+
+    def first() -> None:
+        with SweepLock(tmp_path, switch).hold():
+            holds.set()
+            while switch.reason is None:
+                time.sleep(0.01)
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    holds.wait()
+    said: list[str] = []
+    with SweepLock(tmp_path, StopSwitch()).hold(take_over=True, say=said.append):
+        thread.join()
+        assert switch.reason is not None and switch.reason.startswith("taken over by process")
+    assert len(said) == 1 and "to give way" in said[0]
+
+
+def test_one_that_does_not_give_way_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep_lock, "TAKE_OVER_SECONDS", 0.1)
+    other_machine(tmp_path, silent_seconds=1)
+    with (
+        pytest.raises(UsageError, match="does not give way") as refused,
+        SweepLock(tmp_path, StopSwitch()).hold(take_over=True),
+    ):
+        pass
+    assert "kill 7" in refused.value.hint
+
+
+def test_a_driver_that_has_lost_the_sweep_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was silent too long (a machine that slept), and one of another machine has taken over."""
+    monkeypatch.setattr(sweep_lock, "HEARTBEAT_SECONDS", 0.05)
+    switch = StopSwitch()
+    with SweepLock(tmp_path, switch).hold():
+        other_machine(tmp_path, silent_seconds=0)
+        until = time.time() + 5
+        while switch.reason is None:
+            assert time.time() < until
+            time.sleep(0.01)
+    assert switch.reason == "another driver has taken the sweep over"
+    assert json.loads((tmp_path / "driver.json").read_text())["host"] == "elsewhere", (
+        "and leaves it to the other"
+    )
