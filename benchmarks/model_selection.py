@@ -9,6 +9,7 @@ pictures; the tables it prints are those of `benchmarks/model_selection.md`. Par
     claims    claims (a) to (c), labels, what the selector learns from, which model for which class
     mixed     a 2-D and a 3-D network instead of four sizes
     tags      several labels a video (say data.multi_label=true data.name=moving_digits_tags)
+    harder    digits down to smaller and fainter ones (say data.spread=1.0 and another home)
     seen      a pool that has seen every training video (say backbones.training.video_share=1.0 and another home)
     bank      many alphas in one training against one training each
     latency   seconds per raw video, with the pool in memory and on demand
@@ -824,7 +825,7 @@ def main() -> None:
             print_latency(document[part])
             draw_latency(document[part], folder / "model_selection_latency.png")
         else:
-            of_part = {"mixed": MIXED_TRIALS, "tags": TAGS, "seen": SEEN}[part]
+            of_part = {"mixed": MIXED_TRIALS, "tags": TAGS, "harder": TAGS, "seen": SEEN}[part]
             own = prepared
             if part == "mixed":
                 words = ["method=model_selection", "backbones=mixed_pool", *arguments.overrides]
