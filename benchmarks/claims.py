@@ -40,8 +40,13 @@ def train_all(
     seeds: int,
     epochs: int,
     workers: int,
+    training: Mapping[str, Any] | None = None,
 ) -> list[Run]:
     """Trains every trial (name to method and model) with every seed; those that are finished are not trained again.
+
+    Arguments:
+        trials: `{seed}` in a field's text is replaced by the seed.
+        training: fields of TrainingConfig besides the epochs, where they are not the platform's.
 
     Returns the points of each seed. Trials lie at `folder/NAME-sSEED`.
     """
@@ -50,8 +55,8 @@ def train_all(
             sweep="benchmark",
             trial=f"{name}-s{seed}",
             method=method,
-            model=fields,
-            training=TrainingConfig(epochs=epochs),
+            model={k: v.format(seed=seed) if isinstance(v, str) else v for k, v in fields.items()},
+            training=TrainingConfig(epochs=epochs, **(training or {})),
             seed=seed,
             dataset=str(prepared.dataset.root),
             features={source: str(path) for source, path in prepared.features.items()},
@@ -103,9 +108,9 @@ def at(points: Sequence[Point], **setting: float) -> Point:
 
 
 def settings_of(
-    runs: Sequence[Run], trials: Iterable[str]
+    runs: Sequence[Run], trials: Iterable[str], metric: str = "map"
 ) -> dict[tuple[str, str], tuple[float, float, list[Point]]]:
-    """Settings that every seed has: mean validation mAP, mean validation GFLOPs, and the point of each seed.
+    """Settings that every seed has: mean validation quality, mean validation GFLOPs, and the point of each seed.
 
     A setting whose answers do not differ from another's is left out of a trial's points, and so here.
     """
@@ -116,7 +121,7 @@ def settings_of(
                 found.setdefault((name, json.dumps(point.setting, sort_keys=True)), []).append(point)
     return {
         key: (
-            float(np.mean([p.val["map"] for p in each])),
+            float(np.mean([p.val[metric] for p in each])),
             float(np.mean([p.val["gflops"] for p in each])),
             each,
         )
@@ -132,6 +137,7 @@ def cost_at_quality(
     *,
     margin: float,
     is_natural: bool = False,
+    metric: str = "map",
 ) -> list[dict[str, Any]]:
     """The cheapest setting of `ours` as good as the best of `rivals`.
 
@@ -141,27 +147,28 @@ def cost_at_quality(
     Arguments:
         margin: how far below the rival a setting may be on validation.
         is_natural: only the natural setting of each trial.
+        metric: of quality, `map` or `top1`.
     """
-    theirs = settings_of(runs, rivals)
-    best_map = max(value for value, _, _ in theirs.values())
+    theirs = settings_of(runs, rivals, metric)
+    best = max(value for value, _, _ in theirs.values())
     # Of equally good rivals the cheapest counts: the comparison should be hard on us.
-    _, _, rival = min((v for v in theirs.values() if v[0] >= best_map - 1e-9), key=lambda v: v[1])
-    candidates = settings_of(runs, ours)
+    _, _, rival = min((v for v in theirs.values() if v[0] >= best - 1e-9), key=lambda v: v[1])
+    candidates = settings_of(runs, ours, metric)
     if is_natural:
         natural = {id(run[name][0]) for run in runs for name in ours}
         candidates = {key: value for key, value in candidates.items() if id(value[2][0]) in natural}
-    good = [v for v in candidates.values() if v[0] >= best_map - margin]
+    good = [v for v in candidates.values() if v[0] >= best - margin]
     _, _, chosen = min(good, key=lambda v: v[1]) if good else max(candidates.values(), key=lambda v: v[0])
     return [
         {
             "reached_on_val": bool(good),
             "baseline": f"{them.trial} {them.setting}",
-            "baseline_map": them.test["map"],
+            f"baseline_{metric}": them.test[metric],
             "baseline_gflops": them.test["gflops"],
             "chosen": f"{point.trial} {point.setting}",
-            "map": point.test["map"],
+            metric: point.test[metric],
             "gflops": point.test["gflops"],
-            "map_difference": point.test["map"] - them.test["map"],
+            f"{metric}_difference": point.test[metric] - them.test[metric],
             "cost_ratio": point.test["gflops"] / them.test["gflops"],
         }
         for them, point in zip(rival, chosen, strict=True)

@@ -1,6 +1,7 @@
 """Sweeps that are killed: ours, and the stock parts (Ray Tune, OptunaSearch, MLflow callback, Tuner.restore).
 
     python benchmarks/durability.py kills   [--kills 20]   SIGKILL of the driver and all its Ray processes, resume
+    python benchmarks/durability.py chain   [--kills 20]   the same, all of them in one sweep
     python benchmarks/durability.py stock   [--kills 5]    the same for the stock parts
     python benchmarks/durability.py node                   one node out of three is lost
     python benchmarks/durability.py mlflow  [--seconds 60] the MLflow server is stopped in the middle
@@ -116,15 +117,21 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) ->
     return True
 
 
-def lost_epochs(home: Path) -> dict[str, float]:
+def lost_epochs(home: Path, began_at: dict[str, int]) -> dict[str, float]:
     """Of each trial that was running when all was killed: epochs behind its last checkpoint, as far as its last
-    sign of life (at most a second before) tells. First starts only: a sweep is killed once."""
+    sign of life (at most two seconds before) tells.
+
+    Arguments:
+        began_at: trial to the epoch that its start began at; replaced by where the next one will begin.
+    """
     lost = {}
     for path in (home / "sweeps" / "s" / "trials").glob("*/alive.json"):
-        kept = sorted(path.parent.glob("checkpoint-*[0-9]"))
+        trial, kept = path.parent.name, sorted(path.parent.glob("checkpoint-*[0-9]"))
         epochs = len(json.loads((kept[-1] / "history.json").read_text())) if kept else 0
         beats = int(json.loads(path.read_text()).get("beats", 0))
-        lost[path.parent.name] = max(0.0, min(beats / BEATS_PER_EPOCH, EPOCHS) - epochs)
+        reached = min(began_at.get(trial, 0) + beats / BEATS_PER_EPOCH, EPOCHS)
+        lost[trial] = max(0.0, reached - epochs)
+        began_at[trial] = epochs
     return lost
 
 
@@ -156,7 +163,7 @@ def _kill_once(home: Path, after: int, delay: float, front: Any) -> dict[str, An
     time.sleep(delay)
     killed = kill_with_children(process.pid)
     process.wait()
-    lost = lost_epochs(home)
+    lost = lost_epochs(home, {})
     seconds = run("resume", "s", home=home)
     found = audit(Home(home), "s")
     return {
@@ -170,6 +177,64 @@ def _kill_once(home: Path, after: int, delay: float, front: Any) -> dict[str, An
         "same_front": front_of(home) == front,
         **asdict(found),
     }
+
+
+def chain(folder: Path, number: int) -> dict[str, Any]:
+    """One sweep, killed `number` times at moments of four kinds in turn, resumed each time."""
+    source = prepared(folder)
+    reference = fresh(source, folder / "chain-reference")
+    run("sweep", *SWEEP, home=reference)
+    home = fresh(source, folder / "chain")
+    command, rows, began_at = ["sweep", *SWEEP], list[dict[str, Any]](), dict[str, int]()
+    for index in range(number):
+        process = start(*command, home=home)
+        alive, moment = _wait_for_moment(home, index, process)
+        time.sleep(float(np.random.default_rng(index).uniform(0, 0.5)))
+        killed = kill_with_children(process.pid)
+        process.wait()
+        lost = lost_epochs(home, began_at)
+        rows.append(
+            {
+                "moment": moment,
+                "was_running": alive,
+                "killed_processes": killed,
+                "finished": _finished(home),
+                "interrupted_trials": len(lost),
+                "epochs_lost_most": max(lost.values(), default=0.0),
+            }
+        )
+        print(json.dumps(rows[-1]), flush=True)
+        command = ["resume", "s"]
+        if not alive:
+            break
+    seconds = run("resume", "s", home=home)
+    return {
+        "kills": len(rows),
+        "rows": rows,
+        "last_resume_seconds": round(seconds, 1),
+        "same_front": front_of(home) == front_of(reference),
+        **asdict(audit(Home(home), "s")),
+    }
+
+
+def _wait_for_moment(home: Path, index: int, process: subprocess.Popen[bytes]) -> tuple[bool, str]:
+    """Waits for a moment in this driver's life; False if it ended before."""
+    lines, finished = lines_of(home), _finished(home)
+    trials = home / "sweeps" / "s" / "trials"
+
+    def kept() -> set[str]:
+        return {str(path) for path in trials.glob("*/checkpoint-*")}
+
+    before = kept()
+    if index % 4 == 0:
+        found = wait_for(lambda: lines_of(home) > lines, process)
+        time.sleep(float(np.random.default_rng(index).uniform(0, 8)))  # it connects, prepares, reconciles
+        return found and process.poll() is None, "while it starts"
+    if index % 4 == 1:
+        return wait_for(lambda: lines_of(home) > lines + 1, process), "a trial has started"
+    if index % 4 == 2:
+        return wait_for(lambda: bool(kept() - before), process), "a checkpoint is being written"
+    return wait_for(lambda: _finished(home) > finished, process), "a trial has finished"
 
 
 STOCK = """
@@ -465,7 +530,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("part", choices=("kills", "stock", "node", "mlflow", "pace"))
+    parser.add_argument("part", choices=("kills", "stock", "node", "mlflow", "pace", "chain"))
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--minutes", type=float, default=60, help="of kills: none is begun after that")
     parser.add_argument("--seconds", type=float, default=60)
@@ -477,6 +542,7 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         parts: dict[str, Callable[[], dict[str, Any]]] = {
             "kills": lambda: kills(folder, arguments.kills, arguments.minutes),
+            "chain": lambda: chain(folder, arguments.kills),
             "stock": lambda: stock(folder, arguments.kills),
             "node": lambda: node(folder),
             "mlflow": lambda: mlflow_away(folder, arguments.seconds),

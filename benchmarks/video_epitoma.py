@@ -5,6 +5,15 @@
 Trains VideoEpitoma, its ablations and the same classifier on sampled timesteps, on the same cached features; selects
 on validation, measures on test and writes `benchmarks/video_epitoma_results.json` and pictures; the tables it prints
 are those of `benchmarks/video_epitoma.md`. Trials that are finished already are not trained again.
+
+    python benchmarks/video_epitoma.py --long-range [--seeds 5] data=moving_digits_long_range [...]
+
+Measures claim (c) on the long-range variant, in the paper's batches: `video_epitoma_long_range_results.json`.
+
+    python benchmarks/video_epitoma.py --selected [--seeds 5] [home=...] [data...]
+
+Puts a selector that was trained stand-alone before other classifiers and the motion network (Table 2):
+`video_epitoma_selected_results.json`.
 """
 
 from __future__ import annotations
@@ -35,7 +44,7 @@ DROPOUT = 0.3
 
 def epitoma(**fields: Any) -> tuple[str, dict[str, Any]]:
     """VideoEpitoma with these fields."""
-    return "video_epitoma", {"dropout": DROPOUT, **fields}
+    return "video_epitoma", {"dropout": DROPOUT, "timestep_counts": (), **fields}
 
 
 def sampled(sampling: str, heavy: str = "fine") -> tuple[str, dict[str, Any]]:
@@ -58,6 +67,28 @@ TRIALS: dict[str, tuple[str, dict[str, Any]]] = {
     "lstm": ("lstm", {"dropout": 0.5}),
     "oracle": ("oracle", {}),
 }
+LONG_RANGE_WEIGHTS = (0.1, 0.3)
+LONG_RANGE_TRAINING = {"batch_size": 32, "learning_rate": 1e-3}
+"""And 100 epochs: the paper's, section 4."""
+LONG_RANGE: dict[str, tuple[str, dict[str, Any]]] = {
+    **{
+        f"{prefix}-{weight:g}": epitoma(
+            l0_weight=weight, context=kind, kernels=64, light_projection=64, gate_hidden=64, dropout=0.1
+        )
+        for weight in LONG_RANGE_WEIGHTS
+        for prefix, kind in (("epitoma", "self_attention"), ("frame_gate", "none"))
+    },
+    "uniform": sampled("uniform"),
+    "oracle": ("oracle", {}),
+}
+SELECTED_FROM = "stand_alone-0.03"
+SELECTED: dict[str, dict[str, Any]] = {
+    "attention": {},
+    "mean": {"classifier": "mean"},
+    "lstm": {"classifier": "lstm"},
+    "motion": {"heavy": "motion"},
+}
+"""What a saved selector is put in front of: fields besides it."""
 OURS = tuple(name for name in TRIALS if name.startswith("epitoma"))
 SAMPLED = ("uniform", "random", "lstm")
 
@@ -103,10 +134,12 @@ def half_of_16(points: Run) -> dict[str, float]:
     }
 
 
-def context(points: Run, targets: np.ndarray, num_steps: np.ndarray) -> list[dict[str, float]]:
+def context(
+    points: Run, targets: np.ndarray, num_steps: np.ndarray, weights: Sequence[float] = WEIGHTS
+) -> list[dict[str, Any]]:
     """Claim (c): the gate in view of the video against the gate that sees a frame alone."""
-    rows = []
-    for weight in WEIGHTS:
+    rows: list[dict[str, Any]] = []
+    for weight in weights:
         with_context, alone = points[f"epitoma-{weight:g}"][0], points[f"frame_gate-{weight:g}"][0]
         shares = [share_by_class(point, targets, num_steps) for point in (with_context, alone)]
         rows.append(
@@ -118,9 +151,54 @@ def context(points: Run, targets: np.ndarray, num_steps: np.ndarray) -> list[dic
                 "frame_selected": float(shares[1].mean()),
                 "variance": float(shares[0].var()),
                 "frame_variance": float(shares[1].var()),
+                "by_class": shares[0].tolist(),
+                "frame_by_class": shares[1].tolist(),
+                "map_difference": with_context.test["map"] - alone.test["map"],
+                "variance_difference": float(shares[0].var() - shares[1].var()),
+                "best": {
+                    str(k): [
+                        best_k(points[f"{gate}-{weight:g}"], k).test["map"]
+                        for gate in ("epitoma", "frame_gate")
+                    ]
+                    for k in BUDGETS
+                },
             }
         )
     return rows
+
+
+def print_context(runs: Sequence[dict[str, Any]], weights: Sequence[float]) -> None:
+    """Claim (c)'s tables: at the natural setting, and at equal numbers of heavy looks."""
+    keys = ("map", "frame_map", "selected", "frame_selected")
+    print(
+        table(
+            ["lambda", *keys, "variance over classes", "frame gate's"],
+            (
+                [
+                    str(weight),
+                    *(span((run["context"][i][k] for run in runs), True) for k in keys),
+                    *(
+                        span((run["context"][i][k] for run in runs), digits=4)
+                        for k in ("variance", "frame_variance")
+                    ),
+                ]
+                for i, weight in enumerate(weights)
+            ),
+        )
+    )
+    print()
+    columns = ("in view of the video", "frame alone", "difference")
+    print(
+        table(
+            ["lambda", "T'", *columns],
+            (
+                [str(weight), k, *(span(values, True) for values in (both[0], both[1], both[0] - both[1]))]
+                for i, weight in enumerate(weights)
+                for k in runs[0]["context"][i]["best"]
+                for both in [np.array([run["context"][i]["best"][k] for run in runs]).T]
+            ),
+        )
+    )
 
 
 def natural(points: Run, num_steps: np.ndarray) -> dict[str, dict[str, float]]:
@@ -184,23 +262,7 @@ def print_tables(document: dict[str, Any]) -> None:
         )
     )
     print()
-    keys = ("map", "frame_map", "selected", "frame_selected")
-    print(
-        table(
-            ["lambda", *keys, "variance over classes", "frame gate's"],
-            (
-                [
-                    str(weight),
-                    *(span((run["context"][i][k] for run in runs), True) for k in keys),
-                    *(
-                        span((run["context"][i][k] for run in runs), digits=4)
-                        for k in ("variance", "frame_variance")
-                    ),
-                ]
-                for i, weight in enumerate(WEIGHTS)
-            ),
-        )
-    )
+    print_context(runs, WEIGHTS)
     print()
     print(
         table(
@@ -250,6 +312,117 @@ def draw(
     figure.savefig(folder / "video_epitoma.png")
 
 
+def long_range(arguments: argparse.Namespace) -> None:
+    """Claim (c) where context is what decides."""
+    prepared = prepare(load_sweep_config(["method=video_epitoma", *arguments.overrides]), Progress(3))
+    folder = prepared.home.root / "benchmarks" / f"video_epitoma_long_range-e{arguments.epochs}"
+    runs = train_all(
+        prepared,
+        folder,
+        LONG_RANGE,
+        seeds=arguments.seeds,
+        epochs=arguments.epochs,
+        workers=arguments.workers,
+        training=LONG_RANGE_TRAINING,
+    )
+    tensors = load_file(folder / "oracle-s0" / "scores.safetensors")
+    targets, num_steps = tensors["test/targets"], tensors["test/num_steps"]
+    document: dict[str, Any] = {
+        "dataset": prepared.dataset.fingerprint,
+        "generator": dict(prepared.dataset.generator),
+        "code_version": code_version(),
+        "runs": [
+            {
+                "seed": seed,
+                "context": context(run, targets, num_steps, LONG_RANGE_WEIGHTS),
+                "natural": natural(run, num_steps),
+                "sampled": {
+                    name: {str(k): at(run[name], num_frames=k).test["map"] for k in BUDGETS}
+                    for name in ("uniform",)
+                },
+            }
+            for seed, run in enumerate(runs)
+        ],
+    }
+    arguments.out.write_text(json.dumps(document, indent=1, allow_nan=False))
+    print_context(document["runs"], LONG_RANGE_WEIGHTS)
+    # The seed in which the gates differ most is the one worth a look; the table has all.
+    telling = max(document["runs"], key=lambda run: run["context"][0]["variance"])
+    picture = arguments.out.parent / "video_epitoma_long_range.png"
+    draw_shares(telling, LONG_RANGE_WEIGHTS[0], prepared.dataset.classes, picture)
+    for name in ("uniform",):
+        spans = (
+            f"{k}: {span((run['sampled'][name][str(k)] for run in document['runs']), True)}" for k in BUDGETS
+        )
+        print(f"\n{name}: {'; '.join(spans)}")
+
+
+def selected(arguments: argparse.Namespace) -> None:
+    """Table 2: a stand-alone selector before other classifiers and another network, against uniform timesteps."""
+    prepared = prepare(load_sweep_config(["method=video_epitoma", *arguments.overrides]), Progress(3))
+    folder = prepared.home.root / "benchmarks" / f"video_epitoma-e{arguments.epochs}"
+    about = {"seeds": arguments.seeds, "epochs": arguments.epochs, "workers": arguments.workers}
+    rivals = ("uniform", "random", "uniform-motion", "random-motion")
+    first = train_all(prepared, folder, {n: TRIALS[n] for n in (SELECTED_FROM, *rivals)}, **about)
+    saved = {"regime": "stand_alone", "selector": f"{folder}/{SELECTED_FROM}-s{{seed}}"}
+    trials = {f"selected-{name}": epitoma(**saved, **fields) for name, fields in SELECTED.items()}
+    second = train_all(prepared, folder, trials, **about)
+    rows = [
+        {
+            "seed": seed,
+            "before": name,
+            "k": k,
+            "map": best_k(points[f"selected-{name}"], k).test["map"],
+            "gflops": best_k(points[f"selected-{name}"], k).test["gflops"],
+            **{
+                sampling: at(first[seed][f"{sampling}{suffix}"], num_frames=k).test["map"]
+                for sampling in ("uniform", "random")
+                for suffix in ["-motion" if name == "motion" else ""]
+            },
+        }
+        for seed, points in enumerate(second)
+        for name in SELECTED
+        for k in BUDGETS
+    ]
+    everything = {
+        name: [at(run[name], num_frames=0).test["map"] for run in first]
+        for name in ("uniform", "uniform-motion")
+    }
+    document = {"code_version": code_version(), "rows": rows, "all timesteps": everything}
+    arguments.out.write_text(json.dumps(document, indent=1, allow_nan=False))
+    lines = []
+    for name in SELECTED:
+        for k in BUDGETS:
+            mine = [row for row in rows if row["before"] == name and row["k"] == k]
+            columns = [[row["map"] for row in mine]]
+            columns += [[row["map"] - row[rival] for row in mine] for rival in ("uniform", "random")]
+            lines.append([name, str(k), *(span(values, True) for values in columns)])
+    print(table(["before", "T'", "selected", "minus uniform", "minus random"], lines))
+    for name, values in everything.items():
+        print(f"all timesteps, {name}: {span(values, True)}")
+
+
+def draw_shares(run: dict[str, Any], weight: float, classes: Sequence[str], path: Path) -> None:
+    """Fig. 6 of one seed: the share of timesteps that is selected per class, with and without context."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    row = next(row for row in run["context"] if row["weight"] == weight)
+    for i, (label, key) in enumerate(
+        (("in view of the video", "by_class"), ("frame alone", "frame_by_class"))
+    ):
+        places = np.arange(len(classes)) + (i - 0.5) * 0.4
+        axes.barh(places, 100 * np.array(row[key]), height=0.4, label=label)
+    axes.set_yticks(range(len(classes)), classes, fontsize=8)
+    axes.set_xlabel(f"timesteps selected (%), lambda {weight:g}, seed {run['seed']}")
+    axes.legend(frameon=False, fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path)
+
+
 def main() -> None:
     """Trains what is missing, prints the tables, writes the results and the picture."""
     parser = argparse.ArgumentParser(
@@ -257,10 +430,20 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--epochs", type=int, default=TrainingConfig().epochs)
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("video_epitoma_results.json"))
+    parser.add_argument("--long-range", action="store_true", help="claim (c) on the long-range variant")
+    parser.add_argument("--selected", action="store_true", help="a saved selector before other classifiers")
+    parser.add_argument("--epochs", type=int, help="default: the platform's, or 100 with --long-range")
+    parser.add_argument("--out", type=Path)
     parser.add_argument("overrides", nargs="*")
     arguments = parser.parse_args()
+    kind = "_long_range" if arguments.long_range else "_selected" if arguments.selected else ""
+    name = f"video_epitoma{kind}"
+    arguments.out = arguments.out or Path(__file__).with_name(f"{name}_results.json")
+    arguments.epochs = arguments.epochs or (100 if arguments.long_range else TrainingConfig().epochs)
+    if arguments.long_range:
+        return long_range(arguments)
+    if arguments.selected:
+        return selected(arguments)
     prepared = prepare(load_sweep_config(["method=video_epitoma", *arguments.overrides]), Progress(3))
     folder = prepared.home.root / "benchmarks" / f"video_epitoma-e{arguments.epochs}"
     runs = train_all(
@@ -295,6 +478,7 @@ def main() -> None:
         for label, name in (("in view of the video", "epitoma-0.1"), ("frame alone", "frame_gate-0.1"))
     }
     draw(document, shares, prepared.dataset.classes, arguments.out.parent)
+    return None
 
 
 if __name__ == "__main__":

@@ -127,9 +127,9 @@ def _build_parser() -> _Parser:
 
 
 def _add_making(add: Any) -> None:
-    data = add.add_parser("data", help="the built-in video set", allow_abbrev=False)
+    data = add.add_parser("data", help="the built-in video set, or those of others", allow_abbrev=False)
     add_data = data.add_subparsers(dest="subcommand", required=True, metavar="COMMAND")
-    make = _command(add_data, "make", commands.data_make, "make the built-in video set")
+    make = _command(add_data, "make", commands.data_make, "make the built-in set, or read annotations")
     upload = _command(
         add_data, "upload", commands.data_upload, "send videos of your own to a home in a bucket"
     )
@@ -171,7 +171,10 @@ def _add_choosing(add: Any) -> None:
     front.add_argument("--split", choices=("val", "test"), default="test", help="measured on; default: test")
     front.add_argument("--max-gflops", type=_gflops, metavar="X", help="only points that spend at most X")
     front.add_argument(
-        "--min-map", type=_map, metavar="Y", help="only points with at least this mAP (0 to 1)"
+        "--min-map",
+        type=_map,
+        metavar="Y",
+        help="only points with at least this mAP (0 to 1), of the sweep's kind",
     )
     front.add_argument("--html", metavar="FILE", help="write a picture with values on hover")
     front.add_argument("--png", metavar="FILE", help="write a picture")
@@ -181,7 +184,9 @@ def _add_choosing(add: Any) -> None:
     which = promote.add_mutually_exclusive_group(required=True)
     which.add_argument("--point", metavar="ID", help="this point, as `paretovid front` names it")
     which.add_argument("--max-gflops", type=_gflops, metavar="X", help="the best that spends at most X")
-    which.add_argument("--min-map", type=_map, metavar="Y", help="the cheapest with at least this mAP")
+    which.add_argument(
+        "--min-map", type=_map, metavar="Y", help="the cheapest with at least this mAP, of its kind"
+    )
     which.add_argument("--knee", action="store_true", help="where the front bends most")
     promote.add_argument("--as", dest="name", required=True, metavar="NAME", help="name in the registry")
     promote.add_argument("--alias", metavar="ALIAS", help="for example champion")
@@ -207,8 +212,16 @@ def _add_using(add: Any) -> None:
     predict.add_argument(
         "--picture", type=Path, metavar="FOLDER", help="draw what was looked at in each video into FOLDER"
     )
+    predict.add_argument(
+        "--on-demand", action="store_true", help="read a backbone's weights when a video first needs it"
+    )
     predict.set_defaults(rest_name="videos")
-    _command(add, "flops", commands.flops, "what each component costs per call", has_json=True)
+    flops = _command(add, "flops", commands.flops, "what each component costs per call", has_json=True)
+    flops.add_argument(
+        "--published",
+        action="store_true",
+        help="compute the cost tables of the papers, beside what they print",
+    )
     doctor = _command(
         add, "doctor", commands.doctor, "check installation and cluster, say what to mend", has_json=True
     )

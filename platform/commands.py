@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 _CLASSES_OF_HEADS = 12  # as the built-in set has
-_LABELS_SHOWN = 3  # of a video, for people; --json prints all
+_LABELS_SHOWN, _INSTANCES_SHOWN = 3, 10  # of a video, for people; --json prints all
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -177,10 +177,17 @@ def models(args: argparse.Namespace) -> Answer:
     from paretovid.platform.home import open_home
 
     found: Sequence[Mapping[str, Any]] = registry.list_models(open_home(args.home), args.name)
-    columns = ("name", "version", "aliases", "method", "map", "gflops", "gates", "point")
-    rows = [[_cell(entry.get(column)) for column in columns] for entry in found]
+    columns = ("name", "version", "aliases", "method", "quality", "gflops", "gates", "point")
+    rows = [[_cell(_model_cell(entry, column)) for column in columns] for entry in found]
     text = format_table(columns, rows) if rows else "No models yet. Register one: paretovid promote --help"
     return Answer(text=text, document={"models": list(found)})
+
+
+def _model_cell(entry: Mapping[str, Any], column: str) -> Any:
+    """A column of `paretovid models`; the quality comes with its name, which differs from task to task."""
+    if column != "quality":
+        return entry.get(column)
+    return next((f"{name} {_cell(value)}" for name, value in entry.items() if name.startswith("map")), None)
 
 
 def predict(args: argparse.Namespace) -> Answer:
@@ -210,35 +217,26 @@ def _predict_document(args: argparse.Namespace) -> Mapping[str, Any]:
         max_gflops=args.max_gflops,
         params=dict(args.set),
         pictures=args.picture,
+        on_demand=args.on_demand,
     )
 
 
 def flops(args: argparse.Namespace) -> Answer:
     """`paretovid flops`: measured now, on the real modules."""
-    from paretovid.trainables.components import COMPONENTS, component, family, measure_component
-    from paretovid.trainables.methods import default_component_costs
+    from paretovid.platform import cost_tables
 
-    costs = {name: measure_component(name) for name in sorted(COMPONENTS)}
-    widths = {source: component(name).feature_width for source, name in family("small").items()}
-    costs |= default_component_costs(widths, _CLASSES_OF_HEADS)
-    entries = [
-        {
-            "name": name,
-            "input": cost.input,
-            "gmacs": cost.gmacs,
-            "published": cost.published_gmacs,
-            "source": cost.published_source or cost.provenance,
-        }
-        for name, cost in costs.items()
-    ]
-    rows = [
-        (name, cost.input, f"{cost.gmacs:.6f}", _cell(cost.published_gmacs), str(entry["source"]))
-        for (name, cost), entry in zip(costs.items(), entries, strict=True)
-    ]
-    table = format_table(("component", "input", "measured", "published", "source"), rows)
+    if args.published:
+        rows, summary = cost_tables.published_entries()
+        titles = ("paper", "table", "row", "published", "computed", "difference", "note")
+        table = format_table(titles, [cost_tables.published_cells(row) for row in rows])
+        return Answer(text=f"{table}\n{summary}", document={"rows": rows})
+    entries = cost_tables.component_entries(_CLASSES_OF_HEADS)
+    columns = ("component", "input", "measured", "published", "difference", "source")
+    table = format_table(columns, [cost_tables.component_cells(entry) for entry in entries])
     note = (
-        "In GFLOPs per call, counted as the papers do: giga multiply-accumulates. Backbones first, then what methods\n"
-        f"add at their default sizes on features of the small family, heads for {_CLASSES_OF_HEADS} classes."
+        "In GFLOPs per call, counted as the papers do: giga multiply-accumulates. Backbones first, those that the\n"
+        "platform trains and those of the papers (without classifiers, which papers count: up to 0.003); then what\n"
+        f"methods add at their default sizes on features of the small family, heads for {_CLASSES_OF_HEADS} classes."
     )
     return Answer(text=f"{table}\n{note}", document={"components": entries})
 
@@ -284,7 +282,11 @@ def _describe_video(video: Mapping[str, Any]) -> str:
     labels = ", ".join(f"{entry['label']} {entry['score']:.3f}" for entry in best)
     calls = ", ".join(f"{component} x {count:g}" for component, count in video["calls"].items())
     looked = _describe_looks(video["steps"])
-    text = f"{video['path']}: {labels}\n  {video['gflops']:.4g} GFLOPs; {looked}\n  calls: {calls or 'none'}"
+    found = "".join(
+        f"\n  {each['start_seconds']:.1f} to {each['end_seconds']:.1f} s: {each['label']} {each['score']:.3f}"
+        for each in video.get("instances", [])[:_INSTANCES_SHOWN]
+    )
+    text = f"{video['path']}: {labels}{found}\n  {video['gflops']:.4g} GFLOPs; {looked}\n  calls: {calls or 'none'}"
     return text + "".join(f"\n  note: {note}" for note in video["notes"])
 
 

@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_module
@@ -46,8 +47,14 @@ def load_sweep_config(overrides: Sequence[str] = ()) -> SweepConfig:
         _check_group(each)
     base = _compose([str(each.input_line) for each in groups])
     words = [_word(each, base) for each in parsed]
-    config = OmegaConf.to_object(_compose(words))
+    config = OmegaConf.to_object(_compose(words, is_resolved=True))
     assert isinstance(config, SweepConfig)
+    for model in (config.method.model, *(baseline.model for baseline in config.baselines)):
+        # Workers have other current folders.
+        if (folder := model.get("selector")) and not str(folder).startswith("sha256:"):
+            model["selector"] = str(Path(folder).expanduser().absolute())
+    chosen = config.backbones
+    chosen.family = chosen.by_method.get(config.method.name, chosen.family)
     _check(config, known_knobs=set(base.method.training_knobs) | set(base.method.inference_knobs))
     return config
 
@@ -64,8 +71,13 @@ def group_options(group: str) -> tuple[str, ...]:
 
 
 def data_settings(config: SweepConfig) -> dict[str, Any]:
-    """What is set of the data set besides its name: `generator`, and the fields of the generator's class."""
+    """What is set of the data set besides its name: `generator` or `reader`, and the fields of its class."""
     return {key: value for key, value in config.data.items() if key != "name"}
+
+
+def training_settings(config: SweepConfig) -> dict[str, Any]:
+    """Fields of `TrainingConfig`: what the method's file asks for, and what `training` says otherwise."""
+    return {**config.method.training, **config.training}
 
 
 def searched_knobs(config: SweepConfig) -> dict[str, KnobConfig]:
@@ -141,15 +153,32 @@ def _check_group(override: Override) -> None:
         raise unknown_name(f"choice for {group}", override.value(), options)
 
 
-def _compose(words: Sequence[str]) -> DictConfig:
+def _compose(words: Sequence[str], *, is_resolved: bool = False) -> DictConfig:
     ConfigStore.instance().store(name="sweep_schema", node=SweepConfig)
     try:
         with initialize_config_module(_PACKAGE, version_base="1.3"):
             config = compose("sweep", overrides=list(words))
-        OmegaConf.resolve(config)
+        if is_resolved:
+            _check_complete(config)
+            OmegaConf.resolve(config)
         return config
     except (HydraException, OmegaConfBaseException) as error:
         raise _explained(error) from error
+
+
+def _check_complete(config: DictConfig) -> None:
+    """The YAML of a method or a data set writes ??? for what only its user can know."""
+    for group, section, where in (
+        ("method", config.method.model, "method.model"),
+        ("data", config.data, "data"),
+    ):
+        missing = [f"{where}.{name}" for name in section if OmegaConf.is_missing(section, name)]
+        if missing:
+            raise UsageError(
+                f"{missing[0]} has no value",
+                f"Give {' '.join(f'{name}=VALUE' for name in missing)}; the head of the YAML of {group}= in "
+                f"search_spaces/{group}/ says what it is.",
+            )
 
 
 def _explained(error: Exception) -> UsageError:

@@ -13,14 +13,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from paretovid.platform.intervals import map_interval, resample_weights
+from paretovid.platform.intervals import detection_interval, map_interval, resample_weights
 from paretovid.platform.pareto import Reference, hypervolume, knee, non_dominated
 from paretovid.platform.results import (
     SPLITS,
     Measurement,
     PointRecord,
+    Scores,
     SweepRecord,
     TrialRecord,
+    objective_text,
     read_scores,
     read_sweep,
 )
@@ -40,8 +42,8 @@ class FrontPoint:
     """`method` for a point of a method; a baseline's own name, for example `uniform+coarse`."""
     shown: Measurement
     """On the split that is shown."""
-    map_ci: tuple[float, float] | None
-    """95 % interval of the mAP over videos."""
+    quality_ci: tuple[float, float] | None
+    """95 % interval of the objective over videos."""
     on_front: bool = False
     seeds: int = 1
     """Trials in these sweeps with the same method, knobs and data, each with another seed."""
@@ -59,14 +61,15 @@ class FrontPoint:
             "method": self.trial.method,
             "training_knobs": self.trial.training_knobs,
             "inference_knobs": self.record.inference_knobs,
-            "map": self.shown.map,
-            "map_ci": None if self.map_ci is None else list(self.map_ci),
+            self.trial.objective: self.shown.quality,
+            f"{self.trial.objective}_ci": None if self.quality_ci is None else list(self.quality_ci),
             "top1": self.shown.top1,
             "gflops": self.shown.gflops,
             "gflops_std": self.shown.gflops_std,
             "calls": self.shown.calls,
             "on_front": self.on_front,
             "seeds": self.seeds,
+            "remarks": list(self.trial.remarks),
         }
 
     def baseline_json(self) -> dict[str, Any]:
@@ -82,13 +85,18 @@ class Front:
     split: str
     accounting: str
     hypervolume: float
-    """Area that the front's points cover on the shown split, in GFLOPs times mAP (fraction)."""
+    """Area that the front's points cover on the shown split, in GFLOPs times quality (fraction)."""
     reference: Reference
     points: tuple[FrontPoint, ...]
     baselines: tuple[FrontPoint, ...]
     knee_id: tuple[str, str] | None = None
     """Sweep and id of the knee."""
     data: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def objective(self) -> str:
+        """The name of the quality that decides: `map`, `map_iou_0.1_0.7`."""
+        return self.points[0].trial.objective
 
     @property
     def front(self) -> tuple[FrontPoint, ...]:
@@ -110,7 +118,7 @@ class Front:
             "split": self.split,
             "accounting": self.accounting,
             "hypervolume": self.hypervolume,
-            "reference": {"map": self.reference.map, "gflops": self.reference.gflops},
+            "reference": self.reference.to_json(self.objective),
             "points": [point.to_json() for point in self.points],
             "baselines": [point.baseline_json() for point in self.baselines],
         }
@@ -135,7 +143,7 @@ def build_front(
     Arguments:
         split: whose figures are shown; the choice is made on validation whatever it is.
         max_gflops: leaves out points whose mean GFLOPs per video are above it.
-        min_map: leaves out points whose mAP (fraction) on validation is below it.
+        min_map: leaves out points whose objective (mAP, of whatever kind; a fraction) on validation is below it.
 
     Raises `UsageError` for sweeps that do not compare and for bounds that no point meets (says what there
     is), `DataError` if no trial has finished.
@@ -154,14 +162,14 @@ def build_front(
     chosen = _front_indices(points)
     shown = _with_intervals(points, chosen, baselines, split, resample_count=resamples, seed=seed)
     front = [shown[0][i] for i in chosen]
-    bend = chosen[knee([p.record.val.gflops for p in front], [p.record.val.map for p in front])]
+    bend = chosen[knee([p.record.val.gflops for p in front], [p.record.val.quality for p in front])]
     return Front(
         sweeps=tuple(sweep.name for sweep in sweeps),
         split=split,
         accounting=trials[0].accounting,
-        hypervolume=hypervolume([p.shown.gflops for p in front], [p.shown.map for p in front], reference),
+        hypervolume=hypervolume([p.shown.gflops for p in front], [p.shown.quality for p in front], reference),
         reference=reference,
-        points=tuple(sorted(shown[0], key=lambda p: (p.shown.gflops, -p.shown.map, p.trial.sweep, p.id))),
+        points=tuple(sorted(shown[0], key=lambda p: (p.shown.gflops, -p.shown.quality, p.trial.sweep, p.id))),
         baselines=tuple(shown[1]),
         knee_id=(points[bend].trial.sweep, points[bend].id),
         data=trials[0].data,
@@ -179,8 +187,8 @@ def choose(
     """The operating point that a user means, by exactly one of four ways; all decide on validation.
 
     * `point`: its id (a baseline's is allowed). Raises `UnknownNameError` that lists near ones.
-    * `max_gflops`: the best mAP that costs at most this; of equals the cheaper.
-    * `min_map`: the cheapest that reaches this mAP (fraction); of equals the better.
+    * `max_gflops`: the best quality that costs at most this; of equals the cheaper.
+    * `min_map`: the cheapest whose objective reaches this (fraction); of equals the better.
     * `at_knee`: the front's bend.
     """
     given = [point is not None, max_gflops is not None, min_map is not None, at_knee]
@@ -199,12 +207,12 @@ def choose(
 
 def _dearest_quality(p: FrontPoint) -> tuple[float, float, bool, str, str]:
     """Order by quality, best first; ties: cheaper, natural setting, name."""
-    return (-p.record.val.map, p.record.val.gflops, not p.record.natural, p.trial.sweep, p.id)
+    return (-p.record.val.quality, p.record.val.gflops, not p.record.natural, p.trial.sweep, p.id)
 
 
 def _cheapest(p: FrontPoint) -> tuple[float, float, bool, str, str]:
     """Order by cost, cheapest first; ties: better, natural setting, name."""
-    return (p.record.val.gflops, -p.record.val.map, not p.record.natural, p.trial.sweep, p.id)
+    return (p.record.val.gflops, -p.record.val.quality, not p.record.natural, p.trial.sweep, p.id)
 
 
 def _front_indices(points: Sequence[FrontPoint]) -> list[int]:
@@ -214,9 +222,11 @@ def _front_indices(points: Sequence[FrontPoint]) -> list[int]:
 
 
 def baseline_name(trial: TrialRecord) -> str:
-    """A baseline's name with its variant: `uniform`, `uniform+coarse`."""
-    flags = sorted(name for name, value in trial.model.items() if value is True)
-    return "+".join([trial.method, *(flag.removeprefix("with_") for flag in flags)])
+    """A baseline's name with its variant: `uniform`, `uniform+coarse`, `epitoma_sampled+motion+random`."""
+    flags = sorted(name.removeprefix("with_") for name, value in trial.model.items() if value is True)
+    words = [str(trial.model[name]) for name in sorted(trial.model) if isinstance(trial.model[name], str)]
+    variant = [word for word in words if word and ":" not in word and "/" not in word]
+    return "+".join(dict.fromkeys([trial.method, *flags, *variant]))
 
 
 def _points(trials: Sequence[TrialRecord], split: str) -> Iterator[FrontPoint]:
@@ -230,7 +240,7 @@ def _points(trials: Sequence[TrialRecord], split: str) -> Iterator[FrontPoint]:
                 record=record,
                 name=baseline_name(trial) if trial.is_baseline else trial.method,
                 shown=record.on(split),
-                map_ci=None,
+                quality_ci=None,
                 seeds=len(groups[_group(trial)]),
             )
 
@@ -254,6 +264,7 @@ def _check_comparable(trials: Sequence[TrialRecord]) -> None:
     readers: Mapping[str, Callable[[TrialRecord], Any]] = {
         "data set": lambda t: f"{t.data['name']}@{t.data['fingerprint']}",
         "accounting": lambda t: t.accounting,
+        "objective": lambda t: t.objective,
     }
     for what, read in readers.items():
         found = {read(trial): trial.sweep for trial in trials}
@@ -268,9 +279,9 @@ def _reference(sweeps: Sequence[SweepRecord], points: Sequence[FrontPoint]) -> R
     stated = [sweep.reference for sweep in sweeps]
     known = [reference for reference in stated if reference is not None]
     if known and len(known) == len(stated):
-        return Reference(map=min(r.map for r in known), gflops=max(r.gflops for r in known))
+        return Reference(quality=min(r.quality for r in known), gflops=max(r.gflops for r in known))
     # Without a stated corner: the dearest point measured, which then counts nothing itself.
-    return Reference(map=0.0, gflops=max(max(p.record.val.gflops, p.record.test.gflops) for p in points))
+    return Reference(quality=0.0, gflops=max(max(p.record.val.gflops, p.record.test.gflops) for p in points))
 
 
 def _within(points: list[FrontPoint], max_gflops: float | None, min_map: float | None) -> list[FrontPoint]:
@@ -285,8 +296,9 @@ def _within(points: list[FrontPoint], max_gflops: float | None, min_map: float |
             cost = max(least.record.val.gflops, least.record.test.gflops)
             raise UsageError(
                 f"no operating point costs {max_gflops:g} GFLOPs per video or less on validation and test",
-                f"The cheapest is {least.id} with {rounded_up(cost)} GFLOPs and mAP "
-                f"{100 * least.shown.map:.1f} %: give at least --max-gflops {rounded_up(cost)}.",
+                f"The cheapest is {least.id} with {rounded_up(cost)} GFLOPs and "
+                f"{objective_text(least.trial.objective)} {100 * least.shown.quality:.1f} %: "
+                f"give at least --max-gflops {rounded_up(cost)}.",
             )
     if min_map is not None:
         if min_map > 1:
@@ -295,13 +307,13 @@ def _within(points: list[FrontPoint], max_gflops: float | None, min_map: float |
                 f"Did you mean {min_map / 100:g}?",
             )
         affordable = kept
-        kept = [p for p in kept if p.record.val.map >= min_map]
+        kept = [p for p in kept if p.record.val.quality >= min_map]
         if not kept:
             best = min(affordable, key=_dearest_quality)
             raise UsageError(
-                f"no operating point reaches mAP {min_map:g} on validation"
+                f"no operating point reaches {objective_text(best.trial.objective)} {min_map:g} on validation"
                 + (f" with {max_gflops:g} GFLOPs" if max_gflops is not None else ""),
-                f"The best is {best.id}: {best.record.val.map:.4f} at {best.record.val.gflops:.4g} GFLOPs.",
+                f"The best is {best.id}: {best.record.val.quality:.4f} at {best.record.val.gflops:.4g} GFLOPs.",
             )
     return kept
 
@@ -361,7 +373,7 @@ def _with_intervals(
             key = (trial.folder, record.id)
             few = len(scores.targets) <= ALL_INTERVALS_UP_TO
             if few or trial.is_baseline or key in on_front:
-                made[key] = map_interval(scores.scores[record.index], scores.targets, weights)
+                made[key] = _interval(scores, record.index, weights)
 
     def finished(p: FrontPoint) -> FrontPoint:
         key = (p.trial.folder, p.id)
@@ -370,9 +382,15 @@ def _with_intervals(
             record=p.record,
             name=p.name,
             shown=p.shown,
-            map_ci=made.get(key),
+            quality_ci=made.get(key),
             on_front=key in on_front,
             seeds=p.seeds,
         )
 
     return [finished(p) for p in points], [finished(p) for p in baselines]
+
+
+def _interval(scores: Scores, index: int, weights: Any) -> tuple[float, float]:
+    if scores.detections is None or scores.events is None:
+        return map_interval(scores.scores[index], scores.targets, weights)
+    return detection_interval(scores.detections[index], scores.events, weights)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from paretovid.platform.front import Front, FrontPoint
 from paretovid.platform.raw_check import Gate
-from paretovid.platform.results import knob_text
+from paretovid.platform.results import MAP, knob_text, objective_text
 from paretovid.trainables.recognizer import knobs_of
 
 
@@ -35,19 +35,38 @@ def model_card(front: Front, point: FrontPoint, name: str, gates: Sequence[Gate]
 def _numbers(front: Front, point: FrontPoint) -> list[str]:
     val, test = point.record.val, point.record.test
     interval = "-"
-    if front.split == "test" and point.map_ci is not None:
-        interval = f"{100 * point.map_ci[0]:.1f} to {100 * point.map_ci[1]:.1f}"
+    if front.split == "test" and point.quality_ci is not None:
+        interval = f"{100 * point.quality_ci[0]:.1f} to {100 * point.quality_ci[1]:.1f}"
     return [
         "## Measured",
         "| | test | validation (used to choose) |",
         "|---|---|---|",
-        f"| mAP (absent classes count 0) | {100 * test.map:.2f} % | {100 * val.map:.2f} % |",
-        f"| 95 % interval over videos | {interval} | - |",
+        *_objective(point, interval),
         f"| mAP, present classes | {100 * test.map_present:.2f} % | {100 * val.map_present:.2f} % |",
         f"| top-1 | {100 * test.top1:.2f} % | {100 * val.top1:.2f} % |",
         f"| GFLOPs per video, mean | {test.gflops:.5g} | {val.gflops:.5g} |",
         f"| GFLOPs per video, std | {test.gflops_std:.5g} | {val.gflops_std:.5g} |",
         f"| GFLOPs per video, 95th percentile | {test.gflops_p95:.5g} | {val.gflops_p95:.5g} |",
+    ]
+
+
+def _objective(point: FrontPoint, interval: str) -> list[str]:
+    val, test = point.record.val, point.record.test
+    over_videos = f"| 95 % interval over videos | {interval} | - |"
+    whole = f"| mAP{{}} (absent classes count 0) | {100 * test.map:.2f} % | {100 * val.map:.2f} % |"
+    if test.objective == MAP:
+        return [whole.format(""), over_videos]
+    overlaps = [
+        f"| {objective_text(name)} | {100 * value:.2f} % | {100 * val.overlaps[name]:.2f} % |"
+        for name, value in test.overlaps.items()
+        if name != test.objective
+    ]
+    mean = f"| **{objective_text(test.objective)}** (`{test.objective}`, THUMOS'14 evaluator)"
+    return [
+        f"{mean} | {100 * test.quality:.2f} % | {100 * val.quality:.2f} % |",
+        over_videos,
+        *overlaps,
+        whole.format(" of whole videos"),
     ]
 
 
@@ -76,7 +95,15 @@ def _usage(point: FrontPoint, name: str) -> list[str]:
         f'model.predict(["a.mp4"], params={example})',
         "```",
         "Paths or bytes of video files in, one mapping per video out: labels with scores, gflops, calls, "
-        "steps, decode_seconds, compute_seconds, notes, error. A file that cannot be read has an error.",
+        "steps, decode_seconds, compute_seconds, notes, error"
+        + (
+            ""
+            if point.trial.objective == MAP
+            else ", and instances (label, start_seconds, end_seconds, score)"
+        )
+        + ". A file that cannot be read has an error.",
+        "",
+        'Loaded with `model_config={"on_demand": True}`, a backbone takes memory from the first video that needs it.',
         "",
         "Parameters (an unknown name, or a value that is not finite or out of range, is an error):",
         *(f"* `{k.name}` ({k.low:g} to {k.high:g}): {k.description}" for k in knobs),

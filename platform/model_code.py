@@ -55,8 +55,9 @@ class RecognizerModel(PythonModel):  # type: ignore[misc]
     _skip_type_hint_validation = True
 
     def load_context(self, context: Any) -> None:
-        """Loads the weights that lie beside this file."""
-        self.recognizer = Recognizer.load(Path(context.artifacts["model"]))
+        """Loads the weights that lie beside this file; those of backbones on demand, if the caller says so."""
+        on_demand = bool((context.model_config or {}).get("on_demand", False))
+        self.recognizer = Recognizer.load(Path(context.artifacts["model"]), on_demand=on_demand)
 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         """See the model's card. Raises `UsageError` for an unknown or impossible parameter."""

@@ -16,6 +16,7 @@ from paretovid.platform.home import Home
 from paretovid.platform.packaging import rewritten, write_runtime_package
 from paretovid.platform.results import TrialRecord
 from paretovid.platform.shared_home import fetch
+from paretovid.trainables import components
 from paretovid.trainables.components import read_backbone_meta
 from paretovid.trainables.errors import DataError, StaleFeaturesError
 from paretovid.trainables.recognizer import knobs_of, write_model_folder
@@ -53,7 +54,12 @@ def _features_header(home: Home, trial: TrialRecord, source: str) -> dict[str, A
 
 def requirements(trial: TrialRecord) -> list[str]:
     """What a consumer must install, pinned to the versions that are installed here."""
-    names = [*REQUIRED, *(["pytorchvideo"] if "motion" in trial.sources else [])]
+    backbones = trial.sources.values()
+    names = [*REQUIRED]
+    if any(name.startswith("x3d") for name in backbones):
+        names.append("pytorchvideo")
+    if any(components.component(name).input.kind == "flow" for name in backbones):
+        names.append("opencv-python-headless")
     # A local build tag (`+cpu`) is in no package index.
     return [f"{name}=={importlib.metadata.version(name).split('+')[0]}" for name in names]
 
@@ -108,6 +114,8 @@ def write_package(scratch: Path, home: Home, point: FrontPoint, backbones: Mappi
             artifacts={"model": str(scratch / "model")},
             code_paths=[str(scratch / "code" / runtime)],
             signature=signature(point),
+            # What callers may say when they load it.
+            model_config={"on_demand": False},
             pip_requirements=requirements(point.trial),
             metadata={"paretovid": {"point": point.id, "sweep": point.trial.sweep, "runtime": runtime}},
         )

@@ -16,10 +16,14 @@ from paretovid.trainables.errors import NonFiniteError
 class Reference:
     """The corner that a hypervolume is measured from: points outside it count nothing."""
 
-    map: float = 0.0
+    quality: float = 0.0
     """Worst quality that is worth anything, a fraction."""
     gflops: float
     """Dearest cost that is worth anything, GFLOPs per video."""
+
+    def to_json(self, objective: str) -> dict[str, float]:
+        """Plain data, the quality under the name of its objective."""
+        return {objective: self.quality, "gflops": self.gflops}
 
 
 def _check(costs: Sequence[float], qualities: Sequence[float]) -> None:
@@ -49,11 +53,11 @@ def non_dominated(costs: Sequence[float], qualities: Sequence[float]) -> list[in
 
 
 def hypervolume(costs: Sequence[float], qualities: Sequence[float], reference: Reference) -> float:
-    """Area between the reference corner and the staircase of the points, in GFLOPs times mAP (fraction).
+    """Area between the reference corner and the staircase of the points, in GFLOPs times quality (fraction).
 
     Exact. Dominated points and points outside the reference corner add nothing; no points: 0.
     """
-    area, best = 0.0, reference.map
+    area, best = 0.0, reference.quality
     # From the cheapest on, a better point adds a slab as wide as what it saves against the reference.
     for i in non_dominated(costs, qualities):
         if costs[i] < reference.gflops and qualities[i] > best:

@@ -10,6 +10,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -41,7 +42,8 @@ from paretovid.platform.shared_home import (
 from paretovid.platform.trial_process import cause_of_train_failure
 from paretovid.search_spaces.schema import SweepConfig
 from paretovid.trainables.backbone_training import BackboneTrainingConfig, train_backbones
-from paretovid.trainables.components import family, read_backbone_meta
+from paretovid.trainables.backbone_weights import RANDOM, build_with_weights, missing_weights
+from paretovid.trainables.components import component, family, read_backbone_meta, save_backbone
 from paretovid.trainables.data.dataset import MANIFEST, Dataset, VideoRecord, load_dataset
 from paretovid.trainables.data.extract import extract_shard, headers
 from paretovid.trainables.data.features import (
@@ -54,11 +56,20 @@ from paretovid.trainables.data.features import (
     skipped_videos,
 )
 from paretovid.trainables.data.moving_digits import MovingDigitsConfig, is_made, make_moving_digits
-from paretovid.trainables.errors import DataError, StaleFeaturesError, UsageError
+from paretovid.trainables.data.readers.annotations import ReaderConfig
+from paretovid.trainables.data.readers.assemble import LEFT_OUT, Assembled, read_dataset
+from paretovid.trainables.data.readers.registry import reader, reader_config
+from paretovid.trainables.errors import DataError, StaleFeaturesError, UsageError, unknown_name
 from paretovid.trainables.typed_config import typed_config
 
 VIDEOS_PER_SHARD = 50
 """A shard is what one worker makes in one piece, and what is lost of the work if it is killed."""
+
+_PROBED_HERE = 500
+"""Up to so many new files are looked at without a cluster, which takes longer to start."""
+
+_UNREADABLE_SHARE = 0.5
+"""Of the videos that extraction may leave out, where the data set does not say (`data.max_missing_share`)."""
 
 _Item = TypeVar("_Item")
 _Made = TypeVar("_Made")
@@ -104,7 +115,8 @@ def cluster_of(config: SweepConfig) -> Iterator[Cluster]:
 
 
 def make_data(config: SweepConfig, progress: Progress) -> Dataset:
-    """The data set that the configuration names: made if it is the built-in one and not whole yet.
+    """The data set that the configuration names: made if it is the built-in one and not whole yet, read from its
+    annotation files if it is a public one.
 
     Raises `UsageError` for settings that do not fit what is there, `DataError` for a folder without one.
     """
@@ -112,6 +124,10 @@ def make_data(config: SweepConfig, progress: Progress) -> Dataset:
     name, settings = str(config.data["name"]), data_settings(config)
     root = home.data(name)
     with progress.stage("videos", unit="videos") as stage:
+        if settings.get("reader") is not None:
+            assembled = _read_data(config, home, stage)
+            _tell(assembled, root, progress)
+            return assembled.dataset
         is_shared_set = fetch(root, some_of_dataset)
         if settings.pop("generator", None) is None:
             dataset = load_dataset(root)
@@ -135,6 +151,46 @@ def make_data(config: SweepConfig, progress: Progress) -> Dataset:
         share(root)
         stage.done(f"made {len(dataset.records)} videos of {len(dataset.classes)} classes")
     return dataset
+
+
+def _reader_of(config: SweepConfig) -> tuple[str, ReaderConfig] | None:
+    """Name and settings of the reader, if the data set has one."""
+    settings = data_settings(config)
+    name = settings.pop("reader", None)
+    return None if name is None else (str(name), reader_config(str(name), settings))
+
+
+def _read_data(config: SweepConfig, home: Home, stage: Stage) -> Assembled:
+    """Annotations are read every time, in seconds (HVU: half a minute); a video is looked at once."""
+    found = _reader_of(config)
+    assert found is not None
+
+    def probed(function: Callable[[_Item], _Made], items: Sequence[_Item]) -> Iterable[_Made]:
+        stage.total = len(items)
+        with contextlib.nullcontext() if len(items) <= _PROBED_HERE else cluster_of(config):
+            for each in map(function, items) if len(items) <= _PROBED_HERE else _ray_map(function, items):
+                stage.advance()
+                yield each
+
+    name = str(config.data["name"])
+    assembled = read_dataset(*found, home.data(name), name=name, map_parallel=probed)
+    sizes = {split: len(assembled.dataset.split(split)) for split in ("train", "val", "test")}
+    said = ", ".join(f"{size} {split}" for split, size in sizes.items())
+    (stage.done if stage.count else stage.reused)(
+        f"{len(assembled.dataset.records)} videos of {name} ({said})"
+    )
+    return assembled
+
+
+def _tell(assembled: Assembled, root: Path, progress: Progress) -> None:
+    for note in assembled.notes:
+        progress.say(f"  note: {note}")
+    if assembled.left_out:
+        first = assembled.left_out[0]
+        progress.say(
+            f"  left out: {len(assembled.left_out)} of {assembled.annotated} annotated videos, listed in "
+            f"{root / LEFT_OUT}; the first: {first.where}: {first.reason}"
+        )
 
 
 def upload_data(home: Home, folder: Path) -> Dataset:
@@ -209,7 +265,11 @@ def prepare(config: SweepConfig, progress: Progress) -> Prepared:
     dataset = make_data(config, progress)
     names = family(config.backbones.family)
     folders = {source: home.backbone(dataset.name, name) for source, name in names.items()}
-    _train_backbones(config, home, dataset, tuple(names.values()), progress)
+    trained = tuple(name for name in names.values() if component(name).weights is None)
+    if trained:
+        _train_backbones(config, home, dataset, trained, progress)
+    if len(trained) < len(names):
+        _load_backbones(config, dataset, names, folders, progress)
     features = _extract(config, home, dataset, {names[s]: folder for s, folder in folders.items()}, progress)
     return Prepared(
         home=home,
@@ -257,6 +317,87 @@ def _is_trained(folder: Path, training: BackboneTrainingConfig, dataset: Dataset
     asked = {key: value for key, value in asdict(training).items() if key != "labels"}
     found = {key: meta["training"].get(key) for key in asked}
     return found == asked and meta["dataset_fingerprint"] == dataset.fingerprint
+
+
+def _load_backbones(
+    config: SweepConfig,
+    dataset: Dataset,
+    names: Mapping[str, str],
+    folders: Mapping[str, Path],
+    progress: Progress,
+) -> None:
+    """Fetches, checks and keeps the weights of components that are not trained here. Both mappings: by source."""
+    given = {source: name for source, name in names.items() if component(name).weights is not None}
+    locations = weight_locations(config)
+    with progress.stage("weights", unit="backbones") as stage:
+        stage.total = len(given)
+        fetched = 0
+        for source, name in given.items():
+            location, digest = locations[source], config.backbones.sha256.get(source)
+            if not _is_loaded(folders[source], dataset, location, digest):
+                backbone, origin = build_with_weights(component(name), location, sha256=digest)
+                meta = {
+                    "labels": [],
+                    "training": origin,
+                    "dataset": dataset.name,
+                    "dataset_fingerprint": dataset.fingerprint,
+                }
+                save_backbone(folders[source], name, backbone, meta)
+                fetched += 1
+            stage.advance()
+        if fetched:
+            stage.done(f"weights of {', '.join(given.values())}")
+        else:
+            stage.reused(f"{len(given)} backbones")
+
+
+def _is_loaded(folder: Path, dataset: Dataset, location: str, sha256: str | None) -> bool:
+    try:
+        meta = read_backbone_meta(folder)
+    except DataError:
+        return False
+    origin = meta["training"]
+    is_file = sha256 is None or origin.get("file_sha256") == sha256.lower()
+    return (
+        is_file and origin.get("weights") == location and meta["dataset_fingerprint"] == dataset.fingerprint
+    )
+
+
+def weight_locations(config: SweepConfig) -> dict[str, str]:
+    """Source to where its weights come from, for the components that are not trained here.
+
+    Raises `UsageError` for one without, and for a source that has no use for weights.
+    """
+    specs = {source: component(name) for source, name in family(config.backbones.family).items()}
+    takes = [source for source, spec in specs.items() if spec.weights is not None]
+    given = config.backbones.weights
+    if given and not takes:
+        raise UsageError(
+            f"backbones.weights is set, but the family {config.backbones.family} is trained here",
+            "Leave it out, or choose backbones=paper.",
+        )
+    if isinstance(given, str):
+        if given != RANDOM:
+            raise UsageError(
+                f"backbones.weights={given} is not allowed",
+                f"Name a file for each source: {', '.join(f'backbones.weights.{s}=PATH' for s in takes)}; "
+                f"or backbones.weights={RANDOM}.",
+            )
+        given = dict.fromkeys(takes, RANDOM)
+    for name, values in (("weights", given), ("sha256", config.backbones.sha256)):
+        for source in values:
+            if source not in takes:
+                raise unknown_name(f"source in backbones.{name}", source, takes)
+    for source, digest in config.backbones.sha256.items():
+        if not re.fullmatch(r"[0-9a-fA-F]{64}", digest):
+            raise UsageError(
+                f"backbones.sha256.{source}={digest} is no SHA-256",
+                "It has 64 hex digits: sha256sum FILE prints it.",
+            )
+    for source in takes:
+        if not given.get(source):
+            raise missing_weights(specs[source], source)
+    return {source: str(given[source]) for source in takes}
 
 
 def _workers(cluster: Cluster) -> int:
@@ -394,7 +535,8 @@ def _extract(
             )
         failures = _failures(dataset, next(iter(missing.values())), len(shards))
         # Before the stores are whole: the same command must not go on with them.
-        _check_enough(failures, len(records))
+        found = _reader_of(config)
+        _check_enough(failures, len(records), found[1].max_missing_share if found else _UNREADABLE_SHARE)
         for name, folder in missing.items():
             finish(folder, described[name], len(shards))
             seal(folder, parts[name], INDEX_FILE)
@@ -470,8 +612,8 @@ def _extract_one(
     return {name: share_parts(folder, files) for name, folder in folders.items()}
 
 
-def _check_enough(failures: Sequence[tuple[str, str]], total: int) -> None:
-    if len(failures) > total / 2:
+def _check_enough(failures: Sequence[tuple[str, str]], total: int, allowed_share: float) -> None:
+    if len(failures) > total * allowed_share:
         raise DataError(
             f"{len(failures)} of {total} videos could not be read",
             f"The first: {failures[0][0]}: {failures[0][1]}. Check the files and the decoder.",
@@ -479,9 +621,14 @@ def _check_enough(failures: Sequence[tuple[str, str]], total: int) -> None:
 
 
 def check_settings(config: SweepConfig) -> None:
-    """Builds the typed settings of data and backbones, so that a bad one is told before anything starts."""
+    """Builds the typed settings of data and backbones, so that a bad one is told before anything starts.
+
+    Annotation files are read, too; videos are not looked at.
+    """
     settings = data_settings(config)
-    if settings.pop("generator", None) is not None:
+    if (found := _reader_of(config)) is not None:
+        reader(found[0]).read(found[1])
+    elif settings.pop("generator", None) is not None:
         typed_config(MovingDigitsConfig, settings, "data")
     elif settings:
         raise UsageError(
@@ -489,5 +636,5 @@ def check_settings(config: SweepConfig) -> None:
             "They belong to the built-in set: data=moving_digits.",
         )
     typed_config(BackboneTrainingConfig, config.backbones.training, "backbones.training")
-    family(config.backbones.family)
+    weight_locations(config)
     check_feature_type(config.backbones.dtype)

@@ -15,8 +15,8 @@ from paretovid.platform.home import Home
 from paretovid.platform.mlflow_store import open_registry, quiet_mlflow
 from paretovid.trainables.errors import DataError, ParetovidError, UsageError, unknown_name
 
-KEYS = ("path", "labels", "gflops", "calls", "steps", "notes", "error")
-"""Of a video's entry in `predict --json`."""
+KEYS = ("path", "labels", "instances", "gflops", "calls", "steps", "notes", "error")
+"""Of a video's entry in `predict --json`; `instances` only of a model of localization."""
 
 
 @final
@@ -26,14 +26,22 @@ class Predictor:
     Arguments:
         home: whose registry is asked; unused for a folder.
         model: `models:/NAME@ALIAS`, `models:/NAME/VERSION` or a folder.
+        on_demand: read a backbone's weights when a video first needs it. Raises `UsageError` for a version that was
+            promoted before there was such a choice.
     """
 
-    def __init__(self, home: Home, model: str) -> None:
+    def __init__(self, home: Home, model: str, *, on_demand: bool = False) -> None:
         quiet_mlflow()
         import mlflow
 
         self.model = model
-        self._loaded = mlflow.pyfunc.load_model(_resolved(home, model))
+        wanted = {"on_demand": True} if on_demand else None
+        self._loaded = mlflow.pyfunc.load_model(_resolved(home, model), model_config=wanted)
+        if on_demand and not (self._loaded.model_config or {}).get("on_demand"):
+            raise UsageError(
+                f"{model} cannot load backbones on demand: it was promoted before there was that choice",
+                "Promote its point again, or leave --on-demand out.",
+            )
         schema = self._loaded.metadata.get_params_schema()
         self.params: dict[str, float] = {} if schema is None else {p.name: p.default for p in schema.params}
 
@@ -104,26 +112,30 @@ def predict(
     max_gflops: float | None = None,
     params: Mapping[str, float] | None = None,
     pictures: Path | None = None,
+    on_demand: bool = False,
 ) -> dict[str, Any]:
     """The document that `predict --json` prints.
 
     Arguments:
         params: inference knobs by name; those left out are as promoted.
-        pictures: a folder to draw a storyboard per video into, made if it is not there.
+        on_demand: read a backbone's weights when a video first needs it.
+        pictures: a folder to draw a storyboard, or a timeline of instances, per video into; made if it is not there.
 
     Raises `UsageError` for a model or parameter that does not exist, `DataError` without videos.
     """
     if not videos:
         raise DataError("no video was given", "Name at least one file.")
     given = {**(params or {}), **({} if max_gflops is None else {"max_gflops": max_gflops})}
-    answers = Predictor(home, model).predict([str(video) for video in videos], **given)
+    answers = Predictor(home, model, on_demand=on_demand).predict([str(video) for video in videos], **given)
     if pictures is not None:
         _draw(answers, pictures)
-    return {"model": model, "videos": [{key: answer[key] for key in KEYS} for answer in answers]}
+    videos_json = [{key: answer[key] for key in KEYS if key in answer} for answer in answers]
+    return {"model": model, "videos": videos_json}
 
 
 def _draw(answers: Sequence[Mapping[str, Any]], folder: Path) -> None:
     from paretovid.platform.storyboard import draw_storyboard
+    from paretovid.platform.timeline import draw_timeline
 
     if any("looks" not in answer for answer in answers):
         raise UsageError(
@@ -132,4 +144,5 @@ def _draw(answers: Sequence[Mapping[str, Any]], folder: Path) -> None:
         )
     for place, answer in enumerate(answers):
         if not answer["error"]:
-            draw_storyboard(answer["path"], answer, folder / f"{place:03d}-{Path(answer['path']).stem}.png")
+            draw = draw_timeline if "timeline" in answer else draw_storyboard
+            draw(answer["path"], answer, folder / f"{place:03d}-{Path(answer['path']).stem}.png")

@@ -36,7 +36,8 @@ class Gate:
 def check_raw_videos(package: Path, home: Home, point: FrontPoint, count: int = VIDEOS) -> Gate:
     """Loads the packaged model as a consumer would and compares it with the trial's record on validation.
 
-    Scores must agree within `SCORE_TOLERANCE`; cost per video, and so the calls, exactly.
+    Scores must agree within `SCORE_TOLERANCE`; cost per video, and so the calls, exactly; instances in class and
+    interval exactly, in score within the tolerance.
     """
     import mlflow
 
@@ -88,6 +89,7 @@ class _Recorded:
         scores = read_scores(point.trial, "val")
         self._scores = scores.scores[point.record.index]
         self._gflops = scores.gflops[point.record.index]
+        self._found = None if scores.detections is None else scores.detections[point.record.index]
         with safe_open(point.trial.folder / "scores.safetensors", framework="np") as file:
             names = set(file.keys())
             decided = file.get_tensor("val/decisions") if "val/decisions" in names else None
@@ -108,4 +110,20 @@ class _Recorded:
         looks = [words.index(look) for look in answer.steps]
         if self._decisions is not None and looks != self._decisions[row][: len(looks)].tolist():
             return "it looked at other steps"
-        return None
+        return self._instances_fault(row, answer, classes)
+
+    def _instances_fault(self, row: int, answer: Prediction, classes: tuple[str, ...]) -> str | None:
+        if self._found is None:
+            return None
+        # Of nearly equal scores either may come first.
+        recorded = sorted(
+            (classes[d.label], d.start_seconds, d.end_seconds, d.score) for d in self._found[row]
+        )
+        found = sorted(answer.instances or ())
+        same = len(found) == len(recorded) and all(
+            mine[0] == theirs[0]
+            and np.allclose(mine[1:3], theirs[1:3], atol=1e-6)
+            and abs(mine[3] - theirs[3]) <= SCORE_TOLERANCE
+            for mine, theirs in zip(found, recorded, strict=True)
+        )
+        return None if same else f"it found other instances: {len(found)}, not {len(recorded)} or not there"

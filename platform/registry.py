@@ -24,6 +24,7 @@ from paretovid.platform.mlflow_store import Store, locked, open_registry, quiet_
 from paretovid.platform.model_card import model_card
 from paretovid.platform.model_package import backbone_folders, write_package
 from paretovid.platform.raw_check import Gate, check_raw_videos
+from paretovid.platform.results import MAP, objective_text
 from paretovid.platform.shared_home import fetch_result
 from paretovid.trainables.errors import ParetovidError, UsageError, unknown_name
 
@@ -196,9 +197,13 @@ def _register(
 
 
 def _summary(front: Front, point: FrontPoint) -> str:
-    interval = "" if point.map_ci is None else f" [{100 * point.map_ci[0]:.1f}, {100 * point.map_ci[1]:.1f}]"
+    interval = (
+        ""
+        if point.quality_ci is None
+        else f" [{100 * point.quality_ci[0]:.1f}, {100 * point.quality_ci[1]:.1f}]"
+    )
     return (
-        f"mAP {100 * point.shown.map:.1f} %{interval} on {front.split}, "
+        f"{objective_text(front.objective)} {100 * point.shown.quality:.1f} %{interval} on {front.split}, "
         f"{point.shown.gflops:.4g} GFLOPs per video (giga multiply-accumulates)"
     )
 
@@ -216,7 +221,8 @@ def _version_tags(point: FrontPoint, gates: list[Gate], digest: str) -> dict[str
         "paretovid.trial": trial.trial,
         "paretovid.point": point.id,
         "paretovid.method": trial.method,
-        "paretovid.map": repr(test.map),
+        "paretovid.objective": trial.objective,
+        f"paretovid.{trial.objective}": repr(test.quality),
         "paretovid.gflops": repr(test.gflops),
         "paretovid.training_knobs": json.dumps(trial.training_knobs),
         "paretovid.inference_knobs": json.dumps(point.record.inference_knobs),
@@ -302,13 +308,15 @@ def list_models(home: Home, name: str | None = None) -> list[dict[str, Any]]:
 
 def _listed(model: str, version: Any, aliases: list[str]) -> dict[str, Any]:
     tags = version.tags
+    objective = tags.get("paretovid.objective", MAP)
+    quality = tags.get(f"paretovid.{objective}")
     gates = json.loads(tags.get("paretovid.gates", "{}"))
     return {
         "name": model,
         "version": int(version.version),
         "aliases": aliases,
         "method": tags.get("paretovid.method"),
-        "map": float(tags["paretovid.map"]) if "paretovid.map" in tags else None,
+        objective: None if quality is None else float(quality),
         "gflops": float(tags["paretovid.gflops"]) if "paretovid.gflops" in tags else None,
         "gates": sorted(gates),
         "point": f"{tags.get('paretovid.sweep')}/{tags.get('paretovid.point')}",

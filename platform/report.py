@@ -1,6 +1,6 @@
 """The front for people: a table for the terminal, a picture, and a page with hover.
 
-mAP is shown in percent, cost in GFLOPs per video, which are giga multiply-accumulates here.
+Quality (mAP) is shown in percent, cost in GFLOPs per video, which are giga multiply-accumulates here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from paretovid.platform.front import Front, FrontPoint
 from paretovid.platform.front_page import TEMPLATE
 from paretovid.platform.pareto import non_dominated, thinned
-from paretovid.platform.results import knob_text
+from paretovid.platform.results import knob_text, objective_text
 
 AXIS_COST = "GFLOPs per video (multiply-accumulates)"
 TABLE_ROWS = 12
@@ -37,9 +37,9 @@ def knobs_text(point: FrontPoint) -> str:
 def front_table(front: Front, rows: int = TABLE_ROWS) -> str:
     """The front beside its baselines, as a table of at most `rows` points of the front."""
     chosen = front.front
-    order = thinned([p.record.val.gflops for p in chosen], [p.record.val.map for p in chosen], rows)
+    order = thinned([p.record.val.gflops for p in chosen], [p.record.val.quality for p in chosen], rows)
     best = _yardstick(front)
-    head = ["", "point", "mAP %", "95 % interval", "top-1 %", "GFLOPs ± std"]
+    head = ["", "point", f"{objective_text(front.objective)} %", "95 % interval", "top-1 %", "GFLOPs ± std"]
     head += [f"vs {best.name}"] if best else []
     table = [[*head, "knobs"]]
     table += [_row(front, chosen[i], best) for i in order]
@@ -47,17 +47,32 @@ def front_table(front: Front, rows: int = TABLE_ROWS) -> str:
     if front.baselines:
         lines += ["", "Baselines (each at its best on validation)"]
         lines += _aligned([[*head, "setting"], *(_row(front, p, best) for p in front.best_baselines())])
-    return "\n".join([*_title(front, len(chosen)), "", *lines, "", *_legend(front, len(chosen) - len(order))])
+    lines += ["", *_legend(front, len(chosen) - len(order)), *_remarks(front)]
+    return "\n".join([*_title(front, len(chosen)), "", *lines])
+
+
+def _remarks(front: Front) -> list[str]:
+    """What trials say of themselves, each remark once with the trials that make it."""
+    said: dict[str, list[str]] = {}
+    for point in (*front.points, *front.baselines):
+        several = f"{point.trial.sweep}/" if len(front.sweeps) > 1 else ""
+        for remark in point.trial.remarks:
+            trials = said.setdefault(remark, [])
+            if f"{several}{point.trial.trial}" not in trials:
+                trials.append(f"{several}{point.trial.trial}")
+    if not said:
+        return []
+    return ["", "Remarks", *(f"  {', '.join(sorted(trials))}: {remark}" for remark, trials in said.items())]
 
 
 def _title(front: Front, count: int) -> list[str]:
     trials = {(p.trial.sweep, p.trial.trial) for p in front.points}
-    share = front.hypervolume / max(front.reference.gflops * (1 - front.reference.map), 1e-30)
+    share = front.hypervolume / max(front.reference.gflops * (1 - front.reference.quality), 1e-30)
     return [
         f"Front of {', '.join(front.sweeps)}: {count} of {len(front.points)} operating points, "
         f"{len(trials)} trials",
         f"Chosen on validation, measured on {front.split}. Hypervolume {front.hypervolume:.4g} "
-        f"({100 * share:.1f} % of the box to mAP {100 * front.reference.map:g} %, "
+        f"({100 * share:.1f} % of the box to {objective_text(front.objective)} {100 * front.reference.quality:g} %, "
         f"{front.reference.gflops:.4g} GFLOPs).",
     ]
 
@@ -65,7 +80,10 @@ def _title(front: Front, count: int) -> list[str]:
 def _legend(front: Front, left_out: int) -> list[str]:
     lines = ["* knee of the front. GFLOPs: giga multiply-accumulates per video, mean over videos."]
     if (best := _yardstick(front)) is not None:
-        lines.append(f"vs {best.name}: points of mAP more or less than it, at what share of its GFLOPs.")
+        quality = objective_text(front.objective)
+        lines.append(
+            f"vs {best.name}: points of {quality} more or less than it, at what share of its GFLOPs."
+        )
     if front.accounting != "honest":
         lines.append(f"Accounting: {front.accounting} (as published, not as measured).")
     if any(not p.trial.deployable for p in front.baselines):
@@ -86,11 +104,11 @@ def _row(front: Front, p: FrontPoint, best: FrontPoint | None) -> list[str]:
     name = p.name if p.trial.is_baseline else p.id
     if len(front.sweeps) > 1 and not p.trial.is_baseline:
         name = f"{p.trial.sweep}/{name}"
-    interval = "" if p.map_ci is None else f"[{100 * p.map_ci[0]:.1f}, {100 * p.map_ci[1]:.1f}]"
-    cells = [mark, name, f"{100 * p.shown.map:.1f}", interval, f"{100 * p.shown.top1:.1f}"]
+    interval = "" if p.quality_ci is None else f"[{100 * p.quality_ci[0]:.1f}, {100 * p.quality_ci[1]:.1f}]"
+    cells = [mark, name, f"{100 * p.shown.quality:.1f}", interval, f"{100 * p.shown.top1:.1f}"]
     cells.append(f"{p.shown.gflops:.4f} ± {p.shown.gflops_std:.4f}")
     if best is not None:
-        gain = 100 * (p.shown.map - best.shown.map)
+        gain = 100 * (p.shown.quality - best.shown.quality)
         cells.append(f"{gain:+.1f} at {100 * p.shown.gflops / best.shown.gflops:.0f} %")
     return [*cells, knobs_text(p)]
 
@@ -128,7 +146,7 @@ def _best(curve: list[FrontPoint]) -> list[FrontPoint]:
     if len({p.trial.folder for p in curve}) == 1:
         return curve
     measured = [p.record.val for p in curve]
-    kept = set(non_dominated([m.gflops for m in measured], [m.map for m in measured]))
+    kept = set(non_dominated([m.gflops for m in measured], [m.quality for m in measured]))
     return [point for i, point in enumerate(curve) if i in kept]
 
 
@@ -146,7 +164,7 @@ def write_png(front: Front, path: Path) -> None:
     if _is_log(front):
         _plain_log_axis(axes, [p.shown.gflops for p in (*front.points, *front.baselines)])
     axes.set_xlabel(AXIS_COST)
-    axes.set_ylabel(f"mAP on {front.split} (%)")
+    axes.set_ylabel(f"{objective_text(front.objective)} on {front.split} (%)")
     title = f"{', '.join(front.sweeps)}: chosen on validation, shown on {front.split}"
     axes.set_title(title, fontsize=10, loc="left")
     axes.grid(True, which="major", color="#e5e5e5", linewidth=0.8)
@@ -162,7 +180,7 @@ def _draw_points(axes: Any, front: Front) -> None:
     others = [p for p in front.points if not p.on_front]
     axes.scatter(
         [p.shown.gflops for p in others],
-        [100 * p.shown.map for p in others],
+        [100 * p.shown.quality for p in others],
         s=9,
         color="#9ab4d1",
         alpha=0.45,
@@ -171,9 +189,9 @@ def _draw_points(axes: Any, front: Front) -> None:
         zorder=1,
     )
     chosen = front.front
-    x, y = [p.shown.gflops for p in chosen], [100 * p.shown.map for p in chosen]
+    x, y = [p.shown.gflops for p in chosen], [100 * p.shown.quality for p in chosen]
     axes.plot(x, y, color=_FRONT_COLOUR, linewidth=1.8, zorder=4)
-    bars = [p.map_ci or (p.shown.map, p.shown.map) for p in chosen]
+    bars = [p.quality_ci or (p.shown.quality, p.shown.quality) for p in chosen]
     # A percentile interval need not hold the estimate itself.
     below = [max(0.0, v - 100 * low) for v, (low, _) in zip(y, bars, strict=True)]
     above = [max(0.0, 100 * high - v) for v, (_, high) in zip(y, bars, strict=True)]
@@ -193,7 +211,7 @@ def _draw_points(axes: Any, front: Front) -> None:
         if (p.trial.sweep, p.id) == front.knee_id:
             axes.annotate(
                 f"knee {p.id}",
-                (p.shown.gflops, 100 * p.shown.map),
+                (p.shown.gflops, 100 * p.shown.quality),
                 xytext=(-6, 9),
                 textcoords="offset points",
                 ha="right",
@@ -208,7 +226,7 @@ def _draw_baselines(axes: Any, front: Front) -> None:
         usable = curve[0].trial.deployable
         axes.plot(
             [p.shown.gflops for p in curve],
-            [100 * p.shown.map for p in curve],
+            [100 * p.shown.quality for p in curve],
             color=colour,
             linewidth=1.1,
             linestyle="-" if usable else ":",
@@ -220,7 +238,7 @@ def _draw_baselines(axes: Any, front: Front) -> None:
         )
         axes.annotate(
             name,
-            (curve[-1].shown.gflops, 100 * curve[-1].shown.map),
+            (curve[-1].shown.gflops, 100 * curve[-1].shown.quality),
             xytext=(5, 0),
             textcoords="offset points",
             fontsize=8,
@@ -270,7 +288,7 @@ def write_html(front: Front, path: Path) -> None:
         "log": _is_log(front),
         "ticks": _ticks(min(costs) / 1.15, max(costs) * 1.2) if _is_log(front) else None,
         "x": AXIS_COST,
-        "y": f"mAP on {front.split} (%)",
+        "y": f"{objective_text(front.objective)} on {front.split} (%)",
     }
     # "</" would end the script element.
     page = TEMPLATE.replace("@DATA@", json.dumps(data, allow_nan=False).replace("</", "<\\/"))
@@ -283,15 +301,15 @@ def write_html(front: Front, path: Path) -> None:
 
 def _hover(p: FrontPoint) -> dict[str, Any]:
     interval = ""
-    if p.map_ci is not None:
-        interval = f", 95 % interval {100 * p.map_ci[0]:.1f} to {100 * p.map_ci[1]:.1f}"
+    if p.quality_ci is not None:
+        interval = f", 95 % interval {100 * p.quality_ci[0]:.1f} to {100 * p.quality_ci[1]:.1f}"
     return {
         "x": p.shown.gflops,
-        "y": 100 * p.shown.map,
-        "ci": None if p.map_ci is None else [100 * p.map_ci[0], 100 * p.map_ci[1]],
+        "y": 100 * p.shown.quality,
+        "ci": None if p.quality_ci is None else [100 * p.quality_ci[0], 100 * p.quality_ci[1]],
         "lines": [
             f"{p.trial.sweep} / {p.id}" + (f" ({p.name})" if p.trial.is_baseline else ""),
-            f"mAP {100 * p.shown.map:.1f} %{interval}",
+            f"{objective_text(p.trial.objective)} {100 * p.shown.quality:.1f} %{interval}",
             f"top-1 {100 * p.shown.top1:.1f} %",
             f"{p.shown.gflops:.4g} GFLOPs per video, std {p.shown.gflops_std:.3g}",
             knobs_text(p),

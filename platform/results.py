@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,21 @@ from safetensors import safe_open
 
 from paretovid.platform.pareto import Reference
 from paretovid.platform.shared_home import refresh_sweep, refresh_sweeps
+from paretovid.trainables.data.dataset import Event
+from paretovid.trainables.detection import Detection
 from paretovid.trainables.errors import DataError, NonFiniteError, UnknownNameError, UsageError, unknown_name
 
 SPLITS = ("val", "test")
+MAP = "map"
+"""The objective of results that name none."""
+_OVERLAPS = "map_iou_"
+
+
+def objective_text(objective: str) -> str:
+    """What an objective is called in prose: `mAP`, `mAP@IoU 0.1:0.7`."""
+    if objective == MAP:
+        return "mAP"
+    return f"mAP@IoU {objective.removeprefix(_OVERLAPS).replace('_', ':')}"
 
 
 def knob_text(value: float | str, digits: int = 4) -> str:
@@ -27,7 +39,10 @@ def knob_text(value: float | str, digits: int = 4) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measurement:
-    """What one operating point reached on one split. mAP and top-1 are fractions."""
+    """What one operating point reached on one split. Qualities are fractions.
+
+    mAPs without an overlap and top-1 are of whole videos, also where the task is localization.
+    """
 
     map: float
     map_present: float
@@ -39,11 +54,20 @@ class Measurement:
     calls: dict[str, float]
     """Component to its mean calls per video."""
     usage_std_over_mean: float | None = None
+    overlaps: dict[str, float] = field(default_factory=dict)
+    """Of localization: mAP of the instances by overlap (`map_iou_0.5`) and its mean (`map_iou_0.1_0.7`)."""
+    objective: str = MAP
+    """The name of the quality that decides."""
+
+    @property
+    def quality(self) -> float:
+        """The objective's value: what fronts, choices and gates go by."""
+        return self.map if self.objective == MAP else self.overlaps[self.objective]
 
     def numbers(self) -> dict[str, float]:
         """The figures by name, without calls; those that were not measured left out."""
         names = ("map", "map_present", "map_interpolated", "top1", "gflops", "gflops_std", "gflops_p95")
-        values = {name: getattr(self, name) for name in names}
+        values = {name: getattr(self, name) for name in names} | self.overlaps
         if self.usage_std_over_mean is not None:
             values["usage_std_over_mean"] = self.usage_std_over_mean
         return values
@@ -73,6 +97,8 @@ class TrialRecord:
     trial: str
     sweep: str
     method: str
+    objective: str
+    """The name of the quality that decides: `map`, `map_iou_0.1_0.7`."""
     is_baseline: bool
     deployable: bool
     seed: int
@@ -89,6 +115,11 @@ class TrialRecord:
     folder: Path
     extra: dict[str, Any]
     """Whatever else the trial wrote."""
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a reader of the result must know, such as a gate that collapsed."""
+        return tuple(self.extra.get("remarks") or ())
 
     def natural_point(self) -> PointRecord:
         """The point with every inference knob at its default; the first if none is marked."""
@@ -111,7 +142,8 @@ class SweepRecord:
         stated = self.info.get("reference") or {}
         if stated.get("gflops") is None:
             return None
-        return Reference(map=float(stated.get("map") or 0.0), gflops=float(stated["gflops"]))
+        quality = next((value for name, value in stated.items() if name != "gflops"), 0.0)
+        return Reference(quality=float(quality or 0.0), gflops=float(stated["gflops"]))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,6 +156,10 @@ class Scores:
     """`[P, N]`"""
     targets: NDArray[np.float64]
     """`[N, C]`"""
+    detections: tuple[tuple[tuple[Detection, ...], ...], ...] | None = None
+    """Of localization: P points, N videos."""
+    events: tuple[tuple[Event, ...], ...] | None = None
+    """Of localization: N videos' true instances."""
 
 
 def read_sweep(folder: Path) -> SweepRecord:
@@ -164,12 +200,36 @@ def read_scores(trial: TrialRecord, split: str) -> Scores:
     try:
         with safe_open(path, framework="np") as file:
             values = {name: file.get_tensor(f"{split}/{name}") for name in ("scores", "gflops", "targets")}
+            found, events = _instances(file, split, *values["scores"].shape[:2])
     except Exception as error:  # safetensors raises its own type, a subclass of Exception
         raise DataError(
             f"{path} cannot be read: {error}",
             "Remove the trial's folder and run the sweep under another name=.",
         ) from error
-    return Scores(**{name: np.asarray(value, dtype=np.float64) for name, value in values.items()})
+    arrays = {name: np.asarray(value, dtype=np.float64) for name, value in values.items()}
+    return Scores(**arrays, detections=found, events=events)
+
+
+def _instances(file: Any, split: str, num_points: int, num_videos: int) -> tuple[Any, Any]:
+    """Detections of each point and true instances, `(None, None)` of a trial that has none."""
+    names = set(file.keys())
+    if f"{split}/events" not in names:
+        return None, None
+
+    def by_video(name: str, make: Any) -> tuple[tuple[Any, ...], ...]:
+        videos: list[list[Any]] = [[] for _ in range(num_videos)]
+        for video, label, start, end, score in file.get_tensor(name).tolist():
+            videos[int(video)].append(make(int(label), start, end, score))
+        return tuple(tuple(found) for found in videos)
+
+    def event(label: int, start: float, end: float, _: float) -> Event:
+        return Event(label=label, start_seconds=start, end_seconds=end)
+
+    def detection(label: int, start: float, end: float, score: float) -> Detection:
+        return Detection(label=label, start_seconds=start, end_seconds=end, score=score)
+
+    points = tuple(by_video(f"{split}/detections/{i}", detection) for i in range(num_points))
+    return points, by_video(f"{split}/events", event)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -185,7 +245,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     return data
 
 
-def _measurement(data: Mapping[str, Any], where: str) -> Measurement:
+def _measurement(data: Mapping[str, Any], objective: str, where: str) -> Measurement:
     usage = data.get("usage_std_over_mean")
     measured = Measurement(
         map=float(data["map"]),
@@ -197,7 +257,10 @@ def _measurement(data: Mapping[str, Any], where: str) -> Measurement:
         gflops_p95=float(data["gflops_p95"]),
         calls={str(name): float(count) for name, count in data["calls"].items()},
         usage_std_over_mean=None if usage is None else float(usage),
+        overlaps={str(name): float(value) for name, value in data.items() if name.startswith(_OVERLAPS)},
+        objective=objective,
     )
+    _ = measured.quality  # a KeyError here says what the file lacks
     for name, value in measured.numbers().items():
         if not math.isfinite(value):
             raise NonFiniteError(
@@ -207,30 +270,40 @@ def _measurement(data: Mapping[str, Any], where: str) -> Measurement:
     return measured
 
 
-def _point(data: Mapping[str, Any], index: int, where: str) -> PointRecord:
+def _point(data: Mapping[str, Any], index: int, objective: str, where: str) -> PointRecord:
     return PointRecord(
         id=str(data["id"]),
         index=index,
         natural=bool(data.get("natural", False)),
         inference_knobs={str(name): float(value) for name, value in data["inference_knobs"].items()},
-        val=_measurement(data["val"], f"{where} {data['id']} val"),
-        test=_measurement(data["test"], f"{where} {data['id']} test"),
+        val=_measurement(data["val"], objective, f"{where} {data['id']} val"),
+        test=_measurement(data["test"], objective, f"{where} {data['id']} test"),
     )
 
 
-_FIELDS = frozenset(TrialRecord.__dataclass_fields__) - {"points", "folder", "extra", "training"}
+_FIELDS = frozenset(TrialRecord.__dataclass_fields__) - {"points", "folder", "extra", "training", "objective"}
 
 
 def _trial(data: Mapping[str, Any], folder: Path) -> TrialRecord:
     where = f"{data['sweep']}/{data['trial']}"
-    points = tuple(_point(point, index, where) for index, point in enumerate(data["points"]))
+    objective = str(data.get("objective", MAP))
+    points = tuple(_point(point, index, objective, where) for index, point in enumerate(data["points"]))
     if not points:
         raise DataError(
             f"{where} holds no operating point",
             "Remove the trial's folder and run the sweep under another name=.",
         )
-    extra = {name: value for name, value in data.items() if name not in _FIELDS | {"points", "training"}}
+    extra = {
+        name: value
+        for name, value in data.items()
+        if name not in _FIELDS | {"points", "training", "objective"}
+    }
     known = {name: data[name] for name in _FIELDS}
     return TrialRecord(
-        **known, training=dict(data.get("training") or {}), points=points, folder=folder, extra=extra
+        **known,
+        objective=objective,
+        training=dict(data.get("training") or {}),
+        points=points,
+        folder=folder,
+        extra=extra,
     )

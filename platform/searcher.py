@@ -13,6 +13,7 @@ from typing import Any, final
 from ray.tune.search import Searcher
 
 from paretovid.platform.study import MOST_LOSSES, ParetoStudy, Suggestion, not_finite
+from paretovid.platform.study_storage import objectives
 from paretovid.trainables.errors import ParetovidError
 
 OUTCOME = "outcome"
@@ -247,16 +248,16 @@ class ParetoSearcher(Searcher):
 
     def _succeeded(self, started: _Started, result: Mapping[str, Any]) -> None:
         try:
-            objectives = self._hooks.objectives_of(result)
+            found = self._hooks.objectives_of(result)
         except (KeyError, IndexError, TypeError, ParetovidError) as error:
             reason = f"its result has no objectives: {type(error).__name__}: {error}"
             return self._failed(started, reason, retry=False)
-        bad = not_finite(objectives)
+        bad = not_finite(found, objectives() if self._study is None else self._study.objectives)
         if bad is not None:
             return self._failed(started, bad, retry=False)
         if started.fixed is None:
             assert self._study is not None
-            self._study.tell(started.trial_id, objectives)
+            self._study.tell(started.trial_id, found)
             if self._hooks.swept_of is not None:
                 self._study.tell_swept(started.trial_id, self._hooks.swept_of(result))
         self._hooks.on_result(started.trial_id, started.config, result, None)

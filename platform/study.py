@@ -26,7 +26,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from paretovid.platform.study_storage import OBJECTIVES, open_study
+from paretovid.platform.study_storage import Directions, objectives, open_study
 from paretovid.search_spaces.schema import KnobConfig
 from paretovid.trainables.errors import unknown_name
 
@@ -64,7 +64,7 @@ class StudyCounts:
 
 @final
 class ParetoStudy:
-    """One sweep's search for the front of mAP (maximised) and GFLOPs (minimised).
+    """One sweep's search for the front of a quality (maximised) and GFLOPs (minimised).
 
     The first trials are two anchors, all knobs at their dearest and all at their cheapest end (without them
     Optuna's Gaussian process never leaves the neighbourhood of its dearest random start), then `published`.
@@ -78,6 +78,7 @@ class ParetoStudy:
         published: settings to try early; knobs that are left out are sampled, values out of range left out.
         max_gflops: GFLOPs per video that a trial worth finding may spend.
         max_failures: how often a failed trial is handed out again.
+        objective: the name of the quality: `map`, `map_iou_0.1_0.7`.
 
     No configuration is handed out twice: one that the sampler repeats is put away, uncounted, and another drawn.
 
@@ -96,6 +97,7 @@ class ParetoStudy:
         published: Sequence[Mapping[str, Any]] = (),
         max_gflops: float | None = None,
         max_failures: int = 1,
+        objective: str = "map",
     ) -> None:
         if sampler not in _SAMPLERS:
             raise unknown_name("sampler", sampler, _SAMPLERS)
@@ -107,7 +109,9 @@ class ParetoStudy:
         self._max_gflops = max_gflops
         self._knobs = dict(knobs)
         self._distributions = {knob: distribution(config) for knob, config in knobs.items()}
-        self._study = open_study(storage, name, describe(knobs), [*self._anchors(), *self._within(published)])
+        self.objectives = objectives(objective)
+        about = describe(knobs, self.objectives)
+        self._study = open_study(storage, name, about, [*self._anchors(), *self._within(published)])
         self._open: dict[str, Trial] = {}
         self._again = [trial.number for trial in self._all(TrialState.RUNNING)]
         # Kept, not looked up for every draw: a large study would be read through once per trial.
@@ -194,7 +198,7 @@ class ParetoStudy:
             self._study._storage.set_trial_state_values(trial._trial_id, state=TrialState.WAITING)
 
     def tell(self, trial_id: str, objectives: Mapping[str, Any], **attributes: Any) -> str:
-        """Records a result: `map` and `gflops`, anything else in `objectives` is ignored.
+        """Records a result: the quality and `gflops`, anything else in `objectives` is ignored.
 
         A value that is missing or not finite makes the trial a failed one. Telling a finished trial again
         changes nothing. Returns what became of it: `complete`, `failed` or `known`.
@@ -202,14 +206,14 @@ class ParetoStudy:
         trial = self._take(trial_id)
         if trial is None:
             return "known"
-        bad = not_finite(objectives)
+        bad = not_finite(objectives, self.objectives)
         if bad is not None:
             return self._fail(trial, bad)
         for name, attribute in attributes.items():
             trial.set_user_attr(name, attribute)
         if self._max_gflops is not None:
             trial.set_constraint("max_gflops", float(objectives["gflops"]) - self._max_gflops)
-        self._study.tell(trial, [float(objectives[name]) for name in OBJECTIVES])
+        self._study.tell(trial, [float(objectives[name]) for name in self.objectives])
         return "complete"
 
     def tell_failure(
@@ -234,11 +238,11 @@ class ParetoStudy:
     def tell_swept(self, trial_id: str, points: Sequence[Mapping[str, Any]]) -> None:
         """Adds the other operating points of a complete trial, so that the sampler sees them.
 
-        Each has `map`, `gflops`, and `knobs` for those searched knobs in which it differs from its trial.
+        Each has the quality, `gflops`, and `knobs` for those searched knobs in which it differs from its trial.
         """
         source = self._study.get_trials(deepcopy=False)[int(trial_id[1:])]
         for point in points:
-            values = [float(point[name]) for name in OBJECTIVES]
+            values = [float(point[name]) for name in self.objectives]
             limit = self._max_gflops
             self._study.add_trial(
                 optuna.trial.create_trial(
@@ -369,13 +373,13 @@ def distribution(knob: KnobConfig) -> BaseDistribution:
     return FloatDistribution(float(knob.low), float(knob.high), log=knob.log)
 
 
-def describe(knobs: Mapping[str, KnobConfig]) -> dict[str, Any]:
+def describe(knobs: Mapping[str, KnobConfig], directions: Directions) -> dict[str, Any]:
     """What makes two studies the same search: objectives and ranges, as plain data."""
     ranges: dict[str, Any] = {}
     for name, knob in sorted(knobs.items()):
         ends = {"choices": list(knob.choices)} if knob.choices else {"low": knob.low, "high": knob.high}
         ranges[name] = {**ends, "log": knob.log, "whole": knob.whole}
-    return {"objectives": dict(OBJECTIVES), "knobs": ranges}
+    return {"objectives": dict(directions), "knobs": ranges}
 
 
 def _key(params: Mapping[str, Any]) -> str:
@@ -417,10 +421,10 @@ def _suggest(trial: Trial, name: str, kind: BaseDistribution) -> Any:
     return trial.suggest_categorical(name, kind.choices)
 
 
-def not_finite(objectives: Mapping[str, Any]) -> str | None:
-    """Why these are no objectives; None if they are."""
-    for name in OBJECTIVES:
-        value = objectives.get(name)
+def not_finite(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
+    """Why what was `found` are not the objectives that are `wanted`; None if they are."""
+    for name in wanted:
+        value = found.get(name)
         if value is None:
             return f"{name} is missing"
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):

@@ -21,10 +21,15 @@ from paretovid.platform.patient_storage import PatientStorage
 from paretovid.platform.study_place import shown_url, without_password
 from paretovid.trainables.errors import UsageError
 
-OBJECTIVES: dict[str, Literal["maximize", "minimize"]] = {"map": "maximize", "gflops": "minimize"}
+Directions = dict[str, Literal["maximize", "minimize"]]
 JOURNAL = "journal://"
 """Scheme of a storage that is one file, appended to: a tenth of SQLite's time per trial."""
 _DESCRIPTION = "paretovid"
+
+
+def objectives(quality: str = "map") -> Directions:
+    """What a study searches for, in the order in which values are told: a quality, by name, and cost."""
+    return {quality: "maximize", "gflops": "minimize"}
 
 
 def open_study(
@@ -45,10 +50,11 @@ def open_study(
                 "Choose another name=, or another storage.",
             )
         optuna.delete_study(study_name=name, storage=store)  # interrupted while it was made
-    study = optuna.create_study(study_name=name, storage=store, directions=list(OBJECTIVES.values()))
+    directions = description["objectives"]
+    study = optuna.create_study(study_name=name, storage=store, directions=list(directions.values()))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        study.set_metric_names(list(OBJECTIVES))
+        study.set_metric_names(list(directions))
     asked: list[dict[str, Any]] = []
     for origin, knobs in first:
         if knobs not in asked:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from paretovid.infra.placement import TrialResources
-from paretovid.platform.config import check_method, searched_knobs
+from paretovid.platform.config import check_method, searched_knobs, training_settings
 from paretovid.platform.front import Front, read_front
 from paretovid.platform.home import Home, open_home
 from paretovid.platform.launch import LaunchSummary, launch_trials
@@ -56,6 +56,7 @@ from paretovid.search_spaces.schema import SweepConfig
 from paretovid.trainables.components import family
 from paretovid.trainables.data.dataset import load_dataset, write_json
 from paretovid.trainables.errors import ParetovidError, UsageError
+from paretovid.trainables.evaluation import OBJECTIVES
 from paretovid.trainables.methods import method_class, method_config
 from paretovid.trainables.provenance import code_version
 from paretovid.trainables.trial import TrainingConfig
@@ -290,6 +291,7 @@ class _Run:
             published=config.method.published,
             max_gflops=search.max_gflops,
             max_failures=search.max_failures,
+            objective=objective_of(config),
         )
         trials = SweepTrials(config, self._name, prepared)
         found = reconcile(self._folder, study, trials, self._driver.record, tell_swept=search.tell_swept)
@@ -325,7 +327,7 @@ class _Run:
         """
         front = read_front([self._folder])
         write_front(self._folder, front)
-        reference = {"map": front.reference.map, "gflops": front.reference.gflops}
+        reference = front.reference.to_json(front.objective)
         info = new_info(self._config, self._name, state, read_info(self._folder))
         failures = {**(info.get("failures") or {}), **summary.reasons}
         info |= {"hypervolume": front.hypervolume, "reference": reference, "failures": failures}
@@ -359,7 +361,7 @@ def write_front(folder: Any, front: Front) -> None:
 def _check(config: SweepConfig) -> None:
     check_settings(config)
     check_method(config)
-    typed_config(TrainingConfig, config.training, "training")
+    typed_config(TrainingConfig, training_settings(config), "training")
     known = {knob.name for knob in method_class(config.method.name).inference_knobs}
     for name in config.method.inference_knobs:
         if name not in known:
@@ -375,6 +377,19 @@ def _check(config: SweepConfig) -> None:
                 f"{config.method.name} reads the source {source!r}, which {config.backbones.family} has not",
                 f"It has: {', '.join(available)}.",
             )
+    task = method_class(config.method.name).task
+    for baseline in config.baselines:
+        other = method_class(baseline.method).task
+        if other != task:
+            raise UsageError(
+                f"the baseline {baseline.name} is of {other}, {config.method.name} of {task}",
+                "Their qualities do not compare: leave it out of baselines, or give one of the same task.",
+            )
+
+
+def objective_of(config: SweepConfig) -> str:
+    """The name of the quality that the method of this sweep is judged by."""
+    return OBJECTIVES[method_class(config.method.name).task]
 
 
 def _at(home: str | None) -> str:

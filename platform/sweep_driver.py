@@ -11,6 +11,7 @@ from paretovid.infra.object_errors import ObjectStoreError
 from paretovid.platform.home import Home
 from paretovid.platform.progress import Progress, Stage
 from paretovid.platform.reconcile import FAILURE_FILE, record_failure
+from paretovid.platform.results import objective_text
 from paretovid.platform.searcher import Hooks
 from paretovid.platform.shared_home import fetch_result, remove
 from paretovid.platform.sweep_journal import Event, SweepJournal
@@ -91,7 +92,12 @@ class SweepDriver:
             fetch_result(folder)
         objectives = result["objectives"]
         self.record("finish", trial=trial, **result["figures"])
-        note = f"{trial}: mAP {100 * objectives['map']:.1f} at {objectives['gflops']:.4f} GFLOPs"
+        quality = ", ".join(
+            f"{objective_text(name)} {100 * value:.1f}"
+            for name, value in objectives.items()
+            if name != "gflops"
+        )
+        note = f"{trial}: {quality} at {objectives['gflops']:.4f} GFLOPs"
         self._advance(1, note)
 
     def _on_fault(self, trial: str, reason: str, again: bool) -> None:

@@ -15,6 +15,8 @@ from paretovid.platform.results import knob_text
 from paretovid.search_spaces.schema import SweepConfig
 from paretovid.trainables.components import family, measure_component
 
+_CLASSES_SHOWN = 12  # of what classifies, in a plan: the videos may not be made yet
+
 PICTURE, PAGE, TABLE, DOCUMENT = "front.png", "front.html", "front.txt", "front.json"
 
 
@@ -46,7 +48,7 @@ class Plan:
         )
         lines += ["", "cost of one look, in GFLOPs (multiply-accumulates):"]
         for source, component in family(self.config.backbones.family).items():
-            cost = measure_component(component)
+            cost = measure_component(component, _CLASSES_SHOWN)
             lines.append(f"  {source:<8} {component:<32} {cost.gmacs:.6f}  at {cost.input}")
         if search.max_gflops:
             lines.append(f"points above {search.max_gflops:g} GFLOPs per video are not worth finding")

@@ -306,7 +306,7 @@ def _is_searched(entry: Entry) -> bool:
 
 
 def _points(entry: Entry) -> list[tuple[float, float]]:
-    points = entry.facts.get("front") or [[entry.facts.get("map", 0.0), entry.facts.get("gflops", 0.0)]]
+    points = entry.facts.get("front") or [[entry.facts.get("quality", 0.0), entry.facts.get("gflops", 0.0)]]
     return [(float(quality), float(gflops)) for quality, gflops in points]
 
 

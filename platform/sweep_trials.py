@@ -9,7 +9,7 @@ from typing import Any, final
 
 from paretovid.infra.node_cache import NodeCacheError, node_cache
 from paretovid.infra.node_cache import fetch as copy_to_node
-from paretovid.platform.config import model_with_knobs
+from paretovid.platform.config import model_with_knobs, training_settings
 from paretovid.platform.pareto import non_dominated
 from paretovid.platform.pipeline import Prepared, is_whole_store
 from paretovid.platform.searcher import FixedTrial
@@ -75,7 +75,7 @@ class SweepTrials:
             model=model,
             training_knobs=training_knobs or {},
             inference_setting=inference_setting,
-            training=typed_config(TrainingConfig, self._config.training, "training"),
+            training=typed_config(TrainingConfig, training_settings(self._config), "training"),
             seed=self._config.seed,
             dataset=str(self._prepared.dataset.root),
             features={source: str(folder) for source, folder in self._prepared.features.items()},
@@ -154,11 +154,11 @@ def _fetched(trial: TrialConfig, shared: SharedRoot, heartbeat: Callable[[], obj
 
 def summary_of(result: Mapping[str, Any]) -> dict[str, Any]:
     """What the driver wants to know of a trial's result."""
-    natural = result["points"][0]["val"]
+    objectives = (result["objective"], "gflops")
     return {
-        "objectives": {"map": natural["map"], "gflops": natural["gflops"]},
+        "objectives": {name: result["points"][0]["val"][name] for name in objectives},
         "swept": [
-            {"setting": p["inference_knobs"], "map": p["val"]["map"], "gflops": p["val"]["gflops"]}
+            {"setting": p["inference_knobs"], **{name: p["val"][name] for name in objectives}}
             for p in result["points"][1:]
         ],
         "figures": figures_of(result),
@@ -167,11 +167,12 @@ def summary_of(result: Mapping[str, Any]) -> dict[str, Any]:
 
 def figures_of(result: Mapping[str, Any]) -> dict[str, Any]:
     """What the journal keeps of a trial's result: its natural point, and the front of all its points."""
-    points = [(float(point["val"]["map"]), float(point["val"]["gflops"])) for point in result["points"]]
+    name = result["objective"]
+    points = [(float(point["val"][name]), float(point["val"]["gflops"])) for point in result["points"]]
     kept = non_dominated([gflops for _, gflops in points], [quality for quality, _ in points])
     quality, gflops = points[0]
     seconds = float(result.get("seconds", 0.0))
-    return {"map": quality, "gflops": gflops, "seconds": seconds, "front": [points[i] for i in kept]}
+    return {"quality": quality, "gflops": gflops, "seconds": seconds, "front": [points[i] for i in kept]}
 
 
 def finished_result(trial: TrialConfig) -> dict[str, Any] | None:

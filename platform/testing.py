@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from paretovid.platform.home import Home
 from paretovid.trainables.components import FAMILIES, component, save_backbone
+from paretovid.trainables.data.dataset import Dataset
 from paretovid.trainables.data.extract import extract_shard, headers
 from paretovid.trainables.data.features import finish, header_fingerprint
 from paretovid.trainables.data.moving_digits import MovingDigitsConfig, make_moving_digits
@@ -183,21 +184,8 @@ def small_home(root: Path, sweep: str = "tiny", dtype: str = "float32") -> Home:
     """
     home = Home(root)
     made = MovingDigitsConfig(videos_train=8, videos_val=8, videos_test=8, min_seconds=2.0, max_seconds=3.0)
-    dataset = make_moving_digits(made, home.data("moving_digits"))
     components = {source: FAMILIES["small"][source] for source in ("coarse", "fine")}
-    torch.manual_seed(0)
-    for name in components.values():
-        backbone = component(name).build(len(dataset.classes)).eval()
-        save_backbone(home.backbone(dataset.name, name), name, backbone, {"labels": "video"})
-    folders = {name: home.backbone(dataset.name, name) for name in components.values()}
-    made_of = headers(dataset, folders, dtype)
-    stores = {
-        name: home.features(dataset.name) / f"{name}@{header_fingerprint(header)}"
-        for name, header in made_of.items()
-    }
-    extract_shard(dataset, dataset.records, folders, stores, 0, dtype)
-    for name, header in made_of.items():
-        finish(stores[name], header, 1)
+    dataset, stores = _with_features(home, "moving_digits", made, components, dtype)
     write_sweep(home.sweep(sweep), {"reference": None, "config": {}})
     for trial, method in (("t0000", "lite_eval"), ("b0000", "uniform"), ("b0001", "oracle")):
         run_trial(
@@ -215,3 +203,69 @@ def small_home(root: Path, sweep: str = "tiny", dtype: str = "float32") -> Home:
             LocalContext(),
         )
     return home
+
+
+def localization_home(root: Path, sweep: str = "tiny") -> Home:
+    """As `small_home`, of untrimmed videos and localization: `t0000` is of `model_selection_localization`, `b0000` of
+    `motion_only`, `b0001` of `random_clips`.
+    """
+    home = Home(root)
+    made = MovingDigitsConfig(
+        videos_train=12,
+        videos_val=6,
+        videos_test=6,
+        min_seconds=4.0,
+        max_seconds=5.0,
+        step_seconds=1.0,
+        untrimmed=True,
+        action_classes=3,
+        context=0.3,
+        sparsity=0.3,
+        appearance_classes=0,
+        motion_classes=0,
+        sound_classes=0,
+        easy_classes=0,
+    )
+    components = {source: FAMILIES["localization"][source] for source in ("appearance", "flow")}
+    dataset, stores = _with_features(home, "moving_digits_untrimmed", made, components, "float32")
+    write_sweep(home.sweep(sweep), {"reference": None, "config": {}})
+    for trial, method in (
+        ("t0000", "model_selection_localization"),
+        ("b0000", "motion_only"),
+        ("b0001", "random_clips"),
+    ):
+        run_trial(
+            TrialConfig(
+                sweep=sweep,
+                trial=trial,
+                method=method,
+                training_knobs={"beta": 0.5} if trial == "t0000" else {},
+                model={"beta": 0.5} if trial == "t0000" else {},
+                training=TrainingConfig(epochs=20, batch_size=6),
+                dataset=str(home.data(dataset.name)),
+                features={source: str(stores[name]) for source, name in components.items()},
+                output=str(home.trial(sweep, trial)),
+            ),
+            LocalContext(),
+        )
+    return home
+
+
+def _with_features(
+    home: Home, name: str, made: MovingDigitsConfig, components: Mapping[str, str], dtype: str
+) -> tuple[Dataset, dict[str, Path]]:
+    """Real videos, untrained backbones and their features; component to the folder of its store."""
+    dataset = make_moving_digits(made, home.data(name), name=name)
+    torch.manual_seed(0)
+    for each in components.values():
+        backbone = component(each).build(len(dataset.classes)).eval()
+        save_backbone(home.backbone(name, each), each, backbone, {"labels": "video"})
+    folders = {each: home.backbone(name, each) for each in components.values()}
+    made_of = headers(dataset, folders, dtype)
+    stores = {
+        each: home.features(name) / f"{each}@{header_fingerprint(header)}" for each, header in made_of.items()
+    }
+    extract_shard(dataset, dataset.records, folders, stores, 0, dtype)
+    for each, header in made_of.items():
+        finish(stores[each], header, 1)
+    return dataset, stores

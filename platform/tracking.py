@@ -26,6 +26,7 @@ from paretovid.platform.tracking_records import (
     environment,
     failure_tags,
     flat,
+    main_figures,
     metrics_of,
     near_front,
     point_tags,
@@ -300,7 +301,7 @@ class Tracker:
             dataset = (dataset_name(point.trial, split), point.trial.data["fingerprint"])
             figures = {f"{split}/{name}": value for name, value in measured.numbers().items()}
             if split == "test":
-                figures |= {name: getattr(measured, name) for name in ("map", "top1", "gflops")}
+                figures |= main_figures(measured)
             metrics += metrics_of(figures, step=step, run_id=run_id, model_id=model_id, dataset=dataset)
         self.client.log_batch(run_id, metrics=metrics)
         self.client.finalize_logged_model(model_id, LoggedModelStatus.READY)
@@ -312,7 +313,7 @@ class Tracker:
             "hypervolume": front.hypervolume,
             "front_points": float(len(chosen)),
             "trials": float(len(sweep.trials)),
-            "best_map": max(p.shown.map for p in chosen),
+            f"best_{front.objective}": max(p.shown.quality for p in chosen),
             "cheapest_gflops": min(p.shown.gflops for p in chosen),
         }
         self._log_batch(self.run_id, figures)

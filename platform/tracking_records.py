@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from paretovid.platform.front import Front, FrontPoint
-from paretovid.platform.results import Measurement, SweepRecord, TrialRecord, knob_text
+from paretovid.platform.results import MAP, Measurement, SweepRecord, TrialRecord, knob_text
 from paretovid.trainables.errors import NonFiniteError
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ VERSIONS_OF = (
     "torchvision",
     "pytorchvideo",
     "av",
+    "opencv-python-headless",
     "numpy",
     "safetensors",
     "ray",
@@ -40,8 +41,8 @@ def near_front(front: Front) -> list[FrontPoint]:
     chosen = list(front.front)
 
     def behind(point: FrontPoint) -> float:
-        reachable = [p.record.val.map for p in chosen if p.record.val.gflops <= point.record.val.gflops]
-        return max(reachable) - point.record.val.map if reachable else math.inf
+        reachable = [p.record.val.quality for p in chosen if p.record.val.gflops <= point.record.val.gflops]
+        return max(reachable) - point.record.val.quality if reachable else math.inf
 
     near = [(behind(p), p) for p in front.points if not p.on_front]
     near = sorted((pair for pair in near if pair[0] <= NEAR_MAP), key=lambda pair: (pair[0], pair[1].id))
@@ -74,8 +75,14 @@ def _metric_name(name: str) -> str:
     return name.replace("@", "_at_")
 
 
+def main_figures(measured: Measurement) -> dict[str, float]:
+    """What an operating point is judged by, under names without a split."""
+    names = ("map", "top1", "gflops") if measured.objective == MAP else (measured.objective, "gflops")
+    return {name: value for name, value in measured.numbers().items() if name in names}
+
+
 def trial_figures(val: Measurement, test: Measurement) -> dict[str, float]:
-    figures = {name: getattr(test, name) for name in ("map", "top1", "gflops")}
+    figures = main_figures(test)
     for split, measured in (("val", val), ("test", test)):
         figures |= {f"{split}/{name}": value for name, value in measured.numbers().items()}
         figures |= {f"{split}/calls/{name}": count for name, count in measured.calls.items()}
@@ -143,7 +150,7 @@ def trial_name(trial: TrialRecord) -> str:
 def trial_note(trial: TrialRecord) -> str:
     return (
         f"One training of {trial.method}{' (baseline)' if trial.is_baseline else ''} with "
-        f"{len(trial.points)} operating points. `map`, `top1` and `gflops` are those of its natural "
+        f"{len(trial.points)} operating points. `{trial.objective}` and `gflops` are those of its natural "
         "operating point on the test split (fractions; giga multiply-accumulates per video); `val/…` is what "
         "the search was told."
     )
@@ -151,7 +158,7 @@ def trial_note(trial: TrialRecord) -> str:
 
 def sweep_note(front: Front, table: str) -> str:
     return (
-        f"Sweep **{', '.join(front.sweeps)}**: quality (mAP) against cost (GFLOPs per video, giga "
+        f"Sweep **{', '.join(front.sweeps)}**: quality (`{front.objective}`) against cost (GFLOPs per video, giga "
         "multiply-accumulates).\n\nArtifacts: `front/front.html` (with hover), `front/front.png`. "
         "Models: one per operating point on or near the front. Nested runs: one per trial.\n\n"
         f"```\n{table}\n```\n"

@@ -88,11 +88,12 @@ class Overseer(tune.Callback):
         self._on_look = on_look
         self._trials: dict[str, Any] = {}
         self._seen: dict[str, tuple[Any, float]] = {}
-        self._looked = self._measured = self._looked_for_hangs = time.monotonic()
+        self._looked = self._checked = self._measured = time.monotonic()
         # In a bucket every sign is a request.
         self._hang_look_seconds = 0.0
-        if is_shared(storage) and hang_seconds is not None:
-            self._hang_look_seconds = min(30.0, hang_seconds / 5)
+        if hang_seconds is not None:
+            is_slow = is_shared(storage)
+            self._hang_look_seconds = min(30.0, hang_seconds / 5) if is_slow else hang_seconds / 20
         self._stop_until: float | None = None
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -126,17 +127,17 @@ class Overseer(tune.Callback):
             self._searcher.concurrent = max(1, self._room())
         if now - self._looked >= _LOOK_SECONDS:
             self._looked = now
-            if now - self._looked_for_hangs >= self._hang_look_seconds:
-                self._looked_for_hangs = now
-                self._look_for_hangs(now)
             self._on_look()
+        # Often enough to be right to a twentieth; a thousand trials are a thousand files to read.
+        pause = max(_LOOK_SECONDS, self._hang_look_seconds)
+        if self._hang_seconds is not None and now - self._checked >= pause:
+            self._checked = now
+            self._look_for_hangs(now, self._hang_seconds)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # as above
 
-    def _look_for_hangs(self, now: float) -> None:
-        if self._hang_seconds is None:
-            return
+    def _look_for_hangs(self, now: float, hang_seconds: float) -> None:
         for tune_id, trial in list(self._trials.items()):
             name = self._searcher.trial_of(tune_id)
             if name is None:
@@ -146,9 +147,9 @@ class Overseer(tune.Callback):
             before = self._seen.get(tune_id)
             if before is None or before[0] != sign:
                 self._seen[tune_id] = (sign, now)
-            elif now - before[1] > self._hang_seconds and trial.temporary_state.ray_actor is not None:
+            elif now - before[1] > hang_seconds and trial.temporary_state.ray_actor is not None:
                 self._searcher.explain(
-                    tune_id, Cause(reason=f"no progress for {self._hang_seconds:g} s, its process was ended")
+                    tune_id, Cause(reason=f"no progress for {hang_seconds:g} s, its process was ended")
                 )
                 self._seen.pop(tune_id)
                 ray.kill(trial.temporary_state.ray_actor)

@@ -1,13 +1,14 @@
 """The shape of a configuration: every setting with its type, unit and meaning.
 
 The YAML files beside this one fill it in; `key=value` on the command line overrides them. An unknown key or a
-value of another type is refused (`paretovid.platform.config`). These sections are free here, because their
-settings belong to the dataclass that uses them, which checks them and documents them:
+value of another type is refused (`paretovid.platform.config`). Some sections are free here: `backbones.weights` and
+`backbones.sha256`, whose settings are named by source, and these, whose settings belong to the dataclass that uses
+them, which checks them and documents them:
 
     data            MovingDigitsConfig (built-in set)    trainables/data/moving_digits.py
     backbones.training    BackboneTrainingConfig         trainables/backbone_training.py
     method.model    the method's own Config              trainables/<method>.py
-    training        TrainingConfig                       trainables/trial.py
+    training, method.training    TrainingConfig          trainables/trial.py
     cluster.resources_per_trial    names that the cluster's nodes were started with, and numbers
 """
 
@@ -61,6 +62,8 @@ class MethodConfig:
     name: str = MISSING
     model: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Fields of the method's Config that are not searched."""
+    training: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """How it is trained, unless `training` of the whole configuration says otherwise."""
     training_knobs: dict[str, KnobConfig] = dataclasses.field(default_factory=dict)
     """Knobs that need a new training: what the study searches."""
     inference_knobs: dict[str, KnobConfig] = dataclasses.field(default_factory=dict)
@@ -76,6 +79,13 @@ class BackbonesConfig:
     """The backbones that turn video into features."""
 
     family: str = MISSING
+    """The name of a set of components, one for each source: `trainables/components.py`, `paper_components.py`."""
+    by_method: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Method to the family that it takes instead."""
+    weights: Any = dataclasses.field(default_factory=dict)
+    """Source to a path or URL of weights, for components that are not trained here; or `random` for all of them."""
+    sha256: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Source to the digest that its file of weights must have."""
     dtype: str = "float32"
     """How features are stored: `float32`, or `float16` for half the space."""
     training: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -167,5 +177,14 @@ class SweepConfig:
     tracking: TrackingConfig = dataclasses.field(default_factory=TrackingConfig)
 
 
-FREE_SECTIONS = ("data", "backbones.training", "method.model", "training", "cluster.resources_per_trial")
+FREE_SECTIONS = (
+    "data",
+    "backbones.weights",
+    "backbones.sha256",
+    "backbones.training",
+    "method.model",
+    "method.training",
+    "training",
+    "cluster.resources_per_trial",
+)
 """Dotted names of the sections whose keys this schema leaves open."""

@@ -14,6 +14,16 @@ Labels, `config.labels`:
   these labels are wrong, and backbones that start from nothing learn far less from them: on `moving_digits`
   the fine one names 21 % of the digits of the test split (a guess: 17 %), with `step` 94 %.
 
+* `trimmed`: only steps with evidence, each with its label, and no class "background": what a network knows that was
+  pre-trained on trimmed clips (Kinetics), as those of weakly supervised localization are. Where the action is and
+  where only its context, nobody has told it.
+
+Components that classify (`ComponentSpec.classifies`) take `video`: their outputs are the data set's classes and
+nothing else. With several labels a video they learn each class by itself (binary cross-entropy), as they are read.
+
+With `video_share` below 1, a part of the training split, chosen by a hash of the videos' ids, is kept from the
+backbones: what a model selector learns from must not have been seen by the models that it selects among.
+
 A class that a source cannot perceive (a sound, in a still frame) stays unlearned by that backbone.
 """
 
@@ -37,15 +47,19 @@ from paretovid.trainables.components import (
     read_backbone_meta,
     save_backbone,
 )
-from paretovid.trainables.data.dataset import Dataset, VideoRecord
+from paretovid.trainables.data.dataset import Dataset, VideoRecord, video_key
+from paretovid.trainables.data.flow import ZERO
 from paretovid.trainables.data.videos import read_all_steps
 from paretovid.trainables.errors import DataError, NonFiniteError, UsageError, VideoError
+from paretovid.trainables.method import classification_loss
+from paretovid.trainables.video_share import is_for_backbones
 
 if TYPE_CHECKING:
     from paretovid.trainables.trial import TrialContext
 
 BACKGROUND = "background"
-Labels = Literal["step", "video"]
+Labels = Literal["step", "video", "trimmed"]
+LABELS: tuple[Labels, ...] = ("step", "video", "trimmed")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,6 +74,8 @@ class BackboneTrainingConfig:
     """Share of the samples without evidence, with `labels=step`."""
     own_share: float = 0.7
     """Share of the samples with evidence that are of a component's own class groups, where those are known."""
+    video_share: float = 1.0
+    """Share of the training split's videos that backbones are trained on (`is_for_backbones`)."""
     memory_mb: int = 2048
     """Decoded inputs kept, over all workers; beyond it, a part of each video's steps is kept."""
     seed: int = 0
@@ -73,8 +89,13 @@ class BackboneTrainingConfig:
                 raise UsageError(
                     f"backbones.{name} must be between 0 and 1, not {getattr(self, name)}", "Change it."
                 )
-        if self.labels not in ("step", "video"):
-            raise UsageError(f"backbones.labels cannot be {self.labels!r}", "Allowed: step, video.")
+        if not 0 < self.video_share <= 1:
+            raise UsageError(
+                f"backbones.video_share must be above 0 and at most 1, not {self.video_share}",
+                "1: all videos.",
+            )
+        if self.labels not in LABELS:
+            raise UsageError(f"backbones.labels cannot be {self.labels!r}", f"Allowed: {', '.join(LABELS)}.")
 
 
 def train_backbones(
@@ -94,6 +115,7 @@ def train_backbones(
     """
     # The sums of a matrix product depend on the number of threads; results must not.
     torch.set_num_threads(1)
+    _check_labels(config, names)
     labels: Labels = config.labels if _knows_steps(dataset) else "video"
     about = {
         "training": {**asdict(config), "labels": labels, "workers": context.world_size},
@@ -114,6 +136,29 @@ def train_backbones(
             meta = save_backbone(out_root / spec.name, spec.name, backbone, meta)
         trained[spec.name] = meta
     return {"trained": trained, "kept": kept, "skipped": samples.skipped}
+
+
+def _check_labels(config: BackboneTrainingConfig, names: Sequence[str]) -> None:
+    classifying = [name for name in names if component(name).classifies]
+    if classifying and config.labels != "video":
+        raise UsageError(
+            f"{classifying[0]} classifies by itself, which backbones.training.labels={config.labels} does not teach",
+            "Set backbones.training.labels=video.",
+        )
+
+
+def _training_videos(dataset: Dataset, config: BackboneTrainingConfig) -> tuple[VideoRecord, ...]:
+    """Raises `DataError` if the share is so small that no video is left."""
+    records = dataset.split("train")
+    keys = torch.tensor([video_key(record.video_id) for record in records])
+    is_chosen = is_for_backbones(keys, config.video_share).tolist()
+    chosen = tuple(record for record, taken in zip(records, is_chosen, strict=True) if taken)
+    if not chosen:
+        raise DataError(
+            f"none of {len(records)} training videos is among the share of {config.video_share} for backbones",
+            "Raise backbones.training.video_share, or take more videos.",
+        )
+    return chosen
 
 
 def _knows_steps(dataset: Dataset) -> bool:
@@ -145,6 +190,7 @@ class _Samples:
     """`[steps, classes]` float32, rows add up to one (one-hot, or several labels of equal weight)."""
     groups: tuple[str, ...]
     """Group of each column of `targets`: `background` for steps without evidence, "" where unknown."""
+    multi_label: bool
     skipped: dict[str, str]
 
 
@@ -155,7 +201,8 @@ def _decode(
     config: BackboneTrainingConfig,
     context: TrialContext,
 ) -> _Samples:
-    mine = dataset.split("train")[context.rank :: context.world_size]
+    videos = _training_videos(dataset, config)
+    mine = videos[context.rank :: context.world_size]
     specs = {spec.name: spec.input for spec in wanted}
     limit = _steps_that_fit(wanted, config.memory_mb // context.world_size, len(mine))
     generator = np.random.default_rng((config.seed, context.rank))
@@ -170,12 +217,12 @@ def _decode(
             skipped[str(path)] = error.message if isinstance(error, VideoError) else str(error)
             continue
         target = _targets(record, len(next(iter(decoded.values()))), len(dataset.classes), labels)
-        chosen = _choose_steps(len(target), limit, generator)
+        chosen = _choose_steps(target.sum(axis=1) > 0, limit, generator)
         targets.append(target[chosen])
         for name, values in decoded.items():
             inputs[name].append(values[chosen])
         # Every rank must report equally often; shares differ by at most one video.
-        if (number + 1) % 20 == 0 and number < len(dataset.split("train")) // context.world_size:
+        if (number + 1) % 20 == 0 and number < len(videos) // context.world_size:
             _report(context, stage=0.0, done=number + 1, total=len(mine))
     if not targets:
         reason = next(iter(skipped.values()), "it has none for this worker")
@@ -184,7 +231,13 @@ def _decode(
             "Check the files, and that there are at least as many videos as workers.",
         )
     joined = {name: np.concatenate(values) for name, values in inputs.items()}
-    return _Samples(joined, np.concatenate(targets), _groups(dataset, labels), skipped)
+    return _Samples(
+        inputs=joined,
+        targets=np.concatenate(targets),
+        groups=_groups(dataset, labels),
+        multi_label=dataset.multi_label,
+        skipped=skipped,
+    )
 
 
 def _groups(dataset: Dataset, labels: Labels) -> tuple[str, ...]:
@@ -194,7 +247,7 @@ def _groups(dataset: Dataset, labels: Labels) -> tuple[str, ...]:
 
 def _steps_that_fit(wanted: Sequence[ComponentSpec], memory_mb: int, num_videos: int) -> int:
     """Steps of each video that can be kept, at least one."""
-    itemsize = {"frame": 1, "snippet": 1, "logmel": 4}
+    itemsize = {"frame": 1, "snippet": 1, "flow": 1, "logmel": 4}
     step_bytes = sum(itemsize[spec.input.kind] * int(np.prod(spec.input.shape)) for spec in wanted)
     return max(1, memory_mb * 2**20 // (step_bytes * max(1, num_videos)))
 
@@ -210,13 +263,13 @@ def _targets(record: VideoRecord, num_steps: int, num_classes: int, labels: Labe
     known[: len(record.step_labels)] = record.step_labels[:num_steps]
     targets = np.zeros((num_steps, num_classes + 1), np.float32)
     targets[np.arange(num_steps), known] = 1  # -1, nothing, is the last column: background
-    return targets
+    return targets[:, :-1] if labels == "trimmed" else targets
 
 
-def _choose_steps(num_steps: int, limit: int, generator: np.random.Generator) -> np.ndarray:
-    if num_steps <= limit:
-        return np.arange(num_steps)
-    return np.sort(generator.choice(num_steps, limit, replace=False))
+def _choose_steps(is_labelled: np.ndarray, limit: int, generator: np.random.Generator) -> np.ndarray:
+    """At most `limit` of the steps that have a label."""
+    steps = np.flatnonzero(is_labelled)
+    return steps if len(steps) <= limit else np.sort(generator.choice(steps, limit, replace=False))
 
 
 def _train_one(
@@ -251,10 +304,16 @@ def _train_one(
     losses: list[float] = []
     hits: list[float] = []
     batches = _batches(samples, spec, total, config, context)
+    has_tags = spec.classifies and samples.multi_label
     for step, (inputs, targets) in enumerate(batches):
         logits = classifier(inputs.to(context.device))
         targets = targets.to(context.device)
-        loss = -(targets * torch.log_softmax(logits, dim=-1)).sum(dim=-1).mean()
+        # Members of a pool are read as they are trained: each class by itself if a video may have several.
+        loss = classification_loss(
+            logits,
+            (targets > 0).float() if has_tags else targets,
+            multi_label=has_tags,
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -283,7 +342,7 @@ class _Classifier(nn.Module):
         self.backbone = backbone
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return self.backbone.classify(self.backbone(inputs))
+        return self.backbone.classify(self.backbone.features(inputs))
 
 
 def _batches(
@@ -328,8 +387,8 @@ def _varied(inputs: Tensor, spec: ComponentSpec) -> Tensor:
     """Samples as float32, slightly changed, from torch's global generator.
 
     Pictures are moved by up to a tenth, turned, scaled, brightened and given noise, all frames of a snippet
-    alike; they are never mirrored, which would change digits and directions. Sounds are moved in time and
-    made louder or softer.
+    alike; they are never mirrored, which would change digits and directions. Flow is moved, made faster or slower and
+    given noise. Sounds are moved in time and made louder or softer.
     """
     count, kind = len(inputs), spec.input.kind
     inputs = inputs.float()
@@ -339,13 +398,18 @@ def _varied(inputs: Tensor, spec: ComponentSpec) -> Tensor:
         return inputs.roll(shift, dims=2) + torch.empty(column).uniform_(-0.5, 0.5)
     angle, move = torch.empty(count).uniform_(-0.15, 0.15), torch.empty(count, 2).uniform_(-0.2, 0.2)
     scale = torch.empty(count).uniform_(0.9, 1.1)
+    if kind == "flow":
+        angle, scale = torch.zeros(count), torch.ones(count)  # its directions would have to turn with it
     cosine, sine = scale * angle.cos(), scale * angle.sin()
     affine = torch.stack([cosine, -sine, move[:, 0], sine, cosine, move[:, 1]], dim=1).view(count, 2, 3)
     size = spec.input.size
     flat = inputs.movedim(-1, 1).reshape(count, -1, size, size)  # colours and frames as channels
     grid = functional.affine_grid(affine, [count, 1, size, size], align_corners=False)
     moved = functional.grid_sample(flat, grid, padding_mode="border", align_corners=False)
-    varied = moved.view(count, 3, *inputs.shape[1:-1]).movedim(1, -1)
+    varied = moved.view(count, inputs.shape[-1], *inputs.shape[1:-1]).movedim(1, -1)
+    if kind == "flow":
+        faster = torch.empty(column).uniform_(0.8, 1.2)
+        return ZERO + (varied - ZERO) * faster + 3 * torch.randn(varied.shape)
     varied = varied * torch.empty(column).uniform_(0.8, 1.2) + torch.empty(column).uniform_(-20, 20)
     return varied + 4 * torch.randn(varied.shape)
 

@@ -12,14 +12,19 @@ import torch
 from numpy.typing import NDArray
 
 from paretovid.trainables.cost import CostTable, deterministic_eval
+from paretovid.trainables.data.dataset import Dataset, Event, VideoRecord
 from paretovid.trainables.data.features import FeatureSplit
-from paretovid.trainables.method import Method, Outcome, Setting
+from paretovid.trainables.detection import THUMOS_THRESHOLDS, Detection, clipped, map_iou, map_iou_name
+from paretovid.trainables.errors import DataError
+from paretovid.trainables.method import Method, Outcome, Setting, Task
 from paretovid.trainables.metrics import VARIANTS, mean_average_precision, top1
 from paretovid.trainables.provider import FeatureProvider
 
 CHEAPEST = 1
 """The decision to look at the first source only. Looks that count as usage are above it."""
 METRIC_NAMES = {"paper": "map", "present_only": "map_present", "activitynet": "map_interpolated"}
+OBJECTIVES: dict[Task, str] = {"classification": "map", "localization": map_iou_name(THUMOS_THRESHOLDS)}
+"""What a task's quality is called, in every result and wherever one is shown."""
 
 
 @final
@@ -36,18 +41,28 @@ class Measured:
     """Component to `[N]`."""
     decisions: NDArray[np.int8]
     """`[N, T]`"""
+    detections: tuple[tuple[Detection, ...], ...] | None = None
+    """N videos' instances, of a method of localization."""
 
     def metrics(
-        self, targets: NDArray[Any], num_steps: NDArray[np.int64], used_above: int = CHEAPEST
+        self,
+        targets: NDArray[Any],
+        num_steps: NDArray[np.int64],
+        used_above: int = CHEAPEST,
+        events: tuple[tuple[Event, ...], ...] | None = None,
     ) -> dict[str, Any]:
         """The figures of an operating point: all mAP variants, top-1, cost and usage.
 
         Arguments:
             used_above: decisions above this count as usage; 0 for a method of one source, which has no cheaper one.
+            events: N videos' true instances; with detections, their mAP over overlaps (`thumos`) comes first.
         """
         usage = (self.decisions > used_above).sum(axis=1) / num_steps
         scores = self.scores.astype(np.float64)
         quality = {METRIC_NAMES[v]: mean_average_precision(scores, targets, v) for v in VARIANTS}
+        if self.detections is not None:
+            assert events is not None, "detections are measured against the true instances"
+            quality = {**map_iou(self.detections, events), **quality}
         return {
             **quality,
             "top1": top1(scores, targets),
@@ -69,6 +84,7 @@ def run_settings(
     components: Mapping[str, str],
     costs: CostTable,
     expand: bool = True,
+    step_seconds: float = 1.0,
 ) -> list[tuple[Setting, Outcome]]:
     """One batch at each setting, and (`expand`) at those that a run answers as well."""
     answered: list[tuple[Setting, Outcome]] = []
@@ -81,6 +97,7 @@ def run_settings(
                 components=components,
                 costs=costs,
                 targets=None if method.deployable else split.targets,
+                step_seconds=step_seconds,
             )
             outcome = method.run(provider, setting)
             answered.append((setting, outcome))
@@ -119,7 +136,28 @@ def _joined(setting: Setting, outcomes: list[Outcome], costs: CostTable, max_ste
         gflops=costs.gflops({name: torch.from_numpy(count) for name, count in calls.items()}).numpy(),
         calls=calls,
         decisions=torch.cat(decisions).cpu().numpy().astype(np.int8),
+        detections=_joined_detections(outcomes),
     )
+
+
+def _joined_detections(outcomes: list[Outcome]) -> tuple[tuple[Detection, ...], ...] | None:
+    found: list[tuple[Detection, ...]] = []
+    for outcome in outcomes:
+        if outcome.detections is None:
+            return None
+        found += outcome.detections
+    return tuple(found)
+
+
+def true_instances(dataset: Dataset, records: Iterable[VideoRecord]) -> tuple[tuple[Event, ...], ...]:
+    """True instances of each video, cut to its length. Raises `DataError` if not one video has any."""
+    events = tuple(clipped(record.events, record.duration_seconds) for record in records)
+    if not any(events):
+        raise DataError(
+            f"{dataset.name} says of no video when something happens",
+            "Localization is measured against the `events` of the manifest's videos (docs/data.md).",
+        )
+    return events
 
 
 def _calls(outcome: Outcome, name: str) -> NDArray[np.int64]:
@@ -131,5 +169,7 @@ def _calls(outcome: Outcome, name: str) -> NDArray[np.int64]:
 def same_answers(first: Measured, second: Measured) -> bool:
     """True if two settings led to the same answers at the same cost for every video."""
     return bool(
-        np.array_equal(first.gflops, second.gflops) and np.allclose(first.scores, second.scores, atol=1e-6)
+        np.array_equal(first.gflops, second.gflops)
+        and np.allclose(first.scores, second.scores, atol=1e-6)
+        and first.detections == second.detections
     )

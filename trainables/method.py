@@ -14,17 +14,21 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from paretovid.trainables.cost import ComponentCost
+from paretovid.trainables.detection import Detection
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.provider import Provider
 
 Setting = Mapping[str, float]
 """Values of a method's inference knobs, by name. `{}` is the natural setting: every knob at its default."""
+Task = Literal["classification", "localization"]
+"""What is asked of a video: its classes, or when an instance of which class happens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,16 @@ class Batch:
     """`[B, C]` float, one-hot or multi-hot."""
     video_keys: Tensor
     """`[B]` int64: a hash of each video's id, for decisions that must not depend on the batch."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceFacts:
+    """What a method may need to know of a source besides its features."""
+
+    gmacs: float
+    """Cost of one read, giga multiply-accumulates."""
+    video_share: float
+    """Share of the training split's videos that its backbone was trained on (`is_for_backbones` says which)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +89,8 @@ class Outcome:
     only (as a rule the cheapest), 2 = the next as well, and so on. `Method.looks` has a word for each."""
     trace: dict[str, Tensor] = field(default_factory=dict)
     """Values, most of them per step, from which `stop_points` answers other settings; the method's own affair."""
+    detections: tuple[tuple[Detection, ...], ...] | None = None
+    """Of a method of localization: each video's instances, the surest first. `scores` are of the whole video."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,6 +110,7 @@ class Method(nn.Module, ABC):
     """A recognizer that spends compute video by video. Concrete methods are final."""
 
     name: ClassVar[str]
+    task: ClassVar[Task] = "classification"
     Config: ClassVar[type[Any]]
     """A frozen, keyword-only dataclass with a default for every field; validates in `__post_init__`."""
     inference_knobs: ClassVar[tuple[InferenceKnob, ...]] = ()
@@ -113,9 +130,13 @@ class Method(nn.Module, ABC):
         """Builds the modules. `widths`: source to D_s."""
         super().__init__()
 
+    def use_facts(self, facts: Mapping[str, SourceFacts]) -> None:
+        """Told once, before training, about every source that it reads. What `run` needs of it is kept as a buffer."""
+        return None
+
     @abstractmethod
     def loss(self, batch: Batch, progress: Progress) -> Loss:
-        """Training loss of a batch, gates relaxed."""
+        """Training loss of a batch, gates relaxed. Not called for a method without parameters."""
 
     @abstractmethod
     def run(self, provider: Provider, setting: Setting) -> Outcome:
@@ -137,9 +158,30 @@ class Method(nn.Module, ABC):
         """What a reader of the result must know, from the figures of the natural setting on validation.
 
         Arguments:
-            natural: of `Measured.metrics`; `calls` holds each component's mean per video.
+            natural: as `Measured.metrics` gives them; `calls` holds each component's mean per video.
         """
         return []
+
+    def check_features(self, features: Mapping[str, str]) -> None:
+        """Before training: raises `UsageError` if the method cannot be trained on these features.
+
+        Arguments:
+            features: source to the name of its features, which holds their fingerprint.
+        """
+        return None
+
+    def export(self, folder: Path, about: Mapping[str, Any]) -> None:
+        """After training: writes what others may use without this method, beside the trial's result.
+
+        Arguments:
+            folder: of the trial; it exists.
+            about: trial, features, data and code version, for the record.
+        """
+        return None
+
+    def portable(self, model: Mapping[str, Any]) -> dict[str, Any]:
+        """The configuration's fields `model`, such that this method is built from them where its files are not."""
+        return dict(model)
 
     @abstractmethod
     def component_costs(self) -> dict[str, ComponentCost]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from paretovid.trainables import (
     ada_frame,
+    clip_baselines,
     early_fusion,
     epitoma_sampled,
     frame_exit,
@@ -15,6 +16,9 @@ from paretovid.trainables import (
     late_fusion,
     lite_eval,
     lstm,
+    model_selection,
+    model_selection_localization,
+    pool_baselines,
     random_gate,
     random_levels,
     top_k,
@@ -31,6 +35,7 @@ __all__ = ["build_method", "default_component_costs", "method_class", "method_co
 # One line per method file; the modules register their classes when they are imported.
 _MODULES = (
     ada_frame,
+    clip_baselines,
     early_fusion,
     epitoma_sampled,
     frame_exit,
@@ -39,6 +44,9 @@ _MODULES = (
     late_fusion,
     lite_eval,
     lstm,
+    model_selection_localization,
+    model_selection,
+    pool_baselines,
     random_gate,
     random_levels,
     top_k,

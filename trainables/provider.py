@@ -27,6 +27,7 @@ class Provider(ABC):
         components: source to component name, for counting.
         costs: of every component that may be called, the method's own included.
         targets: `[B, C]`, only where the truth is known and may be used (an oracle); otherwise None.
+        step_seconds: how long a step is, for methods that say when something happens.
     """
 
     def __init__(
@@ -37,8 +38,10 @@ class Provider(ABC):
         components: Mapping[str, str],
         costs: CostTable,
         targets: Tensor | None = None,
+        step_seconds: float = 1.0,
     ) -> None:
         self.num_steps = num_steps
+        self.step_seconds = step_seconds
         self.video_keys = video_keys
         self.components = dict(components)
         self.costs = costs
@@ -123,9 +126,15 @@ class FeatureProvider(Provider):
         components: Mapping[str, str],
         costs: CostTable,
         targets: Tensor | None = None,
+        step_seconds: float = 1.0,
     ) -> None:
         super().__init__(
-            num_steps=num_steps, video_keys=video_keys, components=components, costs=costs, targets=targets
+            num_steps=num_steps,
+            video_keys=video_keys,
+            components=components,
+            costs=costs,
+            targets=targets,
+            step_seconds=step_seconds,
         )
         self._features = dict(features)
         self._seen: dict[str, Tensor] = {}
@@ -164,12 +173,14 @@ class VideoProvider(Provider):
         components: Mapping[str, str],
         costs: CostTable,
         compute_all: Callable[[str], Tensor] | None = None,
+        step_seconds: float = 1.0,
     ) -> None:
         super().__init__(
             num_steps=torch.tensor([num_steps]),
             video_keys=torch.tensor([video_key]),
             components=components,
             costs=costs,
+            step_seconds=step_seconds,
         )
         self._compute = compute
         self._widths = dict(widths)

@@ -17,7 +17,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -56,6 +56,10 @@ class Prediction:
     """Spent on this video: giga multiply-accumulates."""
     calls: dict[str, int]
     """Component to the number of calls."""
+    instances: tuple[tuple[str, float, float, float], ...] | None = None
+    """Of a model of localization: class, start and end in seconds, and score of each instance, the surest first."""
+    timeline: Mapping[str, Any] | None = None
+    """Of such a model: per step, what its instances were cut out of, for pictures (`_timeline`)."""
     steps: tuple[str, ...] = ()
     """Per step: `none`, or the dearest source looked at (`Method.looks`): `coarse` or `fine`, for example."""
     looks: tuple[tuple[str, int], ...] = ()
@@ -65,17 +69,21 @@ class Prediction:
     step_seconds: float = 0.0
     """How long a step is."""
     decode_seconds: float = 0.0
+    flow_seconds: float = 0.0
+    """Optical flow, which no GFLOPs count."""
     compute_seconds: float = 0.0
-    """Everything but decoding."""
+    """Everything but decoding and flow."""
     notes: tuple[str, ...] = ()
     """Declared fallbacks of the decoder (no audio, truncated, rotated)."""
     error: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """An entry of `videos` as `predict --json` prints it."""
+        """An entry of `videos` as `predict --json` prints it; `instances` only if the model localizes."""
+        found = None if self.instances is None else [_instance(*each) for each in self.instances]
         return {
             "path": self.path,
             "labels": [{"label": label, "score": score} for label, score in self.labels],
+            **({} if found is None else {"instances": found}),
             "gflops": self.gflops,
             "calls": self.calls,
             "steps": list(self.steps),
@@ -84,7 +92,8 @@ class Prediction:
 
     def details(self) -> dict[str, Any]:
         """The same with the looks in their order, seconds and notes."""
-        times = {"decode_seconds": self.decode_seconds, "compute_seconds": self.compute_seconds}
+        names = ("decode_seconds", "flow_seconds", "compute_seconds")
+        times = {name: getattr(self, name) for name in names}
         walk = {
             "step_seconds": self.step_seconds,
             "looks": [{"source": source, "step": step} for source, step in self.looks],
@@ -92,7 +101,12 @@ class Prediction:
                 {"step": step, "label": label, "score": score} for step, label, score in self.answers
             ],
         }
-        return {**self.to_json(), **walk, **times, "notes": list(self.notes)}
+        timeline = {} if self.timeline is None else {"timeline": dict(self.timeline)}
+        return {**self.to_json(), **walk, **timeline, **times, "notes": list(self.notes)}
+
+
+def _instance(label: str, start_seconds: float, end_seconds: float, score: float) -> dict[str, Any]:
+    return {"label": label, "start_seconds": start_seconds, "end_seconds": end_seconds, "score": score}
 
 
 def checked_setting(
@@ -141,6 +155,38 @@ def write_model_folder(
 
 
 @final
+class BackbonesOnDemand(Mapping[str, Backbone]):
+    """Source to backbone; the weights of one are read from its folder when it is first asked for, and then kept.
+
+    Raises `DataError`, when asked, for a folder that is missing or damaged.
+    """
+
+    def __init__(self, folders: Mapping[str, Path]) -> None:
+        self._folders = dict(folders)
+        self._loaded: dict[str, Backbone] = {}
+
+    def __getitem__(self, source: str) -> Backbone:
+        if source not in self._loaded:
+            self._loaded[source] = load_backbone(self._folders[source])[0].eval()
+        return self._loaded[source]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._folders)
+
+    def __len__(self) -> int:
+        return len(self._folders)
+
+    @property
+    def loaded(self) -> tuple[str, ...]:
+        """The sources whose weights are in memory."""
+        return tuple(self._loaded)
+
+    def unload(self) -> None:
+        """Gives all weights back; they are read again when they are asked for."""
+        self._loaded.clear()
+
+
+@final
 class Recognizer:
     """A model folder, loaded. `predict` may be called from one thread at a time."""
 
@@ -149,7 +195,7 @@ class Recognizer:
     ) -> None:
         self.description = dict(description)
         self.method = method
-        self.backbones = dict(backbones)
+        self.backbones = backbones
         self.classes = tuple(description["classes"])
         self.knobs = method.inference_knobs
         self.looks = method.looks()
@@ -161,8 +207,13 @@ class Recognizer:
         self._dtype = getattr(torch, description.get("feature_dtype", "float32"))
 
     @classmethod
-    def load(cls, folder: Path) -> Recognizer:
-        """The model in `folder`. Raises `DataError` if it is not whole."""
+    def load(cls, folder: Path, *, on_demand: bool = False) -> Recognizer:
+        """The model in `folder`. Raises `DataError` if it is not whole.
+
+        Arguments:
+            on_demand: read a backbone's weights when it is first run, for pools of which a video needs one or two.
+                A damaged one is then found when it is needed.
+        """
         try:
             description = json.loads((folder / MODEL_FILE).read_text())
             weights = load_file(folder / WEIGHTS_FILE)
@@ -178,7 +229,11 @@ class Recognizer:
             multi_label=description["multi_label"],
         )
         method.load_state_dict(weights)
-        backbones = {s: load_backbone(folder / "backbones" / s)[0].eval() for s in description["sources"]}
+        backbones: Mapping[str, Backbone] = BackbonesOnDemand(
+            {source: folder / "backbones" / source for source in description["sources"]}
+        )
+        if not on_demand:
+            backbones = dict(backbones)
         return cls(description, method.eval(), backbones)
 
     def predict(
@@ -223,7 +278,7 @@ class Recognizer:
         self, reader: VideoReader, shown: str, video_id: str, setting: Mapping[str, float]
     ) -> Prediction:
         started = time.perf_counter()
-        decoded_before = reader.decode_seconds
+        decoded_before, flow_before = reader.decode_seconds, reader.flow_seconds
 
         frames: dict[str, np.ndarray] = {}
 
@@ -247,10 +302,12 @@ class Recognizer:
             components=self.description["sources"],
             costs=self._costs,
             compute_all=compute_all if reader.num_steps <= MOST_STEPS_AT_ONCE else None,
+            step_seconds=reader.step_seconds,
         )
         with deterministic_eval(self.method):
             outcome = self.method.run(provider, setting)
         decode_seconds = reader.decode_seconds - decoded_before
+        flow_seconds = reader.flow_seconds - flow_before
         ranked = sorted(zip(self.classes, outcome.scores[0].tolist(), strict=True), key=lambda pair: -pair[1])
         calls = {name: int(count[0]) for name, count in outcome.calls.items()}
         return Prediction(
@@ -258,14 +315,52 @@ class Recognizer:
             labels=tuple(ranked),
             gflops=float(self._costs.gflops(outcome.calls)[0]),
             calls=calls,
+            instances=self._instances(outcome, reader.duration_seconds),
+            timeline=self._timeline(outcome, reader.num_steps),
             steps=_looks(outcome.decisions[0], reader.num_steps, self.looks),
             looks=tuple(provider.looks),
             answers=self._answers(outcome),
             step_seconds=reader.step_seconds,
             decode_seconds=decode_seconds,
-            compute_seconds=max(0.0, time.perf_counter() - started - decode_seconds),
+            flow_seconds=flow_seconds,
+            compute_seconds=max(0.0, time.perf_counter() - started - decode_seconds - flow_seconds),
             notes=tuple(reader.notes),
         )
+
+    def _instances(
+        self, outcome: Outcome, duration_seconds: float
+    ) -> tuple[tuple[str, float, float, float], ...] | None:
+        """Cut to the video: its only clip may be longer than it is."""
+        if outcome.detections is None:
+            return None
+        return tuple(
+            (self.classes[d.label], d.start_seconds, min(d.end_seconds, duration_seconds), d.score)
+            for d in outcome.detections[0]
+        )
+
+    def _timeline(self, outcome: Outcome, num_steps: int) -> dict[str, Any] | None:
+        """Of the video's best class: activations per step, of each model where it ran, and the confidence in
+        appearance where a model chose; None for what a method does not have.
+        """
+        if outcome.detections is None:
+            return None
+        best, trace = int(outcome.scores[0].argmax()), outcome.trace
+        looks = outcome.decisions[0, :num_steps].tolist()
+
+        def of(name: str, *, where: int = 0) -> list[float | None] | None:
+            if name not in trace:
+                return None
+            values = trace[name][0, :num_steps]
+            each = (values if values.ndim == 1 else values[:, best]).tolist()
+            return [value if look >= where else None for value, look in zip(each, looks, strict=True)]
+
+        return {
+            "label": self.classes[best],
+            "activations": of("activations"),
+            "appearance": of("appearance"),
+            "motion": of("motion", where=len(self.looks) - 1),
+            "confidence": of("confidence"),
+        }
 
     def _answers(self, outcome: Outcome) -> tuple[tuple[int, str, float], ...]:
         if not {"steps", "scores"} <= outcome.trace.keys():

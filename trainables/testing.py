@@ -16,17 +16,30 @@ from torch import Tensor
 
 from paretovid.trainables.cost import ComponentCost, CostTable, deterministic_eval
 from paretovid.trainables.data.features import FeatureSplit
-from paretovid.trainables.method import Batch, Method, Outcome, Progress, Setting
+from paretovid.trainables.method import Batch, Method, Outcome, Progress, Setting, SourceFacts
 from paretovid.trainables.methods import build_method, method_class, method_config
 from paretovid.trainables.provider import FeatureProvider, VideoProvider
 
-WIDTHS = {"coarse": 8, "fine": 16, "motion": 24, "audio": 8}
+NUM_CLASSES = 4
+WIDTHS = {"coarse": 8, "fine": 16, "motion": 24, "audio": 8, "appearance": 12, "flow": 20, "difference": 16}
+POOL_SIGNAL = {"xs": 0.5, "s": 1.0, "m": 2.0, "l": 4.0}
+"""Of models that classify: how far their logits of the true class stand out at a needle of evidence."""
+WIDTHS |= dict.fromkeys(POOL_SIGNAL, NUM_CLASSES)
 COMPONENTS = {source: f"synthetic_{source}@1" for source in WIDTHS}
-MACS = {"coarse": 100_000, "fine": 10_000_000, "motion": 50_000_000, "audio": 50_000}
+MACS = {
+    **{"coarse": 100_000, "fine": 10_000_000, "motion": 50_000_000, "audio": 50_000},
+    **{"appearance": 4_000_000, "flow": 40_000_000, "difference": 20_000_000},
+    **{"xs": 1_000_000, "s": 3_000_000, "m": 9_000_000, "l": 27_000_000},
+}
+FACTS = {source: SourceFacts(gmacs=macs / 1e9, video_share=0.5) for source, macs in MACS.items()}
 
 
 def synthetic_split(
-    num_videos: int = 6, max_steps: int = 9, num_classes: int = 4, seed: int = 0, multi_label: bool = False
+    num_videos: int = 6,
+    max_steps: int = 9,
+    num_classes: int = NUM_CLASSES,
+    seed: int = 0,
+    multi_label: bool = False,
 ) -> FeatureSplit:
     """Features of `num_videos` videos of unequal length (one of a single step), zero at padded steps."""
     generator = torch.Generator().manual_seed(seed)
@@ -42,6 +55,8 @@ def synthetic_split(
     features = {}
     for source, width in WIDTHS.items():
         signal = torch.ones(1, width) if source == "coarse" else codes[source][labels]
+        if source in POOL_SIGNAL:
+            signal = POOL_SIGNAL[source] * torch.nn.functional.one_hot(labels, width)
         noise = 0.5 * torch.randn(num_videos, max_steps, width, generator=generator)
         features[source] = (noise + needle[..., None] * signal[:, None]) * mask[..., None]
     targets = torch.nn.functional.one_hot(labels, num_classes).float()
@@ -60,7 +75,7 @@ def synthetic_split(
 def synthetic_method(
     name: str,
     fields: Mapping[str, Any] | None = None,
-    num_classes: int = 4,
+    num_classes: int = NUM_CLASSES,
     multi_label: bool = False,
     seed: int = 0,
 ) -> Method:
@@ -68,13 +83,15 @@ def synthetic_method(
     fields = dict(fields or {})
     sources = method_class(name).sources_of(method_config(name, fields))
     torch.manual_seed(seed)
-    return build_method(
+    method = build_method(
         name,
         fields,
         widths={source: WIDTHS[source] for source in sources},
         num_classes=num_classes,
         multi_label=multi_label,
     )
+    method.use_facts({source: FACTS[source] for source in sources})
+    return method
 
 
 def synthetic_costs(method: Method) -> CostTable:
@@ -124,7 +141,9 @@ def run_one_by_one(method: Method, split: FeatureSplit, setting: Setting) -> lis
 def train_briefly(
     method: Method, split: FeatureSplit, steps: int = 20, learning_rate: float = 1e-2
 ) -> list[float]:
-    """A few steps of training on one batch; returns the losses."""
+    """A few steps of training on one batch; returns the losses, none for a method without parameters."""
+    if not any(True for _ in method.parameters()):
+        return []
     batch = Batch(split.features, split.mask, split.targets, split.video_keys)
     optimizer = torch.optim.Adam(method.parameters(), lr=learning_rate)
     losses = []

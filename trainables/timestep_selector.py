@@ -7,18 +7,28 @@ evaluation.
 
 Symbols: x_i `[D]` a timestep, K `[N, P]` concept kernels, s_i `[N]` similarities, alpha_i the logit, z_i the gate.
 
+A selector that was trained by itself is an artifact: a folder with `selector.safetensors` and `selector.json`, which
+any method can put in front of its classifier.
+
 B videos, T timesteps, D width of the light source, P projected, N kernels.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
-from typing import Literal, final
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, final
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from paretovid.trainables.cost import ComponentCost
+from paretovid.trainables.errors import UsageError
 from paretovid.trainables.gated_recurrence import Projection
 from paretovid.trainables.temporal_attention import SelfAttention, step_and_pair_macs
 
@@ -27,6 +37,25 @@ CLIP = 0.5
 """Below this value of the sigmoid a gate is closed."""
 HARD_CONCRETE_SHIFT = -2 / 3 * math.log(0.1 / 1.1)
 """-beta log(-gamma / zeta), with beta 2/3 and the stretch from gamma = -0.1 to zeta = 1.1: 1.60 (Louizos et al.)."""
+
+
+SELECTOR_FOLDER = "selector"
+"""Beside the result of the trial that trained it."""
+DIGEST = "sha256:"
+"""In place of a folder: a selector whose weights are in the model's own file."""
+_META, _WEIGHTS = "selector.json", "selector.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SelectorShape:
+    """What a selector is built from."""
+
+    light: str = "coarse"
+    """The source that it reads."""
+    projection: int = 32
+    kernels: int = 32
+    hidden: int = 32
+    has_context: bool = True
 
 
 def clipped_sigmoid(logits: Tensor) -> Tensor:
@@ -138,3 +167,116 @@ class TimestepSelector(nn.Module):
         if self.context is not None:
             costs[self.pair_component] = ComponentCost(macs=pair, input=f"2 x {self.width} values")
         return costs
+
+
+def build_selector(
+    shape: SelectorShape, width: int, *, prefix: str, dropout: float = 0.0
+) -> TimestepSelector:
+    """A selector of this shape on a light source of D = `width`, with fresh weights."""
+    return TimestepSelector(
+        width=width,
+        projection=shape.projection,
+        kernels=shape.kernels,
+        hidden=shape.hidden,
+        dropout=dropout,
+        has_context=shape.has_context,
+        prefix=prefix,
+    )
+
+
+def save_selector(
+    folder: Path, selector: TimestepSelector, shape: SelectorShape, about: Mapping[str, Any]
+) -> None:
+    """Writes the artifact: weights, then the JSON that names their digest."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: value.cpu().contiguous() for name, value in selector.state_dict().items()}
+    partial = folder / f"{_WEIGHTS}.partial"
+    save_file(tensors, partial)
+    meta = {
+        "shape": asdict(shape),
+        "width": selector.feature_width,
+        "sha256": hashlib.sha256(partial.read_bytes()).hexdigest(),
+        "about": dict(about),
+    }
+    partial.replace(folder / _WEIGHTS)
+    partial = folder / f"{_META}.partial"
+    partial.write_text(json.dumps(meta, indent=1, allow_nan=False))
+    partial.replace(folder / _META)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class SavedSelector:
+    """An artifact, read and checked."""
+
+    folder: Path
+    shape: SelectorShape
+    width: int
+    """D of the light source."""
+    digest: str
+    """`sha256:` and the digest of the weights."""
+    features: str
+    """The features of the light source that it was trained on."""
+    weights: dict[str, Tensor]
+
+    @classmethod
+    def named(cls, selector: str) -> SavedSelector | None:
+        """As a configuration names it; None for none, and for one whose weights are in the model's own file."""
+        return None if not selector or selector.startswith(DIGEST) else read_selector(selector)
+
+    def build(self, light: str, width: int, *, prefix: str) -> TimestepSelector:
+        """The selector with its weights, frozen.
+
+        Raises `UsageError` if it does not read `light`, or if that is not `width` wide.
+        """
+        if (light, width) != (self.shape.light, self.width):
+            raise UsageError(
+                f"the selector in {self.folder} reads {self.width} {self.shape.light} features a step, not "
+                f"{width} {light} ones",
+                "It belongs to another light network: train one with method=video_epitoma "
+                "method.model.regime=stand_alone.",
+            )
+        selector = build_selector(self.shape, width, prefix=prefix)
+        selector.load_state_dict(self.weights)
+        return selector.requires_grad_(False)
+
+    def check_features(self, features: Mapping[str, str]) -> None:
+        """Raises `UsageError` if the light source's features (by source) are not those that it was trained on."""
+        if features[self.shape.light] != self.features:
+            raise UsageError(
+                f"the selector in {self.folder} was trained on the features {self.features}, not on "
+                f"{features[self.shape.light]}",
+                "Other weights or videos made these: train a selector on them with method=video_epitoma "
+                "method.model.regime=stand_alone.",
+            )
+
+
+def by_content(model: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration's fields with the digest of a selector in place of its folder, for telling trials apart."""
+    named = model.get("selector")
+    if not isinstance(named, str) or not named:
+        return dict(model)
+    saved = SavedSelector.named(named)
+    return {**model, "selector": named if saved is None else saved.digest}
+
+
+def read_selector(folder: str) -> SavedSelector:
+    """The artifact in a folder, or in the folder of the trial that made it. Raises `UsageError` if none is whole."""
+    path = Path(folder).expanduser()
+    if (path / SELECTOR_FOLDER).is_dir():
+        path = path / SELECTOR_FOLDER
+    try:
+        meta = json.loads((path / _META).read_text())
+        digest = hashlib.sha256((path / _WEIGHTS).read_bytes()).hexdigest()
+        if digest != meta["sha256"]:
+            raise ValueError("its weights are not those that its JSON names")
+        shape = SelectorShape(**meta["shape"])
+        features = str(meta["about"]["data"]["features"][shape.light])
+        weights = load_file(path / _WEIGHTS)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"no timestep selector in {path}: {error}",
+            "Give the folder of a trial of method=video_epitoma with method.model.regime=stand_alone, such as "
+            "paretovid-home/sweeps/SWEEP/trials/TRIAL.",
+        ) from error
+    return SavedSelector(path, shape, int(meta["width"]), DIGEST + digest, features, weights)

@@ -3,7 +3,8 @@
 After B. Korbar, D. Tran, L. Torresani: "SCSampler: Sampling Salient Clips From Video for Efficient Action
 Recognition", ICCV 2019, in the form in which later papers compare with it: a step's saliency is the largest
 class probability that the cheap network gives it, and the answer is the mean score of the dear network on the
-K most salient steps. SCSampler also trains its saliency by ranking; that is not built.
+K most salient steps. SCSampler also trains its saliency by ranking; that is not built. With `saliency=selector` a step
+is ranked by a selector that VideoEpitoma trained stand-alone (`timestep_selector.py`).
 
 B videos, T steps, C classes.
 """
@@ -11,7 +12,7 @@ B videos, T steps, C classes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal, final
 
 import torch
@@ -32,6 +33,12 @@ from paretovid.trainables.method import (
     register,
 )
 from paretovid.trainables.provider import Provider
+from paretovid.trainables.timestep_selector import (
+    SavedSelector,
+    SelectorShape,
+    TimestepSelector,
+    build_selector,
+)
 from paretovid.trainables.uniform import FrameScores, mark_looked
 
 TOP_FRAMES = InferenceKnob(
@@ -48,14 +55,24 @@ TOP_FRAMES = InferenceKnob(
 class TopKConfig:
     """Settings of the saliency baseline."""
 
-    saliency: Literal["confidence"] = "confidence"
-    """What a step is ranked by: the largest class probability of its coarse features."""
+    saliency: Literal["confidence", "selector"] = "confidence"
+    """What a step is ranked by: the largest class probability of its coarse features, or a selector's logit."""
+    selector: str = ""
+    """Folder of the selector, or of the trial that trained it; `sha256:...`: its weights are in this model's file."""
+    selector_shape: SelectorShape = field(default_factory=SelectorShape)
+    """Read from the folder, where there is one."""
     frame_counts: tuple[int, ...] = (8, 1, 2, 3, 4, 6, 10, 12)
     """Inference settings to evaluate; the first is the natural one."""
 
     def __post_init__(self) -> None:
-        if self.saliency != "confidence":
-            raise UsageError(f"unknown saliency: {self.saliency!r}", "Allowed: confidence.")
+        if self.saliency not in ("confidence", "selector"):
+            raise UsageError(f"unknown saliency: {self.saliency!r}", "Allowed: confidence, selector.")
+        if (self.saliency == "selector") != bool(self.selector):
+            raise UsageError(
+                f"saliency is {self.saliency} and selector is {self.selector!r}",
+                "saliency=selector needs the folder of one, and nothing else has a use for it.",
+            )
+        SavedSelector.named(self.selector)  # raises if there is none
         check_distinct("frame_counts", self.frame_counts, TOP_FRAMES.low, TOP_FRAMES.high)
 
 
@@ -89,27 +106,60 @@ class TopK(Method):
     ) -> None:
         super().__init__(config, widths=widths, num_classes=num_classes, multi_label=multi_label)
         self.config = config
-        self.coarse = FrameScores({COARSE: widths[COARSE]}, num_classes, multi_label)
+        self.saved = SavedSelector.named(config.selector)
+        self.coarse: FrameScores | None = None
+        self.selector: TimestepSelector | None = None
+        if self.saved is not None:
+            self.selector = self.saved.build(COARSE, widths[COARSE], prefix=self.name)
+        elif config.selector:
+            self.selector = build_selector(config.selector_shape, widths[COARSE], prefix=self.name)
+            self.selector.requires_grad_(False)
+        else:
+            self.coarse = FrameScores({COARSE: widths[COARSE]}, num_classes, multi_label)
         self.fine = FrameScores({FINE: widths[FINE]}, num_classes, multi_label)
 
+    def check_features(self, features: Mapping[str, str]) -> None:
+        if self.saved is not None:
+            self.saved.check_features(features)
+
+    def portable(self, model: Mapping[str, Any]) -> dict[str, Any]:
+        if self.saved is None:
+            return dict(model)
+        return {**model, "selector": self.saved.digest, "selector_shape": asdict(self.saved.shape)}
+
     def loss(self, batch: Batch, progress: Progress) -> Loss:
-        coarse, fine = self.coarse.loss(batch).total, self.fine.loss(batch).total
-        return Loss(coarse + fine, {"coarse": float(coarse.detach()), "fine": float(fine.detach())})
+        losses = {"fine": self.fine.loss(batch).total}
+        if self.coarse is not None:
+            losses["coarse"] = self.coarse.loss(batch).total
+        total = torch.stack(list(losses.values())).sum()
+        return Loss(total, {name: float(loss.detach()) for name, loss in losses.items()})
+
+    def _saliency(self, provider: Provider) -> Tensor:
+        """`[B, T]`, all steps looked at cheaply; what is past a video's end means nothing."""
+        indices = [
+            torch.where(provider.valid(step), step, torch.full_like(provider.num_steps, -1))
+            for step in range(provider.max_steps)
+        ]
+        if self.coarse is not None:
+            coarse = [self.coarse.read(provider, self.name, index)[0].amax(dim=-1) for index in indices]
+            return torch.stack(coarse, dim=1)
+        assert self.selector is not None
+        valid = torch.stack(indices, dim=1) >= 0
+        features = torch.stack([provider.read(COARSE, index, index >= 0) for index in indices], dim=1)
+        for name, count in self.selector.calls(valid).items():
+            provider.charge(name, count)
+        return self.selector(features, valid)
 
     def run(self, provider: Provider, setting: Setting) -> Outcome:
         provider.expect(COARSE)
         num_steps = provider.num_steps
-        decisions = num_steps.new_zeros(provider.batch_size, provider.max_steps)
-        saliency = []
-        for step in range(provider.max_steps):
-            index = torch.where(provider.valid(step), step, -1)
-            scores, _ = self.coarse.read(provider, self.name, index)
-            saliency.append(scores.amax(dim=-1))
-            mark_looked(decisions, index, LOOKED_COARSE)
+        saliency = self._saliency(provider)
+        steps = torch.arange(provider.max_steps, device=num_steps.device)
+        decisions = (steps < num_steps[:, None]).long() * LOOKED_COARSE
         num_frames = int(setting.get("num_frames", TOP_FRAMES.default))
-        total = torch.zeros_like(scores)
-        count = torch.zeros_like(num_steps)
-        for index in most_salient(torch.stack(saliency, dim=1), num_steps, num_frames):
+        chosen = most_salient(saliency, num_steps, num_frames)
+        total, count = torch.zeros(()), torch.zeros_like(num_steps)
+        for index in chosen:
             scores, wanted = self.fine.read(provider, self.name, index)
             total, count = total + scores, count + wanted
             mark_looked(decisions, index)
@@ -121,4 +171,7 @@ class TopK(Method):
         return [{"num_frames": n} for n in self.config.frame_counts]
 
     def component_costs(self) -> dict[str, ComponentCost]:
-        return {**self.coarse.component_costs(self.name), **self.fine.component_costs(self.name)}
+        salient = self.selector.component_costs() if self.selector is not None else {}
+        if self.coarse is not None:
+            salient = self.coarse.component_costs(self.name)
+        return {**salient, **self.fine.component_costs(self.name)}

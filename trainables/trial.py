@@ -12,7 +12,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, final
@@ -24,13 +24,23 @@ from torch import Tensor
 
 from paretovid.trainables.components import measure_component
 from paretovid.trainables.cost import CostTable, check_accounting
-from paretovid.trainables.data.dataset import Dataset, VideoRecord, load_dataset
+from paretovid.trainables.data.dataset import Dataset, Event, VideoRecord, load_dataset
 from paretovid.trainables.data.features import FeatureSplit, FeatureStore, load_padded
+from paretovid.trainables.detection import Detection
 from paretovid.trainables.errors import NonFiniteError, UsageError
-from paretovid.trainables.evaluation import CHEAPEST, Measured, measure, run_settings, same_answers
-from paretovid.trainables.method import Batch, Method, Progress, Setting
+from paretovid.trainables.evaluation import (
+    CHEAPEST,
+    OBJECTIVES,
+    Measured,
+    measure,
+    run_settings,
+    same_answers,
+    true_instances,
+)
+from paretovid.trainables.method import Batch, Method, Progress, Setting, SourceFacts
 from paretovid.trainables.methods import build_method, method_class, method_config
 from paretovid.trainables.provenance import code_version
+from paretovid.trainables.timestep_selector import by_content
 
 EVALUATED_SPLITS = ("val", "test")
 
@@ -130,6 +140,7 @@ class TrialConfig:
     def digest_by(self, code: str) -> str:
         """The digest as another version of the code would give it."""
         described = asdict(self) | {"dataset": "", "output": "", "code": code}
+        described["model"] = by_content(self.model)
         described["features"] = {source: Path(path).name for source, path in self.features.items()}
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -154,16 +165,32 @@ def run_trial(config: TrialConfig, context: TrialContext) -> dict[str, Any]:
         widths={source: store.width for source, store in stores.items()},
         num_classes=len(dataset.classes),
         multi_label=dataset.multi_label,
-    ).to(context.device)
+    )
+    method.use_facts(_facts(stores, len(dataset.classes)))
+    method = method.to(context.device)
+    method.check_features({source: Path(config.features[source]).name for source in sources})
+    if method.task == "localization":  # what cannot be measured is not trained first
+        for name in EVALUATED_SPLITS:
+            true_instances(dataset, _Data(dataset, stores).records(name))
     history = _train(method, _Data(dataset, stores), config, context)
     if context.rank != 0:
         return {}
     result = _describe(config, dataset, stores, method) | {"training": {"history": history}}
     result["points"] = _evaluate(method.cpu(), _Data(dataset, stores), config, result, context)
-    result["remarks"] = method.remarks(result["points"][0]["val"])
+    result["remarks"] = method.remarks(_natural(method, _Data(dataset, stores), config, result))
     result["seconds"] = time.perf_counter() - started
     _write(Path(config.output), result, method)
     return result
+
+
+def _facts(stores: Mapping[str, FeatureStore], num_classes: int) -> dict[str, SourceFacts]:
+    return {
+        source: SourceFacts(
+            gmacs=measure_component(store.component, num_classes).gmacs,
+            video_share=float(store.header.get("video_share", 1.0)),
+        )
+        for source, store in stores.items()
+    }
 
 
 @final
@@ -190,6 +217,8 @@ class _Data:
 
 def _train(method: Method, data: _Data, config: TrialConfig, context: TrialContext) -> list[dict[str, float]]:
     training = config.training
+    if not any(parameter.requires_grad for parameter in method.parameters()):
+        return []
     records = data.records("train")
     steps_per_epoch = -(-len(records) // training.batch_size)
     total_steps = training.epochs * steps_per_epoch
@@ -332,9 +361,15 @@ def _restore(folder: Path | None, method: Method, optimizer: torch.optim.Optimiz
     return history
 
 
-def cost_table(method: Method, components: Mapping[str, str], accounting: str) -> CostTable:
-    """Costs of the backbones behind the sources and of the method's own components."""
-    backbones = {source: measure_component(name) for source, name in components.items()}
+def cost_table(
+    method: Method, components: Mapping[str, str], accounting: str, num_classes: int | None = None
+) -> CostTable:
+    """Costs of the backbones behind the sources and of the method's own components.
+
+    Arguments:
+        num_classes: of the data set; may be left out where no component classifies.
+    """
+    backbones = {source: measure_component(name, num_classes) for source, name in components.items()}
     own = (
         method.paper_component_costs(backbones)
         if check_accounting(accounting) == "paper"
@@ -352,11 +387,12 @@ def _describe(
         "digest": config.digest,
         "sweep": config.sweep,
         "method": config.method,
+        "objective": OBJECTIVES[method.task],
         "is_baseline": method.is_baseline,
         "deployable": method.deployable,
         "seed": config.seed,
         "training_knobs": config.training_knobs,
-        "model": config.model,
+        "model": method.portable(config.model),
         "training_config": asdict(config.training),
         "sources": components,
         "widths": {source: store.width for source, store in stores.items()},
@@ -370,7 +406,7 @@ def _describe(
         },
         "code_version": code_version(),
         "torch_version": torch.__version__,
-        "costs": cost_table(method, components, config.accounting).to_json(),
+        "costs": cost_table(method, components, config.accounting, len(dataset.classes)).to_json(),
         "accounting": config.accounting,
         "parameters": sum(parameter.numel() for parameter in method.parameters()),
     }
@@ -387,9 +423,12 @@ def _evaluate(
         settings = [{**natural, **config.inference_setting}]
     measured: dict[str, list[Measured]] = {}
     truth: dict[str, FeatureSplit] = {}
+    events: dict[str, tuple[tuple[Event, ...], ...]] = {}
     for name in EVALUATED_SPLITS:
         splits = list(data.batches(name))
         truth[name] = _concatenated(splits)
+        if method.task == "localization":
+            events[name] = true_instances(data.dataset, data.records(name))
         answered = (
             (
                 split,
@@ -400,13 +439,14 @@ def _evaluate(
                     components=result["sources"],
                     costs=costs,
                     expand=config.inference_setting is None,
+                    step_seconds=data.dataset.step_seconds,
                 ),
             )
             for split in _while_wanted(splits, context)
         )
         measured[name] = measure(answered, costs, max_steps=max(s.mask.shape[1] for s in splits))
     kept = _distinct(measured)
-    _write_scores(Path(config.output), {n: [measured[n][i] for i in kept] for n in measured}, truth)
+    _write_scores(Path(config.output), {n: [measured[n][i] for i in kept] for n in measured}, truth, events)
     return [
         {
             "id": f"{config.trial}-p{place:02d}",
@@ -417,12 +457,40 @@ def _evaluate(
                     truth[name].targets.numpy(),
                     truth[name].num_steps.numpy(),
                     used_above=min(CHEAPEST, len(method.looks()) - 2),
+                    events=events.get(name),
                 )
                 for name in EVALUATED_SPLITS
             },
         }
         for place, i in enumerate(kept)
     ]
+
+
+def _natural(method: Method, data: _Data, config: TrialConfig, result: Mapping[str, Any]) -> dict[str, Any]:
+    """The natural setting's figures on validation, whatever setting the study asked for."""
+    if config.inference_setting is None:
+        figures: dict[str, Any] = result["points"][0]["val"]
+        return figures
+    splits, costs = list(data.batches("val")), CostTable.from_json(result["costs"])
+    natural = method.settings()[:1]
+    answered = (
+        (
+            split,
+            run_settings(
+                method,
+                split,
+                natural,
+                components=result["sources"],
+                costs=costs,
+                expand=False,
+                step_seconds=data.dataset.step_seconds,
+            ),
+        )
+        for split in splits
+    )
+    (measured,) = measure(answered, costs, max_steps=max(s.mask.shape[1] for s in splits))
+    truth = _concatenated(splits)
+    return measured.metrics(truth.targets.numpy(), truth.num_steps.numpy())
 
 
 def _while_wanted(splits: list[FeatureSplit], context: TrialContext) -> Iterator[FeatureSplit]:
@@ -454,7 +522,10 @@ def _distinct(measured: Mapping[str, list[Measured]]) -> list[int]:
 
 
 def _write_scores(
-    folder: Path, measured: Mapping[str, list[Measured]], truth: Mapping[str, FeatureSplit]
+    folder: Path,
+    measured: Mapping[str, list[Measured]],
+    truth: Mapping[str, FeatureSplit],
+    events: Mapping[str, tuple[tuple[Event, ...], ...]],
 ) -> None:
     tensors: dict[str, Tensor] = {}
     for name, points in measured.items():
@@ -463,6 +534,10 @@ def _write_scores(
         tensors[f"{name}/decisions"] = torch.from_numpy(np.stack([point.decisions for point in points]))
         tensors[f"{name}/targets"] = truth[name].targets
         tensors[f"{name}/num_steps"] = truth[name].num_steps
+        if name in events:
+            tensors[f"{name}/events"] = _rows(events[name])
+            for i, point in enumerate(points):
+                tensors[f"{name}/detections/{i}"] = _rows(point.detections or ())
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / "scores.safetensors.partial"
     save_file(
@@ -473,11 +548,23 @@ def _write_scores(
     _keep(temporary, folder / "scores.safetensors")
 
 
+def _rows(videos: Sequence[Sequence[Event | Detection]]) -> Tensor:
+    """`[rows, 5]` float64: the video's place, class, start and end in seconds, and score (1 for a true instance)."""
+    rows = [
+        (place, each.label, each.start_seconds, each.end_seconds, getattr(each, "score", 1.0))
+        for place, found in enumerate(videos)
+        for each in found
+    ]
+    return torch.tensor(rows, dtype=torch.float64).reshape(-1, 5)
+
+
 def _write(folder: Path, result: Mapping[str, Any], method: Method) -> None:
     """Weights first, `result.json` last: a folder with a result is whole."""
     temporary = folder / "model.safetensors.partial"
     save_file({name: value.contiguous() for name, value in method.state_dict().items()}, temporary)
     _keep(temporary, folder / "model.safetensors")
+    about = {key: result[key] for key in ("sweep", "trial", "seed", "data", "code_version")}
+    method.export(folder, about)
     partial = folder / "result.json.partial"
     partial.write_text(json.dumps(result, indent=1, allow_nan=False))
     _keep(partial, folder / "result.json")

@@ -12,6 +12,10 @@ Two regimes: `end_to_end` trains the selector with the heavy classifier (section
 light network in both roles, then freezes it and trains the heavy classifier on what it selects (section 4.2); the first
 `selector_share` of training goes to the selector.
 
+A selector that was trained stand-alone is written beside its trial's result. `selector` names one, to put it frozen in
+front of another heavy network or another `classifier` (VideoEpitoma's own, the mean of what each timestep says, an
+LSTM); `top_k` takes one as well (`saliency=selector`).
+
 A timestep of a 3-D heavy network (`heavy=motion`) is a snippet; the light network sees the frame in its middle, which
 is how `coarse` and `motion` of one step are laid out.
 
@@ -28,7 +32,7 @@ Departures from the paper, and why:
 * Training leaves out steps at random (`step_dropout`); the paper samples 32 of many more.
 
 Budget knobs: lambda, kernels and context in training; at inference `gate_threshold` (on the sigmoid; 0.5 is the paper's
-step function) and `top_k` (exactly the k best, for the fixed budgets of Tables 1 and 2).
+step function), `top_k` (exactly the k best, for the fixed budgets of Tables 1 and 2) and `timesteps` (T).
 """
 
 from __future__ import annotations
@@ -36,6 +40,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal, final
 
 import torch
@@ -59,13 +64,24 @@ from paretovid.trainables.method import (
     register,
 )
 from paretovid.trainables.provider import Provider
+from paretovid.trainables.selected_classifiers import (
+    CLASSIFIERS,
+    ClassifierKind,
+    LstmClassifier,
+    MeanClassifier,
+    build_classifier,
+)
 from paretovid.trainables.temporal_attention import VideoClassifier, check_layers
 from paretovid.trainables.timestep_selector import (
     CLIP,
+    SELECTOR_FOLDER,
     L0Form,
-    TimestepSelector,
+    SavedSelector,
+    SelectorShape,
     best_open,
+    build_selector,
     l0_penalty,
+    save_selector,
     step_open,
 )
 
@@ -88,6 +104,16 @@ TOP_K = InferenceKnob(
     whole=True,
     description="look heavily at exactly this many timesteps, the best first; 0: by gate_threshold",
 )
+TIMESTEPS = InferenceKnob(
+    name="timesteps",
+    default=0,
+    low=0,
+    high=10_000,
+    whole=True,
+    description="choose from this many timesteps at even distances; 0: from as many as in training",
+)
+ALL, ONE = 0.98, 1.05
+"""A selector has collapsed from this share of all timesteps on, or if it opens so few on average."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,6 +125,11 @@ class VideoEpitomaConfig:
     regime: Literal["end_to_end", "stand_alone"] = "end_to_end"
     selector_share: float = 0.5
     """Stand-alone: share of training that goes to the selector; the rest goes to the heavy classifier."""
+    selector: str = ""
+    """Folder of a selector that was trained before (or of its trial): it stays as it is, and decides its own shape.
+    `sha256:...`: one whose weights are in this model's own file."""
+    classifier: ClassifierKind = "attention"
+    """What answers from the selected timesteps; the paper's own is `attention`."""
     timesteps: int = 0
     """T: timesteps at even distances, in training and evaluation; 0: every step of the video."""
     l0_weight: float = 0.1
@@ -121,6 +152,8 @@ class VideoEpitomaConfig:
     gate_thresholds: tuple[float, ...] = (0.5, 0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9, 1.0)
     """Inference settings to evaluate, all answered from one run; 0.5 is the natural one, 0 is there anyway."""
     top_ks: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 12)
+    timestep_counts: tuple[int, ...] = (8,)
+    """Further T to evaluate, each with all of the above; one more pass each."""
 
     def __post_init__(self) -> None:
         if self.heavy not in HEAVY_SOURCES:
@@ -132,6 +165,16 @@ class VideoEpitomaConfig:
             raise UsageError(f"light and heavy are both {self.light!r}", "light=coarse is the usual one.")
         if self.regime not in ("end_to_end", "stand_alone"):
             raise UsageError(f"unknown regime: {self.regime!r}", "Allowed: end_to_end, stand_alone.")
+        if self.classifier not in CLASSIFIERS:
+            raise UsageError(
+                f"unknown classifier: {self.classifier!r}", f"Allowed: {', '.join(CLASSIFIERS)}."
+            )
+        if self.selector and self.regime != "stand_alone":
+            raise UsageError(
+                f"regime is {self.regime} with a selector that was trained before",
+                "Such a selector stays as it is: add method.model.regime=stand_alone.",
+            )
+        SavedSelector.named(self.selector)  # raises if there is none
         if self.context not in ("self_attention", "none"):
             raise UsageError(f"unknown context: {self.context!r}", "Allowed: self_attention, none.")
         if self.l0_form not in ("open_probability", "hard_concrete"):
@@ -155,6 +198,19 @@ class VideoEpitomaConfig:
         )
         check_distinct("gate_thresholds", self.gate_thresholds, GATE_THRESHOLD.low, GATE_THRESHOLD.high)
         check_distinct("top_ks", self.top_ks, 1, TOP_K.high)
+        if self.timestep_counts:
+            check_distinct("timestep_counts", self.timestep_counts, 1, TIMESTEPS.high)
+
+    @property
+    def shape(self) -> SelectorShape:
+        """Of a selector that this configuration trains."""
+        return SelectorShape(
+            light=self.light,
+            projection=self.light_projection,
+            kernels=self.kernels,
+            hidden=self.gate_hidden,
+            has_context=self.context == "self_attention",
+        )
 
 
 def gathered(features: Tensor, index: Tensor) -> Tensor:
@@ -178,7 +234,7 @@ class VideoEpitoma(Method):
 
     name: ClassVar[str] = "video_epitoma"
     Config: ClassVar[type[Any]] = VideoEpitomaConfig
-    inference_knobs = (GATE_THRESHOLD, TOP_K)
+    inference_knobs = (GATE_THRESHOLD, TOP_K, TIMESTEPS)
 
     @classmethod
     def sources_of(cls, config: VideoEpitomaConfig) -> tuple[str, ...]:
@@ -190,30 +246,33 @@ class VideoEpitoma(Method):
         super().__init__(config, widths=widths, num_classes=num_classes, multi_label=multi_label)
         self.config = config
         self.multi_label = multi_label
-        self.selector = TimestepSelector(
-            width=widths[config.light],
-            projection=config.light_projection,
-            kernels=config.kernels,
-            hidden=config.gate_hidden,
-            dropout=config.dropout,
-            has_context=config.context == "self_attention",
-            prefix=self.name,
+        self.saved = SavedSelector.named(config.selector)
+        """The selector that was trained before, where its files are."""
+        self.selector = (
+            build_selector(config.shape, widths[config.light], prefix=self.name, dropout=config.dropout)
+            if self.saved is None
+            else self.saved.build(config.light, widths[config.light], prefix=self.name)
         )
+        self.selector.requires_grad_(not config.selector)
 
-        def classifier(source: str, projection: int, prefix: str) -> VideoClassifier:
-            return VideoClassifier(
+        def classifier(
+            kind: ClassifierKind, source: str, projection: int, prefix: str
+        ) -> VideoClassifier | MeanClassifier | LstmClassifier:
+            return build_classifier(
+                kind,
                 width=widths[source],
                 projection=projection,
                 hidden=config.classifier_hidden,
                 dropout=config.dropout,
                 num_classes=num_classes,
+                multi_label=multi_label,
                 prefix=prefix,
             )
 
-        self.classifier = classifier(config.heavy, config.heavy_projection, self.name)
+        self.classifier = classifier(config.classifier, config.heavy, config.heavy_projection, self.name)
         self.light_classifier = (
-            classifier(config.light, config.light_projection, f"{self.name}.light")
-            if config.regime == "stand_alone"
+            classifier("attention", config.light, config.light_projection, f"{self.name}.light")
+            if config.regime == "stand_alone" and not config.selector
             else None
         )
         """Only trains the stand-alone selector; no answer comes from it."""
@@ -225,9 +284,14 @@ class VideoEpitoma(Method):
         index = torch.stack(uniform_steps(batch.mask.sum(dim=1), config.timesteps), dim=1)
         valid = without_some(index >= 0, config.step_dropout)
         light = gathered(batch.features[config.light], index)
-        is_frozen = self.light_classifier is not None and progress.fraction >= config.selector_share
-        # So that neither weight decay nor a mean over workers moves what is frozen.
+        is_frozen = config.regime == "stand_alone" and (
+            self.light_classifier is None or progress.fraction >= config.selector_share
+        )
+        # So that neither weight decay nor a mean over workers moves what is not trained in this phase.
         self.selector.requires_grad_(not is_frozen)
+        if self.light_classifier is not None:
+            self.light_classifier.requires_grad_(not is_frozen)
+            self.classifier.requires_grad_(is_frozen)
         if is_frozen:
             with deterministic_eval(self.selector):
                 alpha = self.selector(light, valid)
@@ -250,12 +314,34 @@ class VideoEpitoma(Method):
         total = classification if is_frozen else classification + config.l0_weight * penalty
         return Loss(total, {name: float(value.detach()) for name, value in parts.items()})
 
+    def check_features(self, features: Mapping[str, str]) -> None:
+        if self.saved is not None:
+            self.saved.check_features(features)
+
+    def export(self, folder: Path, about: Mapping[str, Any]) -> None:
+        if self.light_classifier is not None:
+            save_selector(folder / SELECTOR_FOLDER, self.selector, self.config.shape, about)
+
+    def portable(self, model: Mapping[str, Any]) -> dict[str, Any]:
+        if self.saved is None:
+            return dict(model)
+        shape = self.saved.shape
+        return {
+            **model,
+            "selector": self.saved.digest,
+            "light_projection": shape.projection,
+            "kernels": shape.kernels,
+            "gate_hidden": shape.hidden,
+            "context": "self_attention" if shape.has_context else "none",
+        }
+
     # Evaluation and production
 
     def run(self, provider: Provider, setting: Setting) -> Outcome:
         config = self.config
-        steps = uniform_steps(provider.num_steps, config.timesteps)
-        if not 0 < config.timesteps < provider.max_steps:
+        timesteps = int(setting.get("timesteps", TIMESTEPS.default)) or config.timesteps
+        steps = uniform_steps(provider.num_steps, timesteps)
+        if not 0 < timesteps < provider.max_steps:
             provider.expect(config.light)
         light = torch.stack([provider.read(config.light, index, index >= 0) for index in steps], dim=1)
         index = torch.stack(steps, dim=1)
@@ -309,15 +395,16 @@ class VideoEpitoma(Method):
 
     def settings(self) -> list[Setting]:
         natural = {knob.name: knob.default for knob in self.inference_knobs}
-        # All others are answered from the second, which looks at everything.
-        return [natural, {**natural, "gate_threshold": 0.0}]
+        # All others are answered from those that look at everything, one for each T.
+        others = [T for T in self.config.timestep_counts if self.config.timesteps != T]
+        return [natural, *({**natural, "gate_threshold": 0.0, "timesteps": T} for T in (0, *others))]
 
     def stop_points(self, outcome: Outcome, setting: Setting) -> list[tuple[Setting, Outcome]]:
-        if setting != self.settings()[1]:
+        if setting not in self.settings()[1:]:
             return []
-        natural = self.settings()[0]
-        others: list[Setting] = [{**natural, "gate_threshold": t} for t in self.config.gate_thresholds]
-        others += [{**natural, "top_k": k} for k in self.config.top_ks]
+        everything = {**self.settings()[0], "timesteps": setting["timesteps"]}
+        others: list[Setting] = [{**everything, "gate_threshold": t} for t in self.config.gate_thresholds]
+        others += [{**everything, "top_k": k} for k in self.config.top_ks]
         with deterministic_eval(self):
             return [(o, self._narrowed(outcome, o)) for o in others if o not in self.settings()]
 
@@ -339,12 +426,22 @@ class VideoEpitoma(Method):
     def remarks(self, natural: Mapping[str, Any]) -> list[str]:
         calls = natural["calls"]
         opened, seen = calls[self.classifier.step_component], calls[self.selector.step_component]
-        if opened == seen:
+        if seen <= ONE:  # nothing to choose from
+            return []
+        about = f"on average {opened:.2f} of {seen:.2f} timesteps"
+        higher, lower = (
+            ("train another selector",) * 2
+            if self.config.selector
+            else ("raise l0_weight", "lower l0_weight")
+        )
+        if opened >= ALL * seen:
             return [
-                "collapsed: the selector opens every timestep, so that nothing is saved; raise l0_weight."
+                f"collapsed: the selector opens nearly every timestep ({about}): nothing is saved; {higher}."
             ]
-        if opened == 1:
-            return ["collapsed: the selector opens at most one timestep of each video; lower l0_weight."]
+        if opened <= ONE:
+            return [
+                f"collapsed: the selector opens one timestep, or none, of nearly every video ({about}); {lower}."
+            ]
         return []
 
     def component_costs(self) -> dict[str, ComponentCost]:

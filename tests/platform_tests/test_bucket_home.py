@@ -8,6 +8,7 @@ import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -140,7 +141,7 @@ def test_a_study_in_the_bucket_goes_on_elsewhere(machine: Machine, tmp_path: Pat
         return {"map": knobs["gamma"], "gflops": knobs["gamma"] + knobs["K"]}
 
     def search(study: ParetoStudy, trials: int) -> list[dict[str, float]]:
-        asked = []
+        asked: list[Any] = []
         while len(asked) < trials and (suggestion := study.ask()) is not None:
             study.tell(suggestion.trial_id, result(suggestion.knobs))
             asked.append(suggestion.knobs)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -13,8 +14,11 @@ from paretovid.platform.config import (
     model_with_knobs,
     searched_knobs,
     to_record,
+    training_settings,
 )
+from paretovid.platform.sweep import plan_sweep
 from paretovid.trainables.errors import UsageError
+from paretovid.trainables.timestep_selector import SelectorShape, build_selector, save_selector
 
 
 def test_defaults_are_whole_and_plain() -> None:
@@ -55,6 +59,27 @@ def test_free_sections_need_no_plus() -> None:
     assert config.method.model == {"network": {"cell": "gru"}}
     assert config.training == {"epochs": 3}
     assert config.backbones.training == {"epochs": 1}
+
+
+def test_a_method_brings_its_data_backbones_and_training_and_the_command_line_has_the_last_word() -> None:
+    method = "method=model_selection_localization"
+    config = load_sweep_config([method])
+    assert (config.data["name"], config.backbones.family) == ("moving_digits_untrimmed", "localization")
+    assert training_settings(config) == {"epochs": 60, "batch_size": 16}
+    stated = load_sweep_config(
+        [method, "data=moving_digits_untrimmed_multi", "training.epochs=2", "backbones=small"]
+    )
+    assert (stated.data["name"], stated.backbones.family) == ("moving_digits_untrimmed_multi", "small")
+    assert training_settings(stated) == {"epochs": 2, "batch_size": 16}
+    assert training_settings(load_sweep_config(["training.epochs=3"])) == {"epochs": 3}
+
+
+def test_baselines_of_another_task_are_refused() -> None:
+    config = load_sweep_config(
+        ["method=model_selection_localization", "baselines=[{name: uniform, method: uniform}]"]
+    )
+    with pytest.raises(UsageError, match="of classification, model_selection_localization of localization"):
+        plan_sweep(config)
 
 
 BAD = [
@@ -104,6 +129,16 @@ def test_bad_words_are_told(word: str, message: str, hint: str) -> None:
     assert hint in caught.value.hint
 
 
+def test_what_only_the_user_can_know_has_to_be_given() -> None:
+    with pytest.raises(UsageError, match=r"method\.model\.selector has no value"):
+        load_sweep_config(["method=video_epitoma_selected"])
+    config = load_sweep_config(["method=video_epitoma_selected", "method.model.selector=somewhere"])
+    baseline = {b.name: b.model for b in config.baselines}["top-k-selector"]
+    assert baseline["selector"] == config.method.model["selector"] == str(Path("somewhere").absolute())
+    with pytest.raises(UsageError, match=r"no timestep selector in .*/somewhere"):
+        check_method(config)
+
+
 def test_a_knob_can_be_fixed_instead_of_searched() -> None:
     config = load_sweep_config(["~method.training_knobs.lambda", "method.model.usage_weight=2"])
     assert set(searched_knobs(config)) == {"gamma"}
@@ -144,8 +179,12 @@ def test_method_settings_are_checked_by_the_method() -> None:
 
 
 @pytest.mark.parametrize("method", group_options("method"))
-def test_every_method_file_is_sound(method: str) -> None:
-    config = load_sweep_config([f"method={method}"])
+def test_every_method_file_is_sound(method: str, tmp_path: Path) -> None:
+    shape = SelectorShape()
+    about = {"data": {"features": {"coarse": "any"}}}
+    save_selector(tmp_path, build_selector(shape, 8, prefix="x"), shape, about)
+    needed = {"video_epitoma_selected": [f"method.model.selector={tmp_path}"]}
+    config = load_sweep_config([f"method={method}", *needed.get(method, [])])
     check_method(config)
     knobs = config.method.training_knobs | config.method.inference_knobs
     assert all(len(knob.description) > 20 and knob.unit for knob in knobs.values())

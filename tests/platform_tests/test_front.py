@@ -16,7 +16,7 @@ from paretovid.trainables.metrics import bootstrap_map_interval, mean_average_pr
 
 POINT_KEYS = (
     "id sweep trial method training_knobs inference_knobs "
-    "map map_ci top1 gflops gflops_std calls on_front seeds"
+    "map map_ci top1 gflops gflops_std calls on_front seeds remarks"
 )
 
 

@@ -17,23 +17,55 @@ METHODS = [name for name in group_options("method") if name not in ("lite_eval",
 """The last is another setting of `ada_frame`."""
 
 
+UNTRIMMED = [
+    *(
+        word
+        for word in SMALL
+        if not word.startswith(("data.appearance", "data.motion", "data.easy", "data.max"))
+    ),
+    "data.action_classes=3",
+    "data.min_seconds=4",
+    "data.max_seconds=5",
+]
+POOL = [
+    "baselines=[{name: single-model, method: single_model}, {name: oracle, method: model_oracle}]",
+    "method.model.alphas=[0.01, 1.0]",
+]
+"""Of `model_selection`, which has a data set, backbones and baselines of its own."""
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One home for all: its videos, backbones and features are made once."""
     return tmp_path_factory.mktemp("home")
 
 
+def needs(method: str, home: Path) -> list[str]:
+    """Overrides without which a method has no sweep."""
+    if method != "video_epitoma_selected":
+        return []
+    stand_alone = ["method.model.regime=stand_alone", "~method.training_knobs.regime", "baselines=[]"]
+    paretovid(
+        "sweep", "method=video_epitoma", "name=first", *SMALL, "search.trials=1", *stand_alone, home=home
+    )
+    return [f"method.model.selector={home}/sweeps/first/trials/t0000"]
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_sweep_promote_predict(method: str, home: Path, tmp_path: Path) -> None:
-    few = ["search.trials=2", "baselines=[{name: uniform, method: uniform}]"]
-    out, _ = paretovid("sweep", f"method={method}", *SMALL, *few, home=home)
+    localizes = method.endswith("localization")
+    baseline, data = ("motion_only", "moving_digits_untrimmed") if localizes else ("uniform", "moving_digits")
+    few = ["search.trials=2", f"baselines=[{{name: {baseline}, method: {baseline}}}]", *needs(method, home)]
+    if method == "model_selection":
+        few, data = [few[0], *POOL], "moving_digits_trimmed"
+    out, _ = paretovid("sweep", f"method={method}", *(UNTRIMMED if localizes else SMALL), *few, home=home)
     assert "promote" in out
-    sweep = f"{method}-moving_digits-1"
+    sweep = f"{method}-{data}-1"
     document = json.loads(paretovid("front", sweep, "--json", home=home)[0])
     assert document["baselines"] and {p["trial"] for p in document["points"]} == {"t0000", "t0001"}
     point = max((p for p in document["points"] if p["on_front"]), key=lambda p: p["gflops"])
     paretovid("promote", sweep, "--point", point["id"], "--as", method, "--alias", "champion", home=home)
-    videos = sorted((home / "data" / "moving_digits" / "videos").glob("test_*.mp4"))[:2]
+    videos = sorted((home / "data" / data / "videos").glob("test_*.mp4"))[:2]
     pictures = tmp_path / "pictures"
     out, _ = paretovid(
         "predict",
@@ -49,3 +81,5 @@ def test_sweep_promote_predict(method: str, home: Path, tmp_path: Path) -> None:
     recorded = scores["test/gflops"][int(point["id"][-2:])]
     assert [answer["gflops"] for answer in answers] == pytest.approx(recorded[:2].tolist())
     assert len(list(pictures.glob("*.png"))) == 2
+    assert all(("instances" in answer) == localizes for answer in answers)
+    assert ("map_iou_0.1_0.7" in point) == localizes and ("map" in point) != localizes

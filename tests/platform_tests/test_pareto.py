@@ -42,7 +42,7 @@ def test_front_equals_brute_force() -> None:
 
 
 def test_hypervolume_by_hand() -> None:
-    reference = Reference(map=0.1, gflops=10.0)
+    reference = Reference(quality=0.1, gflops=10.0)
     # (4, 0.6): 6 x 0.5; (8, 0.8) adds 2 x 0.2; (9, 0.7) is beaten; (12, 0.9) is outside the corner.
     assert hypervolume([4, 8, 9, 12], [0.6, 0.8, 0.7, 0.9], reference) == pytest.approx(3.4)
     assert hypervolume([], [], reference) == 0.0

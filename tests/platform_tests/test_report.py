@@ -37,6 +37,18 @@ def test_table_without_baselines(tmp_path: Path) -> None:
     assert "vs " not in front_table(read_front([sweep]))
 
 
+def test_what_trials_say_of_themselves_is_told_once_with_their_names(tmp_path: Path) -> None:
+    sweep = write_sweep(tmp_path / "s")
+    for trial, remarks in (("t0000", ["collapsed"]), ("t0001", []), ("t0002", ["collapsed", "slow"])):
+        write_trial(sweep, trial, [(0.3, 0.01), (0.4, 0.02)])
+        path = sweep / "trials" / trial / "result.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"remarks": remarks}))
+    front = read_front([sweep])
+    lines = front_table(front).splitlines()
+    assert lines[lines.index("Remarks") + 1 :] == ["  t0000, t0002: collapsed", "  t0002: slow"]
+    assert {p["trial"]: p["remarks"] for p in front.to_json()["points"]}["t0002"] == ["collapsed", "slow"]
+
+
 def test_picture_is_a_picture(front: Front, tmp_path: Path) -> None:
     write_png(front, tmp_path / "front.png")
     assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")

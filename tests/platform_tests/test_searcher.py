@@ -64,6 +64,19 @@ def test_anchors_then_published_then_sampler(tmp_path: Path) -> None:
     assert origins == ["anchor: dearest", "anchor: cheapest", "published", "published"] + ["tpe"] * 4
 
 
+def test_a_quality_of_another_name_is_searched_under_that_name(tmp_path: Path) -> None:
+    study = make(tmp_path, objective="map_iou_0.1_0.7")
+    first, second = study.ask(), study.ask()
+    assert first is not None and second is not None
+    assert study.tell(first.trial_id, {"map": 0.9, "map_iou_0.1_0.7": 0.3, "gflops": 1.0}) == "complete"
+    assert study.tell(second.trial_id, {"map": 0.9, "gflops": 1.0}) == "failed"
+    assert stored(tmp_path).metric_names == ["map_iou_0.1_0.7", "gflops"]
+    assert frozen(tmp_path)[0].values == [0.3, 1.0]
+    assert "map_iou_0.1_0.7 is missing" in frozen(tmp_path)[1].user_attrs["reason"]
+    with pytest.raises(UsageError, match="map was absent"):
+        make(tmp_path)
+
+
 def test_published_points_outside_the_range_are_left_out(tmp_path: Path) -> None:
     narrow = {**KNOBS, "gamma": KnobConfig(field="target_usage", low=0.06, high=0.5, log=True)}
     asked = run(make(tmp_path, knobs=narrow))

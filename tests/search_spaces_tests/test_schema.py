@@ -40,8 +40,11 @@ def test_files_keep_to_the_schema(path: Path) -> None:
 
 
 def _whole(config: Any) -> Any:
-    for dotted in ("method.name", "backbones.family"):
-        section, _, key = dotted.partition(".")
+    free = (("method.model", config.method.model), ("data", config.data))
+    # What only its user knows.
+    asked = [f"{name}.{key}" for name, node in free for key in node if OmegaConf.is_missing(node, key)]
+    for dotted in ("method.name", "backbones.family", *asked):
+        section, _, key = dotted.rpartition(".")
         if OmegaConf.is_missing(OmegaConf.select(config, section), key):
             OmegaConf.update(config, dotted, "any")
     return config

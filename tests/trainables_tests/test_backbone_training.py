@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import load_file
 
 from paretovid.trainables import backbone_training
-from paretovid.trainables.backbone_training import BackboneTrainingConfig, train_backbones
+from paretovid.trainables.backbone_training import BackboneTrainingConfig, is_for_backbones, train_backbones
 from paretovid.trainables.components import family, read_backbone_meta
+from paretovid.trainables.data.dataset import video_key
 from paretovid.trainables.errors import DataError, UsageError
 from paretovid.trainables.trial import LocalContext
 
@@ -76,6 +77,89 @@ def test_video_labels_need_no_background(videos, tmp_path):
     assert read_backbone_meta(tmp_path / COARSE)["labels"] == list(videos.classes)
 
 
+def test_what_classifies_is_taught_by_video_labels_only(videos, tmp_path):
+    member = family("x3d_pool")["xs"]
+    with pytest.raises(UsageError, match="classifies by itself") as error:
+        train_backbones(BRIEF, videos, [member], tmp_path, LocalContext())
+    assert "labels=video" in error.value.hint
+    config = dataclasses.replace(BRIEF, labels="video")
+    train_backbones(config, videos, [member], tmp_path, LocalContext())
+    assert read_backbone_meta(tmp_path / member)["architecture"]["num_outputs"] == len(videos.classes)
+
+
+def test_members_of_a_pool_learn_tags_each_by_itself(videos, tmp_path, monkeypatch):
+    seen = []
+    original = backbone_training.classification_loss
+
+    def watched(logits, targets, multi_label):
+        seen.append((multi_label, sorted(set(targets.flatten().tolist()))))
+        return original(logits, targets, multi_label)
+
+    monkeypatch.setattr(backbone_training, "classification_loss", watched)
+    two = [dataclasses.replace(record, labels=(0, 1)) for record in videos.records]
+    tagged = dataclasses.replace(videos, multi_label=True, records=tuple(two))
+    config = dataclasses.replace(BRIEF, labels="video")
+    for place, (name, expected) in enumerate(
+        ((family("x3d_pool")["xs"], (True, 1.0)), (COARSE, (False, 0.5)))
+    ):
+        seen.clear()
+        train_backbones(config, tagged, [name], tmp_path / str(place), LocalContext())
+        assert {(multi, targets[-1]) for multi, targets in seen} == {expected}
+
+
+def test_a_share_of_the_videos_is_kept_from_the_backbones(videos, tmp_path, monkeypatch):
+    keys = torch.tensor([video_key(record.video_id) for record in videos.split("train")])
+    many = torch.tensor([video_key(str(number)) for number in range(4000)])
+    for share in (0.2, 0.7):
+        assert float(is_for_backbones(many, share).double().mean()) == pytest.approx(share, abs=0.03)
+    assert is_for_backbones(many, 1.0).all()
+    assert bool(
+        (is_for_backbones(many, 0.7) | ~is_for_backbones(many, 0.2)).all()
+    )  # a larger share adds videos
+    read = []
+    original = backbone_training.read_all_steps
+
+    def noted(path, *rest, **named):
+        read.append(path.stem)
+        return original(path, *rest, **named)
+
+    monkeypatch.setattr(backbone_training, "read_all_steps", noted)
+    config = dataclasses.replace(BRIEF, video_share=0.6)
+    train_backbones(config, videos, [COARSE], tmp_path, LocalContext())
+    is_chosen = is_for_backbones(keys, 0.6).tolist()
+    chosen = [r.video_id for r, taken in zip(videos.split("train"), is_chosen, strict=True) if taken]
+    assert read == chosen and 0 < len(chosen) < len(keys)
+    with pytest.raises(DataError, match="none of"):
+        train_backbones(
+            dataclasses.replace(BRIEF, video_share=1e-9), videos, [COARSE], tmp_path, LocalContext()
+        )
+
+
+def test_trimmed_clips_are_those_with_evidence_and_know_no_background(videos, tmp_path):
+    config = dataclasses.replace(BRIEF, labels="trimmed")
+    train_backbones(config, videos, [COARSE], tmp_path, LocalContext())
+    meta = read_backbone_meta(tmp_path / COARSE)
+    assert meta["labels"] == list(videos.classes) and meta["training"]["labels"] == "trimmed"
+    samples = backbone_training._decode(
+        videos, [backbone_training.component(COARSE)], "trimmed", config, LocalContext()
+    )
+    evidence = sum(label >= 0 for record in videos.split("train") for label in record.step_labels or ())
+    assert len(samples.targets) == evidence and (samples.targets.sum(axis=1) == 1).all()
+
+
+def test_flow_is_moved_and_made_faster_but_not_turned():
+    spec = backbone_training.component(family("localization")["flow"])
+    still = torch.full((8, *spec.input.shape), 128, dtype=torch.uint8)
+    right = still.clone()
+    right[..., 0] = 160
+    torch.manual_seed(0)
+    varied = backbone_training._varied(right, spec) - 128
+    assert varied[..., 0].mean(dim=(1, 2, 3)).std() > 1  # each at its own speed
+    assert varied[..., 0].mean() == pytest.approx(32, abs=4) and varied[..., 1].mean() == pytest.approx(
+        0, abs=0.2
+    )
+
+
 def test_a_corrupt_video_is_left_out_and_all_corrupt_is_an_error(videos, tmp_path):
     broken = dataclasses.replace(videos, root=tmp_path / "copy")
     (broken.root / "videos").mkdir(parents=True)
@@ -91,7 +175,16 @@ def test_a_corrupt_video_is_left_out_and_all_corrupt_is_an_error(videos, tmp_pat
         train_backbones(BRIEF, broken, [COARSE], tmp_path / "none", LocalContext())
 
 
-@pytest.mark.parametrize("fields", [{"effort": 0.0}, {"background_share": 1.0}, {"labels": "frame"}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"effort": 0.0},
+        {"background_share": 1.0},
+        {"labels": "frame"},
+        {"video_share": 0.0},
+        {"video_share": 1.1},
+    ],
+)
 def test_bad_settings_say_what_is_allowed(fields):
     with pytest.raises(UsageError) as error:
         BackboneTrainingConfig(**fields)
@@ -178,8 +271,12 @@ def test_a_memory_limit_keeps_a_part_of_the_steps(videos, tmp_path):
     spec = backbone_training.component(family("small")["fine"])
     assert backbone_training._steps_that_fit([spec], 1, 6) == 2**20 // (64 * 64 * 3 * 6)
     assert backbone_training._steps_that_fit([spec], 1, 10**6) == 1
-    kept = backbone_training._choose_steps(16, 5, np.random.default_rng(0))
-    assert len(set(kept.tolist())) == 5 and sorted(kept.tolist()) == kept.tolist()
+    labelled = np.arange(16) % 2 == 0
+    kept = backbone_training._choose_steps(labelled, 5, np.random.default_rng(0))
+    assert len(set(kept.tolist())) == 5 and sorted(kept.tolist()) == kept.tolist() and labelled[kept].all()
+    assert backbone_training._choose_steps(labelled, 8, np.random.default_rng(0)).tolist() == [
+        *range(0, 16, 2)
+    ]
 
 
 def test_a_file_with_other_steps_than_its_record_says_is_labelled_as_far_as_known(videos):
@@ -187,3 +284,4 @@ def test_a_file_with_other_steps_than_its_record_says_is_labelled_as_far_as_know
     longer = backbone_training._targets(record, 5, 2, "step")
     assert longer.argmax(axis=1).tolist() == [1, 2, 0, 2, 2]
     assert backbone_training._targets(record, 1, 2, "step").tolist() == [[0, 1, 0]]
+    assert backbone_training._targets(record, 3, 2, "trimmed").tolist() == [[0, 1], [0, 0], [1, 0]]

@@ -57,14 +57,36 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in method_name
     ("video_epitoma", {"context": "none", "l0_form": "hard_concrete", "timesteps": 20}),
     ("video_epitoma", {"regime": "stand_alone", "step_dropout": 0.0}),
     ("video_epitoma", {"timesteps": 2, "step_dropout": 0.0, "dropout": 0.2}),
+    ("video_epitoma", {"classifier": "mean"}),
+    ("video_epitoma", {"classifier": "lstm", "regime": "stand_alone", "selector": "sha256:0"}),
     ("epitoma_sampled", {"heavy": "motion", "sampling": "random"}),
+    ("top_k", {"saliency": "selector", "selector": "sha256:0"}),
+    ("model_selection_localization", {"motion": "difference", "beta": 0.3, "affinity": "hard"}),
+    ("model_selection_localization", {"fallback": "argmax", "proposals": {"snap_clips": 1}}),
+    ("model_selection_localization", {"heads": {"similarity_weight": 0.0, "dropout": 0.0}}),
+    ("random_clips", {"motion": "difference", "proposals": {"snap_clips": 2}}),
+    ("model_selection", {"selector_source": "m", "alphas": [0.0, 0.1, 1.0]}),
+    ("model_selection", {"selector_source": "l", "label_form": "soft", "alpha": 0.0}),
+    (
+        "model_selection",
+        {"label_rule": "agree_then_cheapest", "selector_videos": "all", "selector_source": "s"},
+    ),
+    ("single_model", {"pool": ["s", "l"]}),
 ]
+LOCALIZING = [name for name in method_names() if method_class(name).task == "localization"]
 LEVELLED = ("hcms", "lite_eval", "random_gate", "random_levels")
-every_method = pytest.mark.parametrize(
-    ("name", "fields"),
-    VARIANTS,
-    ids=[f"{name}-{'-'.join(map(str, fields)) or 'default'}" for name, fields in VARIANTS],
-)
+UNTRAINED = ("single_model", "random_model", "model_cascade", "model_ensemble", "model_oracle")
+"""They have no parameters."""
+
+
+def over(variants: list[tuple[str, dict[str, Any]]]) -> pytest.MarkDecorator:
+    """Runs a test over variants."""
+    ids = [f"{name}-{'-'.join(map(str, fields)) or 'default'}" for name, fields in variants]
+    return pytest.mark.parametrize(("name", "fields"), variants, ids=ids)
+
+
+every_method = over(VARIANTS)
+every_trained_method = over([variant for variant in VARIANTS if variant[0] not in UNTRAINED])
 
 
 def trained(name: str, fields: dict, multi_label: bool = False):
@@ -73,14 +95,21 @@ def trained(name: str, fields: dict, multi_label: bool = False):
     return method
 
 
-@every_method
+def test_what_is_not_trained_has_no_parameters():
+    assert not any(list(synthetic_method(name).parameters()) for name in UNTRAINED)
+
+
+@every_trained_method
 def test_training_lowers_the_loss_and_reaches_every_parameter(name, fields):
     method = synthetic_method(name, fields)
     split = synthetic_split(num_videos=24)
     batch = Batch(split.features, split.mask, split.targets, split.video_keys)
     for step in (0, 9):  # what is trained first may be frozen at the end
         method.loss(batch, Progress(step, 10)).total.backward()
-    unreached = [n for n, p in method.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    if fields.get("selector"):  # trained before, and frozen
+        assert not any(p.requires_grad for n, p in method.named_parameters() if n.startswith("selector."))
+    trained = [(n, p) for n, p in method.named_parameters() if not fields.get("selector") or p.requires_grad]
+    unreached = [n for n, p in trained if p.grad is None or not p.grad.abs().sum() > 0]
     if fields == {"network": {"synchronize": False}}:  # what the first network remembers is then of no use
         unreached = [n for n in unreached if not n.startswith(("network.coarse.", "network.audio."))]
     assert unreached == []
@@ -110,7 +139,14 @@ def test_padding_changes_nothing(name, fields):
     for setting in method.settings()[:3]:
         short, long = run_cached(method, split, setting), run_cached(method, longer, setting)
         torch.testing.assert_close(short.scores, long.scores)
+        assert short.detections == long.detections and (short.detections is not None) == (name in LOCALIZING)
         assert all(torch.equal(short.calls[c], long.calls[c]) for c in short.calls)
+
+
+@every_trained_method
+def test_padding_changes_no_loss(name, fields):
+    method, split = trained(name, fields), synthetic_split()
+    longer = padded_by(split, 4)
     torch.manual_seed(0)
     loss = method.loss(Batch(split.features, split.mask, split.targets, split.video_keys), Progress(0, 1))
     if name not in (
@@ -118,6 +154,7 @@ def test_padding_changes_nothing(name, fields):
         "random_gate",
         "hcms",
         "random_levels",
+        *LOCALIZING,
     ):  # those draw noise for padded steps too
         torch.manual_seed(0)
         padded = method.loss(
@@ -145,9 +182,10 @@ def test_a_raw_video_gives_the_scores_and_calls_of_cached_features(name, fields)
 
 def test_what_needs_the_truth_refuses_a_raw_video():
     undeployable = [name for name in method_names() if not method_class(name).deployable]
-    assert undeployable == ["oracle"]
-    with pytest.raises(UsageError, match="needs the truth"):
-        run_one_by_one(trained("oracle", {}), synthetic_split(), {})
+    assert undeployable == ["model_oracle", "oracle"]
+    for name in undeployable:
+        with pytest.raises(UsageError, match="needs the truth"):
+            run_one_by_one(trained(name, {}), synthetic_split(), {})
 
 
 @every_method
@@ -176,6 +214,7 @@ def test_stop_points_equal_a_run_at_that_setting(name, fields):
         for stopped, answer in method.stop_points(run_cached(method, split, setting), setting):
             direct = run_cached(method, split, stopped)
             torch.testing.assert_close(answer.scores, direct.scores)
+            assert answer.detections == direct.detections
             assert torch.equal(answer.decisions[:, : direct.decisions.shape[1]], direct.decisions)
             for c in direct.calls:
                 assert torch.equal(answer.calls[c], direct.calls[c]), (stopped, c)
@@ -184,6 +223,8 @@ def test_stop_points_equal_a_run_at_that_setting(name, fields):
 @every_method
 def test_state_survives_safetensors(name, fields):
     method, split = trained(name, fields), synthetic_split()
+    # The optimizer's state, which a checkpoint keeps, is laid out as they are.
+    assert all(parameter.is_contiguous() for parameter in method.parameters())
     setting = method.settings()[0]
     fresh = reloaded(method, name, fields)
     assert torch.equal(run_cached(method, split, setting).scores, run_cached(fresh, split, setting).scores)

@@ -13,7 +13,7 @@ from paretovid.trainables.data.moving_digits import MovingDigitsConfig, make_mov
 from paretovid.trainables.data.videos import VideoReader
 from paretovid.trainables.errors import DataError, UnknownNameError, UsageError
 from paretovid.trainables.lite_eval import LiteEval
-from paretovid.trainables.recognizer import Recognizer, checked_setting, write_model_folder
+from paretovid.trainables.recognizer import BackbonesOnDemand, Recognizer, checked_setting, write_model_folder
 from paretovid.trainables.testing import synthetic_method
 from paretovid.trainables.trial import cost_table
 
@@ -118,6 +118,52 @@ def test_settings_fall_back_to_the_point_then_to_the_knob() -> None:
     with pytest.raises(UnknownNameError) as error:
         checked_setting(LiteEval.inference_knobs, {"max_glops": 1}, {})
     assert "'max_gflops'" in error.value.hint
+
+
+def test_a_pools_weights_are_read_when_a_video_needs_them(tmp_path: Path, videos: list[Path]) -> None:
+    sources = FAMILIES["x3d_pool"]
+    torch.manual_seed(0)
+    for source, name in sources.items():
+        save_backbone(tmp_path / source, name, component(name).build(4).eval(), {})
+    method = module.build_method(
+        "model_selection", {}, widths=dict.fromkeys(sources, 4), num_classes=4, multi_label=False
+    )
+    save_file(
+        {name: value.contiguous() for name, value in method.state_dict().items()}, tmp_path / "w.safetensors"
+    )
+    description = {
+        "method": "model_selection",
+        "config": {},
+        "sources": sources,
+        "widths": dict.fromkeys(sources, 4),
+        "costs": cost_table(method, sources, "honest", 4).to_json(),
+        "classes": ["a", "b", "c", "d"],
+        "multi_label": False,
+        "step_seconds": 0.5,
+        "setting": {},
+    }
+    write_model_folder(
+        tmp_path / "model", description, tmp_path / "w.safetensors", {s: tmp_path / s for s in sources}
+    )
+    eager, lazy = (Recognizer.load(tmp_path / "model", on_demand=flag) for flag in (False, True))
+    assert isinstance(lazy.backbones, BackbonesOnDemand) and lazy.backbones.loaded == ()
+    (cheap,) = lazy.predict(videos[:1], {"theta": 0.0})
+    assert lazy.backbones.loaded == ("xs",) and set(cheap.calls) == {
+        sources["xs"],
+        "model_selection.selector",
+    }
+    assert set(cheap.steps) == {"none", "xs"} and len(cheap.looks) == 3
+    with torch.no_grad():
+        for each in (lazy, eager):
+            each.method.get_parameter("selectors.second_bias")[0, 0, 3] = 99.0
+    (dear,) = lazy.predict(videos[:1])
+    assert lazy.backbones.loaded == ("xs", "l") and set(dear.steps) == {"none", "l"}
+    assert [source for source, _ in dear.looks] == ["xs"] * 3 + [
+        "l"
+    ] * 3  # the cheap one first, then one other
+    assert eager.predict(videos[:1])[0].labels == dear.labels
+    lazy.backbones.unload()
+    assert lazy.backbones.loaded == () and lazy.predict(videos[:1])[0].labels == dear.labels
 
 
 def test_a_folder_that_is_no_model(tmp_path: Path) -> None:

@@ -13,10 +13,12 @@ from paretovid.trainables.errors import UsageError
 from paretovid.trainables.methods import method_config
 from paretovid.trainables.testing import (
     padded_by,
+    reloaded,
     run_cached,
     synthetic_costs,
     synthetic_method,
     synthetic_split,
+    train_briefly,
 )
 from paretovid.trainables.top_k import TopK, most_salient
 
@@ -108,3 +110,21 @@ def test_of_equals_the_earlier_comes_first():
 def test_a_bad_configuration_says_what_is_allowed(fields, message):
     with pytest.raises(UsageError, match=message):
         method_config("top_k", fields)
+
+
+def test_a_selector_ranks_the_steps_instead(tmp_path):
+    selected = synthetic_method("video_epitoma", {"regime": "stand_alone", "top_ks": (3,)})
+    train_briefly(selected, synthetic_split(seed=2))
+    selected.export(tmp_path, {"data": {"features": {"coarse": "light@1"}}})
+    fields = {"saliency": "selector", "selector": str(tmp_path)}
+    method, split = synthetic_method("top_k", fields), synthetic_split(num_videos=12)
+    train_briefly(method, split, steps=3)
+    outcome = run_cached(method, split, {"num_frames": 3})
+    assert torch.equal(outcome.decisions, run_cached(selected, split, {"top_k": 3}).decisions)
+    elsewhere = reloaded(method, "top_k", method.portable(fields))
+    assert torch.equal(run_cached(elsewhere, split, {"num_frames": 3}).scores, outcome.scores)
+    with pytest.raises(UsageError, match="trained on the features light@1"):
+        method.check_features({"coarse": "light@2", "fine": "any"})
+    for wrong in ({"saliency": "selector"}, {"selector": str(tmp_path)}):
+        with pytest.raises(UsageError, match="needs the folder of one"):
+            synthetic_method("top_k", wrong)

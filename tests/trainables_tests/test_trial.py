@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from paretovid.platform.testing import small_home
-from paretovid.trainables.errors import NonFiniteError, StaleFeaturesError
+from paretovid.platform.testing import localization_home, small_home
+from paretovid.trainables.errors import NonFiniteError, StaleFeaturesError, UsageError
 from paretovid.trainables.methods import method_class, method_config, method_names
 from paretovid.trainables.trial import (
     LocalContext,
@@ -105,7 +105,59 @@ def over_known_sources(base: TrialConfig, method: str) -> dict[str, Any]:
     return {} if set(reads) <= set(base.features) else {"sources": list(base.features)}
 
 
-@pytest.mark.parametrize("method", method_names())
+CLASSIFYING = [
+    name
+    for name in method_names()
+    if method_class(name).task == "classification"
+    and "pool" not in method_class(name).Config.__dataclass_fields__
+]
+"""Without those that select from a pool, whose sources classify by themselves (test_model_selection.py)."""
+LOCALIZING = [name for name in method_names() if method_class(name).task == "localization"]
+
+
+@pytest.fixture(scope="module")
+def untrimmed(tmp_path_factory: pytest.TempPathFactory) -> TrialConfig:
+    """A configuration of localization over a few real videos."""
+    home = localization_home(tmp_path_factory.mktemp("untrimmed"))
+    features = home.features("moving_digits_untrimmed")
+    return TrialConfig(
+        sweep="s",
+        trial="t",
+        method="model_selection_localization",
+        training=TrainingConfig(epochs=4, batch_size=4, checkpoint_every_epochs=3),
+        dataset=str(home.data("moving_digits_untrimmed")),
+        features={
+            "appearance": str(next(features.glob("x3d*"))),
+            "flow": str(next(features.glob("resnet*"))),
+        },
+        output=str(tmp_path_factory.mktemp("out")),
+    )
+
+
+@pytest.mark.parametrize("method", LOCALIZING)
+def test_localization_repeats_itself(untrimmed, tmp_path, method):
+    first = run(untrimmed, tmp_path / "a", method=method)
+    again = run(untrimmed, tmp_path / "b", method=method)
+    assert first["points"] == again["points"] and same_weights(tmp_path / "a", tmp_path / "b")
+    assert first["objective"] == "map_iou_0.1_0.7" and "map_iou_0.5" in first["points"][0]["test"]
+    run(untrimmed, tmp_path / "c", method=method, seed=1)
+    assert not same_weights(tmp_path / "a", tmp_path / "c")
+
+
+def test_a_selection_that_is_killed_between_heads_and_selector_goes_on_to_the_same_result(
+    untrimmed, tmp_path
+):
+    whole = run(untrimmed, tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        run(untrimmed, tmp_path / "resumed", Keeping(tmp_path / "kept", dies=True))
+    history = json.loads((tmp_path / "kept" / "history.json").read_text())
+    assert len(history) == 3 and history[0]["selector"] == 0 < history[-1]["selector"]
+    resumed = run(untrimmed, tmp_path / "resumed", Keeping(tmp_path / "kept", dies=False))
+    assert resumed["points"] == whole["points"]
+    assert same_weights(tmp_path / "whole", tmp_path / "resumed")
+
+
+@pytest.mark.parametrize("method", CLASSIFYING)
 def test_a_seed_gives_the_same_result_and_another_seed_another(base, tmp_path, method):
     changes = {"method": method, "model": over_known_sources(base, method), "training_knobs": {}}
     first = run(base, tmp_path / "a", **changes)
@@ -155,8 +207,35 @@ def test_a_trial_whose_gates_collapse_says_so_in_its_result(base, tmp_path):
     assert run(base, tmp_path / "other")["remarks"] == []
     run(base, tmp_path / "closed", model={"l0_weight": 1000.0}, **changes)
     result = json.loads((tmp_path / "closed" / "result.json").read_text())
-    assert "at most one timestep" in result["remarks"][0]
-    assert result["training"]["history"][-1]["selected"] < 0.5
+    assert "one timestep, or none" in result["remarks"][0]
+    # A study's own setting says nothing about the gate: this one looks at everything, whatever the gate says.
+    setting = {"gate_threshold": 0.0, "top_k": 0, "timesteps": 0}
+    told = run(base, tmp_path / "study", model={"l0_weight": 1000.0}, inference_setting=setting, **changes)
+    assert told["points"][0]["inference_knobs"] == setting
+    assert len(told["points"]) == 1 and told["remarks"] == result["remarks"]
+
+
+def test_a_selector_trained_by_itself_is_left_beside_the_result_for_other_trials(base, tmp_path):
+    changes = {"method": "video_epitoma", "training_knobs": {}}
+    run(base, tmp_path / "first", model={"regime": "stand_alone"}, **changes)
+    meta = json.loads((tmp_path / "first" / "selector" / "selector.json").read_text())
+    assert meta["about"]["data"]["features"]["coarse"] == Path(base.features["coarse"]).name
+    model = {"regime": "stand_alone", "selector": str(tmp_path / "first"), "classifier": "mean"}
+    result = run(base, tmp_path / "second", model=model, **changes)
+    assert result["model"]["selector"] == f"sha256:{meta['sha256']}"
+    assert str(tmp_path) not in (tmp_path / "second" / "result.json").read_text()
+    first, second = weights(tmp_path / "first"), weights(tmp_path / "second")
+    frozen = [name for name in first if name.startswith("selector.")]
+    assert frozen and all(torch.equal(first[name], second[name]) for name in frozen)
+    config = dataclasses.replace(base, model=model, **changes)
+    moved = shutil.copytree(tmp_path / "first", tmp_path / "moved")
+    same = dataclasses.replace(config, model={**model, "selector": str(moved)})
+    assert config.digest == same.digest
+    run(base, moved, model={"regime": "stand_alone"}, seed=1, **changes)
+    assert config.digest != same.digest
+    other = {**base.features, "coarse": shutil.copytree(base.features["coarse"], tmp_path / "other@1")}
+    with pytest.raises(UsageError, match="trained on the features"):
+        run(base, tmp_path / "third", model=model, features={k: str(v) for k, v in other.items()}, **changes)
 
 
 def test_a_result_says_where_it_comes_from_and_what_it_cost(base, tmp_path):

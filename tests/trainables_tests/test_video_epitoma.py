@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from paretovid.trainables.methods import method_config
 from paretovid.trainables.temporal_attention import SelfAttention, VideoClassifier
 from paretovid.trainables.testing import (
     COMPONENTS,
+    reloaded,
     run_cached,
     synthetic_costs,
     synthetic_method,
@@ -32,7 +35,7 @@ from paretovid.trainables.timestep_selector import (
 )
 from paretovid.trainables.video_epitoma import VideoEpitoma, without_some
 
-EVERYTHING = {"gate_threshold": 0.0, "top_k": 0}
+EVERYTHING = {"gate_threshold": 0.0, "top_k": 0, "timesteps": 0}
 
 
 def epitoma(**fields: object) -> VideoEpitoma:
@@ -230,6 +233,99 @@ def test_threshold_0_looks_at_everything_and_answers_all_others():
     assert method.settings()[0] not in [setting for setting, _ in answered]
 
 
+def test_fewer_timesteps_at_inference_are_those_of_a_training_with_as_many():
+    method, split = epitoma(timestep_counts=(4, 2)), synthetic_split(num_videos=12)
+    train_briefly(method, split)
+    few = {**EVERYTHING, "timesteps": 4}
+    assert [setting["timesteps"] for setting in method.settings()] == [0, 0, 4, 2]
+    fewer = synthetic_method("video_epitoma", {"timesteps": 4})
+    fewer.load_state_dict(method.state_dict())
+    answered = {str(s): o for s, o in method.stop_points(run_cached(method, split, few), few)}
+    for knobs in ({"gate_threshold": 0.4}, {"top_k": 2}, {"top_k": 6}):
+        setting = {**method.settings()[0], **knobs, "timesteps": 4}
+        expected = run_cached(fewer, split, {**setting, "timesteps": 0})
+        for outcome in (answered[str(setting)], run_cached(method, split, setting)):
+            torch.testing.assert_close(outcome.scores, expected.scores)
+            assert all(torch.equal(outcome.calls[name], expected.calls[name]) for name in expected.calls)
+            assert torch.equal(outcome.decisions, expected.decisions)
+    assert int((answered[str(setting)].decisions > 0).sum(dim=1).max()) == 4
+
+
+@pytest.mark.parametrize("kind", ["mean", "lstm"])
+def test_other_classifiers_see_open_timesteps_alone_and_cost_what_they_compute(kind):
+    method = epitoma(classifier=kind)
+    projected, gates = torch.randn(2, 5, 64), torch.tensor([[1.0, 0, 1, 0, 0], [0, 0, 0, 0, 1]])
+    changed = projected + 3 * torch.randn(2, 5, 64) * (gates == 0)[..., None]
+    torch.testing.assert_close(method.classifier(projected, gates), method.classifier(changed, gates))
+    only = method.classifier(projected[:1, [0, 2]], torch.ones(1, 2))
+    torch.testing.assert_close(method.classifier(projected[:1], gates[:1]), only)
+    if kind == "mean":
+        each = method.classifier(projected[:1, [0, 2]].transpose(0, 1), torch.ones(2, 1)).softmax(dim=1)
+        torch.testing.assert_close(only.softmax(dim=1)[0], each.mean(dim=0), atol=1e-4, rtol=1e-4)
+
+    class Answer(torch.nn.Module):
+        def forward(self, features: torch.Tensor) -> torch.Tensor:
+            return method.classifier(method.classifier.project(features), torch.ones(1, 3))
+
+    costs, calls = method.component_costs(), method.classifier.calls(torch.ones(1, 3, dtype=torch.bool))
+    told = sum(int(count) * costs[name].macs for name, count in calls.items())
+    assert told == measure_macs(Answer(), torch.randn(1, 3, 16))
+
+
+def saved(folder: Path, **fields: Any) -> VideoEpitoma:
+    """A trained stand-alone method whose selector is in `folder`."""
+    method = epitoma(regime="stand_alone", kernels=5, **fields)
+    train_briefly(method, synthetic_split(seed=2))
+    method.export(folder, {"data": {"features": {"coarse": "light@1"}}})
+    return method
+
+
+def test_a_saved_selector_selects_the_same_before_other_classifiers_and_stays_as_it_is(tmp_path):
+    trained, split = saved(tmp_path, context="none"), synthetic_split(num_videos=12)
+    expected = run_cached(trained, split, {}).decisions
+    fields = {"regime": "stand_alone", "selector": str(tmp_path)}
+    for more in ({}, {"heavy": "motion"}, {"classifier": "mean"}, {"classifier": "lstm"}):
+        method = epitoma(**fields, **more)
+        before = method.classifier.project.state_dict()["layers.0.weight"].clone()
+        train_briefly(method, split, steps=10)
+        assert not torch.equal(before, method.classifier.project.state_dict()["layers.0.weight"])
+        assert torch.equal(run_cached(method, split, {}).decisions, expected)
+        described = method.portable({**fields, **more})
+        assert described["selector"].startswith("sha256:") and str(tmp_path) not in str(described)
+        elsewhere = reloaded(method, "video_epitoma", described)
+        assert torch.equal(run_cached(elsewhere, split, {}).scores, run_cached(method, split, {}).scores)
+    assert not (tmp_path / "other").exists()
+    epitoma().export(tmp_path / "other", {})
+    assert not (tmp_path / "other").exists()  # a selector trained with its classifier is not for others
+
+
+def test_each_phase_of_stand_alone_leaves_the_other_phases_part_alone():
+    method, split = epitoma(regime="stand_alone", selector_share=0.5), synthetic_split(num_videos=8)
+    batch = batch_of(split)
+    for step, moving in ((0, {"selector", "light_classifier"}), (9, {"classifier"})):
+        method.loss(batch, Progress(step, 10)).total.backward()
+        assert {name.split(".")[0] for name, p in method.named_parameters() if p.requires_grad} == moving
+
+
+def test_a_selector_of_other_features_or_none_is_refused(tmp_path):
+    saved(tmp_path)
+    fields = {"regime": "stand_alone", "selector": str(tmp_path / "selector")}
+    method = epitoma(**fields)
+    method.check_features({"coarse": "light@1", "fine": "any"})
+    with pytest.raises(UsageError, match="trained on the features light@1, not on light@2"):
+        method.check_features({"coarse": "light@2", "fine": "any"})
+    with pytest.raises(UsageError, match="reads 8 coarse features a step, not 16 fine ones"):
+        epitoma(**fields, light="fine", heavy="motion")
+    with pytest.raises(UsageError, match="with a selector that was trained before"):
+        epitoma(selector=str(tmp_path))
+    weights = tmp_path / "selector" / "selector.safetensors"
+    weights.write_bytes(weights.read_bytes() + b" ")
+    with pytest.raises(UsageError, match="not those that its JSON names"):
+        epitoma(**fields)
+    with pytest.raises(UsageError, match="no timestep selector in"):
+        epitoma(regime="stand_alone", selector=str(tmp_path / "nowhere"))
+
+
 @pytest.mark.parametrize("timesteps", [1, 3, 9, 50])
 def test_timesteps_may_be_more_or_fewer_than_the_videos_steps(timesteps):
     method, split = epitoma(timesteps=timesteps), synthetic_split(num_videos=12)
@@ -304,9 +400,13 @@ def test_a_collapsed_selector_is_told():
         return method.remarks({"calls": {name: float(n.float().mean()) for name, n in calls.items()}})
 
     with_alpha(method, 30.0)
-    assert "opens every timestep" in remarks()[0]
+    assert "opens nearly every timestep" in remarks()[0] and "raise l0_weight" in remarks()[0]
     with_alpha(method, -30.0)
-    assert "at most one timestep" in remarks()[0]
+    assert "one timestep, or none" in remarks()[0] and "lower l0_weight" in remarks()[0]
+    few = epitoma(timesteps=1)
+    assert (
+        few.remarks({"calls": {few.selector.step_component: 1.0, few.classifier.step_component: 1.0}}) == []
+    )
     healthy = epitoma()
     with torch.no_grad():  # opens what is unlike the others
         alpha = run_cached(healthy, split, {}).trace["alpha"]

@@ -63,7 +63,7 @@ def _draw_video(sheet: Image.Image, dataset: Dataset, record: VideoRecord, top: 
     draw = ImageDraw.Draw(sheet)
     for step in range(min(steps, len(views["fine"]))):
         left = _LABEL + step * (_FINE + _GAP)
-        if record.step_labels is not None and record.step_labels[step] >= 0:
+        if record.step_labels is not None and record.step_labels[step] in record.labels:
             box = (left - 3, top - 3, left + _FINE + 2, top + _FINE + _COARSE + _SOUND + 2)
             draw.rectangle(box, outline=_MARK, width=3)
         sheet.paste(Image.fromarray(views["fine"][step]), (left, top))

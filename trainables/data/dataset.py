@@ -3,7 +3,7 @@
 {"format": 1, "name": "...", "classes": [...], "step_seconds": 0.5, "multi_label": false,
  "class_groups": {class: group}, "generator": {...},
  "videos": [{"video_id", "path", "split", "labels", "num_steps", "duration_seconds",
-             "step_labels", "events", "content"}]}
+             "step_labels", "events", "ambiguous", "content"}]}
 """
 
 from __future__ import annotations
@@ -41,11 +41,12 @@ class VideoRecord:
     """One video of a data set.
 
     Arguments:
-        path: of the file, relative to the data set's root.
+        path: of the file, relative to the data set's root, or absolute for videos that stay where they are.
         labels: class numbers, ascending; exactly one unless the set is multi-label.
         num_steps: T.
         step_labels: `[T]` class number of each step, -1 where nothing is; only where known.
         events: true intervals; only where known.
+        ambiguous: (start, end) in seconds where nobody can tell; detections there count neither way.
         content: hash of the file's bytes, "" where it was not taken.
     """
 
@@ -57,6 +58,7 @@ class VideoRecord:
     duration_seconds: float
     step_labels: tuple[int, ...] | None = None
     events: tuple[Event, ...] = ()
+    ambiguous: tuple[tuple[float, float], ...] = ()
     content: str = ""
 
 
@@ -67,7 +69,8 @@ class Dataset:
     Arguments:
         root: the folder that holds `manifest.json`; paths of records are relative to it.
         classes: names, in the order of the class numbers.
-        class_groups: class name to "sound", "appearance", "motion" or "easy"; empty where unknown.
+        class_groups: class name to "sound", "appearance", "motion" or "easy", or to the category that a set puts it
+            in (HVU); empty where unknown.
         generator: parameters that made the videos; empty for sets that were not made by us.
     """
 
@@ -98,6 +101,10 @@ class Dataset:
 
     def _identity(self, record: VideoRecord) -> dict[str, Any]:
         identity = dataclasses.asdict(record)
+        if not record.ambiguous:
+            del identity["ambiguous"]  # the fingerprints of sets without stay what they were
+        if Path(record.path).is_absolute():
+            identity["path"] = Path(record.path).name  # where videos are mounted determines nothing
         if not record.content:
             path = self.video_path(record)
             identity["content"] = path.stat().st_size if path.is_file() else None
@@ -209,6 +216,7 @@ def _parse_record(video: Mapping[str, Any]) -> VideoRecord:
             )
             for event in video.get("events", ())
         ),
+        ambiguous=tuple((float(start), float(end)) for start, end in video.get("ambiguous", ())),
         content=str(video.get("content", "")),
     )
 
@@ -267,6 +275,8 @@ def _check_record(dataset: Dataset, record: VideoRecord) -> None:
         problem = f"step_labels outside -1 to {classes - 1}"
     elif any(event.end_seconds <= event.start_seconds for event in record.events):
         problem = "an event that ends before it starts"
+    elif any(end < start for start, end in record.ambiguous):
+        problem = "an ambiguous interval that ends before it starts"
     if problem:
         raise DataError(
             f"{dataset.root / MANIFEST}: video {record.video_id!r} has {problem}",

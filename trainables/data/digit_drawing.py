@@ -10,8 +10,13 @@ import numpy as np
 
 from paretovid.trainables.data.audio import SAMPLE_RATE
 
-_SMALL, _LARGE = (0.30, 0.33), (0.70, 0.86)  # side of a digit, as a share of the frame's
+# Side of a digit, as a share of the frame's.
+_SIDES = {"small": (0.30, 0.33), "medium": (0.45, 0.50), "large": (0.70, 0.86)}
+# Side as a share of the frame, and opacity, where videos differ.
+_EASIEST, _HARDEST = (0.80, 1.0), (0.20, 0.5)
 _UNLIKE = 2.0  # distance from every scan of what is no digit; 99 % of fresh scans are within 1.7 of another
+_DUSK, _GREY = (60, 85), (105, 130)  # luma of the background
+_BRIGHT, _DARK = (175, 215), (18, 40)  # luma of a digit
 _TRAVEL = 0.22  # way of a drifting digit in one step, as a share of the frame's side
 
 
@@ -23,6 +28,9 @@ class Painter:
         digits: scans of each digit, `[n, 8, 8]` in 0..1.
         size: H = W, pixels.
         difficulty: scales contrast of background and clutter, and noise.
+        is_grey: a background of medium grey, on which digits can be dark as well as bright.
+        hardness: 0 to 1, gives all digits one size and contrast: large and bright to small and faint. None: sizes by
+            kind, full contrast.
     """
 
     def __init__(
@@ -34,29 +42,46 @@ class Painter:
         frames_per_step: int,
         num_steps: int,
         difficulty: float,
+        is_grey: bool = False,
+        hardness: float | None = None,
     ) -> None:
         self._rng = rng
+        self._base = _GREY if is_grey else _DUSK
+        self._hardness = hardness
         self._digits = digits
         self._all_scans = np.concatenate(digits).reshape(-1, 64)
         self._size = size
         self._per_step = frames_per_step
         self._difficulty = difficulty
+        self._lights: dict[int, np.ndarray] = {}
         self._luma = self._background(num_steps * frames_per_step)
         for _ in range(3):
             self._stroke(num_steps)
 
     def digit(
-        self, step: int, digit: int, *, large: bool = False, drift: tuple[float, float] | None = None
+        self,
+        step: int,
+        digit: int,
+        *,
+        side: str = "small",
+        drift: tuple[float, float] | None = None,
+        is_dark: bool = False,
     ) -> None:
         """A fresh scan of a digit; `drift` is its direction (x, y), otherwise it keeps its place."""
-        self._show(step, self._scan(digit), large=large, drift=drift)
+        self._show(step, self._scan(digit), side=side, drift=drift, is_dark=is_dark)
 
-    def lookalike(self, step: int, silent_digit: int) -> None:
+    def light(self, step: int, hue: float) -> None:
+        """Tints the frames of a step; `hue` in turns, and a little beside it."""
+        angle = 2 * np.pi * (hue + self._rng.normal(0, 0.04))
+        self._lights[step] = self._rng.uniform(25, 45) * np.array([np.cos(angle), np.sin(angle)])
+
+    def lookalike(self, step: int, silent_digit: int, *, is_dark: bool = False) -> None:
         """Something of a digit's size and brightness that is no evidence; now and then a large one."""
         rng = self._rng
         shape = self._scan(silent_digit) if rng.random() < 0.3 else self._mosaic()
         direction = (0.0, rng.choice([-1.0, 1.0])) if rng.random() < 0.25 else None
-        self._show(step, shape, large=rng.random() < 0.15, drift=direction)
+        side = "large" if rng.random() < 0.15 else "small"
+        self._show(step, shape, side=side, drift=direction, is_dark=is_dark)
 
     def _mosaic(self) -> np.ndarray:
         """Halves of two digits, each on its head: size, ink and strokes of a digit, yet unlike every scan."""
@@ -74,31 +99,50 @@ class Painter:
         self._luma += 2.5 * self._difficulty * noise
         planes = np.empty((frames, height * 3 // 2, width), np.uint8)
         planes[:, :height] = np.clip(self._luma, 16, 235)
-        tint = rng.integers(-18, 19, 2) + 128  # one tint per video: colour says nothing
+        tint = rng.integers(-18, 19, 2) + 128  # one tint per video, which says nothing
         chroma = planes[:, height:].reshape(frames, 2, -1)
         chroma[:] = tint[:, None]
+        for step, shift in self._lights.items():
+            shown = np.clip(tint + shift, 16, 240).astype(np.uint8)
+            chroma[step * self._per_step : (step + 1) * self._per_step] = shown[:, None]
         return planes
 
     def _scan(self, digit: int) -> np.ndarray:
         scans = self._digits[digit]
         return scans[self._rng.integers(len(scans))]
 
-    def _show(self, step: int, shape: np.ndarray, *, large: bool, drift: tuple[float, float] | None) -> None:
+    def _show(
+        self,
+        step: int,
+        shape: np.ndarray,
+        *,
+        side: str,
+        drift: tuple[float, float] | None,
+        is_dark: bool,
+    ) -> None:
         rng, per_step = self._rng, self._per_step
-        side = round(self._size * rng.uniform(*(_LARGE if large else _SMALL)))
-        patch = self._ink(shape, side)
+        pixels = round(self._size * rng.uniform(*_SIDES[side]))
+        opacity = 1.0
+        if self._hardness is not None:
+            pixels, opacity = self._at_hardness(self._hardness)
+        patch = opacity * self._ink(shape, pixels)
         # The place in the middle of the step is spread alike for all movements: a still says nothing.
-        room = (self._size - side) / 2
+        room = (self._size - pixels) / 2
         reach = min(room, self._size * _TRAVEL / 2)
         middle = self._size / 2 + rng.uniform(-(room - reach), room - reach, 2)
         direction = np.array(drift or (0.0, 0.0))
         along = np.arange(per_step) / per_step - 0.5  # 0 at the frame in the middle of the step
-        corners = np.rint(middle - side / 2 + 2 * reach * along[:, None] * direction).astype(int)
-        corners = corners.clip(0, self._size - side)
-        level = rng.uniform(175, 215)
+        corners = np.rint(middle - pixels / 2 + 2 * reach * along[:, None] * direction).astype(int)
+        corners = corners.clip(0, self._size - pixels)
+        level = rng.uniform(*(_DARK if is_dark else _BRIGHT))
         for frame, (x, y) in zip(self._luma[step * per_step : (step + 1) * per_step], corners, strict=True):
-            region = frame[y : y + side, x : x + side]
+            region = frame[y : y + pixels, x : x + pixels]
             region += (level - region) * patch
+
+    def _at_hardness(self, hardness: float) -> tuple[int, float]:
+        """Side in pixels and opacity of a digit at this hardness: sizes in equal ratios, opacity evenly."""
+        share = _EASIEST[0] * (_HARDEST[0] / _EASIEST[0]) ** hardness * self._rng.uniform(0.95, 1.05)
+        return round(self._size * share), _EASIEST[1] + hardness * (_HARDEST[1] - _EASIEST[1])
 
     def _ink(self, shape: np.ndarray, side: int) -> np.ndarray:
         """A scan as opacity `[side, side]`, slanted and turned a little."""
@@ -129,7 +173,7 @@ class Painter:
             space += [np.cos(phase), np.sin(phase)]
             sway += [np.cos(speed), np.sin(speed)]
         waves = np.array(sway, np.float32).T @ np.array(space, np.float32).reshape(6, -1)
-        base = rng.uniform(60, 85)
+        base = rng.uniform(*self._base)
         return (base + 8.0 * self._difficulty * waves).reshape(frames, size, size)
 
     def _stroke(self, num_steps: int) -> None:

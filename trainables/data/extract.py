@@ -21,14 +21,17 @@ from paretovid.trainables.data.videos import read_all_steps
 from paretovid.trainables.errors import StaleFeaturesError, VideoError
 
 STEPS_PER_BATCH = 64
+VALUES_PER_BATCH = STEPS_PER_BATCH * 224 * 224 * 3
+"""A step of SlowFast is as large as forty frames, and its activations in proportion."""
 
 
 def compute_features(backbone: Backbone, inputs: np.ndarray) -> np.ndarray:
     """Features `[T, D]` float32 of decoded steps `[T, ...]`, in batches that bound the memory."""
+    at_once = max(1, min(STEPS_PER_BATCH, VALUES_PER_BATCH // inputs[0].size))
     with torch.inference_mode():
         parts = [
-            backbone(inputs[start : start + STEPS_PER_BATCH]).cpu().numpy()
-            for start in range(0, len(inputs), STEPS_PER_BATCH)
+            backbone(inputs[start : start + at_once]).cpu().numpy()
+            for start in range(0, len(inputs), at_once)
         ]
     return np.concatenate(parts)
 
@@ -84,7 +87,7 @@ def extract_shard(
             features[name],
             asked=asked,
             skipped=skipped,
-            width=component(name).feature_width,
+            width=loaded[name].width,
             dtype=dtype,
         )
     return failures
@@ -105,5 +108,6 @@ def headers(
                 f"{folder} holds the backbone {meta['component']!r}, not {name!r}",
                 f"Run `paretovid extract data={dataset.name}`, which trains the backbones that are missing.",
             )
-        made[name] = features_header(dataset, name, meta["weights_sha256"], dtype)
+        share = float(meta.get("training", {}).get("video_share", 1.0))
+        made[name] = features_header(dataset, name, meta["weights_sha256"], dtype, share)
     return made

@@ -36,7 +36,20 @@ FeatureType = Literal["float32", "float16"]
 FEATURE_TYPES: tuple[FeatureType, ...] = ("float32", "float16")
 INDEX_FILE = "index.json"
 _VERIFIED_FILE = "verified.json"
-_DETERMINING_CODE = ("components.py", "data/audio.py", "data/videos.py", "data/extract.py")
+_DETERMINING_CODE = (
+    "components.py",
+    "data/audio.py",
+    "data/audioset_mel.py",
+    "data/flow.py",
+    "data/videos.py",
+    "data/extract.py",
+    "networks/i3d.py",
+    "networks/libraries.py",
+    "networks/same_padding.py",
+    "networks/shufflenet_3d.py",
+    "networks/yamnet.py",
+    "paper_components.py",
+)
 
 
 @functools.cache
@@ -57,13 +70,21 @@ def check_feature_type(dtype: str) -> FeatureType:
     raise UsageError(f"features cannot be stored as {dtype!r}", f"Allowed: {', '.join(FEATURE_TYPES)}.")
 
 
-def features_header(dataset: Dataset, component_name: str, weights_sha256: str, dtype: str) -> dict[str, Any]:
-    """Everything that determines the bytes of a store, as plain data."""
+def features_header(
+    dataset: Dataset, component_name: str, weights_sha256: str, dtype: str, video_share: float = 1.0
+) -> dict[str, Any]:
+    """Everything that determines the bytes of a store, as plain data.
+
+    Arguments:
+        video_share: of the training split, that the weights were trained on: what is learnt from these features may
+            have to keep to the other videos.
+    """
     return {
         "component": component_name,
         "dataset": dataset.name,
         "dataset_fingerprint": dataset.fingerprint,
         "weights_sha256": weights_sha256,
+        "video_share": video_share,
         "sampling": {**asdict(component(component_name).input), "step_seconds": dataset.step_seconds},
         "dtype": check_feature_type(dtype),
         "code_version": feature_code_version(),
@@ -172,7 +193,7 @@ def finish(folder: Path, header: Mapping[str, Any], num_shards: int) -> None:
     index = {
         "fingerprint": header_fingerprint(header),
         "header": dict(header),
-        "width": component(header["component"]).feature_width,
+        "width": np.load(folder / _shard_name(0), mmap_mode="r", allow_pickle=False).shape[1],
         "shards": shards,
         "videos": videos,
         "skipped": skipped,
@@ -311,8 +332,9 @@ def _shard_name(shard_index: int) -> str:
 
 
 def _mend(dataset_name: str) -> str:
-    # Only the built-in set has a configuration of its own; any other lies in its folder.
-    choice = dataset_name if dataset_name == "moving_digits" else f"folder data.name={dataset_name}"
+    # Only the built-in sets have configurations of their own; any other lies in its folder.
+    built_in = dataset_name.startswith("moving_digits")
+    choice = dataset_name if built_in else f"folder data.name={dataset_name}"
     return f"Run `paretovid extract data={choice}`, which makes what is missing or out of date."
 
 

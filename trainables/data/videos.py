@@ -22,6 +22,8 @@ from av.container import InputContainer
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from paretovid.trainables.data.audio import SAMPLE_RATE, AudioTrack, log_mel
+from paretovid.trainables.data.audioset_mel import audioset_log_mel, samples_of
+from paretovid.trainables.data.flow import flow
 from paretovid.trainables.errors import UsageError, VideoError
 
 # Containers of real videos. FFmpeg's probing would also take a text file for ANSI art, an image for a video
@@ -38,27 +40,47 @@ class InputSpec:
     """What a component is shown of a step.
 
     Arguments:
-        kind: "frame": the frame shown at the middle of the step; "snippet": frames spread evenly over it;
-            "logmel": log-mel spectrogram of its audio.
+        kind: "frame": the frame shown at the middle of the step; "snippet": frames spread evenly over it; "flow":
+            the optical flow between such frames; "logmel": log-mel spectrogram of its audio.
         size: pixels of the square frame (another shape is squeezed to it), or mel bands.
-        num_frames: frames of a snippet, or time bins of a log-mel.
+        num_frames: frames of a snippet or behind a flow, or time bins of a log-mel.
+        short_side: the frame's shorter side is brought to so many pixels and the middle square of `size` cut out,
+            as networks trained elsewhere expect; 0: the whole frame, squeezed.
+        span_seconds: a snippet or flow covers so much time around the middle of the step, beyond it if need be, with
+            the first or last frame repeated where the video ends; 0: the step.
+        scale: of a log-mel: "power" (`audio.py`: the step), or "audioset" (`audioset_mel.py`: as much time around the
+            middle of the step as its bins take).
     """
 
-    kind: Literal["frame", "snippet", "logmel"]
+    kind: Literal["frame", "snippet", "flow", "logmel"]
     size: int
     num_frames: int = 1
+    short_side: int = 0
+    span_seconds: float = 0.0
+    scale: Literal["power", "audioset"] = "power"
 
     def __post_init__(self) -> None:
-        if self.kind not in ("frame", "snippet", "logmel"):
-            raise UsageError(f"input kind {self.kind!r}", "Allowed: frame, snippet, logmel.")
+        if self.kind not in ("frame", "snippet", "flow", "logmel"):
+            raise UsageError(f"input kind {self.kind!r}", "Allowed: frame, snippet, flow, logmel.")
+        if self.kind == "flow" and self.num_frames < 2:
+            raise UsageError("flow of one frame", "It takes two frames or more.")
         if self.size < 1 or self.num_frames < 1:
             raise UsageError(f"input of size {self.size} x {self.num_frames}", "Both must be 1 or more.")
+        if self.short_side and self.short_side < self.size:
+            raise UsageError(
+                f"a square of {self.size} pixels cannot be cut out of a side of {self.short_side}",
+                "short_side must be 0 or at least size.",
+            )
+        if self.span_seconds < 0:
+            raise UsageError(f"span_seconds is {self.span_seconds}", "It must be 0 (the step) or more.")
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one step: `[S, S, 3]`, `[F, S, S, 3]` or `[mels, bins]`."""
+        """Of one step: `[S, S, 3]`, `[F, S, S, 3]`, `[F - 1, S, S, 2]` or `[mels, bins]`."""
         if self.kind == "logmel":
             return self.size, self.num_frames
+        if self.kind == "flow":
+            return self.num_frames - 1, self.size, self.size, 2
         image = (self.size, self.size, 3)
         return image if self.kind == "frame" else (self.num_frames, *image)
 
@@ -93,9 +115,10 @@ class VideoReader:
         self.frames_decoded = 0
         self._source = source
         self._notes: list[str] = []
-        self._reformatters: dict[int, VideoReformatter] = {}
+        self._reformatters: dict[tuple[int, int], VideoReformatter] = {}
+        self._lookback_seconds = 0.0  # of snippets that begin before their step
         self._audio: AudioTrack | None = None
-        self._container = _open(source, self.name)
+        self._container = open_container(source, self.name)
         try:
             self._read_index()
             self._start_decoding()
@@ -104,6 +127,8 @@ class VideoReader:
             raise
         self.decode_seconds = time.perf_counter() - began
         """Seconds spent so far on opening, decoding, resizing and spectrograms."""
+        self.flow_seconds = 0.0
+        """Seconds spent so far on optical flow."""
 
     def __enter__(self) -> Self:
         return self
@@ -133,8 +158,8 @@ class VideoReader:
     def read(self, step: int, spec: InputSpec) -> np.ndarray:
         """One step as a component wants it.
 
-        Returns uint8 RGB `[S, S, 3]` (frame) or `[F, S, S, 3]` (snippet), or float32 `[mels, bins]` (logmel).
-        Raises IndexError for a step outside 0..T-1.
+        Returns uint8 RGB `[S, S, 3]` (frame) or `[F, S, S, 3]` (snippet), uint8 `[F - 1, S, S, 2]` (flow, see
+        `flow.py`), or float32 `[mels, bins]` (logmel). Raises IndexError for a step outside 0..T-1.
         """
         if not 0 <= step < self.num_steps:
             raise IndexError(f"{self.name}: step {step} of {self.num_steps}")
@@ -142,14 +167,28 @@ class VideoReader:
         try:
             if spec.kind == "logmel":
                 return self._read_log_mel(step, spec)
-            count = spec.num_frames if spec.kind == "snippet" else 1
-            start = step * self.step_seconds
-            self._forget_before(self._shown_at(start))
-            wanted = [self._shown_at(start + (i + 0.5) * self.step_seconds / count) for i in range(count)]
-            images = {frame: self._image(frame, spec.size) for frame in sorted(set(wanted))}
-            return images[wanted[0]] if spec.kind == "frame" else np.stack([images[i] for i in wanted])
+            count = 1 if spec.kind == "frame" else spec.num_frames
+            span = self.step_seconds if spec.kind == "frame" else spec.span_seconds or self.step_seconds
+            # The next reader of this step or of the next may begin as long before it.
+            self._lookback_seconds = max(self._lookback_seconds, (span - self.step_seconds) / 2)
+            middle = (step + 0.5) * self.step_seconds
+            self._forget_before(self._shown_at(step * self.step_seconds - self._lookback_seconds))
+            wanted = [self._shown_at(middle + ((i + 0.5) / count - 0.5) * span) for i in range(count)]
+            images = {frame: self._image(frame, spec) for frame in sorted(set(wanted))}
+            if spec.kind == "frame":
+                return images[wanted[0]]
+            snippet = np.stack([images[i] for i in wanted])
+            return snippet if spec.kind == "snippet" else self._flow(snippet)
         finally:
             self.decode_seconds += time.perf_counter() - began
+
+    def _flow(self, snippet: np.ndarray) -> np.ndarray:
+        began = time.perf_counter()
+        moved = flow(snippet)
+        spent = time.perf_counter() - began
+        self.flow_seconds += spent
+        self.decode_seconds -= spent  # which `read` adds with everything else
+        return moved
 
     # Which frame is shown when
 
@@ -219,7 +258,7 @@ class VideoReader:
 
     def _start_decoding(self) -> None:
         self._container.close()
-        self._container = _open(self._source, self.name)
+        self._container = open_container(self._source, self.name)
         stream = self._container.streams[self._stream_index]
         # One thread: a threaded decoder works several frames ahead of what was asked for.
         stream.thread_type = "NONE"  # type: ignore[attr-defined]
@@ -338,26 +377,38 @@ class VideoReader:
 
     # What components are shown
 
-    def _image(self, number: int, size: int) -> np.ndarray:
+    def _image(self, number: int, spec: InputSpec) -> np.ndarray:
         frame = self._frame(number)
-        reformatter = self._reformatters.setdefault(size, VideoReformatter())
-        resized = reformatter.reformat(frame, size, size, "rgb24", interpolation=Interpolation.AREA)
+        width = height = spec.size
+        if spec.short_side:
+            shrink = spec.short_side / min(frame.width, frame.height)
+            width, height = (
+                max(spec.short_side, round(side * shrink)) for side in (frame.width, frame.height)
+            )
+        reformatter = self._reformatters.setdefault((width, height), VideoReformatter())
+        resized = reformatter.reformat(frame, width, height, "rgb24", interpolation=Interpolation.AREA)
+        top, left = (height - spec.size) // 2, (width - spec.size) // 2
+        image = resized.to_ndarray()[top : top + spec.size, left : left + spec.size]
         turns = round(frame.rotation / 90) % 4
         if turns == 0:
-            return resized.to_ndarray()
+            return np.ascontiguousarray(image)
         self._note(f"rotated by {turns * 90} degrees counter-clockwise, as its metadata says")
-        return np.ascontiguousarray(np.rot90(resized.to_ndarray(), turns))
+        return np.ascontiguousarray(np.rot90(image, turns))
 
     def _read_log_mel(self, step: int, spec: InputSpec) -> np.ndarray:
         start, stop = (round((step + i) * self.step_seconds * SAMPLE_RATE) for i in (0, 1))
+        if spec.scale == "audioset":
+            start = round((step + 0.5) * self.step_seconds * SAMPLE_RATE) - samples_of(spec.num_frames) // 2
+            stop = start + samples_of(spec.num_frames)
         samples = np.zeros(stop - start, np.float32)
         if self.has_audio:
             if self._audio is None:
-                self._audio = AudioTrack(_open(self._source, self.name), self._origin_seconds)
+                self._audio = AudioTrack(open_container(self._source, self.name), self._origin_seconds)
             samples = self._audio.samples(start, stop)
             if self._audio.damaged_at_seconds is not None:
                 self._note(f"audio damaged at {self._audio.damaged_at_seconds:.1f} s: silence after it")
-        return log_mel(samples, bands=spec.size, bins=spec.num_frames)
+        transform = audioset_log_mel if spec.scale == "audioset" else log_mel
+        return transform(samples, bands=spec.size, bins=spec.num_frames)
 
     def _note(self, note: str) -> None:
         if note not in self._notes:
@@ -383,7 +434,8 @@ def read_steps(reader: VideoReader, specs: Mapping[str, InputSpec]) -> dict[str,
     return {key: np.stack([values[key] for values in steps]) for key in specs}
 
 
-def _open(source: Path | str | bytes, name: str) -> InputContainer:
+def open_container(source: Path | str | bytes, name: str) -> InputContainer:
+    """A file that is really a video, or a `VideoError` that names it. The caller closes it."""
     if not isinstance(source, bytes):
         path = Path(source)
         if not path.exists():

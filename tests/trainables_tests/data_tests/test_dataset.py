@@ -112,6 +112,36 @@ def test_fingerprint_follows_the_size_of_files_without_content(dataset: Dataset,
     assert dataset.fingerprint != before
 
 
+def test_videos_that_stay_where_they_are(dataset: Dataset, tmp_path: Path) -> None:
+    first, *others = dataset.records
+
+    def placed(folder: str) -> Dataset:
+        (tmp_path / folder).mkdir()
+        path = tmp_path / folder / "cat.mp4"
+        path.write_bytes(b"1234")
+        return dataclasses.replace(
+            dataset, records=(dataclasses.replace(first, path=str(path)), *others), root=tmp_path
+        )
+
+    here, there = placed("here"), placed("there")
+    assert here.video_path(here.records[0]) == tmp_path / "here" / "cat.mp4"
+    assert here.fingerprint == there.fingerprint != dataset.fingerprint
+
+
+def test_ambiguous_intervals_are_kept_and_count_for_the_fingerprint(dataset: Dataset) -> None:
+    first, *others = dataset.records
+    vague = dataclasses.replace(first, ambiguous=((0.5, 1.0), (2.0, 2.25)))
+    changed = dataclasses.replace(dataset, records=(vague, *others))
+    save_manifest(changed)
+    assert load_dataset(dataset.root) == changed
+    assert changed.fingerprint != dataset.fingerprint
+
+
+def test_the_fingerprint_of_a_set_without_them_stays_as_it_was(dataset: Dataset) -> None:
+    hashed = tuple(dataclasses.replace(record, content="abc") for record in dataset.records)
+    assert dataclasses.replace(dataset, records=hashed).fingerprint == "830a4a3a9b50"
+
+
 def test_fingerprint_does_not_depend_on_the_place_or_name(dataset: Dataset, tmp_path: Path) -> None:
     moved = dataset.root.rename(tmp_path.with_name(tmp_path.name + "_moved"))
     assert dataclasses.replace(dataset, root=moved, name="animals").fingerprint == _fingerprint_of(
@@ -174,6 +204,8 @@ BAD: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         _set(1, events=[{"label": 0, "start_seconds": 1.0, "end_seconds": 0.5}]),
         "ends before it starts",
     ),
+    "ambiguous backwards": (_set(1, ambiguous=[[1.0, 0.5]]), "ambiguous interval that ends before it starts"),
+    "ambiguous number": (_set(1, ambiguous=[1.0]), "cannot be used"),
     "same id twice": (_set(1, video_id="train_0"), "'train_0' 2 times"),
     "missing key": (lambda d: d["videos"][0].pop("num_steps"), "missing 'num_steps'"),
     "wrong type": (_set(0, labels=5), "cannot be used"),

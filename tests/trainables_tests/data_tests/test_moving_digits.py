@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from paretovid.trainables.data.moving_digits import (
     MOTION_DIGIT,
     SILENT_DIGIT,
     MovingDigitsConfig,
+    context_labels,
     is_made,
     make_moving_digits,
     make_video,
@@ -126,6 +128,79 @@ def test_untrimmed_videos_have_long_instances_with_true_intervals() -> None:
     assert np.mean(lengths) > 2
 
 
+LONG_RANGE = MovingDigitsConfig(
+    long_range=True, appearance_classes=3, motion_classes=0, sound_classes=0, min_seconds=10, max_seconds=16
+)
+
+
+def test_long_range_videos_hold_both_inks_and_a_cue_says_which_one_counts() -> None:
+    names = list(LONG_RANGE.classes)
+    assert names[:2] == ["bright zero", "bright one"] and names[3] == "dark zero"
+    assert len(names) == LONG_RANGE.num_classes == 8
+    for index in range(48):
+        record = plan_video(LONG_RANGE, "train", index)
+        own, steps = names[index % 8], record.step_labels
+        assert record.labels == (index % 8,) and steps is not None and len(steps) == record.num_steps
+        seen = {names[label] for label in steps if label >= 0}
+        assert {event.label for event in record.events} == set(record.labels)
+        if own.startswith("large"):
+            assert seen == {own}
+            continue
+        ink = own.split()[0]
+        cue = {"bright": "large seven", "dark": "large six"}[ink]
+        (other,) = seen - {own, cue}
+        assert (
+            other.split()[0] == {"bright": "dark", "dark": "bright"}[ink]
+            and other.split()[1] != own.split()[1]
+        )
+        count = {name: sum(names[label] == name for label in steps if label >= 0) for name in seen}
+        bright, dark = (own, other) if ink == "bright" else (other, own)
+        for name, share in ((bright, 0.25), (dark, 0.15), (cue, 0.1)):
+            assert abs(count[name] - share * record.num_steps) < 0.51
+
+
+def test_dark_digits_are_darker_than_what_is_around_them() -> None:
+    contrasts: dict[str, list[float]] = {"bright": [], "dark": []}
+    for index in range(6):
+        frames, _, record = render_video(LONG_RANGE, "train", index)
+        names = list(LONG_RANGE.classes)
+        for step, label in enumerate(record.step_labels or ()):
+            ink = names[label].split()[0] if label >= 0 else ""
+            if ink in contrasts:
+                luma = frames[step * 8 + 4, :64].astype(float)
+                middle = np.median(luma)
+                contrasts[ink].append(luma.max() - middle if ink == "bright" else middle - luma.min())
+    assert min(contrasts["bright"]) > 40 and min(contrasts["dark"]) > 40
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"motion_classes": 2},
+        {"easy_classes": 1},
+        {"multi_label": True},
+        {"appearance_classes": 1},
+        {"sparsity": 0.5},
+    ],
+)
+def test_a_long_range_set_that_cannot_be_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=f"{next(iter(wrong))} is .* in the long-range variant"):
+        dataclasses.replace(LONG_RANGE, **wrong)
+
+
+def test_a_set_made_before_a_parameter_existed_is_still_that_set(tmp_path: Path) -> None:
+    config = dataclasses.replace(SMALL, videos_train=1, videos_val=1, videos_test=1)
+    dataset = make_moving_digits(config, tmp_path)
+    older = {key: value for key, value in dataset.generator.items() if key != "long_range"}
+    assert is_made(config, dataclasses.replace(dataset, generator=older))
+    settings = tmp_path / "moving_digits.json"
+    kept = json.loads(settings.read_text())
+    settings.write_text(json.dumps({key: value for key, value in kept.items() if key != "long_range"}))
+    assert make_moving_digits(config, tmp_path).fingerprint == dataset.fingerprint
+    with pytest.raises(UsageError, match="made with difficulty="):
+        make_moving_digits(dataclasses.replace(config, difficulty=2.0), tmp_path)
+
+
 def test_files_hold_what_was_planned(tmp_path: Path) -> None:
     record = make_video(SMALL, tmp_path, "val", 1)
     with VideoReader(tmp_path / record.path, step_seconds=0.5) as reader:
@@ -204,6 +279,39 @@ def test_the_middle_frame_is_the_same_whatever_the_movement() -> None:
     # A digit that stays may stand nearer to the edge; left and right are spread alike.
     assert middles[0] == middles[1]
     assert firsts[0] != firsts[1]
+
+
+def ink(config: MovingDigitsConfig, index: int) -> tuple[float, float]:
+    """Of a video's first step with evidence: share of the frame that is brighter than the background, and how much."""
+    frames, _, record = render_video(config, "train", index)
+    assert record.step_labels is not None
+    step = next(step for step, label in enumerate(record.step_labels) if label >= 0)
+    frame = frames[step * config.frames_per_step, : config.frame_size].astype(float)
+    rise = frame - np.median(frame)
+    return float((rise > 20).mean()), float(np.quantile(rise, 0.999))
+
+
+def test_a_spread_makes_some_videos_large_and_bright_and_some_small_and_faint() -> None:
+    config = dataclasses.replace(CLEAN, spread=1.0, appearance_classes=4, motion_classes=0, sound_classes=0)
+    seen = np.array([ink(config, index) for index in range(24)])
+    assert seen[:, 0].max() > 8 * seen[:, 0].min()
+    assert np.corrcoef(seen.T)[0, 1] > 0.6, "the large ones are the bright ones"
+    narrow = np.array([ink(dataclasses.replace(config, spread=0.2), index) for index in range(24)])
+    assert narrow[:, 0].std() < 0.6 * seen[:, 0].std()
+
+
+def test_a_set_made_before_a_parameter_was_there_is_still_the_set(tmp_path: Path) -> None:
+    made = make_moving_digits(SMALL, tmp_path)
+    path = tmp_path / "moving_digits.json"
+    for file in (path, tmp_path / "manifest.json"):
+        described = json.loads(file.read_text())
+        del (described.get("generator") or described)["spread"]
+        file.write_text(json.dumps(described))
+    older = load_dataset(tmp_path)
+    assert "spread" not in older.generator and is_made(SMALL, older)
+    assert make_moving_digits(SMALL, tmp_path).fingerprint == made.fingerprint
+    with pytest.raises(UsageError, match=r"spread=0\.0, not 1\.0"):
+        make_moving_digits(dataclasses.replace(SMALL, spread=1.0), tmp_path)
 
 
 def test_making_a_set_again_makes_only_what_is_missing(tmp_path: Path) -> None:
@@ -288,3 +396,68 @@ def test_contact_sheet_shows_every_class(tmp_path: Path) -> None:
         assert sheet.height > 12 * 128
         orange = (np.array(sheet.convert("RGB")).astype(int) - (255, 150, 0)).__abs__().sum(-1) < 40
     assert orange.sum() > 12 * 2 * 200  # two marked steps a class at least
+
+
+UNTRIMMED = dataclasses.replace(
+    SMALL,
+    untrimmed=True,
+    step_seconds=1.0,
+    min_seconds=6.0,
+    max_seconds=8.0,
+    action_classes=8,
+    context=0.4,
+    sparsity=0.3,
+    appearance_classes=0,
+    motion_classes=0,
+    sound_classes=0,
+    easy_classes=0,
+)
+
+
+def test_context_stands_beside_instances_and_takes_its_share_of_the_rest() -> None:
+    beside = []
+    for index in range(30):
+        record = plan_video(UNTRIMMED, "train", index)
+        context = context_labels(UNTRIMMED, "train", index)
+        labels = (-1, *(record.step_labels or ()), -1)
+        free = [step for step in range(record.num_steps) if labels[step + 1] < 0]
+        assert all(context[step] < 0 for step in range(record.num_steps) if step not in free)
+        assert sum(label >= 0 for label in context) == round(0.4 * len(free))
+        assert set(context) - {-1} <= set(record.labels)
+        beside += [max(labels[step], labels[step + 2]) >= 0 for step in free if context[step] >= 0]
+    assert (
+        np.mean(beside) > 0.45
+    )  # of context, next to an instance: of all free steps it is less than a third
+
+
+def test_context_looks_like_its_action_and_does_not_move() -> None:
+    config = dataclasses.replace(UNTRIMMED, difficulty=0.0, lookalikes=0.0)
+    seen = {"action": [], "context": [], "rest": []}  # type: ignore[dict-item, var-annotated]
+    for index in range(6):
+        frames, _, record = render_video(config, "train", index)
+        context = context_labels(config, "train", index)
+        assert record.step_labels is not None
+        for step, label in enumerate(record.step_labels):
+            clip = frames[step * 16 : (step + 1) * 16].astype(float)
+            luma, chroma = clip[:, :64], clip[:, 64:].reshape(16, 2, -1).mean(axis=(0, 2)) - 128
+            kind = "action" if label >= 0 else "context" if context[step] >= 0 else "rest"
+            seen[kind].append((luma.max() > 150, np.abs(luma[-1] - luma[0]).max(), np.linalg.norm(chroma)))
+    shown, moved, lit = ({k: np.array(v)[:, i] for k, v in seen.items()} for i in range(3))
+    assert shown["action"].all() and shown["context"].all() and not shown["rest"].any()
+    assert moved["action"].min() > 60 > 20 > moved["context"].max()
+    assert lit["action"].mean() == pytest.approx(lit["context"].mean(), abs=4) and lit["action"].mean() > 25
+
+
+def test_sets_made_before_a_parameter_existed_are_still_whole(tmp_path: Path) -> None:
+    made = make_moving_digits(SMALL, tmp_path)
+    older = {k: v for k, v in made.generator.items() if k not in ("action_classes", "context")}
+    assert is_made(SMALL, dataclasses.replace(made, generator=older))
+    assert not is_made(UNTRIMMED, dataclasses.replace(made, generator=older))
+    noted = tmp_path / "moving_digits.json"
+    noted.write_text(noted.read_text().replace('"action_classes": 0,', ""))
+    make_moving_digits(SMALL, tmp_path)  # not refused
+
+
+def test_context_without_actions_is_refused() -> None:
+    with pytest.raises(UsageError, match="context"):
+        MovingDigitsConfig(context=0.2)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -93,6 +94,81 @@ def test_a_snippet_is_spread_evenly_over_its_step(plain: Path) -> None:
     snippet = InputSpec(kind="snippet", size=8, num_frames=4)
     with VideoReader(plain, step_seconds=0.5) as reader:
         assert [number_of(image) for image in reader.read(1, snippet)] == [9, 11, 13, 15]
+
+
+def test_a_snippet_with_a_span_goes_beyond_its_step_and_repeats_the_ends(plain: Path) -> None:
+    # 32 frames at 16 per second; spans of 1 s around 0.25, 1.25 and 1.75 s, every fourth frame.
+    spec = InputSpec(kind="snippet", size=8, num_frames=4, span_seconds=1.0)
+    with VideoReader(plain, step_seconds=0.5) as reader:
+        assert [number_of(image) for image in reader.read(0, spec)] == [0, 2, 6, 10]
+        assert [number_of(image) for image in reader.read(2, spec)] == [14, 18, 22, 26]
+        assert [number_of(image) for image in reader.read(3, spec)] == [22, 26, 30, 31]
+
+
+def test_looking_back_over_a_span_decodes_nothing_twice(plain: Path) -> None:
+    specs = {
+        "fine": FRAME,
+        "motion": InputSpec(kind="snippet", size=8, num_frames=4, span_seconds=1.0),
+    }
+    with VideoReader(plain, step_seconds=0.5) as reader:
+        for step in range(4):
+            for spec in specs.values():
+                reader.read(step, spec)
+        assert reader.frames_decoded == 32
+
+
+def test_the_middle_square_is_cut_out_after_the_short_side_is_set(tmp_path: Path) -> None:
+    picture = np.zeros((32, 32, 3), np.uint8)
+    picture[8:24, 8:24] = 200
+    path = write(tmp_path / "square.mp4", regular(8), pictures=[picture] * 8)
+    whole, middle = (InputSpec(kind="frame", size=16, short_side=side) for side in (0, 32))
+    with VideoReader(path, step_seconds=0.5) as reader:
+        assert reader.read(0, middle).min() > 150, "only the middle is seen"
+        squeezed = reader.read(0, whole)
+    assert squeezed[:3].max() < 50 and squeezed[6:10, 6:10].min() > 150, "all of it is seen"
+
+
+def test_a_wide_frame_is_cut_at_its_sides(tmp_path: Path) -> None:
+    path = tmp_path / "wide.mp4"
+    picture = np.zeros((32, 96, 3), np.uint8)
+    picture[:, 32:64] = 200
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("libx264", rate=16)
+        video.width, video.height, video.pix_fmt = 96, 32, "yuv420p"
+        for _ in range(8):
+            container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(video.encode(None))
+    with VideoReader(path, step_seconds=0.5) as reader:
+        assert reader.read(0, InputSpec(kind="frame", size=14, short_side=16)).min() > 150
+        assert reader.read(0, InputSpec(kind="frame", size=16)).min() < 50
+
+
+def test_sound_on_the_scale_of_audioset(plain: Path) -> None:
+    spec = InputSpec(kind="logmel", size=64, num_frames=96, scale="audioset")
+    with VideoReader(plain, step_seconds=0.5) as reader:
+        heard = [reader.read(step, spec) for step in (1, 2)]
+    assert heard[0].shape == (64, 96) and heard[0].dtype == np.float32
+    # 0.975 s around 0.75 s: 500 Hz, 1 kHz, then 2 kHz; the middle of the next step is 0.5 s later.
+    loudest = [patch.argmax(axis=0) for patch in heard]
+    assert loudest[0][5] < loudest[0][48] < loudest[0][90]
+    assert abs(int(loudest[1][5]) - int(loudest[0][55])) <= 1
+    # 1 kHz is 1,000 mel; 64 bands between 185 mel (125 Hz) and 2,773 mel (7,500 Hz) are 39.8 apart.
+    assert int(loudest[0][48]) in (19, 20)
+
+
+def test_silence_on_the_scale_of_audioset(tmp_path: Path) -> None:
+    spec = InputSpec(kind="logmel", size=64, num_frames=96, scale="audioset")
+    with VideoReader(write(tmp_path / "mute.mp4", regular(16)), step_seconds=0.5) as reader:
+        np.testing.assert_allclose(reader.read(0, spec), math.log(1e-3), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [({"short_side": 8}, "a square of 16"), ({"span_seconds": -1.0}, "span_seconds is -1")],
+)
+def test_an_input_that_cannot_be(fields: dict[str, Any], told: str) -> None:
+    with pytest.raises(UsageError, match=told):
+        InputSpec(kind="snippet", size=16, num_frames=2, **fields)
 
 
 @pytest.mark.parametrize("order", ["forward", "backward", "mixed"])

@@ -1,0 +1,841 @@
+"""Measures the claims of Conditional Model Selection on the built-in videos, over several seeds, at measured cost.
+
+    python benchmarks/model_selection.py [--seeds 5] [--workers 2] [--parts claims,mixed,latency] [home=...] [data...]
+
+The pool is trained once; selectors are trained with every seed on its cached outputs. Selects on validation, measures
+on test, writes `benchmarks/model_selection_results.json` (parts that are not asked for stay as they were there) and
+pictures; the tables it prints are those of `benchmarks/model_selection.md`. Parts:
+
+    claims    claims (a) to (c), labels, what the selector learns from, which model for which class
+    mixed     a 2-D and a 3-D network instead of four sizes
+    tags      several labels a video (say data.multi_label=true data.name=moving_digits_tags)
+    harder    digits down to smaller and fainter ones (say data.spread=1.0 and another home)
+    seen      a pool that has seen every training video (say backbones.training.video_share=1.0 and another home)
+    bank      many alphas in one training against one training each
+    latency   seconds per raw video, with the pool in memory and on demand
+
+Trials that are finished already are not trained again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from claims import Point, Run, at, cost_at_quality, interval, span, table, train_all
+from safetensors.numpy import load_file
+
+from paretovid.platform.config import load_sweep_config
+from paretovid.platform.pipeline import Prepared, prepare
+from paretovid.platform.progress import Progress
+from paretovid.trainables.backbone_training import is_for_backbones
+from paretovid.trainables.data.features import FeatureStore, load_padded
+from paretovid.trainables.model_pool import Clips, ModelPool, member_losses
+from paretovid.trainables.model_selection import OWN_ALPHA
+from paretovid.trainables.provenance import code_version
+from paretovid.trainables.recognizer import BackbonesOnDemand, Recognizer, write_model_folder
+from paretovid.trainables.trial import LocalContext, TrainingConfig, TrialConfig, run_trial
+
+POOL = ("xs", "s", "m", "l")
+MIXED = ("b0", "m")
+OWN = 0.5
+"""Of `alpha`; the others are trained beside it."""
+ALPHAS = (0.0, 5e-5, 5e-4, 5e-3, 0.05, 0.2, 1.0, 2.0)
+PAPER_ALPHAS = (5e-5, 5e-4, 5e-3)
+CLIPS = 3
+RESAMPLES = 2000
+Trials = dict[str, tuple[str, dict[str, Any]]]
+
+
+def selection(pool: Sequence[str] = POOL, **fields: Any) -> tuple[str, dict[str, Any]]:
+    """Model selection at all alphas."""
+    return "model_selection", {"pool": list(pool), "alpha": OWN, "alphas": list(ALPHAS), **fields}
+
+
+def baselines(pool: Sequence[str]) -> Trials:
+    """The baselines over a pool."""
+    methods = ("single_model", "random_model", "model_cascade", "model_ensemble", "model_oracle")
+    return {name: (name, {"pool": list(pool)}) for name in methods}
+
+
+AT_3: dict[str, Any] = {"clip_counts": [CLIPS]}
+CLAIMS: Trials = {
+    "select-xs": selection(),
+    **{f"select-{source}": selection(selector_source=source, **AT_3) for source in POOL[1:]},
+    "agree": selection(label_rule="agree_then_cheapest", **AT_3),
+    "soft": selection(label_form="soft", **AT_3),
+    "all-videos": selection(selector_videos="all", **AT_3),
+    **baselines(POOL),
+}
+MIXED_TRIALS: Trials = {"select-b0": selection(MIXED), **baselines(MIXED)}
+TAGS: Trials = {"select-xs": selection(), **baselines(POOL)}
+SEEN: Trials = {"all-videos": selection(selector_videos="all", **AT_3), **baselines(POOL)}
+
+
+class Truth:
+    """Test targets `[N, C]` and what follows from them."""
+
+    def __init__(self, folder: Path) -> None:
+        tensors = load_file(folder / "scores.safetensors")
+        self.targets = tensors["test/targets"]
+        self.labels = self.targets.argmax(axis=1)
+        self.draws = np.random.default_rng(0).integers(0, len(self.targets), (RESAMPLES, len(self.targets)))
+
+    def right(self, point: Point) -> np.ndarray:
+        """`[N]`: 1 where the best class is one of the video's."""
+        hits: np.ndarray = self.targets[np.arange(len(self.labels)), point.scores.argmax(axis=1)]
+        return hits
+
+    def over_videos(self, difference: np.ndarray) -> tuple[float, float]:
+        """95 % interval of the mean of `difference` `[N]` over resampled videos."""
+        low, high = np.quantile(difference[self.draws].mean(axis=1), [0.025, 0.975])
+        return float(low), float(high)
+
+
+def with_alpha(points: Sequence[Point], alpha: float, clips: int = CLIPS) -> dict[float, Point]:
+    """Theta to point, of the selector trained for `alpha`. A trial keeps one of several with equal answers."""
+    trained = OWN_ALPHA if alpha == OWN else alpha
+    found = {
+        p.setting["theta"]: p
+        for p in points
+        if p.setting["clips"] == clips and p.setting["trained_alpha"] == trained and not p.setting["ensemble"]
+    }
+    return dict(sorted(found.items(), reverse=True))
+
+
+def selected(points: Sequence[Point]) -> list[Point]:
+    """All points but the ensembles."""
+    return [point for point in points if not point.setting["ensemble"]]
+
+
+def hull(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The upper concave hull of (cost, quality), from the cheapest to the best: what coins between points reach."""
+    kept: list[tuple[float, float]] = []
+    for x, y in sorted(points):
+        if kept and y <= kept[-1][1]:
+            continue
+        while len(kept) > 1 and (kept[-1][1] - kept[-2][1]) * (x - kept[-2][0]) <= (y - kept[-2][1]) * (
+            kept[-1][0] - kept[-2][0]
+        ):
+            kept.pop()
+        kept.append((x, y))
+    return kept
+
+
+def on(curve: Sequence[tuple[float, float]], cost: float) -> float:
+    """Quality of a curve at a cost; below its cheapest end that of the end."""
+    costs, qualities = zip(*curve, strict=True)
+    return float(np.interp(cost, costs, qualities))
+
+
+def singles(points: Sequence[Point], metric: str, clips: int | None = CLIPS) -> list[tuple[float, float]]:
+    """(test GFLOPs, test quality) of every member; `clips` None: at every number of them."""
+    return [
+        (p.test["gflops"], p.test[metric]) for p in points if clips is None or p.setting["clips"] == clips
+    ]
+
+
+def mixture(run: Run, metric: str, clips: int | None = CLIPS) -> list[tuple[float, float]]:
+    """Random mixtures of members at their best. For top-1 a mixture lies on the line between two members exactly; mAP
+    is not linear, and measured mixtures join the members."""
+    points = singles(run["single_model"], metric, clips)
+    if metric != "top1":
+        points += singles(run["random_model"], metric, clips)
+    return hull(points)
+
+
+def against_random(run: Run, trial: str, metric: str) -> list[dict[str, float]]:
+    """Claim (a): every theta of every alpha against the best random mixture at its cost, at 3 clips."""
+    rivals = mixture(run, metric)
+    rows = []
+    for alpha in (*ALPHAS, OWN):
+        for theta, point in with_alpha(run[trial], alpha).items():
+            cost = point.test["gflops"]
+            rows.append(
+                {
+                    "alpha": alpha,
+                    "theta": theta,
+                    "gflops": cost,
+                    "quality": point.test[metric],
+                    "random": on(rivals, cost),
+                    "share": (cost - rivals[0][0]) / (rivals[-1][0] - rivals[0][0]),
+                }
+            )
+    return rows
+
+
+def best_at(points: Sequence[Point], cost: float, metric: str) -> Point:
+    """The point that is best on validation among those that cost at most so much there; else the cheapest."""
+    good = [p for p in points if p.val["gflops"] <= cost] or [min(points, key=lambda p: p.val["gflops"])]
+    return max(good, key=lambda p: (p.val[metric], -p.val["gflops"]))
+
+
+def at_budgets(run: Run, trial: str, metric: str, shares: Sequence[float]) -> list[dict[str, Any]]:
+    """Chosen on validation within shares of the dearest member's cost, at 3 clips: ours, cascade, random, oracle."""
+    dearest = max(cost for cost, _ in singles(run["single_model"], metric))
+    rivals = mixture(run, metric)
+    rows = []
+    for share in shares:
+        row: dict[str, Any] = {"share": share, "random": on(rivals, share * dearest)}
+        for name in (trial, "model_cascade", "model_oracle"):
+            candidates = [
+                p for p in run[name] if p.setting["clips"] == CLIPS and not p.setting.get("ensemble")
+            ]
+            point = best_at(candidates, share * dearest, metric)
+            row[name] = point.test[metric]
+            row[f"{name}_gflops"] = point.test["gflops"]
+            row[f"{name}_random"] = on(rivals, point.test["gflops"])
+        rows.append(row)
+    return rows
+
+
+def by_reader(run: Run, metric: str) -> list[dict[str, Any]]:
+    """Claim (c): selectors that read another member, against the one that reads the cheapest, at equal cost."""
+    curves = {
+        source: hull([(p.test["gflops"], p.test[metric]) for p in at_three(run[f"select-{source}"])])
+        for source in POOL
+    }
+    alone = dict(zip(POOL, sorted(singles(run["single_model"], metric)), strict=True))
+    rows = []
+    for source in POOL[1:]:
+        curve = curves[source]
+        costs = np.linspace(curve[0][0], curve[-1][0], 11)
+        gaps = [on(curve, cost) - on(curves["xs"], cost) for cost in costs]
+        rows.append(
+            {
+                "reads": source,
+                "own_cost": alone[source][0],
+                "least_cost": min(p.test["gflops"] for p in at_three(run[f"select-{source}"])),
+                "at_its_start": gaps[0],
+                "mean_gap": float(np.mean(gaps)),
+                "at_its_end": gaps[-1],
+                "best": max(p.test[metric] for p in at_three(run[f"select-{source}"])),
+            }
+        )
+    return rows
+
+
+def at_three(points: Sequence[Point]) -> list[Point]:
+    """Selections at 3 clips."""
+    return [p for p in selected(points) if p.setting["clips"] == CLIPS]
+
+
+def fields_of(run: Run, trials: Sequence[str], metric: str) -> list[dict[str, Any]]:
+    """Labels and videos to learn from: the mean over alphas of what is gained over random mixtures."""
+    rows = []
+    for name in trials:
+        gains = [row["quality"] - row["random"] for row in against_random(run, name, metric)]
+        rows.append({"trial": name, "gain": float(np.mean(gains)), "best_gain": float(np.max(gains))})
+    return rows
+
+
+def label_shares(folder: Path) -> dict[str, float]:
+    """Share of the labels that each member gets at the trial's own alpha."""
+    last = json.loads((folder / "result.json").read_text())["training"]["history"][-1]
+    return {name.removeprefix("labels_"): value for name, value in last.items() if name.startswith("labels_")}
+
+
+def pool_losses(prepared: Prepared, pool: Sequence[str], share: float) -> dict[str, Any]:
+    """Mean loss and accuracy of each member on training videos that it has seen and has not, on test, at 3 clips; and
+    the share of videos for which Eq. 2 names each member at alpha 0.5."""
+    stores = {source: FeatureStore.open(prepared.features[source]) for source in pool}
+    dataset = prepared.dataset
+    num_classes = len(dataset.classes)
+    members = ModelPool(
+        pool,
+        widths=dict.fromkeys(pool, num_classes),
+        num_classes=num_classes,
+        multi_label=dataset.multi_label,
+    )
+    result = json.loads((prepared.home.root / "benchmarks" / "costs.json").read_text())
+    cost_shares = torch.tensor([result[source] for source in pool])
+    found: dict[str, Any] = {}
+    for name in ("train", "test"):
+        split = load_padded(stores, dataset.split(name), dataset)
+        scores = members.of_features(split.features, Clips.of(split.num_steps, CLIPS))
+        losses = member_losses(scores, split.targets, dataset.multi_label)
+        hits = split.targets[torch.arange(len(split.targets)), scores.argmax(dim=-1)]
+        seen = is_for_backbones(split.video_keys, share)
+        parts = {"seen": seen, "unseen": ~seen} if name == "train" else {"test": torch.ones_like(seen)}
+        for part, chosen in parts.items():
+            if not bool(chosen.any()):
+                continue
+            best = (losses + OWN * cost_shares[:, None])[:, chosen].argmin(dim=0)
+            found[part] = {
+                "videos": int(chosen.sum()),
+                "loss": losses[:, chosen].mean(dim=1).tolist(),
+                "top1": hits[:, chosen].mean(dim=1).tolist(),
+                "labels": [float((best == k).float().mean()) for k in range(len(pool))],
+            }
+    return found
+
+
+def members_by_class(point: Point, num_classes: int, labels: np.ndarray, members: int) -> np.ndarray:
+    """`[C, K]`: share of each class's videos that each member answers, of a selector that reads the cheapest."""
+    chosen = point.decisions.max(axis=1) - 1
+    return np.array([[(chosen[labels == c] == k).mean() for k in range(members)] for c in range(num_classes)])
+
+
+def class_cost(point: Point, truth: Truth) -> list[dict[str, float]]:
+    """Fig. 3c: mean GFLOPs and accuracy of each class."""
+    right = truth.right(point)
+    return [
+        {
+            "gflops": float(point.gflops[truth.labels == c].mean()),
+            "top1": float(right[truth.labels == c].mean()),
+        }
+        for c in range(truth.targets.shape[1])
+    ]
+
+
+def paired(
+    runs: Sequence[Run], truth: Truth, ours: Mapping[str, Any], theirs: Mapping[str, Any], trial: str
+) -> dict[str, float]:
+    """Top-1 of one setting less that of a single member, over seeds and resampled videos."""
+    rival = truth.right(at(runs[0]["single_model"], **theirs))
+    own = np.mean([truth.right(at(run[trial], **ours)) for run in runs], axis=0)
+    low, high = truth.over_videos(own - rival)
+    return {"difference": float((own - rival).mean()), "low": low, "high": high}
+
+
+def train(
+    prepared: Prepared, trials: Trials, name: str, arguments: argparse.Namespace
+) -> tuple[list[Run], Path]:
+    """Every trial with every seed. Methods without parameters are the same with all of them: measured once."""
+    folder = prepared.home.root / "benchmarks" / f"model_selection-{name}"
+    settings = {"epochs": arguments.epochs, "workers": arguments.workers}
+    trained = {key: value for key, value in trials.items() if value[0] == "model_selection"}
+    fixed = {key: value for key, value in trials.items() if key not in trained}
+    (once,) = train_all(prepared, folder, fixed, seeds=1, **settings)
+    runs = train_all(prepared, folder, trained, seeds=arguments.seeds, **settings)
+    result = json.loads((folder / "single_model-s0" / "result.json").read_text())
+    macs = {source: result["costs"][component]["macs"] for source, component in result["sources"].items()}
+    total = sum(macs.values())
+    (prepared.home.root / "benchmarks" / "costs.json").write_text(
+        json.dumps({source: cost / total for source, cost in macs.items()})
+    )
+    return [{**once, **run} for run in runs], folder
+
+
+def quality_at_cost(runs: Sequence[Run], trial: str, metric: str) -> dict[str, list[dict[str, Any]]]:
+    """Claim (b) and the aim: against the best single member, chosen on validation."""
+
+    def only(keep: Any) -> list[Run]:
+        return [{name: [p for p in points if keep(p)] for name, points in run.items()} for run in runs]
+
+    at_clips = only(lambda p: p.setting["clips"] == CLIPS and not p.setting.get("ensemble"))
+    every = only(lambda p: not p.setting.get("ensemble"))
+    found = {
+        "3 clips, not below": cost_at_quality(at_clips, [trial], ["single_model"], margin=0.0, metric=metric),
+        "3 clips, within half a point": cost_at_quality(
+            at_clips, [trial], ["single_model"], margin=0.005, metric=metric
+        ),
+        "any clips, within half a point": cost_at_quality(
+            every, [trial], ["single_model"], margin=0.005, metric=metric
+        ),
+        "any clips, not below": cost_at_quality(every, [trial], ["single_model"], margin=0.0, metric=metric),
+    }
+    rival = found["any clips, not below"][0]["baseline_gflops"]
+    cheap = only(
+        lambda p: not p.setting.get("ensemble") and (p.val["gflops"] <= 0.6 * rival or "member" in p.setting)
+    )
+    found["any clips, at 60 % of its cost"] = cost_at_quality(
+        cheap, [trial], ["single_model"], margin=-1.0, metric=metric
+    )
+    return found
+
+
+def claims(prepared: Prepared, arguments: argparse.Namespace) -> tuple[dict[str, Any], list[Run], Truth]:
+    """Everything about the pool of four sizes."""
+    runs, folder = train(prepared, CLAIMS, "claims", arguments)
+    truth = Truth(folder / "single_model-s0")
+    classes = prepared.dataset.classes
+    shown = [with_alpha(run["select-xs"], OWN)[0.5] for run in runs]
+    document = {
+        "members": [
+            {**p.setting, "gflops": p.test["gflops"], "top1": p.test["top1"], "map": p.test["map"]}
+            for p in runs[0]["single_model"]
+        ],
+        "ensemble": [
+            {**p.setting, "gflops": p.test["gflops"], "top1": p.test["top1"]}
+            for p in runs[0]["model_ensemble"]
+        ],
+        "quality_at_cost": quality_at_cost(runs, "select-xs", "top1"),
+        "quality_at_cost_map": quality_at_cost(runs, "select-xs", "map"),
+        "against_random": [against_random(run, "select-xs", "top1") for run in runs],
+        "against_random_map": [against_random(run, "select-xs", "map") for run in runs],
+        "at_budgets": [
+            at_budgets(run, "select-xs", "top1", (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)) for run in runs
+        ],
+        "by_reader": [by_reader(run, "top1") for run in runs],
+        "fields": [fields_of(run, ("select-xs", "agree", "soft", "all-videos"), "top1") for run in runs],
+        "losses": pool_losses(prepared, POOL, 0.7),
+        "label_shares": {
+            name: [label_shares(folder / f"{name}-s{seed}") for seed in range(arguments.seeds)]
+            for name in ("select-xs", "all-videos")
+        },
+        "class_cost": dict(
+            zip(
+                classes,
+                map(list, zip(*(class_cost(point, truth) for point in shown), strict=True)),
+                strict=True,
+            )
+        ),
+        "members_by_class": np.mean(
+            [members_by_class(p, len(classes), truth.labels, len(POOL)) for p in shown], axis=0
+        ).tolist(),
+        "classes": list(classes),
+    }
+    return document, runs, truth
+
+
+def brief(prepared: Prepared, trials: Trials, name: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Claims (a) and (b) for another pool or set."""
+    runs, folder = train(prepared, trials, name, arguments)
+    pool = tuple(trials["single_model"][1]["pool"])
+    (trial,) = (key for key, value in trials.items() if value[0] == "model_selection")
+    metric = "map" if prepared.dataset.multi_label else "top1"
+    return {
+        "metric": metric,
+        "pool": pool,
+        "members": [
+            {**p.setting, "gflops": p.test["gflops"], "top1": p.test["top1"], "map": p.test["map"]}
+            for p in runs[0]["single_model"]
+        ],
+        "quality_at_cost": quality_at_cost(runs, trial, metric),
+        "against_random": [against_random(run, trial, metric) for run in runs],
+        "at_budgets": [at_budgets(run, trial, metric, (0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)) for run in runs],
+        "losses": pool_losses(prepared, pool, 1.0 if name == "seen" else 0.7),
+        "label_shares": [label_shares(folder / f"{trial}-s{seed}") for seed in range(arguments.seeds)],
+    }
+
+
+def bank(prepared: Prepared, arguments: argparse.Namespace, repeats: int = 3) -> dict[str, Any]:
+    """Seconds of one trial with nine alphas, and of nine trials with one each, in turns in one process."""
+    seconds: dict[str, list[float]] = {"one training": [], "one training each": []}
+    short = {"clip_counts": [CLIPS], "thetas": [0.5, 0.25]}
+
+    def timed(folder: Path, **fields: Any) -> float:
+        method, model = selection(**{**short, **fields})
+        began = time.perf_counter()
+        run_trial(
+            TrialConfig(
+                sweep="bank",
+                trial="t",
+                method=method,
+                model=model,
+                training=TrainingConfig(epochs=arguments.epochs),
+                dataset=str(prepared.dataset.root),
+                features={source: str(path) for source, path in prepared.features.items()},
+                output=str(folder),
+            ),
+            LocalContext(),
+        )
+        return time.perf_counter() - began
+
+    with tempfile.TemporaryDirectory() as scratch:
+        timed(Path(scratch) / "warm")
+        for _ in range(repeats):
+            seconds["one training"].append(timed(Path(scratch) / "together"))
+            seconds["one training each"].append(
+                sum(timed(Path(scratch) / "alone", alpha=alpha, alphas=[]) for alpha in (*ALPHAS, OWN))
+            )
+    ratios = [one / each for one, each in zip(*seconds.values(), strict=True)]
+    return {"seconds": seconds, "alphas": len(ALPHAS) + 1, "ratio": ratios}
+
+
+def recognizer(prepared: Prepared, trial: Path, folder: Path, *, on_demand: bool) -> Recognizer:
+    """A finished trial as a promoted model would be loaded."""
+    result = json.loads((trial / "result.json").read_text())
+    if not folder.exists():
+        description = {
+            "method": result["method"],
+            "config": result["model"],
+            "sources": result["sources"],
+            "widths": result["widths"],
+            "costs": result["costs"],
+            "classes": result["data"]["classes"],
+            "multi_label": result["data"]["multi_label"],
+            "step_seconds": result["data"]["step_seconds"],
+            "setting": {},
+        }
+        backbones = {source: prepared.backbones[source] for source in result["sources"]}
+        write_model_folder(folder, description, trial / "model.safetensors", backbones)
+    return Recognizer.load(folder, on_demand=on_demand)
+
+
+def latency(prepared: Prepared, videos: int) -> dict[str, Any]:
+    """Fig. 4b: seconds per raw video, all on every video in turn.
+
+    Members alone and selections with the pool in memory; selections whose backbones are read for every video anew.
+    """
+    torch.set_num_threads(1)
+    root = prepared.home.root / "benchmarks" / "model_selection-claims"
+    records = prepared.dataset.split("test")[:videos]
+    paths = [prepared.dataset.video_path(record) for record in records]
+    targets = np.array([record.labels[0] for record in records])
+    thetas = (0.5, 0.3, 0.0)
+    rows: dict[str, dict[str, list[float]]] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        single = recognizer(prepared, root / "single_model-s0", Path(scratch) / "single", on_demand=False)
+        kept = recognizer(prepared, root / "select-xs-s0", Path(scratch) / "select", on_demand=False)
+        asked = recognizer(prepared, root / "select-xs-s0", Path(scratch) / "select", on_demand=True)
+        ways: dict[str, tuple[Recognizer, dict[str, float]]] = {
+            f"{POOL[k]} alone": (single, {"member": k}) for k in range(len(POOL))
+        }
+        for theta in thetas:
+            ways[f"selected, theta {theta:g}, in memory"] = (kept, {"theta": theta})
+            ways[f"selected, theta {theta:g}, on demand"] = (asked, {"theta": theta})
+        for model, setting in ways.values():
+            model.predict(paths[:2], setting)  # first calls make kernels and caches
+        for path, target in zip(paths, targets, strict=True):
+            for name, (model, setting) in ways.items():
+                if isinstance(model.backbones, BackbonesOnDemand):
+                    model.backbones.unload()
+                (answer,) = model.predict([path], setting)
+                row = rows.setdefault(name, {"decode": [], "compute": [], "gflops": [], "right": []})
+                row["decode"].append(answer.decode_seconds)
+                row["compute"].append(answer.compute_seconds)
+                row["gflops"].append(answer.gflops)
+                row["right"].append(float(answer.labels[0][0] == prepared.dataset.classes[target]))
+    return {
+        name: {
+            "compute": statistics.fmean(row["compute"]),
+            "decode": statistics.fmean(row["decode"]),
+            "median_compute": statistics.median(row["compute"]),
+            "gflops": statistics.fmean(row["gflops"]),
+            "top1": statistics.fmean(row["right"]),
+            "videos": len(paths),
+        }
+        for name, row in rows.items()
+    }
+
+
+# Tables
+
+
+def percent(values: Any) -> str:
+    """Mean and interval of fractions, in points."""
+    return span(values, percent=True)
+
+
+def print_members(rows: Sequence[Mapping[str, Any]], pool: Sequence[str]) -> None:
+    """Members at some numbers of clips."""
+    counts = (1, 2, 3, 5, 10)
+    print(
+        table(
+            ["member", "GFLOPs per clip", *(f"top-1 (mAP) at {n}" for n in counts)],
+            (
+                [
+                    source,
+                    f"{next(r for r in rows if r['member'] == k and r['clips'] == 1)['gflops']:.4f}",
+                    *(
+                        f"{100 * row['top1']:.1f} ({100 * row['map']:.1f})"
+                        for n in counts
+                        for row in rows
+                        if row["member"] == k and row["clips"] == n
+                    ),
+                ]
+                for k, source in enumerate(pool)
+            ),
+        )
+    )
+
+
+def print_against_random(runs: Sequence[Sequence[Mapping[str, float]]]) -> None:
+    """Claim (a), a row per alpha: thetas together, where a choice remains (5 to 95 % of the way to the dearest)."""
+    rows = []
+    for alpha in sorted({row["alpha"] for row in runs[0]}):
+        gains, least, costs = [], [], []
+        for run in runs:
+            own = [r for r in run if r["alpha"] == alpha and 0.05 < r["share"] < 0.95]
+            if own:
+                gains.append(float(np.mean([r["quality"] - r["random"] for r in own])))
+                least.append(min(r["quality"] - r["random"] for r in own))
+                costs += [r["gflops"] for r in own]
+        if len(gains) > 1:
+            rows.append(
+                [f"{alpha:g}", percent(gains), percent(least), f"{min(costs):.4f} to {max(costs):.4f}"]
+            )
+        else:
+            rows.append([f"{alpha:g}", "no mixture: ends of the curve only", "", ""])
+    print(table(["alpha", "mean over theta", "least over theta", "GFLOPs"], rows))
+
+
+def print_quality(found: Mapping[str, Sequence[Mapping[str, Any]]], metric: str) -> None:
+    """Claim (b)."""
+    keys = (f"baseline_{metric}", metric, f"{metric}_difference", "baseline_gflops", "gflops", "cost_ratio")
+    rows = []
+    for name, each in found.items():
+        rows.append([name, *(span((r[key] for r in each), metric in key, digits=3) for key in keys)])
+    print(table(["chosen on validation", *keys], rows))
+    for name, each in found.items():
+        print(
+            f"{name}: {each[0]['chosen']} against {each[0]['baseline']}; reached {each[0]['reached_on_val']}"
+        )
+
+
+def print_budgets(runs: Sequence[Sequence[Mapping[str, Any]]], trial: str) -> None:
+    """Ours, cascade and oracle within shares of the dearest member's cost."""
+    rows = []
+    for i, first in enumerate(runs[0]):
+        each = [run[i] for run in runs]
+        rows.append(
+            [
+                f"{100 * first['share']:.0f} %",
+                percent(r[trial] for r in each),
+                percent(r[trial] - r[f"{trial}_random"] for r in each),
+                f"{100 * first['model_cascade']:.1f}",
+                f"{100 * first['random']:.1f}",
+                f"{100 * first['model_oracle']:.1f}",
+            ]
+        )
+    print(table(["at most", "selected", "more than random at its cost", "cascade", "random", "oracle"], rows))
+
+
+def print_losses(found: Mapping[str, Any], pool: Sequence[str]) -> None:
+    """What Eq. 2 sees on seen and unseen videos."""
+    print(
+        table(
+            ["videos", *(f"{s}: loss, top-1" for s in pool), f"labels at alpha {OWN:g}"],
+            (
+                [
+                    f"{part} ({row['videos']})",
+                    *(
+                        f"{loss:.3f}, {100 * top1:.1f}"
+                        for loss, top1 in zip(row["loss"], row["top1"], strict=True)
+                    ),
+                    " / ".join(f"{100 * share:.0f}" for share in row["labels"]),
+                ]
+                for part, row in found.items()
+            ),
+        )
+    )
+
+
+def print_claims(document: Mapping[str, Any]) -> None:
+    """The tables of model_selection.md for the pool of four sizes."""
+    print_members(document["members"], POOL)
+    print("\nensemble:", [(r["clips"], round(100 * r["top1"], 1)) for r in document["ensemble"]])
+    print("\nclaim (a), top-1")
+    print_against_random(document["against_random"])
+    print("\nclaim (a), mAP")
+    print_against_random(document["against_random_map"])
+    print("\nclaim (b), top-1")
+    print_quality(document["quality_at_cost"], "top1")
+    print("\nclaim (b), mAP")
+    print_quality(document["quality_at_cost_map"], "map")
+    print("\nbudgets")
+    print_budgets(document["at_budgets"], "select-xs")
+    print("\nclaim (c)")
+    keys = ("own_cost", "least_cost", "at_its_start", "mean_gap", "at_its_end", "best")
+    rows = zip(*document["by_reader"], strict=True)
+    print(
+        table(
+            ["reads", *keys],
+            (
+                [each[0]["reads"], *(span((r[k] for r in each), "cost" not in k, digits=4) for k in keys)]
+                for each in rows
+            ),
+        )
+    )
+    print()
+    print(
+        table(
+            ["trial", "gain over random, mean", "best"],
+            (
+                [each[0]["trial"], percent(r["gain"] for r in each), percent(r["best_gain"] for r in each)]
+                for each in zip(*document["fields"], strict=True)
+            ),
+        )
+    )
+    print()
+    print_losses(document["losses"], POOL)
+    for name, each in document["label_shares"].items():
+        shares = {s: round(100 * float(np.mean([e[s] for e in each])), 1) for s in POOL}
+        print(f"labels learned, {name}: {shares}")
+
+
+def print_brief(document: Mapping[str, Any]) -> None:
+    """The same for another pool or set."""
+    print_members(document["members"], document["pool"])
+    print_against_random(document["against_random"])
+    print_quality(document["quality_at_cost"], document["metric"])
+    (trial,) = (
+        key for key in document["at_budgets"][0][0] if key.startswith(("select", "all")) and "_" not in key
+    )
+    print_budgets(document["at_budgets"], trial)
+    print_losses(document["losses"], document["pool"])
+
+
+def print_latency(rows: Mapping[str, Mapping[str, float]]) -> None:
+    """Ratios to the dearest member."""
+    whole = rows["l alone"]
+    print(
+        table(
+            ["way", "top-1", "GFLOPs / l", "compute / l", "compute + decoding / l", "compute, ms"],
+            (
+                [
+                    name,
+                    f"{100 * row['top1']:.0f}",
+                    f"{row['gflops'] / whole['gflops']:.3f}",
+                    f"{row['compute'] / whole['compute']:.3f}",
+                    f"{(row['compute'] + row['decode']) / (whole['compute'] + whole['decode']):.3f}",
+                    f"{1000 * row['compute']:.1f}",
+                ]
+                for name, row in rows.items()
+            ),
+        )
+    )
+
+
+# Pictures
+
+
+def figure(width: float, height: float, columns: int) -> tuple[Any, list[Any]]:
+    """An empty figure with axes side by side."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    made = Figure(figsize=(width, height), dpi=100, layout="constrained")
+    FigureCanvasAgg(made)
+    axes = list(np.atleast_1d(made.subplots(1, columns)))
+    for each in axes:
+        each.spines[["top", "right"]].set_visible(False)
+    return made, axes
+
+
+def draw_curves(runs: Sequence[Run], path: Path) -> None:
+    """Fig. 3a: single members, mixtures, theta curves per alpha. Fig. 4a: selectors that read other members."""
+    made, (left, right) = figure(13, 4.8, 2)
+    for axes in (left, right):
+        line = np.array(mixture(runs[0], "top1"))
+        axes.plot(*line.T * [[1], [100]], "--", color="0.6", label="random mixtures")
+        dots = np.array(sorted(singles(runs[0]["single_model"], "top1")))
+        axes.plot(dots[:, 0], 100 * dots[:, 1], "s", color="0.3", label="single models")
+        for (x, y), source in zip(dots, POOL, strict=True):
+            axes.annotate(source, (x, 100 * y), textcoords="offset points", xytext=(5, -12))
+        axes.set_xlabel("GFLOPs per video, 3 clips")
+        axes.set_ylabel("test top-1 (%), mean over seeds")
+    for alpha in (5e-4, 0.05, 0.2, OWN, 1.0, 2.0):
+        curve = mean_curve([with_alpha(run["select-xs"], alpha) for run in runs])
+        left.plot(*curve, "-o", markersize=3, label=f"alpha {alpha:g}")
+    cascade = [p for p in runs[0]["model_cascade"] if p.setting["clips"] == CLIPS]
+    dots = np.array(sorted((p.test["gflops"], 100 * p.test["top1"]) for p in cascade))
+    left.plot(*dots.T, ":", color="tab:gray", label="cascade")
+    for source in POOL:
+        points = [p for run in runs for p in at_three(run[f"select-{source}"])]
+        dots = np.array([(p.test["gflops"], 100 * p.test["top1"]) for p in points])
+        right.plot(*dots.T, ".", markersize=3, label=f"selector reads {source}")
+    for axes in (left, right):
+        axes.legend(frameon=False, fontsize=8, loc="lower right")
+    made.savefig(path)
+
+
+def mean_curve(seeds: Sequence[Mapping[float, Point]]) -> tuple[list[float], list[float]]:
+    """Mean GFLOPs and top-1 (%) at the thetas that every seed has, in order of cost."""
+    shared = set.intersection(*(set(each) for each in seeds))
+    dots = sorted(
+        (
+            float(np.mean([each[theta].test["gflops"] for each in seeds])),
+            100 * float(np.mean([each[theta].test["top1"] for each in seeds])),
+        )
+        for theta in shared
+    )
+    return [x for x, _ in dots], [y for _, y in dots]
+
+
+def draw_classes(document: Mapping[str, Any], path: Path) -> None:
+    """Fig. 3c: cost per class; and which member answers which class."""
+    made, (left, right) = figure(13, 4.8, 2)
+    classes = document["classes"]
+    for name in classes:
+        each = document["class_cost"][name]
+        x, y = (float(np.mean([r[key] for r in each])) for key in ("gflops", "top1"))
+        left.plot(x, 100 * y, "o", color="tab:blue")
+        left.annotate(name, (x, 100 * y), textcoords="offset points", xytext=(5, 3), fontsize=8)
+    left.set_xlabel("GFLOPs per video")
+    left.set_ylabel("test top-1 (%)")
+    shares = np.array(document["members_by_class"])
+    start = np.zeros(len(classes))
+    for k, source in enumerate(POOL):
+        right.barh(range(len(classes)), 100 * shares[:, k], left=start, label=source)
+        start += 100 * shares[:, k]
+    right.set_yticks(range(len(classes)), classes, fontsize=8)
+    right.set_xlabel("videos answered by each member (%)")
+    right.legend(frameon=False, ncols=4, loc="upper center", bbox_to_anchor=(0.5, 1.1))
+    made.savefig(path)
+
+
+def draw_latency(rows: Mapping[str, Mapping[str, float]], path: Path) -> None:
+    """Fig. 4b: accuracy against seconds."""
+    made, (axes,) = figure(7, 4.4, 1)
+    kinds = {"alone": ("s", "0.3"), "in memory": ("o", "black"), "on demand": ("^", "tab:green")}
+    for kind, (marker, colour) in kinds.items():
+        dots = [(1000 * r["compute"], 100 * r["top1"]) for name, r in rows.items() if name.endswith(kind)]
+        axes.plot(
+            *zip(*dots, strict=True),
+            marker,
+            color=colour,
+            label=kind,
+            linestyle="-" if kind != "alone" else "",
+        )
+    axes.set_xlabel("compute, ms per video (decoding apart)")
+    axes.set_ylabel("top-1 (%)")
+    axes.legend(frameon=False)
+    made.savefig(path)
+
+
+def main() -> None:
+    """Measures the parts that are asked for, prints their tables, writes results and pictures."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=TrainingConfig().epochs)
+    parser.add_argument("--parts", default="claims,mixed,bank,latency")
+    parser.add_argument("--videos", type=int, default=60, help="of the latency")
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("model_selection_results.json"))
+    parser.add_argument("overrides", nargs="*")
+    arguments = parser.parse_args()
+    document: dict[str, Any] = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
+    prepared = prepare(load_sweep_config(["method=model_selection", *arguments.overrides]), Progress(3))
+    folder = arguments.out.parent
+    for part in arguments.parts.split(","):
+        print(f"\n## {part}\n")
+        if part == "claims":
+            document[part], runs, _ = claims(prepared, arguments)
+            print_claims(document[part])
+            draw_curves(runs, folder / "model_selection.png")
+            draw_classes(document[part], folder / "model_selection_classes.png")
+        elif part == "bank":
+            document[part] = bank(prepared, arguments)
+            print(interval(document[part]["ratio"]), document[part]["seconds"])
+        elif part == "latency":
+            document[part] = latency(prepared, arguments.videos)
+            print_latency(document[part])
+            draw_latency(document[part], folder / "model_selection_latency.png")
+        else:
+            of_part = {"mixed": MIXED_TRIALS, "tags": TAGS, "harder": TAGS, "seen": SEEN}[part]
+            own = prepared
+            if part == "mixed":
+                words = ["method=model_selection", "backbones=mixed_pool", *arguments.overrides]
+                own = prepare(load_sweep_config(words), Progress(3))
+            document[part] = brief(own, of_part, part, arguments)
+            print_brief(document[part])
+        document[part] = {"code_version": code_version(), "measured": document[part]}
+        document[part]["dataset"] = prepared.dataset.fingerprint
+        arguments.out.write_text(json.dumps(document, indent=1, allow_nan=False))
+
+
+if __name__ == "__main__":
+    main()

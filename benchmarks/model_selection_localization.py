@@ -1,0 +1,556 @@
+"""Measures the claims of Conditional Model Selection for localization on untrimmed videos, over several seeds.
+
+    python benchmarks/model_selection_localization.py [--seeds 5] [--workers 2] [home=...] [data...]
+
+Trains the selection at several betas, its ablations and the baselines on the same cached features; selects on
+validation, measures on test and writes `benchmarks/model_selection_localization_results.json` and pictures; the tables
+it prints are those of `benchmarks/model_selection_localization.md`. Trials that are finished already are not trained
+again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from claims import Point, Run, interval, span, table, train_all
+from safetensors.torch import load_file
+
+from paretovid.platform.config import load_sweep_config, training_settings
+from paretovid.platform.pipeline import Prepared, prepare
+from paretovid.platform.progress import Progress
+from paretovid.platform.results import read_scores, read_trial
+from paretovid.platform.timeline import draw_timeline
+from paretovid.trainables.components import component
+from paretovid.trainables.cost import deterministic_eval
+from paretovid.trainables.data.dataset import Dataset, VideoRecord
+from paretovid.trainables.data.features import FeatureStore, load_padded
+from paretovid.trainables.data.moving_digits import MovingDigitsConfig, context_labels
+from paretovid.trainables.data.videos import VideoReader
+from paretovid.trainables.detection import EVALUATORS, Detection, map_iou
+from paretovid.trainables.evaluation import OBJECTIVES, run_settings
+from paretovid.trainables.methods import build_method
+from paretovid.trainables.model_selection_localization import ModelSelectionLocalization, affinity, disparity
+from paretovid.trainables.provenance import code_version
+from paretovid.trainables.trial import TrainingConfig, cost_table
+
+METHOD = "model_selection_localization"
+MAP = OBJECTIVES["localization"]
+BETAS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9)
+HARD_BETAS = (0.2, 0.4, 0.7)
+KINDS = ("action", "context", "plain")
+"""Of clips: an instance; the look of one without its movement; neither."""
+
+
+def selection(**fields: Any) -> tuple[str, dict[str, Any]]:
+    """Model selection with these fields."""
+    return METHOD, fields
+
+
+TRIALS: dict[str, tuple[str, dict[str, Any]]] = {
+    **{f"soft-{beta:g}": selection(beta=beta) for beta in BETAS},
+    **{f"hard-{beta:g}": selection(beta=beta, affinity="hard") for beta in HARD_BETAS},
+    **{f"difference-{beta:g}": selection(beta=beta, motion="difference") for beta in (0.3, 0.5)},
+    "snap-0.4": selection(beta=0.4, proposals={"snap_clips": 1}),
+    "appearance-only": ("appearance_only", {}),
+    "motion-only": ("motion_only", {}),
+    "difference-only": ("motion_only", {"motion": "difference"}),
+    "two-stream": ("two_stream", {}),
+    "random-clips": ("random_clips", {}),
+    "random-difference": ("random_clips", {"motion": "difference"}),
+}
+SOFT = tuple(name for name in TRIALS if name.startswith("soft-"))
+
+
+def curve(points: Sequence[Point], split: str = "test") -> tuple[list[float], list[float]]:
+    """GFLOPs and quality of a trial's points, cheapest first."""
+    figures = sorted((getattr(p, split)["gflops"], getattr(p, split)[MAP]) for p in points)
+    return [cost for cost, _ in figures], [quality for _, quality in figures]
+
+
+def at_cost(points: Sequence[Point], gflops: float) -> float:
+    """Quality of a trial at a cost, between its points."""
+    return float(np.interp(gflops, *curve(points)))
+
+
+def best_within(runs: Sequence[Run], names: Sequence[str], limit: float) -> list[Point]:
+    """Of all settings that cost at most `limit` on validation, the best there, by the mean over seeds; one a seed."""
+    found: dict[tuple[str, str], list[Point]] = {}
+    for run in runs:
+        for name in names:
+            for point in run[name]:
+                found.setdefault((name, json.dumps(point.setting, sort_keys=True)), []).append(point)
+    usable = [
+        each
+        for each in found.values()
+        if len(each) == len(runs) and np.mean([p.val["gflops"] for p in each]) <= limit
+    ]
+    return max(usable, key=lambda each: float(np.mean([p.val[MAP] for p in each])))
+
+
+def against_motion(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Claim (e) and the aim: the best point at no more than a share of motion-only's cost, against motion-only."""
+    rows = []
+    rivals = [run["motion-only"][0] for run in runs]
+    dear = float(np.mean([p.val["gflops"] for p in rivals]))
+    for share in (0.4, 0.5, 0.6, 0.7, 0.78, 1.0):
+        chosen = best_within(runs, SOFT, share * dear)
+        rows.append(
+            {
+                "share": share,
+                "chosen": f"{chosen[0].trial.rpartition('-')[0]} {chosen[0].setting}",
+                "map": [p.test[MAP] for p in chosen],
+                "motion_map": [p.test[MAP] for p in rivals],
+                "difference": [p.test[MAP] - r.test[MAP] for p, r in zip(chosen, rivals, strict=True)],
+                "cost_ratio": [
+                    p.test["gflops"] / r.test["gflops"] for p, r in zip(chosen, rivals, strict=True)
+                ],
+            }
+        )
+    return rows
+
+
+def against_random(run: Run) -> list[dict[str, Any]]:
+    """Selection minus random clips at equal cost, at even distances between all appearance and all motion."""
+    rows = []
+    for name in (*SOFT, *(n for n in TRIALS if n.startswith(("hard-", "difference-0")))):
+        rival = run["random-difference" if name.startswith("difference") else "random-clips"]
+        costs, _ = curve(rival)
+        low, high = min(p.test["gflops"] for p in run[name]), costs[-1]
+        for position in np.linspace(0.1, 0.9, 9):
+            cost = float(low + position * (high - low))
+            ours = at_cost(run[name], cost)
+            rows.append(
+                {
+                    "trial": name,
+                    "position": round(float(position), 2),
+                    "gflops": cost,
+                    "map": ours,
+                    "random_map": at_cost(rival, cost),
+                    "difference": ours - at_cost(rival, cost),
+                }
+            )
+    return rows
+
+
+def natural(run: Run) -> dict[str, dict[str, float]]:
+    """Every trial at its natural setting, and random clips at all motion."""
+    rows = {name: points[0] for name, points in run.items()}
+    rows["random-clips, all motion"] = max(run["random-clips"], key=lambda p: p.test["gflops"])
+    keys = (MAP, "map_iou_0.1", "map_iou_0.3", "map_iou_0.5", "map_iou_0.7", "map", "gflops", "usage")
+    return {name: {key: point.test[key] for key in keys} for name, point in rows.items()}
+
+
+def evaluators(folder: Path, seed: int) -> dict[str, dict[str, float]]:
+    """The same detections under every evaluator."""
+    rows: dict[str, dict[str, float]] = {}
+    for name in ("appearance-only", "motion-only", "two-stream", "soft-0.4"):
+        scores = read_scores(read_trial(folder / f"{name}-s{seed}"), "test")
+        assert scores.detections is not None and scores.events is not None
+        rows[name] = {e: map_iou(scores.detections[0], scores.events, evaluator=e)[MAP] for e in EVALUATORS}
+    return rows
+
+
+def disparities(prepared: Prepared, folder: Path) -> dict[str, Any]:
+    """Claim (f): D of the test clips by what they show, from a trained method; and what its selector makes of them."""
+    result = json.loads((folder / "result.json").read_text())
+    method = trained(folder, result)
+    dataset, stores = prepared.dataset, stores_of(prepared, method)
+    records = list(dataset.split("test"))
+    split = load_padded(stores, records, dataset)
+    with deterministic_eval(method):
+        rgb = method.appearance.activations(split.features["appearance"])
+        motion = method.motion.activations(split.features[method.config.motion])
+        apart = disparity(rgb, motion, split.targets, split.mask)
+        confidence = torch.softmax(method.selector(split.features["appearance"]), dim=-1)[..., 1]
+    by_kind: dict[str, dict[str, list[float]]] = {
+        kind: {"disparity": [], "rgb": [], "motion": [], "asks_motion": []} for kind in KINDS
+    }
+    for i, record in enumerate(records):
+        label = record.labels[0]
+        for step, kind in enumerate(kinds_of(dataset, record, "test")):
+            for name, values in (
+                ("disparity", apart[i, step]),
+                ("rgb", rgb[i, step, label]),
+                ("motion", motion[i, step, label]),
+                ("asks_motion", confidence[i, step]),
+            ):
+                by_kind[kind][name].append(float(values))
+    means = {
+        kind: {name: float(np.mean(v)) for name, v in values.items()} for kind, values in by_kind.items()
+    }
+    edges = np.linspace(0, 1, 21)
+    histogram = {
+        kind: (np.histogram(v["disparity"], edges)[0] / len(v["disparity"])).tolist()
+        for kind, v in by_kind.items()
+    }
+    background = [*by_kind["context"]["disparity"], *by_kind["plain"]["disparity"]]
+    return {"means": means, "background_disparity": float(np.mean(background)), "histogram": histogram}
+
+
+def pseudo_labels(prepared: Prepared, folder: Path) -> dict[str, dict[str, float]]:
+    """What share of the training clips of each kind pseudo-labels give to motion, and what the selector made of it."""
+    method = trained(folder, json.loads((folder / "result.json").read_text()))
+    dataset = prepared.dataset
+    records = list(dataset.split("train"))
+    split = load_padded(stores_of(prepared, method), records, dataset)
+    seen, moved = split.features["appearance"], split.features[method.config.motion]
+    with deterministic_eval(method):
+        apart = disparity(
+            method.appearance.activations(seen), method.motion.activations(moved), split.targets, split.mask
+        )
+        weights = affinity(apart, split.mask, method.config.beta, is_soft=method.config.affinity == "soft")
+        confidence = torch.softmax(method.selector(seen), dim=-1)[..., 1]
+    kinds = [kinds_of(dataset, record, "train") for record in records]
+    rows = {}
+    for kind in KINDS:
+        mine = torch.zeros_like(split.mask)
+        for i, each in enumerate(kinds):
+            mine[i, : len(each)] = torch.tensor([found == kind for found in each])
+        to_motion = (weights[..., 1] > 0)[mine].float()
+        rows[kind] = {"to_motion": float(to_motion.mean()), "confidence": float(confidence[mine].mean())}
+    return rows
+
+
+def kinds_of(dataset: Dataset, record: VideoRecord, split: str) -> list[str]:
+    """What each clip of a video shows."""
+    assert record.step_labels is not None
+    made = MovingDigitsConfig(**dataset.generator)
+    context = context_labels(made, split, int(record.video_id.rpartition("_")[2]))
+    return [
+        "action" if shown >= 0 else "context" if context[step] >= 0 else "plain"
+        for step, shown in enumerate(record.step_labels)
+    ]
+
+
+def trained(folder: Path, result: Mapping[str, Any]) -> ModelSelectionLocalization:
+    """The method of a finished trial."""
+    method = build_method(
+        result["method"],
+        result["model"],
+        widths=result["widths"],
+        num_classes=len(result["data"]["classes"]),
+        multi_label=result["data"]["multi_label"],
+    )
+    method.load_state_dict(load_file(folder / "model.safetensors"))
+    assert isinstance(method, ModelSelectionLocalization)
+    return method
+
+
+def stores_of(prepared: Prepared, method: ModelSelectionLocalization) -> dict[str, FeatureStore]:
+    """Its features."""
+    return {s: FeatureStore.open(prepared.features[s]) for s in method.sources_of(method.config)}
+
+
+def flow_seconds(prepared: Prepared) -> dict[str, float]:
+    """Seconds per clip, one thread: decoding for flow, flow itself, and the two networks beside it."""
+    torch.set_num_threads(1)
+    spent = {"decode": 0.0, "flow": 0.0, "flow_network": 0.0, "appearance_network": 0.0}
+    names = {source: prepared.backbones[source].name for source in ("appearance", "flow")}
+    nets = {source: component(name).build(8).eval() for source, name in names.items()}
+    clips = 0
+    for record in prepared.dataset.split("test")[:12]:
+        with VideoReader(
+            prepared.dataset.video_path(record), step_seconds=prepared.dataset.step_seconds
+        ) as reader:
+            for step in range(reader.num_steps):
+                read = {s: reader.read(step, component(names[s]).input) for s in names}
+                for source, seen in read.items():
+                    started = time.perf_counter()
+                    with torch.inference_mode():
+                        nets[source](seen[None])
+                    spent[f"{source}_network"] += time.perf_counter() - started
+                clips += 1
+            spent["flow"] += reader.flow_seconds
+            spent["decode"] += reader.decode_seconds
+    return {name: value / clips for name, value in spent.items()}
+
+
+def draw(runs: Sequence[Run], f: Sequence[Mapping[str, Any]], clips: float, folder: Path) -> None:
+    """Figs. 5a, 5b and 6: disparity by kind of clip, and mAP against GFLOPs per clip."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(15, 4.4), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    left, middle, right = figure.subplots(1, 3)
+
+    def mean_curve(axes: Any, name: str, label: str, style: str = "-", **more: Any) -> None:
+        costs = (
+            np.mean([[p.test["gflops"] for p in run[name]] for run in _common(runs, name)], axis=0) / clips
+        )
+        maps = np.mean([[p.test[MAP] for p in run[name]] for run in _common(runs, name)], axis=0)
+        order = np.argsort(costs)
+        axes.plot(1000 * costs[order], 100 * maps[order], style, label=label, markersize=3, **more)
+
+    for beta in BETAS:
+        mean_curve(left, f"soft-{beta:g}", f"beta {beta:g}", "-o")
+    mean_curve(left, "random-clips", "random clips", "--s", color="black")
+    for name, marker in (("appearance-only", "v"), ("motion-only", "^"), ("two-stream", "D")):
+        mean_curve(left, name, name, marker, color="#555555")
+    for beta, colour in zip(HARD_BETAS, ("#4c78a8", "#f58518", "#54a24b"), strict=True):
+        mean_curve(middle, f"soft-{beta:g}", f"soft, beta {beta:g}", "-o", color=colour)
+        mean_curve(middle, f"hard-{beta:g}", f"hard, beta {beta:g}", ":o", color=colour)
+    mean_curve(middle, "difference-0.3", "RGB differences, beta 0.3", "-.", color="#b279a2")
+    mean_curve(middle, "random-difference", "random, RGB differences", "--", color="#b279a2")
+    for axes in (left, middle):
+        axes.set_xlabel("MMACs per clip")
+        axes.set_ylabel("test mAP@IoU 0.1:0.7 (%)")
+    width = 0.05
+    for kind, colour in zip(KINDS, ("#f58518", "#4c78a8", "#bbbbbb"), strict=True):
+        shares = np.mean([each["histogram"][kind] for each in f], axis=0)
+        middle_of = (np.arange(20) + 0.5) * width
+        right.step(middle_of, 100 * shares, where="mid", label=kind, color=colour)
+    right.set_xlabel("disparity D")
+    right.set_ylabel("clips of a kind (%)")
+    for axes in (left, middle, right):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, fontsize=7)
+    figure.savefig(folder / "model_selection_localization.png")
+
+
+def _common(runs: Sequence[Run], name: str) -> list[Run]:
+    """Runs with those settings of a trial that every seed has: one whose answers equal another's is left out."""
+    keys = [{json.dumps(p.setting, sort_keys=True) for p in run[name]} for run in runs]
+    shared = set.intersection(*keys)
+    return [
+        {
+            name: sorted(
+                (p for p in run[name] if json.dumps(p.setting, sort_keys=True) in shared),
+                key=lambda p: json.dumps(p.setting, sort_keys=True),
+            )
+        }
+        for run in runs
+    ]
+
+
+def draw_example(prepared: Prepared, folder: Path, path: Path) -> None:
+    """A test video's timeline with both models everywhere, the disparity, and the choice at the natural theta."""
+    result = json.loads((folder / "result.json").read_text())
+    method = trained(folder, result)
+    stores, dataset = stores_of(prepared, method), prepared.dataset
+    records = dataset.split("test")
+
+    def interest(record: VideoRecord) -> int:
+        return kinds_of(dataset, record, "test").count("context") + 2 * len(record.events)
+
+    record = max(records[:40], key=interest)
+    split = load_padded(stores, [record], dataset)
+    components = {source: store.component for source, store in stores.items()}
+    costs = cost_table(method, components, "honest")
+
+    def at(theta: float) -> Any:
+        ((_, outcome),) = run_settings(
+            method,
+            split,
+            [{"theta": theta}],
+            components=components,
+            costs=costs,
+            expand=False,
+            step_seconds=dataset.step_seconds,
+        )
+        return outcome
+
+    chosen, everywhere = at(0.55), at(1.0)
+    label = record.labels[0]
+    apart = disparity(everywhere.trace["appearance"], everywhere.trace["motion"], split.targets, split.mask)
+    named: list[Detection] = list(chosen.detections[0])
+    prediction = {
+        "step_seconds": dataset.step_seconds,
+        "timeline": {
+            "label": dataset.classes[label],
+            "appearance": everywhere.trace["appearance"][0, :, label].tolist(),
+            "motion": everywhere.trace["motion"][0, :, label].tolist(),
+            "confidence": everywhere.trace["confidence"][0].tolist(),
+        },
+        "steps": [method.looks()[look] for look in chosen.decisions[0].tolist()],
+        "labels": [{"label": dataset.classes[label], "score": float(chosen.scores[0, label])}],
+        "gflops": float(costs.gflops(chosen.calls)[0]),
+        "instances": [
+            {
+                "label": dataset.classes[d.label],
+                "start_seconds": d.start_seconds,
+                "end_seconds": d.end_seconds,
+                "score": d.score,
+            }
+            for d in named
+        ],
+    }
+    draw_timeline(
+        dataset.video_path(record),
+        prediction,
+        path,
+        truth=record.events,
+        classes=dataset.classes,
+        disparity=apart[0].tolist(),
+    )
+
+
+def print_tables(document: dict[str, Any]) -> None:
+    """The tables of model_selection_localization.md: mean and 95 % interval over seeds."""
+    runs = document["runs"]
+    print(f"\nseeds: {len(runs)}; mAP in points\n")
+    columns = ("map", "motion_map", "difference", "cost_ratio")
+    print(
+        table(
+            ["at most this share of motion-only's cost", *columns, "chosen"],
+            (
+                [f"{row['share']:g}", *(span(row[c], True) for c in columns), row["chosen"]]
+                for row in document["against_motion"]
+            ),
+        )
+    )
+    print()
+    positions = sorted({row["position"] for row in runs[0]["against_random"]})
+    trials = list(dict.fromkeys(row["trial"] for row in runs[0]["against_random"]))
+
+    def differences(trial: str, position: float) -> list[float]:
+        return [
+            row["difference"]
+            for run in runs
+            for row in run["against_random"]
+            if row["trial"] == trial and row["position"] == position
+        ]
+
+    def cell(trial: str, position: float) -> str:
+        mean, low, high = (100 * v for v in interval(differences(trial, position)))
+        return f"{mean:+.1f} [{low:.1f}, {high:.1f}]"
+
+    print(
+        table(
+            ["minus random, at this place between all appearance and all motion", *map(str, positions)],
+            ([trial, *(cell(trial, p) for p in positions)] for trial in trials),
+        )
+    )
+    print()
+    keys = (MAP, "map_iou_0.1", "map_iou_0.3", "map_iou_0.5", "map_iou_0.7", "map", "usage")
+    print(
+        table(
+            ["trial, natural setting", *keys, "GFLOPs"],
+            (
+                [
+                    name,
+                    *(span((run["natural"][name][k] for run in runs), True) for k in keys),
+                    span(run["natural"][name]["gflops"] for run in runs),
+                ]
+                for name in runs[0]["natural"]
+            ),
+        )
+    )
+    print()
+    print(
+        table(
+            ["evaluator", *EVALUATORS],
+            (
+                [name, *(span((run["evaluators"][name][e] for run in runs), True) for e in EVALUATORS)]
+                for name in runs[0]["evaluators"]
+            ),
+        )
+    )
+    print()
+    names = ("disparity", "rgb", "motion", "asks_motion")
+    print(
+        table(
+            ["clips", *names],
+            (
+                [kind, *(span(run["disparity"]["means"][kind][n] for run in runs) for n in names)]
+                for kind in KINDS
+            ),
+        )
+    )
+    for label, other in (("context", "action"), ("plain", "action")):
+        gap = [
+            run["disparity"]["means"][label]["disparity"] - run["disparity"]["means"][other]["disparity"]
+            for run in runs
+        ]
+        print(f"disparity, {label} minus {other}: {span(gap)}")
+    gap = [
+        r["disparity"]["background_disparity"] - r["disparity"]["means"]["action"]["disparity"] for r in runs
+    ]
+    print(f"disparity, all background minus action: {span(gap)}\n")
+    print(
+        table(
+            ["pseudo-labels", *(f"{kind}: to motion, confidence" for kind in KINDS)],
+            (
+                [
+                    name,
+                    *(
+                        ", ".join(
+                            span(run["pseudo_labels"][name][kind][key] for run in runs)
+                            for key in ("to_motion", "confidence")
+                        )
+                        for kind in KINDS
+                    ),
+                ]
+                for name in runs[0]["pseudo_labels"]
+            ),
+        )
+    )
+    print(
+        "\nmilliseconds per clip:", {k: round(1000 * v, 2) for k, v in document["seconds_per_clip"].items()}
+    )
+
+
+def main() -> None:
+    """Trains what is missing, prints the tables, writes the results and the pictures."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_name(f"{METHOD}_results.json"))
+    parser.add_argument("overrides", nargs="*")
+    arguments = parser.parse_args()
+    config = load_sweep_config([f"method={METHOD}", *arguments.overrides])
+    prepared = prepare(config, Progress(3))
+    training = TrainingConfig(**training_settings(config))
+    folder = prepared.home.root / "benchmarks" / f"{METHOD}-{prepared.dataset.name}"
+    runs = train_all(
+        prepared,
+        folder,
+        TRIALS,
+        seeds=arguments.seeds,
+        epochs=training.epochs,
+        workers=arguments.workers,
+        training={"batch_size": training.batch_size},
+    )
+    f = [disparities(prepared, folder / f"soft-0.4-s{seed}") for seed in range(arguments.seeds)]
+    clips = float(np.mean([record.num_steps for record in prepared.dataset.split("test")]))
+    document = {
+        "dataset": prepared.dataset.fingerprint,
+        "generator": dict(prepared.dataset.generator),
+        "code_version": code_version(),
+        "objective": MAP,
+        "clips_per_test_video": clips,
+        "seconds_per_clip": flow_seconds(prepared),
+        "against_motion": against_motion(runs),
+        "runs": [
+            {
+                "seed": seed,
+                "against_random": against_random(run),
+                "natural": natural(run),
+                "evaluators": evaluators(folder, seed),
+                "disparity": f[seed],
+                "pseudo_labels": {
+                    name: pseudo_labels(prepared, folder / f"{name}-s{seed}")
+                    for name in ("soft-0.4", "soft-0.7", "soft-0.9")
+                },
+            }
+            for seed, run in enumerate(runs)
+        ],
+    }
+    arguments.out.write_text(json.dumps(document, indent=1, allow_nan=False))
+    print_tables(document)
+    draw(runs, f, clips, arguments.out.parent)
+    if not prepared.dataset.multi_label:
+        draw_example(prepared, folder / "soft-0.4-s0", arguments.out.with_name(f"{METHOD}_timeline.png"))
+
+
+if __name__ == "__main__":
+    main()

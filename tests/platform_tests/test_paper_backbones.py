@@ -1,0 +1,131 @@
+"""`backbones=paper` from the command line's words to features, without Ray."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from paretovid.platform import pipeline
+from paretovid.platform.config import group_options, load_sweep_config
+from paretovid.platform.home import open_home
+from paretovid.platform.progress import Progress
+from paretovid.trainables.components import component, family, read_backbone_meta
+from paretovid.trainables.data.dataset import Dataset
+from paretovid.trainables.data.extract import extract_shard, headers
+from paretovid.trainables.data.features import FeatureStore, finish, header_fingerprint
+from paretovid.trainables.data.moving_digits import MovingDigitsConfig, make_moving_digits
+from paretovid.trainables.errors import DataError, UsageError
+from paretovid.trainables.methods import method_class, method_config
+
+PAPER_METHODS = {
+    "ada_frame": {"coarse": "mobilenet_v2@112", "fine": "resnet101@224"},
+    "hcms": {"audio": "yamnet@64x96", "fine": "efficientnet_b3@224", "motion": "slowfast_8x8_r50@32x256"},
+    "lite_eval": {"coarse": "mobilenet_v2@112", "fine": "resnet101@224"},
+    "video_epitoma": {"coarse": "mobilenet_v3_small@224", "fine": "i3d_rgb@8x224"},
+}
+
+
+@pytest.mark.parametrize("method", PAPER_METHODS)
+def test_each_method_takes_its_papers_backbones(method: str) -> None:
+    config = load_sweep_config([f"method={method}", "backbones=paper", "backbones.weights=random"])
+    assert family(config.backbones.family) == PAPER_METHODS[method]
+    fields = method_config(method, config.method.model)
+    assert set(method_class(method).sources_of(fields)) <= PAPER_METHODS[method].keys()
+    pipeline.check_settings(config)
+
+
+@pytest.mark.parametrize("name", [name for name in group_options("backbones") if name.startswith("paper")])
+def test_every_choice_names_a_family(name: str) -> None:
+    config = load_sweep_config([f"backbones={name}", "backbones.weights=random"])
+    locations = pipeline.weight_locations(config)
+    assert locations == dict.fromkeys(family(config.backbones.family), "random")
+
+
+@pytest.mark.parametrize(
+    ("words", "message", "hint"),
+    [
+        ([], "mobilenet_v2@112 needs weights", "backbones.weights.coarse="),
+        (["backbones.weights.coarse=a.pth"], "resnet101@224 needs weights", "resnet101-63fe2227.pth"),
+        (["backbones.weights=none.pth"], "backbones.weights=none.pth", "backbones.weights.fine=PATH"),
+        (["backbones.weights.motion=a.pth"], "unknown source in backbones.weights", "coarse, fine"),
+        (["backbones.weights=random", "backbones.sha256.fine=12"], "is no SHA-256", "64 hex digits"),
+        (["backbones.weights=random", "backbones.sha256.best=12"], "unknown source in backbones.sha256", ""),
+    ],
+)
+def test_weights_that_are_not_right_are_told_before_anything_starts(
+    words: list[str], message: str, hint: str
+) -> None:
+    with pytest.raises(UsageError, match=message) as error:
+        pipeline.check_settings(load_sweep_config(["backbones=paper", *words]))
+    assert hint in error.value.hint
+
+
+def test_the_small_family_takes_no_weights() -> None:
+    pipeline.check_settings(load_sweep_config([]))
+    with pytest.raises(UsageError, match="the family small is trained here"):
+        pipeline.check_settings(load_sweep_config(["backbones.weights=random"]))
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    config = MovingDigitsConfig(videos_train=1, videos_val=1, videos_test=1, min_seconds=2.0, max_seconds=2.0)
+    return make_moving_digits(config, tmp_path_factory.mktemp("data") / "moving_digits")
+
+
+def load(home: Path, videos: Dataset, words: list[str]) -> tuple[dict[str, str], dict[str, Path]]:
+    """Source to component, and source to folder."""
+    config = load_sweep_config(["backbones=paper", f"home={home}", *words])
+    names = family(config.backbones.family)
+    opened = open_home(config.home)
+    folders = {source: opened.backbone(videos.name, name) for source, name in names.items()}
+    pipeline._load_backbones(config, videos, names, folders, Progress.silent())
+    return names, folders
+
+
+@pytest.mark.slow
+def test_weights_are_fetched_once_and_again_when_another_file_is_named(
+    videos: Dataset, tmp_path: Path
+) -> None:
+    paths = {}
+    for source, name in (("coarse", "mobilenet_v2@112"), ("fine", "resnet101@224")):
+        torch.manual_seed(len(name))
+        paths[source] = tmp_path / f"{source}.pth"
+        torch.save(component(name).build(1).trunk.state_dict(), paths[source])
+    words = [f"backbones.weights.{source}={path}" for source, path in paths.items()]
+    _, folders = load(tmp_path / "home", videos, words)
+    meta = {source: read_backbone_meta(folder) for source, folder in folders.items()}
+    assert meta["coarse"]["training"]["weights"] == str(paths["coarse"])
+    assert meta["coarse"]["dataset_fingerprint"] == videos.fingerprint
+    changed = {source: (folder / "backbone.json").stat().st_mtime_ns for source, folder in folders.items()}
+    load(tmp_path / "home", videos, words)
+    assert changed == {s: (folder / "backbone.json").stat().st_mtime_ns for s, folder in folders.items()}
+    # A digest that the kept file does not have is not passed over.
+    with pytest.raises(DataError, match="has the SHA-256"):
+        load(tmp_path / "home", videos, [*words, f"backbones.sha256.coarse={'0' * 64}"])
+    other = tmp_path / "other.pth"
+    other.write_bytes(paths["coarse"].read_bytes())
+    load(tmp_path / "home", videos, [f"backbones.weights.coarse={other}", words[1]])
+    assert read_backbone_meta(folders["coarse"])["training"]["weights"] == str(other)
+
+
+@pytest.mark.slow
+def test_features_of_real_videos_through_real_backbones(videos: Dataset, tmp_path: Path) -> None:
+    words = ["method=hcms", "backbones.weights=random"]
+    names, folders = load(tmp_path / "home", videos, words)
+    # SlowFast takes seconds a step on a CPU; the cheap two show the way for all.
+    backbones = {names[source]: folders[source] for source in ("audio", "fine")}
+    described = headers(videos, backbones, "float16")
+    stores = {name: tmp_path / f"{name}@{header_fingerprint(header)}" for name, header in described.items()}
+    assert extract_shard(videos, videos.records, backbones, stores, 0, "float16") == []
+    for name, folder in stores.items():
+        finish(folder, described[name], 1)
+        store = FeatureStore.open(folder)
+        assert store.width == component(name).feature_width and len(store) == len(videos.records)
+        values = np.asarray(store.video(videos.records[0].video_id), np.float32)
+        assert np.isfinite(values).all() and values.std() > 0
+    sampling = described["efficientnet_b3@224"]["sampling"]
+    assert json.loads(json.dumps(sampling))["short_side"] == 256

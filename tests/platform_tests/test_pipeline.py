@@ -1,0 +1,94 @@
+"""Data sets from annotation files: configuration in, manifest out. Features and backbones: test_sweep.py."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from paretovid.platform import pipeline
+from paretovid.platform.config import data_settings, group_options, load_sweep_config
+from paretovid.platform.pipeline import check_settings, make_data
+from paretovid.platform.progress import Progress
+from paretovid.trainables.data.dataset import load_dataset
+from paretovid.trainables.data.encoding import encode_mp4
+from paretovid.trainables.data.readers.registry import reader_config, reader_names
+from paretovid.trainables.errors import DataError, UnknownNameError, UsageError
+
+
+@pytest.fixture
+def own_videos(tmp_path: Path) -> Path:
+    """Two classes of four real videos in a folder each."""
+    rng = np.random.default_rng(0)
+    for label in ("jump", "run"):
+        (tmp_path / "videos" / label).mkdir(parents=True)
+        for number in range(4):
+            frames = rng.integers(0, 255, (16, 48, 32), dtype=np.uint8)
+            silence = np.zeros(32_000, np.float32)
+            encode_mp4(tmp_path / "videos" / label / f"{number}.mp4", frames, silence, frames_per_second=8)
+    return tmp_path / "videos"
+
+
+def words(own_videos: Path, *more: str) -> list[str]:
+    home = own_videos.parent / "home"
+    return [f"home={home}", "data=class_folders", "data.name=mine", f"data.videos={own_videos}", *more]
+
+
+@pytest.mark.parametrize("name", reader_names())
+def test_each_reader_can_be_chosen(name: str) -> None:
+    assert name in group_options("data")
+    needed = [f"data.{key}=x" for key in ("annotations", "classes", "videos")]
+    if name == "class_folders":
+        needed = needed[1:]
+    settings = data_settings(load_sweep_config([f"data={name}", *needed]))
+    assert settings.pop("reader") == name
+    assert reader_config(name, settings).videos == "x"
+
+
+def test_what_only_the_user_knows_must_be_given() -> None:
+    with pytest.raises(UsageError, match=r"data\.annotations has no value") as caught:
+        load_sweep_config(["data=activitynet"])
+    assert "data.annotations=VALUE data.videos=VALUE" in caught.value.hint
+
+
+def test_a_folder_per_class_becomes_a_data_set(own_videos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (own_videos / "run" / "broken.mp4").write_bytes(b"no video")
+    config = load_sweep_config(words(own_videos))
+    made = make_data(config, Progress(1))
+    root = own_videos.parent / "home" / "data" / "mine"
+    assert load_dataset(root) == made and made.name == "mine" and len(made.records) == 8
+    assert {record.split for record in made.records} == {"train", "val", "test"}
+    told = capsys.readouterr()
+    text = told.out + told.err
+    assert "left out: 1 of 9 annotated videos" in text and "broken.mp4" in text
+    assert json.loads((root / "left_out.json").read_text())["left_out"][0]["video_id"] == "run/broken.mp4"
+
+    assert make_data(config, Progress(1)).fingerprint == made.fingerprint
+    text = "".join(capsys.readouterr())
+    assert "8 videos of mine" in text and "9/9" not in text  # nothing is looked at again
+
+
+def test_too_many_missing(own_videos: Path) -> None:
+    (own_videos / "run" / "broken.mp4").write_bytes(b"no video")
+    with pytest.raises(DataError, match=r"1 of 9 annotated videos \(11%\)"):
+        make_data(load_sweep_config(words(own_videos, "data.max_missing_share=0.1")), Progress(1))
+
+
+def test_settings_are_checked_before_anything_starts(own_videos: Path) -> None:
+    check_settings(load_sweep_config(words(own_videos)))
+    with pytest.raises(UnknownNameError, match="'step_second'"):
+        check_settings(load_sweep_config(words(own_videos, "data.step_second=1")))
+    with pytest.raises(UnknownNameError, match="unknown reader: 'activity_net'"):
+        check_settings(load_sweep_config(words(own_videos, "data.reader=activity_net")))
+    with pytest.raises(UsageError, match="no such file or folder"):
+        check_settings(load_sweep_config(words(own_videos / "missing")))
+    assert not (own_videos.parent / "home").exists()
+
+
+def test_extraction_keeps_to_the_same_share() -> None:
+    failures = [("a.mp4", "damaged"), ("b.mp4", "damaged")]
+    pipeline._check_enough(failures, 10, 0.2)
+    with pytest.raises(DataError, match="2 of 10 videos could not be read"):
+        pipeline._check_enough(failures, 10, 0.1)

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import pytest
+
+from paretovid.trainables.data.readers.matching import VideoFiles, list_videos
+from paretovid.trainables.errors import DataError
+
+
+def make(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"x")
+
+
+def found(files, *names):
+    path = files.find(names)
+    return None if path is None else path.relative_to(files.root).as_posix()
+
+
+def test_the_last_parts_of_a_path_decide(tmp_path):
+    make(tmp_path, "P03/cam01/P03_tea.avi", "P03/cam02/P03_tea.avi", "v_-a.b.mp4", "V_abc.mkv", "notes.txt")
+    files = VideoFiles(tmp_path)
+    assert found(files, "P03/cam02/P03_tea") == "P03/cam02/P03_tea.avi"
+    assert found(files, "v_-a.b") == "v_-a.b.mp4"  # a dot in a name is no suffix
+    assert found(files, "v_abc", "V_abc") == "V_abc.mkv"  # ids differ in case
+    assert found(files, "3/cam02/P03_tea", "notes", "missing") is None
+    assert not files.ambiguous
+    assert found(files, "P03_tea") == "P03/cam01/P03_tea.avi" and files.ambiguous == ["P03_tea"]
+
+
+def test_names_with_suffixes_find_converted_files(tmp_path):
+    make(tmp_path, "panda/a.mp4", "b.webm")
+    files = VideoFiles(tmp_path)
+    assert found(files, "panda/a.flv") == "panda/a.mp4" and found(files, "b.webm") == "b.webm"
+
+
+def test_a_list_of_paths(tmp_path):
+    make(tmp_path, "far/a.mp4", "near/b.mp4")
+    listed = tmp_path / "lists" / "videos.txt"
+    make(tmp_path, "lists/videos.txt")
+    listed.write_text(f"{tmp_path}/far/a.mp4\n../near/b.mp4\n")
+    files = VideoFiles(listed)
+    assert files.find(["a"]) == tmp_path / "far/a.mp4"
+    assert (files.find(["b"]) or tmp_path).resolve() == tmp_path / "near/b.mp4"
+
+
+def test_links_to_folders_are_followed_once(tmp_path):
+    make(tmp_path, "real/a.mp4")
+    (tmp_path / "real" / "up").symlink_to(tmp_path)
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "link").symlink_to(tmp_path / "real")
+    assert list(list_videos(tmp_path / "videos")) == ["link/a.mp4"]
+
+
+def test_nothing_there(tmp_path):
+    with pytest.raises(DataError, match="has no video"):
+        VideoFiles(tmp_path)
+    (tmp_path / "list.txt").write_text("\n")
+    with pytest.raises(DataError, match="lists no video"):
+        VideoFiles(tmp_path / "list.txt")

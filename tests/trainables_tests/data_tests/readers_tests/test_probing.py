@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import os
+
+import av
+import pytest
+
+from paretovid.trainables.data.readers.probing import CACHE, probe, probe_all
+from paretovid.trainables.data.videos import VideoReader
+
+
+@pytest.fixture
+def video(tmp_path, write_video):
+    return write_video(tmp_path / "videos" / "a.mp4", 2.5)
+
+
+def test_the_length_is_the_readers(video):
+    found = probe(video)
+    with VideoReader(video, step_seconds=0.5) as reader:
+        assert found.duration_seconds == pytest.approx(reader.duration_seconds, abs=0.02)
+    assert not found.problem and len(found.edges) == 16
+
+
+@pytest.mark.parametrize("kept", [0.5, 0.9])
+def test_a_truncated_file_is_as_long_as_what_is_there(video, kept):
+    data = video.read_bytes()
+    video.write_bytes(data[: int(kept * len(data))])
+    with VideoReader(video, step_seconds=0.5) as reader:
+        assert probe(video).duration_seconds == reader.duration_seconds < 2.4
+
+
+def test_containers_without_an_index_are_read_through(video):
+    other = video.with_suffix(".mkv")
+    with av.open(str(video)) as source, av.open(str(other), "w") as target:
+        stream = source.streams.video[0]
+        copied = target.add_stream_from_template(stream)
+        for packet in source.demux(stream):
+            if packet.dts is not None:
+                packet.stream = copied
+                target.mux(packet)
+    assert probe(other).duration_seconds == pytest.approx(2.5, abs=0.05)
+
+
+def test_bad_files_have_a_problem_each(video):
+    data = video.read_bytes()
+    for name, content in {
+        "empty.mp4": b"",
+        "text.mp4": b"no video",
+        "cut.mp4": data[:600],
+    }.items():
+        path = video.with_name(name)
+        path.write_bytes(content)
+        found = probe(path)
+        assert found.problem and found.duration_seconds == 0, name
+    assert "No such file" in probe(video.with_name("missing.mp4")).problem
+
+
+def test_copies_have_the_same_edges(video, write_video):
+    copy = video.with_name("copy.mp4")
+    copy.write_bytes(video.read_bytes())
+    assert probe(copy).edges == probe(video).edges
+    assert probe(write_video(video.with_name("other.mp4"))).edges != probe(video).edges
+
+
+def test_a_file_is_looked_at_once(tmp_path, video, write_video):
+    looked: list[str] = []
+
+    def counting(function, paths):
+        for path in paths:
+            looked.append(path.name)
+            yield function(path)
+
+    other = video.with_name("b.mp4")
+    other.write_bytes(b"no video")
+    first = probe_all([video, other], tmp_path / "home", counting)
+    assert sorted(looked) == ["a.mp4", "b.mp4"] and first[str(other)].problem
+    assert probe_all([video, other], tmp_path / "home", counting) == first and len(looked) == 2
+    write_video(other, 3.0)
+    assert not probe_all([video, other], tmp_path / "home", counting)[str(other)].problem
+    os.utime(video, ns=(1, 1))
+    probe_all([video, other], tmp_path / "home", counting)
+    assert looked[2:] == ["b.mp4", "a.mp4"]
+
+
+def test_what_a_killed_process_wrote_is_used(tmp_path, video):
+    home = tmp_path / "home"
+    probe_all([video], home)
+    cache = home / CACHE
+    cache.write_text(cache.read_text() + '{"path": "/x/y.mp4", "by')
+    assert not probe_all([video], home, lambda function, paths: [function(path) for path in paths if 1 / 0])[
+        str(video)
+    ].problem

@@ -1,0 +1,192 @@
+"""Weights that others have trained: fetched, checked, and put into a backbone.
+
+The user names a file or a URL for each source; nothing is downloaded that was not named. A file is safetensors, or
+what `torch.save` writes, which is read with `weights_only=True` so that it cannot run code. It must fit the
+network name by name and shape by shape; only the classifier's tensors are left out, because a data set has its own.
+
+`random` in place of a file builds the network with fresh weights: its cost and its way through the platform are
+the real ones, its features say nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import io
+import os
+import urllib.error
+import urllib.parse
+import urllib.request
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from paretovid.trainables.components import Backbone, ComponentSpec
+from paretovid.trainables.errors import DataError, UsageError
+
+RANDOM = "random"
+_TIMEOUT_SECONDS = 60
+_SHOWN = 4  # names that an error lists
+# What a training script saves beside the weights it saves them with.
+_WRAPPERS = ("state_dict", "model_state", "model_state_dict", "model")
+
+
+def build_with_weights(
+    spec: ComponentSpec, location: str | None, *, sha256: str | None = None, num_classes: int = 1
+) -> tuple[Backbone, dict[str, Any]]:
+    """A backbone with the weights at `location`, in eval mode, and where they came from as plain data.
+
+    Arguments:
+        location: a path, `http(s)://`, `s3://`, or `random`. None: an error that says what to get.
+        sha256: of the file, in hex; checked if given.
+        num_classes: outputs of the classifier, whose weights are fresh.
+
+    Raises `UsageError` if there is no location or it cannot be one, `DataError` for a file that cannot be had,
+    has another digest, is no plain set of tensors or does not fit the network.
+    """
+    if not location:
+        raise missing_weights(spec)
+    # Fresh weights are the same in every process; a seed of the caller's is not moved.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(zlib.crc32(spec.name.encode()))
+        backbone = spec.build(num_classes)
+        if location == RANDOM:
+            _settle(backbone, spec)
+            return backbone.eval(), {"weights": RANDOM}
+    content = fetch(location)
+    digest = hashlib.sha256(content).hexdigest()
+    if sha256 and sha256.lower() != digest:
+        raise DataError(
+            f"{location} has the SHA-256 {digest}, not {sha256.lower()}",
+            "It is another file, or it was cut short: fetch it again, or correct the digest.",
+        )
+    load_trunk(backbone, spec, read_tensors(content, location), location)
+    return backbone.eval(), {"weights": location, "file_sha256": digest}
+
+
+def _settle(backbone: Backbone, spec: ComponentSpec) -> None:
+    """Sets the statistics of all batch norms from one input of noise.
+
+    Without them the signal of a deep untrained network fades to nothing, or grows beyond half precision.
+    """
+    norms = [module for module in backbone.trunk.modules() if isinstance(module, _BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+    noise = torch.randn(1, *spec.input.shape)
+    with torch.no_grad():
+        backbone.train()(noise if spec.input.kind == "logmel" else 127.5 + 50 * noise)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+
+
+def missing_weights(spec: ComponentSpec, source: str | None = None) -> UsageError:
+    """The error for a component whose weights nobody named. `source`: what it is there for, if known."""
+    assert spec.weights is not None, "the platform trains this component by itself"
+    return UsageError(
+        f"{spec.name} needs weights, and none are given",
+        f"Get {spec.weights.file} from {spec.weights.origin} and name the file or its URL: "
+        f"backbones.weights.{source or spec.source}=PATH (docs/backbones.md); backbones.weights=random tries things "
+        "out.",
+    )
+
+
+def fetch(location: str) -> bytes:
+    """The bytes at a path, `http(s)://` or `s3://`. Raises `DataError`, or `UsageError` for another scheme."""
+    scheme = urllib.parse.urlsplit(location).scheme
+    try:
+        if scheme in ("http", "https"):
+            with urllib.request.urlopen(location, timeout=_TIMEOUT_SECONDS) as answer:
+                content: bytes = answer.read()
+            return content
+        if scheme == "s3":
+            return _from_s3(location)
+        if "://" in location:
+            raise UsageError(
+                f"weights cannot be fetched from {location!r}", "Allowed: a path, http://, https://, s3://."
+            )
+        return Path(location).expanduser().read_bytes()
+    except urllib.error.HTTPError as error:
+        raise DataError(f"{location} answers {error.code} ({error.reason})", "Check the URL.") from error
+    except (OSError, http.client.HTTPException) as error:  # HTTPException: cut short
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DataError(
+            f"weights cannot be read from {location}: {reason}", "Check the path or URL."
+        ) from error
+
+
+def _from_s3(location: str) -> bytes:
+    try:
+        import s3fs
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"{location} needs s3fs, which is not installed", "pip install s3fs, or name a local copy."
+        ) from error
+    endpoint = os.environ.get("AWS_ENDPOINT_URL")
+    content: bytes = s3fs.S3FileSystem(endpoint_url=endpoint).cat_file(location)
+    return content
+
+
+def read_tensors(content: bytes, location: str) -> dict[str, Tensor]:
+    """Names to tensors of a safetensors file or a saved state dict.
+
+    A dictionary around it (`state_dict`, `model_state`, ...) and the `module.` of parallel training are taken off.
+    Raises `DataError` for anything else; nothing in the file is run.
+    """
+    try:
+        return safetensors.torch.load(content)
+    except safetensors.SafetensorError:
+        pass
+    try:
+        found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # the unpickler's own types, and whatever it stumbles over in a damaged file
+        raise DataError(
+            f"{location} is neither safetensors nor a plain state dict",
+            "Objects other than tensors are not read, because reading them can run code. Where you trust the file, "
+            "save its state_dict alone: safetensors.torch.save_file(state_dict, 'weights.safetensors').",
+        ) from error
+    for name in _WRAPPERS:
+        if isinstance(found, Mapping) and isinstance(found.get(name), Mapping):
+            found = found[name]
+    if not isinstance(found, Mapping) or not found or not all(isinstance(v, Tensor) for v in found.values()):
+        raise DataError(
+            f"{location} holds no state dict", "Expected names and tensors, as model.state_dict() gives."
+        )
+    return {str(name).removeprefix("module."): tensor for name, tensor in found.items()}
+
+
+def load_trunk(backbone: Backbone, spec: ComponentSpec, tensors: Mapping[str, Tensor], location: str) -> None:
+    """Puts the tensors into the trunk. Raises `DataError` that lists what is missing, unexpected or misshapen."""
+    heads = spec.weights.head if spec.weights is not None else ()
+    wanted = backbone.trunk.state_dict()
+    given = {name: tensor for name, tensor in tensors.items() if not name.startswith(heads or ("\0",))}
+    # Counted since PyTorch 0.4.1 and used by no network here.
+    counters = {name for name in wanted if name.endswith("num_batches_tracked")}
+    problems = {
+        "missing": sorted(wanted.keys() - given.keys() - counters),
+        "unexpected": sorted(given.keys() - wanted.keys()),
+        "of another shape": [
+            f"{name} {list(given[name].shape)} instead of {list(wanted[name].shape)}"
+            for name in sorted(given.keys() & wanted.keys())
+            if given[name].shape != wanted[name].shape
+        ],
+    }
+    if any(problems.values()):
+        told = "; ".join(f"{what}: {_some(names)}" for what, names in problems.items() if names)
+        expected = f" It is made for {spec.weights.file} from {spec.weights.origin}." if spec.weights else ""
+        raise DataError(
+            f"the weights in {location} do not fit {spec.name}: {told}", f"Check the file.{expected}"
+        )
+    backbone.trunk.load_state_dict({**{name: wanted[name] for name in counters}, **given})
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

@@ -1,0 +1,82 @@
+"""Videos of one's own in one folder per class.
+
+    VIDEOS/swimming/a.mp4                or, divided already:       VIDEOS/train/swimming/a.mp4
+    VIDEOS/running/b.mp4                                            VIDEOS/test/running/b.mp4
+
+Without folders `train`, `val` and `test` the videos are divided by a hash of their names, class by class. The folders
+are the list of classes, in alphabetical order, unless `data.classes` names a file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from paretovid.trainables.data.dataset import SPLITS
+from paretovid.trainables.data.readers.annotations import (
+    TO_DIVIDE,
+    AnnotatedVideo,
+    Annotations,
+    Reader,
+    ReaderConfig,
+)
+from paretovid.trainables.data.readers.files import ClassList, existing, listed, read_class_list
+from paretovid.trainables.data.readers.matching import list_videos
+from paretovid.trainables.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClassFoldersConfig(ReaderConfig):
+    """Settings of `data=class_folders`.
+
+    Arguments:
+        test_share: share of the videos that become `test`, where no folders say which.
+    """
+
+    test_share: float = 0.2
+
+    def __post_init__(self) -> None:
+        # Not super(): a dataclass with slots is another class than the one that super() would look up.
+        ReaderConfig.__post_init__(self)
+        if not 0 < self.test_share < 1:
+            raise UsageError(
+                f"data.test_share is {self.test_share}", "It must be above 0 and below 1, as 0.2."
+            )
+
+
+def read_class_folders(config: ClassFoldersConfig) -> Annotations:
+    """Raises `UsageError` for folders that do not fit."""
+    root = existing(config.videos, "data.videos", folder=True)
+    names = {entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")}
+    is_divided = bool(names) and names <= set(SPLITS)
+    depth = 2 if is_divided else 1
+    found = [(path, path.parts[:-1]) for path in (Path(name) for name in list_videos(root))]
+    if wrong := [path for path, folders in found if len(folders) < depth]:
+        raise UsageError(
+            f"{root / wrong[0]} is in no folder of a class",
+            f"Expected: {root}/{'train/' if is_divided else ''}CLASS/{wrong[0].name}.",
+        )
+    labels = sorted({folders[depth - 1] for _, folders in found})
+    if config.classes:
+        classes = read_class_list(existing(config.classes, "data.classes", folder=False))
+    elif len(labels) < 2:
+        raise UsageError(
+            f"{root} has videos of {len(labels)} class: {', '.join(labels) or '(none)'}",
+            f"Expected two folders or more, one per class, with videos in them; it holds {listed(root)}.",
+        )
+    else:
+        classes = ClassList(names=tuple(labels), source=f"the folders of {root}")
+    videos = tuple(
+        AnnotatedVideo(
+            video_id=path.as_posix(),
+            split=folders[0] if is_divided else TO_DIVIDE,
+            labels=(classes.number(folders[depth - 1], str(root / path)),),
+            names=(path.as_posix(),),
+            where=str(root / path),
+        )
+        for path, folders in found
+    )
+    return Annotations(classes=classes.names, multi_label=False, videos=videos, test_share=config.test_share)
+
+
+READER = Reader(name="class_folders", config=ClassFoldersConfig, read=read_class_folders)

@@ -1,0 +1,133 @@
+"""Whether a file can be decoded and how long it is, from its head and one frame; kept for the next time.
+
+A file is looked at again only when its size or its time changed: sets have hundreds of thousands.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import av
+
+from paretovid.trainables.data.videos import VideoReader, open_container
+from paretovid.trainables.errors import VideoError
+
+_EDGE_BYTES = 64 * 2**10
+CACHE = "probed.jsonl"
+
+MapParallel = Callable[[Callable[[Path], "Probe"], Sequence[Path]], Iterable["Probe"]]
+"""As `map`; results may come in any order."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Probe:
+    """What was found out about one file.
+
+    Arguments:
+        duration_seconds: 0 where it cannot be decoded.
+        edges: hash of its first and last 64 KiB, to find copies without reading all of every file.
+        problem: why it cannot be decoded; else "".
+    """
+
+    path: str
+    bytes: int = 0
+    modified_nanoseconds: int = 0
+    duration_seconds: float = 0.0
+    edges: str = ""
+    problem: str = ""
+
+
+def probe(path: Path) -> Probe:
+    """Opens a video and decodes one frame. Never raises for a bad file."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        return Probe(path=str(path), problem=error.strerror or str(error))
+    seconds, edges, problem = 0.0, "", ""
+    try:
+        edges = _edges(path, status.st_size)
+        seconds = _duration_seconds(path)
+    except (VideoError, OSError) as error:
+        problem = error.message if isinstance(error, VideoError) else str(error)
+    return Probe(
+        path=str(path),
+        bytes=status.st_size,
+        modified_nanoseconds=status.st_mtime_ns,
+        duration_seconds=seconds,
+        edges=edges,
+        problem=problem,
+    )
+
+
+def probe_all(paths: Sequence[Path], folder: Path, map_parallel: MapParallel = map) -> dict[str, Probe]:
+    """Path to `Probe`, as far as possible from `folder/probed.jsonl`, to which the others are added one by one."""
+    cache = folder / CACHE
+    known = {each.path: each for each in _read(cache)}
+    fresh = [path for path in paths if not _is_current(known.get(str(path)), path)]
+    folder.mkdir(parents=True, exist_ok=True)
+    with cache.open("a", encoding="utf-8") as file:
+        for each in map_parallel(probe, fresh):
+            known[each.path] = each
+            file.write(json.dumps(asdict(each)) + "\n")
+    return {str(path): known[str(path)] for path in paths}
+
+
+def _read(cache: Path) -> Iterable[Probe]:
+    if not cache.is_file():
+        return
+    for line in cache.read_text(encoding="utf-8", errors="replace").splitlines():
+        # The last line of a process that was killed may be a part of one.
+        with contextlib.suppress(ValueError, TypeError):
+            yield Probe(**json.loads(line))
+
+
+def _is_current(found: Probe | None, path: Path) -> bool:
+    if found is None or not found.edges:
+        return False
+    with contextlib.suppress(OSError):
+        status = path.stat()
+        return (status.st_size, status.st_mtime_ns) == (found.bytes, found.modified_nanoseconds)
+    return False
+
+
+def _edges(path: Path, size: int) -> str:
+    with path.open("rb") as file:
+        digest = hashlib.sha256(file.read(_EDGE_BYTES))
+        file.seek(max(_EDGE_BYTES, size - _EDGE_BYTES))
+        digest.update(file.read(_EDGE_BYTES))
+    return digest.hexdigest()[:16]
+
+
+def _duration_seconds(path: Path) -> float:
+    """As `VideoReader` has it; where the file's own index can be trusted, without reading all its packets."""
+    with open_container(path, str(path)) as container:
+        stream = next(iter(container.streams.video), None)
+        if stream is None:
+            raise VideoError(f"{path} has no video stream")
+        try:
+            decoded = next(container.decode(stream), None)
+        except av.error.FFmpegError as error:
+            raise VideoError(f"{path}: its first frame cannot be decoded ({error.strerror})") from error
+        if decoded is None:
+            raise VideoError(f"{path}: not one frame can be decoded")
+        stated = _stated_seconds(stream, path.stat().st_size)
+    if stated is not None:
+        return stated
+    with VideoReader(path, step_seconds=1.0) as reader:
+        return reader.duration_seconds
+
+
+def _stated_seconds(stream: av.VideoStream, file_bytes: int) -> float | None:
+    """What the head of the file says, if its index reaches to the end and all that it lists is in the file."""
+    index = getattr(stream, "index_entries", None)
+    if not index or not stream.duration or not stream.time_base:
+        return None
+    duration = float(stream.duration * stream.time_base)
+    is_whole = max(entry.pos + entry.size for entry in index) <= file_bytes
+    last = max(entry.timestamp for entry in index) * float(stream.time_base)
+    return duration if is_whole and last > 0.9 * duration - 1 else None
