@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -42,6 +43,7 @@ def digest_of(path: Path) -> str:
 
 
 def files_below(folder: Path) -> list[str]:
+    """Names of the files below a folder, relative to it; hidden ones and `*.partial` left out."""
     names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     return sorted(
         name
@@ -51,16 +53,20 @@ def files_below(folder: Path) -> list[str]:
 
 
 def check_space(folder: Path, wanted: int) -> None:
+    """Raises `ObjectStoreError` (`ENOSPC`) if so many bytes and some to spare do not fit on the folder's disk."""
     free = shutil.disk_usage(folder).free
     if wanted and free < wanted + FREE_BYTES:
-        raise ObjectStoreError(
+        full = ObjectStoreError(
             f"{folder} has {free / 2**30:.1f} GiB free, the download needs {wanted / 2**30:.1f} GiB and 1 GiB to spare",
             "Free space there, or name another disk: PARETOVID_CACHE.",
         )
+        full.errno = errno.ENOSPC
+        raise full
 
 
 @contextlib.contextmanager
 def locked(path: Path, heartbeat: Callable[[], object]) -> Iterator[None]:
+    """Holds a lock between processes of this machine for the block; `heartbeat` is called while it waits."""
     with path.open("w") as file:
         while True:
             try:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from typing import Any, final
 
+from paretovid.infra.object_errors import ObjectStoreError
 from paretovid.platform.home import Home
 from paretovid.platform.progress import Progress, Stage
 from paretovid.platform.reconcile import FAILURE_FILE, record_failure
@@ -86,7 +88,8 @@ class SweepDriver:
             return
         folder = self._home.trial(self._sweep, trial)
         remove(folder / FAILURE_FILE)
-        fetch_result(folder)
+        with contextlib.suppress(ObjectStoreError):  # whoever reads the sweep's front fetches it as well
+            fetch_result(folder)
         objectives = result["objectives"]
         self.record("finish", trial=trial, **result["figures"])
         quality = ", ".join(

@@ -21,6 +21,7 @@ from paretovid.platform.home import Home
 from paretovid.platform.mlflow_store import Store, StoreError, open_store, store_uri
 from paretovid.platform.results import SweepRecord, TrialRecord
 from paretovid.platform.tracking_records import (
+    UID_TAG,
     dataset_name,
     environment,
     failure_tags,
@@ -58,6 +59,7 @@ class Tracker:
         self.store = store
         self.client = store.client
         self.sweep = sweep.name
+        self._uid = str(sweep.info.get("uid", ""))
         self._known: dict[str, _Child] | None = None
         with _store_errors(store, sweep.name):
             self.run_id = self._parent(sweep)
@@ -142,7 +144,7 @@ class Tracker:
 
     def _parent(self, sweep: SweepRecord) -> str:
         found = self._search(f"tags.`paretovid.sweep` = '{sweep.name}' AND tags.`paretovid.kind` = 'sweep'")
-        run = self._only(found)
+        run = self._only([run for run in found if self._is_ours(run.data.tags)])
         if run is None:
             tags = {**sweep_tags(sweep), "paretovid.kind": "sweep"}
             tags["mlflow.note.content"] = f"Sweep {sweep.name}: running or interrupted; trials are below."
@@ -155,6 +157,10 @@ class Tracker:
             self._log_text(run_id, "environment.json", json.dumps(environment(), indent=1))
             self.client.set_tag(run_id, "paretovid.described", "true")
         return run_id
+
+    def _is_ours(self, tags: Mapping[str, str]) -> bool:
+        """Whether something of a sweep of this name is of this sweep: a server may be shared by several homes."""
+        return tags.get(UID_TAG, self._uid) == self._uid
 
     def _only(self, runs: Sequence[Any]) -> Any:
         """The first of the runs for one thing. More than one are there if the store has made a run and its
@@ -252,7 +258,7 @@ class Tracker:
             page = self.client.search_logged_models(
                 [self.store.experiment_id], filter_string=condition, max_results=100, page_token=token
             )
-            found |= {model.tags["paretovid.point"]: model for model in page}
+            found |= {model.tags["paretovid.point"]: model for model in page if self._is_ours(model.tags)}
             token = page.token
             if not token:
                 return found
@@ -282,7 +288,7 @@ class Tracker:
             name=f"{point.trial.method}-{point.id}",
             source_run_id=run_id,
             model_type="operating_point",
-            tags={**trial_tags(point.trial), **tags, **point_tags(point)},
+            tags={**trial_tags(point.trial), **tags, **point_tags(point), UID_TAG: self._uid},
             params={name: str(value) for name, value in knobs.items()},
         )
         return str(model.model_id)

@@ -93,8 +93,11 @@ def dataset_name(trial: TrialRecord, split: str) -> str:
     return f"{trial.data['name']}-{split}"
 
 
+UID_TAG = "paretovid.uid"
+
+
 def sweep_tags(sweep: SweepRecord) -> dict[str, str]:
-    names = ("method", "data", "code_version", "state", "seed", "created")
+    names = ("uid", "method", "data", "code_version", "state", "seed", "created")
     return {
         "paretovid.sweep": sweep.name,
         **{f"paretovid.{name}": str(sweep.info[name]) for name in names if name in sweep.info},

@@ -19,6 +19,7 @@ from paretovid.infra.object_store import ObjectStore
 from paretovid.infra.ray_cluster import CLUSTER_ENVIRONMENT, environment
 from paretovid.infra.testing import FlakyProxy, PostgresServer, S3Server, mlflow_server
 from paretovid.platform import shared_home
+from paretovid.platform.cli import main
 from paretovid.platform.home import open_home
 from paretovid.platform.study_place import STORAGE_VARIABLE
 from paretovid.platform.sweep_audit import Audit, audit
@@ -26,6 +27,11 @@ from paretovid.platform.testing import kill_with_children
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
+S3_SETTINGS = {
+    "AWS_ACCESS_KEY_ID": "tests",
+    "AWS_SECRET_ACCESS_KEY": "a-secret-of-the-tests",
+    "AWS_DEFAULT_REGION": "us-east-1",
+}
 SETTINGS = [
     "data.videos_train=16",
     "data.videos_val=8",
@@ -41,7 +47,6 @@ SETTINGS = [
     "search.trials=4",
     "baselines=[{name: uniform, method: uniform}]",
     "cluster.cpus=2",
-    "name=s",
 ]
 
 
@@ -63,27 +68,57 @@ def run(*words: str, status: int = 0) -> tuple[str, str]:
     return out, err
 
 
-@pytest.fixture
-def home(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The URL of a home, and a machine that has seen nothing of it yet."""
-    url = f"{bucket}/home"
+def here(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """What a command prints, run in this process: one that imports everything anew takes seconds."""
+    shared_home._STORES.clear()
+    assert main(words) == 0, capsys.readouterr().err
+    return capsys.readouterr().out
+
+
+def as_a_machine(url: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shared_home._STORES.clear()
     monkeypatch.setenv("PARETOVID_HOME", url)
-    monkeypatch.setenv("PARETOVID_CACHE", str(tmp_path / "first"))
+    monkeypatch.setenv("PARETOVID_CACHE", str(cache))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.delenv(STORAGE_VARIABLE, raising=False)
-    yield url
+
+
+@pytest.fixture(scope="module")
+def prepared(s3_process: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A home in a bucket with videos, backbones and features."""
+    import boto3
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in S3_SETTINGS.items():
+            patch.setenv(name, value)
+        patch.setenv("AWS_ENDPOINT_URL", s3_process.endpoint)
+        boto3.client("s3").create_bucket(Bucket="prepared-home")
+        as_a_machine("s3://prepared-home/home", tmp_path_factory.mktemp("made"), patch)
+        run("extract", *SETTINGS)
+    yield "s3://prepared-home/home"
+
+
+@pytest.fixture
+def home(prepared: str, s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URL of a prepared home, and a machine that has seen nothing of it yet."""
+    as_a_machine(prepared, tmp_path / "first", monkeypatch)
+    yield prepared
     shared_home._STORES.clear()
 
 
-def audited() -> Audit:
+def audited(sweep: str) -> Audit:
     shared_home._STORES.clear()
-    return audit(open_home(), "s")
+    return audit(open_home(), sweep)
 
 
 def test_killed_here_and_gone_on_with_elsewhere_while_connections_are_lost(
-    home: str, s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    home: str,
+    s3: S3Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    process = start("sweep", *SETTINGS)
+    process = start("sweep", *SETTINGS, "name=s")
     store = ObjectStore(home)
     until = time.time() + 300
     # Two trials are done, and another one has a checkpoint in the bucket.
@@ -109,23 +144,23 @@ def test_killed_here_and_gone_on_with_elsewhere_while_connections_are_lost(
         run("resume", "s")
         assert proxy.cut > 0
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3.endpoint)
-    found = audited()
+    found = audited("s")
     assert found.searched_with_result == 4 and found.baselines_with_result == 1
     assert found.study == {"COMPLETE": 4}
     assert (found.zombies, found.repeated, found.finished_again) == (0, 0, 0)
     monkeypatch.setenv("PARETOVID_CACHE", str(tmp_path / "third"))
-    out, _ = run("front", "s", "--json")
-    assert len(json.loads(out)["points"]) > 0
-    out, _ = run("sweeps", "--json")
-    assert [(each["name"], each["state"], each["trials"]) for each in json.loads(out)["sweeps"]] == [
-        ("s", "finished", 5)
-    ]
-    out, _ = run("resume", "s")
-    assert "Front of s" in out
+    assert len(json.loads(here(capsys, "front", "s", "--json"))["points"]) > 0
+    (listed,) = json.loads(here(capsys, "sweeps", "--json"))["sweeps"]
+    assert (listed["name"], listed["state"], listed["trials"]) == ("s", "finished", 5)
+    assert "Front of s" in here(capsys, "resume", "s")
 
 
 def test_database_server_and_bucket_from_search_to_prediction(
-    home: str, postgres: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    home: str,
+    postgres: PostgresServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     studies, runs, users = (postgres.make_database(name) for name in ("studies", "runs", "users"))
     users_file = tmp_path / "auth.ini"
@@ -144,10 +179,10 @@ def test_database_server_and_bucket_from_search_to_prediction(
     }
     with mlflow_server(runs, f"{bucket}/mlflow", guard, words=("--app-name", "basic-auth")) as uri:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-        process = start("sweep", *SETTINGS)
+        process = start("sweep", *SETTINGS, "name=d")
         until = time.time() + 300
         store = ObjectStore(home)
-        while not any(name.endswith("t0000/whole.json") for name in store.names("sweeps/s/trials")):
+        while not any(name.endswith("t0000/whole.json") for name in store.names("sweeps/d/trials")):
             assert process.poll() is None, process.communicate()
             assert time.time() < until
             time.sleep(0.1)
@@ -157,37 +192,36 @@ def test_database_server_and_bucket_from_search_to_prediction(
         out, err = process.communicate(timeout=400)
         back.join()
         assert process.returncode == 0, err
-        found = audited()
+        found = audited("d")
         assert found.study == {"COMPLETE": 4}
         assert found.mlflow == {"FINISHED": 5} and found.parent == "FINISHED"
         assert (found.mlflow_duplicates, found.zombies, found.repeated, found.finished_again) == (0, 0, 0, 0)
         for secret in (PostgresServer.password, "a-password-of-the-tests", "a-secret-of-the-tests"):
             assert secret not in out + err
-            for name in store.names("sweeps/s"):
+            for name in store.names("sweeps/d"):
                 if name.endswith((".json", ".jsonl", ".txt")):
-                    assert secret.encode() not in (store.read(f"sweeps/s/{name}") or b""), name
+                    assert secret.encode() not in (store.read(f"sweeps/d/{name}") or b""), name
         # Another machine, which has the same settings and nothing else.
         monkeypatch.setenv("PARETOVID_CACHE", str(tmp_path / "second"))
-        run("promote", "s", "--knee", "--as", "digits", "--alias", "champion")
-        run("promote", "s", "--knee", "--as", "digits", "--alias", "champion")
-        out, _ = run("rollback", "digits", "--alias", "champion")
-        assert "champion" in out
-        out, _ = run("models", "--json")
-        listed = json.loads(out)["models"]
+        promote = ("promote", "d", "--knee", "--as", "digits", "--alias", "champion")
+        run(*promote)
+        here(capsys, *promote)
+        assert "champion" in here(capsys, "rollback", "digits", "--alias", "champion")
+        listed = json.loads(here(capsys, "models", "--json"))["models"]
         assert [(each["version"], each["aliases"]) for each in listed] == [(2, []), (1, ["champion"])]
         assert any(name.endswith("MLmodel") for name in ObjectStore(f"{bucket}/mlflow").names(""))
         video = next((tmp_path / "first").rglob("test_00000.mp4"))
-        out, _ = run("predict", "models:/digits@champion", str(video), "--json")
-        (answer,) = json.loads(out)["videos"]
+        said = here(capsys, "predict", "models:/digits@champion", str(video), "--json")
+        (answer,) = json.loads(said)["videos"]
         assert answer["error"] is None and answer["gflops"] > 0
         monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "another-one")
-        _, err = run("models", status=1)
-        assert "another-one" not in err
+        assert main(["models"]) == 1
+        assert "another-one" not in capsys.readouterr().err
 
 
-def test_nodes_without_a_common_disk(home: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nodes_without_a_common_disk(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Videos, backbones, features and trials where no node sees another one's files."""
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    as_a_machine(f"{bucket}/home", tmp_path / "driver", monkeypatch)
     with environment(CLUSTER_ENVIRONMENT):
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
         try:
@@ -195,10 +229,10 @@ def test_nodes_without_a_common_disk(home: str, tmp_path: Path, monkeypatch: pyt
             for cache in caches:
                 cluster.add_node(num_cpus=1, env_vars={"PARETOVID_NODE_CACHE": str(cache)})
             settings = [word for word in SETTINGS if not word.startswith("cluster.")]
-            run("sweep", *settings, "cluster=address", f"cluster.address={cluster.address}")
+            run("sweep", *settings, "name=s", "cluster=address", f"cluster.address={cluster.address}")
         finally:
             cluster.shutdown()
-    found = audited()
+    found = audited("s")
     assert found.searched_with_result == 4 and found.study == {"COMPLETE": 4} and found.zombies == 0
     trained = [
         {path.parent.name for path in cache.glob("*/sweeps/s/trials/*/result.json")} for cache in caches

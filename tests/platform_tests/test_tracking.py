@@ -152,3 +152,23 @@ def test_a_copied_home_is_refused_before_it_writes_into_the_first_one(tmp_path: 
     with pytest.raises(StoreError, match="moved or copied"):
         open_store(Home(tmp_path / "second"))
     assert open_store(first).experiment_id
+
+
+def test_sweeps_of_one_name_in_two_homes_share_a_server_and_nothing_else(tmp_path: Path) -> None:
+    """Found by its name alone, the other one's run would be taken for a duplicate and put away."""
+    shared = f"sqlite:///{tmp_path / 'shared.db'}"
+    for number in range(2):
+        home = Home(tmp_path / f"home{number}")
+        found = read_sweep(synthetic_sweep(home.sweep("s1"), trials=1))
+        found.info["uid"] = f"uid{number}"
+        for _ in range(2):
+            log_sweep(home, found, build_front([found]), shared)
+    store = open_store(Home(tmp_path / "home0"), shared)
+    parents = runs(store, "sweep")
+    assert sorted(run.data.tags["paretovid.uid"] for run in parents) == ["uid0", "uid1"]
+    assert len(runs(store, "trial")) == 2 * 3
+    models = store.client.search_logged_models([store.experiment_id], max_results=100)
+    of_each = [
+        {m.tags["paretovid.point"] for m in models if m.tags["paretovid.uid"] == f"uid{n}"} for n in (0, 1)
+    ]
+    assert of_each[0] and of_each[0] == of_each[1]
