@@ -11,6 +11,7 @@ pictures; the tables it prints are those of `benchmarks/model_selection.md`. Par
     tags      several labels a video (say data.multi_label=true data.name=moving_digits_tags)
     harder    digits down to smaller and fainter ones (say data.spread=1.0 and another home)
     seen      a pool that has seen every training video (say backbones.training.video_share=1.0 and another home)
+    few       a pool that was trained on few of them (say backbones.training.video_share=0.15 and another home)
     bank      many alphas in one training against one training each
     latency   seconds per raw video, with the pool in memory and on demand
 
@@ -78,6 +79,14 @@ CLAIMS: Trials = {
 MIXED_TRIALS: Trials = {"select-b0": selection(MIXED), **baselines(MIXED)}
 TAGS: Trials = {"select-xs": selection(), **baselines(POOL)}
 SEEN: Trials = {"all-videos": selection(selector_videos="all", **AT_3), **baselines(POOL)}
+FEW: Trials = {"select-xs": selection(**AT_3), **SEEN}
+OTHER_PARTS: dict[str, Trials] = {
+    "mixed": MIXED_TRIALS,
+    "tags": TAGS,
+    "harder": TAGS,
+    "seen": SEEN,
+    "few": FEW,
+}
 
 
 class Truth:
@@ -243,10 +252,11 @@ def label_shares(folder: Path) -> dict[str, float]:
     return {name.removeprefix("labels_"): value for name, value in last.items() if name.startswith("labels_")}
 
 
-def pool_losses(prepared: Prepared, pool: Sequence[str], share: float) -> dict[str, Any]:
+def pool_losses(prepared: Prepared, pool: Sequence[str]) -> dict[str, Any]:
     """Mean loss and accuracy of each member on training videos that it has seen and has not, on test, at 3 clips; and
     the share of videos for which Eq. 2 names each member at alpha 0.5."""
     stores = {source: FeatureStore.open(prepared.features[source]) for source in pool}
+    share = max(store.header["video_share"] for store in stores.values())
     dataset = prepared.dataset
     num_classes = len(dataset.classes)
     members = ModelPool(
@@ -377,7 +387,7 @@ def claims(prepared: Prepared, arguments: argparse.Namespace) -> tuple[dict[str,
         ],
         "by_reader": [by_reader(run, "top1") for run in runs],
         "fields": [fields_of(run, ("select-xs", "agree", "soft", "all-videos"), "top1") for run in runs],
-        "losses": pool_losses(prepared, POOL, 0.7),
+        "losses": pool_losses(prepared, POOL),
         "label_shares": {
             name: [label_shares(folder / f"{name}-s{seed}") for seed in range(arguments.seeds)]
             for name in ("select-xs", "all-videos")
@@ -401,7 +411,7 @@ def brief(prepared: Prepared, trials: Trials, name: str, arguments: argparse.Nam
     """Claims (a) and (b) for another pool or set."""
     runs, folder = train(prepared, trials, name, arguments)
     pool = tuple(trials["single_model"][1]["pool"])
-    (trial,) = (key for key, value in trials.items() if value[0] == "model_selection")
+    trial, *others = (key for key, value in trials.items() if value[0] == "model_selection")
     metric = "map" if prepared.dataset.multi_label else "top1"
     return {
         "metric": metric,
@@ -413,8 +423,13 @@ def brief(prepared: Prepared, trials: Trials, name: str, arguments: argparse.Nam
         "quality_at_cost": quality_at_cost(runs, trial, metric),
         "against_random": [against_random(run, trial, metric) for run in runs],
         "at_budgets": [at_budgets(run, trial, metric, (0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)) for run in runs],
-        "losses": pool_losses(prepared, pool, 1.0 if name == "seen" else 0.7),
-        "label_shares": [label_shares(folder / f"{trial}-s{seed}") for seed in range(arguments.seeds)],
+        "losses": pool_losses(prepared, pool),
+        "label_shares": {
+            each: [label_shares(folder / f"{each}-s{seed}") for seed in range(arguments.seeds)]
+            for each in (trial, *others)
+        },
+        "others": {each: [against_random(run, each, metric) for run in runs] for each in others},
+        "selectors": [trial, *others],
     }
 
 
@@ -482,7 +497,7 @@ def latency(prepared: Prepared, videos: int) -> dict[str, Any]:
     records = prepared.dataset.split("test")[:videos]
     paths = [prepared.dataset.video_path(record) for record in records]
     targets = np.array([record.labels[0] for record in records])
-    thetas = (0.5, 0.3, 0.0)
+    chosen = ((0.2, 0.3), (1.0, 0.5), (1.0, 0.25), (OWN_ALPHA, 0.0))  # alpha and theta, dearest first
     rows: dict[str, dict[str, list[float]]] = {}
     with tempfile.TemporaryDirectory() as scratch:
         single = recognizer(prepared, root / "single_model-s0", Path(scratch) / "single", on_demand=False)
@@ -491,9 +506,10 @@ def latency(prepared: Prepared, videos: int) -> dict[str, Any]:
         ways: dict[str, tuple[Recognizer, dict[str, float]]] = {
             f"{POOL[k]} alone": (single, {"member": k}) for k in range(len(POOL))
         }
-        for theta in thetas:
-            ways[f"selected, theta {theta:g}, in memory"] = (kept, {"theta": theta})
-            ways[f"selected, theta {theta:g}, on demand"] = (asked, {"theta": theta})
+        for alpha, theta in chosen:
+            label = "theta 0" if theta == 0 else f"alpha {alpha:g}, theta {theta:g}"
+            ways[f"selected, {label}, in memory"] = (kept, {"theta": theta, "trained_alpha": alpha})
+            ways[f"selected, {label}, on demand"] = (asked, {"theta": theta, "trained_alpha": alpha})
         for model, setting in ways.values():
             model.predict(paths[:2], setting)  # first calls make kernels and caches
         for path, target in zip(paths, targets, strict=True):
@@ -659,8 +675,13 @@ def print_claims(document: Mapping[str, Any]) -> None:
     )
     print()
     print_losses(document["losses"], POOL)
-    for name, each in document["label_shares"].items():
-        shares = {s: round(100 * float(np.mean([e[s] for e in each])), 1) for s in POOL}
+    print_label_shares(document["label_shares"], POOL)
+
+
+def print_label_shares(found: Mapping[str, Sequence[Mapping[str, float]]], pool: Sequence[str]) -> None:
+    """What selectors were taught."""
+    for name, each in found.items():
+        shares = {s: round(100 * float(np.mean([e[s] for e in each])), 1) for s in pool}
         print(f"labels learned, {name}: {shares}")
 
 
@@ -669,11 +690,12 @@ def print_brief(document: Mapping[str, Any]) -> None:
     print_members(document["members"], document["pool"])
     print_against_random(document["against_random"])
     print_quality(document["quality_at_cost"], document["metric"])
-    (trial,) = (
-        key for key in document["at_budgets"][0][0] if key.startswith(("select", "all")) and "_" not in key
-    )
-    print_budgets(document["at_budgets"], trial)
+    for name, each in document["others"].items():
+        print(f"\n{name}")
+        print_against_random(each)
+    print_budgets(document["at_budgets"], document["selectors"][0])
     print_losses(document["losses"], document["pool"])
+    print_label_shares(document["label_shares"], document["pool"])
 
 
 def print_latency(rows: Mapping[str, Mapping[str, float]]) -> None:
@@ -757,11 +779,12 @@ def draw_classes(document: Mapping[str, Any], path: Path) -> None:
     """Fig. 3c: cost per class; and which member answers which class."""
     made, (left, right) = figure(13, 4.8, 2)
     classes = document["classes"]
-    for name in classes:
+    for place, name in enumerate(classes):
         each = document["class_cost"][name]
         x, y = (float(np.mean([r[key] for r in each])) for key in ("gflops", "top1"))
         left.plot(x, 100 * y, "o", color="tab:blue")
-        left.annotate(name, (x, 100 * y), textcoords="offset points", xytext=(5, 3), fontsize=8)
+        up = (-14, 4)[place % 2]
+        left.annotate(name, (x, 100 * y), textcoords="offset points", xytext=(5, up), fontsize=8)
     left.set_xlabel("GFLOPs per video")
     left.set_ylabel("test top-1 (%)")
     shares = np.array(document["members_by_class"])
@@ -825,7 +848,7 @@ def main() -> None:
             print_latency(document[part])
             draw_latency(document[part], folder / "model_selection_latency.png")
         else:
-            of_part = {"mixed": MIXED_TRIALS, "tags": TAGS, "harder": TAGS, "seen": SEEN}[part]
+            of_part = OTHER_PARTS[part]
             own = prepared
             if part == "mixed":
                 words = ["method=model_selection", "backbones=mixed_pool", *arguments.overrides]
