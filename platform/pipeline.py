@@ -334,15 +334,22 @@ def _load_backbones(
         fetched = 0
         for source, name in given.items():
             location, digest = locations[source], config.backbones.sha256.get(source)
+            fetch(folders[source])
             if not _is_loaded(folders[source], dataset, location, digest):
-                backbone, origin = build_with_weights(component(name), location, sha256=digest)
+                spec = component(name)
+                # Others are read below their classifier, which is never trained.
+                labels = dataset.classes if spec.classifies else ()
+                backbone, origin = build_with_weights(
+                    spec, location, sha256=digest, num_classes=max(1, len(labels))
+                )
                 meta = {
-                    "labels": [],
+                    "labels": list(labels),
                     "training": origin,
                     "dataset": dataset.name,
                     "dataset_fingerprint": dataset.fingerprint,
                 }
                 save_backbone(folders[source], name, backbone, meta)
+                share(folders[source])
                 fetched += 1
             stage.advance()
         if fetched:

@@ -2,7 +2,9 @@
 
 The user names a file or a URL for each source; nothing is downloaded that was not named. A file is safetensors, or
 what `torch.save` writes, which is read with `weights_only=True` so that it cannot run code. It must fit the
-network name by name and shape by shape; only the classifier's tensors are left out, because a data set has its own.
+network name by name and shape by shape; only the classifier's tensors are left out, because a data set has its
+own. Of a component that classifies (a member of a pool to select from) the classifier's last layer is kept as well,
+and must have as many outputs as the data set has classes.
 
 `random` in place of a file builds the network with fresh weights: its cost and its way through the platform are
 the real ones, its features say nothing.
@@ -46,7 +48,7 @@ def build_with_weights(
     Arguments:
         location: a path, `http(s)://`, `s3://`, or `random`. None: an error that says what to get.
         sha256: of the file, in hex; checked if given.
-        num_classes: outputs of the classifier, whose weights are fresh.
+        num_classes: outputs of the classifier, whose weights are fresh unless the component classifies.
 
     Raises `UsageError` if there is no location or it cannot be one, `DataError` for a file that cannot be had,
     has another digest, is no plain set of tensors or does not fit the network.
@@ -185,6 +187,23 @@ def load_trunk(backbone: Backbone, spec: ComponentSpec, tensors: Mapping[str, Te
             f"the weights in {location} do not fit {spec.name}: {told}", f"Check the file.{expected}"
         )
     backbone.trunk.load_state_dict({**{name: wanted[name] for name in counters}, **given})
+    if spec.classifies and spec.weights is not None:
+        _load_classifier(backbone, spec.weights.head_layer, tensors, location)
+
+
+def _load_classifier(backbone: Backbone, layer: str, tensors: Mapping[str, Tensor], location: str) -> None:
+    """Puts the last layer of the weights' classifier into the backbone's."""
+    last = backbone.head[-1]
+    given = {name: tensors.get(f"{layer}{name}") for name in ("weight", "bias")}
+    shapes = {name: None if tensor is None else tuple(tensor.shape) for name, tensor in given.items()}
+    if shapes != {name: tuple(tensor.shape) for name, tensor in last.state_dict().items()}:
+        found = shapes["weight"][0] if shapes["weight"] else "no"
+        raise DataError(
+            f"the classifier in {location} tells {found} classes apart, the data set has {last.out_features}",
+            f"A model of a pool is read through its classifier ({layer}weight, {layer}bias): give weights that were "
+            "trained on these classes, in this order.",
+        )
+    last.load_state_dict(given)
 
 
 def _some(names: list[str]) -> str:

@@ -149,6 +149,8 @@ class Weights:
     """Who publishes it."""
     head: tuple[str, ...] = ()
     """How the names of the classifier's parameters begin; they are left out."""
+    head_layer: str = ""
+    """Of a component that classifies: how the names of its last layer begin, which is kept."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,7 +4,7 @@ They are costed and built like those of `components.py`, whose `component` and `
 trained from nothing: their weights come from a file that the user names (`backbone_weights.py`; `docs/backbones.md`
 says which). Costs that a paper states stand beside the measured ones; where they differ by more than 1.5 %,
 `published_source` says why. Measured is the network up to its features, as everywhere here; papers count the
-classifier too, up to 0.003 GFLOPs.
+classifier too, up to 0.003 GFLOPs. The members of a pool to select from classify: theirs is loaded and counted.
 
 Sizes: frames are brought to a short side and cut to their middle square, except for the coarse view, which is the
 whole frame squeezed to 112 x 112 ("spatially downsampled", LiteEval 4.1). Snippets keep the time between frames of
@@ -67,9 +67,12 @@ def _component(
     scale: PixelScale,
     weights: Weights,
     published: tuple[float, str] | None = None,
+    *,
+    classifies: bool = False,
 ) -> ComponentSpec:
     return ComponentSpec(
         name=name,
+        classifies=classifies,
         source=source,
         input=spec,
         feature_width=width,
@@ -90,10 +93,16 @@ def _x3d(
     depth_factor: float,
     source: str,
     published: tuple[float, str] | None = None,
+    classifies: bool = True,
 ) -> ComponentSpec:
-    weights = Weights(file=file, origin=_PYTORCHVIDEO_ZOO, head=("blocks.5.proj.",))
+    head = "blocks.5.proj."
+    weights = Weights(
+        file=file, origin=_PYTORCHVIDEO_ZOO, head=(head,), head_layer=head if classifies else ""
+    )
     trunk = x3d(depth_factor=depth_factor)
-    return _component(name, source, spec, 2048, trunk, _PYTORCHVIDEO, weights, published)
+    return _component(
+        name, source, spec, 2048, trunk, _PYTORCHVIDEO, weights, published, classifies=classifies
+    )
 
 
 def _i3d(name: str, source: str, spec: InputSpec, published: tuple[float, str]) -> ComponentSpec:
@@ -183,7 +192,13 @@ PAPER_SPECS: tuple[ComponentSpec, ...] = (
         1280,
         torchvision_trunk("efficientnet_b0", head="classifier"),
         _IMAGENET,
-        Weights(file="efficientnet_b0_rwightman-7f5810bc.pth", origin=_TORCHVISION, head=("classifier.",)),
+        Weights(
+            file="efficientnet_b0_rwightman-7f5810bc.pth",
+            origin=_TORCHVISION,
+            head=("classifier.",),
+            head_layer="classifier.1.",
+        ),
+        classifies=True,
     ),
     _component(
         "efficientnet_b3@224",
@@ -244,6 +259,7 @@ PAPER_SPECS: tuple[ComponentSpec, ...] = (
         depth_factor=2.2,
         source="appearance",
         published=(4.73, "Conditional Model Selection 5.1: at 25 Hz, stride 1"),
+        classifies=False,
     ),
     _i3d(
         "i3d_rgb@16x224",

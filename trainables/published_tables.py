@@ -133,8 +133,9 @@ class _Costs:
             return ComponentCost(macs=macs, input="-", provenance=f"stated by {self._title}")
         if is_part:
             raise DataError(f"{self._title} states no cost of {name!r}", f"Known: {', '.join(self._stated)}.")
-        measured = measure_component(name)
-        classifier = component(name).feature_width * self._classifiers.get(name, 0)
+        classes, spec = self._classifiers.get(name, 0), component(name)
+        measured = measure_component(name, classes) if spec.classifies else measure_component(name)
+        classifier = 0 if spec.classifies else spec.feature_width * classes
         return ComponentCost(macs=measured.macs + classifier, input=measured.input)
 
     def table(self, names: Sequence[str], own: Mapping[str, ComponentCost] | None = None) -> CostTable:

@@ -260,7 +260,15 @@ def test_a_whole_network_of_timm_fits_without_its_classifier(tmp_path: Path) -> 
 
 
 def check_fits(spec: ComponentSpec, content: Any, folder: Path) -> None:
-    backbone, _ = build_with_weights(spec, saved(folder, content))
+    location = saved(folder, content)
+    backbone, _ = build_with_weights(spec, location, num_classes=1000 if spec.input.kind == "frame" else 400)
     whole = content.get("model_state", content)
     for name, value in backbone.trunk.state_dict().items():
         assert torch.equal(value, whole[name]), name
+    if spec.classifies:
+        assert spec.weights is not None
+        for name, value in backbone.head[-1].state_dict().items():
+            assert torch.equal(value, whole[f"{spec.weights.head_layer}{name}"])
+        with pytest.raises(DataError, match=r"tells \d+ classes apart, the data set has 12") as error:
+            build_with_weights(spec, location, num_classes=12)
+        assert "trained on these classes" in error.value.hint

@@ -43,6 +43,7 @@ EXPLAINED = {
     "shufflenet_3d@16x112": "not stated",
     "yamnet@64x96": "one digit",
 }
+# With the classifier of Kinetics where the component classifies.
 GMACS = {
     "mobilenet_v2@112": 0.08090,
     "mobilenet_v3_small@224": 0.05490,
@@ -50,13 +51,13 @@ GMACS = {
     "resnet50@224": 4.08714,
     "resnet101@224": 7.79936,
     "dpn107@224": 18.29608,
-    "efficientnet_b0@224": 0.38453,
+    "efficientnet_b0@224": 0.38505,
     "efficientnet_b3@224": 0.96117,
     "slowfast_8x8_r50@32x256": 65.70797,
-    "x3d_xs@4x160": 0.60444,
-    "x3d_s@13x160": 1.96207,
-    "x3d_m@16x224": 4.73165,
-    "x3d_l@16x312": 18.36689,
+    "x3d_xs@4x160": 0.60526,
+    "x3d_s@13x160": 1.96289,
+    "x3d_m@16x224": 4.73247,
+    "x3d_l@16x312": 18.36771,
     "x3d_m_stride1@16x224": 4.73165,
     "i3d_rgb@16x224": 27.78757,
     "i3d_rgb@8x224": 13.89378,
@@ -79,13 +80,12 @@ def test_features_are_as_wide_as_said(name: str) -> None:
     with torch.device("meta"):
         backbone = spec.build(5).eval()
         features = backbone(torch.zeros(2, *spec.input.shape))
-    assert features.shape == (2, spec.feature_width)
-    assert backbone.classify(features).shape == (2, 5)
+    assert features.shape == (2, 5 if spec.classifies else spec.feature_width)
 
 
 @every_paper_component
 def test_cost_is_measured_and_agrees_with_the_paper_or_is_explained(name: str) -> None:
-    cost = measure_component(name)
+    cost = measure_component(name, 400 if component(name).classifies else None)
     assert cost.gmacs == pytest.approx(GMACS[name], rel=1e-4)
     assert (cost.published_gmacs is None) == (cost.published_source is None)
     if cost.published_gmacs is None:
@@ -125,7 +125,7 @@ def test_every_network_runs_on_real_inputs(name: str) -> None:
     backbone = component(name).build(2).eval()
     with torch.no_grad():
         features = backbone(decoded(name, 1))
-    assert features.shape == (1, component(name).feature_width)
+    assert features.shape == (1, 2 if component(name).classifies else component(name).feature_width)
     assert bool(torch.isfinite(features).all()) and float(features.std()) > 0
 
 
