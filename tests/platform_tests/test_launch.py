@@ -308,7 +308,7 @@ def wait_for_checkpoints(folder: Path, number: int) -> None:
 
 def check_goes_on(folder: Path) -> None:
     second = drive(folder, hold=None)
-    output, errors = second.communicate(timeout=120)
+    output, errors = second.communicate(timeout=240)
     assert second.returncode == 0, errors
     assert errors == ""
     began = output.removeprefix("finished ").replace("'", '"')
@@ -337,7 +337,7 @@ def test_signals_end_the_run_and_it_goes_on_from_checkpoints(
     for number in signals:
         first.send_signal(number)
         time.sleep(1)
-    output, errors = first.communicate(timeout=20)
+    output, errors = first.communicate(timeout=60)
     assert output.splitlines()[0].startswith("stopping: running trials write a checkpoint")
     assert output.splitlines()[1:] == [said]
     assert first.returncode == status
