@@ -28,7 +28,7 @@ from paretovid.infra.placement import GIB, TrialResources
 from paretovid.infra.ray_cluster import environment
 from paretovid.platform.searcher import FixedTrial, Hooks, ParetoSearcher
 from paretovid.platform.shared_home import ray_storage, remove_folder
-from paretovid.platform.stopping import StopSwitch
+from paretovid.platform.stopping import StopSwitch, SweepStopped
 from paretovid.platform.study import ParetoStudy
 from paretovid.platform.sweep_lock import alone
 from paretovid.platform.trial_process import Trainable, in_process, nested
@@ -119,6 +119,12 @@ def launch_trials(
         try:
             with switch.heeded():
                 _run(trainable, searcher, storage, wanted, switch, overseer, cache)
+        except (KeyboardInterrupt, SystemError) as error:
+            # Where a second signal finds the driver inside Ray's compiled code, that puts an interrupt or an error of
+            # its own in the place of what the handler raised.
+            if switch.reason is None or isinstance(error, SweepStopped):
+                raise
+            raise switch.stopped() from None
         finally:
             # Whatever ended the run, trials that did not come back wait to be handed out again.
             searcher.set_all_aside()
