@@ -1,4 +1,4 @@
-"""Whether a cluster can run our trials, asked before anything is started on it."""
+"""The cluster that a configuration names; whether it can run our trials, asked before anything is started on it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,42 @@ import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import ray
+
 import paretovid
 from paretovid.infra.nodes import NodeFacts, look_at_nodes, own_versions, version_differences
-from paretovid.platform.home import Home
+from paretovid.infra.ray_cluster import LOCAL, Cluster, connect
+from paretovid.platform.home import Home, open_home
 from paretovid.platform.shared_home import remove, share_file
-from paretovid.trainables.errors import UsageError
+from paretovid.search_spaces.schema import SweepConfig
+from paretovid.trainables.errors import DataError, UsageError
+
+
+@contextlib.contextmanager
+def cluster_of(config: SweepConfig) -> Iterator[Cluster]:
+    """The Ray cluster that the configuration names, connected for the block.
+
+    Raises `DataError` if it cannot be reached, `UsageError` if its nodes cannot run our trials.
+    """
+    cluster = config.cluster
+    is_local = cluster.address == LOCAL
+    is_there = ray.is_initialized()
+    try:
+        connection = connect(
+            cluster.address,
+            cpus=cluster.cpus,
+            gpus=cluster.gpus,
+            object_store_megabytes=cluster.object_store_megabytes,
+            py_modules=() if is_local else code_to_send(),
+        )
+        connected = connection.__enter__()
+    except ConnectionError as error:
+        raise DataError(str(error), "Run `paretovid doctor`, or see what cluster.address= names.") from error
+    with contextlib.ExitStack() as stack:
+        stack.push(connection)
+        if not is_local and not is_there:
+            check_nodes(open_home(config.home))
+        yield connected
 
 
 def code_to_send() -> list[str]:

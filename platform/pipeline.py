@@ -7,63 +7,52 @@ what it was made from; what does not fit is made anew or refused, never reused s
 from __future__ import annotations
 
 import contextlib
-import json
 import multiprocessing
 import os
-import re
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
 import torch
 
-from paretovid.infra.local_copy import Part
-from paretovid.infra.ray_cluster import LOCAL, Cluster, connect
-from paretovid.platform.cluster_check import check_nodes, code_to_send
+from paretovid.infra.ray_cluster import LOCAL
+from paretovid.platform.backbones import fine_tuning, load_given, train_own, weight_locations
+from paretovid.platform.cluster_check import cluster_of
 from paretovid.platform.config import data_settings
+from paretovid.platform.extraction import check_extraction, extract_shards
 from paretovid.platform.home import Home, open_home
 from paretovid.platform.progress import Progress, Stage
 from paretovid.platform.shared_home import (
     SharedRoot,
     fetch,
-    fetch_parts,
     is_in_bucket,
-    ray_storage,
     seal,
     send,
     share,
-    share_parts,
     some_of_dataset,
 )
-from paretovid.platform.trial_process import cause_of_train_failure
 from paretovid.search_spaces.schema import SweepConfig
-from paretovid.trainables.backbone_training import BackboneTrainingConfig, train_backbones
-from paretovid.trainables.backbone_weights import RANDOM, build_with_weights, missing_weights
-from paretovid.trainables.components import component, family, read_backbone_meta, save_backbone
-from paretovid.trainables.data.dataset import MANIFEST, Dataset, VideoRecord, load_dataset
-from paretovid.trainables.data.extract import extract_shard, headers
+from paretovid.trainables.backbone_training import BackboneTrainingConfig
+from paretovid.trainables.components import component, family
+from paretovid.trainables.data.dataset import MANIFEST, Dataset, load_dataset
+from paretovid.trainables.data.extract import headers
 from paretovid.trainables.data.features import (
     INDEX_FILE,
     FeatureStore,
     check_feature_type,
     finish,
     header_fingerprint,
-    shard_files,
     skipped_videos,
 )
 from paretovid.trainables.data.moving_digits import MovingDigitsConfig, is_made, make_moving_digits
 from paretovid.trainables.data.readers.annotations import ReaderConfig
 from paretovid.trainables.data.readers.assemble import LEFT_OUT, Assembled, read_dataset
 from paretovid.trainables.data.readers.registry import reader, reader_config
-from paretovid.trainables.errors import DataError, StaleFeaturesError, UsageError, unknown_name
+from paretovid.trainables.errors import DataError, StaleFeaturesError, UsageError
 from paretovid.trainables.typed_config import typed_config
-
-VIDEOS_PER_SHARD = 50
-"""A shard is what one worker makes in one piece, and what is lost of the work if it is killed."""
 
 _PROBED_HERE = 500
 """Up to so many new files are looked at without a cluster, which takes longer to start."""
@@ -85,33 +74,6 @@ class Prepared:
     """Source to the folder of its backbone."""
     features: dict[str, Path]
     """Source to the folder of its features."""
-
-
-@contextlib.contextmanager
-def cluster_of(config: SweepConfig) -> Iterator[Cluster]:
-    """The Ray cluster that the configuration names, connected for the block.
-
-    Raises `DataError` if it cannot be reached, `UsageError` if its nodes cannot run our trials.
-    """
-    cluster = config.cluster
-    is_local = cluster.address == LOCAL
-    is_there = ray.is_initialized()
-    try:
-        connection = connect(
-            cluster.address,
-            cpus=cluster.cpus,
-            gpus=cluster.gpus,
-            object_store_megabytes=cluster.object_store_megabytes,
-            py_modules=() if is_local else code_to_send(),
-        )
-        connected = connection.__enter__()
-    except ConnectionError as error:
-        raise DataError(str(error), "Run `paretovid doctor`, or see what cluster.address= names.") from error
-    with contextlib.ExitStack() as stack:
-        stack.push(connection)
-        if not is_local and not is_there:
-            check_nodes(open_home(config.home))
-        yield connected
 
 
 def make_data(config: SweepConfig, progress: Progress) -> Dataset:
@@ -267,9 +229,9 @@ def prepare(config: SweepConfig, progress: Progress) -> Prepared:
     folders = {source: home.backbone(dataset.name, name) for source, name in names.items()}
     trained = tuple(name for name in names.values() if component(name).weights is None)
     if trained:
-        _train_backbones(config, home, dataset, trained, progress)
+        train_own(config, home, dataset, trained, progress)
     if len(trained) < len(names):
-        _load_backbones(config, dataset, names, folders, progress)
+        load_given(config, dataset, names, folders, progress)
     features = _extract(config, home, dataset, {names[s]: folder for s, folder in folders.items()}, progress)
     return Prepared(
         home=home,
@@ -284,244 +246,11 @@ def extract(config: SweepConfig, progress: Progress) -> dict[str, Path]:
     return prepare(config, progress).features
 
 
-def _train_backbones(
-    config: SweepConfig, home: Home, dataset: Dataset, names: Sequence[str], progress: Progress
-) -> None:
-    # Not with the sweep's seed: sweeps over seeds share the backbones, and promotion needs them as they were.
-    training = typed_config(BackboneTrainingConfig, config.backbones.training, "backbones.training")
-    out_root = home.backbone(dataset.name, names[0]).parent
-    with progress.stage("backbones", unit="% trained") as stage:
-        for name in names:
-            fetch(out_root / name)
-        missing = [name for name in names if not _is_trained(out_root / name, training, dataset)]
-        if not missing:
-            stage.reused(f"{len(names)} backbones")
-            return
-        stage.total = 100
-        with cluster_of(config) as cluster:
-            shared = SharedRoot.of(home.root, config.cluster.node_cache)
-            workers, use_gpu = _workers(cluster), bool(cluster.gpus)
-            _run_training(training, dataset, missing, out_root, shared, workers, use_gpu, stage)
-        for name in missing:
-            fetch(out_root / name)
-        stage.done(f"trained {', '.join(missing)}")
-
-
-def _is_trained(folder: Path, training: BackboneTrainingConfig, dataset: Dataset) -> bool:
-    """Whether a backbone was trained on these videos with these settings, by however many workers."""
-    try:
-        meta = read_backbone_meta(folder)
-    except DataError:
-        return False
-    # What `labels` became is recorded in place of what was asked for; `step` may become `video`.
-    asked = {key: value for key, value in asdict(training).items() if key != "labels"}
-    found = {key: meta["training"].get(key) for key in asked}
-    return found == asked and meta["dataset_fingerprint"] == dataset.fingerprint
-
-
-def _load_backbones(
-    config: SweepConfig,
-    dataset: Dataset,
-    names: Mapping[str, str],
-    folders: Mapping[str, Path],
-    progress: Progress,
-) -> None:
-    """Fetches, checks and keeps the weights of components that are not trained here. Both mappings: by source."""
-    given = {source: name for source, name in names.items() if component(name).weights is not None}
-    locations = weight_locations(config)
-    with progress.stage("weights", unit="backbones") as stage:
-        stage.total = len(given)
-        fetched = 0
-        for source, name in given.items():
-            location, digest = locations[source], config.backbones.sha256.get(source)
-            fetch(folders[source])
-            if not _is_loaded(folders[source], dataset, location, digest):
-                spec = component(name)
-                # Others are read below their classifier, which is never trained.
-                labels = dataset.classes if spec.classifies else ()
-                backbone, origin = build_with_weights(
-                    spec, location, sha256=digest, num_classes=max(1, len(labels))
-                )
-                meta = {
-                    "labels": list(labels),
-                    "training": origin,
-                    "dataset": dataset.name,
-                    "dataset_fingerprint": dataset.fingerprint,
-                }
-                save_backbone(folders[source], name, backbone, meta)
-                share(folders[source])
-                fetched += 1
-            stage.advance()
-        if fetched:
-            stage.done(f"weights of {', '.join(given.values())}")
-        else:
-            stage.reused(f"{len(given)} backbones")
-
-
-def _is_loaded(folder: Path, dataset: Dataset, location: str, sha256: str | None) -> bool:
-    try:
-        meta = read_backbone_meta(folder)
-    except DataError:
-        return False
-    origin = meta["training"]
-    is_file = sha256 is None or origin.get("file_sha256") == sha256.lower()
-    return (
-        is_file and origin.get("weights") == location and meta["dataset_fingerprint"] == dataset.fingerprint
-    )
-
-
-def weight_locations(config: SweepConfig) -> dict[str, str]:
-    """Source to where its weights come from, for the components that are not trained here.
-
-    Raises `UsageError` for one without, and for a source that has no use for weights.
-    """
-    specs = {source: component(name) for source, name in family(config.backbones.family).items()}
-    takes = [source for source, spec in specs.items() if spec.weights is not None]
-    given = config.backbones.weights
-    if given and not takes:
-        raise UsageError(
-            f"backbones.weights is set, but the family {config.backbones.family} is trained here",
-            "Leave it out, or choose backbones=paper.",
-        )
-    if isinstance(given, str):
-        if given != RANDOM:
-            raise UsageError(
-                f"backbones.weights={given} is not allowed",
-                f"Name a file for each source: {', '.join(f'backbones.weights.{s}=PATH' for s in takes)}; "
-                f"or backbones.weights={RANDOM}.",
-            )
-        given = dict.fromkeys(takes, RANDOM)
-    for name, values in (("weights", given), ("sha256", config.backbones.sha256)):
-        for source in values:
-            if source not in takes:
-                raise unknown_name(f"source in backbones.{name}", source, takes)
-    for source, digest in config.backbones.sha256.items():
-        if not re.fullmatch(r"[0-9a-fA-F]{64}", digest):
-            raise UsageError(
-                f"backbones.sha256.{source}={digest} is no SHA-256",
-                "It has 64 hex digits: sha256sum FILE prints it.",
-            )
-    for source in takes:
-        if not given.get(source):
-            raise missing_weights(specs[source], source)
-    return {source: str(given[source]) for source in takes}
-
-
-def _workers(cluster: Cluster) -> int:
-    # More than two share too little: a backbone of the small family trains in seconds.
-    return max(1, min(2, int(cluster.gpus or cluster.cpus)))
-
-
-def _run_training(
-    training: BackboneTrainingConfig,
-    dataset: Dataset,
-    names: Sequence[str],
-    out_root: Path,
-    shared: SharedRoot,
-    workers: int,
-    use_gpu: bool,
-    stage: Stage,
-) -> None:
-    """One Ray Train run for all backbones: starting one costs more than training a small backbone."""
-    from ray.train import RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
-
-    out_root.mkdir(parents=True, exist_ok=True)
-    told = out_root / f".progress-{threading.get_native_id()}.json"
-    trainer = TorchTrainer(
-        _backbone_worker,
-        train_loop_config={
-            "training": training,
-            "dataset": str(dataset.root),
-            "names": list(names),
-            "out_root": str(out_root),
-            "told": str(told),
-            "shared": shared,
-        },
-        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu),
-        run_config=RunConfig(name="backbones", **ray_storage(out_root / ".ray")),
-    )
-    try:
-        with _shown(told, stage, len(names)):
-            trainer.fit()
-    except Exception as error:
-        raise cause_of_train_failure(error) from error
-    finally:
-        told.unlink(missing_ok=True)
-
-
-class _TrainContext:
-    """A `TrialContext` over Ray Train that tells its progress through a file.
-
-    Reports to Ray Train end in its controller, a process of its own; the command that waits for `fit()` sees
-    none of them before the end.
-    """
-
-    def __init__(self, told: Path) -> None:
-        import ray.train.torch
-
-        session = ray.train.get_context()
-        self.rank = session.get_world_rank()
-        self.world_size = session.get_world_size()
-        self.device = ray.train.torch.get_device()
-        self._told = told
-
-    def report(self, progress: Mapping[str, float], checkpoint: Path | None = None) -> None:
-        """Rank 0 writes the progress file."""
-        if self.rank == 0:
-            partial = self._told.with_suffix(".partial")
-            partial.write_text(json.dumps(dict(progress)))
-            partial.replace(self._told)
-
-    def get_checkpoint(self) -> Path | None:
-        """None: a backbone that is not finished is trained from the start, in seconds."""
-        return None
-
-    def heartbeat(self) -> bool:
-        """False: it is not asked to end."""
-        return False
-
-
-def _backbone_worker(config: dict[str, Any]) -> None:
-    here = config["shared"].here
-    dataset, out_root = here(config["dataset"]), here(config["out_root"])
-    fetch(dataset)
-    out_root.mkdir(parents=True, exist_ok=True)
-    context = _TrainContext(here(config["told"]))
-    train_backbones(config["training"], load_dataset(dataset), config["names"], out_root, context)
-    if context.rank == 0:
-        for name in config["names"]:
-            share(out_root / name)
-
-
-@contextlib.contextmanager
-def _shown(told: Path, stage: Stage, num_backbones: int) -> Iterator[None]:
-    """Passes on what the training tells, as a percentage over decoding and all backbones."""
-    done = threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.5):
-            with contextlib.suppress(OSError, ValueError):
-                state = json.loads(told.read_text())
-                part = state["stage"] + state["done"] / max(1.0, state["total"])
-                percent = int(100 * min(1.0, part / (num_backbones + 1)))
-                stage.advance(max(0, percent - stage.count))
-
-    thread = threading.Thread(target=watch, name="backbone-progress", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-
-
 def _extract(
     config: SweepConfig, home: Home, dataset: Dataset, backbones: Mapping[str, Path], progress: Progress
 ) -> dict[str, Path]:
     """Component to the folder of its features; every video is decoded once for all that are missing."""
-    described = headers(dataset, backbones, config.backbones.dtype)
+    described = headers(dataset, backbones, config.backbones.dtype, config.extraction.precision)
     folders = {
         name: home.features(dataset.name) / f"{name}@{header_fingerprint(header)}"
         for name, header in described.items()
@@ -532,22 +261,27 @@ def _extract(
         if not missing:
             stage.reused(f"features of {len(folders)} components")
             return folders
-        records = dataset.records
-        shards = [records[i : i + VIDEOS_PER_SHARD] for i in range(0, len(records), VIDEOS_PER_SHARD)]
-        stage.total = len(records)
+        total = stage.total = len(dataset.records)
         shared = SharedRoot.of(home.root, config.cluster.node_cache)
-        with cluster_of(config):
-            parts = _extract_shards(
-                shared, dataset, shards, backbones, missing, config.backbones.dtype, stage
+        with cluster_of(config) as cluster:
+            num_shards, parts = extract_shards(
+                cluster,
+                shared,
+                dataset,
+                {name: backbones[name] for name in missing},
+                missing,
+                config.backbones.dtype,
+                config.extraction,
+                stage,
             )
-        failures = _failures(dataset, next(iter(missing.values())), len(shards))
+        failures = _failures(dataset, next(iter(missing.values())), num_shards)
         # Before the stores are whole: the same command must not go on with them.
         found = _reader_of(config)
-        _check_enough(failures, len(records), found[1].max_missing_share if found else _UNREADABLE_SHARE)
+        _check_enough(failures, total, found[1].max_missing_share if found else _UNREADABLE_SHARE)
         for name, folder in missing.items():
-            finish(folder, described[name], len(shards))
+            finish(folder, described[name], num_shards)
             seal(folder, parts[name], INDEX_FILE)
-        read = len(records) - len(failures)
+        read = total - len(failures)
         stage.done(f"{len(missing)} components of {read} videos, each decoded once")
     for path, reason in failures:
         progress.say(f"  left out: {path}: {reason}")
@@ -563,60 +297,11 @@ def is_whole_store(folder: Path) -> bool:
     return True
 
 
-def _extract_shards(
-    shared: SharedRoot,
-    dataset: Dataset,
-    shards: Sequence[Sequence[VideoRecord]],
-    backbones: Mapping[str, Path],
-    folders: Mapping[str, Path],
-    dtype: str,
-    stage: Stage,
-) -> dict[str, dict[str, Part]]:
-    """Component to the parts of its store that were sent to the bucket; none if the home is a folder."""
-    remote: Any = ray.remote(num_cpus=1, max_retries=2)(_extract_one)
-    pending = {
-        remote.remote(shared, dataset, shard, dict(backbones), dict(folders), index, dtype): len(shard)
-        for index, shard in enumerate(shards)
-    }
-    parts: dict[str, dict[str, Part]] = {name: {} for name in folders}
-    while pending:
-        (ready,), _ = ray.wait(list(pending))
-        for name, sent in ray.get(ready).items():
-            parts[name] |= sent
-        stage.advance(pending.pop(ready))
-    for name, folder in folders.items():
-        fetch_parts(folder, {part: each for part, each in parts[name].items() if part.endswith(".json")})
-    return parts
-
-
 def _failures(dataset: Dataset, folder: Path, num_shards: int) -> list[tuple[str, str]]:
     """Path and reason of each video that could not be read, those of an interrupted extraction included."""
     skipped = skipped_videos(folder, num_shards)
     paths = {record.video_id: str(dataset.video_path(record)) for record in dataset.records}
     return sorted((paths[video_id], reason) for video_id, reason in skipped.items())
-
-
-def _extract_one(
-    shared: SharedRoot,
-    dataset: Dataset,
-    shard: Sequence[VideoRecord],
-    backbones: dict[str, Path],
-    folders: dict[str, Path],
-    index: int,
-    dtype: str,
-) -> dict[str, dict[str, Part]]:
-    """One shard of every component, on a worker. Returns what of it was sent to the bucket."""
-    torch.set_num_threads(1)
-    dataset = replace(dataset, root=shared.here(dataset.root))
-    backbones = {name: shared.here(folder) for name, folder in backbones.items()}
-    folders = {name: shared.here(folder) for name, folder in folders.items()}
-    videos = {record.path for record in shard}
-    fetch(dataset.root, lambda names: [name for name in names if name in videos])
-    for folder in backbones.values():
-        fetch(folder)
-    extract_shard(dataset, shard, backbones, folders, index, dtype)
-    files = shard_files(index)
-    return {name: share_parts(folder, files) for name, folder in folders.items()}
 
 
 def _check_enough(failures: Sequence[tuple[str, str]], total: int, allowed_share: float) -> None:
@@ -644,4 +329,6 @@ def check_settings(config: SweepConfig) -> None:
         )
     typed_config(BackboneTrainingConfig, config.backbones.training, "backbones.training")
     weight_locations(config)
+    fine_tuning(config)
     check_feature_type(config.backbones.dtype)
+    check_extraction(config.extraction)

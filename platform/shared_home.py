@@ -173,6 +173,21 @@ def fetch_parts(folder: Path, parts: Mapping[str, Part]) -> None:
             behind[0].get_part(behind[1], name, part, folder)
 
 
+def parts_in_bucket(folder: Path, suffix: str) -> dict[str, list[tuple[Part, bytes]]]:
+    """Small parts of a folder that is not sealed yet, whoever has sent them: name to each, with its bytes."""
+    behind = _behind(folder)
+    if behind is None:
+        return {}
+    store, key = behind
+    found: dict[str, list[tuple[Part, bytes]]] = {}
+    names = [name for name in store.names(key) if name.endswith(suffix) and name.count("/") == 1]
+    contents = store.read_many([f"{key}/{name}" for name in names]) if names else []
+    for name, content in zip(names, contents, strict=True):
+        part = Part(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+        found.setdefault(name.partition("/")[2], []).append((part, content))
+    return found
+
+
 def seal(folder: Path, parts: Mapping[str, Part], last: str) -> None:
     """Makes a folder whole in the bucket: of these parts and the file `last`, which is here."""
     behind = _behind(folder)

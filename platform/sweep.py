@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from paretovid.infra.placement import TrialResources
+from paretovid.platform.cluster_check import cluster_of
 from paretovid.platform.config import check_method, searched_knobs, training_settings
 from paretovid.platform.front import Front, read_front
 from paretovid.platform.home import Home, open_home
 from paretovid.platform.launch import LaunchSummary, launch_trials
 from paretovid.platform.mlflow_store import store_uri
-from paretovid.platform.pipeline import Prepared, check_settings, cluster_of, prepare
+from paretovid.platform.pipeline import Prepared, check_settings, prepare
 from paretovid.platform.progress import Progress
 from paretovid.platform.reconcile import reconcile
 from paretovid.platform.report import front_table, write_html, write_png

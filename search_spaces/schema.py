@@ -7,6 +7,7 @@ them, which checks them and documents them:
 
     data            MovingDigitsConfig (built-in set)    trainables/data/moving_digits.py
     backbones.training    BackboneTrainingConfig         trainables/backbone_training.py
+    backbones.fine_tuning    FineTuningConfig            trainables/fine_tuning.py
     method.model    the method's own Config              trainables/<method>.py
     training, method.training    TrainingConfig          trainables/trial.py
     cluster.resources_per_trial    names that the cluster's nodes were started with, and numbers
@@ -89,6 +90,28 @@ class BackbonesConfig:
     dtype: str = "float32"
     """How features are stored: `float32`, or `float16` for half the space."""
     training: dict[str, Any] = dataclasses.field(default_factory=dict)
+    fine_tune: bool = False
+    """Train components whose weights come from elsewhere on, on the data set's videos, before features are made."""
+    fine_tuning: dict[str, Any] = dataclasses.field(default_factory=dict)
+    workers: int | None = None
+    """Workers that train or fine-tune backbones together; null: one per GPU, without GPUs at most two."""
+
+
+@dataclass(kw_only=True)
+class ExtractionConfig:
+    """How features are made: `platform/extraction.py`."""
+
+    precision: str = "float32"
+    """What backbones compute in: `float32`, or `bfloat16` or `float16` by autocast. Other features than those of
+    float32, and kept apart from them."""
+    steps_per_batch: int = 64
+    """Of a video, that are decoded and then computed at a time, at most; fewer if they are large."""
+    workers: int | None = None
+    """Videos decoded at a time, each on one core; null: as many as the cluster has cores."""
+    videos_per_shard: int = 50
+    """Videos of one file of features, which is what a kill costs at most, beside what was under way."""
+    separate_compute: bool | None = None
+    """Compute in other processes than those that decode; null: where the cluster has GPUs, one process each."""
 
 
 @dataclass(kw_only=True)
@@ -168,6 +191,7 @@ class SweepConfig:
     """`honest`: measured cost. `paper`: what the papers' tables count."""
     data: dict[str, Any] = dataclasses.field(default_factory=dict)
     backbones: BackbonesConfig = dataclasses.field(default_factory=BackbonesConfig)
+    extraction: ExtractionConfig = dataclasses.field(default_factory=ExtractionConfig)
     method: MethodConfig = dataclasses.field(default_factory=MethodConfig)
     training: dict[str, Any] = dataclasses.field(default_factory=dict)
     search: SearchConfig = dataclasses.field(default_factory=SearchConfig)
@@ -182,6 +206,7 @@ FREE_SECTIONS = (
     "backbones.weights",
     "backbones.sha256",
     "backbones.training",
+    "backbones.fine_tuning",
     "method.model",
     "method.training",
     "training",

@@ -127,7 +127,7 @@ def train_backbones(
     wanted = [component(name) for name in names if name not in kept]
     if not wanted:
         return {"trained": {}, "kept": kept, "skipped": {}}
-    samples = _decode(dataset, wanted, labels, config, context)
+    samples = decode_samples(dataset, wanted, labels, config, context)
     trained: dict[str, Any] = {}
     for stage, spec in enumerate(wanted, start=1):
         backbone, measured = _train_one(spec, samples, len(about["labels"]), config, context, float(stage))
@@ -181,7 +181,7 @@ def _is_trained(folder: Path, about: Mapping[str, Any], context: TrialContext) -
 
 @final
 @dataclass(frozen=True, slots=True)
-class _Samples:
+class Samples:
     """This rank's decoded steps."""
 
     inputs: dict[str, np.ndarray]
@@ -194,13 +194,13 @@ class _Samples:
     skipped: dict[str, str]
 
 
-def _decode(
+def decode_samples(
     dataset: Dataset,
     wanted: Sequence[ComponentSpec],
     labels: Labels,
     config: BackboneTrainingConfig,
     context: TrialContext,
-) -> _Samples:
+) -> Samples:
     videos = _training_videos(dataset, config)
     mine = videos[context.rank :: context.world_size]
     specs = {spec.name: spec.input for spec in wanted}
@@ -223,7 +223,7 @@ def _decode(
             inputs[name].append(values[chosen])
         # Every rank must report equally often; shares differ by at most one video.
         if (number + 1) % 20 == 0 and number < len(videos) // context.world_size:
-            _report(context, stage=0.0, done=number + 1, total=len(mine))
+            report(context, stage=0.0, done=number + 1, total=len(mine))
     if not targets:
         reason = next(iter(skipped.values()), "it has none for this worker")
         raise DataError(
@@ -231,7 +231,7 @@ def _decode(
             "Check the files, and that there are at least as many videos as workers.",
         )
     joined = {name: np.concatenate(values) for name, values in inputs.items()}
-    return _Samples(
+    return Samples(
         inputs=joined,
         targets=np.concatenate(targets),
         groups=_groups(dataset, labels),
@@ -274,7 +274,7 @@ def _choose_steps(is_labelled: np.ndarray, limit: int, generator: np.random.Gene
 
 def _train_one(
     spec: ComponentSpec,
-    samples: _Samples,
+    samples: Samples,
     num_outputs: int,
     config: BackboneTrainingConfig,
     context: TrialContext,
@@ -288,7 +288,7 @@ def _train_one(
         values = samples.inputs[spec.name]
         backbone.input_mean.fill_(float(values.mean()))
         backbone.input_std.fill_(float(values.std()) + 1e-3)
-    classifier: nn.Module = _Classifier(backbone.to(context.device)).train()
+    classifier: nn.Module = StepClassifier(backbone.to(context.device)).train()
     if context.world_size > 1:
         # Every rank starts from the weights and input statistics of rank 0.
         classifier = nn.parallel.DistributedDataParallel(classifier)
@@ -321,9 +321,9 @@ def _train_one(
         losses.append(float(loss.detach()))
         hits.append(float((logits.argmax(-1) == targets.argmax(-1)).float().mean()))
         if (step + 1) % max(1, total // 10) == 0:
-            _check_finite(spec.name, losses[-1])
-            _report(context, stage=stage, done=step + 1, total=total, loss=losses[-1])
-    _check_finite(spec.name, losses[-1])
+            check_finite(spec.name, losses[-1])
+            report(context, stage=stage, done=step + 1, total=total, loss=losses[-1])
+    check_finite(spec.name, losses[-1])
     last = max(1, total // 10)
     return backbone.eval(), {
         "steps": float(total),
@@ -334,7 +334,7 @@ def _train_one(
 
 
 @final
-class _Classifier(nn.Module):
+class StepClassifier(nn.Module):
     """Inputs to logits in one `forward`, which is what DistributedDataParallel wraps."""
 
     def __init__(self, backbone: Backbone) -> None:
@@ -346,7 +346,7 @@ class _Classifier(nn.Module):
 
 
 def _batches(
-    samples: _Samples,
+    samples: Samples,
     spec: ComponentSpec,
     total: int,
     config: BackboneTrainingConfig,
@@ -359,7 +359,7 @@ def _batches(
     size = max(2, spec.recipe.batch_size // context.world_size)
     for _ in range(total):
         chosen = generator.choice(len(samples.targets), size, p=probabilities)
-        inputs = _varied(torch.from_numpy(samples.inputs[spec.name][chosen]), spec)
+        inputs = varied(torch.from_numpy(samples.inputs[spec.name][chosen]), spec)
         yield inputs, torch.from_numpy(samples.targets[chosen])
 
 
@@ -383,7 +383,7 @@ def _sampling(
     return weights / weights.sum()
 
 
-def _varied(inputs: Tensor, spec: ComponentSpec) -> Tensor:
+def varied(inputs: Tensor, spec: ComponentSpec) -> Tensor:
     """Samples as float32, slightly changed, from torch's global generator.
 
     Pictures are moved by up to a tenth, turned, scaled, brightened and given noise, all frames of a snippet
@@ -414,7 +414,7 @@ def _varied(inputs: Tensor, spec: ComponentSpec) -> Tensor:
     return varied + 4 * torch.randn(varied.shape)
 
 
-def _check_finite(name: str, loss: float) -> None:
+def check_finite(name: str, loss: float) -> None:
     if not np.isfinite(loss):
         raise NonFiniteError(
             f"the loss of backbone {name} became {loss}",
@@ -422,5 +422,5 @@ def _check_finite(name: str, loss: float) -> None:
         )
 
 
-def _report(context: TrialContext, *, stage: float, done: int, total: int, **more: float) -> None:
+def report(context: TrialContext, *, stage: float, done: int, total: int, **more: float) -> None:
     context.report({"stage": stage, "done": float(done), "total": float(total), **more})

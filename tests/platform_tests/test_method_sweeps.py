@@ -58,9 +58,10 @@ def test_sweep_promote_predict(method: str, home: Path, tmp_path: Path) -> None:
     few = ["search.trials=2", f"baselines=[{{name: {baseline}, method: {baseline}}}]", *needs(method, home)]
     if method == "model_selection":
         few, data = [few[0], *POOL], "moving_digits_trimmed"
-    out, _ = paretovid("sweep", f"method={method}", *(UNTRIMMED if localizes else SMALL), *few, home=home)
+    sweep = f"{method}-{data}"
+    words = ["sweep", f"method={method}", f"name={sweep}", *(UNTRIMMED if localizes else SMALL), *few]
+    out, _ = paretovid(*words, home=home)
     assert "promote" in out
-    sweep = f"{method}-{data}-1"
     document = json.loads(paretovid("front", sweep, "--json", home=home)[0])
     assert document["baselines"] and {p["trial"] for p in document["points"]} == {"t0000", "t0001"}
     point = max((p for p in document["points"] if p["on_front"]), key=lambda p: p["gflops"])

@@ -1,17 +1,19 @@
-"""`backbones=paper` from the command line's words to features, without Ray."""
+"""`backbones=paper` from the command line's words to features, and fine-tuned."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from paretovid.platform import pipeline
+from paretovid.platform import backbones as stage
 from paretovid.platform.config import group_options, load_sweep_config
 from paretovid.platform.home import open_home
+from paretovid.platform.pipeline import check_settings
 from paretovid.platform.progress import Progress
 from paretovid.trainables.components import component, family, read_backbone_meta
 from paretovid.trainables.data.dataset import Dataset
@@ -35,13 +37,13 @@ def test_each_method_takes_its_papers_backbones(method: str) -> None:
     assert family(config.backbones.family) == PAPER_METHODS[method]
     fields = method_config(method, config.method.model)
     assert set(method_class(method).sources_of(fields)) <= PAPER_METHODS[method].keys()
-    pipeline.check_settings(config)
+    check_settings(config)
 
 
 @pytest.mark.parametrize("name", [name for name in group_options("backbones") if name.startswith("paper")])
 def test_every_choice_names_a_family(name: str) -> None:
     config = load_sweep_config([f"backbones={name}", "backbones.weights=random"])
-    locations = pipeline.weight_locations(config)
+    locations = stage.weight_locations(config)
     assert locations == dict.fromkeys(family(config.backbones.family), "random")
 
 
@@ -60,19 +62,19 @@ def test_weights_that_are_not_right_are_told_before_anything_starts(
     words: list[str], message: str, hint: str
 ) -> None:
     with pytest.raises(UsageError, match=message) as error:
-        pipeline.check_settings(load_sweep_config(["backbones=paper", *words]))
+        check_settings(load_sweep_config(["backbones=paper", *words]))
     assert hint in error.value.hint
 
 
 def test_the_small_family_takes_no_weights() -> None:
-    pipeline.check_settings(load_sweep_config([]))
+    check_settings(load_sweep_config([]))
     with pytest.raises(UsageError, match="the family small is trained here"):
-        pipeline.check_settings(load_sweep_config(["backbones.weights=random"]))
+        check_settings(load_sweep_config(["backbones.weights=random"]))
 
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    config = MovingDigitsConfig(videos_train=1, videos_val=1, videos_test=1, min_seconds=2.0, max_seconds=2.0)
+    config = MovingDigitsConfig(videos_train=4, videos_val=1, videos_test=1, min_seconds=2.0, max_seconds=2.0)
     return make_moving_digits(config, tmp_path_factory.mktemp("data") / "moving_digits")
 
 
@@ -82,7 +84,7 @@ def load(home: Path, videos: Dataset, words: list[str]) -> tuple[dict[str, str],
     names = family(config.backbones.family)
     opened = open_home(config.home)
     folders = {source: opened.backbone(videos.name, name) for source, name in names.items()}
-    pipeline._load_backbones(config, videos, names, folders, Progress.silent())
+    stage.load_given(config, videos, names, folders, Progress.silent())
     return names, folders
 
 
@@ -129,3 +131,49 @@ def test_features_of_real_videos_through_real_backbones(videos: Dataset, tmp_pat
         assert np.isfinite(values).all() and values.std() > 0
     sampling = described["efficientnet_b3@224"]["sampling"]
     assert json.loads(json.dumps(sampling))["short_side"] == 256
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_fine_tuning_is_a_ray_train_run_and_done_once(
+    videos: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, folder = "mobilenet_v2@112", tmp_path / "home" / "backbones" / "moving_digits" / "mobilenet_v2@112"
+    words = ["backbones=paper", "backbones.weights=random", f"home={tmp_path / 'home'}", "cluster.cpus=2"]
+    tuned = [*words, "backbones.fine_tune=true", "backbones.workers=1"]
+    brief = [
+        *tuned,
+        *(f"backbones.fine_tuning.{word}" for word in ("samples=8", "batch_size=4", "precision=bfloat16")),
+    ]
+
+    def made(words: list[str]) -> tuple[dict[str, Any], str]:
+        config = load_sweep_config(words)
+        open_home(config.home)
+        stage.load_given(config, videos, {"coarse": name}, {"coarse": folder}, Progress(2, terminal=False))
+        return read_backbone_meta(folder), capsys.readouterr().err
+
+    loaded, _ = made(words)
+    assert loaded["labels"] == [] and "fine_tuned" not in loaded["training"]
+    meta, said = made(brief)
+    assert "fine-tuning mobilenet_v2@112: 2 steps, loss" in said
+    assert meta["labels"] == list(videos.classes) and meta["training"]["weights"] == "random"
+    assert meta["weights_sha256"] != loaded["weights_sha256"]
+    again, said = made(brief)
+    assert again == meta and "reused mobilenet_v2@112" in said
+    # Without it the weights are those of the file again, not those that were trained on.
+    assert made(words)[0]["weights_sha256"] == loaded["weights_sha256"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["backbones.fine_tune=true"], "the family small is trained here"),
+        (["backbones.fine_tuning.samples=8"], "backbones.fine_tune is false"),
+        (["backbones.fine_tune=true", "backbones.fine_tuning.epochs=8"], "epochs"),
+        (["extraction.precision=int4"], "int4"),
+    ],
+)
+def test_settings_that_cannot_be(words: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        check_settings(load_sweep_config(words))

@@ -140,7 +140,7 @@ def test_trimmed_clips_are_those_with_evidence_and_know_no_background(videos, tm
     train_backbones(config, videos, [COARSE], tmp_path, LocalContext())
     meta = read_backbone_meta(tmp_path / COARSE)
     assert meta["labels"] == list(videos.classes) and meta["training"]["labels"] == "trimmed"
-    samples = backbone_training._decode(
+    samples = backbone_training.decode_samples(
         videos, [backbone_training.component(COARSE)], "trimmed", config, LocalContext()
     )
     evidence = sum(label >= 0 for record in videos.split("train") for label in record.step_labels or ())
@@ -153,7 +153,7 @@ def test_flow_is_moved_and_made_faster_but_not_turned():
     right = still.clone()
     right[..., 0] = 160
     torch.manual_seed(0)
-    varied = backbone_training._varied(right, spec) - 128
+    varied = backbone_training.varied(right, spec) - 128
     assert varied[..., 0].mean(dim=(1, 2, 3)).std() > 1  # each at its own speed
     assert varied[..., 0].mean() == pytest.approx(32, abs=4) and varied[..., 1].mean() == pytest.approx(
         0, abs=0.2

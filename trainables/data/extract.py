@@ -1,10 +1,16 @@
-"""From videos to features: each video is decoded once, for all components."""
+"""From videos to features: each video is decoded once, for all components, a piece at a time.
+
+A piece is what is decoded, and then computed, before more of the video is looked at: memory does not grow with a
+video's length. `extract_shard` does both in one process; `platform/extraction.py` spreads them over a cluster.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -17,20 +23,78 @@ from paretovid.trainables.data.features import (
     shard_is_whole,
     write_shard,
 )
-from paretovid.trainables.data.videos import read_all_steps
-from paretovid.trainables.errors import StaleFeaturesError, VideoError
+from paretovid.trainables.data.videos import InputSpec, VideoReader
+from paretovid.trainables.errors import StaleFeaturesError, UsageError, VideoError
 
 STEPS_PER_BATCH = 64
 VALUES_PER_BATCH = STEPS_PER_BATCH * 224 * 224 * 3
 """A step of SlowFast is as large as forty frames, and its activations in proportion."""
+_VALUES_PER_PIECE = 32 * 2**20
+
+Precision = Literal["float32", "bfloat16", "float16"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
-def compute_features(backbone: Backbone, inputs: np.ndarray) -> np.ndarray:
-    """Features `[T, D]` float32 of decoded steps `[T, ...]`, in batches that bound the memory."""
-    at_once = max(1, min(STEPS_PER_BATCH, VALUES_PER_BATCH // inputs[0].size))
-    with torch.inference_mode():
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Piece:
+    """Consecutive steps of a video, decoded for some components."""
+
+    first: int
+    """The step it begins with."""
+    total: int
+    """T of the video."""
+    inputs: dict[str, np.ndarray]
+    """Component to `[n, ...]`, as `VideoReader.read`."""
+
+
+def check_precision(precision: str) -> Precision:
+    """Raises `UsageError` unless features can be computed in this precision."""
+    for known in PRECISIONS:
+        if precision == known:
+            return known
+    raise UsageError(f"features cannot be computed in {precision!r}", f"Allowed: {', '.join(PRECISIONS)}.")
+
+
+def read_pieces(
+    path: Path | str, specs: Mapping[str, InputSpec], *, step_seconds: float, steps: int = STEPS_PER_BATCH
+) -> Iterator[Piece]:
+    """All steps of a video, decoded once for all of `specs`, in pieces of at most `steps` steps and 32 MiB.
+
+    Raises `VideoError` or `OSError`, on the first piece or on a later one.
+    """
+    values = sum(int(np.prod(spec.shape)) for spec in specs.values())
+    steps = max(1, min(steps, _VALUES_PER_PIECE // values))
+    with VideoReader(path, step_seconds=step_seconds) as reader:
+        for first in range(0, reader.num_steps, steps):
+            wanted = range(first, min(first + steps, reader.num_steps))
+            read = [{name: reader.read(step, spec) for name, spec in specs.items()} for step in wanted]
+            inputs = {name: np.stack([values[name] for values in read]) for name in specs}
+            yield Piece(first=first, total=reader.num_steps, inputs=inputs)
+
+
+def compute_features(
+    backbone: Backbone,
+    inputs: np.ndarray,
+    *,
+    precision: Precision = "float32",
+    steps: int = STEPS_PER_BATCH,
+) -> np.ndarray:
+    """Features `[T, D]` float32 of decoded steps `[T, ...]`, in batches that bound the memory.
+
+    Arguments:
+        precision: below float32 with autocast; what is stored is rounded accordingly.
+        steps: of a batch, at most.
+    """
+    at_once = max(1, min(steps, VALUES_PER_BATCH // inputs[0].size))
+    device = backbone.input_mean.device.type
+    lower = (
+        contextlib.nullcontext()
+        if precision == "float32"
+        else torch.autocast(device, dtype=getattr(torch, precision))
+    )
+    with torch.inference_mode(), lower:
         parts = [
-            backbone(inputs[start : start + at_once]).cpu().numpy()
+            backbone(inputs[start : start + at_once]).float().cpu().numpy()
             for start in range(0, len(inputs), at_once)
         ]
     return np.concatenate(parts)
@@ -47,7 +111,7 @@ def extract_shard(
     device: str = "cpu",
     on_video: Callable[[VideoRecord], None] | None = None,
 ) -> list[tuple[str, str]]:
-    """Writes one shard per component; components that have this shard already are left alone.
+    """Writes one shard per component, in this process; components that have this shard already are left alone.
 
     Arguments:
         backbones: component name to the folder of its weights.
@@ -69,15 +133,18 @@ def extract_shard(
     failures: list[tuple[str, str]] = []
     for record in records:
         path = dataset.video_path(record)
+        parts: dict[str, list[np.ndarray]] = {name: [] for name in missing}
         try:
-            decoded = read_all_steps(path, specs, step_seconds=dataset.step_seconds)
+            for piece in read_pieces(path, specs, step_seconds=dataset.step_seconds):
+                for name in missing:
+                    parts[name].append(compute_features(loaded[name], piece.inputs[name]))
         except (VideoError, OSError) as error:
-            reason = error.message if isinstance(error, VideoError) else str(error)
+            reason = why_unreadable(error)
             skipped[record.video_id] = reason
             failures.append((str(path), reason))
         else:
             for name in missing:
-                features[name][record.video_id] = compute_features(loaded[name], decoded[name])
+                features[name][record.video_id] = np.concatenate(parts[name])
         if on_video is not None:
             on_video(record)
     for name in missing:
@@ -93,8 +160,16 @@ def extract_shard(
     return failures
 
 
+def why_unreadable(error: Exception) -> str:
+    """What is recorded of a video that could not be read."""
+    return error.message if isinstance(error, VideoError) else str(error)
+
+
 def headers(
-    dataset: Dataset, backbones: Mapping[str, Path], dtype: str = "float32"
+    dataset: Dataset,
+    backbones: Mapping[str, Path],
+    dtype: str = "float32",
+    precision: str = "float32",
 ) -> dict[str, dict[str, Any]]:
     """Component name to the header of the features that its present weights give.
 
@@ -109,5 +184,5 @@ def headers(
                 f"Run `paretovid extract data={dataset.name}`, which trains the backbones that are missing.",
             )
         share = float(meta.get("training", {}).get("video_share", 1.0))
-        made[name] = features_header(dataset, name, meta["weights_sha256"], dtype, share)
+        made[name] = features_header(dataset, name, meta["weights_sha256"], dtype, share, precision)
     return made

@@ -71,13 +71,19 @@ def check_feature_type(dtype: str) -> FeatureType:
 
 
 def features_header(
-    dataset: Dataset, component_name: str, weights_sha256: str, dtype: str, video_share: float = 1.0
+    dataset: Dataset,
+    component_name: str,
+    weights_sha256: str,
+    dtype: str,
+    video_share: float = 1.0,
+    precision: str = "float32",
 ) -> dict[str, Any]:
     """Everything that determines the bytes of a store, as plain data.
 
     Arguments:
         video_share: of the training split, that the weights were trained on: what is learnt from these features may
             have to keep to the other videos.
+        precision: that the backbone computed in.
     """
     return {
         "component": component_name,
@@ -87,6 +93,7 @@ def features_header(
         "video_share": video_share,
         "sampling": {**asdict(component(component_name).input), "step_seconds": dataset.step_seconds},
         "dtype": check_feature_type(dtype),
+        "precision": precision,
         "code_version": feature_code_version(),
     }
 
@@ -137,6 +144,7 @@ def write_shard(
         "file": path.name,
         "sha256": _digest(partial),
         "bytes": partial.stat().st_size,
+        "width": width,
         "asked": _ids_digest(asked),
         "videos": {
             video_id: [shard_index, end - len(values), len(values)]
@@ -153,9 +161,15 @@ def shard_is_whole(folder: Path, shard_index: int, asked: Sequence[str]) -> bool
     path = folder / _shard_name(shard_index)
     try:
         described = json.loads(path.with_suffix(".json").read_text())
-        return described["asked"] == _ids_digest(asked) and _digest(path) == described["sha256"]
-    except (OSError, ValueError, KeyError):
+        return describes_shard(described, asked) and _digest(path) == described["sha256"]
+    except (OSError, ValueError):
         return False
+
+
+def describes_shard(described: Mapping[str, Any], asked: Sequence[str]) -> bool:
+    """Whether the description of a shard says that it was asked for these videos."""
+    # Those of earlier versions have no width, without which `finish` cannot use them.
+    return described.get("asked") == _ids_digest(asked) and described.get("width", 0) > 0
 
 
 def skipped_videos(folder: Path, num_shards: int) -> dict[str, str]:
@@ -169,11 +183,14 @@ def skipped_videos(folder: Path, num_shards: int) -> dict[str, str]:
 def finish(folder: Path, header: Mapping[str, Any], num_shards: int) -> None:
     """Writes the index over shards `0 … num_shards - 1`, which makes the store complete.
 
+    Only the descriptions of the shards are read: the rows may lie on the disks of the nodes that made them.
+
     Raises `DataError` if a shard is missing, or if not one video could be read.
     """
     shards: list[dict[str, Any]] = []
     videos: dict[str, list[int]] = {}
     skipped: dict[str, str] = {}
+    width = 0
     for shard in range(num_shards):
         try:
             described = json.loads((folder / _shard_name(shard)).with_suffix(".json").read_text())
@@ -183,6 +200,7 @@ def finish(folder: Path, header: Mapping[str, Any], num_shards: int) -> None:
             ) from error
         videos |= described.pop("videos")
         skipped |= described.pop("skipped")
+        width = described.pop("width")
         shards.append(described)
     if not videos:
         reasons = "; ".join(sorted(set(skipped.values()))[:3])
@@ -193,7 +211,7 @@ def finish(folder: Path, header: Mapping[str, Any], num_shards: int) -> None:
     index = {
         "fingerprint": header_fingerprint(header),
         "header": dict(header),
-        "width": np.load(folder / _shard_name(0), mmap_mode="r", allow_pickle=False).shape[1],
+        "width": width,
         "shards": shards,
         "videos": videos,
         "skipped": skipped,

@@ -1,0 +1,384 @@
+"""Features of a data set, made over a Ray cluster with Ray Data: read, decode, compute, write, all at once.
+
+    videos ──> decode (CPUs) ──> compute (GPUs) ──> shards, written here
+
+Without GPUs, decoding and computing are one task, so that pixels never leave a process. With them, pieces of decoded
+video stream from the nodes' CPUs to one actor per GPU; Ray Data holds decoding back when the GPUs or this command
+fall behind, so that memory does not grow with the number of videos. Only features come to this command. It writes a
+shard whenever all of its videos have arrived; a shard that is whole is never made again, whatever was killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import logging
+import time
+import warnings
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import torch
+
+from paretovid.infra.local_copy import Part
+from paretovid.infra.ray_cluster import Cluster
+from paretovid.platform.progress import Stage
+from paretovid.platform.shared_home import (
+    SharedRoot,
+    fetch,
+    fetch_parts,
+    is_shared,
+    parts_in_bucket,
+    share_parts,
+)
+from paretovid.search_spaces.schema import ExtractionConfig
+from paretovid.trainables.components import component, load_backbone, read_backbone_meta
+from paretovid.trainables.data.dataset import Dataset, VideoRecord
+from paretovid.trainables.data.extract import (
+    Precision,
+    check_precision,
+    compute_features,
+    read_pieces,
+    why_unreadable,
+)
+from paretovid.trainables.data.features import (
+    describes_shard,
+    shard_files,
+    shard_is_whole,
+    write_shard,
+)
+from paretovid.trainables.errors import DataError, ParetovidError, UsageError, VideoError
+
+_VIDEOS_PER_TASK = 4
+_MAX_RETRIES = 2
+"""Of a task whose process died. Infinite ones would feed the same poisonous video to one worker after the other."""
+
+
+def check_extraction(config: ExtractionConfig) -> Precision:
+    """The precision to compute in. Raises `UsageError` for settings out of bounds."""
+    for name in ("videos_per_shard", "steps_per_batch", "workers"):
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise UsageError(f"extraction.{name}={value} is too small", "It must be 1 or more.")
+    return check_precision(config.precision)
+
+
+def extract_shards(
+    cluster: Cluster,
+    shared: SharedRoot,
+    dataset: Dataset,
+    backbones: Mapping[str, Path],
+    folders: Mapping[str, Path],
+    dtype: str,
+    config: ExtractionConfig,
+    stage: Stage,
+) -> tuple[int, dict[str, dict[str, Part]]]:
+    """Writes all shards that are missing; Ray must be connected.
+
+    Arguments:
+        backbones, folders: component to the folder of its weights, and of its store.
+
+    Returns how many shards a store has, and component to the parts of its store in the bucket (none if the home is
+    a folder). Raises `DataError` if a worker died again and again.
+    """
+    precision = check_extraction(config)
+    writer = _Writer.over(dataset, folders, config.videos_per_shard, dtype)
+    writer.widths = {name: _width(folder) for name, folder in backbones.items()}
+    shards, done = writer.open_shards()
+    stage.begin_at(done)
+    if shards:
+        job = _Job(
+            shared=shared,
+            root=dataset.root,
+            step_seconds=dataset.step_seconds,
+            backbones={name: backbones[name] for name in folders},
+            precision=precision,
+            steps=config.steps_per_batch,
+        )
+        numbers = [number for shard in shards for number in writer.numbers(shard)]
+        began, before = time.monotonic(), done
+        with contextlib.closing(_rows(job, dataset.records, numbers, cluster, config)) as rows:
+            for row in rows:
+                if writer.add(row):
+                    done += 1
+                    rate = (done - before) / max(1e-3, time.monotonic() - began)
+                    stage.advance(note=f"{rate:.3g} videos/s")
+    writer.fetch_descriptions()
+    return writer.num_shards, writer.parts
+
+
+def _width(backbone: Path) -> int:
+    meta = read_backbone_meta(backbone)
+    spec = component(meta["component"])
+    return len(meta["labels"]) if spec.classifies else spec.feature_width
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Job:
+    """What every worker is told. Paths are the driver's."""
+
+    shared: SharedRoot
+    root: Path
+    step_seconds: float
+    backbones: dict[str, Path]
+    precision: Precision
+    steps: int
+
+    def __hash__(self) -> int:
+        return hash((self.root, *self.backbones.items(), self.precision))
+
+
+@final
+class _Compute:
+    """Decoded pieces to features, on this process's device. Ray Data keeps one per GPU."""
+
+    def __init__(self, job: _Job) -> None:
+        torch.set_num_threads(1)
+        self._job = job
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._backbones = {}
+        for name, path in job.backbones.items():
+            folder = job.shared.here(path)
+            fetch(folder)
+            self._backbones[name] = load_backbone(folder)[0].to(self.device)
+
+    def __call__(self, piece: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        row: dict[str, Any] = {key: piece[key] for key in ("number", "first", "total", "error")}
+        for name, backbone in self._backbones.items():
+            (inputs,) = piece[f"in {name}"]
+            empty = np.zeros((0, backbone.width), np.float32)
+            row[f"out {name}"] = [self.features(name, inputs) if len(inputs) else empty]
+        return row
+
+    def features(self, name: str, inputs: np.ndarray) -> np.ndarray:
+        """Of one component and piece."""
+        return compute_features(
+            self._backbones[name], inputs, precision=self._job.precision, steps=self._job.steps
+        )
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Component to D."""
+        return {name: backbone.width for name, backbone in self._backbones.items()}
+
+
+@functools.lru_cache(maxsize=1)
+def _compute(job: _Job) -> _Compute:
+    """Kept by a worker from task to task."""
+    return _Compute(job)
+
+
+def _decode(batch: Mapping[str, np.ndarray], job: _Job) -> Iterator[dict[str, Any]]:
+    """Rows of decoded pieces; the last of a video that cannot be read says why, and holds nothing."""
+    torch.set_num_threads(1)
+    root = job.shared.here(job.root)
+    wanted = set(batch["path"].tolist())
+    fetch(root, lambda names: [name for name in names if name in wanted])
+    specs = {name: component(name).input for name in job.backbones}
+    for number, path in zip(batch["number"].tolist(), batch["path"].tolist(), strict=True):
+        try:
+            for piece in read_pieces(root / path, specs, step_seconds=job.step_seconds, steps=job.steps):
+                inputs = {f"in {name}": [values] for name, values in piece.inputs.items()}
+                yield {
+                    "number": [number],
+                    "first": [piece.first],
+                    "total": [piece.total],
+                    "error": [""],
+                    **inputs,
+                }
+        except (VideoError, OSError) as error:
+            empty = {
+                f"in {name}": [np.zeros((0, *spec.shape), np.float32 if spec.kind == "logmel" else np.uint8)]
+                for name, spec in specs.items()
+            }
+            reason = why_unreadable(error)
+            yield {"number": [number], "first": [0], "total": [0], "error": [reason or "unknown"], **empty}
+
+
+def _decode_and_compute(batch: Mapping[str, np.ndarray], job: _Job) -> Iterator[dict[str, Any]]:
+    compute = _compute(job)
+    for piece in _decode(batch, job):
+        yield compute(piece)
+
+
+def _rows(
+    job: _Job,
+    records: Sequence[VideoRecord],
+    numbers: Sequence[int],
+    cluster: Cluster,
+    config: ExtractionConfig,
+) -> Generator[dict[str, Any]]:
+    """Rows of features, in any order."""
+    import ray.data
+    from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
+
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    # Each is told in an info line otherwise.
+    context.print_on_execution_start = False
+    num_tasks = -(-len(numbers) // _VIDEOS_PER_TASK)
+    workers = min(config.workers or num_tasks, num_tasks, max(1, int(cluster.cpus)))
+    videos: Any = ray.data.from_items(
+        [{"number": number, "path": records[number].path} for number in numbers],
+        override_num_blocks=num_tasks,
+    )
+    by_tasks = {"fn_args": (job,), "num_cpus": 1, "compute": TaskPoolStrategy(size=workers)}
+    with warnings.catch_warnings():
+        # Limits of retries have no named parameters in Ray 2.60, which announces that they will get them.
+        warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
+        if cluster.gpus >= 1 if config.separate_compute is None else config.separate_compute:
+            made = videos.map_batches(_decode, **by_tasks, max_retries=_MAX_RETRIES).map_batches(
+                _Compute,
+                fn_constructor_args=(job,),
+                batch_size=1,
+                compute=ActorPoolStrategy(min_size=1, max_size=max(1, int(cluster.gpus))),
+                **({"num_gpus": 1} if cluster.gpus >= 1 else {"num_cpus": 0.5}),
+                max_restarts=_MAX_RETRIES,
+                max_task_retries=_MAX_RETRIES,
+            )
+        else:
+            made = videos.map_batches(_decode_and_compute, **by_tasks, max_retries=_MAX_RETRIES)
+    try:
+        yield from made.iter_rows()
+    except ParetovidError:
+        raise
+    except Exception as error:
+        raise _cause(error) from error
+
+
+def _cause(error: BaseException) -> Exception:
+    """What went wrong in a worker, below what Ray has wrapped it in."""
+    seen: list[BaseException] = []
+    each: BaseException | None = error
+    while each is not None and each not in seen:
+        if isinstance(each, ParetovidError):
+            return each
+        seen.append(each)
+        each = getattr(each, "cause", None) or each.__cause__
+    text = str(seen[-1]).strip().splitlines() or [type(seen[-1]).__name__]
+    return DataError(
+        f"extraction has failed on a worker: {type(seen[-1]).__name__}: {text[-1]}",
+        "What is whole is kept: the same command goes on. If a worker died, it may have had too little memory: "
+        "extraction.steps_per_batch=16 or extraction.workers=1 need less.",
+    )
+
+
+@dataclass(kw_only=True)
+class _Writer:
+    """Collects the pieces of videos into shards, each written when all of its videos are there.
+
+    Shard k of every component holds videos `k * size … (k + 1) * size - 1` of the manifest.
+    """
+
+    records: Sequence[VideoRecord]
+    folders: dict[str, Path]
+    size: int
+    dtype: str
+    widths: dict[str, int] = field(default_factory=dict)
+    parts: dict[str, dict[str, Part]] = field(default_factory=dict)
+    _pieces: dict[int, dict[int, dict[str, Any]]] = field(default_factory=dict)
+    """Video to first step to row, of videos that are not whole."""
+    _videos: dict[int, dict[int, dict[str, np.ndarray]]] = field(default_factory=dict)
+    """Shard to video to its features, of shards that are not whole."""
+    _skipped: dict[int, dict[str, str]] = field(default_factory=dict)
+    _written: set[int] = field(default_factory=set)
+    _in_bucket: dict[str, dict[str, list[tuple[Part, bytes]]]] = field(default_factory=dict)
+
+    @classmethod
+    def over(cls, dataset: Dataset, folders: Mapping[str, Path], size: int, dtype: str) -> _Writer:
+        parts: dict[str, dict[str, Part]] = {name: {} for name in folders}
+        return cls(records=dataset.records, folders=dict(folders), size=size, dtype=dtype, parts=parts)
+
+    @property
+    def num_shards(self) -> int:
+        return -(-len(self.records) // self.size)
+
+    def numbers(self, shard: int) -> range:
+        """Places of a shard's videos in the manifest."""
+        return range(shard * self.size, min(len(self.records), (shard + 1) * self.size))
+
+    def asked(self, shard: int) -> list[str]:
+        return [self.records[number].video_id for number in self.numbers(shard)]
+
+    def open_shards(self) -> tuple[list[int], int]:
+        """Shards that some component lacks, and how many videos are in the others."""
+        lacking = [
+            shard for shard in range(self.num_shards) if not all(self._has(n, shard) for n in self.folders)
+        ]
+        return lacking, len(self.records) - sum(len(self.numbers(shard)) for shard in lacking)
+
+    def _has(self, name: str, shard: int) -> bool:
+        folder, asked = self.folders[name], self.asked(shard)
+        if not is_shared(folder):
+            return shard_is_whole(folder, shard, asked)
+        rows, description = shard_files(shard)
+        if description in self.parts[name]:
+            return True
+        # Of an extraction that was interrupted, on whatever machine.
+        for part, content in self._uploaded(name).get(description, ()):
+            described = json.loads(content)
+            if describes_shard(described, asked):
+                rows_part = Part(bytes=described["bytes"], sha256=described["sha256"])
+                self.parts[name] |= {description: part, rows: rows_part}
+                return True
+        return False
+
+    def _uploaded(self, name: str) -> dict[str, list[tuple[Part, bytes]]]:
+        if name not in self._in_bucket:
+            self._in_bucket[name] = parts_in_bucket(self.folders[name], ".json")
+        return self._in_bucket[name]
+
+    def add(self, row: Mapping[str, Any]) -> bool:
+        """Takes a row. True if its video is finished."""
+        number, total = int(row["number"]), int(row["total"])
+        shard = number // self.size
+        if shard in self._written:
+            return False  # a task that was tried again gives its rows again
+        videos = self._videos.setdefault(shard, {})
+        if number in videos:
+            return False
+        if row["error"]:
+            self._pieces.pop(number, None)
+            self._skipped.setdefault(shard, {})[self.records[number].video_id] = str(row["error"])
+            videos[number] = {}
+        else:
+            pieces = self._pieces.setdefault(number, {})
+            pieces[int(row["first"])] = {name: np.asarray(row[f"out {name}"]) for name in self.folders}
+            if sum(len(next(iter(piece.values()))) for piece in pieces.values()) < total:
+                return False
+            ordered = [pieces[first] for first in sorted(pieces)]
+            videos[number] = {name: np.concatenate([each[name] for each in ordered]) for name in self.folders}
+            del self._pieces[number]
+        if len(videos) == len(self.numbers(shard)):
+            self._write(shard)
+        return True
+
+    def _write(self, shard: int) -> None:
+        self._written.add(shard)
+        videos, skipped = self._videos.pop(shard), self._skipped.pop(shard, {})
+        readable = [number for number in self.numbers(shard) if videos[number]]
+        for name, folder in self.folders.items():
+            if self._has(name, shard):
+                continue
+            write_shard(
+                folder,
+                shard,
+                {self.records[number].video_id: videos[number][name] for number in readable},
+                asked=self.asked(shard),
+                skipped=skipped,
+                width=self.widths[name],
+                dtype=self.dtype,
+            )
+            self.parts[name] |= share_parts(folder, shard_files(shard))
+
+    def fetch_descriptions(self) -> None:
+        """Brings here what was written elsewhere, but for the rows."""
+        for name, folder in self.folders.items():
+            fetch_parts(
+                folder, {part: each for part, each in self.parts[name].items() if part.endswith(".json")}
+            )

@@ -1,0 +1,267 @@
+"""Extraction over a cluster: what it writes, and what a kill leaves for the next time."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from paretovid.infra.ray_cluster import Cluster, connect
+from paretovid.platform import shared_home
+from paretovid.platform.extraction import _Writer, check_extraction, extract_shards
+from paretovid.platform.progress import Progress
+from paretovid.platform.shared_home import SharedRoot
+from paretovid.search_spaces.schema import ExtractionConfig
+from paretovid.trainables.components import FAMILIES, component, save_backbone
+from paretovid.trainables.data.dataset import Dataset
+from paretovid.trainables.data.extract import extract_shard
+from paretovid.trainables.data.features import FeatureStore, finish, shard_is_whole
+from paretovid.trainables.data.moving_digits import MovingDigitsConfig, make_moving_digits
+from paretovid.trainables.errors import DataError, UsageError
+
+NAMES = (FAMILIES["small"]["coarse"], FAMILIES["small"]["audio"])
+HEADER = {"component": "c", "dataset": "moving_digits"}
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    config = MovingDigitsConfig(videos_train=6, videos_val=3, videos_test=3, min_seconds=2.0, max_seconds=3.0)
+    return make_moving_digits(config, tmp_path_factory.mktemp("data") / "moving_digits")
+
+
+@pytest.fixture(scope="module")
+def backbones(videos: Dataset, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("backbones")
+    torch.manual_seed(0)
+    for name in NAMES:
+        save_backbone(root / name, name, component(name).build(len(videos.classes)).eval(), {"labels": []})
+    return {name: root / name for name in NAMES}
+
+
+@pytest.fixture(scope="module")
+def in_one_process(
+    videos: Dataset, backbones: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, FeatureStore]:
+    """What the cluster must give."""
+    root = tmp_path_factory.mktemp("plain")
+    folders = {name: root / "moving_digits" / name for name in NAMES}
+    extract_shard(videos, videos.records, backbones, folders, 0)
+    return {name: store(folder, 1) for name, folder in folders.items()}
+
+
+def store(folder: Path, num_shards: int) -> FeatureStore:
+    finish(folder, HEADER, num_shards)
+    return FeatureStore.open(folder)
+
+
+def same(mine: FeatureStore, other: FeatureStore) -> bool:
+    return list(mine) == list(other) and all(np.array_equal(mine.video(v), other.video(v)) for v in mine)
+
+
+def writer(videos: Dataset, root: Path, size: int = 4) -> _Writer:
+    made = _Writer.over(videos, {"a": root / "a", "b": root / "b"}, size, "float32")
+    made.widths = {"a": 2, "b": 1}
+    return made
+
+
+def pieces(number: int, *lengths: int, error: str = "") -> Iterator[dict[str, Any]]:
+    """Rows of a video whose step t has the features [number, t]."""
+    first = 0
+    for length in lengths:
+        steps = np.arange(first, first + length, dtype=np.float32)[:, None]
+        rows = {"out a": np.concatenate([np.full_like(steps, number), steps], 1), "out b": steps}
+        yield {"number": number, "first": first, "total": sum(lengths), "error": error, **rows}
+        first += length
+
+
+def test_pieces_in_any_order_become_videos_and_videos_shards(videos: Dataset, tmp_path: Path) -> None:
+    made = writer(videos, tmp_path)
+    assert made.open_shards() == ([0, 1, 2], 0)
+    rows = [row for number in range(4) for row in pieces(number, 3, 2, 4)]
+    order = np.random.default_rng(0).permutation(len(rows))
+    finished = [made.add(rows[i]) for i in order]
+    assert sum(finished) == 4 and finished[-1]
+    assert [shard_is_whole(tmp_path / "a", shard, made.asked(shard)) for shard in range(3)] == [
+        True,
+        False,
+        False,
+    ]
+    assert made.open_shards() == ([1, 2], 4)
+    # A task that is tried again gives rows of what is written already.
+    assert not any(made.add(row) for row in rows)
+    for number in range(4, 12):
+        for row in itertools.chain(*[pieces(number, 1)] * 2):
+            made.add(row)
+    assert made.open_shards() == ([], 12)
+    opened = store(tmp_path / "a", made.num_shards)
+    for number, record in enumerate(videos.records[:4]):
+        expected = np.stack([np.full(9, number), np.arange(9)], 1)
+        np.testing.assert_array_equal(opened.video(record.video_id), expected)
+
+
+def test_a_video_that_breaks_in_the_middle_is_left_out_with_its_reason(
+    videos: Dataset, tmp_path: Path
+) -> None:
+    made = writer(videos, tmp_path)
+    rows = list(pieces(1, 3, 2))
+    assert not made.add(rows[0])
+    assert made.add({**rows[1], "error": "cut off", "out a": np.zeros((0, 2)), "out b": np.zeros((0, 1))})
+    assert not made.add(rows[1])
+    for number in (0, 2, 3):
+        assert all(made.add(row) for row in pieces(number, 2))
+    shard = json.loads((tmp_path / "a" / "shard_00000.json").read_text())
+    assert shard["skipped"] == {videos.records[1].video_id: "cut off"}
+    assert list(shard["videos"]) == [videos.records[number].video_id for number in (0, 2, 3)]
+
+
+def test_only_the_component_that_lacks_a_shard_gets_it(videos: Dataset, tmp_path: Path) -> None:
+    made = writer(videos, tmp_path)
+    for number in range(12):
+        for row in pieces(number, 1):
+            made.add(row)
+    (tmp_path / "b" / "shard_00001.npy").write_bytes(b"damaged")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("shard_*")}
+    again = writer(videos, tmp_path)
+    assert again.open_shards() == ([1], 8)
+    for number in range(4, 8):
+        for row in pieces(number, 1):
+            again.add(row)
+    changed = {path.name for path, stamp in before.items() if path.stat().st_mtime_ns != stamp}
+    assert changed == {"shard_00001.npy", "shard_00001.json"}
+    assert not [p for p, stamp in before.items() if p.parent.name == "a" and p.stat().st_mtime_ns != stamp]
+
+
+def test_another_machine_finds_in_the_bucket_what_was_sent(
+    videos: Dataset, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def on(machine: str) -> _Writer:
+        shared_home._STORES.clear()
+        return writer(videos, shared_home.attach(f"{bucket}/home", tmp_path / machine) / "features")
+
+    try:
+        first = on("first")
+        for number in range(10):  # the third shard is not whole
+            for row in pieces(number, 1):
+                first.add(row)
+        second = on("second")
+        assert second.open_shards() == ([2], 8)
+        assert second.parts["a"] == first.parts["a"] and len(second.parts["b"]) == 4
+        for number in range(8, 12):
+            for row in pieces(number, 1):
+                second.add(row)
+        second.fetch_descriptions()
+        finish(second.folders["a"], HEADER, second.num_shards)
+        index = json.loads((second.folders["a"] / "index.json").read_text())
+        assert len(index["videos"]) == 12 and index["width"] == 2
+    finally:
+        shared_home._STORES.clear()
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"videos_per_shard": 0}, {"steps_per_batch": 0}, {"workers": 0}, {"precision": "int8"}]
+)
+def test_settings_out_of_bounds(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=str(next(iter(wrong.values())))):
+        check_extraction(ExtractionConfig(**wrong))
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with connect(cpus=2) as connected:
+        yield connected
+
+
+def extract(
+    cluster: Cluster, videos: Dataset, backbones: dict[str, Path], root: Path, **settings: Any
+) -> tuple[dict[str, FeatureStore], list[int]]:
+    """The stores, and what the progress showed."""
+    folders = {name: root / "moving_digits" / name for name in backbones}
+    shown = []
+    with Progress.silent().stage("features") as stage:
+        advance = stage.advance
+
+        def seen(count: int = 1, *, note: str = "") -> None:
+            advance(count, note=note)
+            shown.append(stage.count)
+
+        stage.advance = seen  # type: ignore[method-assign]
+        config = ExtractionConfig(**{"videos_per_shard": 4, **settings})
+        num_shards, parts = extract_shards(
+            cluster, SharedRoot.of(root), videos, backbones, folders, "float32", config, stage
+        )
+    assert parts == {name: {} for name in backbones}
+    return {name: store(folder, num_shards) for name, folder in folders.items()}, shown
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("apart", [False, True])
+def test_the_cluster_gives_what_one_process_gives(
+    cluster, videos, backbones, in_one_process, tmp_path, apart
+):
+    stores, shown = extract(cluster, videos, backbones, tmp_path, separate_compute=apart, steps_per_batch=64)
+    assert all(same(stores[name], in_one_process[name]) for name in NAMES)
+    assert shown == list(range(1, 13))
+    for name in NAMES:
+        (tmp_path / "moving_digits" / name / "shard_00001.json").unlink()
+    again, shown = extract(cluster, videos, backbones, tmp_path, separate_compute=apart)
+    assert shown == list(range(9, 13)), "only what was missing is decoded again"
+    assert all(same(again[name], in_one_process[name]) for name in NAMES)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_workers_that_die_are_replaced(cluster, videos, backbones, in_one_process, tmp_path):
+    import psutil
+
+    killed: list[int] = []
+    over = threading.Event()
+
+    def kill_one() -> None:
+        while not over.wait(0.02) and not killed:
+            for process in psutil.process_iter(["pid", "cmdline"]):
+                line = " ".join(process.info["cmdline"] or ())
+                if line.startswith("ray::") and "_decode_and_compute" in line:
+                    os.kill(process.info["pid"], signal.SIGKILL)
+                    killed.append(process.info["pid"])
+                    break
+
+    thread = threading.Thread(target=kill_one)
+    thread.start()
+    try:
+        stores, shown = extract(cluster, videos, backbones, tmp_path)
+    finally:
+        over.set()
+        thread.join()
+    assert killed and shown == list(range(1, 13))
+    assert all(same(stores[name], in_one_process[name]) for name in NAMES)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_a_fault_of_ours_on_a_worker_is_told_as_such(cluster, videos, backbones, tmp_path):
+    (tmp_path / "b").mkdir()
+    broken = {name: tmp_path / "b" / name for name in NAMES}
+    for name, folder in backbones.items():
+        broken[name].mkdir()
+        for path in folder.iterdir():
+            (broken[name] / path.name).write_bytes(path.read_bytes())
+    (broken[NAMES[0]] / "backbone.safetensors").write_bytes(b"damaged")
+    began = time.monotonic()
+    with pytest.raises(DataError) as caught:
+        extract(cluster, videos, broken, tmp_path)
+    assert "backbone" in str(caught.value) and "Ray" not in str(caught.value)
+    assert time.monotonic() - began < 90
