@@ -43,11 +43,19 @@ def _numbers(front: Front, point: FrontPoint) -> list[str]:
         "|---|---|---|",
         *_objective(point, interval),
         f"| mAP, present classes | {100 * test.map_present:.2f} % | {100 * val.map_present:.2f} % |",
+        *(
+            f"| {name} | {100 * value:.2f} % | {_share(val.further.get(name))} |"
+            for name, value in test.further.items()
+        ),
         f"| top-1 | {100 * test.top1:.2f} % | {100 * val.top1:.2f} % |",
         f"| GFLOPs per video, mean | {test.gflops:.5g} | {val.gflops:.5g} |",
         f"| GFLOPs per video, std | {test.gflops_std:.5g} | {val.gflops_std:.5g} |",
         f"| GFLOPs per video, 95th percentile | {test.gflops_p95:.5g} | {val.gflops_p95:.5g} |",
     ]
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f} %"
 
 
 def _objective(point: FrontPoint, interval: str) -> list[str]:

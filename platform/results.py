@@ -22,6 +22,7 @@ from paretovid.trainables.errors import DataError, NonFiniteError, UnknownNameEr
 SPLITS = ("val", "test")
 MAP = "map"
 """The objective of results that name none."""
+_FURTHER = ("map_charades", "map_category_")
 _OVERLAPS = "map_iou_"
 
 
@@ -56,6 +57,8 @@ class Measurement:
     usage_std_over_mean: float | None = None
     overlaps: dict[str, float] = field(default_factory=dict)
     """Of localization: mAP of the instances by overlap (`map_iou_0.5`) and its mean (`map_iou_0.1_0.7`)."""
+    further: dict[str, float] = field(default_factory=dict)
+    """Of sets with several labels a video: `map_charades`, `map_category_<name>`."""
     objective: str = MAP
     """The name of the quality that decides."""
 
@@ -67,7 +70,7 @@ class Measurement:
     def numbers(self) -> dict[str, float]:
         """The figures by name, without calls; those that were not measured left out."""
         names = ("map", "map_present", "map_interpolated", "top1", "gflops", "gflops_std", "gflops_p95")
-        values = {name: getattr(self, name) for name in names} | self.overlaps
+        values = {name: getattr(self, name) for name in names} | self.overlaps | self.further
         if self.usage_std_over_mean is not None:
             values["usage_std_over_mean"] = self.usage_std_over_mean
         return values
@@ -258,6 +261,7 @@ def _measurement(data: Mapping[str, Any], objective: str, where: str) -> Measure
         calls={str(name): float(count) for name, count in data["calls"].items()},
         usage_std_over_mean=None if usage is None else float(usage),
         overlaps={str(name): float(value) for name, value in data.items() if name.startswith(_OVERLAPS)},
+        further={str(name): float(value) for name, value in data.items() if name.startswith(_FURTHER)},
         objective=objective,
     )
     _ = measured.quality  # a KeyError here says what the file lacks

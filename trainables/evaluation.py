@@ -17,7 +17,13 @@ from paretovid.trainables.data.features import FeatureSplit
 from paretovid.trainables.detection import THUMOS_THRESHOLDS, Detection, clipped, map_iou, map_iou_name
 from paretovid.trainables.errors import DataError
 from paretovid.trainables.method import Method, Outcome, Setting, Task
-from paretovid.trainables.metrics import VARIANTS, mean_average_precision, top1
+from paretovid.trainables.metrics import (
+    VARIANTS,
+    map_by_category,
+    map_charades,
+    mean_average_precision,
+    top1,
+)
 from paretovid.trainables.provider import FeatureProvider
 
 CHEAPEST = 1
@@ -50,12 +56,14 @@ class Measured:
         num_steps: NDArray[np.int64],
         used_above: int = CHEAPEST,
         events: tuple[tuple[Event, ...], ...] | None = None,
+        dataset: Dataset | None = None,
     ) -> dict[str, Any]:
         """The figures of an operating point: all mAP variants, top-1, cost and usage.
 
         Arguments:
             used_above: decisions above this count as usage; 0 for a method of one source, which has no cheaper one.
             events: N videos' true instances; with detections, their mAP over overlaps (`thumos`) comes first.
+            dataset: one with several labels a video has the figures of its own evaluation as well.
         """
         usage = (self.decisions > used_above).sum(axis=1) / num_steps
         scores = self.scores.astype(np.float64)
@@ -63,6 +71,8 @@ class Measured:
         if self.detections is not None:
             assert events is not None, "detections are measured against the true instances"
             quality = {**map_iou(self.detections, events), **quality}
+        if dataset is not None and dataset.multi_label:
+            quality |= multi_label_figures(scores, targets, dataset)
         return {
             **quality,
             "top1": top1(scores, targets),
@@ -74,6 +84,16 @@ class Measured:
             "usage_std_over_mean": float(usage.std() / usage.mean()) if usage.any() else 0.0,
             "videos": len(self.scores),
         }
+
+
+def multi_label_figures(
+    scores: NDArray[np.float64], targets: NDArray[Any], dataset: Dataset
+) -> dict[str, float]:
+    """`map_charades`, unless a class has no positive, and `map_category_<name>` where classes have categories."""
+    charades = map_charades(scores, targets)
+    found = {} if np.isnan(charades) else {"map_charades": charades}
+    by_category = map_by_category(scores, targets, dataset.classes, dataset.class_groups)
+    return found | {f"map_category_{name}": value for name, value in by_category.items()}
 
 
 def run_settings(

@@ -10,12 +10,14 @@ mAP is not one number. The variants, named in every result:
 * `activitynet`: precision interpolated to its running maximum from the right (VOC 2011), mean over the
   classes that the ground truth holds.
 
+Sets with several labels a video have further ones: `map_charades`, `map_by_category`.
+
 N videos, C classes. Everything is a fraction between 0 and 1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -100,6 +102,38 @@ def mean_average_precision(scores: Floats, targets: Floats, variant: str = "pape
     if not targets.any():
         raise DataError("no video has a label", "mAP needs at least one positive; check the labels.")
     return float(np.nanmean(_AVERAGE_PRECISION[variant](scores, targets)))
+
+
+def map_charades(scores: Floats, targets: Floats) -> float:
+    """The Charades evaluation: as `present_only`, but a video without any label comes last for every class.
+
+    NaN if a class has no positive, as the official script gives.
+    """
+    scores, targets = _checked(scores, targets)
+    has_label = targets.any(axis=1, keepdims=True)
+    # Below all others, which is what its minus infinity does to an order.
+    ranked = np.where(has_label, scores, scores.min(axis=0, keepdims=True) - 1)
+    return float(average_precision_present_only(ranked, targets).mean())
+
+
+def map_by_category(
+    scores: Floats, targets: Floats, classes: Sequence[str], categories: Mapping[str, str]
+) -> dict[str, float]:
+    """Category to the `present_only` mAP of its classes over the videos that have one of them (HVU, mmaction2).
+
+    Arguments:
+        classes: names of the C columns.
+        categories: class name to category; classes without one are left out, and categories without a positive.
+    """
+    scores, targets = _checked(scores, targets)
+    found = {}
+    for category in sorted(set(categories.values())):
+        columns = [i for i, name in enumerate(classes) if categories.get(name) == category]
+        has_it = targets[:, columns].any(axis=1)
+        if has_it.any():
+            each = average_precision_present_only(scores[has_it][:, columns], targets[has_it][:, columns])
+            found[category] = float(np.nanmean(each))
+    return found
 
 
 def top1(scores: Floats, targets: Floats) -> float:

@@ -458,6 +458,7 @@ def _evaluate(
                     truth[name].num_steps.numpy(),
                     used_above=min(CHEAPEST, len(method.looks()) - 2),
                     events=events.get(name),
+                    dataset=data.dataset,
                 )
                 for name in EVALUATED_SPLITS
             },

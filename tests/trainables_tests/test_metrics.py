@@ -11,6 +11,8 @@ from paretovid.trainables.metrics import (
     average_precision_present_only,
     bootstrap_map_difference,
     bootstrap_map_interval,
+    map_by_category,
+    map_charades,
     mean_average_precision,
     top1,
 )
@@ -109,3 +111,22 @@ def test_bad_input():
         mean_average_precision(scores, targets * 0)
     with pytest.raises(ValueError, match="must both be"):
         top1(scores[:, :2], targets)
+
+
+def test_charades_puts_videos_without_a_label_last():
+    scores = np.array([[0.9, 0.1], [0.8, 0.7], [0.95, 0.99], [0.2, 0.6]])
+    targets = np.array([[1, 0], [0, 1], [0, 0], [1, 0]])
+    # Of class 0 the order is 0, 1, 3: positives at ranks 1 and 3. Of class 1: 1, 3, 0.
+    assert map_charades(scores, targets) == pytest.approx(((1 + 2 / 3) / 2 + 1) / 2)
+    assert mean_average_precision(scores, targets, "present_only") < map_charades(scores, targets)
+    assert np.isnan(map_charades(scores, np.array([[1, 0], [0, 0], [0, 0], [1, 0]])))
+
+
+def test_a_category_is_measured_over_the_videos_that_have_it():
+    classes = ("run", "red", "jump", "blue")
+    categories = {"run": "action", "jump": "action", "red": "attribute"}
+    scores = np.array([[0.9, 0.3, 0.2, 0.0], [0.8, 0.4, 0.1, 0.0], [0.1, 0.9, 0.7, 0.0]])
+    targets = np.array([[0, 1, 0, 1], [1, 0, 0, 0], [0, 0, 1, 0]])
+    # Video 0, which has no action, would come before video 1 otherwise.
+    assert map_by_category(scores, targets, classes, categories) == {"action": 1.0, "attribute": 1.0}
+    assert map_by_category(scores, np.array([[0, 1, 0, 0]] * 3), classes, categories) == {"attribute": 1.0}
