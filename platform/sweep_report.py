@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from paretovid.platform.config import ends, searched_knobs
+from paretovid.platform.estimate import estimate
 from paretovid.platform.front import Front, rounded_up
 from paretovid.platform.launch import LaunchSummary
 from paretovid.platform.report import front_table
@@ -47,9 +48,11 @@ class Plan:
             f"{self.baselines} baselines beside them: {', '.join(b.name for b in self.config.baselines)}"
         )
         lines += ["", "cost of one look, in GFLOPs (multiply-accumulates):"]
+        costs = {}
         for source, component in family(self.config.backbones.family).items():
-            cost = measure_component(component, _CLASSES_SHOWN)
-            lines.append(f"  {source:<8} {component:<32} {cost.gmacs:.6f}  at {cost.input}")
+            cost = costs[source] = measure_component(component, _CLASSES_SHOWN)
+            lines.append(f"  {source:<10} {component:<32} {cost.gmacs:.6f}  at {cost.input}")
+        lines += ["", *estimate(self.config, costs, _CLASSES_SHOWN)]
         if search.max_gflops:
             lines.append(f"points above {search.max_gflops:g} GFLOPs per video are not worth finding")
         lines += ["", "what it trains, extracts and measures is kept; nothing was started (--dry-run)"]
