@@ -1,6 +1,7 @@
 # The commands of this repository. `make` lists them.
 PYTHON ?= python3
 ARGS ?=
+TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -17,7 +18,7 @@ PIP_INSTALL := $(RUN) -m pip install --quiet --quiet --disable-pip-version-check
 .PHONY: help
 help: ## List these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-11s %s\n", $$1, $$2 }'
-	@echo "Variables: PYTHON=python3 (3.11 or newer, makes $(VENV)); ARGS='key=value ...' for sweep."
+	@echo "Variables: PYTHON=python3 (3.11 or newer, makes $(VENV)); ARGS='key=value ...' for sweep; TEST_PROCESSES=2 for test."
 
 .PHONY: sweep
 sweep: $(PLATFORM_STAMP) ## From nothing to a front: videos, backbones, features, search (ARGS= for overrides)
@@ -25,7 +26,7 @@ sweep: $(PLATFORM_STAMP) ## From nothing to a front: videos, backbones, features
 
 .PHONY: test
 test: lint ## All checks and tests, as CI runs them
-	@$(RUN) -m pytest
+	@$(RUN) -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 .PHONY: test-quick
 test-quick: $(TEST_STAMP) ## Only the tests that need neither a Ray cluster nor much time

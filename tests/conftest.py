@@ -20,6 +20,24 @@ torch.set_num_threads(1)
 
 _NUMBERS = itertools.count()
 
+_LONGEST_FIRST = (
+    "test_method_sweeps.py",
+    "test_launch.py",
+    "test_resume.py",
+    "test_sweep.py",
+    "test_shared_stores.py",
+    "test_many_nodes.py",
+    "test_trial.py",
+    "test_paper_miniature.py",
+    "test_extraction.py",
+)
+"""Two processes share the files (`make test`): one that takes ten minutes must not be the last to begin."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: place for place, name in enumerate(_LONGEST_FIRST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
 
 @pytest.fixture(scope="session")
 def s3_process() -> Iterator[S3Server]:

@@ -1,0 +1,214 @@
+"""Extraction: videos per second against a plain loop and against decoding alone; memory against the number of videos.
+
+    python benchmarks/extraction.py [--videos 600] [--repeats 3]
+
+On the built-in videos with the small family (untrained: what weights hold changes no time) and, on fewer of them, with
+two of the papers' backbones. Rates are of the work itself: Ray is connected and its workers have had a first shard
+before the clock starts, the plain loop has loaded its backbones. What starting costs is a figure of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from paretovid.infra.ray_cluster import Cluster, connect
+from paretovid.platform.extraction import extract_shards
+from paretovid.platform.progress import Progress
+from paretovid.platform.shared_home import SharedRoot
+from paretovid.search_spaces.schema import ExtractionConfig
+from paretovid.trainables.backbone_weights import RANDOM, build_with_weights
+from paretovid.trainables.components import component, family, load_backbone, save_backbone
+from paretovid.trainables.data.dataset import Dataset
+from paretovid.trainables.data.extract import compute_features, read_pieces
+from paretovid.trainables.data.moving_digits import MovingDigitsConfig, make_moving_digits
+
+RESULTS = Path(__file__).with_name("extraction_results.json")
+PAPER = ("mobilenet_v2@112", "efficientnet_b0@224")
+CORES = len(os.sched_getaffinity(0))
+
+
+def make_videos(root: Path, count: int) -> Dataset:
+    config = MovingDigitsConfig(videos_train=count - 20, videos_val=10, videos_test=10)
+    return make_moving_digits(config, root / "data" / "moving_digits")
+
+
+def make_backbones(root: Path, names: tuple[str, ...], num_classes: int) -> dict[str, Path]:
+    for name in names:
+        spec = component(name)
+        torch.manual_seed(0)
+        backbone = (
+            spec.build(num_classes).eval() if spec.weights is None else build_with_weights(spec, RANDOM)[0]
+        )
+        save_backbone(root / "backbones" / name, name, backbone, {"labels": []})
+    return {name: root / "backbones" / name for name in names}
+
+
+def some(dataset: Dataset, count: int) -> Dataset:
+    return replace(dataset, records=dataset.records[:count])
+
+
+def decode(dataset: Dataset, names: tuple[str, ...]) -> int:
+    """Decoding alone, for all components at once, as extraction does. Returns the number of videos."""
+    torch.set_num_threads(1)
+    specs = {name: component(name).input for name in names}
+    for record in dataset.records:
+        for _ in read_pieces(dataset.video_path(record), specs, step_seconds=dataset.step_seconds):
+            pass
+    return len(dataset.records)
+
+
+def plain_loop(dataset: Dataset, backbones: Mapping[str, Path]) -> float:
+    """Videos per second of decode-and-forward in this process, on one thread."""
+    torch.set_num_threads(1)
+    loaded = {name: load_backbone(folder)[0] for name, folder in backbones.items()}
+    specs = {name: component(name).input for name in backbones}
+
+    def go(of: Dataset) -> None:
+        for record in of.records:
+            for piece in read_pieces(of.video_path(record), specs, step_seconds=of.step_seconds):
+                for name, inputs in piece.inputs.items():
+                    compute_features(loaded[name], inputs)
+
+    go(some(dataset, 4))
+    began = time.perf_counter()
+    go(dataset)
+    return len(dataset.records) / (time.perf_counter() - began)
+
+
+def decode_limit(dataset: Dataset, names: tuple[str, ...]) -> float:
+    """Videos per second of decoding alone, in one process per core."""
+    parts = [replace(dataset, records=dataset.records[i::CORES]) for i in range(CORES)]
+    with ProcessPoolExecutor(CORES, mp_context=get_context("spawn")) as pool:
+        list(pool.map(decode, [some(dataset, 4)] * CORES, [names] * CORES))
+        began = time.perf_counter()
+        count = sum(pool.map(decode, parts, [names] * CORES))
+        return count / (time.perf_counter() - began)
+
+
+def extracted(
+    cluster: Cluster, dataset: Dataset, backbones: Mapping[str, Path], **settings: Any
+) -> tuple[float, float]:
+    """Videos per second after the first shard, and seconds until that was there."""
+    stamps: list[float] = []
+    with tempfile.TemporaryDirectory() as scratch, Progress.silent().stage("features") as stage:
+        advance = stage.advance
+
+        def seen(count: int = 1, *, note: str = "") -> None:
+            stamps.append(time.perf_counter())
+            advance(count, note=note)
+
+        stage.advance = seen  # type: ignore[method-assign]
+        folders = {name: Path(scratch) / "features" / name for name in backbones}
+        began = time.perf_counter()
+        extract_shards(
+            cluster,
+            SharedRoot.of(Path(scratch)),
+            dataset,
+            backbones,
+            folders,
+            "float32",
+            ExtractionConfig(**settings),
+            stage,
+        )
+        ended = time.perf_counter()
+    first = min(len(stamps) // 4, 50)
+    return (len(stamps) - first) / (ended - stamps[first - 1]), stamps[0] - began
+
+
+@contextmanager
+def peak_memory() -> Iterator[dict[str, float]]:
+    """Peak of the proportional memory, in MB, of this process and all that it started, while the block runs."""
+    found = {"mb": 0.0}
+    over = threading.Event()
+
+    def watch() -> None:
+        me = psutil.Process()
+        while not over.wait(0.25):
+            total = 0
+            for process in [me, *me.children(recursive=True)]:
+                try:
+                    total += process.memory_full_info().pss
+                except (psutil.NoSuchProcess, psutil.AccessDenied):
+                    continue
+            found["mb"] = max(found["mb"], total / 2**20)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield found
+    finally:
+        over.set()
+        thread.join()
+
+
+def rates(cluster: Cluster, dataset: Dataset, backbones: dict[str, Path], repeats: int) -> dict[str, Any]:
+    names = tuple(backbones)
+    measured: dict[str, list[float]] = {}
+    for _ in range(repeats):
+        measured.setdefault("plain loop", []).append(plain_loop(dataset, backbones))
+        measured.setdefault("decoding alone, a process per core", []).append(decode_limit(dataset, names))
+        for key, apart in (("Ray Data, one stage", False), ("Ray Data, two stages", True)):
+            rate, start = extracted(cluster, dataset, backbones, separate_compute=apart)
+            measured.setdefault(key, []).append(rate)
+            measured.setdefault(f"{key}: seconds to the first video", []).append(start)
+    return {"videos": len(dataset.records), "components": names, "measured": measured}
+
+
+def memory(cluster: Cluster, dataset: Dataset, backbones: dict[str, Path]) -> dict[str, Any]:
+    """Peaks with a tenth of the videos and with all of them."""
+    found: dict[str, Any] = {}
+    extracted(cluster, some(dataset, 8), backbones)  # workers are up in both
+    for count in (len(dataset.records) // 10, len(dataset.records)):
+        with peak_memory() as peak:
+            extracted(cluster, some(dataset, count), backbones)
+        found[str(count)] = round(peak["mb"])
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--videos", type=int, default=600)
+    parser.add_argument("--repeats", type=int, default=3)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="extraction-") as scratch:
+        root = Path(scratch)
+        dataset = make_videos(root, arguments.videos)
+        small = make_backbones(root, tuple(family("small").values()), len(dataset.classes))
+        paper = make_backbones(root, PAPER, len(dataset.classes))
+        with connect() as cluster:
+            results = {
+                "cores": CORES,
+                "small": rates(cluster, some(dataset, arguments.videos // 2), small, arguments.repeats),
+                "paper": rates(cluster, some(dataset, arguments.videos // 10), paper, arguments.repeats),
+                "peak_memory_mb": {
+                    "one stage": memory(cluster, dataset, small),
+                },
+            }
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    for part in ("small", "paper"):
+        print(part, f"({results[part]['videos']} videos)")  # type: ignore[index]
+        for key, values in results[part]["measured"].items():  # type: ignore[index]
+            print(f"  {key:<50} {statistics.median(values):8.2f}  {[round(v, 2) for v in values]}")
+    print("peak memory, MB, by number of videos:", results["peak_memory_mb"])
+
+
+if __name__ == "__main__":
+    main()
