@@ -13,8 +13,11 @@ from paretovid.platform.config import group_options
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(420)]
 
-METHODS = [name for name in group_options("method") if name not in ("lite_eval", "ada_frame_paper")]
-"""The last is another setting of `ada_frame`."""
+SETTINGS_OF_OTHERS = (
+    "ada_frame_paper",
+    *(name for name in group_options("method") if name.endswith("_paper_size")),
+)
+METHODS = [name for name in group_options("method") if name not in ("lite_eval", *SETTINGS_OF_OTHERS)]
 
 
 UNTRIMMED = [
