@@ -5,6 +5,8 @@
     python benchmarks/durability.py stock   [--kills 5]    the same for the stock parts
     python benchmarks/durability.py node                   one node out of three is lost
     python benchmarks/durability.py mlflow  [--seconds 60] the MLflow server is stopped in the middle
+    python benchmarks/durability.py postgres [--seconds 20] the study's PostgreSQL is stopped in the middle
+    python benchmarks/durability.py s3     [--rate 0.1]    a home in a bucket, whose connections are cut at a rate
     python benchmarks/durability.py pace                   trials per minute on 1, 2, 3 nodes; trials that do nothing
     python benchmarks/overhead.py                          platform seconds per trial against a bare Ray Tune loop
 
@@ -33,7 +35,11 @@ from typing import Any
 
 import numpy as np
 
-from paretovid.platform.home import Home
+from paretovid.infra.testing import FlakyProxy, postgres_server, s3_server
+from paretovid.platform.front import read_front
+from paretovid.platform.home import Home, open_home
+from paretovid.platform.shared_home import refresh_sweep
+from paretovid.platform.study_place import STORAGE_VARIABLE
 from paretovid.platform.sweep_audit import audit
 from paretovid.platform.sweep_journal import read_journal
 from paretovid.platform.testing import kill_with_children
@@ -63,18 +69,18 @@ SWEEP = [
 BEATS_PER_EPOCH = 2  # one step of 16 videos, and one look whether to stop
 
 
-def start(*words: str, home: Path, **variables: str) -> subprocess.Popen[bytes]:
-    """The command, as a user types it."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MLFLOW_TRACKING_URI": "", **variables}
+def start(*words: str, home: Path | str, log: Path | None = None) -> subprocess.Popen[bytes]:
+    """The command, as a user types it. `log`: where it writes; by default into a home that is a folder."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MLFLOW_TRACKING_URI": ""}
     command = [str(Path(sys.executable).with_name("paretovid")), *words, f"home={home}"]
-    log = (home / "commands.log").open("ab")
-    return subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+    with (log or Path(home) / "commands.log").open("ab") as file:
+        return subprocess.Popen(command, stdout=file, stderr=file, env=environment)
 
 
-def run(*words: str, home: Path, **variables: str) -> float:
+def run(*words: str, home: Path) -> float:
     """Seconds that the command took. Raises if it failed."""
     began = time.perf_counter()
-    process = start(*words, home=home, **variables)
+    process = start(*words, home=home)
     if process.wait() != 0:
         raise RuntimeError(f"{words}: {(home / 'commands.log').read_text()[-3000:]}")
     return time.perf_counter() - began
@@ -454,6 +460,72 @@ def mlflow_away(folder: Path, seconds: float) -> dict[str, Any]:
     }
 
 
+def postgres_away(folder: Path, seconds: float) -> dict[str, Any]:
+    """The study lies in PostgreSQL, which is stopped in the middle of the sweep."""
+    source = prepared(folder)
+    reference = fresh(source, folder / "postgres-reference")
+    home = fresh(source, folder / "postgres-away")
+    with postgres_server() as server:
+        os.environ["PGPASSWORD"] = server.password
+        os.environ[STORAGE_VARIABLE] = server.make_database("undisturbed")
+        undisturbed = run("sweep", *SWEEP, home=reference)
+        os.environ[STORAGE_VARIABLE] = server.make_database("disturbed")
+        began = time.perf_counter()
+        process = start("sweep", *SWEEP, home=home)
+        wait_for(lambda: _finished(home) >= 3, process)
+        server.stop()
+        time.sleep(seconds)
+        running, finished_before = process.poll() is None, _finished(home)
+        server.start()
+        status = process.wait()
+        took = time.perf_counter() - began
+        found = audit(Home(home), "s")
+        del os.environ[STORAGE_VARIABLE]
+    return {
+        "seconds_away": seconds,
+        "sweep_was_running_when_it_came_back": running,
+        "finished_when_it_came_back": finished_before,
+        "status": status,
+        "undisturbed_seconds": round(undisturbed, 1),
+        "seconds": round(took, 1),
+        "same_front": front_of(home) == front_of(reference),
+        **asdict(found),
+    }
+
+
+def s3_errors(folder: Path, rate: float) -> dict[str, Any]:
+    """A home in a bucket; a share of the connections to it is cut in the middle of an answer."""
+    rows, fronts = [], []
+    settings = {
+        "AWS_ACCESS_KEY_ID": "benchmark",
+        "AWS_SECRET_ACCESS_KEY": "benchmark",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "PARETOVID_CACHE": str(folder / "cache"),
+    }
+    os.environ.update(settings)
+    with s3_server() as server:
+        import boto3
+
+        for share in (0.0, rate):
+            os.environ["AWS_ENDPOINT_URL"] = server.endpoint
+            boto3.client("s3").create_bucket(Bucket=f"home-{share:g}".replace(".", "-"))
+            home = f"s3://home-{share:g}/home".replace(".", "-")
+            with FlakyProxy(server.port, rate=share, after_bytes=20_000) as proxy:
+                os.environ["AWS_ENDPOINT_URL"] = proxy.endpoint
+                began = time.perf_counter()
+                status = start("sweep", *SWEEP, home=home, log=folder / "s3.log").wait()
+                took = time.perf_counter() - began
+                opened = open_home(home)
+                refresh_sweep(opened.sweep("s"))
+                found = audit(opened, "s")
+                row = {"rate": share, "connections": proxy.connections, "cut": proxy.cut, "status": status}
+            points = read_front([opened.sweep("s")]).points
+            fronts.append([(p.id, p.shown.quality, p.shown.gflops, p.on_front) for p in points])
+            rows.append({**row, "seconds": round(took, 1), **asdict(found)})
+            print(json.dumps(rows[-1]), flush=True)
+    return {"rows": rows, "same_front": fronts[0] == fronts[1]}
+
+
 def audit_behind(home: Path) -> int:
     """Events that MLflow has not been told."""
     from paretovid.platform.sweep_status import status_of
@@ -525,15 +597,19 @@ def record(part: str, found: Mapping[str, Any]) -> None:
     RESULTS.write_text(json.dumps(known, indent=1) + "\n")
 
 
+PARTS = ("kills", "chain", "stock", "node", "mlflow", "postgres", "s3", "pace")
+
+
 def main() -> None:
     """Runs one part."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("part", choices=("kills", "stock", "node", "mlflow", "pace", "chain"))
+    parser.add_argument("part", choices=PARTS)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--minutes", type=float, default=60, help="of kills: none is begun after that")
     parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--rate", type=float, default=0.1, help="of connections to the bucket that are cut")
     parser.add_argument("--trials", type=int, default=60, help="of pace")
     parser.add_argument("--folder", type=Path, help="kept, with prepared features; default: a temporary one")
     arguments = parser.parse_args()
@@ -546,6 +622,8 @@ def main() -> None:
             "stock": lambda: stock(folder, arguments.kills),
             "node": lambda: node(folder),
             "mlflow": lambda: mlflow_away(folder, arguments.seconds),
+            "postgres": lambda: postgres_away(folder, arguments.seconds),
+            "s3": lambda: s3_errors(folder, arguments.rate),
             "pace": lambda: pace(folder, arguments.trials),
         }
         found = parts[arguments.part]()
