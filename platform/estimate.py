@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from paretovid.platform.config import data_settings
@@ -30,6 +31,7 @@ class DataSize:
     step_seconds: float
     source: str
     """Where this is known from, for people."""
+    classes: int
 
 
 def data_size(config: SweepConfig) -> DataSize | None:
@@ -44,13 +46,19 @@ def data_size(config: SweepConfig) -> DataSize | None:
         except DataError:  # half made: what it will be follows from the settings
             pass
         else:
-            steps = sum(record.num_steps for record in made.records)
-            return DataSize(
-                videos=len(made.records), steps=steps, step_seconds=made.step_seconds, source="as they are"
-            )
+            # Another length of steps makes the set anew.
+            if settings.get("step_seconds", made.step_seconds) == made.step_seconds:
+                return DataSize(
+                    videos=len(made.records),
+                    steps=sum(record.num_steps for record in made.records),
+                    step_seconds=made.step_seconds,
+                    source="as they are",
+                    classes=len(made.classes),
+                )
     if (chosen := settings.pop("reader", None)) is not None:
         read = reader_config(str(chosen), settings)
-        videos = reader(str(chosen)).read(read).videos
+        annotations = reader(str(chosen)).read(read)
+        videos = annotations.videos
         lengths = [video.stated_seconds for video in videos]
         known = [count_steps(length, read.step_seconds) for length in lengths if length is not None]
         return DataSize(
@@ -58,6 +66,7 @@ def data_size(config: SweepConfig) -> DataSize | None:
             steps=sum(known) if len(known) == len(videos) else None,
             step_seconds=read.step_seconds,
             source="by the annotations",
+            classes=len(annotations.classes),
         )
     if settings.pop("generator", None) is None:
         return None
@@ -69,24 +78,24 @@ def data_size(config: SweepConfig) -> DataSize | None:
         steps=round(count * mean),
         step_seconds=made_of.step_seconds,
         source="by the settings, about",
+        classes=made_of.num_classes,
     )
 
 
-def estimate(config: SweepConfig, costs: dict[str, ComponentCost], classes: int) -> list[str]:
+def estimate(config: SweepConfig, size: DataSize | None, costs: Mapping[str, ComponentCost]) -> list[str]:
     """Lines of a plan.
 
     Arguments:
+        size: of the data set, if it is known.
         costs: source to the measured cost of one call.
-        classes: of the data set, for what classifies.
     """
-    size = data_size(config)
     if size is None:
         return ["how long its videos are is known once they are there"]
     if size.steps is None:
         return [f"{size.videos:,} videos ({size.source}), whose length is known once they are looked at"]
     per_step = sum(cost.gmacs for cost in costs.values())
     mean = size.steps / max(1, size.videos)
-    widths = [_width(name, classes) for name in family(config.backbones.family).values()]
+    widths = [_width(name, size.classes) for name in family(config.backbones.family).values()]
     gigabytes = size.steps * sum(widths) * _BYTES[config.backbones.dtype] / 1e9
     total = size.steps * per_step
     at_once = f"{size.videos:,} videos, {size.steps:,} steps of {size.step_seconds:g} s ({size.source})"
@@ -97,6 +106,7 @@ def estimate(config: SweepConfig, costs: dict[str, ComponentCost], classes: int)
         f"  every look at every step   {_large(total)}FLOPs; {_time(seconds)} of a device that reaches 1 TFLOP/s "
         "(its makers count two for one of ours), and decoding",
         f"  features on disk           {gigabytes:.3g} GB of {config.backbones.dtype}",
+        *(["  fine-tuning              comes before it"] if config.backbones.fine_tune else []),
         f"all looks at a video of {mean:.4g} steps are {mean * per_step:.4g} GFLOPs, which a method is there to save",
     ]
 

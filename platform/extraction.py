@@ -14,6 +14,7 @@ import contextlib
 import functools
 import json
 import logging
+import socket
 import time
 import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -51,9 +52,10 @@ from paretovid.trainables.data.features import (
     shard_is_whole,
     write_shard,
 )
-from paretovid.trainables.errors import DataError, ParetovidError, UsageError, VideoError
+from paretovid.trainables.errors import DataError, ParetovidError, UsageError
 
 _VIDEOS_PER_TASK = 4
+_BLOCK_BYTES = 32 * 2**20
 _MAX_RETRIES = 2
 """Of a task whose process died. Infinite ones would feed the same poisonous video to one worker after the other."""
 
@@ -76,17 +78,16 @@ def extract_shards(
     dtype: str,
     config: ExtractionConfig,
     stage: Stage,
-) -> tuple[int, dict[str, dict[str, Part]]]:
+) -> ShardWriter:
     """Writes all shards that are missing; Ray must be connected.
 
     Arguments:
         backbones, folders: component to the folder of its weights, and of its store.
 
-    Returns how many shards a store has, and component to the parts of its store in the bucket (none if the home is
-    a folder). Raises `DataError` if a worker died again and again.
+    Returns what has written them. Raises `DataError` if a node does not see a video, or a worker died again and again.
     """
     precision = check_extraction(config)
-    writer = _Writer.over(dataset, folders, config.videos_per_shard, dtype)
+    writer = ShardWriter.over(dataset, folders, config.videos_per_shard, dtype)
     writer.widths = {name: _width(folder) for name, folder in backbones.items()}
     shards, done = writer.open_shards()
     stage.begin_at(done)
@@ -108,7 +109,7 @@ def extract_shards(
                     rate = (done - before) / max(1e-3, time.monotonic() - began)
                     stage.advance(note=f"{rate:.3g} videos/s")
     writer.fetch_descriptions()
-    return writer.num_shards, writer.parts
+    return writer
 
 
 def _width(backbone: Path) -> int:
@@ -179,7 +180,7 @@ def _decode(batch: Mapping[str, np.ndarray], job: _Job) -> Iterator[dict[str, An
     wanted = set(batch["path"].tolist())
     fetch(root, lambda names: [name for name in names if name in wanted])
     specs = {name: component(name).input for name in job.backbones}
-    for number, path in zip(batch["number"].tolist(), batch["path"].tolist(), strict=True):
+    for number, path, seen in zip(*(batch[key].tolist() for key in ("number", "path", "seen")), strict=True):
         try:
             for piece in read_pieces(root / path, specs, step_seconds=job.step_seconds, steps=job.steps):
                 inputs = {f"in {name}": [values] for name, values in piece.inputs.items()}
@@ -190,7 +191,18 @@ def _decode(batch: Mapping[str, np.ndarray], job: _Job) -> Iterator[dict[str, An
                     "error": [""],
                     **inputs,
                 }
-        except (VideoError, OSError) as error:
+        except OSError as error:
+            # A disk or a bucket that is away says nothing of the video: it must not be recorded as unreadable.
+            raise DataError(
+                f"{root / path} cannot be read on {socket.gethostname()}: {error}",
+                "Every node must see the videos. Mend it, and the same command goes on.",
+            ) from error
+        except Exception as error:  # whatever a broken file makes a decoder raise
+            if seen and not (root / path).exists():
+                raise DataError(
+                    f"{root / path} is not there, seen from {socket.gethostname()}",
+                    "Every node must see what the driver sees. Mount it there, and the same command goes on.",
+                ) from error
             empty = {
                 f"in {name}": [np.zeros((0, *spec.shape), np.float32 if spec.kind == "logmel" else np.uint8)]
                 for name, spec in specs.items()
@@ -219,12 +231,19 @@ def _rows(
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = DataContext.get_current()
     context.enable_progress_bars = False
+    # Decoding is let go on by what its blocks are thought to take of the store: with the default of 128 MiB hardly
+    # more than one decoder would run beside a GPU.
+    context.target_max_block_size = _BLOCK_BYTES
     # Each is told in an info line otherwise.
     context.print_on_execution_start = False
+    in_bucket = job.shared.url is not None
     num_tasks = -(-len(numbers) // _VIDEOS_PER_TASK)
     workers = min(config.workers or num_tasks, num_tasks, max(1, int(cluster.cpus)))
     videos: Any = ray.data.from_items(
-        [{"number": number, "path": records[number].path} for number in numbers],
+        [
+            {"number": number, "path": records[number].path, "seen": in_bucket or (job.root / path).exists()}
+            for number, path in ((number, records[number].path) for number in numbers)
+        ],
         override_num_blocks=num_tasks,
     )
     by_tasks = {"fn_args": (job,), "num_cpus": 1, "compute": TaskPoolStrategy(size=workers)}
@@ -238,7 +257,7 @@ def _rows(
                 batch_size=1,
                 compute=ActorPoolStrategy(min_size=1, max_size=max(1, int(cluster.gpus))),
                 **({"num_gpus": 1} if cluster.gpus >= 1 else {"num_cpus": 0.5}),
-                max_restarts=_MAX_RETRIES,
+                max_restarts=-1,
                 max_task_retries=_MAX_RETRIES,
             )
         else:
@@ -263,13 +282,14 @@ def _cause(error: BaseException) -> Exception:
     text = str(seen[-1]).strip().splitlines() or [type(seen[-1]).__name__]
     return DataError(
         f"extraction has failed on a worker: {type(seen[-1]).__name__}: {text[-1]}",
-        "What is whole is kept: the same command goes on. If a worker died, it may have had too little memory: "
-        "extraction.steps_per_batch=16 or extraction.workers=1 need less.",
+        "What is whole is kept: the same command goes on. If workers die again and again, one may have had too little "
+        "memory (extraction.steps_per_batch=16 and extraction.workers=1 need less), or a video crashes the decoder: "
+        "the progress shows how far it came, in the manifest's order; leave that video out.",
     )
 
 
 @dataclass(kw_only=True)
-class _Writer:
+class ShardWriter:
     """Collects the pieces of videos into shards, each written when all of its videos are there.
 
     Shard k of every component holds videos `k * size … (k + 1) * size - 1` of the manifest.
@@ -281,6 +301,7 @@ class _Writer:
     dtype: str
     widths: dict[str, int] = field(default_factory=dict)
     parts: dict[str, dict[str, Part]] = field(default_factory=dict)
+    """Component to the parts of its store in the bucket; none if the home is a folder."""
     _pieces: dict[int, dict[int, dict[str, Any]]] = field(default_factory=dict)
     """Video to first step to row, of videos that are not whole."""
     _videos: dict[int, dict[int, dict[str, np.ndarray]]] = field(default_factory=dict)
@@ -290,12 +311,13 @@ class _Writer:
     _in_bucket: dict[str, dict[str, list[tuple[Part, bytes]]]] = field(default_factory=dict)
 
     @classmethod
-    def over(cls, dataset: Dataset, folders: Mapping[str, Path], size: int, dtype: str) -> _Writer:
+    def over(cls, dataset: Dataset, folders: Mapping[str, Path], size: int, dtype: str) -> ShardWriter:
         parts: dict[str, dict[str, Part]] = {name: {} for name in folders}
         return cls(records=dataset.records, folders=dict(folders), size=size, dtype=dtype, parts=parts)
 
     @property
     def num_shards(self) -> int:
+        """Of a whole store."""
         return -(-len(self.records) // self.size)
 
     def numbers(self, shard: int) -> range:
@@ -375,6 +397,19 @@ class _Writer:
                 dtype=self.dtype,
             )
             self.parts[name] |= share_parts(folder, shard_files(shard))
+
+    def forget_skipped(self) -> int:
+        """Takes back all shards that leave a video out: the same command looks again. Returns how many."""
+        forgotten = 0
+        for name, folder in self.folders.items():
+            for shard in range(self.num_shards):
+                description = folder / shard_files(shard)[1]
+                if description.exists() and json.loads(description.read_text())["skipped"]:
+                    description.unlink()
+                    for part in shard_files(shard):
+                        self.parts[name].pop(part, None)
+                    forgotten += 1
+        return forgotten
 
     def fetch_descriptions(self) -> None:
         """Brings here what was written elsewhere, but for the rows."""

@@ -56,8 +56,10 @@ def requirements(trial: TrialRecord) -> list[str]:
     """What a consumer must install, pinned to the versions that are installed here."""
     backbones = trial.sources.values()
     names = [*REQUIRED]
-    if any(name.startswith("x3d") for name in backbones):
+    if any(name.startswith(("x3d", "slowfast")) for name in backbones):
         names.append("pytorchvideo")
+    if any(name.startswith("dpn") for name in backbones):
+        names.append("timm")
     if any(components.component(name).input.kind == "flow" for name in backbones):
         names.append("opencv-python-headless")
     # A local build tag (`+cpu`) is in no package index.

@@ -88,6 +88,7 @@ def make_data(config: SweepConfig, progress: Progress) -> Dataset:
     with progress.stage("videos", unit="videos") as stage:
         if settings.get("reader") is not None:
             assembled = _read_data(config, home, stage)
+            share(root, lambda part: part in (MANIFEST, LEFT_OUT))
             _tell(assembled, root, progress)
             return assembled.dataset
         is_shared_set = fetch(root, some_of_dataset)
@@ -264,7 +265,7 @@ def _extract(
         total = stage.total = len(dataset.records)
         shared = SharedRoot.of(home.root, config.cluster.node_cache)
         with cluster_of(config) as cluster:
-            num_shards, parts = extract_shards(
+            writer = extract_shards(
                 cluster,
                 shared,
                 dataset,
@@ -274,13 +275,16 @@ def _extract(
                 config.extraction,
                 stage,
             )
-        failures = _failures(dataset, next(iter(missing.values())), num_shards)
+        failures = _failures(dataset, next(iter(missing.values())), writer.num_shards)
         # Before the stores are whole: the same command must not go on with them.
         found = _reader_of(config)
-        _check_enough(failures, total, found[1].max_missing_share if found else _UNREADABLE_SHARE)
+        allowed = found[1].max_missing_share if found else _UNREADABLE_SHARE
+        if len(failures) > total * allowed:
+            writer.forget_skipped()
+        _check_enough(failures, total, allowed)
         for name, folder in missing.items():
-            finish(folder, described[name], num_shards)
-            seal(folder, parts[name], INDEX_FILE)
+            finish(folder, described[name], writer.num_shards)
+            seal(folder, writer.parts[name], INDEX_FILE)
         read = total - len(failures)
         stage.done(f"{len(missing)} components of {read} videos, each decoded once")
     for path, reason in failures:

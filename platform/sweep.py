@@ -370,14 +370,15 @@ def _check(config: SweepConfig) -> None:
                 f"{config.method.name} has no inference knob {name!r}", f"Known: {', '.join(sorted(known))}."
             )
     available = family(config.backbones.family)
-    for source in method_class(config.method.name).sources_of(
-        method_config(config.method.name, config.method.model)
-    ):
-        if source not in available:
-            raise UsageError(
-                f"{config.method.name} reads the source {source!r}, which {config.backbones.family} has not",
-                f"It has: {', '.join(available)}.",
-            )
+    readers = {config.method.name: (config.method.name, config.method.model)}
+    readers |= {f"the baseline {b.name}": (b.method, b.model) for b in config.baselines}
+    for reader, (name, model) in readers.items():
+        for source in method_class(name).sources_of(method_config(name, model)):
+            if source not in available:
+                raise UsageError(
+                    f"{reader} reads the source {source!r}, which {config.backbones.family} has not",
+                    f"It has: {', '.join(available)}. Choose other backbones, or say which baselines: baselines=[…].",
+                )
     task = method_class(config.method.name).task
     for baseline in config.baselines:
         other = method_class(baseline.method).task

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from paretovid.platform.config import ends, searched_knobs
-from paretovid.platform.estimate import estimate
+from paretovid.platform.estimate import data_size, estimate
 from paretovid.platform.front import Front, rounded_up
 from paretovid.platform.launch import LaunchSummary
 from paretovid.platform.report import front_table
@@ -16,7 +16,7 @@ from paretovid.platform.results import knob_text
 from paretovid.search_spaces.schema import SweepConfig
 from paretovid.trainables.components import family, measure_component
 
-_CLASSES_SHOWN = 12  # of what classifies, in a plan: the videos may not be made yet
+_CLASSES_SHOWN = 12  # of what classifies, in a plan over videos of which nothing is known yet
 
 PICTURE, PAGE, TABLE, DOCUMENT = "front.png", "front.html", "front.txt", "front.json"
 
@@ -48,11 +48,12 @@ class Plan:
             f"{self.baselines} baselines beside them: {', '.join(b.name for b in self.config.baselines)}"
         )
         lines += ["", "cost of one look, in GFLOPs (multiply-accumulates):"]
-        costs = {}
+        size, costs = data_size(self.config), {}
+        classes = _CLASSES_SHOWN if size is None else size.classes
         for source, component in family(self.config.backbones.family).items():
-            cost = costs[source] = measure_component(component, _CLASSES_SHOWN)
+            cost = costs[source] = measure_component(component, classes)
             lines.append(f"  {source:<10} {component:<32} {cost.gmacs:.6f}  at {cost.input}")
-        lines += ["", *estimate(self.config, costs, _CLASSES_SHOWN)]
+        lines += ["", *estimate(self.config, size, costs)]
         if search.max_gflops:
             lines.append(f"points above {search.max_gflops:g} GFLOPs per video are not worth finding")
         lines += ["", "what it trains, extracts and measures is kept; nothing was started (--dry-run)"]

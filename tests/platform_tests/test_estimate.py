@@ -38,7 +38,9 @@ def activitynet(tmp_path: Path) -> list[str]:
 
 def test_annotations_tell_the_steps_before_a_video_is_looked_at(activitynet: list[str]) -> None:
     size = data_size(load_sweep_config(activitynet))
-    assert size == DataSize(videos=3, steps=61 + 30 + 120, step_seconds=1.0, source="by the annotations")
+    assert size == DataSize(
+        videos=3, steps=61 + 30 + 120, step_seconds=1.0, source="by the annotations", classes=2
+    )
 
 
 def test_it_is_steps_times_the_measured_cost_of_each_look(activitynet: list[str]) -> None:
@@ -46,7 +48,7 @@ def test_it_is_steps_times_the_measured_cost_of_each_look(activitynet: list[str]
     config = load_sweep_config([*activitynet, *paper])
     names = family("paper")
     costs = {source: measure_component(name, 2) for source, name in names.items()}
-    text = "\n".join(estimate(config, costs, 2))
+    text = "\n".join(estimate(config, data_size(config), costs))
     per_step = sum(cost.gmacs for cost in costs.values())
     assert f"{211 * per_step / 1000:.3g} TFLOPs" in text
     assert f"{211 / 3 * per_step:.4g} GFLOPs" in text
@@ -70,7 +72,7 @@ def test_what_is_not_made_yet(tmp_path: Path, words: list[str], expected: tuple[
     size = data_size(config)
     assert (None if size is None else (size.videos, size.steps)) == expected
     if expected is None:
-        (line,) = estimate(config, {}, 2)
+        (line,) = estimate(config, size, {})
         assert "once they are there" in line
 
 
@@ -81,5 +83,37 @@ def test_a_length_that_annotations_do_not_state_is_not_guessed(tmp_path: Path) -
     config = load_sweep_config(
         ["data=class_folders", "data.name=mine", f"data.videos={tmp_path / 'videos'}", f"home={tmp_path}"]
     )
-    (line,) = estimate(config, {"fine": ComponentCost(macs=1, input="x")}, 2)
+    (line,) = estimate(config, data_size(config), {"fine": ComponentCost(macs=1, input="x")})
     assert "2 videos" in line and "FLOPs" not in line
+
+
+def test_a_pool_stores_the_classes_of_its_data_set(activitynet: list[str]) -> None:
+    words = ["method=model_selection", "backbones=paper", "backbones.weights=random"]
+    text = str(Plan(name="s", config=load_sweep_config([*activitynet, *words]), baselines=0, state=None))
+    assert f"{211 * 4 * 2 * 2 / 1e9:.3g} GB of float16" in text  # four members, two classes
+
+
+def test_steps_of_another_length_are_not_those_of_the_manifest(activitynet: list[str]) -> None:
+    config = load_sweep_config([*activitynet, "data.step_seconds=0.5"])
+    root = Path(str(config.home)) / "data" / "activitynet"
+    root.mkdir(parents=True)
+    record = {"video_id": "a", "path": "a.mp4", "labels": [0], "num_steps": 7, "duration_seconds": 7.0}
+    videos = [
+        {**record, "video_id": split, "path": f"{split}.mp4", "split": split, "labels": [place % 2]}
+        for place, split in enumerate(("train", "val", "test"))
+    ]
+    described = {
+        "format": 1,
+        "name": "activitynet",
+        "classes": ["Jump", "Run"],
+        "step_seconds": 1.0,
+        "multi_label": False,
+        "videos": videos,
+    }
+    (root / "manifest.json").write_text(json.dumps(described))
+    for each in videos:
+        (root / str(each["path"])).touch()
+    size = data_size(config)
+    assert size is not None and (size.steps, size.source) == (123 + 60 + 240, "by the annotations")
+    same = data_size(load_sweep_config(activitynet))
+    assert same is not None and (same.steps, same.source) == (21, "as they are")

@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch
 
 from paretovid.infra.ray_cluster import Cluster, connect
 from paretovid.platform import shared_home
-from paretovid.platform.extraction import _Writer, check_extraction, extract_shards
+from paretovid.platform.extraction import ShardWriter, _decode, _Job, check_extraction, extract_shards
 from paretovid.platform.progress import Progress
 from paretovid.platform.shared_home import SharedRoot
 from paretovid.search_spaces.schema import ExtractionConfig
@@ -68,8 +69,8 @@ def same(mine: FeatureStore, other: FeatureStore) -> bool:
     return list(mine) == list(other) and all(np.array_equal(mine.video(v), other.video(v)) for v in mine)
 
 
-def writer(videos: Dataset, root: Path, size: int = 4) -> _Writer:
-    made = _Writer.over(videos, {"a": root / "a", "b": root / "b"}, size, "float32")
+def writer(videos: Dataset, root: Path, size: int = 4) -> ShardWriter:
+    made = ShardWriter.over(videos, {"a": root / "a", "b": root / "b"}, size, "float32")
     made.widths = {"a": 2, "b": 1}
     return made
 
@@ -124,6 +125,15 @@ def test_a_video_that_breaks_in_the_middle_is_left_out_with_its_reason(
     assert list(shard["videos"]) == [videos.records[number].video_id for number in (0, 2, 3)]
 
 
+def test_what_was_left_out_can_be_taken_back(videos: Dataset, tmp_path: Path) -> None:
+    made = writer(videos, tmp_path)
+    for number in range(12):
+        for row in pieces(number, 1, error="cut off" if number == 5 else ""):
+            made.add(row)
+    assert made.forget_skipped() == 2
+    assert writer(videos, tmp_path).open_shards() == ([1], 8)
+
+
 def test_only_the_component_that_lacks_a_shard_gets_it(videos: Dataset, tmp_path: Path) -> None:
     made = writer(videos, tmp_path)
     for number in range(12):
@@ -144,7 +154,7 @@ def test_only_the_component_that_lacks_a_shard_gets_it(videos: Dataset, tmp_path
 def test_another_machine_finds_in_the_bucket_what_was_sent(
     videos: Dataset, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def on(machine: str) -> _Writer:
+    def on(machine: str) -> ShardWriter:
         shared_home._STORES.clear()
         return writer(videos, shared_home.attach(f"{bucket}/home", tmp_path / machine) / "features")
 
@@ -196,11 +206,11 @@ def extract(
 
         stage.advance = seen  # type: ignore[method-assign]
         config = ExtractionConfig(**{"videos_per_shard": 4, **settings})
-        num_shards, parts = extract_shards(
+        writer = extract_shards(
             cluster, SharedRoot.of(root), videos, backbones, folders, "float32", config, stage
         )
-    assert parts == {name: {} for name in backbones}
-    return {name: store(folder, num_shards) for name, folder in folders.items()}, shown
+    assert writer.parts == {name: {} for name in backbones}
+    return {name: store(folder, writer.num_shards) for name, folder in folders.items()}, shown
 
 
 @pytest.mark.ray
@@ -231,12 +241,12 @@ def test_workers_that_die_are_replaced(cluster, videos, backbones, in_one_proces
 
     def kill_one() -> None:
         while not over.wait(0.02) and not killed:
-            for process in psutil.process_iter(["pid", "cmdline"]):
-                line = " ".join(process.info["cmdline"] or ())
-                if line.startswith("ray::") and "_decode_and_compute" in line:
-                    os.kill(process.info["pid"], signal.SIGKILL)
-                    killed.append(process.info["pid"])
-                    break
+            for process in psutil.Process().children(recursive=True):
+                with suppress(psutil.NoSuchProcess):
+                    if "_decode_and_compute" in " ".join(process.cmdline()):
+                        os.kill(process.pid, signal.SIGKILL)
+                        killed.append(process.pid)
+                        break
 
     thread = threading.Thread(target=kill_one)
     thread.start()
@@ -247,6 +257,34 @@ def test_workers_that_die_are_replaced(cluster, videos, backbones, in_one_proces
         thread.join()
     assert killed and shown == list(range(1, 13))
     assert all(same(stores[name], in_one_process[name]) for name in NAMES)
+
+
+def test_a_node_that_does_not_see_a_video_is_at_fault_not_the_video(videos: Dataset, tmp_path: Path) -> None:
+    record = videos.records[0]
+    shared = SharedRoot.of(tmp_path)
+    job = _Job(
+        shared=shared,
+        root=tmp_path,
+        step_seconds=0.5,
+        backbones={NAMES[0]: tmp_path},
+        precision="float32",
+        steps=8,
+    )
+
+    def rows(seen: bool, path: str) -> list[dict[str, Any]]:
+        batch = {"number": np.array([0]), "path": np.array([path]), "seen": np.array([seen])}
+        return list(_decode(batch, job))
+
+    with pytest.raises(DataError, match="is not there, seen from"):
+        rows(True, "gone.mp4")
+    (row,) = rows(False, "gone.mp4")
+    assert "no such file" in row["error"][0]
+    (tmp_path / "text.mp4").write_bytes(b"no video")
+    (row,) = rows(True, "text.mp4")
+    assert "cannot be read as a video" in row["error"][0]
+    (tmp_path / "whole.mp4").write_bytes(videos.video_path(record).read_bytes())
+    found = rows(True, "whole.mp4")
+    assert found and all(row["error"] == [""] for row in found)
 
 
 @pytest.mark.ray

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -38,9 +39,12 @@ POOL = [
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home(prepared_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One home for all: its videos, backbones and features are made once."""
-    return tmp_path_factory.mktemp("home")
+    home = tmp_path_factory.mktemp("home")
+    for part in ("data", "backbones", "features"):
+        shutil.copytree(prepared_home / part, home / part)
+    return home
 
 
 def needs(method: str, home: Path) -> list[str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.platform_tests.conftest import SMALL_DATA
 
 from paretovid.platform.home import Home
 from paretovid.platform.sweep_audit import Audit, audit
@@ -23,15 +24,7 @@ from paretovid.platform.testing import kill_with_children
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
 SETTINGS = [
-    "data.videos_train=16",
-    "data.videos_val=8",
-    "data.videos_test=8",
-    "data.appearance_classes=2",
-    "data.motion_classes=1",
-    "data.sound_classes=0",
-    "data.easy_classes=1",
-    "data.max_seconds=7",
-    "backbones.training.effort=0.02",
+    *SMALL_DATA,
     "training.epochs=60",
     "training.checkpoint_every_epochs=5",
     "search.trials=6",
@@ -56,18 +49,10 @@ def run(*words: str, home: Path, status: int = 0) -> tuple[str, str]:
     return out, err
 
 
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home with videos, backbones and features."""
-    home = tmp_path_factory.mktemp("prepared")
-    run("extract", *SETTINGS, home=home)
-    return home
-
-
 @pytest.fixture
-def home(prepared: Path, tmp_path: Path) -> Path:
+def home(prepared_home: Path, tmp_path: Path) -> Path:
     for part in ("data", "backbones", "features"):
-        shutil.copytree(prepared / part, tmp_path / part)
+        shutil.copytree(prepared_home / part, tmp_path / part)
     return tmp_path
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from ray.cluster_utils import Cluster
+from tests.platform_tests.conftest import SMALL_DATA
 
 from paretovid.infra.object_store import ObjectStore
 from paretovid.infra.ray_cluster import CLUSTER_ENVIRONMENT, environment
@@ -33,15 +34,7 @@ S3_SETTINGS = {
     "AWS_DEFAULT_REGION": "us-east-1",
 }
 SETTINGS = [
-    "data.videos_train=16",
-    "data.videos_val=8",
-    "data.videos_test=8",
-    "data.appearance_classes=2",
-    "data.motion_classes=1",
-    "data.sound_classes=0",
-    "data.easy_classes=1",
-    "data.max_seconds=7",
-    "backbones.training.effort=0.02",
+    *SMALL_DATA,
     "training.epochs=60",
     "training.checkpoint_every_epochs=5",
     "search.trials=4",

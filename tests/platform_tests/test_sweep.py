@@ -4,47 +4,68 @@ cluster, a real MLflow store. Quality means nothing at this size; everything els
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.platform_tests.conftest import SMALL_DATA
+
+from paretovid.platform.cli import main
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(420)]
 
 SMALL = [
-    "data.videos_train=16",
-    "data.videos_val=8",
-    "data.videos_test=8",
-    "data.appearance_classes=2",
-    "data.motion_classes=1",
-    "data.sound_classes=0",
-    "data.easy_classes=1",
-    "data.max_seconds=7",
-    "backbones.training.effort=0.02",
+    *SMALL_DATA,
     "training.epochs=2",
     "search.trials=3",
 ]
 SWEEP = "lite_eval-moving_digits-1"
 
 
-def paretovid(*words: str, home: Path, status: int = 0, timeout: float = 400) -> tuple[str, str]:
-    """Runs the command in a process of its own; returns what it wrote on stdout and stderr."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MLFLOW_TRACKING_URI": ""}
+READING = ("front", "models", "predict", "promote", "rollback", "sweeps")
+
+
+def paretovid(
+    *words: str, home: Path, status: int = 0, timeout: float = 400, own_process: bool = False
+) -> tuple[str, str]:
+    """Runs the command; returns what it wrote on stdout and stderr.
+
+    What only reads runs in this process unless `own_process`: torch and MLflow are imported already, seconds each.
+    """
+    settings = {"OMP_NUM_THREADS": "1", "MLFLOW_TRACKING_URI": ""}
+    typed = [*words, f"home={home}"]
+    if not own_process and (words[0] in READING or "--dry-run" in words):
+        out, err = io.StringIO(), io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+            for name, value in settings.items():
+                patch.setenv(name, value)
+            found = main(typed)
+        text, errors = out.getvalue(), err.getvalue()
+    else:
+        text, errors, found = apart(*typed, environment=settings, timeout=timeout)
+    assert found == status, f"status {found}\n{text}\n{errors}"
+    return text, errors
+
+
+def apart(*words: str, environment: Mapping[str, str], timeout: float = 400) -> tuple[str, str, int]:
+    """stdout, stderr and status of the command in a process of its own."""
     done = subprocess.run(
-        [str(Path(sys.executable).with_name("paretovid")), *words, f"home={home}"],
+        [str(Path(sys.executable).with_name("paretovid")), *words],
         capture_output=True,
         text=True,
         timeout=timeout,
-        env=environment,
+        env={**os.environ, **environment},
         check=False,
     )
-    assert done.returncode == status, f"status {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done.stdout, done.stderr
+    return done.stdout, done.stderr, done.returncode
 
 
 @pytest.fixture(scope="module")
@@ -157,14 +178,30 @@ def test_promoted_it_predicts_raw_videos_and_says_what_it_cost(swept, document):
     home = swept[0]
     point = max((p for p in document["points"] if p["on_front"]), key=lambda p: p["gflops"])
     out, _ = paretovid(
-        "promote", SWEEP, "--point", point["id"], "--as", "digits", "--alias", "champion", home=home
+        "promote",
+        SWEEP,
+        "--point",
+        point["id"],
+        "--as",
+        "digits",
+        "--alias",
+        "champion",
+        home=home,
+        own_process=True,
     )
     assert "raw_video" in out
     videos = sorted((home / "data" / "moving_digits" / "videos").glob("test_*.mp4"))
     text = home / "notes.txt"
     text.write_text("not a video")
     out, _ = paretovid(
-        "predict", "models:/digits@champion", *map(str, videos[:2]), str(text), "--json", home=home, status=1
+        "predict",
+        "models:/digits@champion",
+        *map(str, videos[:2]),
+        str(text),
+        "--json",
+        home=home,
+        status=1,
+        own_process=True,
     )
     first, second, bad = json.loads(out)["videos"]
     assert bad["labels"] == [] and "notes.txt" in bad["error"]

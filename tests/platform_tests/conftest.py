@@ -1,0 +1,44 @@
+"""A home with videos, backbones and features, made once for all test files and processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+SMALL_DATA = [
+    "data.videos_train=16",
+    "data.videos_val=8",
+    "data.videos_test=8",
+    "data.appearance_classes=2",
+    "data.motion_classes=1",
+    "data.sound_classes=0",
+    "data.easy_classes=1",
+    "data.max_seconds=7",
+    "backbones.training.effort=0.02",
+]
+
+
+@pytest.fixture(scope="session")
+def prepared_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `paretovid extract` makes of `SMALL_DATA`. To be copied: `data`, `backbones` and `features`."""
+    root = tmp_path_factory.getbasetemp()
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        root = root.parent  # of all processes of this run
+    home = root / "prepared-home"
+    with FileLock(root / "prepared-home.lock"):
+        if not (home / "whole").exists():
+            command = [
+                str(Path(sys.executable).with_name("paretovid")),
+                "extract",
+                *SMALL_DATA,
+                f"home={home}",
+            ]
+            environment = {**os.environ, "OMP_NUM_THREADS": "1", "MLFLOW_TRACKING_URI": ""}
+            subprocess.run(command, check=True, env=environment, timeout=400)
+            (home / "whole").touch()
+    return home
