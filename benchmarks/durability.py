@@ -71,7 +71,9 @@ BEATS_PER_EPOCH = 2  # one step of 16 videos, and one look whether to stop
 
 def start(*words: str, home: Path | str, log: Path | None = None) -> subprocess.Popen[bytes]:
     """The command, as a user types it. `log`: where it writes; by default into a home that is a folder."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MLFLOW_TRACKING_URI": ""}
+    # A sign of life at every beat, so that what is lost can be told to the epoch.
+    signs = {"PARETOVID_SIGN_SECONDS": "0"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MLFLOW_TRACKING_URI": "", **signs}
     command = [str(Path(sys.executable).with_name("paretovid")), *words, f"home={home}"]
     with (log or Path(home) / "commands.log").open("ab") as file:
         return subprocess.Popen(command, stdout=file, stderr=file, env=environment)
@@ -81,7 +83,7 @@ def run(*words: str, home: Path) -> float:
     """Seconds that the command took. Raises if it failed."""
     began = time.perf_counter()
     process = start(*words, home=home)
-    if process.wait() != 0:
+    if process.wait(1800) != 0:
         raise RuntimeError(f"{words}: {(home / 'commands.log').read_text()[-3000:]}")
     return time.perf_counter() - began
 
@@ -98,6 +100,7 @@ def prepared(folder: Path) -> Path:
 
 def fresh(source: Path, home: Path) -> Path:
     """A home with the same features and no sweep."""
+    shutil.rmtree(home, ignore_errors=True)
     for part in ("data", "backbones", "features"):
         shutil.copytree(source / part, home / part)
     return home
@@ -123,16 +126,20 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) ->
     return True
 
 
-def lost_epochs(home: Path, began_at: dict[str, int]) -> dict[str, float]:
-    """Of each trial that was running when all was killed: epochs behind its last checkpoint, as far as its last
-    sign of life (at most two seconds before) tells.
+def lost_epochs(home: Path, began_at: dict[str, int], claims: dict[str, str]) -> dict[str, float]:
+    """Of each trial that was running when all was killed: epochs behind its last checkpoint, by its last sign of life.
 
     Arguments:
         began_at: trial to the epoch that its start began at; replaced by where the next one will begin.
+        claims: trial to the claim of its last start that was counted; replaced as well.
     """
     lost = {}
     for path in (home / "sweeps" / "s" / "trials").glob("*/alive.json"):
         trial, kept = path.parent.name, sorted(path.parent.glob("checkpoint-*[0-9]"))
+        claim = json.loads(path.read_text()).get("claim")
+        if claims.get(trial) == claim:
+            continue  # it was not started again since the last kill
+        claims[trial] = claim
         epochs = len(json.loads((kept[-1] / "history.json").read_text())) if kept else 0
         beats = int(json.loads(path.read_text()).get("beats", 0))
         reached = min(began_at.get(trial, 0) + beats / BEATS_PER_EPOCH, EPOCHS)
@@ -168,8 +175,8 @@ def _kill_once(home: Path, after: int, delay: float, front: Any) -> dict[str, An
     alive = wait_for(lambda: lines_of(home) >= after, process)
     time.sleep(delay)
     killed = kill_with_children(process.pid)
-    process.wait()
-    lost = lost_epochs(home, {})
+    process.wait(1800)
+    lost = lost_epochs(home, {}, {})
     seconds = run("resume", "s", home=home)
     found = audit(Home(home), "s")
     return {
@@ -192,13 +199,14 @@ def chain(folder: Path, number: int) -> dict[str, Any]:
     run("sweep", *SWEEP, home=reference)
     home = fresh(source, folder / "chain")
     command, rows, began_at = ["sweep", *SWEEP], list[dict[str, Any]](), dict[str, int]()
+    claims: dict[str, str] = {}
     for index in range(number):
         process = start(*command, home=home)
         alive, moment = _wait_for_moment(home, index, process)
         time.sleep(float(np.random.default_rng(index).uniform(0, 0.5)))
         killed = kill_with_children(process.pid)
-        process.wait()
-        lost = lost_epochs(home, began_at)
+        process.wait(1800)
+        lost = lost_epochs(home, began_at, claims)
         rows.append(
             {
                 "moment": moment,
@@ -311,16 +319,17 @@ def stock(folder: Path, number: int) -> dict[str, Any]:
     rows = []
     for index in range(number):
         home = folder / f"stock{index}"
+        shutil.rmtree(home, ignore_errors=True)
         home.mkdir(parents=True)
         finishes = 1 + index * (TRIALS - 2) // max(1, number - 1)
         process = _stock(home, source, "fit")
         alive = wait_for(lambda home=home, n=finishes: _stock_counts(home)["finish"] >= n, process)  # type: ignore[misc]
         time.sleep(0.3)
         kill_with_children(process.pid)
-        process.wait()
+        process.wait(1800)
         began = time.perf_counter()
         again = _stock(home, source, "restore")
-        status = again.wait()
+        status = again.wait(1800)
         rows.append(
             {
                 "after_finished": finishes,
@@ -404,7 +413,7 @@ def node(folder: Path) -> dict[str, Any]:
         wait_for(lambda: _finished(home) >= 3, process)
         cluster.remove_node(workers.pop(), allow_graceful=False)
         began = time.perf_counter()
-        status = process.wait()
+        status = process.wait(1800)
     faults = [e.facts for e in read_journal(home / "sweeps" / "s").entries if e.event == "fault"]
     return {
         "undisturbed_seconds": round(undisturbed, 1),
@@ -442,7 +451,7 @@ def mlflow_away(folder: Path, seconds: float) -> dict[str, Any]:
     finished_during = _finished(home) - finished_before
     sweep_alive = process.poll() is None
     server = _serve(folder, port)
-    status = process.wait()
+    status = process.wait(1800)
     took = time.perf_counter() - began
     behind = audit_behind(home)
     replayed = run("replay", "s", home=home) if behind else 0.0
@@ -477,7 +486,7 @@ def postgres_away(folder: Path, seconds: float) -> dict[str, Any]:
         time.sleep(seconds)
         running, finished_before = process.poll() is None, _finished(home)
         server.start()
-        status = process.wait()
+        status = process.wait(1800)
         took = time.perf_counter() - began
         found = audit(Home(home), "s")
         del os.environ[STORAGE_VARIABLE]
@@ -513,7 +522,7 @@ def s3_errors(folder: Path, rate: float) -> dict[str, Any]:
             with FlakyProxy(server.port, rate=share, after_bytes=20_000) as proxy:
                 os.environ["AWS_ENDPOINT_URL"] = proxy.endpoint
                 began = time.perf_counter()
-                status = start("sweep", *SWEEP, home=home, log=folder / "s3.log").wait()
+                status = start("sweep", *SWEEP, home=home, log=folder / "s3.log").wait(1800)
                 took = time.perf_counter() - began
                 opened = open_home(home)
                 refresh_sweep(opened.sweep("s"))
@@ -579,6 +588,7 @@ def pace(folder: Path, trials: int) -> dict[str, Any]:
             seconds = []
             for repeat in range(2):  # the first has the processes to start
                 where = folder / f"pace{nodes}-{repeat}"
+                shutil.rmtree(where, ignore_errors=True)
                 storage = f"journal://{where}/optuna.journal"
                 study = ParetoStudy(storage=storage, name="s", knobs=knobs, trials=trials, sampler="random")
                 began = time.perf_counter()
@@ -615,6 +625,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.folder or Path(temporary)
+        folder = folder.absolute()
         folder.mkdir(parents=True, exist_ok=True)
         parts: dict[str, Callable[[], dict[str, Any]]] = {
             "kills": lambda: kills(folder, arguments.kills, arguments.minutes),

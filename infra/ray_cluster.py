@@ -74,7 +74,7 @@ def connect(
     with environment(CLUSTER_ENVIRONMENT), _quiet():
         try:
             _start(address, cpus, gpus, object_store_megabytes, py_modules)
-        except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+        except (ConnectionError, OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             raise ConnectionError(f"Ray ({address}): {error}") from error
         try:
             yield _describe(address)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import json
 import math
 import os
@@ -309,6 +310,11 @@ def _explain_unexpected(error: Exception) -> tuple[str, str]:
     if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in _PLATFORM_PACKAGES:
         return f"this command needs {error.name}, which is not installed", (
             "Install what the platform needs: pip install 'paretovid[platform]'."
+        )
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return (
+            f"the disk is full: {error}",
+            "Free space, then give the same command again: what was done is kept.",
         )
     return f"{type(error).__name__}: {error}", (
         "This was not foreseen. --debug shows where it happened; `paretovid doctor` checks the installation."

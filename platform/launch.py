@@ -127,9 +127,10 @@ def launch_trials(
             raise switch.stopped() from None
         finally:
             # Whatever ended the run, trials that did not come back wait to be handed out again.
-            searcher.set_all_aside()
-            if study is not None:
-                study.set_open_aside()
+            if not switch.is_lost:
+                searcher.set_all_aside()
+                if study is not None:
+                    study.set_open_aside()
     if searcher.environment_fault is not None:
         raise ParetovidError(
             f"trials cannot work here: {searcher.environment_fault}",

@@ -82,6 +82,10 @@ def reconcile(
     for suggestion in study.complete_ones():
         config = trials.searched(suggestion)
         if finished_result(trial_config(config)) is None:
+            if read_document(folder / "trials" / suggestion.trial_id / "result.json") is not None:
+                # Features of another version of the code, for one: what was paid for is not thrown away.
+                notes.append(f"{suggestion.trial_id} was made from other features or settings; it is kept")
+                continue
             fixed.append(FixedTrial(trial_id=suggestion.trial_id, config=config))
             notes.append(f"the result of {suggestion.trial_id} is gone: it is trained again")
     for trial, reason in study.failures().items():

@@ -181,7 +181,10 @@ class ParetoSearcher(Searcher):
             self.stop()
             return self._set_aside(started)
         if outcome.get("error"):
-            return self._failed(started, outcome["error"], retry=bool(outcome["retry"]))
+            is_innocent = bool(outcome.get("innocent"))
+            return self._failed(
+                started, outcome["error"], retry=bool(outcome["retry"]), is_innocent=is_innocent
+            )
         return self._succeeded(started, outcome["result"])
 
     def crashed(self, reason: str, is_guilty: Callable[[str], bool] = lambda trial_id: True) -> None:

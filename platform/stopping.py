@@ -37,6 +37,8 @@ class StopSwitch:
     def __init__(self) -> None:
         self.reason: str | None = None
         self.exit_status = 130
+        self.is_lost = False
+        """True if another driver has the sweep: nothing of it may be touched any more, only left."""
         self.is_heeded = False
         """True while somebody looks at the switch; a signal at another time interrupts what is being done."""
         self.arm: Callable[[], None] = lambda: None
@@ -47,6 +49,11 @@ class StopSwitch:
         """Asks to end. The first reason holds."""
         if self.reason is None:
             self.reason, self.exit_status = reason, exit_status
+
+    def lose(self, reason: str) -> None:
+        """The sweep is another driver's now."""
+        self.is_lost = True
+        self.reason, self.exit_status = reason, 1
 
     def stopped(self, hint: str = "") -> SweepStopped:
         """What to raise once it has ended."""

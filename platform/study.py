@@ -113,6 +113,9 @@ class ParetoStudy:
         about = describe(knobs, self.objectives)
         self._study = open_study(storage, name, about, [*self._anchors(), *self._within(published)])
         self._open: dict[str, Trial] = {}
+        for trial in self._study.get_trials(states=(TrialState.RUNNING,)):
+            if _REPEATED in trial.user_attrs:  # its driver was killed while it put it away
+                self._study.tell(trial.number, state=TrialState.FAIL)
         self._again = [trial.number for trial in self._all(TrialState.RUNNING)]
         # Kept, not looked up for every draw: a large study would be read through once per trial.
         self._known = {

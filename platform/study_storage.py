@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import warnings
@@ -77,7 +78,7 @@ def connect_storage(storage: str) -> tuple[BaseStorage, list[str]]:
             path = Path(storage.removeprefix(JOURNAL))
             path.parent.mkdir(parents=True, exist_ok=True)
             _mend(path)
-            store = JournalStorage(JournalFileBackend(str(path)))
+            store = JournalStorage(_WholeLines(str(path)))
         return store, optuna.get_all_study_names(store)
     except Exception as error:  # each database driver raises its own
         reason = without_password(f"{type(error).__name__}: {error}", storage)
@@ -104,6 +105,23 @@ def _connect_database(storage: str) -> BaseStorage:
     }
     database = optuna.storages.RDBStorage(storage, engine_kwargs=engine)
     return PatientStorage(optuna.storages.get_storage(database), shown_url(storage))
+
+
+class _WholeLines(JournalFileBackend):
+    """A journal file whose lines are whole, also when the disk is full in the middle of one."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self._path = Path(path)
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """As Optuna's; what it could not write to its end is taken back."""
+        try:
+            super().append_logs(logs)
+        except OSError:
+            with contextlib.suppress(OSError):
+                _mend(self._path)
+            raise
 
 
 def _mend(journal: Path) -> None:

@@ -151,8 +151,10 @@ def replay_sweep(
     if driver_of(home.sweep(name)) is not None:
         raise UsageError(f"sweep {name} is running, and its driver tells MLflow", "Wait until it has ended.")
     stated = uri or (info["config"].get("tracking") or {}).get("uri")
-    sent = replay(home, name, stated, progress.say, whole=whole)
-    write_info(home.sweep(name), {**known_info(home, name), "tracked": True})
+    with SweepLock(home.sweep(name), StopSwitch()).hold():
+        sent = replay(home, name, stated, progress.say, whole=whole)
+        if stated == (info["config"].get("tracking") or {}).get("uri"):
+            write_info(home.sweep(name), {**known_info(home, name), "tracked": True})
     return sent
 
 
@@ -340,6 +342,9 @@ class _Run:
 
     def _record_end(self, error: BaseException) -> None:
         """The state of a sweep that has not come to its end. On a full disk, what can be written."""
+        if self._switch.is_lost:
+            self._sender.close(None, STOPPED_TRACKING_SECONDS)
+            return
         state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         reason = (str(error) or type(error).__name__).splitlines()[0]
         with contextlib.suppress(OSError):

@@ -161,7 +161,7 @@ class SweepLock:
     def _beat(self) -> None:
         while not self._ended.wait(HEARTBEAT_SECONDS):
             if not self._is_mine():
-                self._switch.turn("another driver has taken the sweep over", 1)
+                self._switch.lose("another driver has taken the sweep over")
                 return
             wish = read_document(self._folder / TAKE_OVER_FILE)
             if wish is not None:

@@ -87,6 +87,7 @@ def _description(sweep: str, trial: str, method: str, seed: int) -> dict[str, An
         "trial": trial,
         "sweep": sweep,
         "method": method,
+        "objective": "map",
         "is_baseline": baseline,
         "deployable": method != "oracle",
         "seed": seed,

@@ -344,8 +344,9 @@ class Tracker:
         for name, value, step in series:
             metrics += metrics_of({name: value}, step=step)
         pairs = [Param(name, value[:500]) for name, value in (params or {}).items()]
-        for start in range(0, max(len(metrics), 1), 500):
-            part = pairs[:100] if start == 0 else []
+        # MLflow takes at most 1000 metrics and 100 parameters at a time.
+        for start in range(0, max(len(metrics), 5 * len(pairs), 1), 500):
+            part = pairs[start // 5 : start // 5 + 100]
             self.client.log_batch(run_id, metrics=metrics[start : start + 500], params=part)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import traceback
 import uuid
 from collections.abc import Callable, Mapping
@@ -33,6 +34,7 @@ Trainable = Callable[[dict[str, Any], Any], Mapping[str, Any]]
 """`(config, context) -> result`: a trial as a plain function. The result must be JSON without NaN."""
 
 _STOPPED = json.dumps({"stopped": True})
+NODE_LOST = "its node was lost"
 _FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS))
 
 
@@ -121,13 +123,23 @@ def nested(
             trainer.fit()
             outcome = read_text(folder / "outcome.json", must_answer=True)
         except Exception as error:
-            return {OUTCOME: failure(cause_of_train_failure(error), on_gpu=bool(wanted.gpus))}
+            cause = cause_of_train_failure(error)
+            if not isinstance(cause, ParetovidError) and is_node_loss(f"{error} {cause}"):
+                return {OUTCOME: json.dumps({"error": NODE_LOST, "retry": True, "innocent": True})}
+            return {OUTCOME: failure(cause, on_gpu=bool(wanted.gpus))}
         remove(folder / "outcome.json")
         if outcome != _STOPPED:
             forget_checkpoints(folder)
         return {OUTCOME: outcome}
 
     return trial
+
+
+def is_node_loss(told: str) -> bool:
+    """Whether Ray says that a process is gone because its node is."""
+    return bool(
+        re.search(r"node (has died|is dead|was (terminated|preempted))|node_death|NodeDied|preempted", told)
+    )
 
 
 def cause_of_train_failure(error: Exception) -> Exception:

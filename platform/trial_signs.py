@@ -26,7 +26,7 @@ STOP_FILE = "stop.json"
 ALIVE_FILE = "alive.json"
 LOOK_SECONDS = 1.0
 """Between two looks for the driver's wish; a file system over a network is asked no more often."""
-BEAT_SECONDS = 2.0
+BEAT_SECONDS = float(os.environ.get("PARETOVID_SIGN_SECONDS", "2"))
 """Between two signs of life: a thousand trials at a time make five hundred small writes a second."""
 SLOWER_IN_A_BUCKET = 6.0
 

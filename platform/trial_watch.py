@@ -18,6 +18,7 @@ from ray.tune.schedulers import FIFOScheduler
 from paretovid.platform.searcher import PROCESS_DIED, Cause, ParetoSearcher
 from paretovid.platform.shared_home import is_shared
 from paretovid.platform.stopping import StopSwitch
+from paretovid.platform.trial_process import NODE_LOST, is_node_loss
 from paretovid.platform.trial_signs import ALIVE_FILE, ask_to_stop, read_document
 
 STOP_SECONDS = 25.0
@@ -28,8 +29,8 @@ _ROOM_SECONDS = 5.0
 
 def cause_of_death(told: str) -> Cause:
     """Why a trial's process is gone, from what Ray says about it."""
-    if re.search(r"node (has died|is dead|was (terminated|preempted))|node_death|NodeDied|preempted", told):
-        return Cause(reason="its node was lost", is_innocent=True)
+    if is_node_loss(told):
+        return Cause(reason=NODE_LOST, is_innocent=True)
     if "temporarily unavailable" in told or "ActorUnavailable" in told:
         return Cause(reason="the connection to its node was lost", is_innocent=True)
     if "low on memory" in told or "OutOfMemory" in told:
@@ -113,6 +114,9 @@ class Overseer(tune.Callback):
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Looks after everything. Raises `SweepStopped` if trials take too long to stop."""
         now = time.monotonic()
+        if self._switch.is_lost:
+            # Not even its trials are asked to stop: those that run are the other driver's.
+            raise self._switch.stopped()
         if self._searcher.environment_fault is not None:
             self._switch.turn(self._searcher.environment_fault)
         if self._switch.reason is not None and self._stop_until is None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import math
 import pickle
@@ -186,6 +187,35 @@ def test_last_line_of_the_journal_cut_short(tmp_path: Path) -> None:
         journal.write('{"op_code": 5, "worker')
     run(make(tmp_path), most=2)
     assert make(tmp_path).counts().complete == 5
+
+
+def test_a_line_that_the_disk_had_no_room_for_is_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = make(tmp_path)
+    assert study.ask() is not None
+    journal = tmp_path / "optuna.journal"
+
+    def full(self: JournalFileBackend, logs: Any) -> None:
+        with journal.open("a") as file:
+            file.write('{"op_code": 5, "worker')
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(JournalFileBackend, "append_logs", full)
+        with pytest.raises(OSError, match="No space left"):
+            study.ask()
+    # What is written next would be glued to it, and no study of the file could be opened again.
+    study.set_open_aside()
+    assert journal.read_text().endswith("\n") and '"worker{' not in journal.read_text()
+    assert make(tmp_path).counts().running == 0
+
+
+def test_killed_while_a_repeated_configuration_is_put_away(tmp_path: Path) -> None:
+    study = make(tmp_path)
+    study._study.ask(study._distributions).set_user_attr("repeats", "t0000")  # and the process dies
+    make(tmp_path)
+    assert [trial.state.name for trial in frozen(tmp_path)].count("RUNNING") == 0
 
 
 def test_telling_twice_changes_nothing(tmp_path: Path) -> None:
@@ -396,6 +426,16 @@ def test_adapter_failures(tmp_path: Path) -> None:
     assert "no objectives" in errors[3]
     assert errors[4] == "map is nan"
     assert study.counts().failed == 4
+
+
+def test_adapter_does_not_blame_a_trial_whose_workers_lost_their_node(tmp_path: Path) -> None:
+    study = make(tmp_path, trials=1, max_failures=0)
+    searcher = ParetoSearcher(study, concurrent=1, max_failures=0)
+    lost = {OUTCOME: json.dumps({"error": "its node was lost", "retry": True, "innocent": True})}
+    for tune_id in ("1", "2"):
+        assert searcher.suggest(tune_id)["trial"] == "t0000"
+        searcher.on_trial_complete(tune_id, lost)
+    assert study.counts().failed == 0
 
 
 def test_adapter_deadline_and_crash(tmp_path: Path) -> None:

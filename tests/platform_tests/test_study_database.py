@@ -9,6 +9,7 @@ from typing import Any
 import optuna
 import pytest
 from optuna.trial import TrialState
+from sqlalchemy.engine import make_url
 
 from paretovid.infra.testing import free_port
 from paretovid.platform import patient_storage
@@ -16,7 +17,13 @@ from paretovid.platform.config import load_sweep_config
 from paretovid.platform.home import Home
 from paretovid.platform.patient_storage import PatientStorage, StudyStorageError
 from paretovid.platform.study import ParetoStudy
-from paretovid.platform.study_place import STORAGE_VARIABLE, shown_url, study_place, without_password
+from paretovid.platform.study_place import (
+    STORAGE_VARIABLE,
+    check_no_password,
+    shown_url,
+    study_place,
+    without_password,
+)
 from paretovid.search_spaces.schema import KnobConfig
 from paretovid.trainables.errors import UsageError
 
@@ -186,6 +193,25 @@ def test_passwords_are_refused_in_settings():
         with pytest.raises(UsageError, match="holds a password") as told:
             load_sweep_config([setting])
         assert "pass-word" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql+psycopg2://me:pa/ss@host/db",
+        "postgresql+psycopg2://me:pa?ss@host/db",
+        "postgresql+psycopg2://me:pa#ss@host/db",
+        "postgresql+psycopg2://host/db?user=me&password=pa/ss",
+    ],
+)
+def test_passwords_that_a_database_driver_takes_are_known_as_such(url):
+    """All of these connect, whatever a URL should look like."""
+    secret = make_url(url).password or make_url(url).query["password"]
+    with pytest.raises(UsageError, match="holds a password") as told:
+        check_no_password(url, "search.storage")
+    assert secret not in str(told.value)
+    assert secret not in shown_url(url)
+    assert secret not in without_password(f"{secret} is wrong for {url}", url)
 
 
 def test_urls_are_shown_without_their_passwords():

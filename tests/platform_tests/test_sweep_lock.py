@@ -115,7 +115,7 @@ def test_a_driver_that_has_lost_the_sweep_stops(tmp_path: Path, monkeypatch: pyt
         while switch.reason is None:
             assert time.time() < until
             time.sleep(0.01)
-    assert switch.reason == "another driver has taken the sweep over"
+    assert switch.reason == "another driver has taken the sweep over" and switch.is_lost
     assert json.loads((tmp_path / "driver.json").read_text())["host"] == "elsewhere", (
         "and leaves it to the other"
     )

@@ -116,6 +116,16 @@ def test_a_child_that_was_cut_short_is_completed(home: Home, store: Store) -> No
     assert store.client.get_run(child.info.run_id).data.tags["paretovid.complete"] == "true"
 
 
+def test_no_parameter_is_left_out_however_many_there_are(store: Store, sweep: SweepRecord) -> None:
+    tracker = Tracker(store, sweep)
+    tracker._log_batch(tracker.run_id, {"x": 1.0}, {f"p{number:03d}": str(number) for number in range(230)})
+    found = store.client.get_run(tracker.run_id).data
+    assert {name for name in found.params if name.startswith("p")} >= {
+        f"p{number:03d}" for number in range(230)
+    }
+    assert found.metrics["x"] == 1.0
+
+
 def test_non_finite_is_refused_before_it_is_written() -> None:
     with pytest.raises(NonFiniteError, match="map is nan"):
         metrics_of({"gflops": 1.0, "map": float("nan")})
