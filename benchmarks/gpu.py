@@ -27,10 +27,10 @@ from paretovid.trainables.data.extract import STEPS_PER_BATCH, VALUES_PER_BATCH
 from paretovid.trainables.errors import ParetovidError
 from paretovid.trainables.method import Batch, Progress
 from paretovid.trainables.methods import build_method, method_class, method_config
+from paretovid.trainables.paper_components import PAPER_SPECS
 
 RESULTS = Path(__file__).with_name("gpu_results.json")
 PRECISIONS = ("float32", "bfloat16", "float16")
-FAMILIES = ("paper", "paper_hcms", "paper_video_epitoma", "paper_x3d_pool", "paper_localization", "paper_dpn")
 METHODS = {
     "lite_eval_paper_size": (128, 129),
     "ada_frame_paper_size": (64, 129),
@@ -85,7 +85,7 @@ def backbone_rates(
     inputs = torch.randint(0, 255, (count, *spec.input.shape), device=device, dtype=torch.uint8)
     if spec.input.kind == "logmel":
         inputs = torch.randn(count, *spec.input.shape, device=device)
-    macs = measure_component(name).macs
+    macs = measure_component(name, CLASSES).macs
     backbone = spec.build(CLASSES).to(device).eval()
     found: dict[str, Any] = {"gmacs": macs / 1e9, "batch": count}
 
@@ -161,15 +161,17 @@ def main() -> None:
     seconds = 0.05 if arguments.quick else arguments.seconds
     precisions = PRECISIONS[:2] if arguments.quick else PRECISIONS
     peaks = {precision: peak(precision, device, seconds) for precision in precisions}
-    names = sorted({name for each in FAMILIES for name in family(each).values()})
+    names = [spec.name for spec in PAPER_SPECS]
     if arguments.quick:
-        names = ["mobilenet_v2@112", "yamnet@64x96"]
+        names = ["mobilenet_v2@112", "yamnet@64x96", "x3d_xs@4x160"]
     card = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
     found: dict[str, Any] = {"device": card, "torch": torch.__version__, "peak_tmacs_per_second": peaks}
     found["backbones"] = {}
     for name in names:
         found["backbones"][name] = backbone_rates(name, device, peaks, seconds)
         print(name, json.dumps(found["backbones"][name]), flush=True)
+        if not arguments.quick:
+            RESULTS.write_text(json.dumps(found, indent=1) + "\n")
     found["training"] = {}
     for preset, shape in METHODS.items():
         chosen = (4, 9) if arguments.quick else shape

@@ -12,6 +12,7 @@ import secrets
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import ray
 
@@ -50,7 +51,7 @@ def connect(
     *,
     cpus: int | None = None,
     gpus: int | None = None,
-    object_store_megabytes: int = 200,
+    object_store_megabytes: int | None = None,
     py_modules: Sequence[str] = (),
 ) -> Iterator[Cluster]:
     """Ray, connected for the block.
@@ -58,7 +59,7 @@ def connect(
     Arguments:
         address: `local` starts a cluster on this machine; anything else is the address of one.
         cpus, gpus: of a local cluster; None: all.
-        object_store_megabytes: shared memory of a local cluster.
+        object_store_megabytes: shared memory of a local cluster; None: enough for what it has.
         py_modules: folders of packages to send to workers that have not installed them.
 
     If this process is connected to Ray already, that connection is used and left as it is. Raises
@@ -128,14 +129,18 @@ def _choose_token() -> None:
 
 
 def _start(
-    address: str, cpus: int | None, gpus: int | None, object_store_megabytes: int, py_modules: Sequence[str]
+    address: str,
+    cpus: int | None,
+    gpus: int | None,
+    object_store_megabytes: int | None,
+    py_modules: Sequence[str],
 ) -> None:
     if address == LOCAL:
         ray.init(
             address=LOCAL,
             num_cpus=cpus,
             num_gpus=gpus,
-            object_store_memory=object_store_megabytes * 1024**2,
+            object_store_memory=(object_store_megabytes or _object_store_megabytes(gpus)) * 1024**2,
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,
@@ -148,6 +153,14 @@ def _start(
     ray.init(
         address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env={**runtime, **modules}
     )
+
+
+def _object_store_megabytes(gpus: int | None) -> int:
+    """Decoded video goes to GPUs through it; without them hardly anything does."""
+    import psutil
+
+    has_gpus = bool(gpus) if gpus is not None else Path("/dev/nvidiactl").exists()
+    return max(200, psutil.virtual_memory().total // 2**20 // 10) if has_gpus else 200
 
 
 def _describe(address: str) -> Cluster:

@@ -12,10 +12,11 @@ import json
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from paretovid.infra.local_copy import digest_of
 from paretovid.infra.ray_cluster import Cluster
 from paretovid.platform.cluster_check import cluster_of
 from paretovid.platform.home import Home
@@ -85,7 +86,10 @@ def load_given(
             folder = folders[source] if tuning is None else _to_begin_with(folders[source])
             fetch(folder)
             meta = _is_loaded(folder, dataset, locations[source], digests.get(source))
-            if meta is None or meta["training"].get("fine_tuned"):
+            tuned = _recorded(folders[source]).get("training", {}).get("fine_tuned")
+            if tuned and (tuning is None or not is_fine_tuned(_recorded(folders[source]), tuning)):
+                raise _would_replace(folders[source], "other settings" if tuning else "weights as they came")
+            if meta is None:
                 spec = component(name)
                 # Others are read below their classifier, which only fine-tuning trains.
                 labels = dataset.classes if spec.classifies or tuning is not None else ()
@@ -167,6 +171,28 @@ def _fine_tune(
         stage.done(f"{measured['steps']:.0f} steps{went_on}, loss {measured['loss']:.3g}")
 
 
+def _recorded(folder: Path) -> dict[str, Any]:
+    fetch(folder)
+    try:
+        return read_backbone_meta(folder)
+    except DataError:
+        return {}
+
+
+def _would_replace(folder: Path, by: str) -> UsageError:
+    recorded = _recorded(folder)["training"]
+    words = " ".join(
+        f"backbones.fine_tuning.{field.name}={recorded.get(field.name)}"
+        for field in fields(FineTuningConfig)
+        if recorded.get(field.name) != field.default
+    )
+    return UsageError(
+        f"{folder} holds weights that were fine-tuned, and this command would replace them by {by}",
+        f"Go on with them: backbones.fine_tune=true {words}".rstrip()
+        + ". Or take another home=, or remove that folder: what was made with it can then not be promoted any more.",
+    )
+
+
 def _is_loaded(folder: Path, dataset: Dataset, location: str, sha256: str | None) -> dict[str, Any] | None:
     """What is recorded of a backbone, if its weights came from there."""
     try:
@@ -176,6 +202,9 @@ def _is_loaded(folder: Path, dataset: Dataset, location: str, sha256: str | None
     origin = meta["training"]
     is_file = sha256 is None or origin.get("file_sha256") == sha256.lower()
     is_same = is_file and origin.get("weights") == location
+    here = Path(location).expanduser()
+    if is_same and "://" not in location and here.is_file():  # another file may have taken its place
+        is_same = origin.get("file_sha256") == digest_of(here)
     return meta if is_same and meta["dataset_fingerprint"] == dataset.fingerprint else None
 
 
@@ -237,7 +266,7 @@ def _run_group(
     Arguments:
         num_parts: of the training, after decoding, for the percentage shown.
     """
-    from ray.train import RunConfig, ScalingConfig
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     out_root.mkdir(parents=True, exist_ok=True)
@@ -255,7 +284,12 @@ def _run_group(
         scaling_config=ScalingConfig(
             num_workers=_workers(cluster, config.backbones.workers), use_gpu=use_gpu
         ),
-        run_config=RunConfig(name="backbones", **ray_storage(out_root / ".ray")),
+        run_config=RunConfig(
+            name="backbones",
+            # Of the group: a lost worker ends all of them, and fine-tuning goes on from its checkpoint.
+            failure_config=FailureConfig(max_failures=2),
+            **ray_storage(out_root / ".ray"),
+        ),
     )
     try:
         with _shown(told, stage, num_parts):

@@ -280,7 +280,7 @@ def _check(config: SweepConfig, known_knobs: set[str]) -> None:
     for name, amount in cluster.resources_per_trial.items():
         _above(amount, 0, f"cluster.resources_per_trial.{name}")
     # Ray refuses to start with less.
-    _above(cluster.object_store_megabytes, 75, "cluster.object_store_megabytes", or_equal=True)
+    _above(cluster.object_store_megabytes or 75, 75, "cluster.object_store_megabytes", or_equal=True)
     _check_knobs(config, known_knobs)
     _check_baselines(config)
 

@@ -374,6 +374,14 @@ def _check(config: SweepConfig) -> None:
             raise UsageError(
                 f"{config.method.name} has no inference knob {name!r}", f"Known: {', '.join(sorted(known))}."
             )
+    task = method_class(config.method.name).task
+    for baseline in config.baselines:
+        other = method_class(baseline.method).task
+        if other != task:
+            raise UsageError(
+                f"the baseline {baseline.name} is of {other}, {config.method.name} of {task}",
+                "Their qualities do not compare: leave it out of baselines, or give one of the same task.",
+            )
     available = family(config.backbones.family)
     readers = {config.method.name: (config.method.name, config.method.model)}
     readers |= {f"the baseline {b.name}": (b.method, b.model) for b in config.baselines}
@@ -384,14 +392,6 @@ def _check(config: SweepConfig) -> None:
                     f"{reader} reads the source {source!r}, which {config.backbones.family} has not",
                     f"It has: {', '.join(available)}. Choose other backbones, or say which baselines: baselines=[…].",
                 )
-    task = method_class(config.method.name).task
-    for baseline in config.baselines:
-        other = method_class(baseline.method).task
-        if other != task:
-            raise UsageError(
-                f"the baseline {baseline.name} is of {other}, {config.method.name} of {task}",
-                "Their qualities do not compare: leave it out of baselines, or give one of the same task.",
-            )
 
 
 def objective_of(config: SweepConfig) -> str:

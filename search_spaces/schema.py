@@ -150,8 +150,9 @@ class ClusterConfig:
     """CPU cores of a local cluster; null: all."""
     gpus: int | None = None
     """GPUs of a local cluster; null: all."""
-    object_store_megabytes: int = 200
-    """Shared memory of a local cluster. Features are memory-mapped files and need none of it."""
+    object_store_megabytes: int | None = None
+    """Shared memory of a local cluster; null: 200, and where there are GPUs a tenth of the memory, for decoded video
+    on its way to them. Features are memory-mapped files and need none of it."""
     workers_per_trial: int = 1
     """Above 1, a trial is a Ray Train run with this many workers."""
     cpus_per_trial: float = 1

@@ -29,6 +29,7 @@ A class that a source cannot perceive (a sound, in a still frame) stays unlearne
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -247,9 +248,13 @@ def _groups(dataset: Dataset, labels: Labels) -> tuple[str, ...]:
 
 def _steps_that_fit(wanted: Sequence[ComponentSpec], memory_mb: int, num_videos: int) -> int:
     """Steps of each video that can be kept, at least one."""
-    itemsize = {"frame": 1, "snippet": 1, "flow": 1, "logmel": 4}
-    step_bytes = sum(itemsize[spec.input.kind] * int(np.prod(spec.input.shape)) for spec in wanted)
-    return max(1, memory_mb * 2**20 // (step_bytes * max(1, num_videos)))
+    each = sum(step_bytes(spec) for spec in wanted)
+    return max(1, memory_mb * 2**20 // (each * max(1, num_videos)))
+
+
+def step_bytes(spec: ComponentSpec) -> int:
+    """Of one decoded step."""
+    return (4 if spec.input.kind == "logmel" else 1) * math.prod(spec.input.shape)
 
 
 def _targets(record: VideoRecord, num_steps: int, num_classes: int, labels: Labels) -> np.ndarray:

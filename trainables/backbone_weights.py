@@ -132,7 +132,15 @@ def _from_s3(location: str) -> bytes:
             f"{location} needs s3fs, which is not installed", "pip install s3fs, or name a local copy."
         ) from error
     endpoint = os.environ.get("AWS_ENDPOINT_URL")
-    content: bytes = s3fs.S3FileSystem(endpoint_url=endpoint).cat_file(location)
+    try:
+        content: bytes = s3fs.S3FileSystem(endpoint_url=endpoint).cat_file(location)
+    except OSError:
+        raise
+    except Exception as error:  # botocore's, for credentials and endpoints
+        raise DataError(
+            f"weights cannot be read from {location}: {type(error).__name__}",
+            "Check the credentials (AWS_ACCESS_KEY_ID, AWS_PROFILE, a role) and AWS_ENDPOINT_URL.",
+        ) from error
     return content
 
 

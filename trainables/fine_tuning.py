@@ -13,6 +13,7 @@ import json
 import math
 import shutil
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -30,9 +32,10 @@ from paretovid.trainables.backbone_training import (
     check_finite,
     decode_samples,
     report,
+    step_bytes,
     varied,
 )
-from paretovid.trainables.components import Backbone, component, load_backbone, save_backbone
+from paretovid.trainables.components import Backbone, ComponentSpec, component, load_backbone, save_backbone
 from paretovid.trainables.data.dataset import Dataset
 from paretovid.trainables.data.extract import Precision, check_precision
 from paretovid.trainables.errors import UsageError
@@ -111,7 +114,7 @@ def fine_tune(
 
     Arguments:
         start: folder of the backbone to begin with, whose classifier has the data set's classes.
-        checkpoint: folder that rank 0 keeps the state in, and goes on from if it is of the same training.
+        checkpoint: folder that rank 0 keeps the state in, `<steps done>/`, and goes on from if it is of this training.
         on_checkpoint: called with it whenever it was written.
 
     With `context.world_size > 1` a torch process group must be there, and every rank calls this. Returns what is
@@ -139,6 +142,7 @@ def fine_tune(
         "dataset_fingerprint": dataset.fingerprint,
         "labels": list(dataset.classes),
     }
+    _check_memory(config, dataset, spec)
     samples = decode_samples(dataset, [spec], "video", config.decoding(), context)
     backbone = backbone.to(context.device).train()
     optimizer = torch.optim.AdamW(
@@ -192,6 +196,19 @@ def fine_tune(
     return meta
 
 
+def _check_memory(config: FineTuningConfig, dataset: Dataset, spec: ComponentSpec) -> None:
+    """Raises `UsageError` if not even one step of each video can be kept."""
+    videos = len(dataset.split("train")) * config.video_share
+    wanted = math.ceil(videos * step_bytes(spec) / 2**20)
+    if wanted > config.memory_mb:
+        raise UsageError(
+            f"one step of each of {videos:.0f} videos is {wanted} MB for {spec.name}, more than memory_mb="
+            f"{config.memory_mb}",
+            f"Allow more (backbones.fine_tuning.memory_mb, over all workers), or take fewer videos: "
+            f"backbones.fine_tuning.video_share={max(0.01, math.floor(90 * config.memory_mb / wanted) / 100):g}.",
+        )
+
+
 def is_fine_tuned(meta: Mapping[str, Any], config: FineTuningConfig) -> bool:
     """Whether what is recorded of a backbone says that it was fine-tuned so, by however many workers."""
     recorded = meta["training"]
@@ -234,15 +251,42 @@ def _keep(
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
 ) -> None:
-    """Whole, or as it was before."""
-    partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    """Writes `folder/<steps done>/`, whole or not at all; those before it go when it is there."""
+    target = folder / f"{done:08d}"
+    partial = folder / f".{target.name}.{uuid.uuid4().hex[:6]}.partial"
     partial.mkdir(parents=True)
     save_file(_state(backbone, optimizer), partial / _STATE)
     written = {"about": about, "done": done, "scale": scaler.get_scale() if scaler.is_enabled() else 1.0}
     (partial / _ABOUT).write_text(json.dumps(written))
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    shutil.rmtree(target, ignore_errors=True)
+    partial.rename(target)
+    for other in folder.iterdir():
+        if other != target:
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def _newest(folder: Path, about: Mapping[str, Any]) -> tuple[int, dict[str, Tensor], float]:
+    """Steps done, state and scale of the last checkpoint of this training; 0 if there is none.
+
+    Raises `UsageError` for one by another number of workers, which would be lost otherwise.
+    """
+    wanted = json.loads(json.dumps(about))
+    for kept in sorted(folder.glob("[0-9]*"), reverse=True):
+        found, workers = {}, None
+        with contextlib.suppress(OSError, ValueError, KeyError, SafetensorError):
+            written = json.loads((kept / _ABOUT).read_text())
+            found, workers = written["about"], written["about"]["training"]["workers"]
+            if found == wanted:
+                return int(written["done"]), load_file(kept / _STATE), float(written["scale"])
+            found["training"]["workers"] = wanted["training"]["workers"]
+        if found == wanted:
+            if workers == wanted["training"]["workers"]:
+                continue  # its state cannot be read
+            raise UsageError(
+                f"the fine-tuning in {kept} was begun by {workers} workers, not {wanted['training']['workers']}",
+                f"Go on with backbones.workers={workers}, or remove that folder to begin anew.",
+            )
+    return 0, {}, 1.0
 
 
 def _restore(
@@ -254,13 +298,7 @@ def _restore(
     context: TrialContext,
 ) -> int:
     """Brings all ranks to the state of rank 0's checkpoint. Returns how many steps are done."""
-    done, state, scale = 0, {}, 1.0
-    if context.rank == 0:
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            written = json.loads((folder / _ABOUT).read_text())
-            if written["about"] == json.loads(json.dumps(about)):
-                state = load_file(folder / _STATE)
-                done, scale = int(written["done"]), float(written["scale"])
+    done, state, scale = _newest(folder, about) if context.rank == 0 else (0, {}, 1.0)
     if context.world_size > 1:
         told = torch.tensor([float(done), scale], device=context.device)
         torch.distributed.broadcast(told, src=0)

@@ -112,6 +112,12 @@ def test_weights_are_fetched_once_and_again_when_another_file_is_named(
     other.write_bytes(paths["coarse"].read_bytes())
     load(tmp_path / "home", videos, [f"backbones.weights.coarse={other}", words[1]])
     assert read_backbone_meta(folders["coarse"])["training"]["weights"] == str(other)
+    # Another file under the same name.
+    torch.manual_seed(1)
+    torch.save(component("mobilenet_v2@112").build(1).trunk.state_dict(), other)
+    before = read_backbone_meta(folders["coarse"])["weights_sha256"]
+    load(tmp_path / "home", videos, [f"backbones.weights.coarse={other}", words[1]])
+    assert read_backbone_meta(folders["coarse"])["weights_sha256"] != before
 
 
 @pytest.mark.slow
@@ -161,8 +167,12 @@ def test_fine_tuning_is_a_ray_train_run_and_done_once(
     assert meta["weights_sha256"] != loaded["weights_sha256"]
     again, said = made(brief)
     assert again == meta and "reused mobilenet_v2@112" in said
-    # Without it the weights are those of the file again, not those that were trained on.
-    assert made(words)[0]["weights_sha256"] == loaded["weights_sha256"]
+    # What a day was spent on is not lost to a forgotten word.
+    for other in (words, tuned, [*brief, "backbones.fine_tuning.seed=1"]):
+        with pytest.raises(UsageError, match="would replace them") as refused:
+            made(other)
+        assert "backbones.fine_tuning.samples=8" in refused.value.hint
+    assert read_backbone_meta(folder) == meta
 
 
 @pytest.mark.parametrize(

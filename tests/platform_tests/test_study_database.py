@@ -206,7 +206,7 @@ def test_passwords_are_refused_in_settings():
 )
 def test_passwords_that_a_database_driver_takes_are_known_as_such(url):
     """All of these connect, whatever a URL should look like."""
-    secret = make_url(url).password or make_url(url).query["password"]
+    secret = str(make_url(url).password or make_url(url).query["password"])
     with pytest.raises(UsageError, match="holds a password") as told:
         check_no_password(url, "search.storage")
     assert secret not in str(told.value)

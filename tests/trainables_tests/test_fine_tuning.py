@@ -57,6 +57,12 @@ class Killed(Exception):
     pass
 
 
+def done_in(kept):
+    """Steps of the only checkpoint."""
+    (only,) = kept.iterdir()
+    return int(only.name)
+
+
 def test_it_goes_on_from_the_weights_and_says_where_they_came_from(videos, start, tmp_path):
     meta = tuned(BRIEF, videos, start, tmp_path / "out")
     assert meta["training"]["weights"] == "file.pth" and meta["training"]["fine_tuned"] is True
@@ -94,7 +100,7 @@ def test_it_learns(videos, start, tmp_path):
 
 def test_an_interrupted_one_ends_with_the_same_weights(videos, start, tmp_path):
     def killed(folder):
-        if json.loads((folder / "about.json").read_text())["done"] == 4:
+        if done_in(folder) == 4:
             raise Killed
 
     whole = tuned(BRIEF, videos, start, tmp_path / "whole")
@@ -107,7 +113,7 @@ def test_an_interrupted_one_ends_with_the_same_weights(videos, start, tmp_path):
     assert all(torch.equal(first[name], again[name]) for name in first)
 
 
-@pytest.mark.parametrize("left", ["other settings", "damaged", "none of the state"])
+@pytest.mark.parametrize("left", ["other settings", "damaged", "none of the state", "half of it"])
 def test_a_checkpoint_of_something_else_is_no_start(videos, start, tmp_path, left):
     def killed(folder):
         raise Killed
@@ -117,10 +123,34 @@ def test_a_checkpoint_of_something_else_is_no_start(videos, start, tmp_path, lef
         tuned(config, videos, start, tmp_path / "out", on_checkpoint=killed)
     kept = tmp_path / "out.kept"
     if left == "damaged":
-        (kept / "about.json").write_text("{")
+        (kept / "00000002" / "about.json").write_text("{")
     elif left == "none of the state":
-        (kept / "state.safetensors").unlink()
+        (kept / "00000002" / "state.safetensors").unlink()
+    elif left == "half of it":
+        (kept / "00000002" / "state.safetensors").write_bytes(b"half")
     assert tuned(BRIEF, videos, start, tmp_path / "out")["measured"]["went_on_at_step"] == 0
+
+
+def test_a_checkpoint_of_another_number_of_workers_is_not_thrown_away(videos, start, tmp_path):
+    def killed(folder):
+        raise Killed
+
+    with pytest.raises(Killed):
+        tuned(BRIEF, videos, start, tmp_path / "out", on_checkpoint=killed)
+    about = tmp_path / "out.kept" / "00000002" / "about.json"
+    written = json.loads(about.read_text())
+    written["about"]["training"]["workers"] = 8
+    about.write_text(json.dumps(written))
+    with pytest.raises(UsageError, match="begun by 8 workers, not 1"):
+        tuned(BRIEF, videos, start, tmp_path / "out")
+    assert about.exists()
+
+
+def test_videos_that_do_not_fit_are_refused_not_squeezed_in(videos, start, tmp_path):
+    many = dataclasses.replace(videos, records=videos.records * 2000)
+    with pytest.raises(UsageError, match="more than memory_mb=1") as refused:
+        tuned(dataclasses.replace(BRIEF, memory_mb=1), many, start, tmp_path / "out")
+    assert "video_share=0." in refused.value.hint
 
 
 def test_lower_precision_is_another_training_and_leaves_weights_whole(videos, start, tmp_path):
@@ -173,7 +203,7 @@ torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", ra
 config = FineTuningConfig(samples=48, batch_size=8, checkpoint_every_steps=2, learning_rate=1e-3)
 
 def remember(kept):
-    if json.loads((kept / "about.json").read_text())["done"] == 4:
+    if (kept / "00000004").exists():
         shutil.copytree(kept, out / "resumed.kept", dirs_exist_ok=True)
 
 def run(folder):

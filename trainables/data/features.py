@@ -129,9 +129,11 @@ def write_shard(
     folder.mkdir(parents=True, exist_ok=True)
     rows = np.concatenate([np.zeros((0, width), dtype), *videos.values()]).astype(dtype, copy=False)
     if not np.isfinite(rows).all():
+        bad = [video for video, values in videos.items() if not np.isfinite(values.astype(dtype)).all()]
         raise DataError(
-            f"features of shard {shard_index} are not finite as {dtype}",
-            "With float16, use float32; otherwise the backbone's training diverged: train it again.",
+            f"features of {', '.join(bad[:3])}{' and others' if len(bad) > 3 else ''} are not finite as {dtype}",
+            "Store and compute them in more: backbones.dtype=float32 extraction.precision=float32. If they are so "
+            "already, the backbone's training diverged: train it again.",
         )
     path = folder / _shard_name(shard_index)
     partial = path.with_suffix(f".{os.getpid()}.partial")
