@@ -28,6 +28,7 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from paretovid.trainables.components import Backbone, ComponentSpec
@@ -74,7 +75,7 @@ def build_with_weights(
 
 
 def _settle(backbone: Backbone, spec: ComponentSpec) -> None:
-    """Sets the statistics of all batch norms from one input of noise.
+    """Sets the statistics of all batch norms from inputs of noise.
 
     Without them the signal of a deep untrained network fades to nothing, or grows beyond half precision.
     """
@@ -82,9 +83,19 @@ def _settle(backbone: Backbone, spec: ComponentSpec) -> None:
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 1.0
-    noise = torch.randn(1, *spec.input.shape)
+    shape = spec.input.shape
+    noise = torch.randn(1, *shape)
+    if spec.input.kind == "logmel":
+        inputs = 3 * noise - 2
+    else:
+        # Pictures are smooth; on noise alone their large areas would come out a thousand times too strong.
+        coarse = torch.randn(1, shape[-1], 7, 7)
+        smooth = functional.interpolate(coarse, size=shape[-3:-1], mode="bilinear").movedim(1, -1)
+        if len(shape) == 4:
+            smooth = smooth[:, None].expand(1, *shape)
+        inputs = 127.5 + 50 * torch.cat([noise, smooth])
     with torch.no_grad():
-        backbone.train()(noise if spec.input.kind == "logmel" else 127.5 + 50 * noise)
+        backbone.train()(inputs.clamp(min=0) if spec.input.kind != "logmel" else inputs)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
 

@@ -221,7 +221,11 @@ def test_nodes_without_a_common_disk(bucket: str, tmp_path: Path, monkeypatch: p
             caches = [tmp_path / f"node{number}" for number in range(2)]
             for cache in caches:
                 cluster.add_node(num_cpus=1, env_vars={"PARETOVID_NODE_CACHE": str(cache)})
-            settings = [word for word in SETTINGS if not word.startswith("cluster.")]
+            # Long enough that one node cannot have trained all of them before the other has begun.
+            settings = [
+                *(word for word in SETTINGS if not word.startswith("cluster.")),
+                "training.epochs=600",
+            ]
             run("sweep", *settings, "name=s", "cluster=address", f"cluster.address={cluster.address}")
         finally:
             cluster.shutdown()
