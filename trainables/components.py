@@ -28,12 +28,6 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torchvision.models import EfficientNet, MobileNetV2
-from torchvision.models.efficientnet import MBConvConfig
-from torchvision.models.resnet import BasicBlock
-from torchvision.models.video.resnet import BasicBlock as BasicBlock3d
-from torchvision.models.video.resnet import Conv3DNoTemporal, Conv3DSimple
-from torchvision.ops.misc import Conv2dNormActivation, Conv3dNormActivation
 
 from paretovid.trainables.cost import ComponentCost, measure_macs
 from paretovid.trainables.data.flow import ZERO
@@ -200,12 +194,19 @@ def describe_input(spec: InputSpec) -> str:
     return f"1x{spec.size}x{spec.num_frames}"
 
 
+# torchvision is imported where a network is built: it brings torch's compiler with it, two seconds in each of the many
+# processes that only read features.
+
+
 def _mobilenet_v2(
     width_mult: float, setting: Sequence[Sequence[int]] | None, *, channels: int = 3
 ) -> Callable[[InputSpec, int], nn.Module]:
     """torchvision's MobileNetV2; its last 1x1 convolution gives the feature width instead of 1280."""
 
     def build(spec: InputSpec, feature_width: int) -> nn.Module:
+        from torchvision.models import MobileNetV2
+        from torchvision.ops.misc import Conv2dNormActivation
+
         stages = None if setting is None else [list(row) for row in setting]
         features = MobileNetV2(1, width_mult=width_mult, inverted_residual_setting=stages).features
         if channels != 3:
@@ -227,6 +228,9 @@ def _resnet(widths: Sequence[int]) -> Callable[[InputSpec, int], nn.Module]:
     """
 
     def build(spec: InputSpec, feature_width: int) -> nn.Module:
+        from torchvision.models.resnet import BasicBlock
+        from torchvision.ops.misc import Conv2dNormActivation
+
         assert feature_width == widths[-1], "a ResNet's features are as wide as its last stage"
         blocks = [BasicBlock(widths[0], widths[0])]
         for before, width in itertools.pairwise(widths):
@@ -300,6 +304,9 @@ def _efficientnet(stages: Sequence[tuple[int, int, int, int, int]]) -> Callable[
     """
 
     def build(spec: InputSpec, feature_width: int) -> nn.Module:
+        from torchvision.models import EfficientNet
+        from torchvision.models.efficientnet import MBConvConfig
+
         widths = [stages[0][3], *(stage[3] for stage in stages)]
         settings = [
             MBConvConfig(expand, kernel, stride, before, width, depth)
@@ -319,11 +326,14 @@ def _resnet_3d(widths: Sequence[int]) -> Callable[[InputSpec, int], nn.Module]:
     """
 
     def build(spec: InputSpec, feature_width: int) -> nn.Module:
+        from torchvision.models.video.resnet import BasicBlock, Conv3DNoTemporal, Conv3DSimple
+        from torchvision.ops.misc import Conv3dNormActivation
+
         assert feature_width == widths[-1], "a ResNet's features are as wide as its last stage"
-        blocks = [BasicBlock3d(widths[0], widths[0], Conv3DNoTemporal)]
+        blocks = [BasicBlock(widths[0], widths[0], Conv3DNoTemporal)]
         for before, width in itertools.pairwise(widths):
             shortcut = nn.Sequential(nn.Conv3d(before, width, 1, 2, bias=False), nn.BatchNorm3d(width))
-            blocks.append(BasicBlock3d(before, width, Conv3DSimple, 2, shortcut))
+            blocks.append(BasicBlock(before, width, Conv3DSimple, 2, shortcut))
         stem = Conv3dNormActivation(6, widths[0], stride=(1, 2, 2))
         return nn.Sequential(_FramesAndDifferences(), stem, *blocks, nn.AdaptiveMaxPool3d(1), nn.Flatten())
 

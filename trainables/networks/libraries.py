@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, final
 
-import torchvision.models
 from torch import Tensor, nn
 
 from paretovid.trainables.data.videos import InputSpec
@@ -24,7 +23,9 @@ def torchvision_trunk(name: str, *, head: str) -> Builder:
     """A network of torchvision. `head`: the attribute that holds its classifier."""
 
     def build(spec: InputSpec, feature_width: int) -> nn.Module:
-        network = torchvision.models.get_model(name, weights=None)
+        from torchvision.models import get_model
+
+        network = get_model(name, weights=None)
         setattr(network, head, nn.Identity())
         return network
 
