@@ -3,6 +3,7 @@
     python benchmarks/durability.py kills   [--kills 20]   SIGKILL of the driver and all its Ray processes, resume
     python benchmarks/durability.py chain   [--kills 20]   the same, all of them in one sweep
     python benchmarks/durability.py stock   [--kills 5]    the same for the stock parts
+    python benchmarks/durability.py worker                 three trials' processes are killed
     python benchmarks/durability.py node                   one node out of three is lost
     python benchmarks/durability.py mlflow  [--seconds 60] the MLflow server is stopped in the middle
     python benchmarks/durability.py postgres [--seconds 20] the study's PostgreSQL is stopped in the middle
@@ -21,6 +22,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -28,12 +30,13 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from paretovid.infra.testing import FlakyProxy, postgres_server, s3_server
 from paretovid.platform.front import read_front
@@ -400,6 +403,49 @@ def cluster_of(nodes: int, cpus: float = 1) -> Iterator[Any]:
             cluster.shutdown()
 
 
+def _trial_processes(home: Path) -> set[int]:
+    """Processes that have a trial now, by its signs of life."""
+    found = set()
+    for path in (home / "sweeps" / "s" / "trials").glob("*/alive.json"):
+        with suppress(OSError, ValueError, KeyError):
+            found.add(int(json.loads(path.read_text())["pid"]))
+    return found
+
+
+def _children(node: Any) -> set[int]:
+    """Processes of a Ray node's raylet."""
+    raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
+    return {child.pid for child in raylet.children(recursive=True)}
+
+
+def worker(folder: Path) -> dict[str, Any]:
+    """Three trials' processes get SIGKILL while they train, one after the other."""
+    source = prepared(folder)
+    reference = fresh(source, folder / "worker-reference")
+    run("sweep", *SWEEP, home=reference)
+    home = fresh(source, folder / "worker-killed")
+    process = start("sweep", *SWEEP, home=home)
+    killed = 0
+    for finished in (2, 5, 8):
+        wait_for(lambda n=finished: _finished(home) >= n and bool(_trial_processes(home)), process)  # type: ignore[misc]
+        with suppress(ProcessLookupError, KeyError):
+            os.kill(_trial_processes(home).pop(), signal.SIGKILL)
+            killed += 1
+    status = process.wait(1800)
+    faults = [
+        e.facts | {"trial": e.trial}
+        for e in read_journal(home / "sweeps" / "s").entries
+        if e.event == "fault"
+    ]
+    return {
+        "killed": killed,
+        "status": status,
+        "faults": [f"{each['trial']}: {each['reason']}" for each in faults],
+        "same_front": front_of(home) == front_of(reference),
+        **asdict(audit(Home(home), "s")),
+    }
+
+
 def node(folder: Path) -> dict[str, Any]:
     """One node out of three is killed while it trains."""
     source = prepared(folder)
@@ -411,10 +457,22 @@ def node(folder: Path) -> dict[str, Any]:
         home = fresh(source, folder / "node-killed")
         process = start("sweep", *words, home=home)
         wait_for(lambda: _finished(home) >= 3, process)
-        cluster.remove_node(workers.pop(), allow_graceful=False)
+        busy: list[Any] = []
+
+        def find_busy() -> bool:
+            busy[:] = [each for each in workers if _children(each) & _trial_processes(home)]
+            return bool(busy)
+
+        wait_for(find_busy, process)
+        workers.remove(busy[0])
+        cluster.remove_node(busy[0], allow_graceful=False)
         began = time.perf_counter()
         status = process.wait(1800)
-    faults = [e.facts for e in read_journal(home / "sweeps" / "s").entries if e.event == "fault"]
+    faults = [
+        e.facts | {"trial": e.trial}
+        for e in read_journal(home / "sweeps" / "s").entries
+        if e.event == "fault"
+    ]
     return {
         "undisturbed_seconds": round(undisturbed, 1),
         "status": status,
@@ -607,7 +665,7 @@ def record(part: str, found: Mapping[str, Any]) -> None:
     RESULTS.write_text(json.dumps(known, indent=1) + "\n")
 
 
-PARTS = ("kills", "chain", "stock", "node", "mlflow", "postgres", "s3", "pace")
+PARTS = ("kills", "chain", "stock", "worker", "node", "mlflow", "postgres", "s3", "pace")
 
 
 def main() -> None:
@@ -631,6 +689,7 @@ def main() -> None:
             "kills": lambda: kills(folder, arguments.kills, arguments.minutes),
             "chain": lambda: chain(folder, arguments.kills),
             "stock": lambda: stock(folder, arguments.kills),
+            "worker": lambda: worker(folder),
             "node": lambda: node(folder),
             "mlflow": lambda: mlflow_away(folder, arguments.seconds),
             "postgres": lambda: postgres_away(folder, arguments.seconds),
