@@ -585,9 +585,9 @@ def s3_errors(folder: Path, rate: float) -> dict[str, Any]:
                 opened = open_home(home)
                 refresh_sweep(opened.sweep("s"))
                 found = audit(opened, "s")
+                points = read_front([opened.sweep("s")]).points
+                fronts.append([(p.id, p.shown.quality, p.shown.gflops, p.on_front) for p in points])
                 row = {"rate": share, "connections": proxy.connections, "cut": proxy.cut, "status": status}
-            points = read_front([opened.sweep("s")]).points
-            fronts.append([(p.id, p.shown.quality, p.shown.gflops, p.on_front) for p in points])
             rows.append({**row, "seconds": round(took, 1), **asdict(found)})
             print(json.dumps(rows[-1]), flush=True)
     return {"rows": rows, "same_front": fronts[0] == fronts[1]}
