@@ -167,7 +167,7 @@ class Tracker:
         answer was lost; those that came later are put away."""
         if not runs:
             return None
-        is_whole = {id(run): run.data.tags.get("paretovid.complete") == "true" for run in runs}
+        is_whole = {id(run): _is_complete(run) for run in runs}
         kept, *others = sorted(runs, key=lambda run: (not is_whole[id(run)], run.info.start_time))
         for other in others:
             self.client.delete_run(other.info.run_id)
@@ -183,7 +183,7 @@ class Tracker:
             self._known = {
                 trial: _Child(
                     run_id=str(run.info.run_id),
-                    is_complete=run.data.tags.get("paretovid.complete") == "true",
+                    is_complete=_is_complete(run),
                 )
                 for trial, runs in found.items()
                 if (run := self._only(runs)) is not None
@@ -208,8 +208,9 @@ class Tracker:
         ]
         self._log_batch(run_id, figures, params={k: str(v) for k, v in params.items()}, series=history)
         self._log_inputs(run_id, trial)
-        self.client.set_tag(run_id, "paretovid.complete", "true")
+        # In this order: a driver killed in between must not leave a run that is complete and runs for ever.
         self.client.set_terminated(run_id)
+        self.client.set_tag(run_id, "paretovid.complete", "true")
         return str(run_id)
 
     def _log_inputs(self, run_id: str, trial: TrialRecord) -> None:
@@ -348,6 +349,10 @@ class Tracker:
         for start in range(0, max(len(metrics), 5 * len(pairs), 1), 500):
             part = pairs[start // 5 : start // 5 + 100]
             self.client.log_batch(run_id, metrics=metrics[start : start + 500], params=part)
+
+
+def _is_complete(run: Any) -> bool:
+    return run.data.tags.get("paretovid.complete") == "true" and run.info.status != "RUNNING"
 
 
 def log_sweep(home: Home, sweep: SweepRecord, front: Front | None, uri: str | None = None) -> str:

@@ -116,6 +116,28 @@ def test_a_child_that_was_cut_short_is_completed(home: Home, store: Store) -> No
     assert store.client.get_run(child.info.run_id).data.tags["paretovid.complete"] == "true"
 
 
+@pytest.mark.parametrize("step", ["set_terminated", "set_tag"])
+def test_a_driver_killed_at_the_end_of_a_trial_leaves_no_run_that_runs_for_ever(
+    home: Home, store: Store, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    trial = {"set_terminated": "t0098", "set_tag": "t0099"}[step]
+    write_trial(home.sweep("s1"), trial, [(0.5, 0.01)])
+    grown = read_sweep(home.sweep("s1"))
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.client, step, killed)
+        with pytest.raises(KeyboardInterrupt):
+            Tracker(store, grown).log_trials(grown.trials)
+    Tracker(store, grown).log_trials(grown.trials)
+    found = [run for run in runs(store, "trial") if run.data.tags["paretovid.trial"] == trial]
+    assert [(run.info.status, run.data.tags.get("paretovid.complete")) for run in found] == [
+        ("FINISHED", "true")
+    ]
+
+
 def test_no_parameter_is_left_out_however_many_there_are(store: Store, sweep: SweepRecord) -> None:
     tracker = Tracker(store, sweep)
     tracker._log_batch(tracker.run_id, {"x": 1.0}, {f"p{number:03d}": str(number) for number in range(230)})
