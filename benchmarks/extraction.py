@@ -39,7 +39,7 @@ from paretovid.trainables.data.extract import compute_features, read_pieces
 from paretovid.trainables.data.moving_digits import MovingDigitsConfig, make_moving_digits
 
 RESULTS = Path(__file__).with_name("extraction_results.json")
-PAPER = ("mobilenet_v2@112", "efficientnet_b0@224")
+PAPER = ("mobilenet_v2@112", "efficientnet_b3@224")
 CORES = len(os.sched_getaffinity(0))
 
 

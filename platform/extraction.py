@@ -115,7 +115,7 @@ def extract_shards(
 def _width(backbone: Path) -> int:
     meta = read_backbone_meta(backbone)
     spec = component(meta["component"])
-    return len(meta["labels"]) if spec.classifies else spec.feature_width
+    return max(1, len(meta["labels"])) if spec.classifies else spec.feature_width
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
