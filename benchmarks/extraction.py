@@ -16,7 +16,7 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -138,7 +138,7 @@ def peak_memory() -> Iterator[dict[str, float]]:
 
     def watch() -> None:
         me = psutil.Process()
-        while not over.wait(0.25):
+        while not over.wait(1.0):
             total = 0
             for process in [me, *me.children(recursive=True)]:
                 try:
@@ -176,12 +176,12 @@ def memory(
     cluster: Cluster, dataset: Dataset, backbones: dict[str, Path], *, separate_compute: bool
 ) -> dict[str, Any]:
     """Peaks with a tenth of the videos and with all of them."""
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"peak_mb_by_videos": {}}
     extracted(cluster, some(dataset, 8), backbones)  # workers are up in both
     for count in (len(dataset.records) // 10, len(dataset.records)):
         with peak_memory() as peak:
             extracted(cluster, some(dataset, count), backbones, separate_compute=separate_compute)
-        found[str(count)] = round(peak["mb"])
+        found["peak_mb_by_videos"][str(count)] = round(peak["mb"])
     return found
 
 
@@ -191,28 +191,32 @@ def main() -> None:
     )
     parser.add_argument("--videos", type=int, default=600)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--parts", default="", help="small, paper, memory of one stage, memory of two stages")
     arguments = parser.parse_args()
+    results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     with tempfile.TemporaryDirectory(prefix="extraction-") as scratch:
         root = Path(scratch)
         dataset = make_videos(root, arguments.videos)
         small = make_backbones(root, tuple(family("small").values()), len(dataset.classes))
         paper = make_backbones(root, PAPER, len(dataset.classes))
+        repeats = arguments.repeats
         with connect() as cluster:
-            results = {
-                "cores": CORES,
-                "small": rates(cluster, some(dataset, arguments.videos // 2), small, arguments.repeats),
-                "paper": rates(cluster, some(dataset, arguments.videos // 10), paper, arguments.repeats),
-                "peak_memory_mb": {
-                    "one stage": memory(cluster, dataset, small, separate_compute=False),
-                    "two stages": memory(cluster, dataset, small, separate_compute=True),
-                },
+            parts: dict[str, Callable[[], dict[str, Any]]] = {
+                "small": lambda: rates(cluster, some(dataset, arguments.videos // 2), small, repeats),
+                "paper": lambda: rates(cluster, some(dataset, arguments.videos // 10), paper, repeats),
+                "memory of one stage": lambda: memory(cluster, dataset, small, separate_compute=False),
+                "memory of two stages": lambda: memory(cluster, dataset, small, separate_compute=True),
             }
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-    for part in ("small", "paper"):
-        print(part, f"({results[part]['videos']} videos)")  # type: ignore[index]
-        for key, values in results[part]["measured"].items():  # type: ignore[index]
-            print(f"  {key:<50} {statistics.median(values):8.2f}  {[round(v, 2) for v in values]}")
-    print("peak memory, MB, by number of videos:", results["peak_memory_mb"])
+            for part in arguments.parts.split(",") if arguments.parts else parts:
+                results[part] = {"cores": CORES, "load": round(os.getloadavg()[0], 1), **parts[part]()}
+                RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+                show(part, results[part])
+
+
+def show(part: str, found: dict[str, Any]) -> None:
+    print(f"{part}:", {key: value for key, value in found.items() if key != "measured"}, flush=True)
+    for key, values in found.get("measured", {}).items():
+        print(f"  {key:<55} {statistics.median(values):8.2f}  {[round(v, 2) for v in values]}", flush=True)
 
 
 if __name__ == "__main__":
