@@ -89,6 +89,8 @@ def load_given(
             tuned = _recorded(folders[source]).get("training", {}).get("fine_tuned")
             if tuned and (tuning is None or not is_fine_tuned(_recorded(folders[source]), tuning)):
                 raise _would_replace(folders[source], "other settings" if tuning else "weights as they came")
+            if tuned and _is_loaded(folders[source], dataset, locations[source], digests.get(source)) is None:
+                raise _would_replace(folders[source], "those of another file or other videos")
             if meta is None:
                 spec = component(name)
                 # Others are read below their classifier, which only fine-tuning trains.

@@ -172,6 +172,11 @@ def test_fine_tuning_is_a_ray_train_run_and_done_once(
         with pytest.raises(UsageError, match="would replace them") as refused:
             made(other)
         assert "backbones.fine_tuning.samples=8" in refused.value.hint
+    another = tmp_path / "other.pth"
+    torch.save(component(name).build(1).trunk.state_dict(), another)
+    files = [f"backbones.weights.coarse={another}", f"backbones.weights.fine={another}"]
+    with pytest.raises(UsageError, match="another file"):
+        made([*(word for word in brief if word != "backbones.weights=random"), *files])
     assert read_backbone_meta(folder) == meta
 
 
