@@ -18,7 +18,6 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-import time
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,16 +26,11 @@ from pathlib import Path
 from typing import Any, TypeVar, final
 
 from paretovid.infra.local_copy import LocalCopy, Part, check_space, digest_of, files_below, locked
-from paretovid.infra.object_errors import ObjectStoreError, code_of, explained, is_passing, status_of
+from paretovid.trainables.object_errors import ObjectStoreError
+from paretovid.trainables.objects import CHUNK_BYTES, PATIENCE_SECONDS, SCHEME, connect, patiently
 
-SCHEME = "s3://"
 MANIFEST = "whole.json"
-PATIENCE_SECONDS = 120.0
-CHUNK_BYTES = 8 * 2**20
-"""A download asks for so much at a time, which is what a lost connection costs."""
 _PARALLEL = 8
-_FIRST_PAUSE_SECONDS = 0.2
-_LONGEST_PAUSE_SECONDS = 5.0
 _T = TypeVar("_T")
 
 
@@ -66,14 +60,14 @@ class ObjectStore:
         """The `s3fs.S3FileSystem` behind it."""
         with self._lock:
             if self._files is None:
-                self._files = _connect()
+                self._files = connect()
         return self._files
 
     def arrow_files(self) -> Any:
         """The file system as Ray takes it (`storage_filesystem`). It connects anew wherever it is sent."""
         from pyarrow.fs import FSSpecHandler, PyFileSystem
 
-        return PyFileSystem(FSSpecHandler(_connect()))
+        return PyFileSystem(FSSpecHandler(connect()))
 
     def check(self) -> None:
         """Tries all that is needed, within seconds: list, write, read, write only what is new, delete.
@@ -331,45 +325,12 @@ class ObjectStore:
         missing_is_error: bool = True,
         patience: float | None = None,
     ) -> _T:
-        """The answer of the file system, again and again while the store is away.
-
-        `FileNotFoundError` and `FileExistsError` pass through where they are an answer.
-        """
-        until = time.monotonic() + (self.patience if patience is None else patience)
-        pause = _FIRST_PAUSE_SECONDS
-        while True:
-            try:
-                return call(self.files)
-            except FileExistsError:
-                raise
-            except Exception as error:  # s3fs passes on what botocore and aiohttp raise
-                status = status_of(error)
-                if status == 412:
-                    raise FileExistsError(key) from error
-                if (
-                    isinstance(error, FileNotFoundError)
-                    and not missing_is_error
-                    and code_of(error) != "NoSuchBucket"
-                ):
-                    raise
-                if not is_passing(error) or time.monotonic() + pause > until:
-                    raise explained(self.url, action, key, error) from error
-                time.sleep(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
-
-
-def _connect() -> Any:
-    import s3fs
-
-    files = s3fs.S3FileSystem(
-        skip_instance_cache=True,
-        use_listings_cache=False,
-        config_kwargs={
-            "connect_timeout": 5,
-            "read_timeout": 30,
-            "retries": {"mode": "standard", "max_attempts": 2},
-            "max_pool_connections": 4 * _PARALLEL,
-        },
-    )
-    files.retries = 2  # `_do` has the patience
-    return files
+        """As `patiently`, of this store's file system."""
+        return patiently(
+            lambda: call(self.files),
+            self.url,
+            action,
+            key,
+            missing_is_error=missing_is_error,
+            patience=self.patience if patience is None else patience,
+        )

@@ -38,7 +38,7 @@ from paretovid.platform.shared_home import (
 )
 from paretovid.search_spaces.schema import ExtractionConfig
 from paretovid.trainables.components import component, load_backbone, read_backbone_meta
-from paretovid.trainables.data.dataset import Dataset, VideoRecord
+from paretovid.trainables.data.dataset import Dataset, VideoRecord, located
 from paretovid.trainables.data.extract import (
     Precision,
     check_precision,
@@ -53,6 +53,7 @@ from paretovid.trainables.data.features import (
     write_shard,
 )
 from paretovid.trainables.errors import DataError, ParetovidError, UsageError
+from paretovid.trainables.object_errors import ObjectStoreError
 
 _VIDEOS_PER_TASK = 4
 _BLOCK_BYTES = 32 * 2**20
@@ -102,12 +103,11 @@ def extract_shards(
         )
         numbers = [number for shard in shards for number in writer.numbers(shard)]
         began, before = time.monotonic(), done
-        with contextlib.closing(_rows(job, dataset.records, numbers, cluster, config)) as rows:
-            for row in rows:
-                if writer.add(row):
-                    done += 1
-                    rate = (done - before) / max(1e-3, time.monotonic() - began)
-                    stage.advance(note=f"{rate:.3g} videos/s")
+        for row in _rows_of_all(job, writer, numbers, cluster, config):
+            if writer.add(row):
+                done += 1
+                rate = (done - before) / max(1e-3, time.monotonic() - began)
+                stage.advance(note=f"{rate:.3g} videos/s")
     writer.fetch_descriptions()
     return writer
 
@@ -167,22 +167,49 @@ class _Compute:
         return {name: backbone.width for name, backbone in self._backbones.items()}
 
 
+@final
+class _Attempts:
+    """How often each video was begun and not finished: an actor, which outlives the workers that die."""
+
+    def __init__(self) -> None:
+        self._begun: dict[int, int] = {}
+
+    def begin(self, number: int) -> None:
+        self._begun[number] = self._begun.get(number, 0) + 1
+
+    def end(self, number: int) -> None:
+        self._begun.pop(number, None)
+
+    def failed(self) -> list[int]:
+        """Videos whose worker died at every attempt."""
+        return [number for number, times in self._begun.items() if times > _MAX_RETRIES]
+
+
 @functools.lru_cache(maxsize=1)
 def _compute(job: _Job) -> _Compute:
     """Kept by a worker from task to task."""
     return _Compute(job)
 
 
-def _decode(batch: Mapping[str, np.ndarray], job: _Job) -> Iterator[dict[str, Any]]:
-    """Rows of decoded pieces; the last of a video that cannot be read says why, and holds nothing."""
+def _decode(batch: Mapping[str, np.ndarray], job: _Job, attempts: Any = None) -> Iterator[dict[str, Any]]:
+    """Rows of decoded pieces; the last of a video that cannot be read says why, and holds nothing.
+
+    Arguments:
+        attempts: the handle of an `_Attempts`.
+    """
+    import ray
+
     torch.set_num_threads(1)
     root = job.shared.here(job.root)
     wanted = set(batch["path"].tolist())
     fetch(root, lambda names: [name for name in names if name in wanted])
     specs = {name: component(name).input for name in job.backbones}
     for number, path, seen in zip(*(batch[key].tolist() for key in ("number", "path", "seen")), strict=True):
+        location = located(root, path)
+        if attempts is not None:
+            ray.get(attempts.begin.remote(number))
         try:
-            for piece in read_pieces(root / path, specs, step_seconds=job.step_seconds, steps=job.steps):
+            for piece in read_pieces(location, specs, step_seconds=job.step_seconds, steps=job.steps):
                 inputs = {f"in {name}": [values] for name, values in piece.inputs.items()}
                 yield {
                     "number": [number],
@@ -191,16 +218,18 @@ def _decode(batch: Mapping[str, np.ndarray], job: _Job) -> Iterator[dict[str, An
                     "error": [""],
                     **inputs,
                 }
+        except ObjectStoreError as error:
+            raise DataError(f"{error.message}, seen from {socket.gethostname()}", error.hint) from error
         except OSError as error:
             # A disk or a bucket that is away says nothing of the video: it must not be recorded as unreadable.
             raise DataError(
-                f"{root / path} cannot be read on {socket.gethostname()}: {error}",
+                f"{location} cannot be read on {socket.gethostname()}: {error}",
                 "Every node must see the videos. Mend it, and the same command goes on.",
             ) from error
         except Exception as error:  # whatever a broken file makes a decoder raise
-            if seen and not (root / path).exists():
+            if seen and isinstance(location, Path) and not location.exists():
                 raise DataError(
-                    f"{root / path} is not there, seen from {socket.gethostname()}",
+                    f"{location} is not there, seen from {socket.gethostname()}",
                     "Every node must see what the driver sees. Mount it there, and the same command goes on.",
                 ) from error
             empty = {
@@ -209,12 +238,46 @@ def _decode(batch: Mapping[str, np.ndarray], job: _Job) -> Iterator[dict[str, An
             }
             reason = why_unreadable(error)
             yield {"number": [number], "first": [0], "total": [0], "error": [reason or "unknown"], **empty}
+        if attempts is not None:
+            attempts.end.remote(number)
 
 
-def _decode_and_compute(batch: Mapping[str, np.ndarray], job: _Job) -> Iterator[dict[str, Any]]:
+def _decode_and_compute(
+    batch: Mapping[str, np.ndarray], job: _Job, attempts: Any
+) -> Iterator[dict[str, Any]]:
     compute = _compute(job)
-    for piece in _decode(batch, job):
+    for piece in _decode(batch, job, attempts):
         yield compute(piece)
+
+
+def _rows_of_all(
+    job: _Job,
+    writer: ShardWriter,
+    numbers: Sequence[int],
+    cluster: Cluster,
+    config: ExtractionConfig,
+) -> Iterator[dict[str, Any]]:
+    """As `_rows`; a video whose worker dies whenever it is read is told as unreadable, and the others go on."""
+    import ray
+
+    attempts: Any = ray.remote(num_cpus=0)(_Attempts).remote()
+    told: set[int] = set()
+    while wanted := [number for number in numbers if writer.lacks(number)]:
+        try:
+            with contextlib.closing(_rows(job, writer.records, wanted, cluster, config, attempts)) as rows:
+                yield from rows
+            return
+        except _WorkerFailed as error:
+            try:
+                failed = set(ray.get(attempts.failed.remote(), timeout=60)) - told
+            except ray.exceptions.RayError:  # the actor was on a node that is gone
+                raise error from None
+            if not failed:
+                raise
+            for number in sorted(failed):
+                told.add(number)
+                reason = f"its decoder's process died {_MAX_RETRIES + 1} times: it crashed, or had too little memory"
+                yield {"number": number, "first": 0, "total": 0, "error": reason}
 
 
 def _rows(
@@ -223,8 +286,9 @@ def _rows(
     numbers: Sequence[int],
     cluster: Cluster,
     config: ExtractionConfig,
+    attempts: Any,
 ) -> Generator[dict[str, Any]]:
-    """Rows of features, in any order."""
+    """Rows of features, in any order. Raises `_WorkerFailed` if a task's process died at each of its attempts."""
     import ray.data
     from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 
@@ -246,7 +310,7 @@ def _rows(
         ],
         override_num_blocks=num_tasks,
     )
-    by_tasks = {"fn_args": (job,), "num_cpus": 1, "compute": TaskPoolStrategy(size=workers)}
+    by_tasks = {"fn_args": (job, attempts), "num_cpus": 1, "compute": TaskPoolStrategy(size=workers)}
     with warnings.catch_warnings():
         # Limits of retries have no named parameters in Ray 2.60, which announces that they will get them.
         warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
@@ -270,6 +334,10 @@ def _rows(
         raise _cause(error) from error
 
 
+class _WorkerFailed(DataError):
+    """A task, in a way that is nobody's fault as far as is known: its process died, for one."""
+
+
 def _cause(error: BaseException) -> Exception:
     """What went wrong in a worker, below what Ray has wrapped it in."""
     seen: list[BaseException] = []
@@ -280,11 +348,10 @@ def _cause(error: BaseException) -> Exception:
         seen.append(each)
         each = getattr(each, "cause", None) or each.__cause__
     text = str(seen[-1]).strip().splitlines() or [type(seen[-1]).__name__]
-    return DataError(
+    return _WorkerFailed(
         f"extraction has failed on a worker: {type(seen[-1]).__name__}: {text[-1]}",
         "What is whole is kept: the same command goes on. If workers die again and again, one may have had too little "
-        "memory (extraction.steps_per_batch=16 and extraction.workers=1 need less), or a video crashes the decoder: "
-        "the progress shows how far it came, in the manifest's order; leave that video out.",
+        "memory: extraction.steps_per_batch=16 and extraction.workers=1 need less.",
     )
 
 
@@ -354,6 +421,11 @@ class ShardWriter:
         if name not in self._in_bucket:
             self._in_bucket[name] = parts_in_bucket(self.folders[name], ".json")
         return self._in_bucket[name]
+
+    def lacks(self, number: int) -> bool:
+        """Whether a video of an open shard has not come whole."""
+        shard = number // self.size
+        return shard not in self._written and number not in self._videos.get(shard, {})
 
     def add(self, row: Mapping[str, Any]) -> bool:
         """Takes a row. True if its video is finished."""

@@ -7,9 +7,9 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from paretovid.infra.object_errors import ObjectStoreError
 from paretovid.platform.shared_home import CACHE_VARIABLE, attach, cache_folder, is_bucket
 from paretovid.trainables.errors import UsageError
+from paretovid.trainables.object_errors import ObjectStoreError
 
 HOME_VARIABLE = "PARETOVID_HOME"
 DEFAULT_HOME = "paretovid-home"

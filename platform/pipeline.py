@@ -35,7 +35,7 @@ from paretovid.platform.shared_home import (
     some_of_dataset,
 )
 from paretovid.search_spaces.schema import SweepConfig
-from paretovid.trainables.backbone_training import BackboneTrainingConfig
+from paretovid.trainables.backbone_training import BackboneTrainingConfig, check_labels
 from paretovid.trainables.components import component, family
 from paretovid.trainables.data.dataset import MANIFEST, Dataset, load_dataset
 from paretovid.trainables.data.extract import headers
@@ -186,7 +186,7 @@ def _made_before(root: Path, wanted: MovingDigitsConfig, *, is_whole: bool) -> D
         dataset = load_dataset(root)
     except DataError:
         return None
-    whole = is_whole or all(dataset.video_path(record).is_file() for record in dataset.records)
+    whole = is_whole or all(Path(dataset.video_path(record)).is_file() for record in dataset.records)
     return dataset if whole and is_made(wanted, dataset) else None
 
 
@@ -331,7 +331,9 @@ def check_settings(config: SweepConfig) -> None:
             f"data={config.data['name']} takes no settings, but has {', '.join(settings)}",
             "They belong to the built-in set: data=moving_digits.",
         )
-    typed_config(BackboneTrainingConfig, config.backbones.training, "backbones.training")
+    training = typed_config(BackboneTrainingConfig, config.backbones.training, "backbones.training")
+    names = family(config.backbones.family).values()
+    check_labels(training, [name for name in names if component(name).weights is None])
     weight_locations(config)
     fine_tuning(config)
     check_feature_type(config.backbones.dtype)

@@ -24,8 +24,9 @@ from typing import Any, final
 
 from paretovid.infra.local_copy import LocalCopy, Part
 from paretovid.infra.node_cache import node_cache
-from paretovid.infra.object_errors import ObjectStoreError
-from paretovid.infra.object_store import MANIFEST, SCHEME, ObjectStore
+from paretovid.infra.object_store import MANIFEST, ObjectStore
+from paretovid.trainables.object_errors import ObjectStoreError
+from paretovid.trainables.objects import SCHEME
 
 CACHE_VARIABLE = "PARETOVID_CACHE"
 DOCUMENTS = frozenset(

@@ -16,11 +16,12 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.storages.journal._file import get_lock_file
 from optuna.trial import TrialState
 
-from paretovid.infra.object_store import SCHEME, ObjectStore
+from paretovid.infra.object_store import ObjectStore
 from paretovid.platform.object_journal import ObjectJournal
 from paretovid.platform.patient_storage import PatientStorage
 from paretovid.platform.study_place import shown_url, without_password
 from paretovid.trainables.errors import UsageError
+from paretovid.trainables.objects import SCHEME
 
 Directions = dict[str, Literal["maximize", "minimize"]]
 JOURNAL = "journal://"

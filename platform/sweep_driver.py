@@ -7,7 +7,6 @@ import json
 from collections.abc import Mapping
 from typing import Any, final
 
-from paretovid.infra.object_errors import ObjectStoreError
 from paretovid.platform.home import Home
 from paretovid.platform.progress import Progress, Stage
 from paretovid.platform.reconcile import FAILURE_FILE, record_failure
@@ -17,6 +16,7 @@ from paretovid.platform.shared_home import fetch_result, remove
 from paretovid.platform.sweep_journal import Event, SweepJournal
 from paretovid.platform.sweep_status import LiveStatus
 from paretovid.platform.tracking_sender import TrackingSender
+from paretovid.trainables.object_errors import ObjectStoreError
 
 
 @final

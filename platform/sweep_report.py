@@ -72,7 +72,7 @@ class SweepReport:
     stated_uri: str | None
     home: str | None
     """As it was stated, for the commands that come next."""
-    example_videos: tuple[Path, ...]
+    example_videos: tuple[Path | str, ...]
 
     def __str__(self) -> str:
         lines = [front_table(self.front), ""]
@@ -105,9 +105,9 @@ def typed_command(name: str) -> str:
     return name if shutil.which(name) or not beside.exists() else str(shortened(beside))
 
 
-def shortened(path: Path) -> Path:
-    """Relative to where the user is, if it is below."""
+def shortened(path: Path | str) -> Path | str:
+    """Relative to where the user is, if it is below; of a URL, itself."""
     try:
-        return path.relative_to(Path.cwd())
+        return path.relative_to(Path.cwd()) if isinstance(path, Path) else path
     except ValueError:
         return path

@@ -19,8 +19,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, final
 
-from paretovid.infra.object_errors import ObjectStoreError
 from paretovid.platform.shared_home import is_shared, is_there, read_text, remove, share_file
+from paretovid.trainables.object_errors import ObjectStoreError
 
 STOP_FILE = "stop.json"
 ALIVE_FILE = "alive.json"

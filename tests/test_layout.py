@@ -22,7 +22,7 @@ ALLOWED = {
     "platform": set(FOLDERS),
     "trainables": {"trainables"},
     "search_spaces": {"search_spaces"},
-    "infra": {"infra", "trainables"},  # a node says which version of the code it has
+    "infra": {"infra", "trainables"},  # a node's version of the code; objects of a bucket
 }
 PLATFORM_ONLY = {"ray", "optuna", "mlflow", "hydra"}
 PICKLING = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}

@@ -18,8 +18,9 @@ Labels, `config.labels`:
   pre-trained on trimmed clips (Kinetics), as those of weakly supervised localization are. Where the action is and
   where only its context, nobody has told it.
 
-Components that classify (`ComponentSpec.classifies`) take `video`: their outputs are the data set's classes and
-nothing else. With several labels a video they learn each class by itself (binary cross-entropy), as they are read.
+Components that classify (`ComponentSpec.classifies`) take `video` or `trimmed`: their outputs are the data set's
+classes and nothing else. With several labels a video they learn each class by itself (binary cross-entropy), as they
+are read.
 
 With `video_share` below 1, a part of the training split, chosen by a hash of the videos' ids, is kept from the
 backbones: what a model selector learns from must not have been seen by the models that it selects among.
@@ -53,6 +54,7 @@ from paretovid.trainables.data.flow import ZERO
 from paretovid.trainables.data.videos import read_all_steps
 from paretovid.trainables.errors import DataError, NonFiniteError, UsageError, VideoError
 from paretovid.trainables.method import classification_loss
+from paretovid.trainables.object_errors import ObjectStoreError
 from paretovid.trainables.video_share import is_for_backbones
 
 if TYPE_CHECKING:
@@ -116,7 +118,7 @@ def train_backbones(
     """
     # The sums of a matrix product depend on the number of threads; results must not.
     torch.set_num_threads(1)
-    _check_labels(config, names)
+    check_labels(config, names)
     labels: Labels = config.labels if _knows_steps(dataset) else "video"
     about = {
         "training": {**asdict(config), "labels": labels, "workers": context.world_size},
@@ -139,12 +141,14 @@ def train_backbones(
     return {"trained": trained, "kept": kept, "skipped": samples.skipped}
 
 
-def _check_labels(config: BackboneTrainingConfig, names: Sequence[str]) -> None:
+def check_labels(config: BackboneTrainingConfig, names: Sequence[str]) -> None:
+    """Raises `UsageError` if components are among `names` that these labels do not teach to classify."""
     classifying = [name for name in names if component(name).classifies]
-    if classifying and config.labels != "video":
+    if classifying and config.labels == "step":
         raise UsageError(
-            f"{classifying[0]} classifies by itself, which backbones.training.labels={config.labels} does not teach",
-            "Set backbones.training.labels=video.",
+            f"{classifying[0]} classifies by itself, which backbones.training.labels=step does not teach: it has a "
+            "class more, background",
+            "Set backbones.training.labels=video, or trimmed (where the labels of steps are known).",
         )
 
 
@@ -214,6 +218,8 @@ def decode_samples(
         path = dataset.video_path(record)
         try:
             decoded = read_all_steps(path, specs, step_seconds=dataset.step_seconds)
+        except ObjectStoreError:
+            raise  # a bucket that is away says nothing of the video
         except (VideoError, OSError) as error:
             skipped[str(path)] = error.message if isinstance(error, VideoError) else str(error)
             continue

@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import http.client
 import io
-import os
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -33,6 +32,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from paretovid.trainables.components import Backbone, ComponentSpec
 from paretovid.trainables.errors import DataError, UsageError
+from paretovid.trainables.object_errors import ObjectStoreError
+from paretovid.trainables.objects import read_object
 
 RANDOM = "random"
 _TIMEOUT_SECONDS = 60
@@ -120,7 +121,7 @@ def fetch(location: str) -> bytes:
                 content: bytes = answer.read()
             return content
         if scheme == "s3":
-            return _from_s3(location)
+            return _read_object(location)
         if "://" in location:
             raise UsageError(
                 f"weights cannot be fetched from {location!r}", "Allowed: a path, http://, https://, s3://."
@@ -128,6 +129,8 @@ def fetch(location: str) -> bytes:
         return Path(location).expanduser().read_bytes()
     except urllib.error.HTTPError as error:
         raise DataError(f"{location} answers {error.code} ({error.reason})", "Check the URL.") from error
+    except ObjectStoreError as error:
+        raise DataError(f"weights cannot be read: {error.message}", error.hint) from error
     except (OSError, http.client.HTTPException) as error:  # HTTPException: cut short
         reason = getattr(error, "strerror", None) or str(error)
         raise DataError(
@@ -135,24 +138,11 @@ def fetch(location: str) -> bytes:
         ) from error
 
 
-def _from_s3(location: str) -> bytes:
+def _read_object(location: str) -> bytes:
     try:
-        import s3fs
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            f"{location} needs s3fs, which is not installed", "pip install s3fs, or name a local copy."
-        ) from error
-    endpoint = os.environ.get("AWS_ENDPOINT_URL")
-    try:
-        content: bytes = s3fs.S3FileSystem(endpoint_url=endpoint).cat_file(location)
-    except OSError:
-        raise
-    except Exception as error:  # botocore's, for credentials and endpoints
-        raise DataError(
-            f"weights cannot be read from {location}: {type(error).__name__}",
-            "Check the credentials (AWS_ACCESS_KEY_ID, AWS_PROFILE, a role) and AWS_ENDPOINT_URL.",
-        ) from error
-    return content
+        return read_object(location)
+    except FileNotFoundError as error:
+        raise DataError(f"there is no object {location}", "Check the URL.") from error
 
 
 def read_tensors(content: bytes, location: str) -> dict[str, Tensor]:

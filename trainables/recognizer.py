@@ -34,6 +34,7 @@ from paretovid.trainables.data.videos import InputSpec, VideoReader, read_steps
 from paretovid.trainables.errors import DataError, UsageError, VideoError, unknown_name
 from paretovid.trainables.method import InferenceKnob, Method, Outcome
 from paretovid.trainables.methods import build_method, method_class
+from paretovid.trainables.objects import is_object
 from paretovid.trainables.provider import VideoProvider
 
 MODEL_FILE = "model.json"
@@ -243,7 +244,7 @@ class Recognizer:
         *,
         ids: Sequence[str] | None = None,
     ) -> list[Prediction]:
-        """Answers for videos given as paths or bytes, one by one; a bad one does not stop the others.
+        """Answers for videos given as paths, `s3://` URLs or bytes, one by one; a bad one does not stop the others.
 
         Arguments:
             setting: inference knobs by name; those left out are as at the promoted operating point.
@@ -258,7 +259,7 @@ class Recognizer:
     def _predict_one(self, video: VideoSource, video_id: str, setting: Mapping[str, float]) -> Prediction:
         shown = "<bytes>" if isinstance(video, bytes) else str(video)
         try:
-            if not isinstance(video, bytes) and not Path(video).is_file():
+            if not isinstance(video, bytes) and not is_object(video) and not Path(video).is_file():
                 raise VideoError(f"{shown}: no such file", "Give the path of a video file.")
             with VideoReader(video, step_seconds=self.description["step_seconds"], name=shown) as reader:
                 return self._look(reader, shown, video_id, setting)

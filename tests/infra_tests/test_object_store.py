@@ -10,9 +10,9 @@ import time
 import numpy as np
 import pytest
 
-from paretovid.infra.object_errors import ObjectStoreError
 from paretovid.infra.object_store import MANIFEST, ObjectStore
 from paretovid.infra.testing import FlakyProxy, free_port
+from paretovid.trainables.object_errors import ObjectStoreError
 
 
 @pytest.fixture

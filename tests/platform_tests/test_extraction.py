@@ -10,9 +10,11 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import boto3
 import numpy as np
 import pytest
 import torch
@@ -213,6 +215,29 @@ def extract(
     return {name: store(folder, writer.num_shards) for name, folder in folders.items()}, shown
 
 
+# Before those of one cluster for all: workers have the environment, and so the credentials, that it began with.
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_videos_of_a_bucket_give_what_those_of_a_folder_give(
+    videos, backbones, in_one_process, bucket, tmp_path
+):
+    client = boto3.client("s3")
+    name = bucket.removeprefix("s3://")
+    for record in videos.records[:-1]:  # the last is not there any more
+        content = Path(videos.video_path(record)).read_bytes()
+        client.put_object(Bucket=name, Key=f"v/{record.video_id}.mp4", Body=content)
+    moved = tuple(replace(r, path=f"{bucket}/v/{r.video_id}.mp4") for r in videos.records)
+    there = replace(videos, root=tmp_path / "data", records=moved)
+    with connect(cpus=2) as cluster:
+        stores, shown = extract(cluster, there, backbones, tmp_path)
+    kept = [record.video_id for record in videos.records[:-1]]
+    assert shown == list(range(1, 13))
+    for name, made in stores.items():
+        assert list(made) == kept
+        assert all(np.array_equal(made.video(v), in_one_process[name].video(v)) for v in kept)
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(180)
@@ -259,6 +284,47 @@ def test_workers_that_die_are_replaced(cluster, videos, backbones, in_one_proces
     assert all(same(stores[name], in_one_process[name]) for name in NAMES)
 
 
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_a_video_that_kills_its_decoder_is_left_out_and_the_others_go_on(
+    cluster, videos, backbones, in_one_process, tmp_path
+):
+    """The crash is simulated: whoever opens the file is killed."""
+    import psutil
+
+    config = MovingDigitsConfig(videos_train=1, videos_val=1, videos_test=1, min_seconds=60, max_seconds=60)
+    long = make_moving_digits(config, tmp_path / "long")
+    poison = Path(long.video_path(long.records[0])).resolve()
+    changed = list(videos.records)
+    changed[5] = replace(changed[5], path=str(poison))
+    killed: list[int] = []
+    over = threading.Event()
+
+    def kill_readers() -> None:
+        while not over.wait(0.005):
+            for process in psutil.Process().children(recursive=True):
+                with suppress(psutil.Error):
+                    if any(opened.path == str(poison) for opened in process.open_files()):
+                        process.kill()
+                        killed.append(process.pid)
+
+    thread = threading.Thread(target=kill_readers)
+    thread.start()
+    try:
+        stores, shown = extract(cluster, replace(videos, records=tuple(changed)), backbones, tmp_path)
+    finally:
+        over.set()
+        thread.join()
+    assert len(set(killed)) == 3 and shown == list(range(1, 13))
+    left_out = videos.records[5].video_id
+    for name, made in stores.items():
+        assert list(made) == [record.video_id for record in videos.records if record.video_id != left_out]
+        assert all(np.array_equal(made.video(v), in_one_process[name].video(v)) for v in made)
+    shard = json.loads((tmp_path / "moving_digits" / NAMES[0] / "shard_00001.json").read_text())
+    assert "process died 3 times" in shard["skipped"][left_out]
+
+
 def test_a_node_that_does_not_see_a_video_is_at_fault_not_the_video(videos: Dataset, tmp_path: Path) -> None:
     record = videos.records[0]
     shared = SharedRoot.of(tmp_path)
@@ -282,9 +348,28 @@ def test_a_node_that_does_not_see_a_video_is_at_fault_not_the_video(videos: Data
     (tmp_path / "text.mp4").write_bytes(b"no video")
     (row,) = rows(True, "text.mp4")
     assert "cannot be read as a video" in row["error"][0]
-    (tmp_path / "whole.mp4").write_bytes(videos.video_path(record).read_bytes())
+    (tmp_path / "whole.mp4").write_bytes(Path(videos.video_path(record)).read_bytes())
     found = rows(True, "whole.mp4")
     assert found and all(row["error"] == [""] for row in found)
+
+
+def test_a_bucket_that_is_away_is_at_fault_not_the_video(
+    videos: Dataset, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbones = {NAMES[0]: tmp_path}
+    shared = SharedRoot.of(tmp_path)
+    job = _Job(
+        shared=shared, root=tmp_path, step_seconds=0.5, backbones=backbones, precision="float32", steps=8
+    )
+    batch = {
+        "number": np.array([0]),
+        "path": np.array(["s3://paretovid-none/a.mp4"]),
+        "seen": np.array([True]),
+    }
+    with pytest.raises(DataError, match=r"there is no bucket paretovid-none, seen from"):
+        list(_decode(batch, job))
+    (row,) = _decode({**batch, "path": np.array([f"{bucket}/a.mp4"])}, job)
+    assert "no such object" in row["error"][0]
 
 
 @pytest.mark.ray

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.platform_tests.conftest import SMALL_DATA
 
 from paretovid.platform import pipeline
 from paretovid.platform.config import data_settings, group_options, load_sweep_config
@@ -14,6 +21,7 @@ from paretovid.platform.pipeline import check_settings, make_data
 from paretovid.platform.progress import Progress
 from paretovid.trainables.data.dataset import load_dataset
 from paretovid.trainables.data.encoding import encode_mp4
+from paretovid.trainables.data.features import FeatureStore
 from paretovid.trainables.data.readers.registry import reader_config, reader_names
 from paretovid.trainables.errors import DataError, UnknownNameError, UsageError
 
@@ -85,6 +93,46 @@ def test_settings_are_checked_before_anything_starts(own_videos: Path) -> None:
     with pytest.raises(UsageError, match="no such file or folder"):
         check_settings(load_sweep_config(words(own_videos / "missing")))
     assert not (own_videos.parent / "home").exists()
+
+
+def test_a_pool_is_not_taught_background_and_that_is_told_at_once() -> None:
+    words = ["backbones=x3d_pool", "backbones.training.labels=step"]
+    with pytest.raises(UsageError, match="classifies by itself"):
+        check_settings(load_sweep_config(words))
+    check_settings(load_sweep_config([words[0], "backbones.training.labels=trimmed"]))
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_extraction_that_is_killed_goes_on_with_what_is_missing(prepared_home: Path, tmp_path: Path) -> None:
+    for part in ("data", "backbones"):
+        shutil.copytree(prepared_home / part, tmp_path / part)
+    command = [str(Path(sys.executable).with_name("paretovid")), "extract", *SMALL_DATA]
+    command += [f"home={tmp_path}", "extraction.videos_per_shard=2", "extraction.workers=1"]
+
+    def shards() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in tmp_path.glob("features/*/*/shard_*.json")}
+
+    with (tmp_path / "log").open("wb") as log:
+        first = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        while len(shards()) < 3 * 4 and first.poll() is None:
+            time.sleep(0.02)
+        os.killpg(first.pid, signal.SIGKILL)
+        assert first.wait() == -signal.SIGKILL, (tmp_path / "log").read_text()
+    kept = shards()
+    assert 3 * 4 <= len(kept) < 16 * 4
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    again = shards()
+    assert len(again) == 16 * 4
+    # Of a shard that not all components had when it was killed, those that had it keep theirs.
+    assert all(again[path] == stamp for path, stamp in kept.items())
+    for whole in prepared_home.glob("features/*/*"):
+        mine, other = (
+            FeatureStore.open(root / whole.relative_to(prepared_home)) for root in (tmp_path, prepared_home)
+        )
+        assert list(mine) == list(other) and all(np.array_equal(mine.video(v), other.video(v)) for v in mine)
 
 
 def test_extraction_keeps_to_the_same_share() -> None:

@@ -77,14 +77,14 @@ def test_video_labels_need_no_background(videos, tmp_path):
     assert read_backbone_meta(tmp_path / COARSE)["labels"] == list(videos.classes)
 
 
-def test_what_classifies_is_taught_by_video_labels_only(videos, tmp_path):
+def test_what_classifies_is_not_taught_a_class_more(videos, tmp_path):
     member = family("x3d_pool")["xs"]
     with pytest.raises(UsageError, match="classifies by itself") as error:
         train_backbones(BRIEF, videos, [member], tmp_path, LocalContext())
     assert "labels=video" in error.value.hint
-    config = dataclasses.replace(BRIEF, labels="video")
-    train_backbones(config, videos, [member], tmp_path, LocalContext())
-    assert read_backbone_meta(tmp_path / member)["architecture"]["num_outputs"] == len(videos.classes)
+    for labels in ("video", "trimmed"):
+        train_backbones(dataclasses.replace(BRIEF, labels=labels), videos, [member], tmp_path, LocalContext())
+        assert read_backbone_meta(tmp_path / member)["architecture"]["num_outputs"] == len(videos.classes)
 
 
 def test_members_of_a_pool_learn_tags_each_by_itself(videos, tmp_path, monkeypatch):

@@ -220,12 +220,6 @@ def test_a_path_or_scheme_that_cannot_be_read(tmp_path: Path) -> None:
         fetch("ftp://host/weights.pth")
 
 
-def test_s3_needs_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "s3fs", None)
-    with pytest.raises(UsageError, match="needs s3fs"):
-        fetch("s3://bucket/weights.pth")
-
-
 @pytest.mark.parametrize(
     ("name", "build", "head"),
     [

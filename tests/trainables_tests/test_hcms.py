@@ -428,7 +428,7 @@ def without_sound(source: Path, path: Path) -> Path:
 def test_a_video_without_sound_is_answered_and_says_so(
     recognizer: Recognizer, videos: Dataset, tmp_path: Path
 ) -> None:
-    source = videos.video_path(videos.split("test")[0])
+    source = Path(videos.video_path(videos.split("test")[0]))
     mute = without_sound(source, tmp_path / "mute.mp4")
     heard, silent = (recognizer.predict([path], at(NEVER, NEVER))[0] for path in (source, mute))
     assert silent.error is None and silent.notes == ("no audio: silence",) and heard.notes == ()

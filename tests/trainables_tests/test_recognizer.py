@@ -22,7 +22,7 @@ from paretovid.trainables.trial import cost_table
 def videos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     config = MovingDigitsConfig(videos_train=1, videos_val=1, videos_test=2, min_seconds=3.0, max_seconds=3.0)
     dataset = make_moving_digits(config, tmp_path_factory.mktemp("data"))
-    return [dataset.video_path(record) for record in dataset.split("test")]
+    return [Path(dataset.video_path(record)) for record in dataset.split("test")]
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from paretovid.trainables.errors import DataError, unknown_name
+from paretovid.trainables.objects import is_object, read_object
 
 MANIFEST = "manifest.json"
 SPLITS = ("train", "val", "test")
@@ -41,7 +42,7 @@ class VideoRecord:
     """One video of a data set.
 
     Arguments:
-        path: of the file, relative to the data set's root, or absolute for videos that stay where they are.
+        path: of the file, relative to the data set's root; absolute, or `s3://…`, for videos that stay where they are.
         labels: class numbers, ascending; exactly one unless the set is multi-label.
         num_steps: T.
         step_labels: `[T]` class number of each step, -1 where nothing is; only where known.
@@ -89,9 +90,9 @@ class Dataset:
             raise unknown_name("split", name, SPLITS)
         return tuple(record for record in self.records if record.split == name)
 
-    def video_path(self, record: VideoRecord) -> Path:
-        """Where the record's file is."""
-        return self.root / record.path
+    def video_path(self, record: VideoRecord) -> Path | str:
+        """Where the record's file is: a path, or the URL of an object."""
+        return located(self.root, record.path)
 
     @property
     def fingerprint(self) -> str:
@@ -103,12 +104,17 @@ class Dataset:
         identity = dataclasses.asdict(record)
         if not record.ambiguous:
             del identity["ambiguous"]  # the fingerprints of sets without stay what they were
-        if Path(record.path).is_absolute():
+        if is_object(record.path) or Path(record.path).is_absolute():
             identity["path"] = Path(record.path).name  # where videos are mounted determines nothing
         if not record.content:
-            path = self.video_path(record)
+            path = self.root / record.path
             identity["content"] = path.stat().st_size if path.is_file() else None
         return identity
+
+
+def located(root: Path, path: str) -> Path | str:
+    """A record's path, seen from the data set's root: a path, or the URL of an object."""
+    return path if is_object(path) else root / path
 
 
 def video_key(video_id: str) -> int:
@@ -116,9 +122,10 @@ def video_key(video_id: str) -> int:
     return int.from_bytes(hashlib.sha256(video_id.encode()).digest()[:8], "big") >> 1
 
 
-def content_hash(path: Path) -> str:
-    """16 hex digits over the bytes of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+def content_hash(path: Path | str) -> str:
+    """16 hex digits over the bytes of a file or object."""
+    content = read_object(str(path)) if is_object(path) else Path(path).read_bytes()
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -250,7 +257,9 @@ def _check(dataset: Dataset) -> None:
         raise DataError(
             f"all videos of {where} are of one class", "Recognition needs videos of two classes or more."
         )
-    if not any(dataset.video_path(record).is_file() for record in dataset.records):
+    if not any(
+        is_object(record.path) or (dataset.root / record.path).is_file() for record in dataset.records
+    ):
         raise DataError(
             f"none of the {len(dataset.records)} videos that {where} lists is there",
             f"Paths are relative to {dataset.root}. {_MAKE} again, or put the files back.",

@@ -7,6 +7,7 @@ steps of a truncated file is what is really there, and reading a step decodes no
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import time
@@ -14,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self, final
+from typing import Any, Literal, Self, final
 
 import av
 import numpy as np
@@ -25,6 +26,7 @@ from paretovid.trainables.data.audio import SAMPLE_RATE, AudioTrack, log_mel
 from paretovid.trainables.data.audioset_mel import audioset_log_mel, samples_of
 from paretovid.trainables.data.flow import flow
 from paretovid.trainables.errors import UsageError, VideoError
+from paretovid.trainables.objects import downloaded, is_object, open_object
 
 # Containers of real videos. FFmpeg's probing would also take a text file for ANSI art, an image for a video
 # of one frame, or a playlist that makes it fetch what the playlist names.
@@ -99,11 +101,12 @@ class VideoReader:
     frames cannot be trusted, at the start of the file. Same bytes, step and specification: same array.
 
     Arguments:
-        source: a path, or the bytes of a file.
+        source: a path, the bytes of a file, or the URL of an object (`s3://…`), which is downloaded until this is
+            closed.
         name: for messages; the path by default.
 
     Raises VideoError, naming the file, when it is missing, empty, no video or has no video stream, and on
-    reading when no frame can be decoded.
+    reading when no frame can be decoded; `ObjectStoreError` for a bucket that does not answer.
     """
 
     def __init__(self, source: Path | str | bytes, *, step_seconds: float, name: str | None = None) -> None:
@@ -113,17 +116,28 @@ class VideoReader:
         self.name = name or ("<bytes>" if isinstance(source, bytes) else str(source))
         self.step_seconds = step_seconds
         self.frames_decoded = 0
+        self._download = contextlib.ExitStack()
+        if is_object(source):
+            try:
+                source = self._download.enter_context(downloaded(str(source)))
+            except FileNotFoundError as error:
+                raise VideoError(f"{self.name}: no such object", "Check the URL. " + _EXPECTED) from error
         self._source = source
         self._notes: list[str] = []
         self._reformatters: dict[tuple[int, int], VideoReformatter] = {}
         self._lookback_seconds = 0.0  # of snippets that begin before their step
         self._audio: AudioTrack | None = None
-        self._container = open_container(source, self.name)
+        try:
+            self._container = open_container(source, self.name)
+        except BaseException:
+            self._download.close()
+            raise
         try:
             self._read_index()
             self._start_decoding()
         except BaseException:
             self._container.close()
+            self._download.close()
             raise
         self.decode_seconds = time.perf_counter() - began
         """Seconds spent so far on opening, decoding, resizing and spectrograms."""
@@ -144,6 +158,7 @@ class VideoReader:
         self._container.close()
         if self._audio is not None:
             self._audio.close()
+        self._download.close()
 
     @property
     def num_steps(self) -> int:
@@ -435,7 +450,12 @@ def read_steps(reader: VideoReader, specs: Mapping[str, InputSpec]) -> dict[str,
 
 
 def open_container(source: Path | str | bytes, name: str) -> InputContainer:
-    """A file that is really a video, or a `VideoError` that names it. The caller closes it."""
+    """A file that is really a video, or a `VideoError` that names it. The caller closes it.
+
+    Of an object (`s3://…`) only what is asked for is read.
+    """
+    if is_object(source):
+        return _open_object(str(source), name)
     if not isinstance(source, bytes):
         path = Path(source)
         if not path.exists():
@@ -445,12 +465,26 @@ def open_container(source: Path | str | bytes, name: str) -> InputContainer:
     size = len(source) if isinstance(source, bytes) else Path(source).stat().st_size
     if size == 0:
         raise VideoError(f"{name} is empty", _EXPECTED)
+    return _open(io.BytesIO(source) if isinstance(source, bytes) else str(source), name)
+
+
+def _open(file: Any, name: str) -> InputContainer:
     try:
-        file = io.BytesIO(source) if isinstance(source, bytes) else str(source)
         return av.open(file, "r", options={"format_whitelist": _FORMATS}, metadata_errors="replace")
     except (av.error.FFmpegError, OSError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise VideoError(f"{name} cannot be read as a video ({reason})", _EXPECTED) from error
+
+
+def _open_object(url: str, name: str) -> InputContainer:
+    try:
+        file = open_object(url)
+    except FileNotFoundError as error:
+        raise VideoError(f"{name}: no such object", "Check the URL. " + _EXPECTED) from error
+    if file.seek(0, io.SEEK_END) == 0:
+        raise VideoError(f"{name} is empty", _EXPECTED)
+    file.seek(0)
+    return _open(file, name)
 
 
 def _frame_bytes(frame: av.VideoFrame) -> int:

@@ -52,7 +52,7 @@ def dataset(tmp_path: Path) -> Dataset:
     )
     (tmp_path / "videos").mkdir()
     for one in records:
-        made.video_path(one).write_bytes(b"1234")
+        Path(made.video_path(one)).write_bytes(b"1234")
     return made
 
 
@@ -106,9 +106,11 @@ def test_fingerprint_covers_what_determines_the_videos(dataset: Dataset, change:
 
 def test_fingerprint_follows_the_size_of_files_without_content(dataset: Dataset, tmp_path: Path) -> None:
     before = dataset.fingerprint
-    dataset.video_path(dataset.records[0]).write_bytes(b"other size")  # its content hash is in the record
+    Path(dataset.video_path(dataset.records[0])).write_bytes(
+        b"other size"
+    )  # its content hash is in the record
     assert dataset.fingerprint == before
-    dataset.video_path(dataset.records[1]).write_bytes(b"other size")
+    Path(dataset.video_path(dataset.records[1])).write_bytes(b"other size")
     assert dataset.fingerprint != before
 
 
@@ -233,7 +235,7 @@ def test_a_damaged_manifest_is_refused(tmp_path: Path, text: str) -> None:
 
 def test_all_videos_gone(dataset: Dataset) -> None:
     save_manifest(dataset)
-    first, *others = [dataset.video_path(one) for one in dataset.records]
+    first, *others = [Path(dataset.video_path(one)) for one in dataset.records]
     for path in others:
         path.unlink()
     assert len(load_dataset(dataset.root).records) == 6  # single videos may fail later, each by name

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from paretovid.trainables.errors import UsageError
+from paretovid.trainables.objects import is_object
 
 TO_DIVIDE = ""
 """Stands for the split of a video that nobody put into one."""
@@ -81,7 +82,8 @@ class ReaderConfig:
     """Settings of `data=NAME` that every reader takes.
 
     Arguments:
-        videos: the folder of the videos (searched with all its sub-folders), or a text file that lists them.
+        videos: the folder of the videos (searched with all its sub-folders), a text file that lists them, or
+            `s3://BUCKET/PREFIX` for all below it.
         classes: the file that lists the classes, for sets that do not come with one.
         step_seconds: length of a step.
         val_share: share of the training videos that become `val`, where the set has no validation split to choose
@@ -106,9 +108,10 @@ class ReaderConfig:
             raise UsageError(
                 f"data.max_missing_share is {self.max_missing_share}", "It must be from 0 to 1, as 0.2."
             )
-        if self.videos.startswith(("s3://", "http://", "https://")):
+        if "://" in self.videos and not is_object(self.videos):
             raise UsageError(
-                f"data.videos is {self.videos}", "Give a folder of this machine: copy or mount the videos."
+                f"data.videos is {self.videos}",
+                "Give a folder, a text file that lists videos, or s3://BUCKET/PREFIX.",
             )
 
 

@@ -38,6 +38,7 @@ from paretovid.trainables.data.readers.probing import MapParallel, Probe, probe_
 from paretovid.trainables.data.readers.registry import reader
 from paretovid.trainables.data.videos import count_steps
 from paretovid.trainables.errors import DataError, UsageError
+from paretovid.trainables.objects import is_object
 
 LEFT_OUT = "left_out.json"
 _SHOWN = 3
@@ -120,9 +121,9 @@ def assemble(
     notes = list(annotations.notes)
     videos = _once(_without(annotations.videos, config, notes), annotations.multi_label, notes)
     videos = divide(videos, config.val_share, annotations.test_share)
-    files = VideoFiles(existing(config.videos, "data.videos"))
+    files = VideoFiles(config.videos)
     found = _match(videos, files, notes)
-    probes = probe_all(list(found.values()), root, map_parallel)
+    probes = probe_all(list(found.values()), root, map_parallel, files.status)
     left_out = _left_out(videos, found, probes, files)
     _check_share(left_out, len(videos), files, config)
     gone = {each.video_id for each in left_out}
@@ -230,15 +231,15 @@ def _chosen(videos: Sequence[AnnotatedVideo], share: float, purpose: str) -> set
 # Files
 
 
-def _match(videos: Sequence[AnnotatedVideo], files: VideoFiles, notes: list[str]) -> dict[str, Path]:
+def _match(videos: Sequence[AnnotatedVideo], files: VideoFiles, notes: list[str]) -> dict[str, Path | str]:
     """Video id to its file, of those that there is one of."""
-    found: dict[str, Path] = {}
-    owner: dict[Path, AnnotatedVideo] = {}
+    found: dict[str, Path | str] = {}
+    owner: dict[Path | str, AnnotatedVideo] = {}
     for video in videos:
         path = files.find(video.names)
         if path is None:
             continue
-        other = owner.setdefault(path.resolve(), video)
+        other = owner.setdefault(path.resolve() if isinstance(path, Path) else path, video)
         if other is not video:
             raise DataError(
                 f"{path} would be both {other.video_id!r} ({other.where}) and {video.video_id!r} ({video.where})",
@@ -262,7 +263,7 @@ def _names(video: AnnotatedVideo) -> str:
 
 def _left_out(
     videos: Iterable[AnnotatedVideo],
-    found: Mapping[str, Path],
+    found: Mapping[str, Path | str],
     probes: Mapping[str, Probe],
     files: VideoFiles,
 ) -> list[LeftOut]:
@@ -292,7 +293,7 @@ def _check_share(
 
 
 def _check_copies(
-    videos: Sequence[AnnotatedVideo], found: Mapping[str, Path], probes: Mapping[str, Probe]
+    videos: Sequence[AnnotatedVideo], found: Mapping[str, Path | str], probes: Mapping[str, Probe]
 ) -> None:
     """The same bytes in two splits are one video under two names."""
     alike: dict[tuple[int, str], list[AnnotatedVideo]] = defaultdict(list)
@@ -324,10 +325,12 @@ def _record(video: AnnotatedVideo, probe: Probe, config: ReaderConfig, notes: li
         )
     return VideoRecord(
         video_id=video.video_id,
-        path=str(Path(probe.path)),
+        path=probe.path,
         split=video.split,
         labels=tuple(sorted(set(video.labels))),
         num_steps=count_steps(duration, config.step_seconds),
+        # Of a file it is looked up, whenever it is asked for.
+        content=probe.edges if is_object(probe.path) else "",
         duration_seconds=duration,
         events=tuple(_events(video, duration, notes)),
         ambiguous=tuple(

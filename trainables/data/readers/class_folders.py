@@ -20,9 +20,10 @@ from paretovid.trainables.data.readers.annotations import (
     Reader,
     ReaderConfig,
 )
-from paretovid.trainables.data.readers.files import ClassList, existing, listed, read_class_list
-from paretovid.trainables.data.readers.matching import list_videos
+from paretovid.trainables.data.readers.files import ClassList, existing, read_class_list
+from paretovid.trainables.data.readers.matching import VideoFiles
 from paretovid.trainables.errors import UsageError
+from paretovid.trainables.objects import is_object
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,14 +47,15 @@ class ClassFoldersConfig(ReaderConfig):
 
 def read_class_folders(config: ClassFoldersConfig) -> Annotations:
     """Raises `UsageError` for folders that do not fit."""
-    root = existing(config.videos, "data.videos", folder=True)
-    names = {entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")}
-    is_divided = bool(names) and names <= set(SPLITS)
+    root = config.videos.rstrip("/")
+    if not is_object(root):
+        existing(root, "data.videos", folder=True)
+    found = [(path, path.parts[:-1]) for path in (Path(name) for name in VideoFiles(root).paths)]
+    is_divided = all(folders and folders[0] in SPLITS for _, folders in found)
     depth = 2 if is_divided else 1
-    found = [(path, path.parts[:-1]) for path in (Path(name) for name in list_videos(root))]
     if wrong := [path for path, folders in found if len(folders) < depth]:
         raise UsageError(
-            f"{root / wrong[0]} is in no folder of a class",
+            f"{root}/{wrong[0]} is in no folder of a class",
             f"Expected: {root}/{'train/' if is_divided else ''}CLASS/{wrong[0].name}.",
         )
     labels = sorted({folders[depth - 1] for _, folders in found})
@@ -62,7 +64,7 @@ def read_class_folders(config: ClassFoldersConfig) -> Annotations:
     elif len(labels) < 2:
         raise UsageError(
             f"{root} has videos of {len(labels)} class: {', '.join(labels) or '(none)'}",
-            f"Expected two folders or more, one per class, with videos in them; it holds {listed(root)}.",
+            "Expected two folders or more, one per class, with videos in them.",
         )
     else:
         classes = ClassList(names=tuple(labels), source=f"the folders of {root}")
@@ -70,9 +72,9 @@ def read_class_folders(config: ClassFoldersConfig) -> Annotations:
         AnnotatedVideo(
             video_id=path.as_posix(),
             split=folders[0] if is_divided else TO_DIVIDE,
-            labels=(classes.number(folders[depth - 1], str(root / path)),),
+            labels=(classes.number(folders[depth - 1], f"{root}/{path}"),),
             names=(path.as_posix(),),
-            where=str(root / path),
+            where=f"{root}/{path}",
         )
         for path, folders in found
     )

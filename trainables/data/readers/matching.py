@@ -1,15 +1,16 @@
-"""Finding the files of annotated videos: in a folder with all its sub-folders, or in a list of paths."""
+"""Finding the files of annotated videos: in a folder with all its sub-folders, in a bucket, or in a list of paths."""
 
 from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import final
 
-from paretovid.trainables.data.readers.files import read_lines
+from paretovid.trainables.data.readers.files import existing, read_lines
 from paretovid.trainables.errors import DataError
+from paretovid.trainables.objects import ObjectStatus, is_object, list_objects
 
 _SUFFIXES = "3gp asf avi flv m2ts m4v mkv mov mp4 mpeg mpg mts mxf nut ogv ts webm wmv"
 VIDEO_SUFFIXES = frozenset(f".{suffix}" for suffix in _SUFFIXES.split())
@@ -36,34 +37,55 @@ class VideoFiles:
     """The files that are there, found by the last parts of their paths.
 
     Arguments:
-        source: a folder, or a text file with a path on each line (absolute, or from the file's folder).
+        source: a folder, `s3://BUCKET/PREFIX`, or a text file with a path or URL on each line (paths absolute, or from
+            the file's folder).
+        setting: its name, for messages.
+
+    Raises `UsageError` if it is not there, `DataError` if it has no videos, `ObjectStoreError` for a bucket that
+    cannot be listed.
     """
 
-    def __init__(self, source: Path) -> None:
+    def __init__(self, source: str, setting: str = "data.videos") -> None:
         self.source = source
-        self.root = (source if source.is_dir() else source.parent).resolve()
-        if source.is_dir():
-            self.paths = list(list_videos(self.root))
+        self.status: Mapping[str, ObjectStatus] = {}
+        """Of objects, by URL, where they were listed."""
+        is_list = False
+        if is_object(source):
+            self.root: Path | str = source.rstrip("/")
+            self.status = {
+                url: status
+                for url, status in list_objects(source).items()
+                if Path(url).suffix.lower() in VIDEO_SUFFIXES and "/." not in url.removeprefix(self.root)
+            }
+            self.paths = sorted(url.removeprefix(f"{self.root}/") for url in self.status)
         else:
-            self.paths = [line for _, line in read_lines(source)]
+            path = existing(source, setting)
+            self.root = (path if path.is_dir() else path.parent).resolve()
+            is_list = not path.is_dir()
+            self.paths = [line for _, line in read_lines(path)] if is_list else list(list_videos(self.root))
         if not self.paths:
-            what = "has no video" if source.is_dir() else "lists no video"
             raise DataError(
-                f"{source} {what}",
-                f"data.videos names a folder of videos ({', '.join(sorted(VIDEO_SUFFIXES))}) or a list of paths.",
+                f"{source} {'lists' if is_list else 'has'} no video",
+                f"{setting} names a folder of videos ({', '.join(sorted(VIDEO_SUFFIXES))}), s3://BUCKET/PREFIX, or a "
+                "list of paths.",
             )
         self.ambiguous: list[str] = []
         """Names that several files have; the first by path was taken."""
         self._by_stem: dict[str, list[str]] = defaultdict(list)
-        for path in self.paths:
-            self._by_stem[_stem(path)].append(path)
+        for name in self.paths:
+            self._by_stem[_stem(name)].append(name)
 
-    def find(self, names: Sequence[str]) -> Path | None:
+    def at(self, name: str) -> Path | str:
+        """Where a name lies: a path, or the URL of an object."""
+        if is_object(name):
+            return name
+        return self.root / name if isinstance(self.root, Path) else f"{self.root}/{name}"
+
+    def find(self, names: Sequence[str]) -> Path | str | None:
         """The file of the first of some names that there is one of; a name is a path's last parts."""
         for name in names:
-            direct = self.root / name
-            if Path(name).suffix.lower() in VIDEO_SUFFIXES and direct.is_file():
-                return direct
+            if Path(name).suffix.lower() in VIDEO_SUFFIXES and self._is_there(self.at(name)):
+                return self.at(name)
             ends = _without_suffix(name)
             fitting = [
                 path
@@ -73,8 +95,11 @@ class VideoFiles:
             if len(fitting) > 1:
                 self.ambiguous.append(name)
             if fitting:
-                return self.root / fitting[0]
+                return self.at(fitting[0])
         return None
+
+    def _is_there(self, location: Path | str) -> bool:
+        return location in self.status if isinstance(location, str) else location.is_file()
 
 
 def _without_suffix(path: str) -> str:

@@ -8,19 +8,22 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import av
 
 from paretovid.trainables.data.videos import VideoReader, open_container
 from paretovid.trainables.errors import VideoError
+from paretovid.trainables.object_errors import ObjectStoreError
+from paretovid.trainables.objects import ObjectStatus, is_object, read_part, status
 
 _EDGE_BYTES = 64 * 2**10
 CACHE = "probed.jsonl"
 
-MapParallel = Callable[[Callable[[Path], "Probe"], Sequence[Path]], Iterable["Probe"]]
+MapParallel = Callable[[Callable[[Path | str], "Probe"], Sequence[Path | str]], Iterable["Probe"]]
 """As `map`; results may come in any order."""
 
 
@@ -42,39 +45,62 @@ class Probe:
     problem: str = ""
 
 
-def probe(path: Path) -> Probe:
-    """Opens a video and decodes one frame. Never raises for a bad file."""
+def probe(location: Path | str) -> Probe:
+    """Opens a video, a file or an object (`s3://…`), and decodes one frame. Never raises for a bad one.
+
+    Raises `ObjectStoreError` for a bucket that does not answer, or to which the right is missing.
+    """
     try:
-        status = path.stat()
+        found = _status(location)
+    except ObjectStoreError:
+        raise
     except OSError as error:
-        return Probe(path=str(path), problem=error.strerror or str(error))
+        return Probe(path=str(location), problem=error.strerror or f"no such object: {location}")
     seconds, edges, problem = 0.0, "", ""
     try:
-        edges = _edges(path, status.st_size)
-        seconds = _duration_seconds(path)
+        edges = _edges(location, found.bytes)
+        seconds = _duration_seconds(location, found.bytes)
+    except ObjectStoreError:
+        raise
     except (VideoError, OSError) as error:
         problem = error.message if isinstance(error, VideoError) else str(error)
     return Probe(
-        path=str(path),
-        bytes=status.st_size,
-        modified_nanoseconds=status.st_mtime_ns,
+        path=str(location),
+        bytes=found.bytes,
+        modified_nanoseconds=found.modified_nanoseconds,
         duration_seconds=seconds,
         edges=edges,
         problem=problem,
     )
 
 
-def probe_all(paths: Sequence[Path], folder: Path, map_parallel: MapParallel = map) -> dict[str, Probe]:
-    """Path to `Probe`, as far as possible from `folder/probed.jsonl`, to which the others are added one by one."""
+def _status(location: Path | str) -> ObjectStatus:
+    if is_object(location):
+        return status(str(location))
+    found = Path(location).stat()
+    return ObjectStatus(bytes=found.st_size, modified_nanoseconds=found.st_mtime_ns)
+
+
+def probe_all(
+    locations: Sequence[Path | str],
+    folder: Path,
+    map_parallel: MapParallel = map,
+    listed: Mapping[str, ObjectStatus] = MappingProxyType({}),
+) -> dict[str, Probe]:
+    """Location to `Probe`, as far as possible from `folder/probed.jsonl`, to which the others are added one by one.
+
+    Arguments:
+        listed: of objects, by URL, what is known of them already: else each is asked for.
+    """
     cache = folder / CACHE
     known = {each.path: each for each in _read(cache)}
-    fresh = [path for path in paths if not _is_current(known.get(str(path)), path)]
+    fresh = [each for each in locations if not _is_current(known.get(str(each)), each, listed)]
     folder.mkdir(parents=True, exist_ok=True)
     with cache.open("a", encoding="utf-8") as file:
         for each in map_parallel(probe, fresh):
             known[each.path] = each
             file.write(json.dumps(asdict(each)) + "\n")
-    return {str(path): known[str(path)] for path in paths}
+    return {str(location): known[str(location)] for location in locations}
 
 
 def _read(cache: Path) -> Iterable[Probe]:
@@ -86,24 +112,28 @@ def _read(cache: Path) -> Iterable[Probe]:
             yield Probe(**json.loads(line))
 
 
-def _is_current(found: Probe | None, path: Path) -> bool:
+def _is_current(found: Probe | None, location: Path | str, listed: Mapping[str, ObjectStatus]) -> bool:
     if found is None or not found.edges:
         return False
     with contextlib.suppress(OSError):
-        status = path.stat()
-        return (status.st_size, status.st_mtime_ns) == (found.bytes, found.modified_nanoseconds)
+        now = listed.get(str(location)) or _status(location)
+        return (now.bytes, now.modified_nanoseconds) == (found.bytes, found.modified_nanoseconds)
     return False
 
 
-def _edges(path: Path, size: int) -> str:
-    with path.open("rb") as file:
+def _edges(location: Path | str, size: int) -> str:
+    if is_object(location):
+        head = read_part(str(location), 0, min(size, _EDGE_BYTES))
+        tail = read_part(str(location), max(_EDGE_BYTES, size - _EDGE_BYTES), size)
+        return hashlib.sha256(head + tail).hexdigest()[:16]
+    with Path(location).open("rb") as file:
         digest = hashlib.sha256(file.read(_EDGE_BYTES))
         file.seek(max(_EDGE_BYTES, size - _EDGE_BYTES))
         digest.update(file.read(_EDGE_BYTES))
     return digest.hexdigest()[:16]
 
 
-def _duration_seconds(path: Path) -> float:
+def _duration_seconds(path: Path | str, size: int) -> float:
     """As `VideoReader` has it; where the file's own index can be trusted, without reading all its packets."""
     with open_container(path, str(path)) as container:
         stream = next(iter(container.streams.video), None)
@@ -115,7 +145,7 @@ def _duration_seconds(path: Path) -> float:
             raise VideoError(f"{path}: its first frame cannot be decoded ({error.strerror})") from error
         if decoded is None:
             raise VideoError(f"{path}: not one frame can be decoded")
-        stated = _stated_seconds(stream, path.stat().st_size)
+        stated = _stated_seconds(stream, size)
     if stated is not None:
         return stated
     with VideoReader(path, step_seconds=1.0) as reader:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from paretovid.trainables.data.readers.matching import VideoFiles, list_videos
@@ -19,7 +21,7 @@ def found(files, *names):
 
 def test_the_last_parts_of_a_path_decide(tmp_path):
     make(tmp_path, "P03/cam01/P03_tea.avi", "P03/cam02/P03_tea.avi", "v_-a.b.mp4", "V_abc.mkv", "notes.txt")
-    files = VideoFiles(tmp_path)
+    files = VideoFiles(str(tmp_path))
     assert found(files, "P03/cam02/P03_tea") == "P03/cam02/P03_tea.avi"
     assert found(files, "v_-a.b") == "v_-a.b.mp4"  # a dot in a name is no suffix
     assert found(files, "v_abc", "V_abc") == "V_abc.mkv"  # ids differ in case
@@ -30,7 +32,7 @@ def test_the_last_parts_of_a_path_decide(tmp_path):
 
 def test_names_with_suffixes_find_converted_files(tmp_path):
     make(tmp_path, "panda/a.mp4", "b.webm")
-    files = VideoFiles(tmp_path)
+    files = VideoFiles(str(tmp_path))
     assert found(files, "panda/a.flv") == "panda/a.mp4" and found(files, "b.webm") == "b.webm"
 
 
@@ -39,9 +41,9 @@ def test_a_list_of_paths(tmp_path):
     listed = tmp_path / "lists" / "videos.txt"
     make(tmp_path, "lists/videos.txt")
     listed.write_text(f"{tmp_path}/far/a.mp4\n../near/b.mp4\n")
-    files = VideoFiles(listed)
+    files = VideoFiles(str(listed))
     assert files.find(["a"]) == tmp_path / "far/a.mp4"
-    assert (files.find(["b"]) or tmp_path).resolve() == tmp_path / "near/b.mp4"
+    assert Path(files.find(["b"]) or tmp_path).resolve() == tmp_path / "near/b.mp4"
 
 
 def test_links_to_folders_are_followed_once(tmp_path):
@@ -54,7 +56,7 @@ def test_links_to_folders_are_followed_once(tmp_path):
 
 def test_nothing_there(tmp_path):
     with pytest.raises(DataError, match="has no video"):
-        VideoFiles(tmp_path)
+        VideoFiles(str(tmp_path))
     (tmp_path / "list.txt").write_text("\n")
     with pytest.raises(DataError, match="lists no video"):
-        VideoFiles(tmp_path / "list.txt")
+        VideoFiles(str(tmp_path / "list.txt"))

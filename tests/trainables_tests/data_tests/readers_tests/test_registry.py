@@ -21,7 +21,12 @@ def test_settings_are_typed(name):
         del settings["annotations"]
     config = reader_config(name, settings)
     assert config.step_seconds == 1.0 and config.max_missing_share == 0.2
-    for bad in ({"max_missing_share": 1.5}, {"val_share": 0}, {"step_seconds": -1}, {"videos": "s3://b/v"}):
+    for bad in (
+        {"max_missing_share": 1.5},
+        {"val_share": 0},
+        {"step_seconds": -1},
+        {"videos": "https://h/v"},
+    ):
         with pytest.raises(UsageError):
             reader_config(name, {**settings, **bad})
     with pytest.raises(UnknownNameError, match="'anotations'"):

@@ -1,0 +1,174 @@
+"""Objects of an S3 bucket by their URL, `s3://BUCKET/KEY`: listed, read in parts, downloaded.
+
+A lost connection is tried again for `patience` seconds, a download from the byte that it had come to. Credentials and
+the endpoint are what botocore finds (`AWS_ACCESS_KEY_ID`, `AWS_PROFILE`, a role, ...; `AWS_ENDPOINT_URL`): nothing of
+them is kept, or told in an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+from paretovid.trainables.errors import UsageError
+from paretovid.trainables.object_errors import code_of, explained, is_passing, status_of
+
+SCHEME = "s3://"
+PATIENCE_SECONDS = 120.0
+CHUNK_BYTES = 8 * 2**20
+"""A download asks for so much at a time, which is what a lost connection costs."""
+MAX_CONNECTIONS = 32
+_FIRST_PAUSE_SECONDS = 0.2
+_LONGEST_PAUSE_SECONDS = 5.0
+_READ_AHEAD_BYTES = 2**18
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ObjectStatus:
+    """What a listing says of an object."""
+
+    bytes: int
+    modified_nanoseconds: int
+
+
+def is_object(location: Path | str | bytes) -> bool:
+    """Whether a location is the URL of an object."""
+    return isinstance(location, str) and location.startswith(SCHEME)
+
+
+def connect() -> Any:
+    """A new `s3fs.S3FileSystem` that keeps no listings. Raises `UsageError` where s3fs is not installed."""
+    try:
+        import s3fs
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            "s3:// needs s3fs, which is not installed", "pip install s3fs, or name a local copy."
+        ) from error
+    files = s3fs.S3FileSystem(
+        skip_instance_cache=True,
+        use_listings_cache=False,
+        config_kwargs={
+            "connect_timeout": 5,
+            "read_timeout": 30,
+            "retries": {"mode": "standard", "max_attempts": 2},
+            "max_pool_connections": MAX_CONNECTIONS,
+        },
+    )
+    files.retries = 2  # `patiently` has the patience
+    return files
+
+
+def patiently(
+    call: Callable[[], _T],
+    url: str,
+    action: str,
+    key: str = "",
+    *,
+    missing_is_error: bool = True,
+    patience: float = PATIENCE_SECONDS,
+) -> _T:
+    """What `call` gives, again and again while the bucket is away.
+
+    Arguments:
+        url, action, key: what is done to what, for messages.
+
+    `FileNotFoundError` passes through unless `missing_is_error`, `FileExistsError` always; everything else becomes an
+    `ObjectStoreError`.
+    """
+    until = time.monotonic() + patience
+    pause = _FIRST_PAUSE_SECONDS
+    while True:
+        try:
+            return call()
+        except (FileExistsError, UsageError):
+            raise
+        except Exception as error:  # s3fs passes on what botocore and aiohttp raise
+            if status_of(error) == 412:
+                raise FileExistsError(key) from error
+            if (
+                isinstance(error, FileNotFoundError)
+                and not missing_is_error
+                and code_of(error) != "NoSuchBucket"
+            ):
+                raise
+            if not is_passing(error) or time.monotonic() + pause > until:
+                raise explained(url, action, key, error) from error
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+
+def _files() -> Any:
+    """Of this process."""
+    return _files_at(os.environ.get("AWS_ENDPOINT_URL_S3"), os.environ.get("AWS_ENDPOINT_URL"))
+
+
+@functools.cache
+def _files_at(*endpoints: str | None) -> Any:
+    return connect()
+
+
+def status(url: str) -> ObjectStatus:
+    """Raises `FileNotFoundError` if there is no such object."""
+    return _status(patiently(lambda: _files().info(url), url, "read", missing_is_error=False))
+
+
+def list_objects(url: str) -> dict[str, ObjectStatus]:
+    """URL to status of all objects below a URL, at any depth."""
+    start = url.rstrip("/") + "/"
+    found = patiently(lambda: _files().find(start, detail=True), url, "list")
+    return {f"{SCHEME}{path}": _status(entry) for path, entry in found.items()}
+
+
+def _status(entry: Any) -> ObjectStatus:
+    modified = entry.get("LastModified")
+    return ObjectStatus(
+        bytes=int(entry["size"]),
+        modified_nanoseconds=0 if modified is None else int(modified.timestamp() * 1e9),
+    )
+
+
+def read_part(url: str, start: int, end: int) -> bytes:
+    """Bytes `start` to `end` (exclusive). Raises `FileNotFoundError` if there is no such object."""
+
+    def read() -> bytes:
+        chunk: bytes = _files().cat_file(url, start=start, end=end)
+        if len(chunk) != end - start:
+            raise ConnectionError(f"{len(chunk)} bytes came of {end - start}")
+        return chunk
+
+    return b"" if end <= start else patiently(read, url, "read", missing_is_error=False)
+
+
+def read_object(url: str) -> bytes:
+    """All of it. Raises `FileNotFoundError` if there is no such object."""
+    size = status(url).bytes
+    return b"".join(
+        read_part(url, start, min(start + CHUNK_BYTES, size)) for start in range(0, size, CHUNK_BYTES)
+    )
+
+
+@contextlib.contextmanager
+def downloaded(url: str) -> Iterator[Path]:
+    """The object as a file of this machine's temporary folder, for the block. Raises `FileNotFoundError`."""
+    size = status(url).bytes
+    with tempfile.NamedTemporaryFile(prefix="paretovid-", suffix=Path(url).suffix) as file:
+        for start in range(0, size, CHUNK_BYTES):
+            file.write(read_part(url, start, min(start + CHUNK_BYTES, size)))
+        file.flush()
+        yield Path(file.name)
+
+
+def open_object(url: str) -> BinaryIO:
+    """The object as a file that reads as far as it is asked to. Raises `FileNotFoundError`."""
+    opened: BinaryIO = patiently(
+        lambda: _files().open(url, "rb", block_size=_READ_AHEAD_BYTES), url, "read", missing_is_error=False
+    )
+    return opened
