@@ -91,6 +91,16 @@ def plain_loop(dataset: Dataset, backbones: Mapping[str, Path], threads: int) ->
     return len(dataset.records) / (time.perf_counter() - began)
 
 
+def plain_loops(dataset: Dataset, backbones: Mapping[str, Path]) -> float:
+    """Videos per second of a plain loop in one process per core, all at once: what these cores can give."""
+    parts = [replace(dataset, records=dataset.records[i::CORES]) for i in range(CORES)]
+    with ProcessPoolExecutor(CORES, mp_context=get_context("spawn")) as pool:
+        warm = [some(dataset, 4)] * CORES
+        list(pool.map(plain_loop, warm, [dict(backbones)] * CORES, [1] * CORES))
+        rates = list(pool.map(plain_loop, parts, [dict(backbones)] * CORES, [1] * CORES))
+    return sum(rates)
+
+
 def decode_limit(dataset: Dataset, names: tuple[str, ...]) -> float:
     """Videos per second of decoding alone, in one process per core."""
     parts = [replace(dataset, records=dataset.records[i::CORES]) for i in range(CORES)]
@@ -164,6 +174,9 @@ def rates(cluster: Cluster, dataset: Dataset, backbones: dict[str, Path], repeat
         for threads in sorted({1, CORES}):
             rate = plain_loop(dataset, backbones, threads)
             measured.setdefault(f"plain loop, {threads} threads", []).append(rate)
+        measured.setdefault("a plain loop per core, 1 thread each", []).append(
+            plain_loops(dataset, backbones)
+        )
         measured.setdefault("decoding alone, a process per core", []).append(decode_limit(dataset, names))
         for key, apart in (("Ray Data, one stage", False), ("Ray Data, two stages", True)):
             rate, start = extracted(cluster, dataset, backbones, separate_compute=apart)

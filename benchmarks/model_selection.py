@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from claims import Point, Run, at, cost_at_quality, interval, span, table, train_all
+from claims import Point, Run, cost_at_quality, interval, span, table, train_all
 from safetensors.numpy import load_file
 
 from paretovid.platform.config import load_sweep_config
@@ -39,6 +39,7 @@ from paretovid.platform.pipeline import Prepared, prepare
 from paretovid.platform.progress import Progress
 from paretovid.trainables.backbone_training import is_for_backbones
 from paretovid.trainables.data.features import FeatureStore, load_padded
+from paretovid.trainables.metrics import mean_average_precision, top1
 from paretovid.trainables.model_pool import Clips, ModelPool, member_losses
 from paretovid.trainables.model_selection import OWN_ALPHA
 from paretovid.trainables.provenance import code_version
@@ -53,6 +54,7 @@ ALPHAS = (0.0, 5e-5, 5e-4, 5e-3, 0.05, 0.2, 1.0, 2.0)
 PAPER_ALPHAS = (5e-5, 5e-4, 5e-3)
 CLIPS = 3
 RESAMPLES = 2000
+MAP_RESAMPLES = 400
 Trials = dict[str, tuple[str, dict[str, Any]]]
 
 
@@ -103,11 +105,6 @@ class Truth:
         hits: np.ndarray = self.targets[np.arange(len(self.labels)), point.scores.argmax(axis=1)]
         return hits
 
-    def over_videos(self, difference: np.ndarray) -> tuple[float, float]:
-        """95 % interval of the mean of `difference` `[N]` over resampled videos."""
-        low, high = np.quantile(difference[self.draws].mean(axis=1), [0.025, 0.975])
-        return float(low), float(high)
-
 
 def with_alpha(points: Sequence[Point], alpha: float, clips: int = CLIPS) -> dict[float, Point]:
     """Theta to point, of the selector trained for `alpha`. A trial keeps one of several with equal answers."""
@@ -115,14 +112,16 @@ def with_alpha(points: Sequence[Point], alpha: float, clips: int = CLIPS) -> dic
     found = {
         p.setting["theta"]: p
         for p in points
-        if p.setting["clips"] == clips and p.setting["trained_alpha"] == trained and not p.setting["ensemble"]
+        if p.setting["clips"] == clips
+        and p.setting["trained_alpha"] == trained
+        and not p.setting.get("ensemble")
     }
     return dict(sorted(found.items(), reverse=True))
 
 
 def selected(points: Sequence[Point]) -> list[Point]:
     """All points but the ensembles."""
-    return [point for point in points if not point.setting["ensemble"]]
+    return [point for point in points if not point.setting.get("ensemble")]
 
 
 def hull(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -153,20 +152,26 @@ def singles(points: Sequence[Point], metric: str, clips: int | None = CLIPS) -> 
 
 
 def mixture(run: Run, metric: str, clips: int | None = CLIPS) -> list[tuple[float, float]]:
-    """Random mixtures of members at their best. For top-1 a mixture lies on the line between two members exactly; mAP
-    is not linear, and measured mixtures join the members."""
+    """Random mixtures of members at their best on test. For top-1 a mixture lies on the line between two members
+    exactly; mAP is not linear, and measured mixtures join the members.
+
+    Arguments:
+        clips: of every member; None: members at 1 to 10 clips are mixed, which a pool at one number cannot do.
+    """
     points = singles(run["single_model"], metric, clips)
     if metric != "top1":
         points += singles(run["random_model"], metric, clips)
     return hull(points)
 
 
-def against_random(run: Run, trial: str, metric: str) -> list[dict[str, float]]:
-    """Claim (a): every theta of every alpha against the best random mixture at its cost, at 3 clips."""
-    rivals = mixture(run, metric)
+def against_random(
+    run: Run, trial: str, metric: str, clips: int = CLIPS, rival_clips: int | None = CLIPS
+) -> list[dict[str, float]]:
+    """Claim (a): every theta of every alpha against the best random mixture at its cost."""
+    rivals = mixture(run, metric, rival_clips)
     rows = []
     for alpha in (*ALPHAS, OWN):
-        for theta, point in with_alpha(run[trial], alpha).items():
+        for theta, point in with_alpha(run[trial], alpha, clips).items():
             cost = point.test["gflops"]
             rows.append(
                 {
@@ -187,21 +192,31 @@ def best_at(points: Sequence[Point], cost: float, metric: str) -> Point:
     return max(good, key=lambda p: (p.val[metric], -p.val["gflops"]))
 
 
-def at_budgets(run: Run, trial: str, metric: str, shares: Sequence[float]) -> list[dict[str, Any]]:
-    """Chosen on validation within shares of the dearest member's cost, at 3 clips: ours, cascade, random, oracle."""
+BUDGETS = (0.03, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
+
+
+def at_budgets(run: Run, trial: str, metric: str, clips: int | None = CLIPS) -> list[dict[str, Any]]:
+    """What a budget buys, everything chosen on validation within it: ours, one member, coins, cascade, all, oracle.
+
+    Arguments:
+        clips: of everything; None: 1 to 10, as whoever has a budget would choose. Budgets are shares of what the
+            dearest member costs at 3 clips.
+    """
     dearest = max(cost for cost, _ in singles(run["single_model"], metric))
-    rivals = mixture(run, metric)
+    names = (trial, "single_model", "random_model", "model_cascade", "model_ensemble", "model_oracle")
     rows = []
-    for share in shares:
-        row: dict[str, Any] = {"share": share, "random": on(rivals, share * dearest)}
-        for name in (trial, "model_cascade", "model_oracle"):
-            candidates = [
-                p for p in run[name] if p.setting["clips"] == CLIPS and not p.setting.get("ensemble")
+    for share in BUDGETS:
+        row: dict[str, Any] = {"share": share}
+        for name in names:
+            within = [
+                p
+                for p in selected(run[name])
+                if (clips is None or p.setting["clips"] == clips) and p.val["gflops"] <= share * dearest
             ]
-            point = best_at(candidates, share * dearest, metric)
-            row[name] = point.test[metric]
-            row[f"{name}_gflops"] = point.test["gflops"]
-            row[f"{name}_random"] = on(rivals, point.test["gflops"])
+            if within:
+                point = best_at(within, share * dearest, metric)
+                shown = "selected" if name == trial else name
+                row |= {shown: point.test[metric], f"{shown}_gflops": point.test["gflops"]}
         rows.append(row)
     return rows
 
@@ -307,13 +322,36 @@ def class_cost(point: Point, truth: Truth) -> list[dict[str, float]]:
 
 
 def paired(
-    runs: Sequence[Run], truth: Truth, ours: Mapping[str, Any], theirs: Mapping[str, Any], trial: str
+    chosen: Sequence[Mapping[str, Any]], runs: Sequence[Run], trial: str, truth: Truth, metric: str
 ) -> dict[str, float]:
-    """Top-1 of one setting less that of a single member, over seeds and resampled videos."""
-    rival = truth.right(at(runs[0]["single_model"], **theirs))
-    own = np.mean([truth.right(at(run[trial], **ours)) for run in runs], axis=0)
-    low, high = truth.over_videos(own - rival)
-    return {"difference": float((own - rival).mean()), "low": low, "high": high}
+    """95 % interval of the difference to the single member, over seeds and resampled videos, both drawn.
+
+    Arguments:
+        chosen: of each seed, as `cost_at_quality` gives it.
+    """
+    generator = np.random.default_rng(0)
+    own = [_point(run[trial], row["chosen"]) for run, row in zip(runs, chosen, strict=True)]
+    rival = _point(runs[0]["single_model"], chosen[0]["baseline"])
+    drawn = []
+    for videos in truth.draws[: RESAMPLES if metric == "top1" else MAP_RESAMPLES]:
+        targets = truth.targets[videos]
+        gains = [
+            _quality(own[seed].scores[videos], targets, metric)
+            for seed in generator.integers(0, len(own), len(own))
+        ]
+        drawn.append(np.mean(gains) - _quality(rival.scores[videos], targets, metric))
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return {"low": float(low), "high": float(high)}
+
+
+def _quality(scores: np.ndarray, targets: np.ndarray, metric: str) -> float:
+    precise = scores.astype(np.float64)
+    return top1(precise, targets) if metric == "top1" else mean_average_precision(precise, targets, "paper")
+
+
+def _point(points: Sequence[Point], chosen: str) -> Point:
+    """The one that `cost_at_quality` names."""
+    return next(point for point in points if f"{point.trial} {point.setting}" == chosen)
 
 
 def train(
@@ -335,7 +373,9 @@ def train(
     return [{**once, **run} for run in runs], folder
 
 
-def quality_at_cost(runs: Sequence[Run], trial: str, metric: str) -> dict[str, list[dict[str, Any]]]:
+def quality_at_cost(
+    runs: Sequence[Run], trial: str, metric: str, truth: Truth
+) -> dict[str, list[dict[str, Any]]]:
     """Claim (b) and the aim: against the best single member, chosen on validation."""
 
     def only(keep: Any) -> list[Run]:
@@ -360,7 +400,21 @@ def quality_at_cost(runs: Sequence[Run], trial: str, metric: str) -> dict[str, l
     found["any clips, at 60 % of its cost"] = cost_at_quality(
         cheap, [trial], ["single_model"], margin=-1.0, metric=metric
     )
+    for rows in found.values():
+        rows[0]["over_seeds_and_videos"] = paired(rows, runs, trial, truth, metric)
     return found
+
+
+def curves(runs: Sequence[Run], trial: str, metric: str) -> dict[str, Any]:
+    """Claim (a) and the budgets, at 3 clips and with the number of clips left open."""
+    return {
+        "against_random": [against_random(run, trial, metric) for run in runs],
+        "against_random_of_any_clips": [
+            [row for n in range(1, 11) for row in against_random(run, trial, metric, n, None)] for run in runs
+        ],
+        "at_budgets": [at_budgets(run, trial, metric) for run in runs],
+        "at_budgets_any_clips": [at_budgets(run, trial, metric, None) for run in runs],
+    }
 
 
 def claims(prepared: Prepared, arguments: argparse.Namespace) -> tuple[dict[str, Any], list[Run], Truth]:
@@ -378,13 +432,10 @@ def claims(prepared: Prepared, arguments: argparse.Namespace) -> tuple[dict[str,
             {**p.setting, "gflops": p.test["gflops"], "top1": p.test["top1"]}
             for p in runs[0]["model_ensemble"]
         ],
-        "quality_at_cost": quality_at_cost(runs, "select-xs", "top1"),
-        "quality_at_cost_map": quality_at_cost(runs, "select-xs", "map"),
-        "against_random": [against_random(run, "select-xs", "top1") for run in runs],
+        "quality_at_cost": quality_at_cost(runs, "select-xs", "top1", truth),
+        "quality_at_cost_map": quality_at_cost(runs, "select-xs", "map", truth),
+        **curves(runs, "select-xs", "top1"),
         "against_random_map": [against_random(run, "select-xs", "map") for run in runs],
-        "at_budgets": [
-            at_budgets(run, "select-xs", "top1", (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)) for run in runs
-        ],
         "by_reader": [by_reader(run, "top1") for run in runs],
         "fields": [fields_of(run, ("select-xs", "agree", "soft", "all-videos"), "top1") for run in runs],
         "losses": pool_losses(prepared, POOL),
@@ -420,9 +471,8 @@ def brief(prepared: Prepared, trials: Trials, name: str, arguments: argparse.Nam
             {**p.setting, "gflops": p.test["gflops"], "top1": p.test["top1"], "map": p.test["map"]}
             for p in runs[0]["single_model"]
         ],
-        "quality_at_cost": quality_at_cost(runs, trial, metric),
-        "against_random": [against_random(run, trial, metric) for run in runs],
-        "at_budgets": [at_budgets(run, trial, metric, (0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)) for run in runs],
+        "quality_at_cost": quality_at_cost(runs, trial, metric, Truth(folder / "single_model-s0")),
+        **curves(runs, trial, metric),
         "losses": pool_losses(prepared, pool),
         "label_shares": {
             each: [label_shares(folder / f"{each}-s{seed}") for seed in range(arguments.seeds)]
@@ -503,9 +553,13 @@ def latency(prepared: Prepared, videos: int) -> dict[str, Any]:
         single = recognizer(prepared, root / "single_model-s0", Path(scratch) / "single", on_demand=False)
         kept = recognizer(prepared, root / "select-xs-s0", Path(scratch) / "select", on_demand=False)
         asked = recognizer(prepared, root / "select-xs-s0", Path(scratch) / "select", on_demand=True)
+        single_asked = recognizer(
+            prepared, root / "single_model-s0", Path(scratch) / "single", on_demand=True
+        )
         ways: dict[str, tuple[Recognizer, dict[str, float]]] = {
             f"{POOL[k]} alone": (single, {"member": k}) for k in range(len(POOL))
         }
+        ways["l alone, on demand"] = (single_asked, {"member": len(POOL) - 1})
         for alpha, theta in chosen:
             label = "theta 0" if theta == 0 else f"alpha {alpha:g}, theta {theta:g}"
             ways[f"selected, {label}, in memory"] = (kept, {"theta": theta, "trained_alpha": alpha})
@@ -591,30 +645,42 @@ def print_quality(found: Mapping[str, Sequence[Mapping[str, Any]]], metric: str)
     keys = (f"baseline_{metric}", metric, f"{metric}_difference", "baseline_gflops", "gflops", "cost_ratio")
     rows = []
     for name, each in found.items():
-        rows.append([name, *(span((r[key] for r in each), metric in key, digits=3) for key in keys)])
-    print(table(["chosen on validation", *keys], rows))
+        drawn = each[0]["over_seeds_and_videos"]
+        rows.append(
+            [
+                name + ("" if each[0]["reached_on_val"] else " (not reached)"),
+                *(span((r[key] for r in each), metric in key, digits=3) for key in keys),
+                f"[{100 * drawn['low']:.2f}, {100 * drawn['high']:.2f}]",
+            ]
+        )
+    print(table(["chosen on validation", *keys, "difference over seeds and videos"], rows))
     for name, each in found.items():
         print(
             f"{name}: {each[0]['chosen']} against {each[0]['baseline']}; reached {each[0]['reached_on_val']}"
         )
 
 
-def print_budgets(runs: Sequence[Sequence[Mapping[str, Any]]], trial: str) -> None:
-    """Ours, cascade and oracle within shares of the dearest member's cost."""
+def print_budgets(runs: Sequence[Sequence[Mapping[str, Any]]]) -> None:
+    """What shares of the dearest member's cost buy; empty where nothing fits."""
+    names = ("single_model", "random_model", "model_cascade", "model_ensemble", "model_oracle")
     rows = []
     for i, first in enumerate(runs[0]):
-        each = [run[i] for run in runs]
+        each = [run[i]["selected"] for run in runs if "selected" in run[i]]
         rows.append(
             [
                 f"{100 * first['share']:.0f} %",
-                percent(r[trial] for r in each),
-                percent(r[trial] - r[f"{trial}_random"] for r in each),
-                f"{100 * first['model_cascade']:.1f}",
-                f"{100 * first['random']:.1f}",
-                f"{100 * first['model_oracle']:.1f}",
+                percent(each) if each else "",
+                *(f"{100 * first[name]:.1f}" if name in first else "" for name in names),
             ]
         )
-    print(table(["at most", "selected", "more than random at its cost", "cascade", "random", "oracle"], rows))
+    print(table(["at most", "selected", "one member", "random", "cascade", "all", "oracle"], rows))
+
+
+def print_all_budgets(document: Mapping[str, Any]) -> None:
+    """Both tables."""
+    for name in ("at_budgets", "at_budgets_any_clips"):
+        print(f"\n{name}")
+        print_budgets(document[name])
 
 
 def print_losses(found: Mapping[str, Any], pool: Sequence[str]) -> None:
@@ -649,8 +715,9 @@ def print_claims(document: Mapping[str, Any]) -> None:
     print_quality(document["quality_at_cost"], "top1")
     print("\nclaim (b), mAP")
     print_quality(document["quality_at_cost_map"], "map")
-    print("\nbudgets")
-    print_budgets(document["at_budgets"], "select-xs")
+    print("\nclaim (a), top-1, any clips against mixtures of members at any clips")
+    print_against_random(document["against_random_of_any_clips"])
+    print_all_budgets(document)
     print("\nclaim (c)")
     keys = ("own_cost", "least_cost", "at_its_start", "mean_gap", "at_its_end", "best")
     rows = zip(*document["by_reader"], strict=True)
@@ -693,7 +760,9 @@ def print_brief(document: Mapping[str, Any]) -> None:
     for name, each in document["others"].items():
         print(f"\n{name}")
         print_against_random(each)
-    print_budgets(document["at_budgets"], document["selectors"][0])
+    print("\nany clips against mixtures of members at any clips")
+    print_against_random(document["against_random_of_any_clips"])
+    print_all_budgets(document)
     print_losses(document["losses"], document["pool"])
     print_label_shares(document["label_shares"], document["pool"])
 

@@ -55,7 +55,9 @@ from paretovid.trainables.data.features import (
 from paretovid.trainables.errors import DataError, ParetovidError, UsageError
 from paretovid.trainables.object_errors import ObjectStoreError
 
-_VIDEOS_PER_TASK = 4
+_MOST_VIDEOS_PER_TASK = 16
+_TASKS_PER_WORKER = 6
+"""At least, if there are as many videos: workers that are done early take from what others have not begun."""
 _BLOCK_BYTES = 32 * 2**20
 _MAX_RETRIES = 2
 """Of a task whose process died. Infinite ones would feed the same poisonous video to one worker after the other."""
@@ -301,8 +303,9 @@ def _rows(
     # Each is told in an info line otherwise.
     context.print_on_execution_start = False
     in_bucket = job.shared.url is not None
-    num_tasks = -(-len(numbers) // _VIDEOS_PER_TASK)
-    workers = min(config.workers or num_tasks, num_tasks, max(1, int(cluster.cpus)))
+    workers = min(config.workers or len(numbers), len(numbers), max(1, int(cluster.cpus)))
+    per_task = max(1, min(_MOST_VIDEOS_PER_TASK, len(numbers) // (_TASKS_PER_WORKER * workers)))
+    num_tasks = -(-len(numbers) // per_task)
     videos: Any = ray.data.from_items(
         [
             {"number": number, "path": records[number].path, "seen": in_bucket or (job.root / path).exists()}

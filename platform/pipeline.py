@@ -36,7 +36,7 @@ from paretovid.platform.shared_home import (
 )
 from paretovid.search_spaces.schema import SweepConfig
 from paretovid.trainables.backbone_training import BackboneTrainingConfig, check_labels
-from paretovid.trainables.components import component, family
+from paretovid.trainables.components import component, family, measure_component
 from paretovid.trainables.data.dataset import MANIFEST, Dataset, load_dataset
 from paretovid.trainables.data.extract import headers
 from paretovid.trainables.data.features import (
@@ -52,6 +52,7 @@ from paretovid.trainables.data.readers.annotations import ReaderConfig
 from paretovid.trainables.data.readers.assemble import LEFT_OUT, Assembled, read_dataset
 from paretovid.trainables.data.readers.registry import reader, reader_config
 from paretovid.trainables.errors import DataError, StaleFeaturesError, UsageError
+from paretovid.trainables.method import SourceFacts
 from paretovid.trainables.typed_config import typed_config
 
 _PROBED_HERE = 500
@@ -59,6 +60,8 @@ _PROBED_HERE = 500
 
 _UNREADABLE_SHARE = 0.5
 """Of the videos that extraction may leave out, where the data set does not say (`data.max_missing_share`)."""
+
+_SOME_CLASSES = 10
 
 _Item = TypeVar("_Item")
 _Made = TypeVar("_Made")
@@ -314,6 +317,21 @@ def _check_enough(failures: Sequence[tuple[str, str]], total: int, allowed_share
             f"{len(failures)} of {total} videos could not be read",
             f"The first: {failures[0][0]}: {failures[0][1]}. Check the files and the decoder.",
         )
+
+
+def expected_facts(config: SweepConfig) -> dict[str, SourceFacts]:
+    """Source to what trials will find of it: costs are right but for the width of classifiers."""
+    names = family(config.backbones.family)
+    own = typed_config(BackboneTrainingConfig, config.backbones.training, "backbones.training").video_share
+    tuning = fine_tuning(config)
+    given = 1.0 if tuning is None else tuning.video_share
+    return {
+        source: SourceFacts(
+            gmacs=measure_component(name, _SOME_CLASSES).gmacs,
+            video_share=own if component(name).weights is None else given,
+        )
+        for source, name in names.items()
+    }
 
 
 def check_settings(config: SweepConfig) -> None:

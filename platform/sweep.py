@@ -20,7 +20,7 @@ from paretovid.platform.front import Front, read_front
 from paretovid.platform.home import Home, open_home
 from paretovid.platform.launch import LaunchSummary, launch_trials
 from paretovid.platform.mlflow_store import store_uri
-from paretovid.platform.pipeline import Prepared, check_settings, prepare
+from paretovid.platform.pipeline import Prepared, check_settings, expected_facts, prepare
 from paretovid.platform.progress import Progress
 from paretovid.platform.reconcile import reconcile
 from paretovid.platform.report import front_table, write_html, write_png
@@ -383,6 +383,7 @@ def _check(config: SweepConfig) -> None:
                 "Their qualities do not compare: leave it out of baselines, or give one of the same task.",
             )
     available = family(config.backbones.family)
+    facts = expected_facts(config)
     readers = {config.method.name: (config.method.name, config.method.model)}
     readers |= {f"the baseline {b.name}": (b.method, b.model) for b in config.baselines}
     for reader, (name, model) in readers.items():
@@ -392,6 +393,7 @@ def _check(config: SweepConfig) -> None:
                     f"{reader} reads the source {source!r}, which {config.backbones.family} has not",
                     f"It has: {', '.join(available)}. Choose other backbones, or say which baselines: baselines=[…].",
                 )
+        method_class(name).check_facts(method_config(name, model), facts)
 
 
 def objective_of(config: SweepConfig) -> str:

@@ -106,7 +106,10 @@ def run_settings(
     expand: bool = True,
     step_seconds: float = 1.0,
 ) -> list[tuple[Setting, Outcome]]:
-    """One batch at each setting, and (`expand`) at those that a run answers as well."""
+    """One batch at each setting that is an operating point, and (`expand`) at those that a run answers as well.
+
+    Without `expand` every setting that is asked for is answered.
+    """
     answered: list[tuple[Setting, Outcome]] = []
     with deterministic_eval(method):
         for setting in settings:
@@ -120,7 +123,8 @@ def run_settings(
                 step_seconds=step_seconds,
             )
             outcome = method.run(provider, setting)
-            answered.append((setting, outcome))
+            if method.is_operating_point(setting) or not expand:
+                answered.append((setting, outcome))
             if expand:
                 answered += method.stop_points(outcome, setting)
     return answered

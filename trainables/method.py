@@ -130,6 +130,11 @@ class Method(nn.Module, ABC):
         """Builds the modules. `widths`: source to D_s."""
         super().__init__()
 
+    @classmethod
+    def check_facts(cls, config: Any, facts: Mapping[str, SourceFacts]) -> None:
+        """Raises `UsageError` if a configuration does not fit what is known of its sources before anything is made."""
+        return None
+
     def use_facts(self, facts: Mapping[str, SourceFacts]) -> None:
         """Told once, before training, about every source that it reads. What `run` needs of it is kept as a buffer."""
         return None
@@ -145,6 +150,10 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def settings(self) -> list[Setting]:
         """The settings to run. The first is the natural one."""
+
+    def is_operating_point(self, setting: Setting) -> bool:
+        """Whether a run at one of `settings` is an operating point itself, and not only there for `stop_points`."""
+        return True
 
     def stop_points(self, outcome: Outcome, setting: Setting) -> list[tuple[Setting, Outcome]]:
         """Further settings that `outcome`, a run at `setting`, answers without another run."""

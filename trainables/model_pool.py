@@ -76,6 +76,17 @@ class Clips:
         return torch.stack(self.steps, dim=1)
 
 
+def check_order(pool: Sequence[str], facts: Mapping[str, SourceFacts]) -> None:
+    """Raises `UsageError` if a pool is not in order of cost. Members of equal cost may stand either way."""
+    gmacs = [facts[source].gmacs for source in pool]
+    if any(after < before for before, after in itertools.pairwise(gmacs)):
+        ordered = sorted(pool, key=lambda source: facts[source].gmacs)
+        raise UsageError(
+            f"the pool {list(pool)} is not in order of cost",
+            f"Cheapest first: {', '.join(ordered)}.",
+        )
+
+
 @final
 class ModelPool(nn.Module):
     """The members of a pool: what they say and what they cost. Nothing in it is trained.
@@ -111,13 +122,8 @@ class ModelPool(nn.Module):
 
         Raises `UsageError` if the pool is not in order of cost. Members of equal cost may stand either way.
         """
+        check_order(self.pool, facts)
         gmacs = [facts[source].gmacs for source in self.pool]
-        if any(after < before for before, after in itertools.pairwise(gmacs)):
-            ordered = sorted(self.pool, key=lambda source: facts[source].gmacs)
-            raise UsageError(
-                f"the pool {list(self.pool)} is not in order of cost",
-                f"Cheapest first: {', '.join(ordered)}.",
-            )
         self.cost_shares.copy_(torch.tensor(gmacs, dtype=torch.float64) / sum(gmacs))
         self.video_share = max(facts[source].video_share for source in self.pool)
 

@@ -19,14 +19,15 @@ L_k their loss on a video, G_k(x) the affinity that the selector learns, P_k its
   From 0.5 upwards at most one member reaches theta, so every theta from there on is the selector's plain choice, the
   dearest end of the curve; at 1 / K and below somebody always reaches it; at 0 the member that is read answers.
 
-The members' outputs are computed once, so another alpha only needs another selector. With `alphas`, one training fits
-one selector for each of them beside that of `alpha`, as one batched matrix product; `trained_alpha` says which
-answers. They start from the same weights and share nothing, so each is what a training of its own would give.
+The members' outputs are computed once, so another alpha only needs another selector. With `alphas` (and
+`alpha_multiples`, of `alpha`), one training fits one selector for each of them beside that of `alpha`, as one batched
+matrix product; `trained_alpha` says which answers. They start from the same weights and share nothing but the bound on
+the gradient's norm, which is that of all together: where it bites, a selector differs a little from one trained alone.
 
 Departures from the paper, and why:
 * The selector learns from videos that the pool has not seen (`selector_videos=unseen`; `video_share` of the pool's
-  training says which). On videos that it was trained on, every member has next to no loss, Eq. 2 then compares prices
-  alone, and the selector learns to take the cheapest: benchmarks/model_selection.md measures it.
+  training says which). Members that overfit have next to no loss on videos that they were trained on; Eq. 2 would then
+  compare prices alone. Where they do not overfit it makes no difference (benchmarks/model_selection.md).
 * F_k counts as 0 for the member that the selector reads, which is paid whatever is chosen. Where it reads the cheapest
   this hardly matters; where it reads a larger one, Eq. 2 as printed would send videos on to a smaller one, for more
   compute and a worse answer (tried: such curves fall straight down at the reader's own cost).
@@ -35,7 +36,8 @@ Departures from the paper, and why:
 * Its training is the platform's (40 epochs and one rise and fall of the rate instead of 5 epochs and two drops).
 
 Budget knobs: alpha and the selector's source in training; theta, clips and trained_alpha at inference. `ensemble`
-asks every member and averages, at the whole pool's price: the run from which all thetas are answered.
+asks every member and averages, at the whole pool's price: the run from which all thetas are answered, and no operating
+point of a selection.
 """
 
 from __future__ import annotations
@@ -69,6 +71,7 @@ from paretovid.trainables.model_pool import (
     Clips,
     ModelPool,
     check_clip_counts,
+    check_order,
     check_pool,
     member_losses,
     picked,
@@ -116,6 +119,8 @@ class ModelSelectionConfig:
     """Price of the whole pool's compute, in units of the classification loss."""
     alphas: tuple[float, ...] = ()
     """Further alphas to train selectors for, in the same training."""
+    alpha_multiples: tuple[float, ...] = ()
+    """The same, as multiples of `alpha`: a search over alpha then sees its surroundings with every trial."""
     label_rule: LabelRule = "eq2"
     label_form: LabelForm = "binary"
     temperature: float = 0.1
@@ -145,7 +150,12 @@ class ModelSelectionConfig:
                 f"selector_source {self.selector_source!r} is not in the pool",
                 f"Allowed: {', '.join(self.pool)}; empty: the cheapest.",
             )
-        for alpha in (self.alpha, *self.alphas):
+        if not all(math.isfinite(each) and each > 0 and each != 1 for each in self.alpha_multiples):
+            raise UsageError(
+                f"alpha_multiples cannot be {list(self.alpha_multiples)}",
+                "Give numbers above 0, such as [0.3, 3].",
+            )
+        for alpha in self.trained_alphas():
             if not (math.isfinite(alpha) and 0 <= alpha <= TRAINED_ALPHA.high):
                 raise UsageError(
                     f"alpha cannot be {alpha}",
@@ -171,6 +181,11 @@ class ModelSelectionConfig:
                 f"training_clips cannot be {self.training_clips}",
                 f"Give {CLIPS.low:g} to {CLIPS.high:g}.",
             )
+
+    def trained_alphas(self) -> tuple[float, ...]:
+        """The alpha of each selector of the bank: first `alpha`, each once."""
+        around = (self.alpha * each for each in self.alpha_multiples)
+        return tuple(dict.fromkeys((self.alpha, *self.alphas, *around)))
 
 
 def affinity(
@@ -284,21 +299,29 @@ class ModelSelection(Method):
         """Place in the pool of the member that the selector reads."""
         others = [k for k in range(len(config.pool)) if k != self.reads]
         self.register_buffer("order", torch.tensor([self.reads, *others]), persistent=False)
-        trained = (config.alpha, *config.alphas)
+        trained = config.trained_alphas()
         self.register_buffer("alphas", torch.tensor(trained), persistent=False)
         self.selectors = SelectorBank(
             len(trained), num_classes=num_classes, hidden=config.hidden, members=len(config.pool)
         )
         self.component = f"{self.name}.selector"
 
-    def use_facts(self, facts: Mapping[str, SourceFacts]) -> None:
-        self.pool.use_facts(facts)
-        if self.config.selector_videos == "unseen" and self.pool.video_share == 1:
+    @classmethod
+    def check_facts(cls, config: ModelSelectionConfig, facts: Mapping[str, SourceFacts]) -> None:
+        check_order(config.pool, facts)
+        if (
+            config.selector_videos == "unseen"
+            and max(facts[source].video_share for source in config.pool) == 1
+        ):
             raise UsageError(
                 "the pool was trained on all training videos: none is left that a selector can learn from",
                 "Set backbones.training.video_share=0.7, or method.model.selector_videos=all, which makes the "
                 "selector learn from losses that mean little.",
             )
+
+    def use_facts(self, facts: Mapping[str, SourceFacts]) -> None:
+        self.check_facts(self.config, facts)
+        self.pool.use_facts(facts)
 
     # Training
 
@@ -323,7 +346,7 @@ class ModelSelection(Method):
         losses = -((labels * log_confidence).sum(dim=-1) * weights).sum(dim=-1)  # Eq. 1, as a mean
         labelled = (labels[0] * weights[:, None]).sum(dim=0)
         parts = {f"labels_{source}": float(labelled[k]) for k, source in enumerate(config.pool)}
-        # A sum: a selector's gradients are those that it would have alone.
+        # A sum: a selector's gradients are those that it would have alone, before their norm is bounded.
         return Loss(losses.sum(), {"selection": float(losses[0].detach()), **parts})
 
     def _added_shares(self) -> Tensor:
@@ -377,7 +400,7 @@ class ModelSelection(Method):
         wanted = float(setting.get("trained_alpha", OWN_ALPHA))
         if wanted == OWN_ALPHA:
             return 0
-        trained = (self.config.alpha, *self.config.alphas)
+        trained = self.config.trained_alphas()
         for place, alpha in enumerate(trained):
             if math.isclose(alpha, wanted, rel_tol=1e-6):
                 return place
@@ -391,8 +414,11 @@ class ModelSelection(Method):
 
     def settings(self) -> list[Setting]:
         natural = {knob.name: knob.default for knob in self.inference_knobs}
-        # All others are answered from runs of everyone.
+        # Those that are answered are answered from runs of everyone.
         return [natural, *({**natural, "clips": n, "ensemble": 1} for n in self.config.clip_counts)]
+
+    def is_operating_point(self, setting: Setting) -> bool:
+        return not setting.get("ensemble", ENSEMBLE.default)
 
     def stop_points(self, outcome: Outcome, setting: Setting) -> list[tuple[Setting, Outcome]]:
         if "members" not in outcome.trace:
@@ -400,7 +426,7 @@ class ModelSelection(Method):
         natural = self.settings()[0]
         further: list[Setting] = [
             {**natural, "theta": theta, "clips": setting["clips"], "trained_alpha": alpha}
-            for alpha in (OWN_ALPHA, *self.config.alphas)
+            for alpha in (OWN_ALPHA, *self.config.trained_alphas()[1:])
             for theta in self.config.thetas
         ]
         with deterministic_eval(self):
