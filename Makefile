@@ -26,7 +26,7 @@ sweep: $(PLATFORM_STAMP) ## From nothing to a front: videos, backbones, features
 
 .PHONY: test
 test: lint ## All checks and tests, as CI runs them
-	@$(RUN) -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+	@$(RUN) -m pytest --durations=25 -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 .PHONY: test-quick
 test-quick: $(TEST_STAMP) ## Only the tests that need neither a Ray cluster nor much time

@@ -24,7 +24,7 @@ from paretovid.platform.progress import Progress, Stage
 from paretovid.platform.shared_home import SharedRoot, fetch, ray_storage, remove_folder, share
 from paretovid.platform.trial_process import cause_of_train_failure
 from paretovid.search_spaces.schema import SweepConfig
-from paretovid.trainables.backbone_training import BackboneTrainingConfig, train_backbones
+from paretovid.trainables.backbone_training import BackboneTrainingConfig, labels_taught, train_backbones
 from paretovid.trainables.backbone_weights import RANDOM, build_with_weights, missing_weights
 from paretovid.trainables.components import component, family, read_backbone_meta, save_backbone
 from paretovid.trainables.data.dataset import Dataset, load_dataset
@@ -61,8 +61,7 @@ def _is_trained(folder: Path, training: BackboneTrainingConfig, dataset: Dataset
         meta = read_backbone_meta(folder)
     except DataError:
         return False
-    # What `labels` became is recorded in place of what was asked for; `step` may become `video`.
-    asked = {key: value for key, value in asdict(training).items() if key != "labels"}
+    asked = {**asdict(training), "labels": labels_taught(training, dataset)}
     found = {key: meta["training"].get(key) for key in asked}
     return found == asked and meta["dataset_fingerprint"] == dataset.fingerprint
 
@@ -96,7 +95,11 @@ def load_given(
                 # Others are read below their classifier, which only fine-tuning trains.
                 labels = dataset.classes if spec.classifies or tuning is not None else ()
                 backbone, origin = build_with_weights(
-                    spec, locations[source], sha256=digests.get(source), num_classes=max(1, len(labels))
+                    spec,
+                    locations[source],
+                    sha256=digests.get(source),
+                    num_classes=max(1, len(labels)),
+                    with_classifier=tuning is None,
                 )
                 about = {
                     "labels": list(labels),

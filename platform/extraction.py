@@ -27,6 +27,7 @@ import torch
 
 from paretovid.infra.local_copy import Part
 from paretovid.infra.ray_cluster import Cluster
+from paretovid.platform.attempts import start_attempts
 from paretovid.platform.progress import Stage
 from paretovid.platform.shared_home import (
     SharedRoot,
@@ -34,6 +35,7 @@ from paretovid.platform.shared_home import (
     fetch_parts,
     is_shared,
     parts_in_bucket,
+    remove_part,
     share_parts,
 )
 from paretovid.search_spaces.schema import ExtractionConfig
@@ -169,24 +171,6 @@ class _Compute:
         return {name: backbone.width for name, backbone in self._backbones.items()}
 
 
-@final
-class _Attempts:
-    """How often each video was begun and not finished: an actor, which outlives the workers that die."""
-
-    def __init__(self) -> None:
-        self._begun: dict[int, int] = {}
-
-    def begin(self, number: int) -> None:
-        self._begun[number] = self._begun.get(number, 0) + 1
-
-    def end(self, number: int) -> None:
-        self._begun.pop(number, None)
-
-    def failed(self) -> list[int]:
-        """Videos whose worker died at every attempt."""
-        return [number for number, times in self._begun.items() if times > _MAX_RETRIES]
-
-
 @functools.lru_cache(maxsize=1)
 def _compute(job: _Job) -> _Compute:
     """Kept by a worker from task to task."""
@@ -197,10 +181,8 @@ def _decode(batch: Mapping[str, np.ndarray], job: _Job, attempts: Any = None) ->
     """Rows of decoded pieces; the last of a video that cannot be read says why, and holds nothing.
 
     Arguments:
-        attempts: the handle of an `_Attempts`.
+        attempts: the handle of an `Attempts`.
     """
-    import ray
-
     torch.set_num_threads(1)
     root = job.shared.here(job.root)
     wanted = set(batch["path"].tolist())
@@ -209,7 +191,7 @@ def _decode(batch: Mapping[str, np.ndarray], job: _Job, attempts: Any = None) ->
     for number, path, seen in zip(*(batch[key].tolist() for key in ("number", "path", "seen")), strict=True):
         location = located(root, path)
         if attempts is not None:
-            ray.get(attempts.begin.remote(number))
+            attempts.begin.remote(number)  # not waited for, and not missed if the actor is gone
         try:
             for piece in read_pieces(location, specs, step_seconds=job.step_seconds, steps=job.steps):
                 inputs = {f"in {name}": [values] for name, values in piece.inputs.items()}
@@ -220,6 +202,8 @@ def _decode(batch: Mapping[str, np.ndarray], job: _Job, attempts: Any = None) ->
                     "error": [""],
                     **inputs,
                 }
+        except UsageError:
+            raise  # of the worker: it lacks a package, for one
         except ObjectStoreError as error:
             raise DataError(f"{error.message}, seen from {socket.gethostname()}", error.hint) from error
         except OSError as error:
@@ -262,22 +246,21 @@ def _rows_of_all(
     """As `_rows`; a video whose worker dies whenever it is read is told as unreadable, and the others go on."""
     import ray
 
-    attempts: Any = ray.remote(num_cpus=0)(_Attempts).remote()
-    told: set[int] = set()
     while wanted := [number for number in numbers if writer.lacks(number)]:
+        # Anew for every round: when one ends, videos are under way that nobody is to blame for.
+        attempts = start_attempts()
         try:
             with contextlib.closing(_rows(job, writer.records, wanted, cluster, config, attempts)) as rows:
                 yield from rows
             return
         except _WorkerFailed as error:
             try:
-                failed = set(ray.get(attempts.failed.remote(), timeout=60)) - told
+                failed = ray.get(attempts.failed.remote(_MAX_RETRIES + 1), timeout=60)
             except ray.exceptions.RayError:  # the actor was on a node that is gone
                 raise error from None
             if not failed:
                 raise
             for number in sorted(failed):
-                told.add(number)
                 reason = f"its decoder's process died {_MAX_RETRIES + 1} times: it crashed, or had too little memory"
                 yield {"number": number, "first": 0, "total": 0, "error": reason}
 
@@ -481,8 +464,9 @@ class ShardWriter:
                 description = folder / shard_files(shard)[1]
                 if description.exists() and json.loads(description.read_text())["skipped"]:
                     description.unlink()
-                    for part in shard_files(shard):
-                        self.parts[name].pop(part, None)
+                    parts = [self.parts[name].pop(part, None) for part in shard_files(shard)]
+                    if parts[1] is not None:
+                        remove_part(folder, description.name, parts[1])
                     forgotten += 1
         return forgotten
 

@@ -53,6 +53,7 @@ from paretovid.trainables.data.readers.assemble import LEFT_OUT, Assembled, read
 from paretovid.trainables.data.readers.registry import reader, reader_config
 from paretovid.trainables.errors import DataError, StaleFeaturesError, UsageError
 from paretovid.trainables.method import SourceFacts
+from paretovid.trainables.objects import is_object
 from paretovid.trainables.typed_config import typed_config
 
 _PROBED_HERE = 500
@@ -170,7 +171,8 @@ def upload_data(home: Home, folder: Path) -> Dataset:
             "this home is a folder, which needs no upload", f"Put the videos into {home.root / 'data'}/NAME."
         )
     dataset = load_dataset(folder)
-    names = {MANIFEST, *(record.path for record in dataset.records)}
+    # Videos of another bucket stay there.
+    names = {MANIFEST, *(record.path for record in dataset.records if not is_object(record.path))}
     for name in sorted(names):
         path = (folder / name).resolve()
         if not path.is_relative_to(folder.resolve()):

@@ -49,7 +49,7 @@ def check_raw_videos(package: Path, home: Home, point: FrontPoint, count: int = 
     if dataset.fingerprint != point.trial.data["fingerprint"]:
         return Gate(name="raw_video", passed=False, detail="the data set has changed since the sweep")
     chosen = _evenly(_recorded_videos(point, dataset), count)
-    fetch(dataset.root, lambda names: [record.path for _, record in chosen])
+    fetch(dataset.root, lambda names: [record.path for _, record in chosen if record.path in names])
     before = list(sys.path)
     recognizer = mlflow.pyfunc.load_model(str(package)).unwrap_python_model().recognizer
     sys.path[:] = before  # MLflow adds the package's folder, which is gone when it is registered

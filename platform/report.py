@@ -20,7 +20,7 @@ AXIS_COST = "GFLOPs per video (multiply-accumulates)"
 TABLE_ROWS = 12
 LOG_FROM_RATIO = 12
 """From this ratio of dearest to cheapest on, the cost axis is logarithmic."""
-_COLOURS = ("#b35806", "#7b3294", "#636363", "#01665e", "#a6611a", "#4d4d4d", "#8c510a", "#542788")
+_COLOURS = ("#b35806", "#7b3294", "#636363", "#01665e", "#c51b7d", "#e08214", "#1b7837", "#8073ac")
 _FRONT_COLOUR = "#1f5fa8"
 
 
@@ -133,8 +133,8 @@ def _is_log(front: Front) -> bool:
 def _curves(front: Front) -> dict[str, list[FrontPoint]]:
     """Baselines by name, each cheapest first.
 
-    Of several trials of one name (an LSTM with and without a memory) only the points that none of them beats on
-    validation: one line through all of them would go up and down from one trial to the other.
+    Of several trials of one name (an LSTM with and without a memory), and of one with several knobs (member and clips),
+    only the points that none of them beats on validation: one line through all would go up and down between them.
     """
     curves: dict[str, list[FrontPoint]] = {}
     for point in sorted(front.baselines, key=lambda p: p.shown.gflops):
@@ -143,7 +143,9 @@ def _curves(front: Front) -> dict[str, list[FrontPoint]]:
 
 
 def _best(curve: list[FrontPoint]) -> list[FrontPoint]:
-    if len({p.trial.folder for p in curve}) == 1:
+    settings = [p.record.inference_knobs for p in curve]
+    several = [knob for knob in settings[0] if len({setting.get(knob) for setting in settings}) > 1]
+    if len({p.trial.folder for p in curve}) == 1 and len(several) < 2:
         return curve
     measured = [p.record.val for p in curve]
     kept = set(non_dominated([m.gflops for m in measured], [m.quality for m in measured]))
@@ -151,7 +153,7 @@ def _best(curve: list[FrontPoint]) -> list[FrontPoint]:
 
 
 def write_png(front: Front, path: Path) -> None:
-    """A picture of the front: baselines with labels, the front with intervals, other points faint."""
+    """A picture of the front: baselines, the front with intervals, other points faint."""
     # Matplotlib takes most of a second to import; only pictures need it. No pyplot: no display, no globals.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -235,16 +237,6 @@ def _draw_baselines(axes: Any, front: Front) -> None:
             alpha=0.9,
             label=name if usable else f"{name} (truth)",
             zorder=3,
-        )
-        axes.annotate(
-            name,
-            (curve[-1].shown.gflops, 100 * curve[-1].shown.quality),
-            xytext=(5, 0),
-            textcoords="offset points",
-            fontsize=8,
-            color=colour,
-            va="center",
-            annotation_clip=False,
         )
 
 

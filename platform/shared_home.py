@@ -189,6 +189,13 @@ def parts_in_bucket(folder: Path, suffix: str) -> dict[str, list[tuple[Part, byt
     return found
 
 
+def remove_part(folder: Path, name: str, part: Part) -> None:
+    """Takes a part that was sent out of the bucket again."""
+    behind = _behind(folder)
+    if behind is not None:
+        behind[0].remove(f"{behind[1]}/{part.place}/{name}")
+
+
 def seal(folder: Path, parts: Mapping[str, Part], last: str) -> None:
     """Makes a folder whole in the bucket: of these parts and the file `last`, which is here."""
     behind = _behind(folder)

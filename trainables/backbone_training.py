@@ -51,7 +51,7 @@ from paretovid.trainables.components import (
 )
 from paretovid.trainables.data.dataset import Dataset, VideoRecord, video_key
 from paretovid.trainables.data.flow import ZERO
-from paretovid.trainables.data.videos import read_all_steps
+from paretovid.trainables.data.videos import VideoReader
 from paretovid.trainables.errors import DataError, NonFiniteError, UsageError, VideoError
 from paretovid.trainables.method import classification_loss
 from paretovid.trainables.object_errors import ObjectStoreError
@@ -119,7 +119,7 @@ def train_backbones(
     # The sums of a matrix product depend on the number of threads; results must not.
     torch.set_num_threads(1)
     check_labels(config, names)
-    labels: Labels = config.labels if _knows_steps(dataset) else "video"
+    labels = labels_taught(config, dataset)
     about = {
         "training": {**asdict(config), "labels": labels, "workers": context.world_size},
         "dataset": dataset.name,
@@ -166,8 +166,10 @@ def _training_videos(dataset: Dataset, config: BackboneTrainingConfig) -> tuple[
     return chosen
 
 
-def _knows_steps(dataset: Dataset) -> bool:
-    return all(record.step_labels is not None for record in dataset.split("train"))
+def labels_taught(config: BackboneTrainingConfig, dataset: Dataset) -> Labels:
+    """What `config.labels` becomes on these videos."""
+    knows_steps = all(record.step_labels is not None for record in dataset.split("train"))
+    return config.labels if knows_steps else "video"
 
 
 def _is_trained(folder: Path, about: Mapping[str, Any], context: TrialContext) -> bool:
@@ -217,17 +219,27 @@ def decode_samples(
     for number, record in enumerate(mine):
         path = dataset.video_path(record)
         try:
-            decoded = read_all_steps(path, specs, step_seconds=dataset.step_seconds)
-        except ObjectStoreError:
-            raise  # a bucket that is away says nothing of the video
-        except (VideoError, OSError) as error:
-            skipped[str(path)] = error.message if isinstance(error, VideoError) else str(error)
+            with VideoReader(path, step_seconds=dataset.step_seconds) as reader:
+                target = _targets(record, reader.num_steps, len(dataset.classes), labels)
+                chosen = _choose_steps(target.sum(axis=1) > 0, limit, generator)
+                # Not more than is kept: all steps of a long video may take gigabytes.
+                read = [
+                    {name: reader.read(step, spec) for name, spec in specs.items()}
+                    for step in chosen.tolist()
+                ]
+        except VideoError as error:
+            skipped[str(path)] = error.message
             continue
-        target = _targets(record, len(next(iter(decoded.values()))), len(dataset.classes), labels)
-        chosen = _choose_steps(target.sum(axis=1) > 0, limit, generator)
+        except ObjectStoreError:
+            raise
+        except OSError as error:
+            # A disk or a bucket that is away says nothing of the video.
+            raise DataError(
+                f"{path} cannot be read: {error}", "Mend it, and the same command goes on."
+            ) from error
         targets.append(target[chosen])
-        for name, values in decoded.items():
-            inputs[name].append(values[chosen])
+        for name in specs if read else ():
+            inputs[name].append(np.stack([values[name] for values in read]))
         # Every rank must report equally often; shares differ by at most one video.
         if (number + 1) % 20 == 0 and number < len(videos) // context.world_size:
             report(context, stage=0.0, done=number + 1, total=len(mine))

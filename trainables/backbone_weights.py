@@ -43,7 +43,12 @@ _WRAPPERS = ("state_dict", "model_state", "model_state_dict", "model")
 
 
 def build_with_weights(
-    spec: ComponentSpec, location: str | None, *, sha256: str | None = None, num_classes: int = 1
+    spec: ComponentSpec,
+    location: str | None,
+    *,
+    sha256: str | None = None,
+    num_classes: int = 1,
+    with_classifier: bool = True,
 ) -> tuple[Backbone, dict[str, Any]]:
     """A backbone with the weights at `location`, in eval mode, and where they came from as plain data.
 
@@ -51,6 +56,8 @@ def build_with_weights(
         location: a path, `http(s)://`, `s3://`, or `random`. None: an error that says what to get.
         sha256: of the file, in hex; checked if given.
         num_classes: outputs of the classifier, whose weights are fresh unless the component classifies.
+        with_classifier: of a component that classifies, take the last layer from the file as well; else it is fresh,
+            to be fine-tuned on other classes.
 
     Raises `UsageError` if there is no location or it cannot be one, `DataError` for a file that cannot be had,
     has another digest, is no plain set of tensors or does not fit the network.
@@ -71,7 +78,7 @@ def build_with_weights(
             f"{location} has the SHA-256 {digest}, not {sha256.lower()}",
             "It is another file, or it was cut short: fetch it again, or correct the digest.",
         )
-    load_trunk(backbone, spec, read_tensors(content, location), location)
+    load_trunk(backbone, spec, read_tensors(content, location), location, with_classifier=with_classifier)
     return backbone.eval(), {"weights": location, "file_sha256": digest}
 
 
@@ -173,8 +180,18 @@ def read_tensors(content: bytes, location: str) -> dict[str, Tensor]:
     return {str(name).removeprefix("module."): tensor for name, tensor in found.items()}
 
 
-def load_trunk(backbone: Backbone, spec: ComponentSpec, tensors: Mapping[str, Tensor], location: str) -> None:
-    """Puts the tensors into the trunk. Raises `DataError` that lists what is missing, unexpected or misshapen."""
+def load_trunk(
+    backbone: Backbone,
+    spec: ComponentSpec,
+    tensors: Mapping[str, Tensor],
+    location: str,
+    *,
+    with_classifier: bool = True,
+) -> None:
+    """Puts the tensors into the trunk, and into what classifies behind it.
+
+    Raises `DataError` that lists what is missing, unexpected or misshapen.
+    """
     heads = spec.weights.head if spec.weights is not None else ()
     wanted = backbone.trunk.state_dict()
     given = {name: tensor for name, tensor in tensors.items() if not name.startswith(heads or ("\0",))}
@@ -196,7 +213,7 @@ def load_trunk(backbone: Backbone, spec: ComponentSpec, tensors: Mapping[str, Te
             f"the weights in {location} do not fit {spec.name}: {told}", f"Check the file.{expected}"
         )
     backbone.trunk.load_state_dict({**{name: wanted[name] for name in counters}, **given})
-    if spec.classifies and spec.weights is not None:
+    if with_classifier and spec.classifies and spec.weights is not None:
         _load_classifier(backbone, spec.weights.head_layer, tensors, location)
 
 
@@ -210,7 +227,7 @@ def _load_classifier(backbone: Backbone, layer: str, tensors: Mapping[str, Tenso
         raise DataError(
             f"the classifier in {location} tells {found} classes apart, the data set has {last.out_features}",
             f"A model of a pool is read through its classifier ({layer}weight, {layer}bias): give weights that were "
-            "trained on these classes, in this order.",
+            "trained on these classes, in this order, or train them on: backbones.fine_tune=true.",
         )
     last.load_state_dict(given)
 

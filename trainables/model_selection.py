@@ -87,6 +87,8 @@ THETA = InferenceKnob(
     description="confidence that suffices for a member, cheapest first; lower is cheaper, 0: the one that is read",
 )
 OWN_ALPHA = -1.0
+_SAME = 1e-6
+"""Alphas that differ by less, relative, are one."""
 TRAINED_ALPHA = InferenceKnob(
     name="trained_alpha",
     default=OWN_ALPHA,
@@ -184,8 +186,11 @@ class ModelSelectionConfig:
 
     def trained_alphas(self) -> tuple[float, ...]:
         """The alpha of each selector of the bank: first `alpha`, each once."""
-        around = (self.alpha * each for each in self.alpha_multiples)
-        return tuple(dict.fromkeys((self.alpha, *self.alphas, *around)))
+        found: list[float] = []
+        for alpha in (self.alpha, *self.alphas, *(self.alpha * each for each in self.alpha_multiples)):
+            if not any(math.isclose(alpha, other, rel_tol=_SAME) for other in found):
+                found.append(alpha)
+        return tuple(found)
 
 
 def affinity(
@@ -402,7 +407,7 @@ class ModelSelection(Method):
             return 0
         trained = self.config.trained_alphas()
         for place, alpha in enumerate(trained):
-            if math.isclose(alpha, wanted, rel_tol=1e-6):
+            if math.isclose(alpha, wanted, rel_tol=_SAME):
                 return place
         raise UsageError(
             f"no selector was trained for alpha {wanted:g}",

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar, final
 
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.object_errors import code_of, explained, is_passing, status_of
@@ -27,7 +28,8 @@ CHUNK_BYTES = 8 * 2**20
 MAX_CONNECTIONS = 32
 _FIRST_PAUSE_SECONDS = 0.2
 _LONGEST_PAUSE_SECONDS = 5.0
-_READ_AHEAD_BYTES = 2**18
+_BLOCK_BYTES = 2**18
+_KEPT_BLOCKS = 8
 _T = TypeVar("_T")
 
 
@@ -166,9 +168,44 @@ def downloaded(url: str) -> Iterator[Path]:
         yield Path(file.name)
 
 
-def open_object(url: str) -> BinaryIO:
-    """The object as a file that reads as far as it is asked to. Raises `FileNotFoundError`."""
-    opened: BinaryIO = patiently(
-        lambda: _files().open(url, "rb", block_size=_READ_AHEAD_BYTES), url, "read", missing_is_error=False
-    )
-    return opened
+def open_object(url: str) -> io.RawIOBase:
+    """The object as a file of which only what is asked for is read. Raises `FileNotFoundError`."""
+    return _ObjectFile(url, status(url).bytes)
+
+
+@final
+class _ObjectFile(io.RawIOBase):
+    """Reads in blocks, of which the last few are kept: containers hop between their head, their index and a frame."""
+
+    def __init__(self, url: str, size: int) -> None:
+        super().__init__()
+        self._url, self._size, self._position = url, size, 0
+        self._blocks: dict[int, bytes] = {}
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = max(0, start + offset)
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        if self._position >= self._size:
+            return 0
+        number, offset = divmod(self._position, _BLOCK_BYTES)
+        found = self._block(number)[offset : offset + len(buffer)]
+        buffer[: len(found)] = found
+        self._position += len(found)
+        return len(found)
+
+    def _block(self, number: int) -> bytes:
+        if number not in self._blocks:
+            if len(self._blocks) == _KEPT_BLOCKS:
+                del self._blocks[next(iter(self._blocks))]
+            start = number * _BLOCK_BYTES
+            self._blocks[number] = read_part(self._url, start, min(start + _BLOCK_BYTES, self._size))
+        return self._blocks[number]

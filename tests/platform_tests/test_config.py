@@ -192,3 +192,20 @@ def test_every_method_file_is_sound(method: str, tmp_path: Path) -> None:
         for name, value in point.items():
             low, high = ends(knobs[name])
             assert value in knobs[name].choices or low <= value <= high
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["method.model.pool=[m,xs]"], "not in order of cost"),
+        (["method.model.pool=[m]"], r"selector.choices=\['m'\] is not allowed"),
+        (["backbones.training.video_share=1.0"], "trained on all training videos"),
+        (["method.model.alpha_multiples=[0]"], "alpha_multiples cannot be"),
+    ],
+)
+def test_a_pool_that_cannot_be_is_told_before_anything_is_made(
+    words: list[str], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=said):
+        plan_sweep(load_sweep_config(["method=model_selection", f"home={tmp_path}", *words]))
+    assert not list(tmp_path.iterdir())

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -21,10 +22,12 @@ import torch
 
 from paretovid.infra.ray_cluster import Cluster, connect
 from paretovid.platform import shared_home
+from paretovid.platform.attempts import Attempts
 from paretovid.platform.extraction import ShardWriter, _decode, _Job, check_extraction, extract_shards
 from paretovid.platform.progress import Progress
 from paretovid.platform.shared_home import SharedRoot
 from paretovid.search_spaces.schema import ExtractionConfig
+from paretovid.trainables import objects
 from paretovid.trainables.components import FAMILIES, component, save_backbone
 from paretovid.trainables.data.dataset import Dataset
 from paretovid.trainables.data.extract import extract_shard
@@ -134,6 +137,34 @@ def test_what_was_left_out_can_be_taken_back(videos: Dataset, tmp_path: Path) ->
             made.add(row)
     assert made.forget_skipped() == 2
     assert writer(videos, tmp_path).open_shards() == ([1], 8)
+
+
+def test_what_was_left_out_can_be_taken_back_from_a_bucket(
+    videos: Dataset, bucket: str, tmp_path: Path
+) -> None:
+    def on(machine: str) -> ShardWriter:
+        shared_home._STORES.clear()
+        return writer(videos, shared_home.attach(f"{bucket}/home", tmp_path / machine) / "features")
+
+    try:
+        first = on("first")
+        for number in range(12):
+            for row in pieces(number, 1, error="cut off" if number == 5 else ""):
+                first.add(row)
+        assert first.forget_skipped() == 2
+        assert on("second").open_shards() == ([1], 8)
+    finally:
+        shared_home._STORES.clear()
+
+
+def test_who_was_begun_and_never_finished_is_known() -> None:
+    attempts = Attempts()
+    for number in (1, 2, 2, 3, 2):
+        attempts.begin(number)
+    attempts.end(3)
+    assert attempts.failed(3) == [2] and attempts.failed(1) == [1, 2]
+    attempts.end(2)
+    assert attempts.failed(1) == [1]
 
 
 def test_only_the_component_that_lacks_a_shard_gets_it(videos: Dataset, tmp_path: Path) -> None:
@@ -354,7 +385,7 @@ def test_a_node_that_does_not_see_a_video_is_at_fault_not_the_video(videos: Data
 
 
 def test_a_bucket_that_is_away_is_at_fault_not_the_video(
-    videos: Dataset, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backbones = {NAMES[0]: tmp_path}
     shared = SharedRoot.of(tmp_path)
@@ -370,6 +401,10 @@ def test_a_bucket_that_is_away_is_at_fault_not_the_video(
         list(_decode(batch, job))
     (row,) = _decode({**batch, "path": np.array([f"{bucket}/a.mp4"])}, job)
     assert "no such object" in row["error"][0]
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    objects._files_at.cache_clear()
+    with pytest.raises(UsageError, match="needs s3fs"):
+        list(_decode(batch, job))
 
 
 @pytest.mark.ray

@@ -69,6 +69,8 @@ def test_every_stage_of_a_sweep_at_paper_sizes(activitynet: list[str], tmp_path:
         *activitynet,
         "backbones=paper",
         "backbones.weights=random",
+        "backbones.fine_tune=true",
+        "backbones.fine_tuning={samples: 8, batch_size: 4, precision: float32}",
         "search.trials=2",
         "training.epochs=2",
         "cluster.cpus=2",
@@ -76,6 +78,9 @@ def test_every_stage_of_a_sweep_at_paper_sizes(activitynet: list[str], tmp_path:
     ]
     _, err = paretovid("sweep", *words, home=home, timeout=360)
     assert "left out: 1 of 13 annotated videos" in err
+    for name in ("mobilenet_v2@112", "resnet101@224"):
+        meta = json.loads((home / "backbones/activitynet" / name / "backbone.json").read_text())
+        assert meta["training"]["fine_tuned"] is True
     assert "2 components of 12 videos, each decoded once" in err
     document = json.loads(paretovid("front", "s", "--json", home=home)[0])
     point = max((p for p in document["points"] if p["on_front"]), key=lambda p: p["gflops"])

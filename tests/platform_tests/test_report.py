@@ -83,3 +83,17 @@ def test_of_several_trials_of_a_baseline_only_the_best_points_are_joined(tmp_pat
     curves = _curves(front)
     assert {p.trial.trial for p in curves["uniform"]} == {"better"}
     assert len(curves["lstm"]) == 2  # one trial is shown as it is, also where more costs and is worse
+
+
+def test_of_a_baseline_with_several_knobs_only_the_best_points_are_joined(tmp_path: Path) -> None:
+    sweep = write_sweep(tmp_path / "s")
+    write_trial(sweep, "t0000", [(0.5, 0.01)])
+    points = [(0.2, 0.02), (0.6, 0.04), (0.4, 0.05), (0.7, 0.08)]
+    write_trial(sweep, "single", points, method="single_model", is_baseline=True)
+    path = sweep / "trials" / "single" / "result.json"
+    result = json.loads(path.read_text())
+    for number, point in enumerate(result["points"]):
+        point["inference_knobs"] = {"member": number % 2, "clips": number // 2}
+    path.write_text(json.dumps(result))
+    joined = _curves(read_front([sweep]))["single_model"]
+    assert [p.record.index for p in joined] == [0, 1, 3]

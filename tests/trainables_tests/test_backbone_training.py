@@ -117,13 +117,13 @@ def test_a_share_of_the_videos_is_kept_from_the_backbones(videos, tmp_path, monk
         (is_for_backbones(many, 0.7) | ~is_for_backbones(many, 0.2)).all()
     )  # a larger share adds videos
     read = []
-    original = backbone_training.read_all_steps
+    original = backbone_training.VideoReader
 
-    def noted(path, *rest, **named):
+    def noted(path, **named):
         read.append(path.stem)
-        return original(path, *rest, **named)
+        return original(path, **named)
 
-    monkeypatch.setattr(backbone_training, "read_all_steps", noted)
+    monkeypatch.setattr(backbone_training, "VideoReader", noted)
     config = dataclasses.replace(BRIEF, video_share=0.6)
     train_backbones(config, videos, [COARSE], tmp_path, LocalContext())
     is_chosen = is_for_backbones(keys, 0.6).tolist()
@@ -285,3 +285,21 @@ def test_a_file_with_other_steps_than_its_record_says_is_labelled_as_far_as_know
     assert longer.argmax(axis=1).tolist() == [1, 2, 0, 2, 2]
     assert backbone_training._targets(record, 1, 2, "step").tolist() == [[0, 1, 0]]
     assert backbone_training._targets(record, 3, 2, "trimmed").tolist() == [[0, 1], [0, 0], [1, 0]]
+
+
+def test_a_disk_that_is_away_is_not_held_against_the_videos(videos, tmp_path, monkeypatch):
+    def away(path, **named):
+        raise OSError("stale file handle")
+
+    monkeypatch.setattr(backbone_training, "VideoReader", away)
+    with pytest.raises(DataError, match="cannot be read: stale file handle"):
+        train_backbones(BRIEF, videos, [COARSE], tmp_path, LocalContext())
+
+
+def test_labels_fall_back_where_steps_are_not_known(videos):
+    plain = [dataclasses.replace(record, step_labels=None) for record in videos.records]
+    config = dataclasses.replace(BRIEF, labels="trimmed")
+    assert backbone_training.labels_taught(config, videos) == "trimmed"
+    assert (
+        backbone_training.labels_taught(config, dataclasses.replace(videos, records=tuple(plain))) == "video"
+    )

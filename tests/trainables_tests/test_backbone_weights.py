@@ -266,3 +266,5 @@ def check_fits(spec: ComponentSpec, content: Any, folder: Path) -> None:
         with pytest.raises(DataError, match=r"tells \d+ classes apart, the data set has 12") as error:
             build_with_weights(spec, location, num_classes=12)
         assert "trained on these classes" in error.value.hint
+        begun, _ = build_with_weights(spec, location, num_classes=12, with_classifier=False)
+        assert begun.head[-1].out_features == 12, "to be fine-tuned on classes of one's own"

@@ -13,6 +13,7 @@ from paretovid.trainables.backbone_training import is_for_backbones
 from paretovid.trainables.cost import measure_macs
 from paretovid.trainables.data.features import FeatureSplit
 from paretovid.trainables.errors import UsageError
+from paretovid.trainables.evaluation import run_settings
 from paretovid.trainables.method import Batch, Progress, SourceFacts
 from paretovid.trainables.methods import method_config
 from paretovid.trainables.model_pool import Clips, member_losses
@@ -186,6 +187,36 @@ def test_selectors_of_a_bank_are_those_of_trainings_of_their_own():
             bank.selectors.confidence(scores, place), alone.selectors.confidence(scores, 0)
         )
         torch.testing.assert_close(bank.selectors(scores)[place].exp(), alone.selectors.confidence(scores, 0))
+
+
+def test_multiples_of_alpha_are_trained_beside_it_each_once():
+    config = method_config("model_selection", {"alpha": 0.1, "alphas": [0.3], "alpha_multiples": [3, 0.5]})
+    assert config.trained_alphas() == pytest.approx((0.1, 0.3, 0.05))
+    method = trained(alpha=0.1, alpha_multiples=[0.5, 2])
+    split = synthetic_split()
+    outcome = run_cached(method, split, {"clips": 3, "ensemble": 1})
+    found = {
+        setting["trained_alpha"] for setting, _ in method.stop_points(outcome, {"clips": 3, "ensemble": 1})
+    }
+    assert found == {-1.0, 0.05, 0.2}
+
+
+def test_asking_everyone_is_no_operating_point_of_a_selection():
+    method = selection()
+    split = synthetic_split()
+    answered = run_settings(
+        method, split, method.settings(), components=COMPONENTS, costs=synthetic_costs(method)
+    )
+    assert len(answered) > 50 and not any(setting["ensemble"] for setting, _ in answered)
+    (asked,) = run_settings(
+        method,
+        split,
+        [{"ensemble": 1, "clips": 3}],
+        components=COMPONENTS,
+        costs=synthetic_costs(method),
+        expand=False,
+    )
+    assert asked[0]["ensemble"] == 1, "who asks for it by name gets it"
 
 
 def test_an_alpha_that_was_not_trained_is_refused():

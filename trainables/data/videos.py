@@ -26,6 +26,7 @@ from paretovid.trainables.data.audio import SAMPLE_RATE, AudioTrack, log_mel
 from paretovid.trainables.data.audioset_mel import audioset_log_mel, samples_of
 from paretovid.trainables.data.flow import flow
 from paretovid.trainables.errors import UsageError, VideoError
+from paretovid.trainables.object_errors import ObjectStoreError
 from paretovid.trainables.objects import downloaded, is_object, open_object
 
 # Containers of real videos. FFmpeg's probing would also take a text file for ANSI art, an image for a video
@@ -471,6 +472,8 @@ def open_container(source: Path | str | bytes, name: str) -> InputContainer:
 def _open(file: Any, name: str) -> InputContainer:
     try:
         return av.open(file, "r", options={"format_whitelist": _FORMATS}, metadata_errors="replace")
+    except ObjectStoreError:
+        raise  # a bucket that is away says nothing of the video
     except (av.error.FFmpegError, OSError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise VideoError(f"{name} cannot be read as a video ({reason})", _EXPECTED) from error

@@ -323,6 +323,10 @@ def _record(video: AnnotatedVideo, probe: Probe, config: ReaderConfig, notes: li
         notes.append(
             f"shorter than annotated: {video.where}: {duration:.1f} s of {video.stated_seconds:.1f} s"
         )
+    if video.stated_seconds and duration > 1.5 * video.stated_seconds + 1:
+        notes.append(
+            f"longer than annotated, perhaps not cut: {video.where}: {duration:.1f} s of {video.stated_seconds:.1f} s"
+        )
     return VideoRecord(
         video_id=video.video_id,
         path=probe.path,

@@ -76,9 +76,8 @@ def _read_file(
     path: Path, split: str, all_tags: ClassList, numbers: dict[str, int], per_second: int
 ) -> Iterator[AnnotatedVideo]:
     for where, row in read_table(path, _COLUMNS):
-        start, end = (
-            round(time * per_second) for time in interval(row["time_start"], row["time_end"], where)
-        )
+        seconds = interval(row["time_start"], row["time_end"], where)
+        start, end = (round(time * per_second) for time in seconds)
         clip = f"{row['youtube_id']}_{start:06d}_{end:06d}"
         tags = [tag.strip() for tag in row["Tags"].split("|") if tag.strip()]
         for tag in tags:
@@ -89,6 +88,7 @@ def _read_file(
             labels=tuple(numbers[tag] for tag in tags if tag in numbers),
             names=(clip, row["youtube_id"]),
             where=where,
+            stated_seconds=seconds[1] - seconds[0],
             # Clips of one video look alike; the official split may part them, ours does not.
             group=row["youtube_id"],
         )

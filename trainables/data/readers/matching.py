@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import final
 
 from paretovid.trainables.data.readers.files import existing, read_lines
 from paretovid.trainables.errors import DataError
-from paretovid.trainables.objects import ObjectStatus, is_object, list_objects
+from paretovid.trainables.objects import MAX_CONNECTIONS, ObjectStatus, is_object, list_objects, status
 
 _SUFFIXES = "3gp asf avi flv m2ts m4v mkv mov mp4 mpeg mpg mts mxf nut ogv ts webm wmv"
 VIDEO_SUFFIXES = frozenset(f".{suffix}" for suffix in _SUFFIXES.split())
@@ -53,8 +54,8 @@ class VideoFiles:
         if is_object(source):
             self.root: Path | str = source.rstrip("/")
             self.status = {
-                url: status
-                for url, status in list_objects(source).items()
+                url: found
+                for url, found in list_objects(source).items()
                 if Path(url).suffix.lower() in VIDEO_SUFFIXES and "/." not in url.removeprefix(self.root)
             }
             self.paths = sorted(url.removeprefix(f"{self.root}/") for url in self.status)
@@ -63,6 +64,7 @@ class VideoFiles:
             self.root = (path if path.is_dir() else path.parent).resolve()
             is_list = not path.is_dir()
             self.paths = [line for _, line in read_lines(path)] if is_list else list(list_videos(self.root))
+            self.status = _statuses([name for name in self.paths if is_object(name)])
         if not self.paths:
             raise DataError(
                 f"{source} {'lists' if is_list else 'has'} no video",
@@ -100,6 +102,19 @@ class VideoFiles:
 
     def _is_there(self, location: Path | str) -> bool:
         return location in self.status if isinstance(location, str) else location.is_file()
+
+
+def _statuses(urls: Sequence[str]) -> dict[str, ObjectStatus]:
+    """Of those that are there."""
+
+    def one(url: str) -> ObjectStatus | None:
+        try:
+            return status(url)
+        except FileNotFoundError:
+            return None
+
+    with ThreadPoolExecutor(MAX_CONNECTIONS // 2) as pool:
+        return {url: found for url, found in zip(urls, pool.map(one, urls), strict=True) if found is not None}
 
 
 def _without_suffix(path: str) -> str:

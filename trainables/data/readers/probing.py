@@ -60,10 +60,12 @@ def probe(location: Path | str) -> Probe:
     try:
         edges = _edges(location, found.bytes)
         seconds = _duration_seconds(location, found.bytes)
-    except ObjectStoreError:
-        raise
-    except (VideoError, OSError) as error:
-        problem = error.message if isinstance(error, VideoError) else str(error)
+    except VideoError as error:
+        problem = error.message
+    except OSError as error:
+        if is_object(location):
+            raise  # of the bucket, or of the disk that it was to be downloaded to
+        problem = str(error)
     return Probe(
         path=str(location),
         bytes=found.bytes,
@@ -115,10 +117,13 @@ def _read(cache: Path) -> Iterable[Probe]:
 def _is_current(found: Probe | None, location: Path | str, listed: Mapping[str, ObjectStatus]) -> bool:
     if found is None or not found.edges:
         return False
-    with contextlib.suppress(OSError):
+    try:
         now = listed.get(str(location)) or _status(location)
-        return (now.bytes, now.modified_nanoseconds) == (found.bytes, found.modified_nanoseconds)
-    return False
+    except ObjectStoreError:
+        raise
+    except OSError:
+        return False
+    return (now.bytes, now.modified_nanoseconds) == (found.bytes, found.modified_nanoseconds)
 
 
 def _edges(location: Path | str, size: int) -> str:

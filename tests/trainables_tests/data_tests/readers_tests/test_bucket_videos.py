@@ -10,6 +10,7 @@ import boto3
 import numpy as np
 import pytest
 
+from paretovid.trainables import objects
 from paretovid.trainables.data import videos as videos_module
 from paretovid.trainables.data.readers import probing
 from paretovid.trainables.data.readers.annotations import AnnotatedVideo, Annotations, ReaderConfig
@@ -88,6 +89,19 @@ def test_an_object_is_probed_without_a_download_and_once(
     assert made(url, tmp_path) == first
 
 
+def test_a_bucket_that_fails_while_a_head_is_read_is_not_held_against_the_video(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy(*_: object) -> None:
+        raise ObjectStoreError("the bucket is busy", is_passing=True)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(objects, "read_part", busy)
+        with pytest.raises(ObjectStoreError, match="busy"):
+            made(url, tmp_path)
+    assert not made(url, tmp_path).left_out
+
+
 def test_missing_and_broken_objects_are_counted(folder: Path, bucket: str, tmp_path: Path) -> None:
     broken = shutil.copytree(folder, tmp_path / "broken")
     (broken / "cat" / "a.mp4").write_bytes(b"no video")
@@ -118,7 +132,11 @@ def test_a_prefix_without_videos_and_a_bucket_that_is_not_there(bucket: str, tmp
 
 
 def test_a_list_may_name_files_and_objects(folder: Path, url: str, tmp_path: Path) -> None:
-    lines = [f"{url}/cat/a.mp4", *(str(path) for path in folder.rglob("*.mp4") if path.stem != "a")]
+    lines = [
+        f"{url}/cat/a.mp4",
+        f"{url}/cat/gone.mp4",
+        *(str(path) for path in folder.rglob("*.mp4") if path.stem != "a"),
+    ]
     listed = tmp_path / "list.txt"
     listed.write_text("\n".join(lines))
     records = made(listed, tmp_path / "home").dataset.records
