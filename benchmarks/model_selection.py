@@ -8,7 +8,8 @@ pictures; the tables it prints are those of `benchmarks/model_selection.md`. Par
 
     claims    claims (a) to (c), labels, what the selector learns from, which model for which class
     mixed     a 2-D and a 3-D network instead of four sizes
-    tags      several labels a video (say data.multi_label=true data.name=moving_digits_tags)
+    tags      several labels a video (say data.multi_label=true data.name=moving_digits_tags, and
+              backbones.training.labels=trimmed for members that learn the label of each step)
     harder    digits down to smaller and fainter ones (say data.spread=1.0 and another home)
     seen      a pool that has seen every training video (say backbones.training.video_share=1.0 and another home)
     few       a pool that was trained on few of them (say backbones.training.video_share=0.15 and another home)

@@ -277,7 +277,10 @@ def _cell(value: Any) -> str:
 
 def _describe_video(video: Mapping[str, Any]) -> str:
     if video["error"]:
-        return f"{video['path']}: {video['error']}"
+        # Most errors begin with the file's name.
+        return (
+            str(video["error"]) if video["path"] in video["error"] else f"{video['path']}: {video['error']}"
+        )
     best = video["labels"][:_LABELS_SHOWN]
     labels = ", ".join(f"{entry['label']} {entry['score']:.3f}" for entry in best)
     calls = ", ".join(f"{component} x {count:g}" for component, count in video["calls"].items())

@@ -16,6 +16,7 @@ from paretovid.trainables.data.moving_digits import MovingDigitsConfig
 from paretovid.trainables.data.readers.registry import reader, reader_config
 from paretovid.trainables.data.videos import count_steps
 from paretovid.trainables.errors import DataError
+from paretovid.trainables.methods import method_class, method_config
 from paretovid.trainables.typed_config import typed_config
 
 _BYTES = {"float32": 4, "float16": 2}
@@ -94,6 +95,8 @@ def estimate(config: SweepConfig, size: DataSize | None, costs: Mapping[str, Com
     if size.steps is None:
         return [f"{size.videos:,} videos ({size.source}), whose length is known once they are looked at"]
     per_step = sum(cost.gmacs for cost in costs.values())
+    read = method_class(config.method.name).sources_of(method_config(config.method.name, config.method.model))
+    of_method = sum(costs[source].gmacs for source in read)
     mean = size.steps / max(1, size.videos)
     widths = [_width(name, size.classes) for name in family(config.backbones.family).values()]
     gigabytes = size.steps * sum(widths) * _BYTES[config.backbones.dtype] / 1e9
@@ -107,7 +110,8 @@ def estimate(config: SweepConfig, size: DataSize | None, costs: Mapping[str, Com
         "(its makers count two for one of ours), and decoding",
         f"  features on disk           {gigabytes:.3g} GB of {config.backbones.dtype}",
         *(["  fine-tuning              comes before it"] if config.backbones.fine_tune else []),
-        f"all looks at a video of {mean:.4g} steps are {mean * per_step:.4g} GFLOPs, which a method is there to save",
+        f"all looks of {config.method.name} ({', '.join(read)}) at a video of {mean:.4g} steps are "
+        f"{mean * of_method:.4g} GFLOPs, which it is there to save",
     ]
 
 

@@ -90,7 +90,7 @@ class Front:
     points: tuple[FrontPoint, ...]
     baselines: tuple[FrontPoint, ...]
     knee_id: tuple[str, str] | None = None
-    """Sweep and id of the knee."""
+    """Sweep and id of the knee of the whole front, which bounds may have left out of this one."""
     data: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -158,11 +158,13 @@ def build_front(
         points = [p for p in _points(trials, split) if p.trial.deployable]
     baselines = [p for p in _points(trials, split) if p.trial.is_baseline]
     reference = _reference(sweeps, [*points, *baselines])
+    whole = [points[i] for i in _front_indices(points)]
+    # Of the whole front whatever bounds are asked for: it is the one that `promote --knee` takes.
+    bend = whole[knee([p.record.val.gflops for p in whole], [p.record.val.quality for p in whole])]
     points = _within(points, max_gflops, min_map)
     chosen = _front_indices(points)
     shown = _with_intervals(points, chosen, baselines, split, resample_count=resamples, seed=seed)
     front = [shown[0][i] for i in chosen]
-    bend = chosen[knee([p.record.val.gflops for p in front], [p.record.val.quality for p in front])]
     return Front(
         sweeps=tuple(sweep.name for sweep in sweeps),
         split=split,
@@ -171,7 +173,7 @@ def build_front(
         reference=reference,
         points=tuple(sorted(shown[0], key=lambda p: (p.shown.gflops, -p.shown.quality, p.trial.sweep, p.id))),
         baselines=tuple(shown[1]),
-        knee_id=(points[bend].trial.sweep, points[bend].id),
+        knee_id=(bend.trial.sweep, bend.id),
         data=trials[0].data,
     )
 

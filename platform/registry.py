@@ -49,6 +49,8 @@ class Promotion:
     point: str
     gates: tuple[Gate, ...] = ()
     summary: str = ""
+    tracking_uri: str = ""
+    """Where consumers find it."""
 
     @property
     def uri(self) -> str:
@@ -61,6 +63,10 @@ class Promotion:
             moved += f"; @{self.alias} was {before} before"
         lines = [moved, *([self.summary] if self.summary else [])]
         lines += [f"  passed  {gate.name}: {gate.detail}" for gate in self.gates]
+        if self.tracking_uri:
+            lines.append(
+                f'In Python: MLFLOW_TRACKING_URI={self.tracking_uri}, mlflow.pyfunc.load_model("{self.uri}")'
+            )
         return "\n".join([*lines, f"Next: paretovid predict {self.uri} VIDEO.mp4"])
 
 
@@ -193,6 +199,7 @@ def _register(
         point=f"{point.trial.sweep}/{point.id}",
         gates=tuple(gates),
         summary=_summary(front, point),
+        tracking_uri=store.uri,
     )
 
 

@@ -40,7 +40,7 @@ def front_table(front: Front, rows: int = TABLE_ROWS) -> str:
     order = thinned([p.record.val.gflops for p in chosen], [p.record.val.quality for p in chosen], rows)
     best = _yardstick(front)
     head = ["", "point", f"{objective_text(front.objective)} %", "95 % interval", "top-1 %", "GFLOPs ± std"]
-    head += [f"vs {best.name}"] if best else []
+    head += [f"vs {best.name}", "at equal cost"] if best else []
     table = [[*head, "knobs"]]
     table += [_row(front, chosen[i], best) for i in order]
     lines = _aligned(table)
@@ -71,7 +71,8 @@ def _title(front: Front, count: int) -> list[str]:
     return [
         f"Front of {', '.join(front.sweeps)}: {count} of {len(front.points)} operating points, "
         f"{len(trials)} trials",
-        f"Chosen on validation, measured on {front.split}. Hypervolume {front.hypervolume:.4g} "
+        f"Chosen on validation, measured on {front.split} (where a cheaper point may come out better). "
+        f"Hypervolume {front.hypervolume:.4g} "
         f"({100 * share:.1f} % of the box to {objective_text(front.objective)} {100 * front.reference.quality:g} %, "
         f"{front.reference.gflops:.4g} GFLOPs).",
     ]
@@ -82,12 +83,15 @@ def _legend(front: Front, left_out: int) -> list[str]:
     if (best := _yardstick(front)) is not None:
         quality = objective_text(front.objective)
         lines.append(
-            f"vs {best.name}: points of {quality} more or less than it, at what share of its GFLOPs."
+            f"vs {best.name}: points of {quality} more or less than it at its best, at what share of its GFLOPs. "
+            "At equal cost: than the best baseline setting that costs no more."
         )
     if front.accounting != "honest":
         lines.append(f"Accounting: {front.accounting} (as published, not as measured).")
     if any(not p.trial.deployable for p in front.baselines):
-        lines.append("! looks at the truth: an upper bound, not a model.")
+        lines.append(
+            "! decides by the truth: not a model; what choosing so can give, no strict bound on mAP."
+        )
     if left_out > 0:
         lines.append(f"{left_out} more on the front: --json shows all, --html and --png draw them.")
     return lines
@@ -97,6 +101,15 @@ def _yardstick(front: Front) -> FrontPoint | None:
     """The deployable baseline that is best on validation."""
     usable = [p for p in front.best_baselines() if p.trial.deployable]
     return usable[0] if usable else None
+
+
+def _rival(front: Front, p: FrontPoint) -> FrontPoint | None:
+    """The deployable baseline's setting that is best on validation among those that cost no more there."""
+    if p.trial.is_baseline:
+        return None
+    cost = p.record.val.gflops
+    affordable = [b for b in front.baselines if b.trial.deployable and b.record.val.gflops <= cost]
+    return max(affordable, key=lambda b: (b.record.val.quality, -b.record.val.gflops), default=None)
 
 
 def _row(front: Front, p: FrontPoint, best: FrontPoint | None) -> list[str]:
@@ -110,6 +123,10 @@ def _row(front: Front, p: FrontPoint, best: FrontPoint | None) -> list[str]:
     if best is not None:
         gain = 100 * (p.shown.quality - best.shown.quality)
         cells.append(f"{gain:+.1f} at {100 * p.shown.gflops / best.shown.gflops:.0f} %")
+        rival = _rival(front, p)
+        cells.append(
+            "" if rival is None else f"{100 * (p.shown.quality - rival.shown.quality):+.1f} {rival.name}"
+        )
     return [*cells, knobs_text(p)]
 
 
@@ -214,11 +231,13 @@ def _draw_points(axes: Any, front: Front) -> None:
             axes.annotate(
                 f"knee {p.id}",
                 (p.shown.gflops, 100 * p.shown.quality),
-                xytext=(-6, 9),
+                xytext=(-40, 42),
                 textcoords="offset points",
                 ha="right",
                 fontsize=8,
                 color=_FRONT_COLOUR,
+                arrowprops={"arrowstyle": "-", "color": _FRONT_COLOUR, "linewidth": 0.8},
+                zorder=6,
             )
 
 

@@ -17,6 +17,7 @@ from paretovid.search_spaces.schema import SweepConfig
 from paretovid.trainables.components import family, measure_component
 
 _CLASSES_SHOWN = 12  # of what classifies, in a plan over videos of which nothing is known yet
+_ANCHORS = 2
 
 PICTURE, PAGE, TABLE, DOCUMENT = "front.png", "front.html", "front.txt", "front.json"
 
@@ -42,8 +43,10 @@ class Plan:
             if knob.choices:
                 span = ", ".join(knob_text(choice) for choice in knob.choices)
             lines.append(f"  {name:<12} {span}, cheapest: {knob.cheapest}. {knob.description}")
-        lines.append("first the two anchors (all knobs dearest, all cheapest), then the published settings:")
-        lines += [f"  {point}" for point in self.config.method.published]
+        published = self.config.method.published[: max(0, search.trials - _ANCHORS)]
+        then = ", then the published settings:" if published else ""
+        lines.append(f"first the two anchors (all knobs dearest, all cheapest){then}")
+        lines += [f"  {point}" for point in published]
         lines.append(
             f"{self.baselines} baselines beside them: {', '.join(b.name for b in self.config.baselines)}"
         )

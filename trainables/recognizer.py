@@ -264,7 +264,8 @@ class Recognizer:
             with VideoReader(video, step_seconds=self.description["step_seconds"], name=shown) as reader:
                 return self._look(reader, shown, video_id, setting)
         except (DataError, OSError) as error:
-            return Prediction(path=shown, calls={}, error=" ".join(str(error).split()))
+            said = (getattr(error, "message", None) or str(error), getattr(error, "hint", ""))
+            return Prediction(path=shown, calls={}, error=" ".join(". ".join(filter(None, said)).split()))
 
     def _frame_specs(self, expected: str) -> dict[str, InputSpec]:
         """The expected source's input, and those of others that are single frames and so cheap to keep.

@@ -79,6 +79,11 @@ def read_dataset(
     assembled = assemble(reader(reader_name).read(config), config, root, name=name, map_parallel=map_parallel)
     dataset = dataclasses.replace(assembled.dataset, generator=_generator(reader_name))
     assembled = dataclasses.replace(assembled, dataset=dataset)
+    if before is not None and not {r.path for r in before.records} & {r.path for r in dataset.records}:
+        replaced = (
+            f"{name} was {len(before.records)} other videos until now; data.name=NAME would have kept both"
+        )
+        assembled = dataclasses.replace(assembled, notes=(replaced, *assembled.notes))
     listed = [dataclasses.asdict(each) for each in assembled.left_out]
     write_json(root / LEFT_OUT, {"notes": assembled.notes, "left_out": listed})
     if before != dataset:
