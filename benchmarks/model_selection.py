@@ -887,6 +887,15 @@ def draw_latency(rows: Mapping[str, Mapping[str, float]], path: Path) -> None:
     made.savefig(path)
 
 
+def _rounded(value: Any) -> Any:
+    """Five digits: there are thousands of figures."""
+    if isinstance(value, Mapping):
+        return {key: _rounded(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_rounded(each) for each in value]
+    return float(f"{value:.5g}") if isinstance(value, float) else value
+
+
 def main() -> None:
     """Measures the parts that are asked for, prints their tables, writes results and pictures."""
     parser = argparse.ArgumentParser(
@@ -927,7 +936,9 @@ def main() -> None:
             print_brief(document[part])
         document[part] = {"code_version": code_version(), "measured": document[part]}
         document[part]["dataset"] = prepared.dataset.fingerprint
-        arguments.out.write_text(json.dumps(document, indent=1, allow_nan=False))
+        arguments.out.write_text(
+            json.dumps(_rounded(document), separators=(",", ":"), allow_nan=False) + "\n"
+        )
 
 
 if __name__ == "__main__":
