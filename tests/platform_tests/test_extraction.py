@@ -80,6 +80,12 @@ def writer(videos: Dataset, root: Path, size: int = 4) -> ShardWriter:
     return made
 
 
+def on_machine(name: str, videos: Dataset, bucket: str, root: Path) -> ShardWriter:
+    """A writer into a home in a bucket, from a machine that knows nothing of others."""
+    shared_home._STORES.clear()
+    return writer(videos, shared_home.attach(f"{bucket}/home", root / name) / "features")
+
+
 def pieces(number: int, *lengths: int, error: str = "") -> Iterator[dict[str, Any]]:
     """Rows of a video whose step t has the features [number, t]."""
     first = 0
@@ -142,17 +148,13 @@ def test_what_was_left_out_can_be_taken_back(videos: Dataset, tmp_path: Path) ->
 def test_what_was_left_out_can_be_taken_back_from_a_bucket(
     videos: Dataset, bucket: str, tmp_path: Path
 ) -> None:
-    def on(machine: str) -> ShardWriter:
-        shared_home._STORES.clear()
-        return writer(videos, shared_home.attach(f"{bucket}/home", tmp_path / machine) / "features")
-
     try:
-        first = on("first")
+        first = on_machine("first", videos, bucket, tmp_path)
         for number in range(12):
             for row in pieces(number, 1, error="cut off" if number == 5 else ""):
                 first.add(row)
         assert first.forget_skipped() == 2
-        assert on("second").open_shards() == ([1], 8)
+        assert on_machine("second", videos, bucket, tmp_path).open_shards() == ([1], 8)
     finally:
         shared_home._STORES.clear()
 
@@ -187,16 +189,12 @@ def test_only_the_component_that_lacks_a_shard_gets_it(videos: Dataset, tmp_path
 def test_another_machine_finds_in_the_bucket_what_was_sent(
     videos: Dataset, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def on(machine: str) -> ShardWriter:
-        shared_home._STORES.clear()
-        return writer(videos, shared_home.attach(f"{bucket}/home", tmp_path / machine) / "features")
-
     try:
-        first = on("first")
+        first = on_machine("first", videos, bucket, tmp_path)
         for number in range(10):  # the third shard is not whole
             for row in pieces(number, 1):
                 first.add(row)
-        second = on("second")
+        second = on_machine("second", videos, bucket, tmp_path)
         assert second.open_shards() == ([2], 8)
         assert second.parts["a"] == first.parts["a"] and len(second.parts["b"]) == 4
         for number in range(8, 12):
