@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from paretovid.platform.front import Front, read_front
-from paretovid.platform.report import _curves, front_table, write_html, write_png
+from paretovid.platform.report import _curves, _rival, front_table, write_html, write_png
 from paretovid.platform.testing import synthetic_sweep, write_sweep, write_trial
 
 
@@ -97,3 +97,25 @@ def test_of_a_baseline_with_several_knobs_only_the_best_points_are_joined(tmp_pa
     path.write_text(json.dumps(result))
     joined = _curves(read_front([sweep]))["single_model"]
     assert [p.record.index for p in joined] == [0, 1, 3]
+
+
+def test_a_point_is_held_against_the_best_baseline_that_costs_no_more(tmp_path: Path) -> None:
+    sweep = write_sweep(tmp_path / "s")
+    write_trial(sweep, "t0000", [(0.3, 0.01), (0.6, 0.05)])
+    write_trial(sweep, "uniform", [(0.2, 0.02), (0.9, 0.06)], method="uniform", is_baseline=True)
+    write_trial(sweep, "lstm", [(0.4, 0.04)], method="lstm", is_baseline=True)
+    write_trial(sweep, "oracle", [(1.0, 0.01)], method="oracle", is_baseline=True, deployable=False)
+    front = read_front([sweep])
+    cheap, dear = sorted(front.points, key=lambda p: p.record.val.gflops)
+    assert _rival(front, cheap) is None
+    rival = _rival(front, dear)
+    assert rival is not None and rival.name == "lstm"
+    assert "at equal cost" in front_table(front) and " lstm " in front_table(front)
+
+
+def test_bounds_do_not_move_the_knee(tmp_path: Path) -> None:
+    sweep = write_sweep(tmp_path / "s")
+    write_trial(sweep, "t0000", [(0.1, 0.01), (0.2, 0.02), (0.8, 0.03), (0.85, 0.1), (0.9, 0.2)])
+    whole = read_front([sweep])
+    bounded = read_front([sweep], max_gflops=0.025)
+    assert len(bounded.points) < len(whole.points) and bounded.knee_id == whole.knee_id

@@ -279,6 +279,13 @@ def test_the_manifest_is_written_and_left_alone_if_nothing_changed(folder, tmp_p
     (left_out,) = json.loads((home / LEFT_OUT).read_text())["left_out"]
     assert (left_out["video_id"], left_out["where"]) == ("a.mp4", f"{table}:2")
 
+    elsewhere = dataclasses.replace(config, videos=str(shutil.copytree(folder, tmp_path / "elsewhere")))
+    notes = read_dataset("table", elsewhere, home, name="pets").notes
+    assert "pets had 5 videos in other places until now" in notes[0]
+    assert not any(
+        "other places" in note for note in read_dataset("table", elsewhere, home, name="pets").notes
+    )
+
 
 @pytest.mark.parametrize("is_broken", [False, True])
 def test_a_manifest_of_someone_else_is_never_written_over(folder, tmp_path, is_broken):
