@@ -849,11 +849,17 @@ def draw_classes(document: Mapping[str, Any], path: Path) -> None:
     """Fig. 3c: cost per class; and which member answers which class."""
     made, (left, right) = figure(13, 4.8, 2)
     classes = document["classes"]
-    for place, name in enumerate(classes):
-        each = document["class_cost"][name]
-        x, y = (float(np.mean([r[key] for r in each])) for key in ("gflops", "top1"))
+    dots = {
+        name: tuple(
+            float(np.mean([r[key] for r in document["class_cost"][name]])) for key in ("gflops", "top1")
+        )
+        for name in classes
+    }
+    # Neighbours have their names on different sides.
+    for place, name in enumerate(sorted(classes, key=lambda name: (-round(dots[name][1], 3), dots[name][0]))):
+        x, y = dots[name]
         left.plot(x, 100 * y, "o", color="tab:blue")
-        up = (-14, 4)[place % 2]
+        up = (4, -14)[place % 2]
         left.annotate(name, (x, 100 * y), textcoords="offset points", xytext=(5, up), fontsize=8)
     left.set_xlabel("GFLOPs per video")
     left.set_ylabel("test top-1 (%)")
@@ -871,16 +877,21 @@ def draw_classes(document: Mapping[str, Any], path: Path) -> None:
 def draw_latency(rows: Mapping[str, Mapping[str, float]], path: Path) -> None:
     """Fig. 4b: accuracy against seconds."""
     made, (axes,) = figure(7, 4.4, 1)
-    kinds = {"alone": ("s", "0.3"), "in memory": ("o", "black"), "on demand": ("^", "tab:green")}
+    kinds = {
+        "alone, in memory": ("s", "0.3"),
+        "alone, on demand": ("^", "0.6"),
+        "selected, in memory": ("o", "black"),
+        "selected, on demand": ("^", "tab:green"),
+    }
     for kind, (marker, colour) in kinds.items():
-        dots = [(1000 * r["compute"], 100 * r["top1"]) for name, r in rows.items() if name.endswith(kind)]
-        axes.plot(
-            *zip(*dots, strict=True),
-            marker,
-            color=colour,
-            label=kind,
-            linestyle="-" if kind != "alone" else "",
-        )
+        what, where = kind.split(", ")
+        dots = [
+            (1000 * r["compute"], 100 * r["top1"])
+            for name, r in rows.items()
+            if what in name and name.endswith("on demand") == (where == "on demand")
+        ]
+        line = "-" if what == "selected" else ""
+        axes.plot(*zip(*dots, strict=True), marker, color=colour, label=kind, linestyle=line)
     axes.set_xlabel("compute, ms per video (decoding apart)")
     axes.set_ylabel("top-1 (%)")
     axes.legend(frameon=False)

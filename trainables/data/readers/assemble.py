@@ -80,7 +80,8 @@ def read_dataset(
     dataset = dataclasses.replace(assembled.dataset, generator=_generator(reader_name))
     assembled = dataclasses.replace(assembled, dataset=dataset)
     if before is not None and not {r.path for r in before.records} & {r.path for r in dataset.records}:
-        replaced = f"{name} had {len(before.records)} videos in other places until now; data.name=NAME would have kept both"
+        count = len(before.records)
+        replaced = f"{name} had {count} videos in other places until now; data.name=NAME would have kept both"
         assembled = dataclasses.replace(assembled, notes=(replaced, *assembled.notes))
     listed = [dataclasses.asdict(each) for each in assembled.left_out]
     write_json(root / LEFT_OUT, {"notes": assembled.notes, "left_out": listed})
