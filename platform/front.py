@@ -16,6 +16,7 @@ from typing import Any
 from paretovid.platform.intervals import detection_interval, map_interval, resample_weights
 from paretovid.platform.pareto import Reference, hypervolume, knee, non_dominated
 from paretovid.platform.results import (
+    MAP,
     SPLITS,
     Measurement,
     PointRecord,
@@ -218,9 +219,10 @@ def _cheapest(p: FrontPoint) -> tuple[float, float, bool, str, str]:
 
 
 def _front_indices(points: Sequence[FrontPoint]) -> list[int]:
+    """Places of the points that no other beats on validation, in GFLOPs and the objective; cheapest first."""
     order = sorted(range(len(points)), key=lambda i: _cheapest(points[i]))
     val = [points[i].record.val for i in order]
-    return [order[k] for k in non_dominated([m.gflops for m in val], [m.map for m in val])]
+    return [order[k] for k in non_dominated([m.gflops for m in val], [m.quality for m in val])]
 
 
 def baseline_name(trial: TrialRecord) -> str:
@@ -375,7 +377,7 @@ def _with_intervals(
             key = (trial.folder, record.id)
             few = len(scores.targets) <= ALL_INTERVALS_UP_TO
             if few or trial.is_baseline or key in on_front:
-                made[key] = _interval(scores, record.index, weights)
+                made[key] = _interval(trial, scores, record.index, weights)
 
     def finished(p: FrontPoint) -> FrontPoint:
         key = (p.trial.folder, p.id)
@@ -392,7 +394,13 @@ def _with_intervals(
     return [finished(p) for p in points], [finished(p) for p in baselines]
 
 
-def _interval(scores: Scores, index: int, weights: Any) -> tuple[float, float]:
-    if scores.detections is None or scores.events is None:
+def _interval(trial: TrialRecord, scores: Scores, index: int, weights: Any) -> tuple[float, float]:
+    """Of the trial's objective. Raises `DataError` if its scores lack what that is measured from."""
+    if trial.objective == MAP:
         return map_interval(scores.scores[index], scores.targets, weights)
+    if scores.detections is None or scores.events is None:
+        raise DataError(
+            f"{trial.folder / 'scores.safetensors'} holds no instances, which {trial.objective} is measured from",
+            "Remove the trial's folder and run the sweep under another name=.",
+        )
     return detection_interval(scores.detections[index], scores.events, weights)

@@ -24,7 +24,7 @@ from paretovid.platform.mlflow_store import Store, locked, open_registry, quiet_
 from paretovid.platform.model_card import model_card
 from paretovid.platform.model_package import backbone_folders, write_package
 from paretovid.platform.raw_check import Gate, check_raw_videos
-from paretovid.platform.results import MAP, objective_text
+from paretovid.platform.results import MAP, SPLITS, objective_text
 from paretovid.platform.shared_home import fetch_result
 from paretovid.trainables.errors import ParetovidError, UsageError, unknown_name
 
@@ -106,7 +106,8 @@ def promote(
 def number_gates(point: FrontPoint, max_gflops: float | None) -> list[Gate]:
     """What can be refused without running the model."""
     record = point.record
-    figures = {**record.val.numbers(), **record.test.numbers()}
+    splits = ((split, record.on(split).numbers()) for split in SPLITS)
+    figures = {f"{split}/{name}": value for split, numbers in splits for name, value in numbers.items()}
     bad = [name for name, value in figures.items() if not math.isfinite(value)]
     gates = [
         Gate(name="finite", passed=not bad, detail=f"not finite: {bad}" if bad else "all figures are finite"),

@@ -1,16 +1,23 @@
 """The front of sweeps on disk: chosen on validation, shown on test, exactly as its JSON promises."""
 
+import dataclasses
 import json
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
-from paretovid.platform.front import Front, build_front, choose, read_front
+from paretovid.platform.front import Front, FrontPoint, build_front, choose, read_front
 from paretovid.platform.intervals import map_interval, resample_weights, resampled_maps
+from paretovid.platform.pareto import Reference
+from paretovid.platform.registry import _version_tags, number_gates
 from paretovid.platform.results import read_sweep, read_trial
 from paretovid.platform.testing import synthetic_sweep, write_sweep, write_trial
+from paretovid.platform.tracking_records import near_front, trial_figures
 from paretovid.trainables.errors import DataError, NonFiniteError, UnknownNameError, UsageError
 from paretovid.trainables.metrics import bootstrap_map_interval, mean_average_precision
 
@@ -124,10 +131,6 @@ def test_exactly_one_way_to_choose(front: Front, ways: dict[str, Any]) -> None:
         choose(front, **ways)
 
 
-def test_knee_is_on_the_front(front: Front) -> None:
-    assert choose(front, at_knee=True).on_front
-
-
 def test_several_sweeps_join_and_seeds_are_counted(tmp_path: Path) -> None:
     first, second = write_sweep(tmp_path / "sweeps" / "a"), write_sweep(tmp_path / "sweeps" / "b")
     write_trial(first, "t0000", [(0.3, 0.01)])
@@ -184,3 +187,159 @@ def test_fast_intervals_agree_with_the_plain_bootstrap() -> None:
     assert once[0] == pytest.approx(mean_average_precision(scores, targets), abs=1e-6)
     fast = map_interval(scores, targets, resample_weights(80, 2000))
     assert fast == pytest.approx(bootstrap_map_interval(scores, targets, 2000), abs=0.01)
+
+
+OVERLAP = "map_iou_0.1_0.7"
+Figures = tuple[float, float]
+"""Objective and GFLOPs."""
+VAL: tuple[Figures, ...] = ((0.10, 1.0), (0.60, 2.0), (0.65, 3.0), (0.70, 4.0))
+TEST: tuple[Figures, ...] = ((0.70, 1.5), (0.75, 2.5), (0.90, 3.5), (0.80, 4.5))
+"""The best of validation is not the best of test, and the bend of the front lies elsewhere."""
+
+
+def measured(
+    sweep: Path,
+    trial: str,
+    val: Sequence[Figures] = VAL,
+    test: Sequence[Figures] = TEST,
+    *,
+    objective: str = OVERLAP,
+    **fields: Any,
+) -> Path:
+    """A trial with exactly these figures, whose whole-video mAP says the opposite of its objective."""
+    folder = write_trial(sweep, trial, [(0.3, 0.01)] * len(val), objective=objective, **fields)
+    for split, figures in (("val", val), ("test", test)):
+        for point, (quality, gflops) in enumerate(figures):
+            edited(folder, point, split, **{"map": 1 - quality, objective: quality, "gflops": gflops})
+    if objective != "map":
+        add_instances(folder, len(val))
+    return folder
+
+
+def add_instances(trial: Path, points: int) -> None:
+    """One true instance per video; the detection of point i finds every (i + 1)-th."""
+    tensors = load_file(trial / "scores.safetensors")
+    for split in ("val", "test"):
+        videos = np.arange(len(tensors[f"{split}/targets"]), dtype=np.float64)
+        rows = np.stack([videos, 0 * videos, 0 * videos, 0 * videos + 1, 0 * videos + 1], axis=1)
+        tensors[f"{split}/events"] = rows
+        tensors |= {f"{split}/detections/{i}": rows[:: i + 1] for i in range(points)}
+    save_file(tensors, trial / "scores.safetensors")
+
+
+def localization(tmp_path: Path, name: str = "s", gflops: float = 10.0) -> Path:
+    """An empty sweep whose reference corner lies at this cost."""
+    return write_sweep(tmp_path / "sweeps" / name, {"reference": {OVERLAP: 0.0, "gflops": gflops}})
+
+
+def ids(points: Sequence[FrontPoint]) -> list[str]:
+    return [p.id for p in points]
+
+
+@pytest.mark.parametrize("objective", ["map", OVERLAP])
+def test_the_objective_of_validation_makes_the_front(tmp_path: Path, objective: str) -> None:
+    sweep = localization(tmp_path)
+    measured(sweep, "t0000", (*VAL, (0.5, 2.5)), (*TEST, (0.99, 0.1)), objective=objective)
+    for split in ("val", "test"):
+        front = read_front([sweep], split=split)
+        assert ids(front.front) == [f"t0000-p0{i}" for i in range(4)]
+        assert front.objective == objective
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_knee_and_bounds_are_decided_on_validation_whatever_is_shown(tmp_path: Path, split: str) -> None:
+    sweep = localization(tmp_path)
+    measured(sweep, "t0000")
+    front = read_front([sweep], split=split)
+    assert choose(front, at_knee=True).id == "t0000-p01"
+    assert choose(front, min_map=0.62).id == "t0000-p02"
+    assert choose(front, max_gflops=4.5).id == "t0000-p03"
+    assert ids(read_front([sweep], split=split, min_map=0.62).points) == ["t0000-p02", "t0000-p03"]
+
+
+def test_hypervolume_is_of_the_split_that_is_shown(tmp_path: Path) -> None:
+    sweep = localization(tmp_path)
+    measured(sweep, "t0000")
+    on_val = 0.1 * 9 + 0.5 * 8 + 0.05 * 7 + 0.05 * 6
+    on_test = 0.7 * 8.5 + 0.05 * 7.5 + 0.15 * 6.5  # the fourth is no better than the third there
+    assert read_front([sweep], split="val").hypervolume == pytest.approx(on_val)
+    assert read_front([sweep], split="test").hypervolume == pytest.approx(on_test)
+
+
+def test_the_interval_is_of_the_objective(tmp_path: Path) -> None:
+    sweep = localization(tmp_path)
+    folder = measured(sweep, "t0000")
+    first, second = read_front([sweep]).points[:2]
+    assert first.quality_ci == (1, 1)
+    assert second.quality_ci is not None and 0.3 < second.quality_ci[0] < 0.5 < second.quality_ci[1] < 0.7
+    tensors = load_file(folder / "scores.safetensors")
+    save_file({k: v for k, v in tensors.items() if "events" not in k}, folder / "scores.safetensors")
+    with pytest.raises(DataError, match="no instances"):
+        read_front([sweep])
+
+
+def test_honest_and_published_costs_do_not_join(tmp_path: Path) -> None:
+    sweep = localization(tmp_path)
+    measured(sweep, "t0000")
+    measured(sweep, "t0001", accounting="paper")
+    with pytest.raises(UsageError, match="accounting"):
+        read_front([sweep])
+
+
+def test_an_oracle_is_never_on_a_front_of_baselines(tmp_path: Path) -> None:
+    sweep = localization(tmp_path)
+    better = [(quality + 0.1, gflops / 2) for quality, gflops in VAL]
+    measured(sweep, "b0000", method="uniform")
+    measured(sweep, "b0001", better, better, method="oracle")
+    front = read_front([sweep])
+    assert {p.trial.method for p in front.points} == {"uniform"} and len(front.front) == 4
+    assert {p.trial.method for p in front.baselines} == {"uniform", "oracle"}
+
+
+def test_the_sweep_before_a_points_id_says_whose_it_is(tmp_path: Path) -> None:
+    first, second = localization(tmp_path, "a"), localization(tmp_path, "b")
+    measured(first, "t0000")
+    measured(second, "t0000")
+    front = read_front([first, second])
+    for sweep in ("a", "b"):
+        assert choose(front, point=f"{sweep}/t0000-p01").trial.sweep == sweep
+    with pytest.raises(UnknownNameError):
+        choose(front, point="c/t0000-p01")
+
+
+def test_several_sweeps_are_measured_from_the_largest_of_their_corners(tmp_path: Path) -> None:
+    folders = [localization(tmp_path, "a", 5.0), localization(tmp_path, "b", 20.0)]
+    for folder in folders:
+        measured(folder, "t0000")
+    for order in (folders, folders[::-1]):
+        assert read_front(order).reference == Reference(quality=0.0, gflops=20.0)
+
+
+def test_tags_and_figures_of_a_chosen_point_are_the_objective_on_test(tmp_path: Path) -> None:
+    sweep = localization(tmp_path)
+    measured(sweep, "t0000")
+    for split in ("val", "test"):
+        point = choose(read_front([sweep], split=split), point="t0000-p01")
+        tags = _version_tags(point, [], "digest")
+        assert (tags[f"paretovid.{OVERLAP}"], tags["paretovid.gflops"]) == ("0.75", "2.5")
+        assert tags["paretovid.objective"] == OVERLAP and "paretovid.map" not in tags
+        figures = trial_figures(point.record.val, point.record.test)
+        assert (figures[OVERLAP], figures["gflops"], figures[f"val/{OVERLAP}"]) == (0.75, 2.5, 0.6)
+        assert "map" not in figures
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_figure_that_is_not_finite_fails_its_gate_on_either_split(front: Front, split: str) -> None:
+    point = front.front[0]
+    (finite, _) = number_gates(point, None)
+    assert finite.passed
+    damaged = dataclasses.replace(point.record.on(split), top1=math.nan)
+    record = dataclasses.replace(point.record, **{split: damaged})  # type: ignore[arg-type]
+    (finite, _) = number_gates(dataclasses.replace(point, record=record), None)
+    assert not finite.passed and finite.detail == f"not finite: ['{split}/top1']"
+
+
+def test_what_is_near_the_front_is_near_by_the_objective_on_validation(tmp_path: Path) -> None:
+    sweep = localization(tmp_path)
+    measured(sweep, "t0000", (*VAL, (0.595, 2.5), (0.5, 2.6)), (*TEST, (0.1, 2.5), (0.99, 2.6)))
+    assert ids(near_front(read_front([sweep]))) == [f"t0000-p0{i}" for i in range(5)]
