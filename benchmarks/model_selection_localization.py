@@ -152,8 +152,8 @@ def evaluators(folder: Path, seed: int) -> dict[str, dict[str, float]]:
     rows: dict[str, dict[str, float]] = {}
     for name in ("appearance-only", "motion-only", "two-stream", "soft-0.4"):
         scores = read_scores(read_trial(folder / f"{name}-s{seed}"), "test")
-        assert scores.detections is not None and scores.events is not None
-        rows[name] = {e: map_iou(scores.detections[0], scores.events, evaluator=e)[MAP] for e in EVALUATORS}
+        assert scores.detections is not None and scores.truth is not None
+        rows[name] = {e: map_iou(scores.detections[0], scores.truth, evaluator=e)[MAP] for e in EVALUATORS}
     return rows
 
 

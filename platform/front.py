@@ -398,9 +398,9 @@ def _interval(trial: TrialRecord, scores: Scores, index: int, weights: Any) -> t
     """Of the trial's objective. Raises `DataError` if its scores lack what that is measured from."""
     if trial.objective == MAP:
         return map_interval(scores.scores[index], scores.targets, weights)
-    if scores.detections is None or scores.events is None:
+    if scores.detections is None or scores.truth is None:
         raise DataError(
             f"{trial.folder / 'scores.safetensors'} holds no instances, which {trial.objective} is measured from",
             "Remove the trial's folder and run the sweep under another name=.",
         )
-    return detection_interval(scores.detections[index], scores.events, weights)
+    return detection_interval(scores.detections[index], scores.truth, weights)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from paretovid.trainables.detection import THUMOS_THRESHOLDS, Detections, Truth, resampled_map_iou
+from paretovid.trainables.detection import THUMOS_THRESHOLDS, Detections, GroundTruth, resampled_map_iou
 
 Floats = NDArray[np.float64]
 
@@ -56,9 +56,9 @@ def map_interval(
 
 
 def detection_interval(
-    detections: Detections, events: Truth, weights: NDArray[np.float32], level: float = 0.95
+    detections: Detections, truth: GroundTruth, weights: NDArray[np.float32], level: float = 0.95
 ) -> tuple[float, float]:
     """Percentile interval (low, high) over videos of the mAP over overlaps of 0.1 to 0.7 (`map_iou_0.1_0.7`)."""
-    values = resampled_map_iou(detections, events, THUMOS_THRESHOLDS, weights)
+    values = resampled_map_iou(detections, truth, THUMOS_THRESHOLDS, weights)
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

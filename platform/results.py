@@ -16,7 +16,7 @@ from safetensors import safe_open
 from paretovid.platform.pareto import Reference
 from paretovid.platform.shared_home import refresh_sweep, refresh_sweeps
 from paretovid.trainables.data.dataset import Event
-from paretovid.trainables.detection import Detection
+from paretovid.trainables.detection import Detection, GroundTruth
 from paretovid.trainables.errors import DataError, NonFiniteError, UnknownNameError, UsageError, unknown_name
 
 SPLITS = ("val", "test")
@@ -161,8 +161,8 @@ class Scores:
     """`[N, C]`"""
     detections: tuple[tuple[tuple[Detection, ...], ...], ...] | None = None
     """Of localization: P points, N videos."""
-    events: tuple[tuple[Event, ...], ...] | None = None
-    """Of localization: N videos' true instances."""
+    truth: GroundTruth | None = None
+    """Of localization: what the N videos' detections were measured against."""
 
 
 def read_sweep(folder: Path) -> SweepRecord:
@@ -203,36 +203,46 @@ def read_scores(trial: TrialRecord, split: str) -> Scores:
     try:
         with safe_open(path, framework="np") as file:
             values = {name: file.get_tensor(f"{split}/{name}") for name in ("scores", "gflops", "targets")}
-            found, events = _instances(file, split, *values["scores"].shape[:2])
+            found, truth = _instances(file, split, *values["scores"].shape[:2])
     except Exception as error:  # safetensors raises its own type, a subclass of Exception
         raise DataError(
             f"{path} cannot be read: {error}",
             "Remove the trial's folder and run the sweep under another name=.",
         ) from error
     arrays = {name: np.asarray(value, dtype=np.float64) for name, value in values.items()}
-    return Scores(**arrays, detections=found, events=events)
+    return Scores(**arrays, detections=found, truth=truth)
 
 
-def _instances(file: Any, split: str, num_points: int, num_videos: int) -> tuple[Any, Any]:
-    """Detections of each point and true instances, `(None, None)` of a trial that has none."""
+def _instances(
+    file: Any, split: str, num_points: int, num_videos: int
+) -> tuple[tuple[tuple[tuple[Detection, ...], ...], ...] | None, GroundTruth | None]:
+    """Detections of each point and what they were measured against, `(None, None)` of a trial that has none.
+
+    Scores of earlier versions hold no ambiguous segments: those trials were measured without them.
+    """
     names = set(file.keys())
     if f"{split}/events" not in names:
         return None, None
 
     def by_video(name: str, make: Any) -> tuple[tuple[Any, ...], ...]:
         videos: list[list[Any]] = [[] for _ in range(num_videos)]
-        for video, label, start, end, score in file.get_tensor(name).tolist():
-            videos[int(video)].append(make(int(label), start, end, score))
+        for video, *row in file.get_tensor(name).tolist():
+            videos[int(video)].append(make(*row))
         return tuple(tuple(found) for found in videos)
 
-    def event(label: int, start: float, end: float, _: float) -> Event:
-        return Event(label=label, start_seconds=start, end_seconds=end)
+    def event(label: float, start: float, end: float, _: float) -> Event:
+        return Event(label=int(label), start_seconds=start, end_seconds=end)
 
-    def detection(label: int, start: float, end: float, score: float) -> Detection:
-        return Detection(label=label, start_seconds=start, end_seconds=end, score=score)
+    def detection(label: float, start: float, end: float, score: float) -> Detection:
+        return Detection(label=int(label), start_seconds=start, end_seconds=end, score=score)
+
+    def segment(start: float, end: float) -> tuple[float, float]:
+        return start, end
 
     points = tuple(by_video(f"{split}/detections/{i}", detection) for i in range(num_points))
-    return points, by_video(f"{split}/events", event)
+    has_ambiguous = f"{split}/ambiguous" in names
+    ambiguous = by_video(f"{split}/ambiguous", segment) if has_ambiguous else ((),) * num_videos
+    return points, GroundTruth(events=by_video(f"{split}/events", event), ambiguous=ambiguous)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

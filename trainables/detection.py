@@ -3,19 +3,20 @@
 mAP of detections is not one number (one evaluator gives up to six points more than another on the same
 detections), so every result names the one that made it:
 
-* `thumos_11_point`: THUMOS'14 as first published (`TH14evalDet`). In each video, and for each true instance in
+* `thumos_11_point`: THUMOS'14 as first released (`TH14evalDet`). In each video, and for each true instance in
   the given order, the unassigned detection of the largest overlap is right if the overlap is *above* the
-  threshold. What is wrong and touches an ambiguous segment is dropped; what is right never is. AP is the mean of
-  the best precision at recalls of at least 0, 0.1, ..., 1.
-* `thumos`: the same assignment with the AP of its update (`TH14evalDet_Updated`): the mean over all true
-  instances of the precision at the detection that found them. The objective of our localization methods.
+  threshold. What is wrong and touches an ambiguous segment is dropped; what is right never is. Of equal scores the
+  right detections of all videos come before the wrong ones: it joins a list of each. AP is the mean of the best
+  precision at recalls of at least 0, 0.1, ..., 1.
+* `thumos`: its update (`TH14evalDet_Updated`). The same assignment and the same rule for ambiguous segments; of equal
+  scores the order of the videos counts, and in a video the given order. AP is the mean over all true instances of
+  the precision at the detection that found them. The objective of our localization methods.
 * `activitynet`: detections in descending order of their scores over all videos; each takes the free instance of
-  the largest overlap that *reaches* the threshold. AP of the interpolated precision (VOC 2011). Knows no
-  ambiguous segments.
+  the largest overlap that *reaches* the threshold. Of equal scores the order of the videos counts, and in a video
+  the given order. AP of the interpolated precision (VOC 2011). Knows no ambiguous segments.
 
-Overlap is intersection over union. Of equal scores the earlier one comes first: in the order of the videos, in a
-video the right ones before the wrong ones with THUMOS (as its lists are joined), as given with ActivityNet. A class
-without a true instance has no AP and is left out of the mean. N videos, C classes, K thresholds, R resamples.
+Overlap is intersection over union. A class without a true instance has no AP and is left out of the mean. N videos,
+C classes, K thresholds, R resamples.
 """
 
 from __future__ import annotations
@@ -56,6 +57,19 @@ Segments = Sequence[Sequence[tuple[float, float]]]
 """Per video: start and end in seconds."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GroundTruth:
+    """What the detections of N videos are measured against.
+
+    One thing, not two: an evaluator that hears of the instances alone calls wrong what the data set leaves open.
+    """
+
+    events: Truth
+    """True instances."""
+    ambiguous: Segments
+    """Where nobody can tell: a wrong detection that touches one counts neither way with THUMOS'14."""
+
+
 def map_iou_name(thresholds: Sequence[float]) -> str:
     """What the mean over these thresholds is called: `map_iou_0.1_0.7`, or `map_iou_0.5` for one."""
     ends = [thresholds[0]] if len(thresholds) == 1 else [thresholds[0], thresholds[-1]]
@@ -72,6 +86,17 @@ def clipped(events: Sequence[Event], duration_seconds: float) -> tuple[Event, ..
         )
         for event in events
         if event.start_seconds < duration_seconds and event.end_seconds > 0
+    )
+
+
+def clipped_segments(
+    segments: Sequence[tuple[float, float]], duration_seconds: float
+) -> tuple[tuple[float, float], ...]:
+    """The same of segments: (start, end) in seconds."""
+    return tuple(
+        (max(0.0, start), min(end, duration_seconds))
+        for start, end in segments
+        if start < duration_seconds and end > 0
     )
 
 
@@ -93,10 +118,9 @@ class Judged:
 
 def judge(
     detections: Detections,
-    truth: Truth,
+    truth: GroundTruth,
     thresholds: Sequence[float],
     evaluator: Evaluator = "thumos",
-    ambiguous: Segments | None = None,
 ) -> dict[int, Judged]:
     """Class to its detections, judged; only classes with a true instance.
 
@@ -104,36 +128,35 @@ def judge(
     `UnknownNameError` for another evaluator, `NonFiniteError` for a NaN, `DataError` for a detection or an event
     that ends before it starts, and if no video has an instance.
     """
-    _check(detections, truth, thresholds, evaluator, ambiguous)
-    labels = sorted({event.label for events in truth for event in events})
+    _check(detections, truth, thresholds, evaluator)
+    labels = sorted({event.label for events in truth.events for event in events})
     if not labels:
         raise DataError("no video has a true instance", "The mAP of detections needs events in the manifest.")
-    return {
-        label: _judge_class(label, detections, truth, thresholds, evaluator, ambiguous) for label in labels
-    }
+    return {label: _judge_class(label, detections, truth, thresholds, evaluator) for label in labels}
 
 
 def _judge_class(
     label: int,
     detections: Detections,
-    truth: Truth,
+    truth: GroundTruth,
     thresholds: Sequence[float],
     evaluator: Evaluator,
-    ambiguous: Segments | None,
 ) -> Judged:
     limits = np.asarray(thresholds, dtype=np.float64)
     videos: list[int] = []
     scores: list[float] = []
     right: list[NDArray[np.bool_]] = []
     counted: list[NDArray[np.bool_]] = []
-    for video, (found, events) in enumerate(zip(detections, truth, strict=True)):
+    for video, (found, events, segments) in enumerate(
+        zip(detections, truth.events, truth.ambiguous, strict=True)
+    ):
         mine = sorted((d for d in found if d.label == label), key=lambda d: -d.score)
         if not mine:
             continue
         spans = np.array([(d.start_seconds, d.end_seconds) for d in mine])
         true = np.array([(e.start_seconds, e.end_seconds) for e in events if e.label == label]).reshape(-1, 2)
         hits = _assign(overlaps(true, spans), limits, evaluator)
-        vague = np.asarray(ambiguous[video] if ambiguous else [], dtype=np.float64).reshape(-1, 2)
+        vague = np.asarray(segments, dtype=np.float64).reshape(-1, 2)
         touched = (overlaps(vague, spans) > 0).any(axis=0) & (evaluator != "activitynet")
         videos += [video] * len(mine)
         scores += [d.score for d in mine]
@@ -145,8 +168,10 @@ def _judge_class(
         videos=np.array(videos, dtype=np.int64),
         right=flags,
         counted=np.concatenate([empty, *counted], axis=1),
-        order=_ranked(np.array(scores), np.array(videos), flags, evaluator),
-        instances=np.array([sum(e.label == label for e in events) for events in truth], dtype=np.int64),
+        order=_ranked(np.array(scores), flags, evaluator),
+        instances=np.array(
+            [sum(e.label == label for e in events) for events in truth.events], dtype=np.int64
+        ),
     )
 
 
@@ -178,32 +203,29 @@ def _assign(overlap: Floats, limits: Floats, evaluator: Evaluator) -> NDArray[np
     return right
 
 
-def _ranked(
-    scores: Floats, videos: NDArray[np.int64], right: NDArray[np.bool_], evaluator: Evaluator
-) -> NDArray[np.int64]:
-    """`[K, D]`: the order of all videos' detections at each threshold."""
-    if evaluator == "activitynet":
-        return np.tile(np.argsort(-scores, kind="stable"), (len(right), 1))
-    return np.stack([np.lexsort((~hits, videos, -scores)) for hits in right])
+def _ranked(scores: Floats, right: NDArray[np.bool_], evaluator: Evaluator) -> NDArray[np.int64]:
+    """`[K, D]`: the order of all videos' detections at each threshold. They come video by video, each by score."""
+    if evaluator == "thumos_11_point":
+        return np.stack([np.lexsort((~hits, -scores)) for hits in right])
+    return np.tile(np.argsort(-scores, kind="stable"), (len(right), 1))
 
 
 def _check(
     detections: Detections,
-    truth: Truth,
+    truth: GroundTruth,
     thresholds: Sequence[float],
     evaluator: str,
-    ambiguous: Segments | None,
 ) -> None:
     if evaluator not in EVALUATORS:
         raise unknown_name("detection evaluator", evaluator, EVALUATORS)
     if not thresholds or not all(0 < threshold < 1 for threshold in thresholds):
         raise UsageError(f"overlap thresholds cannot be {list(thresholds)}", "Give numbers between 0 and 1.")
-    lengths = {len(detections), len(truth), *([len(ambiguous)] if ambiguous is not None else [])}
+    lengths = {len(detections), len(truth.events), len(truth.ambiguous)}
     if len(lengths) != 1:
         raise UsageError(f"lists of {sorted(lengths)} videos do not compare", "One entry per video in each.")
     spans = [(d.start_seconds, d.end_seconds) for found in detections for d in found]
-    spans += [(e.start_seconds, e.end_seconds) for events in truth for e in events]
-    spans += [span for each in ambiguous or () for span in each]
+    spans += [(e.start_seconds, e.end_seconds) for events in truth.events for e in events]
+    spans += [span for each in truth.ambiguous for span in each]
     scores = [d.score for found in detections for d in found]
     if not (np.isfinite(np.array(spans)).all() and np.isfinite(np.array(scores)).all()):
         raise NonFiniteError("an interval or a score is not finite", "The training diverged; lower the rate.")
@@ -237,20 +259,19 @@ def average_precision(judged: Judged, evaluator: Evaluator = "thumos") -> Floats
 
 def map_iou(
     detections: Detections,
-    truth: Truth,
+    truth: GroundTruth,
     thresholds: Sequence[float] = THUMOS_THRESHOLDS,
     evaluator: Evaluator = "thumos",
-    ambiguous: Segments | None = None,
 ) -> dict[str, float]:
     """mAP at each threshold (`map_iou_0.5`) and their mean (`map_iou_0.1_0.7`), fractions. Raises as `judge`."""
-    judged = judge(detections, truth, thresholds, evaluator, ambiguous)
+    judged = judge(detections, truth, thresholds, evaluator)
     each = np.mean([average_precision(j, evaluator) for j in judged.values()], axis=0)
     named = {map_iou_name([t]): float(value) for t, value in zip(thresholds, each, strict=True)}
     return {map_iou_name(thresholds): float(each.mean()), **named}
 
 
 def resampled_map_iou(
-    detections: Detections, truth: Truth, thresholds: Sequence[float], weights: NDArray[np.floating]
+    detections: Detections, truth: GroundTruth, thresholds: Sequence[float], weights: NDArray[np.floating]
 ) -> Floats:
     """`[R]`: the mean over the thresholds of the `thumos` mAP under each row of `weights [R, N]`.
 
@@ -267,7 +288,8 @@ def resampled_map_iou(
         seen: NDArray[np.int64] | None = None
         for k, order in enumerate(one.order):
             kept = order[one.counted[k, order]]
-            if seen is None or not np.array_equal(seen, kept):  # it differs only where scores are tied
+            # It differs only where ambiguous ones are dropped.
+            if seen is None or not np.array_equal(seen, kept):
                 seen, mine = kept, drawn[:, kept]
                 # Half of its own copies stand before a copy.
                 middle = (mine + 1) / 2

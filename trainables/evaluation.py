@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -12,9 +12,17 @@ import torch
 from numpy.typing import NDArray
 
 from paretovid.trainables.cost import CostTable, deterministic_eval
-from paretovid.trainables.data.dataset import Dataset, Event, VideoRecord
+from paretovid.trainables.data.dataset import Dataset, VideoRecord
 from paretovid.trainables.data.features import FeatureSplit
-from paretovid.trainables.detection import THUMOS_THRESHOLDS, Detection, clipped, map_iou, map_iou_name
+from paretovid.trainables.detection import (
+    THUMOS_THRESHOLDS,
+    Detection,
+    GroundTruth,
+    clipped,
+    clipped_segments,
+    map_iou,
+    map_iou_name,
+)
 from paretovid.trainables.errors import DataError
 from paretovid.trainables.method import Method, Outcome, Setting, Task
 from paretovid.trainables.metrics import (
@@ -55,22 +63,22 @@ class Measured:
         targets: NDArray[Any],
         num_steps: NDArray[np.int64],
         used_above: int = CHEAPEST,
-        events: tuple[tuple[Event, ...], ...] | None = None,
+        instances: GroundTruth | None = None,
         dataset: Dataset | None = None,
     ) -> dict[str, Any]:
         """The figures of an operating point: all mAP variants, top-1, cost and usage.
 
         Arguments:
             used_above: decisions above this count as usage; 0 for a method of one source, which has no cheaper one.
-            events: N videos' true instances; with detections, their mAP over overlaps (`thumos`) comes first.
+            instances: of the N videos; with detections, their mAP over overlaps (`thumos`) comes first.
             dataset: one with several labels a video has the figures of its own evaluation as well.
         """
         usage = (self.decisions > used_above).sum(axis=1) / num_steps
         scores = self.scores.astype(np.float64)
         quality = {METRIC_NAMES[v]: mean_average_precision(scores, targets, v) for v in VARIANTS}
         if self.detections is not None:
-            assert events is not None, "detections are measured against the true instances"
-            quality = {**map_iou(self.detections, events), **quality}
+            assert instances is not None, "detections are measured against the true instances"
+            quality = {**map_iou(self.detections, instances), **quality}
         if dataset is not None and dataset.multi_label:
             quality |= multi_label_figures(scores, targets, dataset)
         return {
@@ -173,15 +181,21 @@ def _joined_detections(outcomes: list[Outcome]) -> tuple[tuple[Detection, ...], 
     return tuple(found)
 
 
-def true_instances(dataset: Dataset, records: Iterable[VideoRecord]) -> tuple[tuple[Event, ...], ...]:
-    """True instances of each video, cut to its length. Raises `DataError` if not one video has any."""
+def true_instances(dataset: Dataset, records: Sequence[VideoRecord]) -> GroundTruth:
+    """True instances and ambiguous segments of each video, cut to its length.
+
+    Raises `DataError` if not one video has an instance.
+    """
     events = tuple(clipped(record.events, record.duration_seconds) for record in records)
     if not any(events):
         raise DataError(
             f"{dataset.name} says of no video when something happens",
             "Localization is measured against the `events` of the manifest's videos (docs/data.md).",
         )
-    return events
+    return GroundTruth(
+        events=events,
+        ambiguous=tuple(clipped_segments(r.ambiguous, r.duration_seconds) for r in records),
+    )
 
 
 def _calls(outcome: Outcome, name: str) -> NDArray[np.int64]:

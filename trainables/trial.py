@@ -26,7 +26,7 @@ from paretovid.trainables.components import measure_component
 from paretovid.trainables.cost import CostTable, check_accounting
 from paretovid.trainables.data.dataset import Dataset, Event, VideoRecord, load_dataset
 from paretovid.trainables.data.features import FeatureSplit, FeatureStore, load_padded
-from paretovid.trainables.detection import Detection
+from paretovid.trainables.detection import Detection, GroundTruth, Segments
 from paretovid.trainables.errors import NonFiniteError, UsageError
 from paretovid.trainables.evaluation import (
     CHEAPEST,
@@ -423,12 +423,12 @@ def _evaluate(
         settings = [{**natural, **config.inference_setting}]
     measured: dict[str, list[Measured]] = {}
     truth: dict[str, FeatureSplit] = {}
-    events: dict[str, tuple[tuple[Event, ...], ...]] = {}
+    instances: dict[str, GroundTruth] = {}
     for name in EVALUATED_SPLITS:
         splits = list(data.batches(name))
         truth[name] = _concatenated(splits)
         if method.task == "localization":
-            events[name] = true_instances(data.dataset, data.records(name))
+            instances[name] = true_instances(data.dataset, data.records(name))
         answered = (
             (
                 split,
@@ -446,7 +446,9 @@ def _evaluate(
         )
         measured[name] = measure(answered, costs, max_steps=max(s.mask.shape[1] for s in splits))
     kept = _distinct(measured)
-    _write_scores(Path(config.output), {n: [measured[n][i] for i in kept] for n in measured}, truth, events)
+    _write_scores(
+        Path(config.output), {n: [measured[n][i] for i in kept] for n in measured}, truth, instances
+    )
     return [
         {
             "id": f"{config.trial}-p{place:02d}",
@@ -457,7 +459,7 @@ def _evaluate(
                     truth[name].targets.numpy(),
                     truth[name].num_steps.numpy(),
                     used_above=min(CHEAPEST, len(method.looks()) - 2),
-                    events=events.get(name),
+                    instances=instances.get(name),
                     dataset=data.dataset,
                 )
                 for name in EVALUATED_SPLITS
@@ -491,7 +493,8 @@ def _natural(method: Method, data: _Data, config: TrialConfig, result: Mapping[s
     )
     (measured,) = measure(answered, costs, max_steps=max(s.mask.shape[1] for s in splits))
     truth = _concatenated(splits)
-    return measured.metrics(truth.targets.numpy(), truth.num_steps.numpy())
+    instances = true_instances(data.dataset, data.records("val")) if method.task == "localization" else None
+    return measured.metrics(truth.targets.numpy(), truth.num_steps.numpy(), instances=instances)
 
 
 def _while_wanted(splits: list[FeatureSplit], context: TrialContext) -> Iterator[FeatureSplit]:
@@ -526,7 +529,7 @@ def _write_scores(
     folder: Path,
     measured: Mapping[str, list[Measured]],
     truth: Mapping[str, FeatureSplit],
-    events: Mapping[str, tuple[tuple[Event, ...], ...]],
+    instances: Mapping[str, GroundTruth],
 ) -> None:
     tensors: dict[str, Tensor] = {}
     for name, points in measured.items():
@@ -535,8 +538,9 @@ def _write_scores(
         tensors[f"{name}/decisions"] = torch.from_numpy(np.stack([point.decisions for point in points]))
         tensors[f"{name}/targets"] = truth[name].targets
         tensors[f"{name}/num_steps"] = truth[name].num_steps
-        if name in events:
-            tensors[f"{name}/events"] = _rows(events[name])
+        if name in instances:
+            tensors[f"{name}/events"] = _rows(instances[name].events)
+            tensors[f"{name}/ambiguous"] = _segment_rows(instances[name].ambiguous)
             for i, point in enumerate(points):
                 tensors[f"{name}/detections/{i}"] = _rows(point.detections or ())
     folder.mkdir(parents=True, exist_ok=True)
@@ -557,6 +561,12 @@ def _rows(videos: Sequence[Sequence[Event | Detection]]) -> Tensor:
         for each in found
     ]
     return torch.tensor(rows, dtype=torch.float64).reshape(-1, 5)
+
+
+def _segment_rows(videos: Segments) -> Tensor:
+    """`[rows, 3]` float64: the video's place, start and end in seconds."""
+    rows = [(place, start, end) for place, found in enumerate(videos) for start, end in found]
+    return torch.tensor(rows, dtype=torch.float64).reshape(-1, 3)
 
 
 def _write(folder: Path, result: Mapping[str, Any], method: Method) -> None:

@@ -12,12 +12,19 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from paretovid.platform.front import Front, FrontPoint, build_front, choose, read_front
-from paretovid.platform.intervals import map_interval, resample_weights, resampled_maps
+from paretovid.platform.intervals import (
+    detection_interval,
+    map_interval,
+    resample_weights,
+    resampled_maps,
+)
 from paretovid.platform.pareto import Reference
 from paretovid.platform.registry import _version_tags, number_gates
 from paretovid.platform.results import read_sweep, read_trial
 from paretovid.platform.testing import synthetic_sweep, write_sweep, write_trial
 from paretovid.platform.tracking_records import near_front, trial_figures
+from paretovid.trainables.data.dataset import Event
+from paretovid.trainables.detection import Detection, GroundTruth
 from paretovid.trainables.errors import DataError, NonFiniteError, UnknownNameError, UsageError
 from paretovid.trainables.metrics import bootstrap_map_interval, mean_average_precision
 
@@ -193,8 +200,8 @@ OVERLAP = "map_iou_0.1_0.7"
 Figures = tuple[float, float]
 """Objective and GFLOPs."""
 VAL: tuple[Figures, ...] = ((0.10, 1.0), (0.60, 2.0), (0.65, 3.0), (0.70, 4.0))
-TEST: tuple[Figures, ...] = ((0.70, 1.5), (0.75, 2.5), (0.90, 3.5), (0.80, 4.5))
-"""The best of validation is not the best of test, and the bend of the front lies elsewhere."""
+TEST: tuple[Figures, ...] = ((0.70, 1.5), (0.75, 2.5), (0.90, 3.5), (0.80, 3.25))
+"""Neither the best nor the dearest of validation is that of test, and the bend of the front lies elsewhere."""
 
 
 def measured(
@@ -254,14 +261,14 @@ def test_knee_and_bounds_are_decided_on_validation_whatever_is_shown(tmp_path: P
     assert choose(front, at_knee=True).id == "t0000-p01"
     assert choose(front, min_map=0.62).id == "t0000-p02"
     assert choose(front, max_gflops=4.5).id == "t0000-p03"
-    assert ids(read_front([sweep], split=split, min_map=0.62).points) == ["t0000-p02", "t0000-p03"]
+    assert set(ids(read_front([sweep], split=split, min_map=0.62).points)) == {"t0000-p02", "t0000-p03"}
 
 
 def test_hypervolume_is_of_the_split_that_is_shown(tmp_path: Path) -> None:
     sweep = localization(tmp_path)
     measured(sweep, "t0000")
     on_val = 0.1 * 9 + 0.5 * 8 + 0.05 * 7 + 0.05 * 6
-    on_test = 0.7 * 8.5 + 0.05 * 7.5 + 0.15 * 6.5  # the fourth is no better than the third there
+    on_test = 0.7 * 8.5 + 0.05 * 7.5 + 0.05 * 6.75 + 0.1 * 6.5
     assert read_front([sweep], split="val").hypervolume == pytest.approx(on_val)
     assert read_front([sweep], split="test").hypervolume == pytest.approx(on_test)
 
@@ -276,6 +283,18 @@ def test_the_interval_is_of_the_objective(tmp_path: Path) -> None:
     save_file({k: v for k, v in tensors.items() if "events" not in k}, folder / "scores.safetensors")
     with pytest.raises(DataError, match="no instances"):
         read_front([sweep])
+
+
+def test_the_interval_leaves_ambiguous_segments_out() -> None:
+    found = (Detection(label=0, start_seconds=20, end_seconds=30, score=2.0),)
+    found += (Detection(label=0, start_seconds=0, end_seconds=10, score=1.0),)
+    events = (Event(label=0, start_seconds=0, end_seconds=10),)
+    weights = resample_weights(4, 50)
+    vague, plain = (
+        detection_interval([found] * 4, GroundTruth(events=[events] * 4, ambiguous=[each] * 4), weights)
+        for each in ([(29.0, 40.0)], [])
+    )
+    assert vague == (1, 1) and plain[1] < 0.5
 
 
 def test_honest_and_published_costs_do_not_join(tmp_path: Path) -> None:

@@ -43,11 +43,11 @@ def test_a_trial_measures_its_instances_against_the_true_ones(home: Home) -> Non
         assert trial.objective == NAME
         for split in ("val", "test"):
             scores = read_scores(trial, split)
-            assert scores.detections is not None and scores.events is not None
-            assert any(scores.events) and len(scores.detections) == len(trial.points)
+            assert scores.detections is not None and scores.truth is not None
+            assert any(scores.truth.events) and len(scores.detections) == len(trial.points)
             for point in trial.points:
                 measured = point.on(split)
-                again = map_iou(scores.detections[point.index], scores.events)
+                again = map_iou(scores.detections[point.index], scores.truth)
                 assert measured.overlaps == pytest.approx(again) and len(again) == 1 + len(THUMOS_THRESHOLDS)
                 assert measured.quality == measured.overlaps[NAME] != measured.map
 
@@ -175,4 +175,4 @@ def test_a_set_without_events_is_refused_before_training(home: Home, tmp_path: P
     with pytest.raises(DataError, match="when something happens"):
         true_instances(dataset, blind)
     some = true_instances(dataset, [*dataset.split("val")[:1], *blind])
-    assert some[0] and not any(some[1:])
+    assert some.events[0] and not any(some.events[1:])

@@ -13,7 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from paretovid.platform.results import read_scores, read_trial
 from paretovid.platform.testing import localization_home, small_home
+from paretovid.trainables.data.dataset import load_dataset, save_manifest
+from paretovid.trainables.detection import map_iou
 from paretovid.trainables.errors import NonFiniteError, StaleFeaturesError, UsageError
 from paretovid.trainables.methods import method_class, method_config, method_names
 from paretovid.trainables.trial import (
@@ -142,6 +145,31 @@ def test_localization_repeats_itself(untrimmed, tmp_path, method):
     assert first["objective"] == "map_iou_0.1_0.7" and "map_iou_0.5" in first["points"][0]["test"]
     run(untrimmed, tmp_path / "c", method=method, seed=1)
     assert not same_weights(tmp_path / "a", tmp_path / "c")
+
+
+def test_ambiguous_segments_of_the_manifest_reach_figures_scores_and_remarks(untrimmed, tmp_path):
+    shutil.copytree(untrimmed.dataset, tmp_path / "vague")
+    dataset = load_dataset(tmp_path / "vague")
+    records = [dataclasses.replace(record, ambiguous=((0.0, 1e3),)) for record in dataset.records]
+    save_manifest(dataclasses.replace(dataset, records=tuple(records)))
+    config = dataclasses.replace(untrimmed, method="motion_only")
+    plain = run(config, tmp_path / "a")["points"][0]
+    vague = run(config, tmp_path / "b", dataset=str(dataset.root))["points"][0]
+    for split in ("val", "test"):
+        scores = read_scores(read_trial(tmp_path / "b"), split)
+        assert scores.truth is not None and scores.detections is not None
+        lengths = [record.duration_seconds for record in dataset.split(split)]
+        assert scores.truth.ambiguous == tuple(((0.0, length),) for length in lengths)
+        figures = map_iou(scores.detections[0], scores.truth)
+        assert {name: vague[split][name] for name in figures} == pytest.approx(figures)
+        # What is wrong and ambiguous counts neither way: here all that is wrong.
+        assert vague[split]["map_iou_0.1"] > plain[split]["map_iou_0.1"] > 0
+        assert vague[split]["map"] == plain[split]["map"]
+
+
+def test_one_setting_of_localization_alone_is_measured_like_all(untrimmed, tmp_path):
+    result = run(untrimmed, tmp_path / "a", inference_setting={"theta": 1.0})
+    assert [p["inference_knobs"] for p in result["points"]] == [{"theta": 1.0}]
 
 
 def test_a_selection_that_is_killed_between_heads_and_selector_goes_on_to_the_same_result(

@@ -284,7 +284,7 @@ def _check_record(dataset: Dataset, record: VideoRecord) -> None:
         problem = f"step_labels outside -1 to {classes - 1}"
     elif any(event.end_seconds <= event.start_seconds for event in record.events):
         problem = "an event that ends before it starts"
-    elif any(end < start for start, end in record.ambiguous):
+    elif not all(start < end for start, end in record.ambiguous):  # a NaN is no order either
         problem = "an ambiguous interval that ends before it starts"
     if problem:
         raise DataError(

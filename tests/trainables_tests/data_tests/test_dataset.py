@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -207,6 +208,8 @@ BAD: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         "ends before it starts",
     ),
     "ambiguous backwards": (_set(1, ambiguous=[[1.0, 0.5]]), "ambiguous interval that ends before it starts"),
+    "ambiguous empty": (_set(1, ambiguous=[[1.0, 1.0]]), "ambiguous interval that ends before it starts"),
+    "ambiguous NaN": (_set(1, ambiguous=[[math.nan, 1.0]]), "ambiguous interval that ends before it starts"),
     "ambiguous number": (_set(1, ambiguous=[1.0]), "cannot be used"),
     "same id twice": (_set(1, video_id="train_0"), "'train_0' 2 times"),
     "missing key": (lambda d: d["videos"][0].pop("num_steps"), "missing 'num_steps'"),
