@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from paretovid.platform.intervals import detection_interval, map_interval, resample_weights
-from paretovid.platform.pareto import Reference, hypervolume, knee, non_dominated
+from paretovid.platform.pareto import Reference, hypervolume, knee, non_dominated, reference_of
 from paretovid.platform.results import (
     MAP,
     SPLITS,
@@ -280,12 +280,8 @@ def _check_comparable(trials: Sequence[TrialRecord]) -> None:
 
 
 def _reference(sweeps: Sequence[SweepRecord], points: Sequence[FrontPoint]) -> Reference:
-    stated = [sweep.reference for sweep in sweeps]
-    known = [reference for reference in stated if reference is not None]
-    if known and len(known) == len(stated):
-        return Reference(quality=min(r.quality for r in known), gflops=max(r.gflops for r in known))
-    # Without a stated corner: the dearest point measured, which then counts nothing itself.
-    return Reference(quality=0.0, gflops=max(max(p.record.val.gflops, p.record.test.gflops) for p in points))
+    dearest = max(max(p.record.val.gflops, p.record.test.gflops) for p in points)
+    return reference_of([sweep.reference for sweep in sweeps], dearest)
 
 
 def _within(points: list[FrontPoint], max_gflops: float | None, min_map: float | None) -> list[FrontPoint]:

@@ -26,6 +26,20 @@ class Reference:
         return {objective: self.quality, "gflops": self.gflops}
 
 
+def reference_of(stated: Sequence[Reference | None], dearest: float) -> Reference:
+    """The corner that some sweeps are measured from, for all who ask: fronts, and progress while one runs.
+
+    Arguments:
+        stated: each sweep's own corner, if it has one. Where all have, the largest corner that holds them all.
+        dearest: GFLOPs per video of the dearest operating point on either split, baselines included. Where a sweep
+            has stated no corner, it is quality 0 at this cost, and the dearest point counts nothing itself.
+    """
+    known = [reference for reference in stated if reference is not None]
+    if known and len(known) == len(stated):
+        return Reference(quality=min(r.quality for r in known), gflops=max(r.gflops for r in known))
+    return Reference(gflops=dearest)
+
+
 def _check(costs: Sequence[float], qualities: Sequence[float]) -> None:
     if len(costs) != len(qualities):
         raise ValueError(f"{len(costs)} costs but {len(qualities)} qualities")

@@ -72,7 +72,7 @@ def _title(front: Front, count: int) -> list[str]:
         f"Front of {', '.join(front.sweeps)}: {count} of {len(front.points)} operating points, "
         f"{len(trials)} trials",
         f"Chosen on validation, measured on {front.split} (where a cheaper point may come out better). "
-        f"Hypervolume {front.hypervolume:.4g} "
+        f"Hypervolume on {front.split} {front.hypervolume:.4g} "
         f"({100 * share:.1f} % of the box to {objective_text(front.objective)} {100 * front.reference.quality:g} %, "
         f"{front.reference.gflops:.4g} GFLOPs).",
     ]

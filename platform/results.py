@@ -129,6 +129,15 @@ class TrialRecord:
         return next((point for point in self.points if point.natural), self.points[0])
 
 
+def stated_reference(info: Mapping[str, Any]) -> Reference | None:
+    """The reference corner in a sweep's `sweep.json`; None where it has stated none, as while it runs."""
+    stated = info.get("reference") or {}
+    if stated.get("gflops") is None:
+        return None
+    quality = next((value for name, value in stated.items() if name != "gflops"), 0.0)
+    return Reference(quality=float(quality or 0.0), gflops=float(stated["gflops"]))
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SweepRecord:
     """One sweep and its finished trials, in the order of their names."""
@@ -142,11 +151,7 @@ class SweepRecord:
     @property
     def reference(self) -> Reference | None:
         """The sweep's own reference corner, if it has stated one."""
-        stated = self.info.get("reference") or {}
-        if stated.get("gflops") is None:
-            return None
-        quality = next((value for name, value in stated.items() if name != "gflops"), 0.0)
-        return Reference(quality=float(quality or 0.0), gflops=float(stated["gflops"]))
+        return stated_reference(self.info)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

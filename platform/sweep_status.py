@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, Protocol, final
 
 from paretovid.platform.home import Home
-from paretovid.platform.pareto import Reference, hypervolume, non_dominated
+from paretovid.platform.pareto import Reference, hypervolume, non_dominated, reference_of
 from paretovid.platform.progress import format_seconds
 from paretovid.platform.reconcile import failure_of
+from paretovid.platform.results import stated_reference
 from paretovid.platform.shared_home import refresh_sweep, refresh_sweeps
 from paretovid.platform.sweep_journal import Entry, TrialClock, hours_spent, read_journal
 from paretovid.platform.sweep_lock import driver_of
@@ -63,7 +64,7 @@ class SweepStatus:
     running: tuple[RunningTrial, ...]
     restarts: int
     """Starts that failed and were followed by another."""
-    hypervolume: tuple[tuple[float, float], ...]
+    validation_hypervolume: tuple[tuple[float, float], ...]
     """Seconds since the sweep began, and what the operating points measured until then cover on validation."""
     cpu_hours: float
     gpu_hours: float
@@ -105,7 +106,7 @@ def status_of(home: Home, name: str) -> SweepStatus:
         failed=failed,
         running=running,
         restarts=sum(entry.event == "fault" and bool(entry.facts.get("again")) for entry in entries),
-        hypervolume=curve(entries),
+        validation_hypervolume=curve(entries, stated_reference(info)),
         cpu_hours=cpu_hours,
         gpu_hours=gpu_hours,
         untracked=untracked,
@@ -116,7 +117,7 @@ def status_of(home: Home, name: str) -> SweepStatus:
 
 
 def list_sweeps(home: Home) -> list[dict[str, Any]]:
-    """All sweeps under a home, oldest first, with state, trials and hypervolume."""
+    """All sweeps under a home, oldest first, with state, trials and, once finished, the hypervolume on test."""
     refresh_sweeps(home.sweeps)
     infos = [info for path in home.sweeps.glob(f"*/{SWEEP_FILE}") if (info := read_info(path.parent))]
     listed = []
@@ -173,9 +174,9 @@ def status_text(status: SweepStatus) -> str:
     if status.gpu_hours:
         hours += f", {status.gpu_hours:.2f} GPU-hours"
     lines.append(f"spent    {hours}")
-    if status.hypervolume:
+    if status.validation_hypervolume:
         lines.append("hypervolume on validation, by time:")
-        lines += _curve_lines(status.hypervolume)
+        lines += _curve_lines(status.validation_hypervolume)
     lines += [f"waits    {text}" for text in status.waits]
     if status.damaged_lines:
         lines.append(f"journal  damaged and left out: line {', '.join(map(str, status.damaged_lines))}")
@@ -280,34 +281,100 @@ def _seconds_left(entries: Sequence[Entry], left: int, running: int, now: float)
     return sum(seconds) / len(seconds) * left / running
 
 
-def curve(entries: Sequence[Entry]) -> tuple[tuple[float, float], ...]:
-    """Seconds since the first event, and the hypervolume that the method's trials had reached by then.
+def curve(entries: Sequence[Entry], stated: Reference | None = None) -> tuple[tuple[float, float], ...]:
+    """Seconds since the first event, and the hypervolume on validation that had been reached by then.
 
-    In GFLOPs times mAP, from the corner of mAP 0 and the dearest point that was measured.
+    Arguments:
+        stated: the corner that the sweep itself has stated. The same corner holds for all times, so that the last
+            value is the hypervolume of `paretovid front --split val`.
     """
     began = entries[0].at if entries else 0.0
     told = [entry for entry in entries if entry.event == "finish"]
-    fronts = [(entry.at, _points(entry)) for entry in told if _is_searched(entry)]
-    dearest = max((gflops for _, points in fronts for _, gflops in points), default=0.0)
-    reference = Reference(gflops=dearest)
-    found: list[tuple[float, float]] = []
-    maps: list[float] = []
-    costs: list[float] = []
-    for at, points in fronts:
-        maps += [quality for quality, _ in points]
-        costs += [gflops for _, gflops in points]
-        found.append((at - began, hypervolume(costs, maps, reference)))
+    whole = ValidationHypervolume(told, stated)
+    so_far = ValidationHypervolume((), stated)
+    found = []
+    for entry in told:
+        so_far.add(entry)
+        if whole.counts(entry):
+            found.append((entry.at - began, so_far.value(whole.reference) or 0.0))
     return tuple(found)
 
 
-def _is_searched(entry: Entry) -> bool:
-    """Of the method; baselines have names of their own."""
-    return entry.trial[:1] == "t" and entry.trial[1:].isdigit()
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Told:
+    """What the journal says of a finished trial."""
+
+    front: tuple[tuple[float, float], ...]
+    """Quality and GFLOPs on validation."""
+    dearest: float
+    """GFLOPs of its dearest point on either split."""
+    is_baseline: bool
+    deployable: bool
+
+    @classmethod
+    def by(cls, entry: Entry) -> _Told:
+        """Entries of earlier versions do not know the last three: then as far as the front and the name tell."""
+        facts = entry.facts
+        natural = [[facts["quality"], facts["gflops"]]] if "quality" in facts else []
+        front = tuple((float(quality), float(gflops)) for quality, gflops in facts.get("front") or natural)
+        searched = entry.trial[:1] == "t" and entry.trial[1:].isdigit()
+        return cls(
+            front=front,
+            dearest=float(facts.get("dearest", max((gflops for _, gflops in front), default=0.0))),
+            is_baseline=bool(facts.get("is_baseline", not searched)),
+            deployable=bool(facts.get("deployable", True)),
+        )
 
 
-def _points(entry: Entry) -> list[tuple[float, float]]:
-    points = entry.facts.get("front") or [[entry.facts.get("quality", 0.0), entry.facts.get("gflops", 0.0)]]
-    return [(float(quality), float(gflops)) for quality, gflops in points]
+@final
+class ValidationHypervolume:
+    """What the trials told of so far cover on validation, at a cost that does not grow with them.
+
+    By the definition of `front.build_front`: when all trials have been told of it is, to the last digit, the
+    hypervolume of `paretovid front --split val`. That of test, which a finished sweep states, is another figure, and
+    nobody looks at it while a sweep runs.
+    """
+
+    def __init__(self, entries: Iterable[Entry] = (), stated: Reference | None = None) -> None:
+        self._stated = stated
+        self._trials: dict[str, _Told] = {}
+        self._fronts: dict[bool, tuple[tuple[float, float], ...]] = {}
+        """Of the method, and of the baselines that can be deployed."""
+        for entry in entries:
+            self.add(entry)
+
+    def add(self, entry: Entry) -> None:
+        """A trial has finished. One that was trained again counts as it is now."""
+        is_again = entry.trial in self._trials
+        self._trials[entry.trial] = told = _Told.by(entry)
+        if is_again:
+            self._fronts.clear()
+        for each in self._trials.values() if is_again else (told,):
+            if each.is_baseline and not each.deployable:
+                continue
+            points = [*self._fronts.get(each.is_baseline, ()), *each.front]
+            kept = non_dominated([gflops for _, gflops in points], [quality for quality, _ in points])
+            self._fronts[each.is_baseline] = tuple(points[i] for i in kept)
+
+    def counts(self, entry: Entry) -> bool:
+        """Whether this finished trial's points are among those that could be on the front."""
+        told = self._trials[entry.trial]
+        return not told.is_baseline if False in self._fronts else told.deployable
+
+    @property
+    def reference(self) -> Reference:
+        """The corner that it is measured from."""
+        dearest = max((told.dearest for told in self._trials.values()), default=0.0)
+        return reference_of([self._stated], dearest)
+
+    def value(self, reference: Reference | None = None) -> float | None:
+        """In GFLOPs times the objective (fraction); None before a trial has finished. Of the baselines alone as long
+        as nothing else has."""
+        points = self._fronts.get(False) or self._fronts.get(True)
+        if not points:
+            return None
+        costs, qualities = [gflops for _, gflops in points], [quality for quality, _ in points]
+        return hypervolume(costs, qualities, reference or self.reference)
 
 
 @final
@@ -318,8 +385,7 @@ class LiveStatus:
         self._clock = TrialClock()
         self._running: set[str] = set()
         self._failed = 0
-        self._front: list[tuple[float, float]] = []
-        self._dearest = 0.0
+        self._reached = ValidationHypervolume()
         for entry in entries:
             self.add(entry)
         self._running.clear()  # of drivers that are gone
@@ -332,11 +398,8 @@ class LiveStatus:
         elif entry.event in _ENDED:
             self._running.discard(entry.trial)
             self._failed += entry.event == "fault" and not entry.facts.get("again")
-        if entry.event == "finish" and _is_searched(entry):
-            points = [*self._front, *_points(entry)]
-            self._dearest = max(self._dearest, *(gflops for _, gflops in points))
-            kept = non_dominated([gflops for _, gflops in points], [quality for quality, _ in points])
-            self._front = [points[i] for i in kept]
+        if entry.event == "finish":
+            self._reached.add(entry)
 
     def line(self, sender: _Sender) -> str:
         """For the line of progress."""
@@ -344,10 +407,8 @@ class LiveStatus:
         parts = [f"{len(self._running)} running"]
         if self._failed:
             parts.append(f"{self._failed} failed")
-        if self._front:
-            costs, qualities = [gflops for _, gflops in self._front], [quality for quality, _ in self._front]
-            area = hypervolume(costs, qualities, Reference(gflops=self._dearest))
-            parts.append(f"hypervolume {area:.4f}")
+        if (area := self._reached.value()) is not None:
+            parts.append(f"validation hypervolume {area:.4f}")
         parts.append(f"{gpu_hours:.2f} GPU-h" if gpu_hours else f"{cpu_hours:.2f} CPU-h")
         if sender.waiting > 50:
             parts.append(f"MLflow {sender.waiting} behind")

@@ -26,7 +26,7 @@ from paretovid.platform.trial_signs import read_document
 from paretovid.search_spaces.schema import SweepConfig
 from paretovid.trainables.errors import DataError, UsageError
 from paretovid.trainables.provenance import code_version
-from paretovid.trainables.trial import TrainingConfig, TrialConfig, run_trial
+from paretovid.trainables.trial import EVALUATED_SPLITS, TrainingConfig, TrialConfig, run_trial
 from paretovid.trainables.typed_config import typed_config
 
 
@@ -166,13 +166,23 @@ def summary_of(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def figures_of(result: Mapping[str, Any]) -> dict[str, Any]:
-    """What the journal keeps of a trial's result: its natural point, and the front of all its points."""
+    """What the journal keeps of a trial's result: its natural point, and the front of all its points on validation;
+    `dearest` of them on either split, and what kind of trial it is, as a hypervolume needs them.
+    """
     name = result["objective"]
     points = [(float(point["val"][name]), float(point["val"]["gflops"])) for point in result["points"]]
     kept = non_dominated([gflops for _, gflops in points], [quality for quality, _ in points])
     quality, gflops = points[0]
     seconds = float(result.get("seconds", 0.0))
-    return {"quality": quality, "gflops": gflops, "seconds": seconds, "front": [points[i] for i in kept]}
+    return {
+        "quality": quality,
+        "gflops": gflops,
+        "seconds": seconds,
+        "front": [points[i] for i in kept],
+        "dearest": max(float(p[split]["gflops"]) for p in result["points"] for split in EVALUATED_SPLITS),
+        "is_baseline": bool(result["is_baseline"]),
+        "deployable": bool(result["deployable"]),
+    }
 
 
 def finished_result(trial: TrialConfig) -> dict[str, Any] | None:

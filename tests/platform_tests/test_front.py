@@ -286,8 +286,10 @@ def test_the_interval_is_of_the_objective(tmp_path: Path) -> None:
 
 
 def test_the_interval_leaves_ambiguous_segments_out() -> None:
-    found = (Detection(label=0, start_seconds=20, end_seconds=30, score=2.0),)
-    found += (Detection(label=0, start_seconds=0, end_seconds=10, score=1.0),)
+    found = (
+        Detection(label=0, start_seconds=20, end_seconds=30, score=2.0),
+        Detection(label=0, start_seconds=0, end_seconds=10, score=1.0),
+    )
     events = (Event(label=0, start_seconds=0, end_seconds=10),)
     weights = resample_weights(4, 50)
     vague, plain = (

@@ -19,6 +19,9 @@ import pytest
 from tests.platform_tests.conftest import SMALL_DATA
 
 from paretovid.platform.cli import main
+from paretovid.platform.front import read_front
+from paretovid.platform.home import Home
+from paretovid.platform.sweep_status import status_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(420)]
 
@@ -157,6 +160,9 @@ def test_the_sweep_is_listed_with_its_state_and_hypervolume(swept):
     (sweep,) = json.loads(out)["sweeps"]
     assert (sweep["name"], sweep["state"], sweep["trials"]) == (SWEEP, "finished", 9)
     assert sweep["hypervolume"] > 0 and sweep["tracked"] is True
+    # Progress, told trial by trial, ends where the front of the same split begins from what is on disk.
+    last = status_of(Home(swept[0]), SWEEP).validation_hypervolume[-1][1]
+    assert last == read_front([swept[0] / "sweeps" / SWEEP], split="val").hypervolume > 0
 
 
 def test_mlflow_holds_the_parent_its_trials_and_their_points(swept):

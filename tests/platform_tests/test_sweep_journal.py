@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from paretovid.platform.front import read_front
 from paretovid.platform.home import Home
+from paretovid.platform.pareto import Reference
 from paretovid.platform.reconcile import record_failure
 from paretovid.platform.stopping import StopSwitch
 from paretovid.platform.sweep_journal import Entry, SweepJournal, hours_spent, read_journal
 from paretovid.platform.sweep_lock import SweepLock
-from paretovid.platform.sweep_status import LiveStatus, curve, list_sweeps, status_of, status_text
-from paretovid.platform.testing import write_sweep, write_trial
+from paretovid.platform.sweep_status import (
+    LiveStatus,
+    ValidationHypervolume,
+    curve,
+    list_sweeps,
+    status_of,
+    status_text,
+)
+from paretovid.platform.sweep_trials import figures_of
+from paretovid.platform.testing import synthetic_sweep, write_sweep, write_trial
 from paretovid.platform.trial_signs import Signs
 
 
@@ -109,17 +121,65 @@ def test_hours_count_every_start_until_its_end_or_its_drivers() -> None:
 def test_the_curve_covers_more_and_more() -> None:
     entries = [
         entry(1, 100, "driver"),
-        entry(2, 110, "finish", trial="uniform", map=0.9, gflops=9.0),
-        entry(3, 120, "finish", trial="t0000", map=0.5, gflops=2.0),
-        entry(4, 150, "finish", trial="t0001", map=0.4, gflops=1.0, front=[[0.4, 1.0], [0.1, 0.5]]),
+        entry(2, 110, "finish", trial="uniform", quality=0.9, gflops=9.0, dearest=10.0),
+        entry(3, 120, "finish", trial="t0000", quality=0.5, gflops=2.0),
+        entry(4, 150, "finish", trial="t0001", quality=0.4, gflops=1.0, front=[[0.4, 1.0], [0.1, 0.5]]),
     ]
-    assert curve(entries) == ((20, pytest.approx(0.0)), (50, pytest.approx(0.4 * 1.0 + 0.1 * 0.5)))
+    after_two, after_all = 0.5 * 8, 0.5 * 8 + 0.4 * 1 + 0.1 * 0.5
+    assert curve(entries) == ((20, pytest.approx(after_two)), (50, pytest.approx(after_all)))
     assert curve([]) == ()
+    corner = Reference(quality=0.0, gflops=2.0)
+    assert curve(entries, corner) == ((20, 0.0), (50, pytest.approx(0.4 * 1.0 + 0.1 * 0.5)))
     live = LiveStatus(entries)
-    assert "0 running, hypervolume 0.4500" in live.line(Behind(0))
+    assert "0 running, validation hypervolume 4.4500" in live.line(Behind(0))
     live.add(entry(5, 160, "start", trial="t0002"))
     live.add(entry(6, 170, "fault", trial="t0002", again=False))
     assert "1 failed" in live.line(Behind(0)) and "MLflow 99 behind" in live.line(Behind(99))
+
+
+def journal_of(folder: Path, trials: Sequence[str]) -> SweepJournal:
+    """As a driver writes it that has seen these trials finish."""
+    journal = SweepJournal(folder)
+    for trial in trials:
+        result = json.loads((folder / "trials" / trial / "result.json").read_text())
+        journal.write("finish", trial=trial, **figures_of(result))
+    return journal
+
+
+TOLD = ("b0000", "t0001", "b0001", "t0000", "t0002")
+
+
+@pytest.mark.parametrize(
+    "trials", [TOLD, TOLD[::-1], ("t0000", *TOLD), ("b0001", "b0000"), ("b0000",)], ids=str
+)
+def test_the_last_hypervolume_of_progress_is_that_of_the_front(tmp_path: Path, trials: Sequence[str]) -> None:
+    home = Home(tmp_path)
+    folder = synthetic_sweep(home.sweep("s"))
+    write_sweep(folder, {"state": "running", "reference": None, "config": {"search": {"trials": 3}}})
+    for unfinished in {*TOLD} - {*trials}:
+        shutil.rmtree(folder / "trials" / unfinished)
+    # The dearest of all is a baseline, on test, and no point of its front.
+    path = folder / "trials" / trials[-1] / "result.json"
+    result = json.loads(path.read_text())
+    result["points"][0]["test"]["gflops"] = 0.7
+    path.write_text(json.dumps(result))
+    entries = read_journal(journal_of(folder, trials).path.parent).entries
+    front = read_front([folder], split="val")
+    assert front.reference.gflops == 0.7
+    assert f"validation hypervolume {front.hypervolume:.4f}" in LiveStatus(entries).line(Behind(0))
+    assert status_of(home, "s").validation_hypervolume[-1][1] == front.hypervolume > 0
+    write_sweep(folder, {"reference": {"map": 0.1, "gflops": 0.05}, "config": {"search": {"trials": 3}}})
+    stated = read_front([folder], split="val").hypervolume
+    assert status_of(home, "s").validation_hypervolume[-1][1] == stated != front.hypervolume
+
+
+def test_a_trial_that_was_trained_again_counts_as_it_is_now() -> None:
+    better = entry(1, 1, "finish", trial="t0000", quality=0.9, gflops=1.0, dearest=9.0)
+    other = entry(2, 2, "finish", trial="t0001", quality=0.6, gflops=3.0, dearest=4.0)
+    again = entry(3, 3, "finish", trial="t0000", quality=0.5, gflops=2.0, dearest=2.0)
+    value = ValidationHypervolume([better, other, again]).value()
+    assert value == ValidationHypervolume([other, again]).value() == pytest.approx(0.5 * 2 + 0.1 * 1)
+    assert ValidationHypervolume().value() is None
 
 
 class Behind:
