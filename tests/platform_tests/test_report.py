@@ -23,6 +23,7 @@ def test_table_shows_the_front_and_its_baselines(front: Front) -> None:
     assert re.search(r"^\* +" + str(front.knee_id[1] if front.knee_id else ""), table, re.M)
     assert re.search(r"^! +oracle", table, re.M) and re.search(r"^ +uniform .* \+0\.0 at 100 %", table, re.M)
     assert "multiply-accumulates" in table and "Chosen on validation, measured on test" in table
+    assert f"Hypervolume on test {front.hypervolume:.4g} " in table
 
 
 def test_long_fronts_are_thinned_and_say_so(front: Front) -> None:

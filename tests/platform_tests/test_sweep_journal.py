@@ -173,6 +173,16 @@ def test_the_last_hypervolume_of_progress_is_that_of_the_front(tmp_path: Path, t
     assert status_of(home, "s").validation_hypervolume[-1][1] == stated != front.hypervolume
 
 
+def test_where_the_method_searched_is_itself_a_baseline_the_rest_stand_beside_it(tmp_path: Path) -> None:
+    folder = write_sweep(tmp_path / "s", {"reference": None})
+    write_trial(folder, "t0000", [(0.3, 0.01), (0.4, 0.02)], method="uniform")
+    write_trial(folder, "other", [(0.5, 0.03), (0.6, 0.04)], method="uniform")
+    write_trial(folder, "truth", [(0.9, 0.001), (0.9, 0.09)], method="oracle")
+    entries = read_journal(journal_of(folder, ("t0000", "truth", "other")).path.parent).entries
+    front = read_front([folder], split="val")
+    assert ValidationHypervolume(entries).value() == front.hypervolume > 0 and front.reference.gflops == 0.09
+
+
 def test_a_trial_that_was_trained_again_counts_as_it_is_now() -> None:
     better = entry(1, 1, "finish", trial="t0000", quality=0.9, gflops=1.0, dearest=9.0)
     other = entry(2, 2, "finish", trial="t0001", quality=0.6, gflops=3.0, dearest=4.0)
