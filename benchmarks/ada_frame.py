@@ -26,14 +26,14 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 from torch import nn
 
-from paretovid.platform.config import load_sweep_config
-from paretovid.platform.pipeline import prepare
-from paretovid.platform.progress import Progress
+from paretovid.platform.config.load import load_sweep_config
+from paretovid.platform.console.progress import Progress
+from paretovid.platform.preparation.prepare import prepare
 from paretovid.trainables import method as contract
-from paretovid.trainables.ada_frame import NEVER
+from paretovid.trainables.catalog import build_method
 from paretovid.trainables.data.dataset import Dataset
-from paretovid.trainables.gated_recurrence import Projection
-from paretovid.trainables.methods import build_method
+from paretovid.trainables.layers.recurrent import Projection
+from paretovid.trainables.methods.ada_frame import NEVER
 from paretovid.trainables.provenance import code_version
 from paretovid.trainables.trial import TrainingConfig
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
-from paretovid.platform.pipeline import Prepared
+from paretovid.platform.preparation.prepare import Prepared
 from paretovid.trainables.trial import LocalContext, TrainingConfig, TrialConfig, run_trial
 
 Run = dict[str, list["Point"]]

@@ -39,13 +39,13 @@ import numpy as np
 import psutil
 
 from paretovid.infra.testing import FlakyProxy, postgres_server, s3_server
-from paretovid.platform.front import read_front
-from paretovid.platform.home import Home, open_home
-from paretovid.platform.shared_home import refresh_sweep
-from paretovid.platform.study_place import STORAGE_VARIABLE
-from paretovid.platform.sweep_audit import audit
-from paretovid.platform.sweep_journal import read_journal
-from paretovid.platform.testing import kill_with_children
+from paretovid.platform.fronts.build import read_front
+from paretovid.platform.records.journal import read_journal
+from paretovid.platform.search.location import STORAGE_VARIABLE
+from paretovid.platform.storage.home import Home, open_home
+from paretovid.platform.storage.mirror import refresh_sweep
+from paretovid.platform.testing.audit import audit
+from paretovid.platform.testing.sweeps import kill_with_children
 
 RESULTS = Path(__file__).with_name("durability_results.json")
 TRIALS, EPOCHS, INTERVAL = 12, 30, 5
@@ -595,7 +595,7 @@ def s3_errors(folder: Path, rate: float) -> dict[str, Any]:
 
 def audit_behind(home: Path) -> int:
     """Events that MLflow has not been told."""
-    from paretovid.platform.sweep_status import status_of
+    from paretovid.platform.sweeps.status import status_of
 
     return status_of(Home(home), "s").untracked
 
@@ -631,8 +631,8 @@ def _serve(folder: Path, port: int) -> subprocess.Popen[bytes]:
 def pace(folder: Path, trials: int) -> dict[str, Any]:
     """Trials per minute of the platform alone: trials that do nothing, on 1, 2 and 3 nodes."""
     from paretovid.infra.ray_cluster import connect
-    from paretovid.platform.launch import launch_trials
-    from paretovid.platform.study import ParetoStudy
+    from paretovid.platform.execution.launcher import launch_trials
+    from paretovid.platform.search.study import ParetoStudy
     from paretovid.search_spaces.schema import KnobConfig
 
     knobs = {"gamma": KnobConfig(field="gamma", low=0.01, high=0.5, log=True)}

@@ -28,15 +28,15 @@ import psutil
 import torch
 
 from paretovid.infra.ray_cluster import Cluster, connect
-from paretovid.platform.extraction import extract_shards
-from paretovid.platform.progress import Progress
-from paretovid.platform.shared_home import SharedRoot
+from paretovid.platform.console.progress import Progress
+from paretovid.platform.preparation.extraction import extract_shards
+from paretovid.platform.storage.mirror import SharedRoot
 from paretovid.search_spaces.schema import ExtractionConfig
-from paretovid.trainables.backbone_weights import RANDOM, build_with_weights
-from paretovid.trainables.components import component, family, load_backbone, save_backbone
+from paretovid.trainables.backbones.catalog import component, family, load_backbone, save_backbone
+from paretovid.trainables.backbones.weights import RANDOM, build_with_weights
 from paretovid.trainables.data.dataset import Dataset
-from paretovid.trainables.data.extract import compute_features, read_pieces
-from paretovid.trainables.data.moving_digits import MovingDigitsConfig, make_moving_digits
+from paretovid.trainables.data.moving_digits.generate import MovingDigitsConfig, make_moving_digits
+from paretovid.trainables.features.extract import compute_features, read_pieces
 
 RESULTS = Path(__file__).with_name("extraction_results.json")
 PAPER = ("mobilenet_v2@112", "efficientnet_b3@224")

@@ -21,13 +21,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from paretovid.platform.config import load_sweep_config
-from paretovid.trainables.components import component, family, measure_component
-from paretovid.trainables.data.extract import STEPS_PER_BATCH, VALUES_PER_BATCH
+from paretovid.platform.config.load import load_sweep_config
+from paretovid.trainables.backbones.catalog import component, family, measure_component
+from paretovid.trainables.backbones.paper import PAPER_SPECS
+from paretovid.trainables.catalog import build_method, method_class, method_config
 from paretovid.trainables.errors import ParetovidError
+from paretovid.trainables.features.extract import STEPS_PER_BATCH, VALUES_PER_BATCH
 from paretovid.trainables.method import Batch, Progress
-from paretovid.trainables.methods import build_method, method_class, method_config
-from paretovid.trainables.paper_components import PAPER_SPECS
 
 RESULTS = Path(__file__).with_name("gpu_results.json")
 PRECISIONS = ("float32", "bfloat16", "float16")

@@ -24,22 +24,22 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 from safetensors.torch import load_file as load_tensors
 
-from paretovid.platform.config import load_sweep_config
-from paretovid.platform.pipeline import Prepared, prepare
-from paretovid.platform.progress import Progress
+from paretovid.platform.config.load import load_sweep_config
+from paretovid.platform.console.progress import Progress
+from paretovid.platform.preparation.prepare import Prepared, prepare
+from paretovid.trainables.catalog import build_method
 from paretovid.trainables.cost import CostTable
 from paretovid.trainables.data.dataset import Dataset
-from paretovid.trainables.data.features import FeatureSplit, FeatureStore, load_padded
-from paretovid.trainables.evaluation import Measured, measure, run_settings
-from paretovid.trainables.hcms import Hcms
-from paretovid.trainables.method import Batch
-from paretovid.trainables.method import Progress as TrainingProgress
-from paretovid.trainables.methods import build_method
-from paretovid.trainables.metrics import (
+from paretovid.trainables.evaluation.evaluate import Measured, measure, run_settings
+from paretovid.trainables.evaluation.metrics import (
     average_precision_paper,
     bootstrap_map_difference,
     mean_average_precision,
 )
+from paretovid.trainables.features.store import FeatureSplit, FeatureStore, load_padded
+from paretovid.trainables.method import Batch
+from paretovid.trainables.method import Progress as TrainingProgress
+from paretovid.trainables.methods.hcms import Hcms
 from paretovid.trainables.provenance import code_version
 from paretovid.trainables.trial import TrainingConfig
 

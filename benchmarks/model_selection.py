@@ -35,14 +35,14 @@ import torch
 from claims import Point, Run, cost_at_quality, interval, span, table, train_all
 from safetensors.numpy import load_file
 
-from paretovid.platform.config import load_sweep_config
-from paretovid.platform.pipeline import Prepared, prepare
-from paretovid.platform.progress import Progress
-from paretovid.trainables.backbone_training import is_for_backbones
-from paretovid.trainables.data.features import FeatureStore, load_padded
-from paretovid.trainables.metrics import mean_average_precision, top1
-from paretovid.trainables.model_pool import Clips, ModelPool, member_losses
-from paretovid.trainables.model_selection import OWN_ALPHA
+from paretovid.platform.config.load import load_sweep_config
+from paretovid.platform.console.progress import Progress
+from paretovid.platform.preparation.prepare import Prepared, prepare
+from paretovid.trainables.backbones.training import is_for_backbones
+from paretovid.trainables.evaluation.metrics import mean_average_precision, top1
+from paretovid.trainables.features.store import FeatureStore, load_padded
+from paretovid.trainables.layers.model_pool import Clips, ModelPool, member_losses
+from paretovid.trainables.methods.model_selection import OWN_ALPHA
 from paretovid.trainables.provenance import code_version
 from paretovid.trainables.recognizer import BackbonesOnDemand, Recognizer, write_model_folder
 from paretovid.trainables.trial import LocalContext, TrainingConfig, TrialConfig, run_trial

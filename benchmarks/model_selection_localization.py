@@ -22,21 +22,25 @@ import torch
 from claims import Point, Run, interval, span, table, train_all
 from safetensors.torch import load_file
 
-from paretovid.platform.config import load_sweep_config, training_settings
-from paretovid.platform.pipeline import Prepared, prepare
-from paretovid.platform.progress import Progress
-from paretovid.platform.results import read_scores, read_trial
-from paretovid.platform.timeline import draw_timeline
-from paretovid.trainables.components import component
+from paretovid.platform.config.load import load_sweep_config, training_settings
+from paretovid.platform.console.progress import Progress
+from paretovid.platform.preparation.prepare import Prepared, prepare
+from paretovid.platform.records.trial import read_scores, read_trial
+from paretovid.platform.registry.localization_plot import draw_timeline
+from paretovid.trainables.backbones.catalog import component
+from paretovid.trainables.catalog import build_method
 from paretovid.trainables.cost import deterministic_eval
 from paretovid.trainables.data.dataset import Dataset, VideoRecord
-from paretovid.trainables.data.features import FeatureStore, load_padded
-from paretovid.trainables.data.moving_digits import MovingDigitsConfig, context_labels
+from paretovid.trainables.data.moving_digits.generate import MovingDigitsConfig, context_labels
 from paretovid.trainables.data.videos import VideoReader
-from paretovid.trainables.detection import EVALUATORS, Detection, map_iou
-from paretovid.trainables.evaluation import OBJECTIVES, run_settings
-from paretovid.trainables.methods import build_method
-from paretovid.trainables.model_selection_localization import ModelSelectionLocalization, affinity, disparity
+from paretovid.trainables.evaluation.detection import EVALUATORS, Detection, map_iou
+from paretovid.trainables.evaluation.evaluate import OBJECTIVES, run_settings
+from paretovid.trainables.features.store import FeatureStore, load_padded
+from paretovid.trainables.methods.model_selection_localization import (
+    ModelSelectionLocalization,
+    affinity,
+    disparity,
+)
 from paretovid.trainables.provenance import code_version
 from paretovid.trainables.trial import TrainingConfig, cost_table
 

@@ -22,19 +22,19 @@ from typing import Any
 from ray import tune
 
 from paretovid.infra.ray_cluster import connect
-from paretovid.platform.config import load_sweep_config, searched_knobs, to_record
-from paretovid.platform.front import read_front
-from paretovid.platform.home import Home, open_home
-from paretovid.platform.launch import launch_trials
-from paretovid.platform.progress import Progress
-from paretovid.platform.report import front_table, write_html, write_png
-from paretovid.platform.study import ParetoStudy, Suggestion
-from paretovid.platform.sweep_driver import SweepDriver
-from paretovid.platform.sweep_journal import SweepJournal
-from paretovid.platform.sweep_status import LiveStatus
-from paretovid.platform.sweep_trials import summary_of
-from paretovid.platform.testing import write_trial
-from paretovid.platform.tracking_sender import TrackingSender
+from paretovid.platform.config.load import load_sweep_config, searched_knobs, to_record
+from paretovid.platform.console.progress import Progress
+from paretovid.platform.execution.launcher import launch_trials
+from paretovid.platform.fronts.build import read_front
+from paretovid.platform.fronts.report import front_table, write_html, write_png
+from paretovid.platform.records.journal import SweepJournal
+from paretovid.platform.search.study import ParetoStudy, Suggestion
+from paretovid.platform.storage.home import Home, open_home
+from paretovid.platform.sweeps.events import SweepDriver
+from paretovid.platform.sweeps.status import LiveStatus
+from paretovid.platform.sweeps.trials import summary_of
+from paretovid.platform.testing.sweeps import write_trial
+from paretovid.platform.tracking.exporter import TrackingSender
 from paretovid.trainables.data.dataset import write_json
 
 CONCURRENT = 2

@@ -10,9 +10,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-from paretovid.platform.cost_tables import component_cells, component_entries
-from paretovid.trainables.components import COMPONENTS
-from paretovid.trainables.published_tables import PublishedRow, published_rows, summary
+from paretovid.platform.cli.cost_tables import component_cells, component_entries
+from paretovid.trainables.backbones.catalog import COMPONENTS
+from paretovid.trainables.published.tables import PublishedRow, published_rows, summary
 
 
 def table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:

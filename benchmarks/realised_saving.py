@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
-from paretovid.platform.front import Front, FrontPoint, read_front
-from paretovid.platform.home import Home, open_home
-from paretovid.platform.model_package import backbone_folders, describe
+from paretovid.platform.fronts.build import Front, FrontPoint, read_front
+from paretovid.platform.registry.package import backbone_folders, describe
+from paretovid.platform.storage.home import Home, open_home
 from paretovid.trainables.data.dataset import load_dataset
 from paretovid.trainables.recognizer import WEIGHTS_FILE, Prediction, Recognizer, write_model_folder
 

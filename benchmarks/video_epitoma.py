@@ -28,9 +28,9 @@ import numpy as np
 from claims import Point, Run, at, cost_at_quality, span, table, train_all
 from safetensors.numpy import load_file
 
-from paretovid.platform.config import load_sweep_config
-from paretovid.platform.pipeline import prepare
-from paretovid.platform.progress import Progress
+from paretovid.platform.config.load import load_sweep_config
+from paretovid.platform.console.progress import Progress
+from paretovid.platform.preparation.prepare import prepare
 from paretovid.trainables.provenance import code_version
 from paretovid.trainables.trial import TrainingConfig
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
-from paretovid.trainables.object_errors import ObjectStoreError
+from paretovid.trainables.data.s3 import ObjectStoreError
 
 HERE_FILE = ".parts.json"
 """In a local copy: the files that were checked, with their digests, sizes and times."""

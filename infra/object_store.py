@@ -26,8 +26,14 @@ from pathlib import Path
 from typing import Any, TypeVar, final
 
 from paretovid.infra.local_copy import LocalCopy, Part, check_space, digest_of, files_below, locked
-from paretovid.trainables.object_errors import ObjectStoreError
-from paretovid.trainables.objects import CHUNK_BYTES, PATIENCE_SECONDS, SCHEME, connect, patiently
+from paretovid.trainables.data.s3 import (
+    CHUNK_BYTES,
+    PATIENCE_SECONDS,
+    SCHEME,
+    ObjectStoreError,
+    connect,
+    patiently,
+)
 
 MANIFEST = "whole.json"
 _PARALLEL = 8

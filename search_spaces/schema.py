@@ -1,13 +1,13 @@
 """The shape of a configuration: every setting with its type, unit and meaning.
 
 The YAML files beside this one fill it in; `key=value` on the command line overrides them. An unknown key or a
-value of another type is refused (`paretovid.platform.config`). Some sections are free here: `backbones.weights` and
-`backbones.sha256`, whose settings are named by source, and these, whose settings belong to the dataclass that uses
+value of another type is refused (`paretovid.platform.config.load`). Some sections are free here: `backbones.weights`
+and `backbones.sha256`, whose settings are named by source, and these, whose settings belong to the dataclass that uses
 them, which checks them and documents them:
 
-    data            MovingDigitsConfig (built-in set)    trainables/data/moving_digits.py
-    backbones.training    BackboneTrainingConfig         trainables/backbone_training.py
-    backbones.fine_tuning    FineTuningConfig            trainables/fine_tuning.py
+    data            MovingDigitsConfig (built-in set)    trainables/data/moving_digits/generate.py
+    backbones.training    BackboneTrainingConfig         trainables/backbones/training.py
+    backbones.fine_tuning    FineTuningConfig            trainables/backbones/fine_tuning.py
     method.model    the method's own Config              trainables/<method>.py
     training, method.training    TrainingConfig          trainables/trial.py
     cluster.resources_per_trial    names that the cluster's nodes were started with, and numbers
@@ -80,7 +80,8 @@ class BackbonesConfig:
     """The backbones that turn video into features."""
 
     family: str = MISSING
-    """The name of a set of components, one for each source: `trainables/components.py`, `paper_components.py`."""
+    """The name of a set of components, one for each source: `trainables/backbones/catalog.py`,
+    `trainables/backbones/paper.py`."""
     by_method: dict[str, str] = dataclasses.field(default_factory=dict)
     """Method to the family that it takes instead."""
     weights: Any = dataclasses.field(default_factory=dict)
@@ -99,7 +100,7 @@ class BackbonesConfig:
 
 @dataclass(kw_only=True)
 class ExtractionConfig:
-    """How features are made: `platform/extraction.py`."""
+    """How features are made: `platform/preparation/extraction.py`."""
 
     precision: str = "float32"
     """What backbones compute in: `float32`, or `bfloat16` or `float16` by autocast. Other features than those of

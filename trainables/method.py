@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from paretovid.trainables.cost import ComponentCost
-from paretovid.trainables.detection import Detection
 from paretovid.trainables.errors import UsageError
+from paretovid.trainables.evaluation.detection import Detection
 from paretovid.trainables.provider import Provider
 
 Setting = Mapping[str, float]

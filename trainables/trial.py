@@ -22,13 +22,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from paretovid.trainables.components import measure_component
+from paretovid.trainables.backbones.catalog import measure_component
+from paretovid.trainables.catalog import build_method, method_class, method_config
 from paretovid.trainables.cost import CostTable, check_accounting
 from paretovid.trainables.data.dataset import Dataset, Event, VideoRecord, load_dataset
-from paretovid.trainables.data.features import FeatureSplit, FeatureStore, load_padded
-from paretovid.trainables.detection import Detection, GroundTruth, Segments
 from paretovid.trainables.errors import NonFiniteError, UsageError
-from paretovid.trainables.evaluation import (
+from paretovid.trainables.evaluation.detection import Detection, GroundTruth, Segments
+from paretovid.trainables.evaluation.evaluate import (
     CHEAPEST,
     OBJECTIVES,
     Measured,
@@ -37,10 +37,10 @@ from paretovid.trainables.evaluation import (
     same_answers,
     true_instances,
 )
+from paretovid.trainables.features.store import FeatureSplit, FeatureStore, load_padded
+from paretovid.trainables.layers.timestep_selector import by_content
 from paretovid.trainables.method import Batch, Method, Progress, Setting, SourceFacts
-from paretovid.trainables.methods import build_method, method_class, method_config
 from paretovid.trainables.provenance import code_version
-from paretovid.trainables.timestep_selector import by_content
 
 EVALUATED_SPLITS = ("val", "test")
 

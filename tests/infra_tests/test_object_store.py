@@ -12,7 +12,7 @@ import pytest
 
 from paretovid.infra.object_store import MANIFEST, ObjectStore
 from paretovid.infra.testing import FlakyProxy, free_port
-from paretovid.trainables.object_errors import ObjectStoreError
+from paretovid.trainables.data.s3 import ObjectStoreError
 
 
 @pytest.fixture

@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 
 from paretovid.infra.nodes import NodeFacts, own_versions
-from paretovid.platform import cli, commands, doctor
-from paretovid.platform.cluster_check import problems_of
-from paretovid.platform.commands import Answer, format_table
+from paretovid.platform.cli import commands, doctor
+from paretovid.platform.cli import main as cli
+from paretovid.platform.cli.commands import Answer, format_table
+from paretovid.platform.execution.cluster import problems_of
 from paretovid.trainables.errors import DataError, UsageError
 
 HEAVY = ("av", "hydra", "matplotlib", "mlflow", "numpy", "omegaconf", "optuna", "ray", "torch", "torchvision")
@@ -224,7 +225,7 @@ def test_tables_are_aligned() -> None:
 
 
 def test_flops_lists_every_component(capsys: Capture) -> None:
-    from paretovid.trainables.components import all_components
+    from paretovid.trainables.backbones.catalog import all_components
 
     assert cli.main(["flops", "--json"]) == 0
     entries = json.loads(capsys.readouterr().out)["components"]

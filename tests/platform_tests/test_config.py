@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from paretovid.platform.config import (
+from paretovid.platform.config.load import (
     check_method,
     data_settings,
     ends,
@@ -16,9 +16,9 @@ from paretovid.platform.config import (
     to_record,
     training_settings,
 )
-from paretovid.platform.sweep import plan_sweep
+from paretovid.platform.sweeps.sweep import plan_sweep
 from paretovid.trainables.errors import UsageError
-from paretovid.trainables.timestep_selector import SelectorShape, build_selector, save_selector
+from paretovid.trainables.layers.timestep_selector import SelectorShape, build_selector, save_selector
 
 
 def test_defaults_are_whole_and_plain() -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from paretovid.platform.config import load_sweep_config
-from paretovid.platform.estimate import DataSize, data_size, estimate
-from paretovid.platform.sweep_report import Plan
-from paretovid.trainables.components import family, measure_component
+from paretovid.platform.config.load import load_sweep_config
+from paretovid.platform.preparation.estimate import DataSize, data_size, estimate
+from paretovid.platform.sweeps.summary import Plan
+from paretovid.trainables.backbones.catalog import family, measure_component
 from paretovid.trainables.cost import ComponentCost
 
 VIDEOS = {"a1": ("training", 61.5), "a2": ("training", 30.0), "a3": ("validation", 120.0)}

@@ -21,19 +21,25 @@ import pytest
 import torch
 
 from paretovid.infra.ray_cluster import Cluster, connect
-from paretovid.platform import shared_home
-from paretovid.platform.attempts import Attempts
-from paretovid.platform.extraction import ShardWriter, _decode, _Job, check_extraction, extract_shards
-from paretovid.platform.progress import Progress
-from paretovid.platform.shared_home import SharedRoot
+from paretovid.platform.console.progress import Progress
+from paretovid.platform.preparation.crash_counter import Attempts
+from paretovid.platform.preparation.extraction import (
+    ShardWriter,
+    _decode,
+    _Job,
+    check_extraction,
+    extract_shards,
+)
+from paretovid.platform.storage import mirror as shared_home
+from paretovid.platform.storage.mirror import SharedRoot
 from paretovid.search_spaces.schema import ExtractionConfig
-from paretovid.trainables import objects
-from paretovid.trainables.components import FAMILIES, component, save_backbone
+from paretovid.trainables.backbones.catalog import FAMILIES, component, save_backbone
+from paretovid.trainables.data import s3 as objects
 from paretovid.trainables.data.dataset import Dataset
-from paretovid.trainables.data.extract import extract_shard
-from paretovid.trainables.data.features import FeatureStore, finish, shard_is_whole
-from paretovid.trainables.data.moving_digits import MovingDigitsConfig, make_moving_digits
+from paretovid.trainables.data.moving_digits.generate import MovingDigitsConfig, make_moving_digits
 from paretovid.trainables.errors import DataError, UsageError
+from paretovid.trainables.features.extract import extract_shard
+from paretovid.trainables.features.store import FeatureStore, finish, shard_is_whole
 
 NAMES = (FAMILIES["small"]["coarse"], FAMILIES["small"]["audio"])
 HEADER = {"component": "c", "dataset": "moving_digits"}

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from paretovid.platform.home import Home, open_home
+from paretovid.platform.storage.home import Home, open_home
 from paretovid.trainables.errors import UsageError
 
 

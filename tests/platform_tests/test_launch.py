@@ -18,13 +18,9 @@ from ray import tune
 
 from paretovid.infra.placement import GIB, TrialResources
 from paretovid.infra.ray_cluster import connect
-from paretovid.platform import launch
-from paretovid.platform.launch import launch_trials
-from paretovid.platform.searcher import FixedTrial, Hooks
-from paretovid.platform.study import ParetoStudy
-from paretovid.platform.trial_context import _finite, keep_checkpoint, kept_checkpoint
-from paretovid.platform.trial_process import failure, result_to_json
-from paretovid.platform.trial_signs import (
+from paretovid.platform.execution import launcher as launch
+from paretovid.platform.execution.context import _finite, keep_checkpoint, kept_checkpoint
+from paretovid.platform.execution.heartbeat import (
     ALIVE_FILE,
     STOP_FILE,
     Signs,
@@ -32,7 +28,11 @@ from paretovid.platform.trial_signs import (
     read_document,
     take_back_stop,
 )
-from paretovid.platform.trial_watch import cause_of_death, killed_for_memory
+from paretovid.platform.execution.launcher import launch_trials
+from paretovid.platform.execution.searcher import FixedTrial, Hooks
+from paretovid.platform.execution.trial_process import failure, result_to_json
+from paretovid.platform.execution.watchdog import cause_of_death, killed_for_memory
+from paretovid.platform.search.study import ParetoStudy
 from paretovid.search_spaces.schema import KnobConfig
 from paretovid.trainables.errors import NonFiniteError, ParetovidError, UsageError
 
@@ -273,8 +273,8 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 from test_launch import hooks, make_trainable, study, FIXED
 from paretovid.infra.ray_cluster import connect
-from paretovid.platform.launch import launch_trials
-from paretovid.platform.stopping import StopSwitch, SweepStopped, on_signals
+from paretovid.platform.execution.launcher import launch_trials
+from paretovid.platform.execution.stopping import StopSwitch, SweepStopped, on_signals
 folder = Path({folder!r})
 seen, switch = {{}}, StopSwitch()
 with on_signals(switch, lambda text: print(text.strip(), flush=True)), connect(cpus=2):

@@ -11,20 +11,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paretovid.platform import prediction, registry
-from paretovid.platform.commands import _describe_video
-from paretovid.platform.front import choose, read_front
-from paretovid.platform.home import Home
-from paretovid.platform.model_card import model_card
-from paretovid.platform.raw_check import Gate, _Recorded
-from paretovid.platform.report import front_table, write_html, write_png
-from paretovid.platform.results import objective_text, read_scores, read_sweep
-from paretovid.platform.testing import localization_home, synthetic_sweep, write_sweep, write_trial
-from paretovid.platform.timeline import draw_timeline
-from paretovid.platform.tracking_records import trial_figures
+from paretovid.platform.cli.commands import _describe_video
+from paretovid.platform.fronts.build import choose, read_front
+from paretovid.platform.fronts.report import front_table, write_html, write_png
+from paretovid.platform.records.trial import objective_text, read_scores, read_sweep
+from paretovid.platform.registry import prediction
+from paretovid.platform.registry import promotion as registry
+from paretovid.platform.registry.card import model_card
+from paretovid.platform.registry.gates import Gate, _Recorded
+from paretovid.platform.registry.localization_plot import draw_timeline
+from paretovid.platform.storage.home import Home
+from paretovid.platform.testing.sweeps import localization_home, synthetic_sweep, write_sweep, write_trial
+from paretovid.platform.tracking.tags import trial_figures
 from paretovid.trainables.data.dataset import load_dataset
-from paretovid.trainables.detection import THUMOS_THRESHOLDS, map_iou
 from paretovid.trainables.errors import DataError, UsageError
+from paretovid.trainables.evaluation.detection import THUMOS_THRESHOLDS, map_iou
 from paretovid.trainables.recognizer import Prediction
 
 pytestmark = pytest.mark.timeout(180)
@@ -168,7 +169,7 @@ def test_other_instances_than_recorded_fail_the_gate(home: Home) -> None:
 
 
 def test_a_set_without_events_is_refused_before_training(home: Home, tmp_path: Path) -> None:
-    from paretovid.trainables.evaluation import true_instances
+    from paretovid.trainables.evaluation.evaluate import true_instances
 
     dataset = load_dataset(home.data("moving_digits_untrimmed"))
     blind = [dataclasses.replace(record, events=()) for record in dataset.split("val")]

@@ -20,14 +20,14 @@ from paretovid.infra import nodes as nodes_module
 from paretovid.infra.nodes import look_at_nodes
 from paretovid.infra.placement import TrialResources
 from paretovid.infra.ray_cluster import CLUSTER_ENVIRONMENT, connect, environment
-from paretovid.platform import cluster_check
-from paretovid.platform.cluster_check import check_nodes, code_to_send
-from paretovid.platform.home import Home
-from paretovid.platform.launch import launch_trials
-from paretovid.platform.searcher import FixedTrial, Hooks
-from paretovid.platform.sweep_trials import trainable_on
-from paretovid.platform.testing import small_home
-from paretovid.platform.trial_signs import ALIVE_FILE, read_document
+from paretovid.platform.execution import cluster as cluster_check
+from paretovid.platform.execution.cluster import check_nodes, code_to_send
+from paretovid.platform.execution.heartbeat import ALIVE_FILE, read_document
+from paretovid.platform.execution.launcher import launch_trials
+from paretovid.platform.execution.searcher import FixedTrial, Hooks
+from paretovid.platform.storage.home import Home
+from paretovid.platform.sweeps.trials import trainable_on
+from paretovid.platform.testing.sweeps import small_home
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.provenance import code_version
 from paretovid.trainables.trial import TrainingConfig, TrialConfig

@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file
 from tests.platform_tests.test_sweep import SMALL, paretovid
 
-from paretovid.platform.config import group_options
+from paretovid.platform.config.load import group_options
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(420)]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from paretovid.platform.packaging import needed_modules, write_runtime_package
+from paretovid.platform.registry.runtime_code import needed_modules, write_runtime_package
 
 
 def test_only_what_prediction_needs_travels() -> None:
@@ -56,6 +56,6 @@ def test_name_follows_content_and_versions_live_side_by_side(
 
 def test_what_does_not_travel_is_an_error(tmp_path: Path) -> None:
     source = small_source(tmp_path / "source", 1)
-    (source / "values.py").write_text("from paretovid.platform.home import Home\n")
+    (source / "values.py").write_text("from paretovid.platform.storage.home import Home\n")
     with pytest.raises(ValueError, match=r"paretovid\.platform\.home"):
         write_runtime_package(tmp_path / "out", root=source)

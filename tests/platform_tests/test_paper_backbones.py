@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 import torch
 
-from paretovid.platform import backbones as stage
-from paretovid.platform.config import group_options, load_sweep_config
-from paretovid.platform.home import open_home
-from paretovid.platform.pipeline import check_settings
-from paretovid.platform.progress import Progress
-from paretovid.trainables.components import component, family, read_backbone_meta
+from paretovid.platform.config.load import group_options, load_sweep_config
+from paretovid.platform.console.progress import Progress
+from paretovid.platform.preparation import backbones as stage
+from paretovid.platform.preparation.prepare import check_settings
+from paretovid.platform.storage.home import open_home
+from paretovid.trainables.backbones.catalog import component, family, read_backbone_meta
+from paretovid.trainables.catalog import method_class, method_config
 from paretovid.trainables.data.dataset import Dataset
-from paretovid.trainables.data.extract import extract_shard, headers
-from paretovid.trainables.data.features import FeatureStore, finish, header_fingerprint
-from paretovid.trainables.data.moving_digits import MovingDigitsConfig, make_moving_digits
+from paretovid.trainables.data.moving_digits.generate import MovingDigitsConfig, make_moving_digits
 from paretovid.trainables.errors import DataError, UsageError
-from paretovid.trainables.methods import method_class, method_config
+from paretovid.trainables.features.extract import extract_shard, headers
+from paretovid.trainables.features.store import FeatureStore, finish, header_fingerprint
 
 PAPER_METHODS = {
     "ada_frame": {"coarse": "mobilenet_v2@112", "fine": "resnet101@224"},

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from tests.platform_tests.test_sweep import paretovid
 
-from paretovid.platform.config import group_options, load_sweep_config
-from paretovid.platform.sweep import plan_sweep
-from paretovid.trainables.data.encoding import encode_mp4
+from paretovid.platform.config.load import group_options, load_sweep_config
+from paretovid.platform.sweeps.sweep import plan_sweep
+from paretovid.trainables.data.moving_digits.encoding import encode_mp4
 
 CLASSES = ("Archery", "Drinking coffee", "Surfing")
 COUNTS = {"training": 9, "validation": 3, "testing": 1}

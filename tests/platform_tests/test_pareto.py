@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from paretovid.platform.pareto import Reference, hypervolume, knee, non_dominated, thinned
 from paretovid.trainables.errors import NonFiniteError
+from paretovid.trainables.evaluation.pareto import Reference, hypervolume, knee, non_dominated, thinned
 
 
 def test_front_keeps_what_nothing_beats() -> None:

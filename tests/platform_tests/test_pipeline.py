@@ -15,15 +15,15 @@ import numpy as np
 import pytest
 from tests.platform_tests.conftest import SMALL_DATA
 
-from paretovid.platform import pipeline
-from paretovid.platform.config import data_settings, group_options, load_sweep_config
-from paretovid.platform.pipeline import check_settings, make_data
-from paretovid.platform.progress import Progress
+from paretovid.platform.config.load import data_settings, group_options, load_sweep_config
+from paretovid.platform.console.progress import Progress
+from paretovid.platform.preparation import prepare as pipeline
+from paretovid.platform.preparation.prepare import check_settings, make_data
 from paretovid.trainables.data.dataset import load_dataset
-from paretovid.trainables.data.encoding import encode_mp4
-from paretovid.trainables.data.features import FeatureStore
-from paretovid.trainables.data.readers.registry import reader_config, reader_names
+from paretovid.trainables.data.moving_digits.encoding import encode_mp4
+from paretovid.trainables.data.readers.catalog import reader_config, reader_names
 from paretovid.trainables.errors import DataError, UnknownNameError, UsageError
+from paretovid.trainables.features.store import FeatureStore
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from paretovid.platform.progress import Progress, format_seconds
+from paretovid.platform.console.progress import Progress, format_seconds
 
 
 class Clock:

@@ -12,11 +12,12 @@ import mlflow
 import pytest
 from safetensors.torch import load_file, save_file
 
-from paretovid.platform import prediction, registry
-from paretovid.platform.home import Home
-from paretovid.platform.mlflow_store import open_store
-from paretovid.platform.model_package import REQUIRED
-from paretovid.platform.testing import small_home
+from paretovid.platform.registry import prediction
+from paretovid.platform.registry import promotion as registry
+from paretovid.platform.registry.package import REQUIRED
+from paretovid.platform.storage.home import Home
+from paretovid.platform.testing.sweeps import small_home
+from paretovid.platform.tracking.store import open_store
 from paretovid.trainables.errors import StaleFeaturesError, UnknownNameError, UsageError
 
 

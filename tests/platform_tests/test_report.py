@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from paretovid.platform.front import Front, read_front
-from paretovid.platform.report import _curves, _rival, front_table, write_html, write_png
-from paretovid.platform.testing import synthetic_sweep, write_sweep, write_trial
+from paretovid.platform.fronts.build import Front, read_front
+from paretovid.platform.fronts.report import _curves, _rival, front_table, write_html, write_png
+from paretovid.platform.testing.sweeps import synthetic_sweep, write_sweep, write_trial
 
 
 @pytest.fixture

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 from tests.platform_tests.conftest import SMALL_DATA
 
-from paretovid.platform.home import Home
-from paretovid.platform.sweep_audit import Audit, audit
-from paretovid.platform.sweep_journal import read_journal
-from paretovid.platform.testing import kill_with_children
+from paretovid.platform.records.journal import read_journal
+from paretovid.platform.storage.home import Home
+from paretovid.platform.testing.audit import Audit, audit
+from paretovid.platform.testing.sweeps import kill_with_children
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -19,12 +19,12 @@ from tests.platform_tests.conftest import SMALL_DATA
 from paretovid.infra.object_store import ObjectStore
 from paretovid.infra.ray_cluster import CLUSTER_ENVIRONMENT, environment
 from paretovid.infra.testing import FlakyProxy, PostgresServer, S3Server, mlflow_server
-from paretovid.platform import shared_home
 from paretovid.platform.cli import main
-from paretovid.platform.home import open_home
-from paretovid.platform.study_place import STORAGE_VARIABLE
-from paretovid.platform.sweep_audit import Audit, audit
-from paretovid.platform.testing import kill_with_children
+from paretovid.platform.search.location import STORAGE_VARIABLE
+from paretovid.platform.storage import mirror as shared_home
+from paretovid.platform.storage.home import open_home
+from paretovid.platform.testing.audit import Audit, audit
+from paretovid.platform.testing.sweeps import kill_with_children
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 

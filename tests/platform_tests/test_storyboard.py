@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from paretovid.platform.storyboard import MOST_STEPS, _shown_steps, draw_storyboard
-from paretovid.trainables.data.moving_digits import MovingDigitsConfig, make_video
+from paretovid.platform.registry.storyboard import MOST_STEPS, _shown_steps, draw_storyboard
+from paretovid.trainables.data.moving_digits.generate import MovingDigitsConfig, make_video
 
 LOOKS = [{"source": "coarse", "step": step} for step in range(6)] + [
     {"source": "fine", "step": step} for step in (0, 4, 2)

@@ -12,18 +12,18 @@ from optuna.trial import TrialState
 from sqlalchemy.engine import make_url
 
 from paretovid.infra.testing import free_port
-from paretovid.platform import patient_storage
-from paretovid.platform.config import load_sweep_config
-from paretovid.platform.home import Home
-from paretovid.platform.patient_storage import PatientStorage, StudyStorageError
-from paretovid.platform.study import ParetoStudy
-from paretovid.platform.study_place import (
+from paretovid.platform.config.load import load_sweep_config
+from paretovid.platform.search import retrying_storage as patient_storage
+from paretovid.platform.search.location import (
     STORAGE_VARIABLE,
     check_no_password,
     shown_url,
     study_place,
     without_password,
 )
+from paretovid.platform.search.retrying_storage import PatientStorage, StudyStorageError
+from paretovid.platform.search.study import ParetoStudy
+from paretovid.platform.storage.home import Home
 from paretovid.search_spaces.schema import KnobConfig
 from paretovid.trainables.errors import UsageError
 

@@ -19,9 +19,9 @@ import pytest
 from tests.platform_tests.conftest import SMALL_DATA
 
 from paretovid.platform.cli import main
-from paretovid.platform.front import read_front
-from paretovid.platform.home import Home
-from paretovid.platform.sweep_status import status_of
+from paretovid.platform.fronts.build import read_front
+from paretovid.platform.storage.home import Home
+from paretovid.platform.sweeps.status import status_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(420)]
 

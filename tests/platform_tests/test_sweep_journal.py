@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from paretovid.platform.front import read_front
-from paretovid.platform.home import Home
-from paretovid.platform.pareto import Reference
-from paretovid.platform.reconcile import record_failure
-from paretovid.platform.stopping import StopSwitch
-from paretovid.platform.sweep_journal import Entry, SweepJournal, hours_spent, read_journal
-from paretovid.platform.sweep_lock import SweepLock
-from paretovid.platform.sweep_status import (
+from paretovid.platform.execution.heartbeat import Signs
+from paretovid.platform.execution.stopping import StopSwitch
+from paretovid.platform.fronts.build import read_front
+from paretovid.platform.records.journal import Entry, SweepJournal, hours_spent, read_journal
+from paretovid.platform.storage.home import Home
+from paretovid.platform.sweeps.lock import SweepLock
+from paretovid.platform.sweeps.reconcile import record_failure
+from paretovid.platform.sweeps.status import (
     LiveStatus,
     ValidationHypervolume,
     curve,
@@ -25,9 +25,9 @@ from paretovid.platform.sweep_status import (
     status_of,
     status_text,
 )
-from paretovid.platform.sweep_trials import figures_of
-from paretovid.platform.testing import synthetic_sweep, write_sweep, write_trial
-from paretovid.platform.trial_signs import Signs
+from paretovid.platform.sweeps.trials import figures_of
+from paretovid.platform.testing.sweeps import synthetic_sweep, write_sweep, write_trial
+from paretovid.trainables.evaluation.pareto import Reference
 
 
 def write_some(folder: Path, events: int = 5) -> SweepJournal:

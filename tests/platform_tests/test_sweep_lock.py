@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from paretovid.platform import sweep_lock
-from paretovid.platform.stopping import StopSwitch
-from paretovid.platform.sweep_lock import SweepLock, driver_of
+from paretovid.platform.execution.stopping import StopSwitch
+from paretovid.platform.sweeps import lock as sweep_lock
+from paretovid.platform.sweeps.lock import SweepLock, driver_of
 from paretovid.trainables.errors import UsageError
 
 
@@ -45,8 +45,8 @@ def test_a_living_driver_is_respected_and_named(tmp_path: Path) -> None:
 def test_a_dead_driver_of_this_machine_is_nobody(tmp_path: Path) -> None:
     code = (
         "import os, sys\nfrom pathlib import Path\n"
-        "from paretovid.platform.stopping import StopSwitch\n"
-        "from paretovid.platform.sweep_lock import SweepLock\n"
+        "from paretovid.platform.execution.stopping import StopSwitch\n"
+        "from paretovid.platform.sweeps.lock import SweepLock\n"
         "with SweepLock(Path(sys.argv[1]), StopSwitch()).hold(): os._exit(9)\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from paretovid.platform.front import build_front
-from paretovid.platform.home import Home
-from paretovid.platform.mlflow_store import Store, StoreError, open_store
-from paretovid.platform.results import SweepRecord, read_sweep
-from paretovid.platform.testing import synthetic_sweep, write_trial
-from paretovid.platform.tracking import Tracker, log_sweep
-from paretovid.platform.tracking_records import environment, metrics_of, near_front
+from paretovid.platform.fronts.build import build_front
+from paretovid.platform.records.trial import SweepRecord, read_sweep
+from paretovid.platform.storage.home import Home
+from paretovid.platform.testing.sweeps import synthetic_sweep, write_trial
+from paretovid.platform.tracking.store import Store, StoreError, open_store
+from paretovid.platform.tracking.tags import environment, metrics_of, near_front
+from paretovid.platform.tracking.tracker import Tracker, log_sweep
 from paretovid.trainables.errors import NonFiniteError
 
 
@@ -162,7 +162,7 @@ def test_store_that_cannot_be_used(tmp_path: Path) -> None:
 def test_a_process_killed_while_it_makes_the_store_leaves_none(tmp_path: Path) -> None:
     code = (
         "import os, sys\nfrom pathlib import Path\n"
-        "from paretovid.platform.home import Home\nfrom paretovid.platform.mlflow_store import open_store\n"
+        "from paretovid.platform.storage.home import Home\nfrom paretovid.platform.tracking.store import open_store\n"
         "import mlflow.store.db.utils as utils\n"
         "upgrade = utils._upgrade_db\n"
         "utils._upgrade_db = lambda *words: (upgrade(*words), os._exit(9))\n"

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from paretovid.platform import tracking_sender
-from paretovid.platform.home import Home
-from paretovid.platform.mlflow_store import Store, StoreError, open_store
-from paretovid.platform.sweep_journal import SweepJournal
-from paretovid.platform.testing import write_sweep, write_trial
-from paretovid.platform.tracking_sender import Delivery, TrackingSender, last_sent, replay
+from paretovid.platform.records.journal import SweepJournal
+from paretovid.platform.storage.home import Home
+from paretovid.platform.testing.sweeps import write_sweep, write_trial
+from paretovid.platform.tracking import exporter as tracking_sender
+from paretovid.platform.tracking.exporter import Delivery, TrackingSender, last_sent, replay
+from paretovid.platform.tracking.store import Store, StoreError, open_store
 
 TRIALS = ("t0000", "t0001", "t0002")
 

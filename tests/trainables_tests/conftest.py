@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from paretovid.trainables.data.dataset import Dataset
-from paretovid.trainables.data.moving_digits import MovingDigitsConfig, make_moving_digits
+from paretovid.trainables.data.moving_digits.generate import MovingDigitsConfig, make_moving_digits
 
 
 @pytest.fixture(scope="session")

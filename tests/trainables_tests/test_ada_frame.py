@@ -8,7 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from paretovid.trainables.ada_frame import (
+from paretovid.trainables.catalog import method_config
+from paretovid.trainables.cost import ComponentCost, CostTable
+from paretovid.trainables.errors import NonFiniteError, UsageError
+from paretovid.trainables.layers.frame_agent import index_of
+from paretovid.trainables.method import Batch, Progress
+from paretovid.trainables.methods.ada_frame import (
     ALGORITHM2,
     NEVER,
     AdaFrame,
@@ -16,11 +21,6 @@ from paretovid.trainables.ada_frame import (
     paper_patience,
     relative_entropy,
 )
-from paretovid.trainables.cost import ComponentCost, CostTable
-from paretovid.trainables.errors import NonFiniteError, UsageError
-from paretovid.trainables.frame_agent import index_of
-from paretovid.trainables.method import Batch, Progress
-from paretovid.trainables.methods import method_config
 from paretovid.trainables.testing import (
     COMPONENTS,
     MACS,

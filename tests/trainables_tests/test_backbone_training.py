@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from paretovid.trainables import backbone_training
-from paretovid.trainables.backbone_training import BackboneTrainingConfig, is_for_backbones, train_backbones
-from paretovid.trainables.components import family, read_backbone_meta
+from paretovid.trainables.backbones import training as backbone_training
+from paretovid.trainables.backbones.catalog import family, read_backbone_meta
+from paretovid.trainables.backbones.training import BackboneTrainingConfig, is_for_backbones, train_backbones
 from paretovid.trainables.data.dataset import video_key
 from paretovid.trainables.errors import DataError, UsageError
 from paretovid.trainables.trial import LocalContext
@@ -196,8 +196,8 @@ import hashlib, json, sys
 from pathlib import Path
 import torch
 from paretovid.trainables import backbone_training
-from paretovid.trainables.backbone_training import BackboneTrainingConfig, train_backbones
-from paretovid.trainables.components import family
+from paretovid.trainables.backbones.training import BackboneTrainingConfig, train_backbones
+from paretovid.trainables.backbones.catalog import family
 from paretovid.trainables.data.dataset import load_dataset
 
 class Context:

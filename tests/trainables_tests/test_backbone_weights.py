@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from paretovid.trainables.backbone_weights import build_with_weights, fetch, read_tensors
-from paretovid.trainables.components import ComponentSpec, component, load_backbone, save_backbone
+from paretovid.trainables.backbones.catalog import ComponentSpec, component, load_backbone, save_backbone
+from paretovid.trainables.backbones.weights import build_with_weights, fetch, read_tensors
 from paretovid.trainables.errors import DataError, UsageError
 
 SPEC = component("yamnet@64x96")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from paretovid.trainables.components import (
+from paretovid.trainables.backbones.catalog import (
     COMPONENTS,
     component,
     family,

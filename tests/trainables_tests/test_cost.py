@@ -6,7 +6,7 @@ from torch import nn
 
 from paretovid.trainables.cost import ComponentCost, CostTable, check_accounting, measure_macs
 from paretovid.trainables.errors import UnknownCostError, UsageError
-from paretovid.trainables.gated_recurrence import Cell
+from paretovid.trainables.layers.recurrent import Cell
 
 
 def test_measured_macs_are_those_of_the_formulas():

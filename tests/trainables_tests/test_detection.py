@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from paretovid.trainables.data.dataset import Event
-from paretovid.trainables.detection import (
+from paretovid.trainables.errors import DataError, NonFiniteError, UnknownNameError, UsageError
+from paretovid.trainables.evaluation.detection import (
     EVALUATORS,
     THUMOS_THRESHOLDS,
     Detection,
@@ -21,7 +22,6 @@ from paretovid.trainables.detection import (
     overlaps,
     resampled_map_iou,
 )
-from paretovid.trainables.errors import DataError, NonFiniteError, UnknownNameError, UsageError
 
 
 def event(start: float, end: float, label: int = 0) -> Event:

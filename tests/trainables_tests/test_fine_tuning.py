@@ -10,16 +10,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from paretovid.trainables import fine_tuning
-from paretovid.trainables.components import (
+from paretovid.trainables.backbones import fine_tuning
+from paretovid.trainables.backbones.catalog import (
     component,
     family,
     load_backbone,
     read_backbone_meta,
     save_backbone,
 )
+from paretovid.trainables.backbones.fine_tuning import FineTuningConfig, fine_tune, is_fine_tuned
 from paretovid.trainables.errors import NonFiniteError, UsageError
-from paretovid.trainables.fine_tuning import FineTuningConfig, fine_tune, is_fine_tuned
 from paretovid.trainables.trial import LocalContext
 
 # Fine-tuning does not ask where a network's weights come from; a small one takes seconds.
@@ -191,7 +191,7 @@ import json, shutil, sys
 from pathlib import Path
 import torch
 from paretovid.trainables.data.dataset import load_dataset
-from paretovid.trainables.fine_tuning import FineTuningConfig, fine_tune
+from paretovid.trainables.backbones.fine_tuning import FineTuningConfig, fine_tune
 
 class Context:
     rank, world_size, device = int(sys.argv[1]), 2, torch.device("cpu")

@@ -8,11 +8,11 @@ from itertools import pairwise
 import pytest
 import torch
 
+from paretovid.trainables.baselines.frame_exit import FrameExit, exit_steps, refining_order
+from paretovid.trainables.catalog import method_config
 from paretovid.trainables.cost import deterministic_eval
 from paretovid.trainables.errors import UsageError
-from paretovid.trainables.frame_exit import FrameExit, exit_steps, refining_order
 from paretovid.trainables.method import Batch, Progress
-from paretovid.trainables.methods import method_config
 from paretovid.trainables.provider import VideoProvider
 from paretovid.trainables.testing import (
     COMPONENTS,

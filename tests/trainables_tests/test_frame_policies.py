@@ -5,8 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from paretovid.trainables.frame_policies import BlindPolicy, GaussianPolicy, JumpPolicy, PointerPolicy, View
-from paretovid.trainables.global_memory import Memory
+from paretovid.trainables.layers.frame_policies import (
+    BlindPolicy,
+    GaussianPolicy,
+    JumpPolicy,
+    PointerPolicy,
+    View,
+)
+from paretovid.trainables.layers.global_memory import Memory
 
 
 def view(batch: int, closed: list[bool] | None = None) -> View:

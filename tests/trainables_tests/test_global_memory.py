@@ -7,7 +7,7 @@ import torch
 
 from paretovid.trainables.cost import CostTable, deterministic_eval
 from paretovid.trainables.errors import UsageError
-from paretovid.trainables.global_memory import GlobalMemory, Memory, MemoryConfig, positional_encoding
+from paretovid.trainables.layers.global_memory import GlobalMemory, Memory, MemoryConfig, positional_encoding
 from paretovid.trainables.provider import FeatureProvider
 from paretovid.trainables.testing import (
     COMPONENTS,

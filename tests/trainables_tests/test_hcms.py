@@ -14,17 +14,17 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from paretovid.trainables.components import FAMILIES, component, save_backbone
+from paretovid.trainables.backbones.catalog import FAMILIES, component, save_backbone
+from paretovid.trainables.baselines.random_levels import RandomLevels
+from paretovid.trainables.catalog import build_method, method_config
 from paretovid.trainables.data.dataset import Dataset
 from paretovid.trainables.data.videos import VideoReader
 from paretovid.trainables.errors import UsageError
-from paretovid.trainables.evaluation import Measured
-from paretovid.trainables.gated_levels import Gate, GatedLevels, Limits, affordable
-from paretovid.trainables.hcms import Hcms
+from paretovid.trainables.evaluation.evaluate import Measured
+from paretovid.trainables.layers.gated_stack import Gate, GatedLevels, Limits, affordable
 from paretovid.trainables.method import Batch, Outcome, Progress
-from paretovid.trainables.methods import build_method, method_config
+from paretovid.trainables.methods.hcms import Hcms
 from paretovid.trainables.provider import FeatureProvider
-from paretovid.trainables.random_levels import RandomLevels
 from paretovid.trainables.recognizer import Prediction, Recognizer, write_model_folder
 from paretovid.trainables.testing import (
     COMPONENTS,

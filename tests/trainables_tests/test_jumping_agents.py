@@ -7,8 +7,8 @@ import itertools
 import pytest
 import torch
 
+from paretovid.trainables.catalog import method_config
 from paretovid.trainables.errors import UsageError
-from paretovid.trainables.methods import method_config
 from paretovid.trainables.testing import run_cached, synthetic_method, synthetic_split, train_briefly
 
 both = pytest.mark.parametrize("name", ["frame_glimpse", "fast_forward"])

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from paretovid.trainables.catalog import method_config
 from paretovid.trainables.errors import UsageError
-from paretovid.trainables.gated_recurrence import Cell, gumbel_use, mix, synchronize
-from paretovid.trainables.lite_eval import LiteEval
+from paretovid.trainables.layers.recurrent import Cell, gumbel_use, mix, synchronize
 from paretovid.trainables.method import Batch, Progress
-from paretovid.trainables.methods import method_config
+from paretovid.trainables.methods.lite_eval import LiteEval
 from paretovid.trainables.testing import (
     padded_by,
     run_cached,
@@ -150,7 +150,8 @@ def test_padding_changes_neither_logits_nor_usage_in_training():
 
 
 def test_results_of_a_seed_stay_what_they_were_before_levels_became_general():
-    """Written down from the two-level code that `gated_levels.py` replaced; checkpoints must go on loading."""
+    """Written down from the two-level code that `trainables/layers/gated_stack.py` replaced; checkpoints must go on
+    loading."""
     method = synthetic_method("lite_eval")
     losses = train_briefly(method, synthetic_split(num_videos=24, seed=1), steps=20)
     assert (losses[0], losses[-1]) == pytest.approx((1.5407822132110596, 0.5565710067749023), rel=1e-5)
@@ -196,7 +197,7 @@ def test_the_temperature_reaches_its_floor_at_sixty_percent(monkeypatch):
         seen.append(temperature)
         return torch.ones(len(logits))
 
-    monkeypatch.setattr("paretovid.trainables.lite_eval.gumbel_use", always)
+    monkeypatch.setattr("paretovid.trainables.methods.lite_eval.gumbel_use", always)
     method, split = synthetic_method("lite_eval", {"temperature_floor": 0.25}), synthetic_split()
     batch = Batch(split.features, split.mask, split.targets, split.video_keys)
     for step in (0, 30, 60, 100):

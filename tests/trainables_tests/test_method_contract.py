@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from paretovid.trainables.catalog import method_class, method_config, method_names
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.method import Batch, Progress
-from paretovid.trainables.methods import method_class, method_config, method_names
 from paretovid.trainables.testing import (
     COMPONENTS,
     padded_by,

@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from paretovid.trainables.errors import DataError, NonFiniteError, UnknownNameError
-from paretovid.trainables.metrics import (
+from paretovid.trainables.evaluation.metrics import (
     average_precision_activitynet,
     average_precision_paper,
     average_precision_present_only,

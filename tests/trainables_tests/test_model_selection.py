@@ -9,15 +9,21 @@ import math
 import pytest
 import torch
 
-from paretovid.trainables.backbone_training import is_for_backbones
+from paretovid.trainables.backbones.training import is_for_backbones
+from paretovid.trainables.catalog import method_config
 from paretovid.trainables.cost import measure_macs
-from paretovid.trainables.data.features import FeatureSplit
 from paretovid.trainables.errors import UsageError
-from paretovid.trainables.evaluation import run_settings
+from paretovid.trainables.evaluation.evaluate import run_settings
+from paretovid.trainables.features.store import FeatureSplit
+from paretovid.trainables.layers.model_pool import Clips, member_losses
 from paretovid.trainables.method import Batch, Progress, SourceFacts
-from paretovid.trainables.methods import method_config
-from paretovid.trainables.model_pool import Clips, member_losses
-from paretovid.trainables.model_selection import ModelSelection, SelectorBank, affinity, all_agree, choose
+from paretovid.trainables.methods.model_selection import (
+    ModelSelection,
+    SelectorBank,
+    affinity,
+    all_agree,
+    choose,
+)
 from paretovid.trainables.testing import (
     COMPONENTS,
     FACTS,

@@ -7,10 +7,10 @@ import itertools
 import pytest
 import torch
 
+from paretovid.trainables.catalog import method_class, method_config
 from paretovid.trainables.errors import NonFiniteError, UsageError
 from paretovid.trainables.method import Batch, Progress
-from paretovid.trainables.methods import method_class, method_config
-from paretovid.trainables.model_selection_localization import (
+from paretovid.trainables.methods.model_selection_localization import (
     ModelSelectionLocalization,
     affinity,
     disparity,

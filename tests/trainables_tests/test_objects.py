@@ -12,11 +12,10 @@ import torch
 from safetensors.torch import save
 
 from paretovid.infra.testing import FlakyProxy, free_port
-from paretovid.trainables import objects
-from paretovid.trainables.backbone_weights import fetch, read_tensors
-from paretovid.trainables.errors import DataError, UsageError
-from paretovid.trainables.object_errors import ObjectStoreError
-from paretovid.trainables.objects import (
+from paretovid.trainables.backbones.weights import fetch, read_tensors
+from paretovid.trainables.data import s3 as objects
+from paretovid.trainables.data.s3 import (
+    ObjectStoreError,
     downloaded,
     is_object,
     list_objects,
@@ -25,6 +24,7 @@ from paretovid.trainables.objects import (
     read_part,
     status,
 )
+from paretovid.trainables.errors import DataError, UsageError
 
 
 def put(bucket: str, **contents: bytes) -> None:

@@ -13,7 +13,7 @@ import torch
 import torchvision
 from torch import nn
 
-from paretovid.trainables.components import (
+from paretovid.trainables.backbones.catalog import (
     COMPONENTS,
     FAMILIES,
     Backbone,
@@ -23,14 +23,14 @@ from paretovid.trainables.components import (
     family,
     measure_component,
 )
+from paretovid.trainables.backbones.networks.i3d import InceptionI3d
+from paretovid.trainables.backbones.networks.libraries import _SlowFast
+from paretovid.trainables.backbones.networks.same_padding import pad_same
+from paretovid.trainables.backbones.networks.shufflenet_3d import ShuffleNet3d, shuffle
+from paretovid.trainables.backbones.networks.yamnet import YamNet
+from paretovid.trainables.backbones.paper import PAPER_FAMILIES, PAPER_SPECS
 from paretovid.trainables.cost import measure_macs
 from paretovid.trainables.errors import UsageError
-from paretovid.trainables.networks.i3d import InceptionI3d
-from paretovid.trainables.networks.libraries import _SlowFast
-from paretovid.trainables.networks.same_padding import pad_same
-from paretovid.trainables.networks.shufflenet_3d import ShuffleNet3d, shuffle
-from paretovid.trainables.networks.yamnet import YamNet
-from paretovid.trainables.paper_components import PAPER_FAMILIES, PAPER_SPECS
 
 HAS_TIMM = importlib.util.find_spec("timm") is not None
 NAMES = [spec.name for spec in PAPER_SPECS if HAS_TIMM or spec.name != "dpn107@224"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from paretovid.trainables.policy_gradient import margin, returns, rewards
+from paretovid.trainables.layers.policy_gradient import margin, returns, rewards
 
 # One video of class 0, four steps; the margins are -0.2, 0.4, 0.1, 0.6.
 SCORES = torch.tensor([[[0.3, 0.5, 0.2], [0.6, 0.2, 0.2], [0.5, 0.4, 0.1], [0.75, 0.15, 0.1]]])

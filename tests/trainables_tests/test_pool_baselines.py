@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from paretovid.trainables.metrics import top1
-from paretovid.trainables.model_pool import Clips
-from paretovid.trainables.pool_baselines import ModelCascade, ModelOracle, SingleModel
+from paretovid.trainables.baselines.model_pool import ModelCascade, ModelOracle, SingleModel
+from paretovid.trainables.evaluation.metrics import top1
+from paretovid.trainables.layers.model_pool import Clips
 from paretovid.trainables.testing import run_cached, synthetic_method, synthetic_split
 
 

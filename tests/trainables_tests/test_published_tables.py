@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from paretovid.trainables.errors import DataError
-from paretovid.trainables.published_tables import (
+from paretovid.trainables.published.tables import (
     CLOSE,
     CLOSEST,
     PublishedRow,

@@ -8,11 +8,11 @@ import torch
 from safetensors.torch import save_file
 
 from paretovid.trainables import recognizer as module
-from paretovid.trainables.components import FAMILIES, component, measure_component, save_backbone
-from paretovid.trainables.data.moving_digits import MovingDigitsConfig, make_moving_digits
+from paretovid.trainables.backbones.catalog import FAMILIES, component, measure_component, save_backbone
+from paretovid.trainables.data.moving_digits.generate import MovingDigitsConfig, make_moving_digits
 from paretovid.trainables.data.videos import VideoReader
 from paretovid.trainables.errors import DataError, UnknownNameError, UsageError
-from paretovid.trainables.lite_eval import LiteEval
+from paretovid.trainables.methods.lite_eval import LiteEval
 from paretovid.trainables.recognizer import BackbonesOnDemand, Recognizer, checked_setting, write_model_folder
 from paretovid.trainables.testing import synthetic_method
 from paretovid.trainables.trial import cost_table

@@ -8,9 +8,10 @@ from itertools import pairwise
 import pytest
 import torch
 
-from paretovid.trainables.data.features import FeatureSplit
+from paretovid.trainables.baselines.top_k import TopK, most_salient
+from paretovid.trainables.catalog import method_config
 from paretovid.trainables.errors import UsageError
-from paretovid.trainables.methods import method_config
+from paretovid.trainables.features.store import FeatureSplit
 from paretovid.trainables.testing import (
     padded_by,
     reloaded,
@@ -20,7 +21,6 @@ from paretovid.trainables.testing import (
     synthetic_split,
     train_briefly,
 )
-from paretovid.trainables.top_k import TopK, most_salient
 
 
 def telling_case() -> tuple[TopK, FeatureSplit]:

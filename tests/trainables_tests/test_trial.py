@@ -13,12 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from paretovid.platform.results import read_scores, read_trial
-from paretovid.platform.testing import localization_home, small_home
+from paretovid.platform.records.trial import read_scores, read_trial
+from paretovid.platform.testing.sweeps import localization_home, small_home
+from paretovid.trainables.catalog import method_class, method_config, method_names
 from paretovid.trainables.data.dataset import load_dataset, save_manifest
-from paretovid.trainables.detection import map_iou
 from paretovid.trainables.errors import NonFiniteError, StaleFeaturesError, UsageError
-from paretovid.trainables.methods import method_class, method_config, method_names
+from paretovid.trainables.evaluation.detection import map_iou
 from paretovid.trainables.trial import (
     LocalContext,
     TrainingConfig,
@@ -283,7 +283,7 @@ def test_a_result_says_where_it_comes_from_and_what_it_cost(base, tmp_path):
 
 
 def test_scores_on_disk_give_the_figures_of_the_result(base, tmp_path):
-    from paretovid.trainables.metrics import mean_average_precision
+    from paretovid.trainables.evaluation.metrics import mean_average_precision
 
     result = run(base, tmp_path / "a")
     tensors = load_file(tmp_path / "a" / "scores.safetensors")
@@ -345,9 +345,9 @@ def cluster():
 
 def launch(base: TrialConfig, storage: Path, workers: int) -> Path:
     from paretovid.infra.placement import TrialResources
-    from paretovid.platform.launch import launch_trials
-    from paretovid.platform.searcher import FixedTrial, Hooks
-    from paretovid.platform.sweep_trials import trainable_on
+    from paretovid.platform.execution.launcher import launch_trials
+    from paretovid.platform.execution.searcher import FixedTrial, Hooks
+    from paretovid.platform.sweeps.trials import trainable_on
     from paretovid.trainables.provenance import code_version
 
     trial = dataclasses.asdict(dataclasses.replace(base, output=str(storage / "trials" / "t")))

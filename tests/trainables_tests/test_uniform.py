@@ -7,9 +7,10 @@ from itertools import pairwise
 import pytest
 import torch
 
+from paretovid.trainables.baselines.uniform import Uniform, UniformConfig
+from paretovid.trainables.catalog import method_config
 from paretovid.trainables.errors import UsageError
-from paretovid.trainables.frame_order import random_steps, uniform_steps
-from paretovid.trainables.methods import method_config
+from paretovid.trainables.layers.frame_sampling import random_steps, uniform_steps
 from paretovid.trainables.testing import (
     padded_by,
     run_cached,
@@ -18,7 +19,6 @@ from paretovid.trainables.testing import (
     synthetic_split,
     train_briefly,
 )
-from paretovid.trainables.uniform import Uniform, UniformConfig
 
 NUM_STEPS = torch.tensor([40, 7, 3, 1, 40])
 KEYS = torch.tensor([11, -5, 2**60, 0, 12])

@@ -10,12 +10,21 @@ from typing import Any
 import pytest
 import torch
 
+from paretovid.trainables.catalog import method_config
 from paretovid.trainables.cost import deterministic_eval, measure_macs
-from paretovid.trainables.data.features import FeatureSplit
 from paretovid.trainables.errors import NonFiniteError, UsageError
+from paretovid.trainables.features.store import FeatureSplit
+from paretovid.trainables.layers.temporal_attention import SelfAttention, VideoClassifier
+from paretovid.trainables.layers.timestep_selector import (
+    TimestepSelector,
+    best_open,
+    clipped_sigmoid,
+    l0_penalty,
+    logistic_noise,
+    step_open,
+)
 from paretovid.trainables.method import Batch, Progress
-from paretovid.trainables.methods import method_config
-from paretovid.trainables.temporal_attention import SelfAttention, VideoClassifier
+from paretovid.trainables.methods.video_epitoma import VideoEpitoma, without_some
 from paretovid.trainables.testing import (
     COMPONENTS,
     reloaded,
@@ -25,15 +34,6 @@ from paretovid.trainables.testing import (
     synthetic_split,
     train_briefly,
 )
-from paretovid.trainables.timestep_selector import (
-    TimestepSelector,
-    best_open,
-    clipped_sigmoid,
-    l0_penalty,
-    logistic_noise,
-    step_open,
-)
-from paretovid.trainables.video_epitoma import VideoEpitoma, without_some
 
 EVERYTHING = {"gate_threshold": 0.0, "top_k": 0, "timesteps": 0}
 

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from paretovid.trainables.errors import UsageError
-from paretovid.trainables.method import Batch
-from paretovid.trainables.weak_localization import (
+from paretovid.trainables.layers.localization_head import (
     HeadConfig,
     LocalizationHead,
     ProposalConfig,
@@ -20,6 +19,7 @@ from paretovid.trainables.weak_localization import (
     instances,
     multiple_instance_loss,
 )
+from paretovid.trainables.method import Batch
 
 ALL = torch.ones(1, 8, dtype=torch.bool)
 

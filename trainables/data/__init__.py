@@ -1,1 +1,1 @@
-"""Videos, datasets and features: from encoded files to padded batches."""
+"""Videos and data sets: from encoded files to decoded steps."""

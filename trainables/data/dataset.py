@@ -4,6 +4,11 @@
  "class_groups": {class: group}, "generator": {...},
  "videos": [{"video_id", "path", "split", "labels", "num_steps", "duration_seconds",
              "step_labels", "events", "ambiguous", "content"}]}
+
+Which training videos backbones learn from, where others are kept for what selects among them.
+
+Both sides work it out from the videos' ids alone: the training of backbones, and a method that must not learn from
+videos that its pool has seen.
 """
 
 from __future__ import annotations
@@ -19,8 +24,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
+from paretovid.trainables.data.s3 import is_object, read_object
 from paretovid.trainables.errors import DataError, unknown_name
-from paretovid.trainables.objects import is_object, read_object
+from paretovid.trainables.layers.frame_sampling import uniform_hash
 
 MANIFEST = "manifest.json"
 SPLITS = ("train", "val", "test")
@@ -291,3 +299,11 @@ def _check_record(dataset: Dataset, record: VideoRecord) -> None:
             f"{dataset.root / MANIFEST}: video {record.video_id!r} has {problem}",
             "Mend this entry of the manifest.",
         )
+
+
+_SALT = 1_000_003  # as a step: no step's own draw
+
+
+def is_for_backbones(video_keys: Tensor, share: float) -> Tensor:
+    """Which training videos, by the hash of their ids `[B]` int64, are among the `share` for backbones, `[B]` bool."""
+    return uniform_hash(video_keys, _SALT) < share

@@ -25,9 +25,8 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from paretovid.trainables.data.audio import SAMPLE_RATE, AudioTrack, log_mel
 from paretovid.trainables.data.audioset_mel import audioset_log_mel, samples_of
 from paretovid.trainables.data.flow import flow
+from paretovid.trainables.data.s3 import ObjectStoreError, downloaded, is_object, open_object
 from paretovid.trainables.errors import UsageError, VideoError
-from paretovid.trainables.object_errors import ObjectStoreError
-from paretovid.trainables.objects import downloaded, is_object, open_object
 
 # Containers of real videos. FFmpeg's probing would also take a text file for ANSI art, an image for a video
 # of one frame, or a playlist that makes it fetch what the playlist names.

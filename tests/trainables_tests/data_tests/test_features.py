@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from paretovid.trainables.components import component, family, save_backbone
+from paretovid.trainables.backbones.catalog import component, family, save_backbone
 from paretovid.trainables.data.dataset import video_key
-from paretovid.trainables.data.extract import compute_features, extract_shard, headers
-from paretovid.trainables.data.features import (
+from paretovid.trainables.data.videos import read_all_steps
+from paretovid.trainables.errors import DataError, StaleFeaturesError, UsageError
+from paretovid.trainables.features.extract import compute_features, extract_shard, headers
+from paretovid.trainables.features.store import (
     FeatureStore,
     finish,
     header_fingerprint,
@@ -19,8 +21,6 @@ from paretovid.trainables.data.features import (
     shard_is_whole,
     write_shard,
 )
-from paretovid.trainables.data.videos import read_all_steps
-from paretovid.trainables.errors import DataError, StaleFeaturesError, UsageError
 
 COARSE = family("small")["coarse"]
 
@@ -46,7 +46,7 @@ def extracted(videos, backbone: Path, root: Path, dtype: str = "float32") -> Pat
 def test_features_are_those_of_the_backbone_on_the_decoded_steps(videos, backbone, tmp_path):
     store = FeatureStore.open(extracted(videos, backbone, tmp_path / "features"))
     assert len(store) == len(videos.records) and store.width == component(COARSE).feature_width
-    from paretovid.trainables.components import load_backbone
+    from paretovid.trainables.backbones.catalog import load_backbone
 
     network, _ = load_backbone(backbone)
     for record in videos.records:

@@ -9,7 +9,7 @@ import pytest
 
 from paretovid.trainables.data import flow as module
 from paretovid.trainables.data.flow import REACH_PIXELS, ZERO, flow
-from paretovid.trainables.data.moving_digits import MovingDigitsConfig, make_video
+from paretovid.trainables.data.moving_digits.generate import MovingDigitsConfig, make_video
 from paretovid.trainables.data.videos import InputSpec, VideoReader, read_all_steps
 from paretovid.trainables.errors import UsageError
 

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from paretovid.trainables.data.contact_sheet import contact_sheet
 from paretovid.trainables.data.dataset import SPLITS, VideoRecord, load_dataset
-from paretovid.trainables.data.digit_drawing import Painter, scans
-from paretovid.trainables.data.moving_digits import (
+from paretovid.trainables.data.moving_digits.contact_sheet import contact_sheet
+from paretovid.trainables.data.moving_digits.drawing import Painter, scans
+from paretovid.trainables.data.moving_digits.generate import (
     MOTION_DIGIT,
     SILENT_DIGIT,
     MovingDigitsConfig,

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from paretovid.trainables.data.s3 import is_object
 from paretovid.trainables.errors import UsageError
-from paretovid.trainables.objects import is_object
 
 TO_DIVIDE = ""
 """Stands for the split of a video that nobody put into one."""

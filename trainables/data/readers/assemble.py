@@ -32,13 +32,13 @@ from paretovid.trainables.data.readers.annotations import (
     Annotations,
     ReaderConfig,
 )
+from paretovid.trainables.data.readers.catalog import reader
 from paretovid.trainables.data.readers.files import existing, read_lines
 from paretovid.trainables.data.readers.matching import VideoFiles
 from paretovid.trainables.data.readers.probing import MapParallel, Probe, probe_all
-from paretovid.trainables.data.readers.registry import reader
+from paretovid.trainables.data.s3 import is_object
 from paretovid.trainables.data.videos import count_steps
 from paretovid.trainables.errors import DataError, UsageError
-from paretovid.trainables.objects import is_object
 
 LEFT_OUT = "left_out.json"
 _SHOWN = 3

@@ -22,8 +22,8 @@ from paretovid.trainables.data.readers.annotations import (
 )
 from paretovid.trainables.data.readers.files import ClassList, existing, read_class_list
 from paretovid.trainables.data.readers.matching import VideoFiles
+from paretovid.trainables.data.s3 import is_object
 from paretovid.trainables.errors import UsageError
-from paretovid.trainables.objects import is_object
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -249,7 +249,7 @@ def _hint_of_any(folder: Path) -> str:
 def other_format_hint(path: Path) -> str:
     """ " It looks like ...", if a file is of a known format; else nothing."""
     # Here and not at the head: the registry imports every reader, and they import this file.
-    from paretovid.trainables.data.readers.registry import recognize
+    from paretovid.trainables.data.readers.catalog import recognize
 
     names = recognize(path)
     return f" {path.name} looks like one of {' or '.join(names)}: data={names[0]}." if names else ""

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import final
 
 from paretovid.trainables.data.readers.files import existing, read_lines
+from paretovid.trainables.data.s3 import MAX_CONNECTIONS, ObjectStatus, is_object, list_objects, status
 from paretovid.trainables.errors import DataError
-from paretovid.trainables.objects import MAX_CONNECTIONS, ObjectStatus, is_object, list_objects, status
 
 _SUFFIXES = "3gp asf avi flv m2ts m4v mkv mov mp4 mpeg mpg mts mxf nut ogv ts webm wmv"
 VIDEO_SUFFIXES = frozenset(f".{suffix}" for suffix in _SUFFIXES.split())

@@ -15,10 +15,9 @@ from types import MappingProxyType
 
 import av
 
+from paretovid.trainables.data.s3 import ObjectStatus, ObjectStoreError, is_object, read_part, status
 from paretovid.trainables.data.videos import VideoReader, open_container
 from paretovid.trainables.errors import VideoError
-from paretovid.trainables.object_errors import ObjectStoreError
-from paretovid.trainables.objects import ObjectStatus, is_object, read_part, status
 
 _EDGE_BYTES = 64 * 2**10
 CACHE = "probed.jsonl"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from paretovid.trainables.data.audio import SAMPLE_RATE
-from paretovid.trainables.data.encoding import encode_mp4
+from paretovid.trainables.data.moving_digits.encoding import encode_mp4
 
 
 def _encode(path: Path, seconds: float) -> None:

@@ -10,15 +10,15 @@ import boto3
 import numpy as np
 import pytest
 
-from paretovid.trainables import objects
+from paretovid.trainables.data import s3 as objects
 from paretovid.trainables.data import videos as videos_module
 from paretovid.trainables.data.readers import probing
 from paretovid.trainables.data.readers.annotations import AnnotatedVideo, Annotations, ReaderConfig
 from paretovid.trainables.data.readers.assemble import Assembled, assemble
 from paretovid.trainables.data.readers.class_folders import ClassFoldersConfig, read_class_folders
+from paretovid.trainables.data.s3 import ObjectStoreError
 from paretovid.trainables.data.videos import InputSpec, VideoReader, read_all_steps
 from paretovid.trainables.errors import DataError, VideoError
-from paretovid.trainables.object_errors import ObjectStoreError
 
 IDS = tuple("abcdef")
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from paretovid.trainables.components import component, family, save_backbone
+from paretovid.trainables.backbones.catalog import component, family, save_backbone
 from paretovid.trainables.data.dataset import load_dataset
-from paretovid.trainables.data.extract import extract_shard, headers
-from paretovid.trainables.data.features import FeatureStore, finish, header_fingerprint
 from paretovid.trainables.data.readers.activitynet import ActivityNetConfig
 from paretovid.trainables.data.readers.assemble import read_dataset
+from paretovid.trainables.features.extract import extract_shard, headers
+from paretovid.trainables.features.store import FeatureStore, finish, header_fingerprint
 
 CLASSES = ("Archery", "Drinking coffee", "Surfing")
 SUBSETS = {"training": 7, "validation": 4, "testing": 2}

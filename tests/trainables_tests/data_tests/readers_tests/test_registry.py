@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from paretovid.trainables.data.readers.registry import reader, reader_config, reader_names, recognize
+from paretovid.trainables.data.readers.catalog import reader, reader_config, reader_names, recognize
 from paretovid.trainables.errors import UnknownNameError, UsageError
 
 

@@ -1,0 +1,311 @@
+"""What each command of `main.py` does: a few lines that call the platform and shape the answer.
+
+Every import of ours is inside its function, because most of them bring torch, Ray or MLflow.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_CLASSES_OF_HEADS = 12  # as the built-in set has
+_LABELS_SHOWN, _INSTANCES_SHOWN = 3, 10  # of a video, for people; --json prints all
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """What a command prints on stdout."""
+
+    text: str
+    """For people."""
+    document: Any = None
+    """The same as plain data, for `--json`."""
+    exit_status: int = 0
+
+
+def data_make(args: argparse.Namespace) -> Answer:
+    """`paretovid data make`."""
+    from paretovid.platform.config.load import load_sweep_config
+    from paretovid.platform.console.progress import Progress
+    from paretovid.platform.preparation import prepare as pipeline
+
+    dataset = pipeline.make_data(load_sweep_config(args.overrides), Progress(1))
+    return Answer(text=f"{len(dataset.records)} videos of {len(dataset.classes)} classes in {dataset.root}")
+
+
+def data_upload(args: argparse.Namespace) -> Answer:
+    """`paretovid data upload`."""
+    from paretovid.platform.preparation import prepare as pipeline
+    from paretovid.platform.storage.home import open_home
+
+    dataset = pipeline.upload_data(open_home(args.home), Path(args.folder))
+    follow = f"paretovid sweep data=folder data.name={dataset.name}{_at(args.home)}"
+    return Answer(text=f"{len(dataset.records)} videos of {dataset.name} are in the home. Next: {follow}")
+
+
+def extract(args: argparse.Namespace) -> Answer:
+    """`paretovid extract`."""
+    from paretovid.platform.config.load import load_sweep_config
+    from paretovid.platform.console.progress import Progress
+    from paretovid.platform.preparation import prepare as pipeline
+
+    folders: Mapping[str, Path] = pipeline.extract(load_sweep_config(args.overrides), Progress(3))
+    rows = [(source, str(folder)) for source, folder in folders.items()]
+    return Answer(text=format_table(("source", "features"), rows))
+
+
+def sweep(args: argparse.Namespace) -> Answer:
+    """`paretovid sweep`."""
+    from paretovid.platform.config.load import load_sweep_config
+    from paretovid.platform.console.progress import Progress
+    from paretovid.platform.sweeps import sweep as sweeping
+
+    config = load_sweep_config(args.overrides)
+    if args.dry_run:
+        return Answer(text=str(sweeping.plan_sweep(config)))
+    return Answer(text=str(sweeping.run_sweep(config, Progress(5), take_over=args.take_over)))
+
+
+def resume(args: argparse.Namespace) -> Answer:
+    """`paretovid resume`."""
+    from paretovid.platform.console.progress import Progress
+    from paretovid.platform.sweeps import sweep as sweeping
+
+    report = sweeping.resume_sweep(
+        args.home, args.sweep, args.overrides, Progress(5), take_over=args.take_over
+    )
+    return Answer(text=str(report))
+
+
+def extend(args: argparse.Namespace) -> Answer:
+    """`paretovid extend`."""
+    from paretovid.platform.console.progress import Progress
+    from paretovid.platform.sweeps import sweep as sweeping
+
+    report = sweeping.extend_sweep(
+        args.home, args.sweep, args.more, args.overrides, Progress(5), take_over=args.take_over
+    )
+    return Answer(text=str(report))
+
+
+def replay(args: argparse.Namespace) -> Answer:
+    """`paretovid replay`."""
+    from paretovid.platform.console.progress import Progress
+    from paretovid.platform.sweeps import sweep as sweeping
+
+    sent = sweeping.replay_sweep(args.home, args.sweep, args.uri, Progress(1), whole=args.whole)
+    return Answer(text=f"MLflow was told of {sent} events." if sent else "MLflow knows everything already.")
+
+
+def sweeps(args: argparse.Namespace) -> Answer:
+    """`paretovid sweeps`."""
+    from paretovid.platform.storage.home import open_home
+    from paretovid.platform.sweeps.status import list_sweeps, status_of, status_text, watch
+
+    home = open_home(args.home)
+    if args.watch and not args.json:
+        for text in watch(home, args.sweep):
+            print(text, flush=True)
+    if args.sweep is not None:
+        status = status_of(home, args.sweep)
+        return Answer(text=status_text(status), document=status.to_document())
+    found: Sequence[Mapping[str, Any]] = list_sweeps(home)
+    columns = ("name", "method", "data", "state", "trials", "asked", "failed", "hypervolume", "created")
+    rows = [[_cell(entry.get(column)) for column in columns] for entry in found]
+    text = format_table(columns, rows) if rows else "No sweeps yet. Start one: paretovid sweep"
+    return Answer(text=text, document={"sweeps": list(found)})
+
+
+def front(args: argparse.Namespace) -> Answer:
+    """`paretovid front`."""
+    from paretovid.platform.fronts import report
+    from paretovid.platform.fronts.build import read_front
+    from paretovid.platform.storage.home import open_home
+    from paretovid.trainables.errors import UsageError
+
+    home = open_home(args.home)
+    found = read_front(
+        [home.sweep(name) for name in args.sweeps],
+        split=args.split,
+        max_gflops=args.max_gflops,
+        min_map=args.min_map,
+        seed=args.seed or 0,
+    )
+    for picture in (args.png, args.html):
+        if picture and not Path(picture).absolute().parent.is_dir():
+            raise UsageError(f"{picture}: there is no such folder", "Make it, or name another file.")
+    if args.png:
+        report.write_png(found, Path(args.png))
+    if args.html:
+        report.write_html(found, Path(args.html))
+    return Answer(text=report.front_table(found), document=found.to_json())
+
+
+def promote(args: argparse.Namespace) -> Answer:
+    """`paretovid promote`."""
+    from paretovid.platform.registry import promotion as registry
+    from paretovid.platform.storage.home import open_home
+
+    version = registry.promote(
+        open_home(args.home),
+        args.sweep,
+        name=args.name,
+        alias=args.alias,
+        point=args.point,
+        max_gflops=args.max_gflops,
+        min_map=args.min_map,
+        knee=args.knee,
+    )
+    return Answer(text=str(version) + _at(args.home))
+
+
+def rollback(args: argparse.Namespace) -> Answer:
+    """`paretovid rollback`."""
+    from paretovid.platform.registry import promotion as registry
+    from paretovid.platform.storage.home import open_home
+
+    version = registry.rollback(open_home(args.home), args.name, args.alias)
+    return Answer(text=str(version) + _at(args.home))
+
+
+def models(args: argparse.Namespace) -> Answer:
+    """`paretovid models`."""
+    from paretovid.platform.registry import promotion as registry
+    from paretovid.platform.storage.home import open_home
+
+    found: Sequence[Mapping[str, Any]] = registry.list_models(open_home(args.home), args.name)
+    columns = ("name", "version", "aliases", "method", "quality", "gflops", "gates", "point")
+    rows = [[_cell(_model_cell(entry, column)) for column in columns] for entry in found]
+    text = format_table(columns, rows) if rows else "No models yet. Register one: paretovid promote --help"
+    return Answer(text=text, document={"models": list(found)})
+
+
+def _model_cell(entry: Mapping[str, Any], column: str) -> Any:
+    """A column of `paretovid models`; the quality comes with its name, which differs from task to task."""
+    if column != "quality":
+        return entry.get(column)
+    return next((f"{name} {_cell(value)}" for name, value in entry.items() if name.startswith("map")), None)
+
+
+def predict(args: argparse.Namespace) -> Answer:
+    """`paretovid predict`. Videos that cannot be read are told, the others go on; then the status is 1."""
+    document = _predict_document(args)
+    failed = any(video["error"] for video in document["videos"])
+    blocks = [_describe_video(video) for video in document["videos"]]
+    return Answer(text="\n".join(blocks), document=document, exit_status=int(failed))
+
+
+def _predict_document(args: argparse.Namespace) -> Mapping[str, Any]:
+    from paretovid.platform.registry import prediction
+    from paretovid.platform.storage.home import open_home
+    from paretovid.trainables.errors import UsageError
+
+    settings = [word for word in args.videos if "=" in word and not Path(word).exists()]
+    if settings:
+        raise UsageError(
+            f"not a video: {settings[0]!r}",
+            "predict takes home=FOLDER and options; a registry on a server is named by MLFLOW_TRACKING_URI.",
+        )
+
+    return prediction.predict(
+        open_home(args.home),
+        args.model,
+        args.videos,
+        max_gflops=args.max_gflops,
+        params=dict(args.set),
+        pictures=args.picture,
+        on_demand=args.on_demand,
+    )
+
+
+def flops(args: argparse.Namespace) -> Answer:
+    """`paretovid flops`: measured now, on the real modules."""
+    from paretovid.platform.cli import cost_tables
+
+    if args.published:
+        rows, summary = cost_tables.published_entries()
+        titles = ("paper", "table", "row", "published", "computed", "difference", "note")
+        table = format_table(titles, [cost_tables.published_cells(row) for row in rows])
+        return Answer(text=f"{table}\n{summary}", document={"rows": rows})
+    entries = cost_tables.component_entries(_CLASSES_OF_HEADS)
+    columns = ("component", "input", "measured", "published", "difference", "source")
+    table = format_table(columns, [cost_tables.component_cells(entry) for entry in entries])
+    note = (
+        "In GFLOPs per call, counted as the papers do: giga multiply-accumulates. Backbones first, those that the\n"
+        "platform trains and those of the papers (without classifiers, which papers count: up to 0.003); then what\n"
+        f"methods add at their default sizes on features of the small family, heads for {_CLASSES_OF_HEADS} classes."
+    )
+    return Answer(text=f"{table}\n{note}", document={"components": entries})
+
+
+def doctor(args: argparse.Namespace) -> Answer:
+    """`paretovid doctor`. Status 1 if something must be mended."""
+    from paretovid.platform.cli import doctor as checks
+
+    found = checks.run_checks(args.home, args.overrides)
+    failed = any(check.state == "fail" for check in found)
+    return Answer(text=checks.to_text(found), document=checks.to_document(found), exit_status=int(failed))
+
+
+def _at(home: str | None) -> str:
+    """What a printed command needs behind it to find the same home."""
+    return "" if home is None else f" home={home}"
+
+
+def format_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Left-aligned columns, two spaces apart."""
+    lines = [list(columns), *(list(row) for row in rows)]
+    widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or "-"
+    return str(value)
+
+
+def _describe_video(video: Mapping[str, Any]) -> str:
+    if video["error"]:
+        # Most errors begin with the file's name.
+        return (
+            str(video["error"]) if video["path"] in video["error"] else f"{video['path']}: {video['error']}"
+        )
+    best = video["labels"][:_LABELS_SHOWN]
+    labels = ", ".join(f"{entry['label']} {entry['score']:.3f}" for entry in best)
+    calls = ", ".join(f"{component} x {count:g}" for component, count in video["calls"].items())
+    looked = _describe_looks(video["steps"])
+    found = "".join(
+        f"\n  {each['start_seconds']:.1f} to {each['end_seconds']:.1f} s: {each['label']} {each['score']:.3f}"
+        for each in video.get("instances", [])[:_INSTANCES_SHOWN]
+    )
+    text = f"{video['path']}: {labels}{found}\n  {video['gflops']:.4g} GFLOPs; {looked}\n  calls: {calls or 'none'}"
+    return text + "".join(f"\n  note: {note}" for note in video["notes"])
+
+
+def _describe_looks(steps: Sequence[str]) -> str:
+    """How many steps were looked at how closely, and which, from a word per step."""
+    at: dict[str, list[int]] = {}
+    for step, look in enumerate(steps):
+        at.setdefault(look, []).append(step)
+
+    def which(look: str) -> str:
+        return f" (steps {', '.join(map(str, at[look]))})"
+
+    if at.keys() <= {"none", "coarse", "fine"}:
+        closely = len(at.get("fine", []))
+        return f"looked at {closely} of {len(steps)} steps closely" + (which("fine") if closely else "")
+    at.pop("none", None)
+    most = max(at, key=lambda look: len(at[look]))
+    counts = [f"{look} at {len(at[look])}" + ("" if look == most else which(look)) for look in at]
+    return f"of {len(steps)} steps, up to {', '.join(counts)}"

@@ -1,0 +1,349 @@
+"""Configuration: `key=value` words and the YAML of `search_spaces/` in, one typed `SweepConfig` out.
+
+All commands share one root. The grammar is Hydra's; Hydra's sweeper, working folders, logging and `_target_` are
+not used. Whatever is wrong is a `UsageError` that says what is allowed, closest match first.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.resources
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_module
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from paretovid.platform.search.location import check_no_password
+from paretovid.search_spaces.schema import FREE_SECTIONS, KnobConfig, MethodConfig, SweepConfig
+from paretovid.trainables.errors import UsageError, unknown_name
+
+_PACKAGE = "paretovid.search_spaces"
+_GROUPS = ("data", "backbones", "method", "search", "cluster", "tracking")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+SAMPLERS = ("tpe", "gp", "random")
+
+
+def load_sweep_config(overrides: Sequence[str] = ()) -> SweepConfig:
+    """The configuration with `overrides` (Hydra's grammar: `search.trials=8`, `method=lite_eval`) applied.
+
+    Settings under `data`, `training`, `backbones.training` and `method.model` need no `+` to be added; the
+    dataclasses that they belong to check them (`check_method`, `typed_config`).
+
+    Raises `UsageError` for an unknown key, a value of another type, a bad range, or a value out of bounds.
+    """
+    parsed = [_parse(word) for word in overrides]
+    groups = [each for each in parsed if each.key_or_group in _GROUPS]
+    for each in groups:
+        _check_group(each)
+    base = _compose([str(each.input_line) for each in groups])
+    words = [_word(each, base) for each in parsed]
+    config = OmegaConf.to_object(_compose(words, is_resolved=True))
+    assert isinstance(config, SweepConfig)
+    for model in (config.method.model, *(baseline.model for baseline in config.baselines)):
+        # Workers have other current folders.
+        if (folder := model.get("selector")) and not str(folder).startswith("sha256:"):
+            model["selector"] = str(Path(folder).expanduser().absolute())
+    chosen = config.backbones
+    chosen.family = chosen.by_method.get(config.method.name, chosen.family)
+    _check(config, known_knobs=set(base.method.training_knobs) | set(base.method.inference_knobs))
+    return config
+
+
+def to_record(config: SweepConfig) -> dict[str, Any]:
+    """The resolved configuration as plain JSON-able data."""
+    return asdict(config)
+
+
+def group_options(group: str) -> tuple[str, ...]:
+    """The names that `group=NAME` takes, sorted."""
+    folder = importlib.resources.files(_PACKAGE) / group
+    return tuple(sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".yaml")))
+
+
+def data_settings(config: SweepConfig) -> dict[str, Any]:
+    """What is set of the data set besides its name: `generator` or `reader`, and the fields of its class."""
+    return {key: value for key, value in config.data.items() if key != "name"}
+
+
+def training_settings(config: SweepConfig) -> dict[str, Any]:
+    """Fields of `TrainingConfig`: what the method's file asks for, and what `training` says otherwise."""
+    return {**config.method.training, **config.training}
+
+
+def searched_knobs(config: SweepConfig) -> dict[str, KnobConfig]:
+    """The knobs that the study searches, by name."""
+    if config.search.inference_knobs == "study":
+        return {**config.method.training_knobs, **config.method.inference_knobs}
+    return dict(config.method.training_knobs)
+
+
+def model_with_knobs(method: MethodConfig, knobs: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of the method's Config: `method.model` with the training knobs' values set."""
+    model: dict[str, Any] = _copy(method.model)
+    for name, knob in method.training_knobs.items():
+        if name in knobs:
+            *parents, last = knob.field.split(".")
+            section = model
+            for parent in parents:
+                section = section.setdefault(parent, {})
+            section[last] = knobs[name]
+    return model
+
+
+def check_method(config: SweepConfig) -> None:
+    """Builds the configuration of the method and of every baseline, with the knobs at both ends.
+
+    Imports torch. Raises `UsageError` for an unknown method, field or value.
+    """
+    from paretovid.trainables.catalog import method_config
+
+    knobs = config.method.training_knobs
+    for end in (0, -1):
+        values = {name: ends(knob)[end] for name, knob in knobs.items()}
+        method_config(config.method.name, model_with_knobs(config.method, values))
+    for baseline in config.baselines:
+        method_config(baseline.method, baseline.model)
+
+
+def ends(knob: KnobConfig) -> tuple[Any, Any]:
+    """The first and the last value that a knob can take, its low end first."""
+    if knob.choices:
+        return knob.choices[0], knob.choices[-1]
+    values = (knob.low, knob.high)
+    return tuple(int(v) for v in values) if knob.whole else values  # type: ignore
+
+
+def _copy(value: Any) -> Any:
+    return {key: _copy(each) for key, each in value.items()} if isinstance(value, Mapping) else value
+
+
+def _parse(word: str) -> Override:
+    try:
+        (override,) = OverridesParser.create().parse_overrides([word])
+    except HydraException as error:
+        hint = "Write key=value; quote values with special characters: 'key=\"a=b\"'."
+        raise UsageError(f"not an override: {word!r}", hint) from error
+    if override.is_sweep_override():
+        key = override.key_or_group
+        raise UsageError(
+            f"{word!r} gives several values",
+            f"A list is written {key}=[…]; a range is set by the knob's low and high.",
+        )
+    return override
+
+
+def _check_group(override: Override) -> None:
+    group = override.key_or_group
+    options = group_options(group)
+    if override.is_delete() or override.package is not None:
+        raise UsageError(
+            f"{group} cannot be left out or moved", f"Choose {group}= one of: {', '.join(options)}."
+        )
+    if override.value() not in options:
+        raise unknown_name(f"choice for {group}", override.value(), options)
+
+
+def _compose(words: Sequence[str], *, is_resolved: bool = False) -> DictConfig:
+    ConfigStore.instance().store(name="sweep_schema", node=SweepConfig)
+    try:
+        with initialize_config_module(_PACKAGE, version_base="1.3"):
+            config = compose("sweep", overrides=list(words))
+        if is_resolved:
+            _check_complete(config)
+            OmegaConf.resolve(config)
+        return config
+    except (HydraException, OmegaConfBaseException) as error:
+        raise _explained(error) from error
+
+
+def _check_complete(config: DictConfig) -> None:
+    """The YAML of a method or a data set writes ??? for what only its user can know."""
+    for group, section, where in (
+        ("method", config.method.model, "method.model"),
+        ("data", config.data, "data"),
+    ):
+        missing = [f"{where}.{name}" for name in section if OmegaConf.is_missing(section, name)]
+        if missing:
+            raise UsageError(
+                f"{missing[0]} has no value",
+                f"Give {' '.join(f'{name}=VALUE' for name in missing)}; the head of the YAML of {group}= in "
+                f"search_spaces/{group}/ says what it is.",
+            )
+
+
+def _explained(error: Exception) -> UsageError:
+    """Hydra and OmegaConf say what failed in the first line, and why in the first line of the cause."""
+    cause = error.__cause__ or error
+    reason = str(cause).splitlines()[0]
+    override = re.search(r"override '?\+{0,2}(\S+?)'?[.\n]?$", str(error).splitlines()[0])
+    where = f"{override.group(1)}: " if override else ""
+    return UsageError(
+        f"{where}{reason}", "schema.py and the YAML in search_spaces/ list every setting with its type."
+    )
+
+
+def _word(override: Override, base: DictConfig) -> str:
+    """The override as Hydra needs it. Raises for a key that the schema does not have."""
+    key = override.key_or_group
+    line = str(override.input_line)
+    if key in _GROUPS:
+        return line
+    if any(key.startswith(f"{section}.") for section in FREE_SECTIONS):
+        return line if override.is_delete() else "++" + line.lstrip("+")
+    _check_key(key, base)
+    # Without the plus, so that nothing can be added beside the schema.
+    return line.lstrip("+")
+
+
+def _check_key(key: str, base: DictConfig) -> None:
+    node: Any = base
+    path = ""
+    for part in key.split("."):
+        if OmegaConf.is_list(node) and part.isdigit() and int(part) < len(node):
+            node = node[int(part)]
+        elif OmegaConf.is_dict(node) and part in node:
+            node = node[part]
+        else:
+            here = [f"{path}{name}" for name in node] if OmegaConf.is_dict(node) else []
+            raise _unknown_key(key, here, list(_leaves(base)))
+        path += f"{part}."
+
+
+def _unknown_key(key: str, here: Sequence[str], everywhere: Sequence[str]) -> UsageError:
+    """Someone who types `trials` means `search.trials`; someone who types `search.trails` does, too."""
+    last = key.rpartition(".")[2]
+    same = [known for known in everywhere if known.rpartition(".")[2] == last]
+    close = same[:1] or difflib.get_close_matches(key, everywhere, n=1)
+    return UsageError(
+        f"unknown setting: {key!r}",
+        (f"Did you mean {close[0]!r}? " if close else "")
+        + f"Known here: {', '.join(sorted(here)) or '(none)'}.",
+    )
+
+
+def _leaves(node: Any, path: str = "") -> Iterator[str]:
+    if OmegaConf.is_dict(node) and len(node):
+        for name in node:
+            yield from _leaves(node[name], f"{path}.{name}" if path else str(name))
+    else:
+        yield path
+
+
+def _require(condition: bool, setting: str, value: object, allowed: str) -> None:
+    if not condition:
+        raise UsageError(f"{setting}={value!r} is not allowed", f"Allowed: {allowed}.")
+
+
+def _above(value: float | None, bound: float, setting: str, *, or_equal: bool = False) -> None:
+    if value is not None:
+        inside = math.isfinite(value) and (value >= bound if or_equal else value > bound)
+        _require(inside, setting, value, f"a finite number {'from' if or_equal else 'above'} {bound:g}")
+
+
+def _one_of(value: str, allowed: Sequence[str], setting: str) -> None:
+    if value not in allowed:
+        raise unknown_name(f"value of {setting}", value, allowed)
+
+
+def _check(config: SweepConfig, known_knobs: set[str]) -> None:
+    _above(config.seed, 0, "seed", or_equal=True)
+    if config.name is not None:
+        _require(bool(_NAME.fullmatch(config.name)), "name", config.name, "letters, digits, '.', '_' and '-'")
+    _one_of(config.accounting, ("honest", "paper"), "accounting")
+    search, cluster = config.search, config.cluster
+    _one_of(search.sampler, SAMPLERS, "search.sampler")
+    _one_of(search.inference_knobs, ("sweep", "study"), "search.inference_knobs")
+    _above(search.trials, 1, "search.trials", or_equal=True)
+    _above(search.concurrent, 1, "search.concurrent", or_equal=True)
+    _above(search.max_failures, 0, "search.max_failures", or_equal=True)
+    _above(search.max_gflops, 0, "search.max_gflops")
+    _above(search.hours, 0, "search.hours")
+    for setting, url in (("search.storage", search.storage), ("tracking.uri", config.tracking.uri)):
+        check_no_password(url, setting)
+    _above(cluster.workers_per_trial, 1, "cluster.workers_per_trial", or_equal=True)
+    _above(cluster.cpus, 1, "cluster.cpus", or_equal=True)
+    _above(cluster.gpus, 0, "cluster.gpus", or_equal=True)
+    _above(cluster.cpus_per_trial, 0, "cluster.cpus_per_trial")
+    _above(cluster.gpus_per_trial, 0, "cluster.gpus_per_trial", or_equal=True)
+    _above(cluster.memory_per_trial_gigabytes, 0, "cluster.memory_per_trial_gigabytes")
+    _above(cluster.hang_seconds, 0, "cluster.hang_seconds")
+    for name, amount in cluster.resources_per_trial.items():
+        _above(amount, 0, f"cluster.resources_per_trial.{name}")
+    # Ray refuses to start with less.
+    _above(cluster.object_store_megabytes or 75, 75, "cluster.object_store_megabytes", or_equal=True)
+    _check_knobs(config, known_knobs)
+    _check_baselines(config)
+
+
+def _check_knobs(config: SweepConfig, known_knobs: set[str]) -> None:
+    method = config.method
+    if not searched_knobs(config):
+        raise UsageError("no knob is left to search", "Give method.training_knobs at least one.")
+    for name, knob in method.training_knobs.items():
+        where = f"method.training_knobs.{name}"
+        _check_knob(knob, where)
+        _require(bool(knob.field), f"{where}.field", knob.field, "a field of the method's Config")
+        if _has(method.model, knob.field):
+            raise UsageError(
+                f"method.model.{knob.field} is set and searched (as {name})",
+                f"Fix it: add ~method.training_knobs.{name}. Search it: leave method.model.{knob.field} out.",
+            )
+    for name, knob in method.inference_knobs.items():
+        _check_knob(knob, f"method.inference_knobs.{name}")
+    for point in method.published:
+        for name in point:
+            if name not in known_knobs:
+                raise unknown_name("knob in method.published", name, known_knobs)
+
+
+def _check_knob(knob: KnobConfig, where: str) -> None:
+    _one_of(knob.cheapest, ("low", "high"), f"{where}.cheapest")
+    if knob.choices:
+        _require(len(knob.choices) > 1, f"{where}.choices", knob.choices, "two values or more")
+        return
+    if knob.low is None or knob.high is None:
+        raise UsageError(f"{where} has no range", f"Give {where}.low and {where}.high, or choices.")
+    for end, value in (("low", knob.low), ("high", knob.high)):
+        _require(math.isfinite(value), f"{where}.{end}", value, "a finite number")
+        if knob.whole:
+            _require(value == int(value), f"{where}.{end}", value, "a whole number")
+    if knob.low > knob.high:
+        raise UsageError(f"{where}: low ({knob.low:g}) is above high ({knob.high:g})", "Exchange them.")
+    if knob.low == knob.high:
+        fixed = f"~{where} method.model.{knob.field}={knob.low:g}" if knob.field else f"~{where}"
+        raise UsageError(
+            f"{where}: the range is empty, both ends are {knob.low:g}", f"To fix its value: {fixed}"
+        )
+    if knob.log and knob.low <= 0:
+        raise UsageError(
+            f"{where}: a logarithmic range cannot begin at {knob.low:g}", f"Set {where}.low above 0."
+        )
+
+
+def _has(model: Mapping[str, Any], field: str) -> bool:
+    section: Any = model
+    for part in field.split("."):
+        if not isinstance(section, Mapping) or part not in section:
+            return False
+        section = section[part]
+    return True
+
+
+def _check_baselines(config: SweepConfig) -> None:
+    seen: set[str] = set()
+    for baseline in config.baselines:
+        allowed = "letters, digits, '.', '_' and '-'; not t and a number, which are the search's own"
+        good = _NAME.fullmatch(baseline.name) and not re.fullmatch(r"t\d+", baseline.name)
+        _require(bool(good), "baselines: name", baseline.name, allowed)
+        _require(baseline.name not in seen, "baselines: name", baseline.name, "each name once")
+        seen.add(baseline.name)

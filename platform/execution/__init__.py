@@ -1,0 +1,1 @@
+"""Trials on Ray: started, watched, stopped, and what came of them."""

@@ -1,0 +1,150 @@
+"""What a trial sees of the place where it runs: its checkpoints, whom it tells how far it is, when to end."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import final
+
+import ray.train
+import ray.train.collective
+import ray.train.torch
+import torch
+from ray import tune
+
+from paretovid.platform.execution.heartbeat import Signs
+from paretovid.platform.storage.mirror import fetch, folders_like, remove_folder, share
+from paretovid.trainables.errors import NonFiniteError
+from paretovid.trainables.trial import TrialStopped
+
+_CHECKPOINTS = "checkpoint-*[0-9]"
+
+
+def keep_checkpoint(folder: Path, checkpoint: Path) -> None:
+    """Copies `checkpoint` (a folder) below a trial's folder, then forgets the ones before."""
+    kept = sorted(folder.glob(_CHECKPOINTS))
+    number = int(kept[-1].name.rpartition("-")[2]) + 1 if kept else 0
+    for left in folder.glob("checkpoint-*.partial"):
+        shutil.rmtree(left, ignore_errors=True)
+    # A name of its own: a process that should be dead may be writing the same one.
+    partial = folder / f"checkpoint-{number:06d}.{uuid.uuid4().hex[:6]}.partial"
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(checkpoint, partial)
+    for path in partial.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    new = partial.replace(folder / f"checkpoint-{number:06d}")
+    share(new)
+    for old in kept:
+        _forget(old)
+
+
+def kept_checkpoint(folder: Path) -> Path | None:
+    """The last checkpoint below a trial's folder, wherever it was made."""
+    for name in reversed(folders_like(folder, r"checkpoint-\d+")):
+        if fetch(folder / name):
+            break
+    kept = sorted(folder.glob(_CHECKPOINTS))
+    return kept[-1] if kept else None
+
+
+def forget_checkpoints(folder: Path) -> None:
+    """Removes a finished trial's checkpoints."""
+    names = {path.name for path in folder.glob("checkpoint-*")}
+    for name in names.union(folders_like(folder, r"checkpoint-\d+")):
+        _forget(folder / name)
+
+
+def _forget(checkpoint: Path) -> None:
+    remove_folder(checkpoint)
+    shutil.rmtree(checkpoint, ignore_errors=True)
+
+
+def _finite(progress: Mapping[str, float]) -> dict[str, float]:
+    for name, value in progress.items():
+        if not math.isfinite(value):
+            raise NonFiniteError(
+                f"{name} became {value}", "Lower training.learning_rate or the knob's range."
+            )
+    return dict(progress)
+
+
+@final
+class ProcessContext:
+    """A `TrialContext` in the Tune trial's own process."""
+
+    rank = 0
+    world_size = 1
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        self.device = device
+        self._folder = folder
+        self._signs = Signs(folder)
+
+    def report(self, progress: Mapping[str, float], checkpoint: Path | None = None) -> None:
+        """Keeps the checkpoint, tells the driver. Raises `NonFiniteError`."""
+        finite = _finite(progress)
+        if not self._signs.is_mine:
+            raise TrialStopped
+        if checkpoint is not None:
+            keep_checkpoint(self._folder, checkpoint)
+        self._signs.heartbeat(finite)
+        tune.report({"progress": finite})
+
+    def get_checkpoint(self) -> Path | None:
+        """The folder of the last checkpoint that was kept."""
+        return kept_checkpoint(self._folder)
+
+    def heartbeat(self) -> bool:
+        """True once the driver asks all trials to end, or another process has this one."""
+        return self._signs.heartbeat()
+
+    def end(self) -> None:
+        """The trial is over."""
+        self._signs.end()
+
+
+@final
+class WorkerContext:
+    """A `TrialContext` in a worker of a Ray Train run."""
+
+    def __init__(self, folder: Path) -> None:
+        session = ray.train.get_context()
+        self.rank = session.get_world_rank()
+        self.world_size = session.get_world_size()
+        self.device = ray.train.torch.get_device()
+        self._folder = folder
+        # One claims for all; that another one hangs shows in it, as they wait for each other at every step.
+        self._signs = Signs(folder) if self.rank == 0 else None
+        # Each for itself, a slow rank could find what a quick one has kept since, and they would part.
+        self._found: Path | None = ray.train.collective.broadcast_from_rank_zero(kept_checkpoint(folder))
+
+    def report(self, progress: Mapping[str, float], checkpoint: Path | None = None) -> None:
+        """Rank 0 keeps the checkpoint; all ranks wait for each other. Raises `NonFiniteError`."""
+        finite = _finite(progress)
+        if self._signs is not None:
+            if not self._signs.is_mine:
+                raise TrialStopped
+            if checkpoint is not None:
+                keep_checkpoint(self._folder, checkpoint)
+            self._signs.heartbeat(finite)
+        ray.train.report({"progress": finite})
+
+    def get_checkpoint(self) -> Path | None:
+        """The folder of the last checkpoint that was kept when this worker began."""
+        return self._found
+
+    def heartbeat(self) -> bool:
+        """As in `ProcessContext`; ranks above 0 hear of it from rank 0 when the epoch ends."""
+        return self._signs.heartbeat() if self._signs is not None else False
+
+    def end(self) -> None:
+        """The trial is over."""
+        if self._signs is not None:
+            with contextlib.suppress(OSError):
+                self._signs.end()

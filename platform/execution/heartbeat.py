@@ -1,0 +1,130 @@
+"""What a trial and its driver tell each other, as small files in the sweep's folder, which all nodes see.
+
+    stop.json                    the driver asks all trials to end with a checkpoint
+    trials/<trial>/alive.json    which process has the trial, and when it last got on
+
+A process whose trial was given to another one (its driver died, and the next was quicker than its end) finds
+another claim than its own in `alive.json`, and leaves the trial alone from then on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, final
+
+from paretovid.platform.storage.mirror import is_shared, is_there, read_text, remove, share_file
+from paretovid.trainables.data.s3 import ObjectStoreError
+
+STOP_FILE = "stop.json"
+ALIVE_FILE = "alive.json"
+LOOK_SECONDS = 1.0
+"""Between two looks for the driver's wish; a file system over a network is asked no more often."""
+BEAT_SECONDS = float(os.environ.get("PARETOVID_SIGN_SECONDS", "2"))
+"""Between two signs of life: a thousand trials at a time make five hundred small writes a second."""
+SLOWER_IN_A_BUCKET = 6.0
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a file whole or not at all, for readers that may look at any time."""
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:6]}.partial")
+    partial.write_text(text)
+    partial.replace(path)
+    share_file(path)
+
+
+def read_document(path: Path, *, must_answer: bool = False) -> dict[str, Any] | None:
+    """The JSON object in a file; None if there is none, or none that can be read.
+
+    Arguments:
+        must_answer: raise `ObjectStoreError` if the bucket that it lies in does not answer.
+    """
+    try:
+        document = json.loads(read_text(path, must_answer=must_answer))
+    except ObjectStoreError:
+        if must_answer:
+            raise
+        return None
+    except (OSError, ValueError):
+        return None
+    return document if isinstance(document, dict) else None
+
+
+def ask_to_stop(sweep: Path, reason: str) -> None:
+    """Asks the sweep's trials, wherever they run, to end with a checkpoint."""
+    write_atomically(sweep / STOP_FILE, json.dumps({"reason": reason, "at": time.time()}))
+
+
+def take_back_stop(sweep: Path) -> None:
+    """Trials that start from now on are not asked to end."""
+    remove(sweep / STOP_FILE)
+
+
+@final
+class Signs:
+    """One trial's end of it, in the process that has claimed the trial.
+
+    Arguments:
+        folder: the trial's, `<sweep>/trials/<trial>`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._stop_file = folder.parent.parent / STOP_FILE
+        self._claim = uuid.uuid4().hex
+        # Where every sign is a request over a network, fewer of them.
+        slower = SLOWER_IN_A_BUCKET if is_shared(folder) else 1.0
+        self._look_seconds, self._beat_seconds = slower * LOOK_SECONDS, slower * BEAT_SECONDS
+        self._looked = self._beaten = -1e9
+        self._should_end = False
+        self._beats = 0
+        self._progress: dict[str, float] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+        self._write()
+
+    @property
+    def is_mine(self) -> bool:
+        """False once another process has claimed the trial."""
+        found = read_document(self._folder / ALIVE_FILE)
+        return found is None or found.get("claim") == self._claim
+
+    def heartbeat(self, progress: Mapping[str, float] | None = None) -> bool:
+        """A sign of life. True once the trial should end."""
+        now = time.monotonic()
+        self._beats += 1
+        if progress is not None:
+            self._progress = dict(progress)
+        if now - self._beaten >= self._beat_seconds:
+            self._beaten = now
+            if self.is_mine:
+                with contextlib.suppress(ObjectStoreError):  # a sign that is missed does no harm
+                    self._write()
+            else:
+                self._should_end = True
+        if not self._should_end and now - self._looked >= self._look_seconds:
+            self._looked = now
+            self._should_end = is_there(self._stop_file)
+        return self._should_end
+
+    def end(self) -> None:
+        """The trial is over; nobody is alive in it."""
+        if self.is_mine:
+            with contextlib.suppress(OSError):
+                remove(self._folder / ALIVE_FILE)
+
+    def _write(self) -> None:
+        document = {
+            "claim": self._claim,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "at": time.time(),
+            "beats": self._beats,
+            **self._progress,
+        }
+        write_atomically(self._folder / ALIVE_FILE, json.dumps(document))

@@ -1,0 +1,268 @@
+"""Runs trials on Ray: searched ones and fixed ones together, in one Tune run.
+
+Two launchers, one trainable. With one worker a trial runs in the Tune trial's own process, which is reused for
+the next (0.01 s per trial); with several it is a Ray Train run inside the Tune trial (about 8 s more). The
+trainable sees a `TrialContext` and cannot tell which.
+
+Nothing here depends on what Ray keeps. Checkpoints lie in the trial's folder, results go to the study, and an
+interrupted sweep goes on by launching it again (`searcher.py`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, final
+
+import ray
+from ray import tune
+from ray.exceptions import RayError
+
+from paretovid.infra.placement import GIB, TrialResources
+from paretovid.infra.ray_cluster import environment
+from paretovid.platform.execution.heartbeat import take_back_stop
+from paretovid.platform.execution.searcher import FixedTrial, Hooks, ParetoSearcher
+from paretovid.platform.execution.stopping import StopSwitch, SweepStopped
+from paretovid.platform.execution.trial_process import Trainable, in_process, nested
+from paretovid.platform.execution.watchdog import ExplainingScheduler, Overseer, killed_for_memory
+from paretovid.platform.search.study import ParetoStudy
+from paretovid.platform.storage.mirror import ray_storage, remove_folder
+from paretovid.platform.sweeps.lock import alone
+from paretovid.trainables.errors import ParetovidError, UsageError
+
+_TUNE_ENVIRONMENT = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    # Without it a trial that reports too little ends the sweep instead of itself.
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    # Its log files repeat what the trial's folder and the study hold.
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # Nothing is ever restored from Tune's snapshots.
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "TUNE_MAX_PENDING_TRIALS_PG": "1",
+    # Signals turn our own switch (stopping.py); Tune would take an interrupt for success.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LaunchSummary:
+    """What a launch has done."""
+
+    succeeded: int
+    failed: int
+    reasons: dict[str, str]
+    """Failed trial to its reason."""
+    is_out_of_time: bool
+
+
+def launch_trials(
+    trainable: Trainable,
+    *,
+    storage: Path,
+    study: ParetoStudy | None = None,
+    fixed: Sequence[FixedTrial] = (),
+    hooks: Hooks | None = None,
+    resources: TrialResources | None = None,
+    concurrent: int | None = None,
+    max_failures: int = 1,
+    hours: float | None = None,
+    hang_seconds: float | None = None,
+    switch: StopSwitch | None = None,
+    cache: str | None = None,
+) -> LaunchSummary:
+    """Runs the fixed trials and the study's until both are done. Ray must be connected.
+
+    Arguments:
+        trainable: called as `trainable(config, context)`; `config["trial"]` is the trial's id.
+        storage: the sweep's folder, seen by all nodes; trials write below `trials/<id>/`.
+        hooks: what the driver does with suggestions, progress and results.
+        concurrent: trials at a time; None: as many as there is room for.
+        max_failures: how often a fixed trial that failed is started again. A `ParetovidError` is final: the
+            same would happen again.
+        hours: no trial is started after this time.
+        hang_seconds: a trial without a sign of life for so long is killed, which is a failure; None: never.
+        switch: turned, it ends the run in order.
+        cache: folder on each node for its mirror of a home in a bucket; None: the user's cache folder.
+
+    Raises `UsageError` if the cluster has no room for one trial or the sweep is running already,
+    `SweepStopped` (a `KeyboardInterrupt`) if the switch was turned, `ParetovidError` if no trial of the study
+    has ever succeeded or none can work here. In each case the trials that were running wait in the study.
+    """
+    wanted = resources or TrialResources()
+    switch = switch or StopSwitch()
+    _check_room(wanted)
+
+    def room() -> int:
+        return _room(wanted) if concurrent is None else min(_room(wanted), concurrent)
+
+    watch = _Watch(hooks or Hooks())
+    searcher = ParetoSearcher(
+        study,
+        fixed=fixed,
+        hooks=watch.hooks(),
+        concurrent=room(),
+        deadline=None if hours is None else time.time() + 3600 * hours,
+        max_failures=max_failures,
+    )
+    overseer = Overseer(
+        searcher, storage, switch, hang_seconds=hang_seconds, room=room, on_look=watch.hooks().on_look
+    )
+    with alone(storage), environment(_TUNE_ENVIRONMENT), _quiet():
+        take_back_stop(storage)
+        try:
+            with switch.heeded():
+                _run(trainable, searcher, storage, wanted, switch, overseer, cache)
+        except (KeyboardInterrupt, SystemError) as error:
+            # Where a second signal finds the driver inside Ray's compiled code, that puts an interrupt or an error of
+            # its own in the place of what the handler raised.
+            if switch.reason is None or isinstance(error, SweepStopped):
+                raise
+            raise switch.stopped() from None
+        finally:
+            # Whatever ended the run, trials that did not come back wait to be handed out again.
+            if not switch.is_lost:
+                searcher.set_all_aside()
+                if study is not None:
+                    study.set_open_aside()
+    if searcher.environment_fault is not None:
+        raise ParetovidError(
+            f"trials cannot work here: {searcher.environment_fault}",
+            "Mend that (free space?), then go on: nothing of what was done is lost.",
+        )
+    if not searcher.is_exhausted:
+        raise switch.stopped()
+    if study is not None:
+        _check_some_succeeded(study)
+    return LaunchSummary(
+        succeeded=watch.succeeded,
+        failed=len(watch.reasons),
+        reasons=watch.reasons,
+        is_out_of_time=searcher.is_out_of_time,
+    )
+
+
+def _room(wanted: TrialResources) -> int:
+    """Trials for which the cluster has room now."""
+    return wanted.slots([node["Resources"] for node in ray.nodes() if node["Alive"]])
+
+
+def _check_room(wanted: TrialResources) -> None:
+    if _room(wanted) >= 1:
+        return
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    has = "; ".join(sorted({_describe(node) for node in nodes}))
+    raise UsageError(
+        f"the cluster's {len(nodes)} nodes ({has}) have no room for a trial of {wanted}",
+        "Lower cluster.workers_per_trial, cpus_per_trial, gpus_per_trial, resources_per_trial or "
+        "memory_per_trial_gigabytes. A worker must fit on one node.",
+    )
+
+
+def _describe(node: Mapping[str, float]) -> str:
+    special = ("node:", "memory", "object_store_memory", "accelerator_type:")
+    custom = [f"{amount:g} {name}" for name, amount in node.items() if not name.startswith(special)]
+    return ", ".join([*custom, f"{node.get('memory', 0.0) / GIB:.1f} GB"])
+
+
+def _check_some_succeeded(study: ParetoStudy) -> None:
+    counts = study.counts()
+    if counts.failed and not counts.complete:
+        raise ParetovidError(
+            f"all {counts.failed} trials failed, most often: {counts.reasons[0]}",
+            "Tracebacks: error.txt in the trials' folders. Mend the cause and start a sweep of another name=.",
+        )
+
+
+def _run(
+    trainable: Trainable,
+    searcher: ParetoSearcher,
+    storage: Path,
+    wanted: TrialResources,
+    switch: StopSwitch,
+    overseer: Overseer,
+    cache: str | None,
+) -> None:
+    """Tune, started again if Ray ends it because a worker was killed for memory."""
+    make = nested if wanted.is_nested else in_process
+    function = tune.with_resources(
+        make(trainable, storage, wanted, cache), tune.PlacementGroupFactory([wanted.bundle()])
+    )
+    while switch.reason is None:
+        name = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
+        tuner = tune.Tuner(
+            function,
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                scheduler=ExplainingScheduler(searcher),
+                num_samples=-1,
+                reuse_actors=True,
+                trial_dirname_creator=_directory,
+            ),
+            run_config=tune.RunConfig(
+                name=name,
+                **ray_storage(storage / "ray"),
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=0),
+                callbacks=[overseer],
+            ),
+        )
+        try:
+            tuner.fit()
+            return
+        except RuntimeError as error:
+            if not isinstance(error.__cause__, RayError) or not searcher.running:
+                raise
+            told = str(error.__cause__)
+            reason = f"Ray ended the run: {(told.splitlines() or [''])[0]}"
+            searcher.crashed(reason, killed_for_memory(told, storage))
+        finally:
+            # What Tune keeps of a run is a folder per trial that nobody reads.
+            remove_folder(storage / "ray" / name)
+            shutil.rmtree(storage / "ray" / name, ignore_errors=True)
+
+
+def _directory(trial: Any) -> str:
+    # Tune's own names hold every setting and grow beyond what file systems take.
+    return str(trial.trial_id)
+
+
+@final
+class _Watch:
+    """Counts what comes back, and passes it on."""
+
+    def __init__(self, hooks: Hooks) -> None:
+        self._hooks = hooks
+        self.succeeded = 0
+        self.reasons: dict[str, str] = {}
+
+    def hooks(self) -> Hooks:
+        return replace(self._hooks, on_result=self._on_result)
+
+    def _on_result(
+        self, trial_id: str, config: Mapping[str, Any], result: Mapping[str, Any] | None, error: str | None
+    ) -> None:
+        if error is None:
+            self.succeeded += 1
+        else:
+            self.reasons[trial_id] = error
+        self._hooks.on_result(trial_id, config, result, error)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.train")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

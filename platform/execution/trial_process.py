@@ -1,0 +1,187 @@
+"""A trial inside Ray's processes: the function that Tune runs, with one worker or as a Ray Train group.
+
+What it returns to the driver is one JSON string, an outcome:
+
+    {"result": …}                             finished
+    {"error": reason, "retry": bool}          failed; `retry`: another start may do better
+    {"error": reason, "environment": true}    the place is at fault (a full disk), and every trial would fail
+    {"stopped": true}                         ended early because it was asked to
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import re
+import traceback
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import torch
+
+from paretovid.infra.placement import TrialResources
+from paretovid.platform.execution.context import ProcessContext, WorkerContext, forget_checkpoints
+from paretovid.platform.execution.heartbeat import write_atomically
+from paretovid.platform.execution.searcher import OUTCOME
+from paretovid.platform.storage.mirror import SharedRoot, ray_storage, read_text, remove
+from paretovid.trainables.errors import NonFiniteError, ParetovidError
+from paretovid.trainables.trial import TrialStopped
+
+Trainable = Callable[[dict[str, Any], Any], Mapping[str, Any]]
+"""`(config, context) -> result`: a trial as a plain function. The result must be JSON without NaN."""
+
+_STOPPED = json.dumps({"stopped": True})
+NODE_LOST = "its node was lost"
+_FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS))
+
+
+def in_process(
+    trainable: Trainable, storage: Path, wanted: TrialResources, cache: str | None = None
+) -> Callable[..., dict[str, str]]:
+    """The trial in the Tune trial's own process.
+
+    Arguments:
+        cache: folder on each node for its mirror of a home in a bucket; None: the user's cache folder.
+    """
+    home = SharedRoot.of(storage, cache)
+
+    def trial(config: dict[str, Any]) -> dict[str, str]:
+        torch.set_num_threads(max(1, int(wanted.cpus)))
+        cuda = bool(wanted.gpus) and torch.cuda.is_available()
+        try:
+            folder = trial_folder(home.here(storage), config)
+            context = ProcessContext(folder, torch.device("cuda" if cuda else "cpu"))
+        except OSError as error:
+            return {OUTCOME: failure(error)}
+        try:
+            result = result_to_json(trainable(config, context))
+        except TrialStopped:
+            return {OUTCOME: _STOPPED}
+        except Exception as error:
+            _write_traceback(folder)
+            if cuda and not isinstance(error, ParetovidError):
+                raise  # a CUDA error leaves the process unusable; Tune replaces it
+            return {OUTCOME: failure(error, on_gpu=cuda)}
+        finally:
+            context.end()
+        forget_checkpoints(folder)
+        return {OUTCOME: result}
+
+    return trial
+
+
+def nested(
+    trainable: Trainable, storage: Path, wanted: TrialResources, cache: str | None = None
+) -> Callable[..., dict[str, str]]:
+    """The trial as a Ray Train run of several workers, inside the Tune trial. `cache`: as in `in_process`."""
+    home = SharedRoot.of(storage, cache)
+
+    def worker(config: dict[str, Any]) -> None:
+        torch.set_num_threads(max(1, int(wanted.cpus)))
+        folder = trial_folder(home.here(storage), config)
+        context = WorkerContext(folder)
+        try:
+            outcome = result_to_json(trainable(config, context))
+        except TrialStopped:
+            outcome = _STOPPED
+        except Exception:
+            # Not caught: the other workers wait for this one, and end with it.
+            _write_traceback(folder)
+            raise
+        finally:
+            context.end()
+        if context.rank == 0:
+            write_atomically(folder / "outcome.json", outcome)
+
+    def trial(config: dict[str, Any]) -> dict[str, str]:
+        from ray.train.torch import TorchConfig, TorchTrainer
+
+        folder = trial_folder(home.here(storage), config)
+        folder.mkdir(parents=True, exist_ok=True)
+        remove(folder / "outcome.json")
+        trainer = TorchTrainer(
+            worker,
+            train_loop_config=config,
+            torch_config=TorchConfig(backend="nccl" if wanted.gpus >= 1 else "gloo"),
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=wanted.workers,
+                use_gpu=bool(wanted.gpus),
+                resources_per_worker=wanted.per_worker(),
+            ),
+            run_config=ray.train.RunConfig(
+                # New each time: what to go on from is our checkpoint, not what Train remembers of this name.
+                name=f"{config['trial']}-{uuid.uuid4().hex[:6]}",
+                # Not Ray's TuneReportCallback for progress: a report that comes in while the trial returns can
+                # block both for ever (the main thread of its session waits for the queue that it drains).
+                **ray_storage(home.here(storage) / "ray" / "train"),
+            ),
+        )
+        try:
+            trainer.fit()
+            outcome = read_text(folder / "outcome.json", must_answer=True)
+        except Exception as error:
+            cause = cause_of_train_failure(error)
+            if not isinstance(cause, ParetovidError) and is_node_loss(f"{error} {cause}"):
+                return {OUTCOME: json.dumps({"error": NODE_LOST, "retry": True, "innocent": True})}
+            return {OUTCOME: failure(cause, on_gpu=bool(wanted.gpus))}
+        remove(folder / "outcome.json")
+        if outcome != _STOPPED:
+            forget_checkpoints(folder)
+        return {OUTCOME: outcome}
+
+    return trial
+
+
+def is_node_loss(told: str) -> bool:
+    """Whether Ray says that a process is gone because its node is."""
+    return bool(
+        re.search(r"node (has died|is dead|was (terminated|preempted))|node_death|NodeDied|preempted", told)
+    )
+
+
+def cause_of_train_failure(error: Exception) -> Exception:
+    """What a worker raised, out of what Train wraps it in."""
+    failures: Mapping[int, Exception] = getattr(error, "worker_failures", {})
+    raised = [getattr(each, "cause", None) or each for each in failures.values()]
+    ours = [each for each in raised if isinstance(each, ParetovidError)]
+    return (ours or raised or [error])[0]
+
+
+def result_to_json(result: Mapping[str, Any]) -> str:
+    """An outcome with a result. Raises `NonFiniteError` for NaN in it."""
+    try:
+        return json.dumps({"result": dict(result)}, allow_nan=False)
+    except ValueError as error:
+        raise NonFiniteError(f"the trial's result is not finite: {error}", "Is a metric NaN?") from error
+
+
+def failure(error: Exception, *, on_gpu: bool = False) -> str:
+    """An outcome without a result.
+
+    Our own errors are final: a start from the same checkpoint computes the same. On a GPU sums vary from run to
+    run, so a loss that was NaN once has another try there.
+    """
+    text = error.message if isinstance(error, ParetovidError) else f"{type(error).__name__}: {error}"
+    reason = (text.strip().splitlines() or [type(error).__name__])[0]
+    if getattr(error, "errno", None) in _FULL or "No space left on device" in text:
+        return json.dumps({"error": reason, "environment": True})
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        reason = f"out of memory: {reason}"
+    is_final = isinstance(error, ParetovidError) and not (on_gpu and isinstance(error, NonFiniteError))
+    return json.dumps({"error": reason, "retry": not is_final})
+
+
+def trial_folder(storage: Path, config: Mapping[str, Any]) -> Path:
+    """Where a trial keeps its checkpoints and its result."""
+    return storage.absolute() / "trials" / str(config["trial"])
+
+
+def _write_traceback(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / "error.txt", traceback.format_exc())
+    except OSError:
+        traceback.print_exc()  # a full disk takes no traceback either

@@ -1,0 +1,173 @@
+"""What the driver looks after while Tune runs: trials that hang, processes that died, the wish to stop.
+
+Tune calls an `Overseer` between its steps, about ten times a second, in the driver's main thread.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, final
+
+import ray
+from ray import tune
+from ray.tune.schedulers import FIFOScheduler
+
+from paretovid.platform.execution.heartbeat import ALIVE_FILE, ask_to_stop, read_document
+from paretovid.platform.execution.searcher import PROCESS_DIED, Cause, ParetoSearcher
+from paretovid.platform.execution.stopping import StopSwitch
+from paretovid.platform.execution.trial_process import NODE_LOST, is_node_loss
+from paretovid.platform.storage.mirror import is_shared
+
+STOP_SECONDS = 25.0
+"""What trials have to write their checkpoints in; spot machines are taken away 30 s after their signal at best."""
+_LOOK_SECONDS = 1.0
+_ROOM_SECONDS = 5.0
+
+
+def cause_of_death(told: str) -> Cause:
+    """Why a trial's process is gone, from what Ray says about it."""
+    if is_node_loss(told):
+        return Cause(reason=NODE_LOST, is_innocent=True)
+    if "temporarily unavailable" in told or "ActorUnavailable" in told:
+        return Cause(reason="the connection to its node was lost", is_innocent=True)
+    if "low on memory" in told or "OutOfMemory" in told:
+        return Cause(reason="its process was killed for lack of memory")
+    if "SIGKILL" in told or "connection error code 2" in told:
+        return Cause(reason="its process was killed, most often for lack of memory")
+    return PROCESS_DIED
+
+
+@final
+class ExplainingScheduler(FIFOScheduler):
+    """Trials in their order. Tells the searcher why a trial's process died: Tune tells it only that it did."""
+
+    def __init__(self, searcher: ParetoSearcher) -> None:
+        super().__init__()
+        self._searcher = searcher
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """Called by Tune just before it tells the searcher."""
+        try:
+            told = Path(trial.error_file).read_text()
+        except (OSError, TypeError):
+            return
+        self._searcher.explain(trial.trial_id, cause_of_death(told))
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Ray pickles its settings, for a restoring that we never do.
+        return {}
+
+
+@final
+class Overseer(tune.Callback):
+    """Ends trials that hang, follows the cluster's size, and ends the run when the switch is turned.
+
+    Arguments:
+        storage: the sweep's folder.
+        hang_seconds: a trial without a sign of life for so long is killed and started again; None: never.
+        room: trials for which the cluster has room now.
+    """
+
+    def __init__(
+        self,
+        searcher: ParetoSearcher,
+        storage: Path,
+        switch: StopSwitch,
+        *,
+        hang_seconds: float | None,
+        room: Callable[[], int],
+        on_look: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._searcher = searcher
+        self._storage = storage
+        self._switch = switch
+        self._hang_seconds = hang_seconds
+        self._room = room
+        self._on_look = on_look
+        self._trials: dict[str, Any] = {}
+        self._seen: dict[str, tuple[Any, float]] = {}
+        self._looked = self._checked = self._measured = time.monotonic()
+        # In a bucket every sign is a request.
+        self._hang_look_seconds = 0.0
+        if hang_seconds is not None:
+            is_slow = is_shared(storage)
+            self._hang_look_seconds = min(30.0, hang_seconds / 5) if is_slow else hang_seconds / 20
+        self._stop_until: float | None = None
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Keeps the trial's handle, and counts its silence from now on."""
+        self._trials[trial.trial_id] = trial
+        self._seen.pop(trial.trial_id, None)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """It is over."""
+        self._trials.pop(trial.trial_id, None)
+        self._seen.pop(trial.trial_id, None)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """It is over."""
+        self.on_trial_complete(iteration, trials, trial)
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Looks after everything. Raises `SweepStopped` if trials take too long to stop."""
+        now = time.monotonic()
+        if self._switch.is_lost:
+            # Not even its trials are asked to stop: those that run are the other driver's.
+            raise self._switch.stopped()
+        if self._searcher.environment_fault is not None:
+            self._switch.turn(self._searcher.environment_fault)
+        if self._switch.reason is not None and self._stop_until is None:
+            self._stop_until = now + STOP_SECONDS
+            self._searcher.stop()
+            ask_to_stop(self._storage, self._switch.reason)
+        if self._stop_until is not None and now > self._stop_until:
+            raise self._switch.stopped()
+        if now - self._measured >= _ROOM_SECONDS:
+            self._measured = now
+            # Nodes come and go. With none left, trials wait for one.
+            self._searcher.concurrent = max(1, self._room())
+        if now - self._looked >= _LOOK_SECONDS:
+            self._looked = now
+            self._on_look()
+        # Often enough to be right to a twentieth; a thousand trials are a thousand files to read.
+        pause = max(_LOOK_SECONDS, self._hang_look_seconds)
+        if self._hang_seconds is not None and now - self._checked >= pause:
+            self._checked = now
+            self._look_for_hangs(now, self._hang_seconds)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # as above
+
+    def _look_for_hangs(self, now: float, hang_seconds: float) -> None:
+        for tune_id, trial in list(self._trials.items()):
+            name = self._searcher.trial_of(tune_id)
+            if name is None:
+                continue
+            # Not by comparing times: the clocks of nodes differ. What counts is that the sign changes.
+            sign = read_document(self._storage / "trials" / name / ALIVE_FILE)
+            before = self._seen.get(tune_id)
+            if before is None or before[0] != sign:
+                self._seen[tune_id] = (sign, now)
+            elif now - before[1] > hang_seconds and trial.temporary_state.ray_actor is not None:
+                self._searcher.explain(
+                    tune_id, Cause(reason=f"no progress for {hang_seconds:g} s, its process was ended")
+                )
+                self._seen.pop(tune_id)
+                ray.kill(trial.temporary_state.ray_actor)
+
+
+def killed_for_memory(told: str, storage: Path) -> Callable[[str], bool]:
+    """Whether a trial is one of those whose processes Ray's memory monitor says it has killed.
+
+    Where it does not say which, all are: one that is never blamed could end the sweep again and again.
+    """
+    pids = {int(number) for number in re.findall(r"\bpid[=: ]+(\d+)", told, flags=re.IGNORECASE)}
+
+    def is_guilty(trial: str) -> bool:
+        alive: Mapping[str, Any] = read_document(storage / "trials" / trial / ALIVE_FILE) or {}
+        return not pids or alive.get("pid") in pids
+
+    return is_guilty

@@ -1,0 +1,1 @@
+"""The front of one or several sweeps, its table and its pages."""

@@ -1,0 +1,396 @@
+"""The backbones of a data set: trained here on its videos, or loaded from files and, if asked for, fine-tuned on them.
+
+home/backbones/<dataset>/<component>/               what features are made with
+home/backbones/<dataset>/.loaded/<component>/       weights as they came, of one that is fine-tuned
+home/backbones/<dataset>/.checkpoints/<component>/  of a fine-tuning that is not over
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from paretovid.infra.local_copy import digest_of
+from paretovid.infra.ray_cluster import Cluster
+from paretovid.platform.console.progress import Progress, Stage
+from paretovid.platform.execution.cluster import cluster_of
+from paretovid.platform.execution.trial_process import cause_of_train_failure
+from paretovid.platform.storage.home import Home
+from paretovid.platform.storage.mirror import SharedRoot, fetch, ray_storage, remove_folder, share
+from paretovid.search_spaces.schema import SweepConfig
+from paretovid.trainables.backbones.catalog import component, family, read_backbone_meta, save_backbone
+from paretovid.trainables.backbones.fine_tuning import FineTuningConfig, fine_tune, is_fine_tuned
+from paretovid.trainables.backbones.training import BackboneTrainingConfig, labels_taught, train_backbones
+from paretovid.trainables.backbones.weights import RANDOM, build_with_weights, missing_weights
+from paretovid.trainables.config import typed_config
+from paretovid.trainables.data.dataset import Dataset, load_dataset
+from paretovid.trainables.errors import DataError, UsageError, unknown_name
+
+
+def train_own(
+    config: SweepConfig, home: Home, dataset: Dataset, names: Sequence[str], progress: Progress
+) -> None:
+    # Not with the sweep's seed: sweeps over seeds share the backbones, and promotion needs them as they were.
+    training = typed_config(BackboneTrainingConfig, config.backbones.training, "backbones.training")
+    out_root = home.backbone(dataset.name, names[0]).parent
+    with progress.stage("backbones", unit="% trained") as stage:
+        for name in names:
+            fetch(out_root / name)
+        missing = [name for name in names if not _is_trained(out_root / name, training, dataset)]
+        if not missing:
+            stage.reused(f"{len(names)} backbones")
+            return
+        stage.total = 100
+        with cluster_of(config) as cluster:
+            settings = {"training": training, "names": missing, "dataset": str(dataset.root)}
+            _run_group(_training_worker, settings, config, cluster, out_root, stage, len(missing))
+        for name in missing:
+            fetch(out_root / name)
+        stage.done(f"trained {', '.join(missing)}")
+
+
+def _is_trained(folder: Path, training: BackboneTrainingConfig, dataset: Dataset) -> bool:
+    """Whether a backbone was trained on these videos with these settings, by however many workers."""
+    try:
+        meta = read_backbone_meta(folder)
+    except DataError:
+        return False
+    asked = {**asdict(training), "labels": labels_taught(training, dataset)}
+    found = {key: meta["training"].get(key) for key in asked}
+    return found == asked and meta["dataset_fingerprint"] == dataset.fingerprint
+
+
+def load_given(
+    config: SweepConfig,
+    dataset: Dataset,
+    names: Mapping[str, str],
+    folders: Mapping[str, Path],
+    progress: Progress,
+) -> None:
+    """Fetches, checks and keeps the weights of components that are not trained here; fine-tunes them if that is asked
+    for. Both mappings: by source."""
+    given = {source: name for source, name in names.items() if component(name).weights is not None}
+    locations, digests = weight_locations(config), config.backbones.sha256
+    tuning = fine_tuning(config)
+    with progress.stage("weights", unit="backbones") as stage:
+        stage.total = len(given)
+        fetched: list[str] = []
+        for source, name in given.items():
+            folder = folders[source] if tuning is None else _to_begin_with(folders[source])
+            fetch(folder)
+            meta = _is_loaded(folder, dataset, locations[source], digests.get(source))
+            tuned = _recorded(folders[source]).get("training", {}).get("fine_tuned")
+            if tuned and (tuning is None or not is_fine_tuned(_recorded(folders[source]), tuning)):
+                raise _would_replace(folders[source], "other settings" if tuning else "weights as they came")
+            if tuned and _is_loaded(folders[source], dataset, locations[source], digests.get(source)) is None:
+                raise _would_replace(folders[source], "those of another file or other videos")
+            if meta is None:
+                spec = component(name)
+                # Others are read below their classifier, which only fine-tuning trains.
+                labels = dataset.classes if spec.classifies or tuning is not None else ()
+                backbone, origin = build_with_weights(
+                    spec,
+                    locations[source],
+                    sha256=digests.get(source),
+                    num_classes=max(1, len(labels)),
+                    with_classifier=tuning is None,
+                )
+                about = {
+                    "labels": list(labels),
+                    "training": origin,
+                    "dataset": dataset.name,
+                    "dataset_fingerprint": dataset.fingerprint,
+                }
+                save_backbone(folder, name, backbone, about)
+                share(folder)
+                fetched.append(name)
+            stage.advance()
+        if fetched:
+            stage.done(f"weights of {', '.join(fetched)}")
+        else:
+            stage.reused(f"{len(given)} backbones")
+    if tuning is not None:
+        for source, name in given.items():
+            start = (locations[source], digests.get(source))
+            _fine_tune(config, tuning, dataset, name, start, folders[source], progress)
+
+
+def fine_tuning(config: SweepConfig) -> FineTuningConfig | None:
+    """How backbones are fine-tuned; None if they are not. Raises `UsageError` for bad settings."""
+    backbones = config.backbones
+    tuning = typed_config(FineTuningConfig, backbones.fine_tuning, "backbones.fine_tuning")
+    if not backbones.fine_tune:
+        if backbones.fine_tuning:
+            raise UsageError(
+                "backbones.fine_tuning has settings, but backbones.fine_tune is false",
+                "Add backbones.fine_tune=true, or leave them out.",
+            )
+        return None
+    if all(component(name).weights is None for name in family(backbones.family).values()):
+        raise UsageError(
+            f"the family {backbones.family} is trained here, and has nothing to fine-tune",
+            "Leave backbones.fine_tune out, or choose backbones=paper.",
+        )
+    return tuning
+
+
+def _to_begin_with(folder: Path) -> Path:
+    """Where the weights are kept that the fine-tuning of a backbone begins with."""
+    return folder.parent / ".loaded" / folder.name
+
+
+def _checkpoint_of(folder: Path) -> Path:
+    return folder.parent / ".checkpoints" / folder.name
+
+
+def _fine_tune(
+    config: SweepConfig,
+    tuning: FineTuningConfig,
+    dataset: Dataset,
+    name: str,
+    start: tuple[str, str | None],
+    folder: Path,
+    progress: Progress,
+) -> None:
+    with progress.stage(f"fine-tuning {name}", unit="% trained") as stage:
+        fetch(folder)
+        meta = _is_loaded(folder, dataset, *start)
+        if meta is not None and is_fine_tuned(meta, tuning):
+            stage.reused(name)
+            return
+        stage.total = 100
+        with cluster_of(config) as cluster:
+            settings = {"tuning": tuning, "name": name, "dataset": str(dataset.root)}
+            _run_group(_fine_tuning_worker, settings, config, cluster, folder.parent, stage, num_parts=1)
+        fetch(folder)
+        measured = read_backbone_meta(folder)["measured"]
+        went_on = (
+            f", from its checkpoint at step {first:.0f}" if (first := measured["went_on_at_step"]) else ""
+        )
+        stage.done(f"{measured['steps']:.0f} steps{went_on}, loss {measured['loss']:.3g}")
+
+
+def _recorded(folder: Path) -> dict[str, Any]:
+    fetch(folder)
+    try:
+        return read_backbone_meta(folder)
+    except DataError:
+        return {}
+
+
+def _would_replace(folder: Path, by: str) -> UsageError:
+    recorded = _recorded(folder)["training"]
+    words = " ".join(
+        f"backbones.fine_tuning.{field.name}={recorded.get(field.name)}"
+        for field in fields(FineTuningConfig)
+        if recorded.get(field.name) != field.default
+    )
+    return UsageError(
+        f"{folder} holds weights that were fine-tuned, and this command would replace them by {by}",
+        f"Go on with them: backbones.fine_tune=true {words}".rstrip()
+        + ". Or take another home=, or remove that folder: what was made with it can then not be promoted any more.",
+    )
+
+
+def _is_loaded(folder: Path, dataset: Dataset, location: str, sha256: str | None) -> dict[str, Any] | None:
+    """What is recorded of a backbone, if its weights came from there."""
+    try:
+        meta = read_backbone_meta(folder)
+    except DataError:
+        return None
+    origin = meta["training"]
+    is_file = sha256 is None or origin.get("file_sha256") == sha256.lower()
+    is_same = is_file and origin.get("weights") == location
+    here = Path(location).expanduser()
+    if is_same and "://" not in location and here.is_file():  # another file may have taken its place
+        is_same = origin.get("file_sha256") == digest_of(here)
+    return meta if is_same and meta["dataset_fingerprint"] == dataset.fingerprint else None
+
+
+def weight_locations(config: SweepConfig) -> dict[str, str]:
+    """Source to where its weights come from, for the components that are not trained here.
+
+    Raises `UsageError` for one without, and for a source that has no use for weights.
+    """
+    specs = {source: component(name) for source, name in family(config.backbones.family).items()}
+    takes = [source for source, spec in specs.items() if spec.weights is not None]
+    given = config.backbones.weights
+    if given and not takes:
+        raise UsageError(
+            f"backbones.weights is set, but the family {config.backbones.family} is trained here",
+            "Leave it out, or choose backbones=paper.",
+        )
+    if isinstance(given, str):
+        if given != RANDOM:
+            raise UsageError(
+                f"backbones.weights={given} is not allowed",
+                f"Name a file for each source: {', '.join(f'backbones.weights.{s}=PATH' for s in takes)}; "
+                f"or backbones.weights={RANDOM}.",
+            )
+        given = dict.fromkeys(takes, RANDOM)
+    for name, values in (("weights", given), ("sha256", config.backbones.sha256)):
+        for source in values:
+            if source not in takes:
+                raise unknown_name(f"source in backbones.{name}", source, takes)
+    for source, digest in config.backbones.sha256.items():
+        if not re.fullmatch(r"[0-9a-fA-F]{64}", digest):
+            raise UsageError(
+                f"backbones.sha256.{source}={digest} is no SHA-256",
+                "It has 64 hex digits: sha256sum FILE prints it.",
+            )
+    for source in takes:
+        if not given.get(source):
+            raise missing_weights(specs[source], source)
+    return {source: str(given[source]) for source in takes}
+
+
+def _workers(cluster: Cluster, asked: int | None) -> int:
+    if asked is not None:
+        return asked
+    # Without GPUs more than two share too little: a backbone of the small family trains in seconds.
+    return max(1, int(cluster.gpus) or min(2, int(cluster.cpus)))
+
+
+def _run_group(
+    worker: Callable[[dict[str, Any]], None],
+    settings: Mapping[str, Any],
+    config: SweepConfig,
+    cluster: Cluster,
+    out_root: Path,
+    stage: Stage,
+    num_parts: int,
+) -> None:
+    """One Ray Train run, for all that is to be trained: starting one costs more than training a small backbone.
+
+    Arguments:
+        num_parts: of the training, after decoding, for the percentage shown.
+    """
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    out_root.mkdir(parents=True, exist_ok=True)
+    told = out_root / f".progress-{threading.get_native_id()}.json"
+    use_gpu = bool(cluster.gpus)
+    trainer = TorchTrainer(
+        worker,
+        train_loop_config={
+            **settings,
+            "out_root": str(out_root),
+            "told": str(told),
+            "shared": SharedRoot.of(out_root, config.cluster.node_cache),
+        },
+        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=_workers(cluster, config.backbones.workers), use_gpu=use_gpu
+        ),
+        run_config=RunConfig(
+            name="backbones",
+            # Of the group: a lost worker ends all of them, and fine-tuning goes on from its checkpoint.
+            failure_config=FailureConfig(max_failures=2),
+            **ray_storage(out_root / ".ray"),
+        ),
+    )
+    try:
+        with _shown(told, stage, num_parts):
+            trainer.fit()
+    except Exception as error:
+        raise cause_of_train_failure(error) from error
+    finally:
+        told.unlink(missing_ok=True)
+
+
+class _TrainContext:
+    """A `TrialContext` over Ray Train that tells its progress through a file.
+
+    Reports to Ray Train end in its controller, a process of its own; the command that waits for `fit()` sees
+    none of them before the end.
+    """
+
+    def __init__(self, told: Path) -> None:
+        import ray.train.torch
+
+        session = ray.train.get_context()
+        self.rank = session.get_world_rank()
+        self.world_size = session.get_world_size()
+        self.device = ray.train.torch.get_device()
+        self._told = told
+
+    def report(self, progress: Mapping[str, float], checkpoint: Path | None = None) -> None:
+        """Rank 0 writes the progress file."""
+        if self.rank == 0:
+            partial = self._told.with_suffix(".partial")
+            partial.write_text(json.dumps(dict(progress)))
+            partial.replace(self._told)
+
+    def get_checkpoint(self) -> Path | None:
+        """None: a backbone that is not finished is trained from the start, in seconds."""
+        return None
+
+    def heartbeat(self) -> bool:
+        """False: it is not asked to end."""
+        return False
+
+
+def _training_worker(config: dict[str, Any]) -> None:
+    here = config["shared"].here
+    dataset, out_root = here(config["dataset"]), here(config["out_root"])
+    fetch(dataset)
+    out_root.mkdir(parents=True, exist_ok=True)
+    context = _TrainContext(here(config["told"]))
+    train_backbones(config["training"], load_dataset(dataset), config["names"], out_root, context)
+    if context.rank == 0:
+        for name in config["names"]:
+            share(out_root / name)
+
+
+def _fine_tuning_worker(config: dict[str, Any]) -> None:
+    here = config["shared"].here
+    dataset, out_root = here(config["dataset"]), here(config["out_root"])
+    context = _TrainContext(here(config["told"]))
+    folder, name = out_root / config["name"], config["name"]
+    start, checkpoint = _to_begin_with(folder), _checkpoint_of(folder)
+    fetch(dataset)
+    if context.rank == 0:
+        fetch(start)
+        fetch(checkpoint)
+    fine_tune(
+        config["tuning"],
+        load_dataset(dataset),
+        name,
+        start,
+        folder,
+        context,
+        checkpoint=checkpoint,
+        on_checkpoint=share,
+    )
+    if context.rank == 0:
+        share(folder)
+        remove_folder(checkpoint)
+
+
+@contextlib.contextmanager
+def _shown(told: Path, stage: Stage, num_backbones: int) -> Iterator[None]:
+    """Passes on what the training tells, as a percentage over decoding and all backbones."""
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.5):
+            with contextlib.suppress(OSError, ValueError):
+                state = json.loads(told.read_text())
+                part = state["stage"] + state["done"] / max(1.0, state["total"])
+                percent = int(100 * min(1.0, part / (num_backbones + 1)))
+                stage.advance(max(0, percent - stage.count))
+
+    thread = threading.Thread(target=watch, name="backbone-progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()

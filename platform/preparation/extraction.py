@@ -1,0 +1,478 @@
+"""Features of a data set, made over a Ray cluster with Ray Data: read, decode, compute, write, all at once.
+
+    videos ──> decode (CPUs) ──> compute (GPUs) ──> shards, written here
+
+Without GPUs, decoding and computing are one task, so that pixels never leave a process. With them, pieces of decoded
+video stream from the nodes' CPUs to one actor per GPU; Ray Data holds decoding back when the GPUs or this command
+fall behind, so that memory does not grow with the number of videos. Only features come to this command. It writes a
+shard whenever all of its videos have arrived; a shard that is whole is never made again, whatever was killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import logging
+import socket
+import time
+import warnings
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import torch
+
+from paretovid.infra.local_copy import Part
+from paretovid.infra.ray_cluster import Cluster
+from paretovid.platform.console.progress import Stage
+from paretovid.platform.preparation.crash_counter import start_attempts
+from paretovid.platform.storage.mirror import (
+    SharedRoot,
+    fetch,
+    fetch_parts,
+    is_shared,
+    parts_in_bucket,
+    remove_part,
+    share_parts,
+)
+from paretovid.search_spaces.schema import ExtractionConfig
+from paretovid.trainables.backbones.catalog import component, load_backbone, read_backbone_meta
+from paretovid.trainables.data.dataset import Dataset, VideoRecord, located
+from paretovid.trainables.data.s3 import ObjectStoreError
+from paretovid.trainables.errors import DataError, ParetovidError, UsageError
+from paretovid.trainables.features.extract import (
+    Precision,
+    check_precision,
+    compute_features,
+    read_pieces,
+    why_unreadable,
+)
+from paretovid.trainables.features.store import (
+    describes_shard,
+    shard_files,
+    shard_is_whole,
+    write_shard,
+)
+
+_MOST_VIDEOS_PER_TASK = 16
+_TASKS_PER_WORKER = 6
+"""At least, if there are as many videos: workers that are done early take from what others have not begun."""
+_BLOCK_BYTES = 32 * 2**20
+_MAX_RETRIES = 2
+"""Of a task whose process died. Infinite ones would feed the same poisonous video to one worker after the other."""
+
+
+def check_extraction(config: ExtractionConfig) -> Precision:
+    """The precision to compute in. Raises `UsageError` for settings out of bounds."""
+    for name in ("videos_per_shard", "steps_per_batch", "workers"):
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise UsageError(f"extraction.{name}={value} is too small", "It must be 1 or more.")
+    return check_precision(config.precision)
+
+
+def extract_shards(
+    cluster: Cluster,
+    shared: SharedRoot,
+    dataset: Dataset,
+    backbones: Mapping[str, Path],
+    folders: Mapping[str, Path],
+    dtype: str,
+    config: ExtractionConfig,
+    stage: Stage,
+) -> ShardWriter:
+    """Writes all shards that are missing; Ray must be connected.
+
+    Arguments:
+        backbones, folders: component to the folder of its weights, and of its store.
+
+    Returns what has written them. Raises `DataError` if a node does not see a video, or a worker died again and again.
+    """
+    precision = check_extraction(config)
+    writer = ShardWriter.over(dataset, folders, config.videos_per_shard, dtype)
+    writer.widths = {name: _width(folder) for name, folder in backbones.items()}
+    shards, done = writer.open_shards()
+    stage.begin_at(done)
+    if shards:
+        job = _Job(
+            shared=shared,
+            root=dataset.root,
+            step_seconds=dataset.step_seconds,
+            backbones={name: backbones[name] for name in folders},
+            precision=precision,
+            steps=config.steps_per_batch,
+        )
+        numbers = [number for shard in shards for number in writer.numbers(shard)]
+        began, before = time.monotonic(), done
+        for row in _rows_of_all(job, writer, numbers, cluster, config):
+            if writer.add(row):
+                done += 1
+                rate = (done - before) / max(1e-3, time.monotonic() - began)
+                stage.advance(note=f"{rate:.3g} videos/s")
+    writer.fetch_descriptions()
+    return writer
+
+
+def _width(backbone: Path) -> int:
+    meta = read_backbone_meta(backbone)
+    spec = component(meta["component"])
+    return max(1, len(meta["labels"])) if spec.classifies else spec.feature_width
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Job:
+    """What every worker is told. Paths are the driver's."""
+
+    shared: SharedRoot
+    root: Path
+    step_seconds: float
+    backbones: dict[str, Path]
+    precision: Precision
+    steps: int
+
+    def __hash__(self) -> int:
+        return hash((self.root, *self.backbones.items(), self.precision))
+
+
+@final
+class _Compute:
+    """Decoded pieces to features, on this process's device. Ray Data keeps one per GPU."""
+
+    def __init__(self, job: _Job) -> None:
+        torch.set_num_threads(1)
+        self._job = job
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._backbones = {}
+        for name, path in job.backbones.items():
+            folder = job.shared.here(path)
+            fetch(folder)
+            self._backbones[name] = load_backbone(folder)[0].to(self.device)
+
+    def __call__(self, piece: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        row: dict[str, Any] = {key: piece[key] for key in ("number", "first", "total", "error")}
+        for name, backbone in self._backbones.items():
+            (inputs,) = piece[f"in {name}"]
+            empty = np.zeros((0, backbone.width), np.float32)
+            row[f"out {name}"] = [self.features(name, inputs) if len(inputs) else empty]
+        return row
+
+    def features(self, name: str, inputs: np.ndarray) -> np.ndarray:
+        """Of one component and piece."""
+        return compute_features(
+            self._backbones[name], inputs, precision=self._job.precision, steps=self._job.steps
+        )
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Component to D."""
+        return {name: backbone.width for name, backbone in self._backbones.items()}
+
+
+@functools.lru_cache(maxsize=1)
+def _compute(job: _Job) -> _Compute:
+    """Kept by a worker from task to task."""
+    return _Compute(job)
+
+
+def _decode(batch: Mapping[str, np.ndarray], job: _Job, attempts: Any = None) -> Iterator[dict[str, Any]]:
+    """Rows of decoded pieces; the last of a video that cannot be read says why, and holds nothing.
+
+    Arguments:
+        attempts: the handle of an `Attempts`.
+    """
+    torch.set_num_threads(1)
+    root = job.shared.here(job.root)
+    wanted = set(batch["path"].tolist())
+    fetch(root, lambda names: [name for name in names if name in wanted])
+    specs = {name: component(name).input for name in job.backbones}
+    for number, path, seen in zip(*(batch[key].tolist() for key in ("number", "path", "seen")), strict=True):
+        location = located(root, path)
+        if attempts is not None:
+            attempts.begin.remote(number)  # not waited for, and not missed if the actor is gone
+        try:
+            for piece in read_pieces(location, specs, step_seconds=job.step_seconds, steps=job.steps):
+                inputs = {f"in {name}": [values] for name, values in piece.inputs.items()}
+                yield {
+                    "number": [number],
+                    "first": [piece.first],
+                    "total": [piece.total],
+                    "error": [""],
+                    **inputs,
+                }
+        except UsageError:
+            raise  # of the worker: it lacks a package, for one
+        except ObjectStoreError as error:
+            raise DataError(f"{error.message}, seen from {socket.gethostname()}", error.hint) from error
+        except OSError as error:
+            # A disk or a bucket that is away says nothing of the video: it must not be recorded as unreadable.
+            raise DataError(
+                f"{location} cannot be read on {socket.gethostname()}: {error}",
+                "Every node must see the videos. Mend it, and the same command goes on.",
+            ) from error
+        except Exception as error:  # whatever a broken file makes a decoder raise
+            if seen and isinstance(location, Path) and not location.exists():
+                raise DataError(
+                    f"{location} is not there, seen from {socket.gethostname()}",
+                    "Every node must see what the driver sees. Mount it there, and the same command goes on.",
+                ) from error
+            empty = {
+                f"in {name}": [np.zeros((0, *spec.shape), np.float32 if spec.kind == "logmel" else np.uint8)]
+                for name, spec in specs.items()
+            }
+            reason = why_unreadable(error)
+            yield {"number": [number], "first": [0], "total": [0], "error": [reason or "unknown"], **empty}
+        if attempts is not None:
+            attempts.end.remote(number)
+
+
+def _decode_and_compute(
+    batch: Mapping[str, np.ndarray], job: _Job, attempts: Any
+) -> Iterator[dict[str, Any]]:
+    compute = _compute(job)
+    for piece in _decode(batch, job, attempts):
+        yield compute(piece)
+
+
+def _rows_of_all(
+    job: _Job,
+    writer: ShardWriter,
+    numbers: Sequence[int],
+    cluster: Cluster,
+    config: ExtractionConfig,
+) -> Iterator[dict[str, Any]]:
+    """As `_rows`; a video whose worker dies whenever it is read is told as unreadable, and the others go on."""
+    import ray
+
+    while wanted := [number for number in numbers if writer.lacks(number)]:
+        # Anew for every round: when one ends, videos are under way that nobody is to blame for.
+        attempts = start_attempts()
+        try:
+            with contextlib.closing(_rows(job, writer.records, wanted, cluster, config, attempts)) as rows:
+                yield from rows
+            return
+        except _WorkerFailed as error:
+            try:
+                failed = ray.get(attempts.failed.remote(_MAX_RETRIES + 1), timeout=60)
+            except ray.exceptions.RayError:  # the actor was on a node that is gone
+                raise error from None
+            if not failed:
+                raise
+            for number in sorted(failed):
+                reason = f"its decoder's process died {_MAX_RETRIES + 1} times: it crashed, or had too little memory"
+                yield {"number": number, "first": 0, "total": 0, "error": reason}
+
+
+def _rows(
+    job: _Job,
+    records: Sequence[VideoRecord],
+    numbers: Sequence[int],
+    cluster: Cluster,
+    config: ExtractionConfig,
+    attempts: Any,
+) -> Generator[dict[str, Any]]:
+    """Rows of features, in any order. Raises `_WorkerFailed` if a task's process died at each of its attempts."""
+    import ray.data
+    from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
+
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    # Decoding is let go on by what its blocks are thought to take of the store: with the default of 128 MiB hardly
+    # more than one decoder would run beside a GPU.
+    context.target_max_block_size = _BLOCK_BYTES
+    # Each is told in an info line otherwise.
+    context.print_on_execution_start = False
+    in_bucket = job.shared.url is not None
+    workers = min(config.workers or len(numbers), len(numbers), max(1, int(cluster.cpus)))
+    per_task = max(1, min(_MOST_VIDEOS_PER_TASK, len(numbers) // (_TASKS_PER_WORKER * workers)))
+    num_tasks = -(-len(numbers) // per_task)
+    videos: Any = ray.data.from_items(
+        [
+            {"number": number, "path": records[number].path, "seen": in_bucket or (job.root / path).exists()}
+            for number, path in ((number, records[number].path) for number in numbers)
+        ],
+        override_num_blocks=num_tasks,
+    )
+    by_tasks = {"fn_args": (job, attempts), "num_cpus": 1, "compute": TaskPoolStrategy(size=workers)}
+    with warnings.catch_warnings():
+        # Limits of retries have no named parameters in Ray 2.60, which announces that they will get them.
+        warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
+        if cluster.gpus >= 1 if config.separate_compute is None else config.separate_compute:
+            made = videos.map_batches(_decode, **by_tasks, max_retries=_MAX_RETRIES).map_batches(
+                _Compute,
+                fn_constructor_args=(job,),
+                batch_size=1,
+                compute=ActorPoolStrategy(min_size=1, max_size=max(1, int(cluster.gpus))),
+                **({"num_gpus": 1} if cluster.gpus >= 1 else {"num_cpus": 0.5}),
+                max_restarts=-1,
+                max_task_retries=_MAX_RETRIES,
+            )
+        else:
+            made = videos.map_batches(_decode_and_compute, **by_tasks, max_retries=_MAX_RETRIES)
+    try:
+        yield from made.iter_rows()
+    except ParetovidError:
+        raise
+    except Exception as error:
+        raise _cause(error) from error
+
+
+class _WorkerFailed(DataError):
+    """A task, in a way that is nobody's fault as far as is known: its process died, for one."""
+
+
+def _cause(error: BaseException) -> Exception:
+    """What went wrong in a worker, below what Ray has wrapped it in."""
+    seen: list[BaseException] = []
+    each: BaseException | None = error
+    while each is not None and each not in seen:
+        if isinstance(each, ParetovidError):
+            return each
+        seen.append(each)
+        each = getattr(each, "cause", None) or each.__cause__
+    text = str(seen[-1]).strip().splitlines() or [type(seen[-1]).__name__]
+    return _WorkerFailed(
+        f"extraction has failed on a worker: {type(seen[-1]).__name__}: {text[-1]}",
+        "What is whole is kept: the same command goes on. If workers die again and again, one may have had too little "
+        "memory: extraction.steps_per_batch=16 and extraction.workers=1 need less.",
+    )
+
+
+@dataclass(kw_only=True)
+class ShardWriter:
+    """Collects the pieces of videos into shards, each written when all of its videos are there.
+
+    Shard k of every component holds videos `k * size … (k + 1) * size - 1` of the manifest.
+    """
+
+    records: Sequence[VideoRecord]
+    folders: dict[str, Path]
+    size: int
+    dtype: str
+    widths: dict[str, int] = field(default_factory=dict)
+    parts: dict[str, dict[str, Part]] = field(default_factory=dict)
+    """Component to the parts of its store in the bucket; none if the home is a folder."""
+    _pieces: dict[int, dict[int, dict[str, Any]]] = field(default_factory=dict)
+    """Video to first step to row, of videos that are not whole."""
+    _videos: dict[int, dict[int, dict[str, np.ndarray]]] = field(default_factory=dict)
+    """Shard to video to its features, of shards that are not whole."""
+    _skipped: dict[int, dict[str, str]] = field(default_factory=dict)
+    _written: set[int] = field(default_factory=set)
+    _in_bucket: dict[str, dict[str, list[tuple[Part, bytes]]]] = field(default_factory=dict)
+
+    @classmethod
+    def over(cls, dataset: Dataset, folders: Mapping[str, Path], size: int, dtype: str) -> ShardWriter:
+        parts: dict[str, dict[str, Part]] = {name: {} for name in folders}
+        return cls(records=dataset.records, folders=dict(folders), size=size, dtype=dtype, parts=parts)
+
+    @property
+    def num_shards(self) -> int:
+        """Of a whole store."""
+        return -(-len(self.records) // self.size)
+
+    def numbers(self, shard: int) -> range:
+        """Places of a shard's videos in the manifest."""
+        return range(shard * self.size, min(len(self.records), (shard + 1) * self.size))
+
+    def asked(self, shard: int) -> list[str]:
+        return [self.records[number].video_id for number in self.numbers(shard)]
+
+    def open_shards(self) -> tuple[list[int], int]:
+        """Shards that some component lacks, and how many videos are in the others."""
+        lacking = [
+            shard for shard in range(self.num_shards) if not all(self._has(n, shard) for n in self.folders)
+        ]
+        return lacking, len(self.records) - sum(len(self.numbers(shard)) for shard in lacking)
+
+    def _has(self, name: str, shard: int) -> bool:
+        folder, asked = self.folders[name], self.asked(shard)
+        if not is_shared(folder):
+            return shard_is_whole(folder, shard, asked)
+        rows, description = shard_files(shard)
+        if description in self.parts[name]:
+            return True
+        # Of an extraction that was interrupted, on whatever machine.
+        for part, content in self._uploaded(name).get(description, ()):
+            described = json.loads(content)
+            if describes_shard(described, asked):
+                rows_part = Part(bytes=described["bytes"], sha256=described["sha256"])
+                self.parts[name] |= {description: part, rows: rows_part}
+                return True
+        return False
+
+    def _uploaded(self, name: str) -> dict[str, list[tuple[Part, bytes]]]:
+        if name not in self._in_bucket:
+            self._in_bucket[name] = parts_in_bucket(self.folders[name], ".json")
+        return self._in_bucket[name]
+
+    def lacks(self, number: int) -> bool:
+        """Whether a video of an open shard has not come whole."""
+        shard = number // self.size
+        return shard not in self._written and number not in self._videos.get(shard, {})
+
+    def add(self, row: Mapping[str, Any]) -> bool:
+        """Takes a row. True if its video is finished."""
+        number, total = int(row["number"]), int(row["total"])
+        shard = number // self.size
+        if shard in self._written:
+            return False  # a task that was tried again gives its rows again
+        videos = self._videos.setdefault(shard, {})
+        if number in videos:
+            return False
+        if row["error"]:
+            self._pieces.pop(number, None)
+            self._skipped.setdefault(shard, {})[self.records[number].video_id] = str(row["error"])
+            videos[number] = {}
+        else:
+            pieces = self._pieces.setdefault(number, {})
+            pieces[int(row["first"])] = {name: np.asarray(row[f"out {name}"]) for name in self.folders}
+            if sum(len(next(iter(piece.values()))) for piece in pieces.values()) < total:
+                return False
+            ordered = [pieces[first] for first in sorted(pieces)]
+            videos[number] = {name: np.concatenate([each[name] for each in ordered]) for name in self.folders}
+            del self._pieces[number]
+        if len(videos) == len(self.numbers(shard)):
+            self._write(shard)
+        return True
+
+    def _write(self, shard: int) -> None:
+        self._written.add(shard)
+        videos, skipped = self._videos.pop(shard), self._skipped.pop(shard, {})
+        readable = [number for number in self.numbers(shard) if videos[number]]
+        for name, folder in self.folders.items():
+            if self._has(name, shard):
+                continue
+            write_shard(
+                folder,
+                shard,
+                {self.records[number].video_id: videos[number][name] for number in readable},
+                asked=self.asked(shard),
+                skipped=skipped,
+                width=self.widths[name],
+                dtype=self.dtype,
+            )
+            self.parts[name] |= share_parts(folder, shard_files(shard))
+
+    def forget_skipped(self) -> int:
+        """Takes back all shards that leave a video out: the same command looks again. Returns how many."""
+        forgotten = 0
+        for name, folder in self.folders.items():
+            for shard in range(self.num_shards):
+                description = folder / shard_files(shard)[1]
+                if description.exists() and json.loads(description.read_text())["skipped"]:
+                    description.unlink()
+                    parts = [self.parts[name].pop(part, None) for part in shard_files(shard)]
+                    if parts[1] is not None:
+                        remove_part(folder, description.name, parts[1])
+                    forgotten += 1
+        return forgotten
+
+    def fetch_descriptions(self) -> None:
+        """Brings here what was written elsewhere, but for the rows."""
+        for name, folder in self.folders.items():
+            fetch_parts(
+                folder, {part: each for part, each in self.parts[name].items() if part.endswith(".json")}
+            )

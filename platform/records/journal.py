@@ -1,0 +1,179 @@
+"""What happened in a sweep, one line per event, in its folder: `journal.jsonl`.
+
+Appended to by the driver and never changed. From it come what MLflow is told (`platform/tracking/exporter.py`), what
+`paretovid sweeps SWEEP` shows, and the hours spent. It holds no result: those are in the trials' folders, so that
+a line that is lost costs a time stamp and nothing else.
+
+    {"n": 3, "at": 1795264000.1, "event": "start", "trial": "t0001", "attempt": 1, "crc": "9c0e11d2"}
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import threading
+import time
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, final, get_args
+
+from paretovid.platform.storage.mirror import JOURNAL_FILE, GrowingFile
+
+Event = Literal["driver", "start", "finish", "fault", "aside", "state"]
+"""`driver`: one begins (with `cpus` and `gpus` that a trial takes). `start`, `finish`, `fault`, `aside`: of a
+trial. `state`: the sweep's, when a driver ends or has found something to mend."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """One event."""
+
+    n: int
+    """Its number, from 1."""
+    at: float
+    """Seconds since 1970, by the driver's clock."""
+    event: Event
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def trial(self) -> str:
+        """The trial that it is about; empty if it is about none."""
+        return str(self.facts.get("trial", ""))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reading:
+    """A journal as it was found."""
+
+    entries: tuple[Entry, ...]
+    damaged: tuple[int, ...]
+    """Numbers of the lines that cannot be read, from 1."""
+
+
+@final
+class SweepJournal:
+    """The driver's end of the journal. Every event is on disk when `write` returns."""
+
+    def __init__(self, folder: Path, after: int = 0) -> None:
+        """`after`: a number that all events from now on lie above, should the journal itself be lost."""
+        self.path = folder / JOURNAL_FILE
+        self._lock = threading.Lock()
+        self._is_torn = False
+        self._shared = GrowingFile(self.path)
+        self._next = 1 + max((entry.n for entry in read_journal(folder).entries), default=after)
+        self._next = max(self._next, after + 1)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._mend()
+
+    def write(self, event: Event, **facts: Any) -> Entry:
+        """Appends an event. Raises `OSError` if the disk does not take it."""
+        with self._lock:
+            entry = Entry(n=self._next, at=time.time(), event=event, facts=facts)
+            # A line that a full disk has cut short must not be glued to this one.
+            line = (b"\n" if self._is_torn else b"") + _to_line(entry).encode()
+            # One write to a file opened for appending: no reader ever sees half of two lines mixed.
+            descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            try:
+                self._is_torn = True
+                if os.write(descriptor, line) < len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+                os.fsync(descriptor)
+                self._is_torn = False
+            finally:
+                os.close(descriptor)
+            self._next += 1
+            self._shared.grown(now=event in ("driver", "state"))
+        return entry
+
+    def _mend(self) -> None:
+        """Ends a last line that a crash left unfinished, so that the next one is not glued to it."""
+        written = self.path.read_bytes() if self.path.exists() else b""
+        if written and not written.endswith(b"\n"):
+            with self.path.open("ab") as file:
+                file.write(b"\n")
+
+
+def read_journal(folder: Path) -> Reading:
+    """All events that can be read, and which lines cannot."""
+    try:
+        lines = (folder / JOURNAL_FILE).read_bytes().splitlines()
+    except FileNotFoundError:
+        return Reading(entries=(), damaged=())
+    entries: list[Entry] = []
+    damaged: list[int] = []
+    for number, line in enumerate(lines, 1):
+        entry = _from_line(line)
+        if entry is None:
+            damaged.append(number)
+        else:
+            entries.append(entry)
+    return Reading(entries=tuple(entries), damaged=tuple(damaged))
+
+
+def hours_spent(entries: Iterable[Entry], now: float) -> tuple[float, float]:
+    """CPU-hours and GPU-hours that trials held until `now`."""
+    clock = TrialClock()
+    for entry in entries:
+        clock.add(entry)
+    return clock.hours(now)
+
+
+@final
+class TrialClock:
+    """Counts what trials held: each start until its end, times what a trial was given.
+
+    A start whose driver died counts until that driver's last event; one that runs still, until it is asked.
+    """
+
+    def __init__(self) -> None:
+        self._cpus = self._gpus = self._cpu_seconds = self._gpu_seconds = self._last = 0.0
+        self._running: dict[str, float] = {}
+
+    def add(self, entry: Entry) -> None:
+        """The next event."""
+        if entry.event == "driver":
+            for trial in list(self._running):
+                self._end(trial, self._last)
+            self._cpus = float(entry.facts.get("cpus", 1))
+            self._gpus = float(entry.facts.get("gpus", 0))
+        elif entry.event == "start":
+            self._running[entry.trial] = entry.at
+        elif entry.event in ("finish", "fault", "aside"):
+            self._end(entry.trial, entry.at)
+        self._last = entry.at
+
+    def hours(self, now: float) -> tuple[float, float]:
+        """CPU-hours and GPU-hours."""
+        open_seconds = sum(max(0.0, now - began) for began in self._running.values())
+        cpu_seconds = self._cpu_seconds + self._cpus * open_seconds
+        gpu_seconds = self._gpu_seconds + self._gpus * open_seconds
+        return cpu_seconds / 3600, gpu_seconds / 3600
+
+    def _end(self, trial: str, at: float) -> None:
+        seconds = max(0.0, at - self._running.pop(trial, at))
+        self._cpu_seconds += self._cpus * seconds
+        self._gpu_seconds += self._gpus * seconds
+
+
+def _to_line(entry: Entry) -> str:
+    content = {"n": entry.n, "at": entry.at, "event": entry.event, **entry.facts}
+    return json.dumps({**content, "crc": _crc(content)}, allow_nan=False) + "\n"
+
+
+def _from_line(line: bytes) -> Entry | None:
+    try:
+        content = json.loads(line)
+        crc = content.pop("crc")
+        if crc != _crc(content) or content["event"] not in get_args(Event):
+            return None
+        n, at, event = content.pop("n"), content.pop("at"), content.pop("event")
+        return Entry(n=int(n), at=float(at), event=event, facts=content)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _crc(content: dict[str, Any]) -> str:
+    return f"{zlib.crc32(json.dumps(content, sort_keys=True).encode()):08x}"

@@ -1,0 +1,1 @@
+"""From a point of a front to a registered model, and from a model to predictions."""

@@ -1,0 +1,118 @@
+"""The card of a promoted model: what it is, what it was measured to do, how to use it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from paretovid.platform.fronts.build import Front, FrontPoint
+from paretovid.platform.records.trial import MAP, knob_text, objective_text
+from paretovid.platform.registry.gates import Gate
+from paretovid.trainables.recognizer import knobs_of
+
+
+def model_card(front: Front, point: FrontPoint, name: str, gates: Sequence[Gate]) -> str:
+    """Markdown for `README.md` in the model, and for the version's description."""
+    return "\n".join(
+        [
+            f"# {name}: {point.trial.method} at operating point {point.id}",
+            "",
+            f"Recognizes {len(point.trial.data['classes'])} classes in videos, spending compute video by "
+            "video. GFLOPs are giga multiply-accumulates per video, as in the papers.",
+            "",
+            *_numbers(front, point),
+            "",
+            *_provenance(point),
+            "",
+            "## Gates passed",
+            *(f"* {gate.name}: {gate.detail}" for gate in gates),
+            "",
+            *_usage(point, name),
+            "",
+        ]
+    )
+
+
+def _numbers(front: Front, point: FrontPoint) -> list[str]:
+    val, test = point.record.val, point.record.test
+    interval = "-"
+    if front.split == "test" and point.quality_ci is not None:
+        interval = f"{100 * point.quality_ci[0]:.1f} to {100 * point.quality_ci[1]:.1f}"
+    return [
+        "## Measured",
+        "| | test | validation (used to choose) |",
+        "|---|---|---|",
+        *_objective(point, interval),
+        f"| mAP, present classes | {100 * test.map_present:.2f} % | {100 * val.map_present:.2f} % |",
+        *(
+            f"| {name} | {100 * value:.2f} % | {_share(val.further.get(name))} |"
+            for name, value in test.further.items()
+        ),
+        f"| top-1 | {100 * test.top1:.2f} % | {100 * val.top1:.2f} % |",
+        f"| GFLOPs per video, mean | {test.gflops:.5g} | {val.gflops:.5g} |",
+        f"| GFLOPs per video, std | {test.gflops_std:.5g} | {val.gflops_std:.5g} |",
+        f"| GFLOPs per video, 95th percentile | {test.gflops_p95:.5g} | {val.gflops_p95:.5g} |",
+    ]
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f} %"
+
+
+def _objective(point: FrontPoint, interval: str) -> list[str]:
+    val, test = point.record.val, point.record.test
+    over_videos = f"| 95 % interval over videos | {interval} | - |"
+    whole = f"| mAP{{}} (absent classes count 0) | {100 * test.map:.2f} % | {100 * val.map:.2f} % |"
+    if test.objective == MAP:
+        return [whole.format(""), over_videos]
+    overlaps = [
+        f"| {objective_text(name)} | {100 * value:.2f} % | {100 * val.overlaps[name]:.2f} % |"
+        for name, value in test.overlaps.items()
+        if name != test.objective
+    ]
+    mean = f"| **{objective_text(test.objective)}** (`{test.objective}`, THUMOS'14 evaluator)"
+    return [
+        f"{mean} | {100 * test.quality:.2f} % | {100 * val.quality:.2f} % |",
+        over_videos,
+        *overlaps,
+        whole.format(" of whole videos"),
+    ]
+
+
+def _provenance(point: FrontPoint) -> list[str]:
+    trial = point.trial
+    joined = ", ".join(f"{name} = {knob_text(value)}" for name, value in trial.training_knobs.items())
+    at = ", ".join(f"{name} = {value:g}" for name, value in point.record.inference_knobs.items())
+    return [
+        "## Made of",
+        f"* Sweep {trial.sweep}, trial {trial.trial}, seed {trial.seed}",
+        f"* Training knobs: {joined or 'none'}",
+        f"* Inference knobs (defaults of the parameters below): {at or 'none'}",
+        f"* Data: {trial.data['name']}, fingerprint {trial.data['fingerprint']}",
+        f"* Components: {', '.join(f'{source}: {name}' for source, name in trial.sources.items())}",
+        f"* Code version {trial.code_version}, accounting: {trial.accounting}",
+    ]
+
+
+def _usage(point: FrontPoint, name: str) -> list[str]:
+    knobs = knobs_of(point.trial.method)
+    example = '{"max_gflops": 0.05}' if any(k.name == "max_gflops" for k in knobs) else "{}"
+    return [
+        "## Use",
+        "```python",
+        f'model = mlflow.pyfunc.load_model("models:/{name}@ALIAS")',
+        f'model.predict(["a.mp4"], params={example})',
+        "```",
+        "Paths or bytes of video files in, one mapping per video out: labels with scores, gflops, calls, "
+        "steps, decode_seconds, compute_seconds, notes, error"
+        + (
+            ""
+            if point.trial.objective == MAP
+            else ", and instances (label, start_seconds, end_seconds, score)"
+        )
+        + ". A file that cannot be read has an error.",
+        "",
+        'Loaded with `model_config={"on_demand": True}`, a backbone takes memory from the first video that needs it.',
+        "",
+        "Parameters (an unknown name, or a value that is not finite or out of range, is an error):",
+        *(f"* `{k.name}` ({k.low:g} to {k.high:g}): {k.description}" for k in knobs),
+    ]

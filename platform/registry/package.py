@@ -1,0 +1,149 @@
+"""An operating point as an MLflow model folder: weights, description, code, requirements. No pickle."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from paretovid.platform.fronts.build import FrontPoint
+from paretovid.platform.records.trial import TrialRecord
+from paretovid.platform.registry.runtime_code import rewritten, write_runtime_package
+from paretovid.platform.storage.home import Home
+from paretovid.platform.storage.mirror import fetch
+from paretovid.trainables.backbones import catalog as components
+from paretovid.trainables.backbones.catalog import read_backbone_meta
+from paretovid.trainables.errors import DataError, StaleFeaturesError
+from paretovid.trainables.recognizer import knobs_of, write_model_folder
+
+REQUIRED = ("mlflow-skinny", "pandas", "torch", "torchvision", "av", "numpy", "safetensors")
+
+
+def backbone_folders(home: Home, trial: TrialRecord) -> dict[str, Path]:
+    """Source to backbone folder. Raises `StaleFeaturesError` if it is not the one behind the features."""
+    folders = {}
+    for source, component in trial.sources.items():
+        folder = home.backbone(trial.data["name"], component)
+        fetch(folder)
+        made_with = _features_header(home, trial, source).get("weights_sha256")
+        if made_with not in (None, read_backbone_meta(folder)["weights_sha256"]):
+            raise StaleFeaturesError(
+                f"the {source} backbone {component} was trained anew since this sweep's features were made",
+                "Run the sweep again on new features: `paretovid sweep`.",
+            )
+        folders[source] = folder
+    return folders
+
+
+def _features_header(home: Home, trial: TrialRecord, source: str) -> dict[str, Any]:
+    path = home.features(trial.data["name"]) / trial.data["features"][source] / "index.json"
+    fetch(path.parent, lambda names: [path.name])
+    try:
+        header: dict[str, Any] = json.loads(path.read_text())["header"]
+    except (OSError, ValueError, KeyError) as error:
+        raise StaleFeaturesError(
+            f"{path} cannot be read: {error}", f"Run `paretovid extract data={trial.data['name']}`."
+        ) from error
+    return header
+
+
+def requirements(trial: TrialRecord) -> list[str]:
+    """What a consumer must install, pinned to the versions that are installed here."""
+    backbones = trial.sources.values()
+    names = [*REQUIRED]
+    if any(name.startswith(("x3d", "slowfast")) for name in backbones):
+        names.append("pytorchvideo")
+    if any(name.startswith("dpn") for name in backbones):
+        names.append("timm")
+    if any(components.component(name).input.kind == "flow" for name in backbones):
+        names.append("opencv-python-headless")
+    # A local build tag (`+cpu`) is in no package index.
+    return [f"{name}=={importlib.metadata.version(name).split('+')[0]}" for name in names]
+
+
+def describe(home: Home, point: FrontPoint) -> dict[str, Any]:
+    """The content of `model.json`."""
+    trial = point.trial
+    types = {str(_features_header(home, trial, source).get("dtype", "float32")) for source in trial.sources}
+    if len(types) != 1:
+        raise DataError(f"features of different types: {sorted(types)}", "Extract them with one dtype.")
+    return {
+        "format": 1,
+        "method": trial.method,
+        "config": trial.model,
+        "sources": trial.sources,
+        "widths": trial.extra["widths"],
+        "feature_dtype": types.pop(),
+        "costs": trial.costs,
+        "classes": trial.data["classes"],
+        "multi_label": trial.data["multi_label"],
+        "step_seconds": trial.data["step_seconds"],
+        "setting": point.record.inference_knobs,
+        "accounting": trial.accounting,
+        "point": {"sweep": trial.sweep, "trial": trial.trial, "id": point.id, "seed": trial.seed},
+        "training_knobs": trial.training_knobs,
+        "data": {"name": trial.data["name"], "fingerprint": trial.data["fingerprint"]},
+        "code_version": trial.code_version,
+        "backbones": {
+            source: read_backbone_meta(home.backbone(trial.data["name"], component))
+            for source, component in trial.sources.items()
+        },
+    }
+
+
+def write_package(scratch: Path, home: Home, point: FrontPoint, backbones: Mapping[str, Path]) -> Path:
+    """The whole MLflow model as a folder below `scratch`; returns it. Pickles nothing."""
+    import mlflow
+
+    write_model_folder(
+        scratch / "model", describe(home, point), point.trial.folder / "model.safetensors", backbones
+    )
+    runtime = write_runtime_package(scratch / "code")
+    code = scratch / "pyfunc_model.py"
+    code.write_text(rewritten(Path(__file__).with_name("pyfunc_model.py").read_text(), runtime))
+    package = scratch / "package"
+    with _importable(scratch / "code"), warnings.catch_warnings():
+        # It asks for an input example; videos are no example to carry along.
+        warnings.filterwarnings("ignore", message=".*[iI]nput example", category=UserWarning)
+        mlflow.pyfunc.save_model(
+            path=str(package),
+            python_model=str(code),
+            artifacts={"model": str(scratch / "model")},
+            code_paths=[str(scratch / "code" / runtime)],
+            signature=signature(point),
+            # What callers may say when they load it.
+            model_config={"on_demand": False},
+            pip_requirements=requirements(point.trial),
+            metadata={"paretovid": {"point": point.id, "sweep": point.trial.sweep, "runtime": runtime}},
+        )
+    return package
+
+
+def signature(point: FrontPoint) -> Any:
+    """An MLflow signature whose parameters are the method's inference knobs, at the point's values."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ParamSchema, ParamSpec
+
+    values = point.record.inference_knobs
+    specs = [
+        ParamSpec(knob.name, "double", float(values.get(knob.name, knob.default)))
+        for knob in knobs_of(point.trial.method)
+    ]
+    return ModelSignature(params=ParamSchema(specs))
+
+
+@contextlib.contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """MLflow runs the model's code once when it saves it, before it has copied what the code imports."""
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+        for name in [name for name in sys.modules if name.startswith("paretovid_runtime_")]:
+            del sys.modules[name]

@@ -1,0 +1,148 @@
+"""`paretovid predict`: a registered model, or a folder of one, on videos.
+
+MLflow replaces a misspelt parameter by its default and warns, and lets NaN through; here parameters are
+checked against the model's signature before anything runs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, final
+
+from paretovid.platform.storage.home import Home
+from paretovid.platform.tracking.store import open_registry, quiet_mlflow
+from paretovid.trainables.errors import DataError, ParetovidError, UsageError, unknown_name
+
+KEYS = ("path", "labels", "instances", "gflops", "calls", "steps", "notes", "error")
+"""Of a video's entry in `predict --json`; `instances` only of a model of localization."""
+
+
+@final
+class Predictor:
+    """A loaded model with checked parameters.
+
+    Arguments:
+        home: whose registry is asked; unused for a folder.
+        model: `models:/NAME@ALIAS`, `models:/NAME/VERSION` or a folder.
+        on_demand: read a backbone's weights when a video first needs it. Raises `UsageError` for a version that was
+            promoted before there was such a choice.
+    """
+
+    def __init__(self, home: Home, model: str, *, on_demand: bool = False) -> None:
+        quiet_mlflow()
+        import mlflow
+
+        self.model = model
+        wanted = {"on_demand": True} if on_demand else None
+        self._loaded = mlflow.pyfunc.load_model(_resolved(home, model), model_config=wanted)
+        if on_demand and not (self._loaded.model_config or {}).get("on_demand"):
+            raise UsageError(
+                f"{model} cannot load backbones on demand: it was promoted before there was that choice",
+                "Promote its point again, or leave --on-demand out.",
+            )
+        schema = self._loaded.metadata.get_params_schema()
+        self.params: dict[str, float] = {} if schema is None else {p.name: p.default for p in schema.params}
+
+    def predict(self, videos: Sequence[str | Path | bytes], **params: float) -> list[dict[str, Any]]:
+        """One mapping per video, as the model's card says.
+
+        Raises `UnknownNameError` for a parameter that the model has not, `UsageError` for a value that is
+        not a finite number in its range.
+        """
+        checked = self._checked(params)
+        try:
+            answers: list[dict[str, Any]] = self._loaded.predict(list(videos), params=checked)
+        except Exception as error:
+            raise _as_ours(error) from error
+        return answers
+
+    def _checked(self, params: Mapping[str, Any]) -> dict[str, float]:
+        for name, value in params.items():
+            if name not in self.params:
+                raise unknown_name("parameter of this model", name, self.params)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+                raise UsageError(f"{name} cannot be {value!r}", "Give a finite number.")
+        return {name: float(value) for name, value in params.items()}
+
+
+def _as_ours(error: Exception) -> Exception:
+    """The model's code raises its own copies of our errors; they carry the same message and hint."""
+    if hasattr(error, "message") and hasattr(error, "hint") and hasattr(error, "exit_status"):
+        kind = UsageError if error.exit_status == 2 else ParetovidError
+        return kind(error.message, error.hint)
+    return error
+
+
+def _resolved(home: Home, model: str) -> str:
+    """What MLflow can load. Raises `UsageError` that lists what there is."""
+    if not model.startswith("models:/"):
+        if (Path(model) / "MLmodel").is_file():
+            return model
+        raise UsageError(
+            f"{model!r} is no model",
+            "Give models:/NAME@ALIAS, models:/NAME/VERSION, or a model's folder (it has an MLmodel).",
+        )
+    from mlflow.exceptions import MlflowException
+
+    client = open_registry(home).client
+    name, at, alias = model.removeprefix("models:/").partition("@")
+    name, _, version = (name, "", "") if at else name.rpartition("/")
+    try:
+        if at:
+            client.get_model_version_by_alias(name, alias)
+        else:
+            client.get_model_version(name, version)
+    except MlflowException as error:
+        known = sorted(f"models:/{m.name}@{a}" for m in client.search_registered_models() for a in m.aliases)
+        raise UsageError(
+            f"there is no {model}",
+            f"Known: {', '.join(known) or '(none)'}. `paretovid models` lists versions; "
+            "`paretovid promote` registers one.",
+        ) from error
+    return model
+
+
+def predict(
+    home: Home,
+    model: str,
+    videos: Sequence[str | Path],
+    *,
+    max_gflops: float | None = None,
+    params: Mapping[str, float] | None = None,
+    pictures: Path | None = None,
+    on_demand: bool = False,
+) -> dict[str, Any]:
+    """The document that `predict --json` prints.
+
+    Arguments:
+        params: inference knobs by name; those left out are as promoted.
+        on_demand: read a backbone's weights when a video first needs it.
+        pictures: a folder to draw a storyboard, or a timeline of instances, per video into; made if it is not there.
+
+    Raises `UsageError` for a model or parameter that does not exist, `DataError` without videos.
+    """
+    if not videos:
+        raise DataError("no video was given", "Name at least one file.")
+    given = {**(params or {}), **({} if max_gflops is None else {"max_gflops": max_gflops})}
+    answers = Predictor(home, model, on_demand=on_demand).predict([str(video) for video in videos], **given)
+    if pictures is not None:
+        _draw(answers, pictures)
+    videos_json = [{key: answer[key] for key in KEYS if key in answer} for answer in answers]
+    return {"model": model, "videos": videos_json}
+
+
+def _draw(answers: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    from paretovid.platform.registry.localization_plot import draw_timeline
+    from paretovid.platform.registry.storyboard import draw_storyboard
+
+    if any("looks" not in answer for answer in answers):
+        raise UsageError(
+            "this version of the model does not say in which order it looks",
+            "Promote its point again to draw it.",
+        )
+    for place, answer in enumerate(answers):
+        if not answer["error"]:
+            draw = draw_timeline if "timeline" in answer else draw_storyboard
+            draw(answer["path"], answer, folder / f"{place:03d}-{Path(answer['path']).stem}.png")

@@ -1,0 +1,1 @@
+"""The Optuna study: ask, tell, and where it is stored."""

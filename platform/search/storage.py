@@ -1,0 +1,158 @@
+"""Where studies are kept: a journal file or a database, opened, checked and mended."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import optuna
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.storages.journal._file import get_lock_file
+from optuna.trial import TrialState
+
+from paretovid.infra.object_store import ObjectStore
+from paretovid.platform.search.bucket_journal import ObjectJournal
+from paretovid.platform.search.location import shown_url, without_password
+from paretovid.platform.search.retrying_storage import PatientStorage
+from paretovid.trainables.data.s3 import SCHEME
+from paretovid.trainables.errors import UsageError
+
+Directions = dict[str, Literal["maximize", "minimize"]]
+JOURNAL = "journal://"
+"""Scheme of a storage that is one file, appended to: a tenth of SQLite's time per trial."""
+_DESCRIPTION = "paretovid"
+
+
+def objectives(quality: str = "map") -> Directions:
+    """What a study searches for, in the order in which values are told: a quality, by name, and cost."""
+    return {quality: "maximize", "gflops": "minimize"}
+
+
+def open_study(
+    storage: str, name: str, description: Mapping[str, Any], first: Sequence[tuple[str, dict[str, Any]]]
+) -> optuna.Study:
+    """The study of this name: made, with `first` to be asked first, or opened if it is the same search."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    store, names = connect_storage(storage)
+    if name in names:
+        study = optuna.load_study(study_name=name, storage=store)
+        stored = study.user_attrs.get(_DESCRIPTION)
+        if stored is not None:
+            _check_same(name, json.loads(stored), description)
+            return study
+        if any(trial.state != TrialState.WAITING for trial in study.get_trials(deepcopy=False)):
+            raise UsageError(
+                f"the storage holds a study named {name!r} that paretovid did not make",
+                "Choose another name=, or another storage.",
+            )
+        optuna.delete_study(study_name=name, storage=store)  # interrupted while it was made
+    directions = description["objectives"]
+    study = optuna.create_study(study_name=name, storage=store, directions=list(directions.values()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study.set_metric_names(list(directions))
+    asked: list[dict[str, Any]] = []
+    for origin, knobs in first:
+        if knobs not in asked:
+            study.enqueue_trial(knobs, user_attrs={"origin": origin})
+            asked.append(knobs)
+    # Last: a study without its description was not finished being made.
+    study.set_user_attr(_DESCRIPTION, json.dumps(description))
+    return study
+
+
+def connect_storage(storage: str) -> tuple[BaseStorage, list[str]]:
+    """The storage at a URL, made if it is missing, and the names of the studies in it."""
+    try:
+        store: BaseStorage
+        if storage.startswith(SCHEME):
+            store = JournalStorage(ObjectJournal(ObjectStore(storage)))
+        elif not storage.startswith(JOURNAL):
+            store = _connect_database(storage)
+        else:
+            path = Path(storage.removeprefix(JOURNAL))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _mend(path)
+            store = JournalStorage(_WholeLines(str(path)))
+        return store, optuna.get_all_study_names(store)
+    except Exception as error:  # each database driver raises its own
+        reason = without_password(f"{type(error).__name__}: {error}", storage)
+        raise UsageError(
+            f"the storage of studies at {shown_url(storage)} cannot be opened: {reason.strip()}",
+            f"Is the URL right ({JOURNAL}/FILE, sqlite:///FILE, postgresql+psycopg2://USER@HOST/DATABASE), is the "
+            "server there, are the credentials right (PGPASSWORD)?",
+        ) from error
+
+
+def _connect_database(storage: str) -> BaseStorage:
+    if not storage.startswith("postgresql"):
+        return optuna.storages.get_storage(storage)
+    engine = {
+        # A connection that the server has closed since its last use is noticed before it is used.
+        "pool_pre_ping": True,
+        "connect_args": {
+            "connect_timeout": 5,
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 20_000,
+        },
+    }
+    database = optuna.storages.RDBStorage(storage, engine_kwargs=engine)
+    return PatientStorage(optuna.storages.get_storage(database), shown_url(storage))
+
+
+class _WholeLines(JournalFileBackend):
+    """A journal file whose lines are whole, also when the disk is full in the middle of one."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self._path = Path(path)
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """As Optuna's; what it could not write to its end is taken back."""
+        try:
+            super().append_logs(logs)
+        except OSError:
+            with contextlib.suppress(OSError):
+                _mend(self._path)
+            raise
+
+
+def _mend(journal: Path) -> None:
+    """Cuts off a last line that a crash of the machine left unfinished; the next one would be glued to it."""
+    if not journal.exists():
+        return
+    with get_lock_file(JournalFileSymlinkLock(str(journal))), journal.open("rb+") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1_000_000))
+        tail = file.read()
+        if tail and not tail.endswith(b"\n"):
+            file.truncate(size - len(tail) + tail.rfind(b"\n") + 1)
+
+
+def _check_same(name: str, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    differences = []
+    for part in ("objectives", "knobs"):
+        old, new = stored.get(part, {}), wanted[part]
+        for key in sorted(old.keys() | new.keys()):
+            if old.get(key) != new.get(key):
+                differences.append(f"{key} was {_short(old.get(key))}, now {_short(new.get(key))}")
+    if differences:
+        raise UsageError(
+            f"a study named {name!r} exists with another search: {'; '.join(differences)}",
+            "Choose another name=, or the same knobs and ranges to go on with it.",
+        )
+
+
+def _short(value: Any) -> str:
+    if not isinstance(value, Mapping):
+        return "absent" if value is None else str(value)
+    ends = value["choices"] if "choices" in value else f"{value['low']:g} to {value['high']:g}"
+    return f"{ends}{' (log)' if value.get('log') else ''}{' (whole)' if value.get('whole') else ''}"

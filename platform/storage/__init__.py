@@ -1,0 +1,1 @@
+"""Paths, documents, buckets and locks."""

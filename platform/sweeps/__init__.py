@@ -1,0 +1,1 @@
+"""One search, driven from its start to its last result."""

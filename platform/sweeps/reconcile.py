@@ -1,0 +1,134 @@
+"""Makes the stores of a sweep agree before it goes on: study, trials' folders, journal.
+
+What each is the truth for: a trial's folder for what it measured (its result is written last, and whole); the
+study for what was asked and what failed; the journal for when. MLflow is told from these, and holds no truth.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from paretovid.platform.execution.heartbeat import ALIVE_FILE, read_document, write_atomically
+from paretovid.platform.execution.searcher import FixedTrial
+from paretovid.platform.records.journal import read_journal
+from paretovid.platform.search.study import ParetoStudy
+from paretovid.platform.storage.mirror import remove
+from paretovid.platform.sweeps.trials import (
+    SweepTrials,
+    figures_of,
+    finished_result,
+    summary_of,
+    trial_config,
+)
+from paretovid.trainables.provenance import code_version
+
+FAILURE_FILE = "failure.json"
+"""In the folder of a trial that failed for good: `{"reason": …}`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reconciled:
+    """What is left to do beside what the study hands out, and what was found."""
+
+    fixed: tuple[FixedTrial, ...]
+    finished: int
+    """Trials that have a result, baselines included."""
+    failed: int
+    notes: tuple[str, ...]
+
+
+def record_failure(trial_folder: Path, reason: str) -> None:
+    """Keeps why a trial failed for good, beside its traceback."""
+    trial_folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(trial_folder / FAILURE_FILE, json.dumps({"reason": reason}))
+
+
+def failure_of(trial_folder: Path) -> str | None:
+    """Why a trial failed for good; None if it did not."""
+    found = read_document(trial_folder / FAILURE_FILE)
+    return None if found is None else str(found.get("reason", "unknown"))
+
+
+def reconcile(
+    folder: Path,
+    study: ParetoStudy,
+    trials: SweepTrials,
+    record: Callable[..., None],
+    *,
+    tell_swept: bool = False,
+) -> Reconciled:
+    """Compares the stores and mends what a killed driver left half done. Starts nothing.
+
+    Arguments:
+        folder: the sweep's; nobody else may be running it.
+        record: takes an event and its facts, as `SweepJournal.write` does.
+    """
+    notes: list[str] = []
+    fixed: list[FixedTrial] = []
+    for baseline in trials.baselines():
+        is_finished = finished_result(trial_config(baseline.config)) is not None
+        if not is_finished and failure_of(folder / "trials" / baseline.trial_id) is None:
+            fixed.append(baseline)
+    for suggestion in study.interrupted_ones():
+        found = finished_result(trial_config(trials.searched(suggestion)))
+        if found is not None:
+            study.adopt(suggestion.trial_id, summary_of(found)["objectives"])
+            if tell_swept:
+                study.tell_swept(suggestion.trial_id, summary_of(found)["swept"])
+    for suggestion in study.complete_ones():
+        config = trials.searched(suggestion)
+        if finished_result(trial_config(config)) is None:
+            if read_document(folder / "trials" / suggestion.trial_id / "result.json") is not None:
+                # Features of another version of the code, for one: what was paid for is not thrown away.
+                notes.append(f"{suggestion.trial_id} was made from other features or settings; it is kept")
+                continue
+            fixed.append(FixedTrial(trial_id=suggestion.trial_id, config=config))
+            notes.append(f"the result of {suggestion.trial_id} is gone: it is trained again")
+    for trial, reason in study.failures().items():
+        if failure_of(folder / "trials" / trial) is None:
+            record_failure(folder / "trials" / trial, reason)
+    for path in (folder / "trials").glob(f"*/{ALIVE_FILE}"):
+        remove(path)
+    notes += _made_by_others(folder)
+    finished = _tell_of_finished(folder, record)
+    failed = _tell_of_failed(folder, record)
+    return Reconciled(fixed=tuple(fixed), finished=finished, failed=failed, notes=tuple(notes))
+
+
+def _made_by_others(folder: Path) -> list[str]:
+    """A note for each other version of the code that has made results of this sweep."""
+    results = [read_document(path) or {} for path in (folder / "trials").glob("*/result.json")]
+    made_by = Counter(str(result.get("code_version")) for result in results)
+    del made_by[code_version()]
+    return [
+        f"{n} finished trials were made by other code ({code}); they are kept" for code, n in made_by.items()
+    ]
+
+
+def _tell_of_finished(folder: Path, record: Callable[..., None]) -> int:
+    """Writes the events that a killed driver did not come to write. Returns how many trials have a result."""
+    told = {entry.trial for entry in read_journal(folder).entries if entry.event == "finish"}
+    paths = sorted((folder / "trials").glob("*/result.json"))
+    for path in paths:
+        result = read_document(path)
+        if result is not None and path.parent.name not in told:
+            record("finish", trial=path.parent.name, found=True, **figures_of(result))
+    return len(paths)
+
+
+def _tell_of_failed(folder: Path, record: Callable[..., None]) -> int:
+    told = {
+        entry.trial
+        for entry in read_journal(folder).entries
+        if entry.event == "fault" and not entry.facts.get("again")
+    }
+    paths = sorted((folder / "trials").glob(f"*/{FAILURE_FILE}"))
+    for path in paths:
+        if path.parent.name not in told:
+            reason = failure_of(path.parent)
+            record("fault", trial=path.parent.name, reason=reason, again=False, found=True)
+    return len(paths)

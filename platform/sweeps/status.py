@@ -1,0 +1,415 @@
+"""How far a sweep is, for people and programs, read from its folder: `paretovid sweeps [SWEEP]`.
+
+Needs neither Ray nor a store, so that it works beside a running driver, after its death, and on another machine
+that sees the home.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol, final
+
+from paretovid.platform.console.progress import format_seconds
+from paretovid.platform.execution.heartbeat import ALIVE_FILE, read_document
+from paretovid.platform.records.journal import Entry, TrialClock, hours_spent, read_journal
+from paretovid.platform.records.trial import stated_reference
+from paretovid.platform.storage.home import Home
+from paretovid.platform.storage.mirror import refresh_sweep, refresh_sweeps
+from paretovid.platform.sweeps.lock import driver_of
+from paretovid.platform.sweeps.naming import SWEEP_FILE, known_info, read_info
+from paretovid.platform.sweeps.reconcile import failure_of
+from paretovid.platform.tracking.exporter import last_sent
+from paretovid.trainables.errors import UsageError
+from paretovid.trainables.evaluation.pareto import Reference, hypervolume, non_dominated, reference_of
+
+_CURVE_POINTS = 12
+_ENDED = ("finish", "fault", "aside")
+_RESULT_ONLY = ("result.json",)
+
+
+class _Sender(Protocol):
+    @property
+    def waiting(self) -> int: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunningTrial:
+    """A trial that a process has now."""
+
+    trial: str
+    attempt: int
+    epoch: float | None
+    epochs: float | None
+    host: str | None
+    silent_seconds: float | None
+    """Since its last sign of life, by the clocks of its node and of this one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SweepStatus:
+    """One sweep, now."""
+
+    name: str
+    state: str
+    """As recorded; `interrupted` also if its driver is gone without a word."""
+    driver: Mapping[str, Any] | None
+    asked: int
+    """Trials, baselines included."""
+    finished: int
+    failed: Mapping[str, str]
+    """Trial to its reason."""
+    running: tuple[RunningTrial, ...]
+    restarts: int
+    """Starts that failed and were followed by another."""
+    validation_hypervolume: tuple[tuple[float, float], ...]
+    """Seconds since the sweep began, and what the operating points measured until then cover on validation."""
+    cpu_hours: float
+    gpu_hours: float
+    untracked: int
+    """Events that MLflow has not been told yet."""
+    damaged_lines: tuple[int, ...]
+    waits: tuple[str, ...]
+    """What is waiting for what."""
+    seconds_left: float | None
+
+    def to_document(self) -> dict[str, Any]:
+        """Plain data, for `--json`."""
+        return asdict(self)
+
+
+def status_of(home: Home, name: str) -> SweepStatus:
+    """Reads a sweep's state. Raises `UnknownNameError` if there is no such sweep."""
+    info = known_info(home, name)
+    folder = home.sweep(name)
+    refresh_sweep(folder, _RESULT_ONLY)
+    now = time.time()
+    reading = read_journal(folder)
+    driver = driver_of(folder)
+    entries = reading.entries
+    finished = {path.parent.name for path in (folder / "trials").glob("*/result.json")}
+    failed = _failures(folder, finished)
+    running = _running(folder, entries, now) if driver else ()
+    asked = int(info["config"]["search"]["trials"]) + len(info["config"].get("baselines") or [])
+    state = "interrupted" if info["state"] == "running" and driver is None else str(info["state"])
+    cpu_hours, gpu_hours = hours_spent(entries, now if driver else (entries[-1].at if entries else now))
+    left = max(0, asked - len(finished) - len(failed))
+    untracked = _untracked(folder, entries)
+    return SweepStatus(
+        name=name,
+        state=state,
+        driver=driver,
+        asked=asked,
+        finished=len(finished),
+        failed=failed,
+        running=running,
+        restarts=sum(entry.event == "fault" and bool(entry.facts.get("again")) for entry in entries),
+        validation_hypervolume=curve(entries, stated_reference(info)),
+        cpu_hours=cpu_hours,
+        gpu_hours=gpu_hours,
+        untracked=untracked,
+        damaged_lines=reading.damaged,
+        waits=tuple(_waits(name, state, entries, left - len(running), running, untracked)),
+        seconds_left=_seconds_left(entries, left, len(running), now) if driver else None,
+    )
+
+
+def list_sweeps(home: Home) -> list[dict[str, Any]]:
+    """All sweeps under a home, oldest first, with state, trials and, once finished, the hypervolume on test."""
+    refresh_sweeps(home.sweeps)
+    infos = [info for path in home.sweeps.glob(f"*/{SWEEP_FILE}") if (info := read_info(path.parent))]
+    listed = []
+    for info in sorted(infos, key=lambda each: str(each["created"])):
+        folder = home.sweep(info["name"])
+        refresh_sweep(folder, _RESULT_ONLY)
+        done = {path.parent.name for path in (folder / "trials").glob("*/result.json")}
+        is_gone = info["state"] == "running" and driver_of(folder) is None
+        config = info.get("config") or {}
+        searched = int((config.get("search") or {}).get("trials") or 0)
+        keys = ("name", "method", "data", "state", "created", "hypervolume", "reference", "tracked", "error")
+        listed.append(
+            {
+                "trials": len(done),
+                "asked": searched + len(config.get("baselines") or []),
+                "failed": len(_failures(folder, done)),
+                **{key: info.get(key) for key in keys},
+                **({"state": "interrupted"} if is_gone else {}),
+            }
+        )
+    return listed
+
+
+def watch(home: Home, name: str | None, seconds: float = 2.0) -> Iterator[str]:
+    """The text of a sweep's state, again and again while a driver runs it.
+
+    Raises `UsageError` without a name, `UnknownNameError` if there is no such sweep.
+    """
+    if name is None:
+        raise UsageError("which sweep is to be watched?", "paretovid sweeps SWEEP --watch")
+    while (status := status_of(home, name)).driver is not None:
+        yield f"{status_text(status)}\n"
+        time.sleep(seconds)
+
+
+def status_text(status: SweepStatus) -> str:
+    """For people, a few lines."""
+    lines = [f"{status.name}: {status.state}"]
+    if status.driver is not None:
+        driver = status.driver
+        lines[0] += f", process {driver['pid']} on {driver['host']}"
+    left = status.asked - status.finished - len(status.failed)
+    lines.append(
+        f"trials   {status.finished} of {status.asked} finished, {len(status.running)} running, "
+        f"{left - len(status.running)} to come, {len(status.failed)} failed, {status.restarts} restarts"
+    )
+    for each in status.running:
+        epoch = "" if each.epoch is None else f", epoch {each.epoch:.0f}/{each.epochs or 0:.0f}"
+        silent = "" if each.silent_seconds is None else f", alive {format_seconds(each.silent_seconds)} ago"
+        again = "" if each.attempt == 1 else f", start {each.attempt}"
+        lines.append(f"  {each.trial} on {each.host or 'no node yet'}{epoch}{again}{silent}")
+    lines += [f"  {trial} failed: {reason}" for trial, reason in status.failed.items()]
+    hours = f"{status.cpu_hours:.2f} CPU-hours"
+    if status.gpu_hours:
+        hours += f", {status.gpu_hours:.2f} GPU-hours"
+    lines.append(f"spent    {hours}")
+    if status.validation_hypervolume:
+        lines.append("hypervolume on validation, by time:")
+        lines += _curve_lines(status.validation_hypervolume)
+    lines += [f"waits    {text}" for text in status.waits]
+    if status.damaged_lines:
+        lines.append(f"journal  damaged and left out: line {', '.join(map(str, status.damaged_lines))}")
+    if status.seconds_left is not None:
+        lines.append(f"left     about {format_seconds(status.seconds_left)}")
+    return "\n".join(lines)
+
+
+def _curve_lines(points: Sequence[tuple[float, float]]) -> list[str]:
+    step = max(1, -(-len(points) // _CURVE_POINTS))
+    shown = [*points[::-1][::step]][::-1]
+    most = max(value for _, value in points) or 1.0
+    return [
+        f"  {format_seconds(seconds):>12}  {value:.5f}  {'#' * round(30 * value / most)}"
+        for seconds, value in shown
+    ]
+
+
+def _failures(folder: Path, finished: set[str]) -> dict[str, str]:
+    found = {}
+    for path in sorted((folder / "trials").glob("*/failure.json")):
+        reason = failure_of(path.parent)
+        if reason is not None and path.parent.name not in finished:
+            found[path.parent.name] = reason
+    return found
+
+
+def _running(folder: Path, entries: Sequence[Entry], now: float) -> tuple[RunningTrial, ...]:
+    running = []
+    for trial, start in _open_starts(entries).items():
+        alive = read_document(folder / "trials" / trial / ALIVE_FILE) or {}
+        running.append(
+            RunningTrial(
+                trial=trial,
+                attempt=int(start.facts.get("attempt", 1)),
+                epoch=alive.get("epoch"),
+                epochs=alive.get("epochs"),
+                host=alive.get("host"),
+                silent_seconds=max(0.0, now - float(alive["at"])) if "at" in alive else None,
+            )
+        )
+    return tuple(running)
+
+
+def _open_starts(entries: Sequence[Entry]) -> dict[str, Entry]:
+    """Trials that were started and have not come back, by the last driver."""
+    running: dict[str, Entry] = {}
+    for entry in entries:
+        if entry.event == "driver":
+            running.clear()
+        elif entry.event == "start":
+            running[entry.trial] = entry
+        elif entry.event in _ENDED:
+            running.pop(entry.trial, None)
+    return running
+
+
+def _untracked(folder: Path, entries: Sequence[Entry]) -> int:
+    sent = last_sent(folder)
+    return sum(entry.n > sent for entry in entries)
+
+
+def _waits(
+    name: str,
+    state: str,
+    entries: Sequence[Entry],
+    to_come: int,
+    running: Sequence[RunningTrial],
+    untracked: int,
+) -> list[str]:
+    waits = []
+    if state == "running" and not running and to_come > 0:
+        waits.append(f"{to_come} trials for the cluster, or for videos, backbones and features")
+    elif state == "running" and to_come > 0:
+        waits.append(f"{to_come} trials for one of {len(running)} places")
+    elif state != "finished" and to_come > 0:
+        waits.append(f"{to_come} trials for somebody: paretovid resume {name}")
+    if untracked:
+        waits.append(f"{untracked} events for MLflow (paretovid replay {name}, if nobody runs the sweep)")
+    open_faults: dict[str, str] = {}
+    for entry in entries:
+        if entry.event == "fault" and entry.facts.get("again"):
+            open_faults[entry.trial] = str(entry.facts.get("reason"))
+        elif entry.event in ("start", "finish"):
+            open_faults.pop(entry.trial, None)
+    waits += [f"{trial} for another start, after: {reason}" for trial, reason in open_faults.items()]
+    return waits
+
+
+def _seconds_left(entries: Sequence[Entry], left: int, running: int, now: float) -> float | None:
+    """At the pace of this driver; before it has finished two trials, at that of the trials' own seconds."""
+    if left == 0:
+        return 0.0
+    began = max((entry.at for entry in entries if entry.event == "driver"), default=now)
+    first = min((entry.at for entry in entries if entry.event == "start" and entry.at >= began), default=now)
+    done = sum(entry.event == "finish" and entry.at > first for entry in entries)
+    if done >= 2:
+        return (now - first) / done * left
+    seconds = [float(e.facts["seconds"]) for e in entries if e.event == "finish" and "seconds" in e.facts]
+    if not seconds or not running:
+        return None
+    return sum(seconds) / len(seconds) * left / running
+
+
+def curve(entries: Sequence[Entry], stated: Reference | None = None) -> tuple[tuple[float, float], ...]:
+    """Seconds since the first event, and the hypervolume on validation that had been reached by then.
+
+    Arguments:
+        stated: the corner that the sweep itself has stated. The same corner holds for all times, so that the last
+            value is the hypervolume of `paretovid front --split val`.
+    """
+    began = entries[0].at if entries else 0.0
+    told = [entry for entry in entries if entry.event == "finish"]
+    whole = ValidationHypervolume(told, stated)
+    so_far = ValidationHypervolume((), stated)
+    found = []
+    for entry in told:
+        so_far.add(entry)
+        if whole.counts(entry):
+            found.append((entry.at - began, so_far.value(whole.reference) or 0.0))
+    return tuple(found)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Told:
+    """What the journal says of a finished trial."""
+
+    front: tuple[tuple[float, float], ...]
+    """Quality and GFLOPs on validation."""
+    dearest: float
+    """GFLOPs of its dearest point on either split."""
+    is_baseline: bool
+    deployable: bool
+
+    @classmethod
+    def by(cls, entry: Entry) -> _Told:
+        """Entries of earlier versions do not know the last three: then as far as the front and the name tell."""
+        facts = entry.facts
+        natural = [[facts["quality"], facts["gflops"]]] if "quality" in facts else []
+        front = tuple((float(quality), float(gflops)) for quality, gflops in facts.get("front") or natural)
+        searched = entry.trial[:1] == "t" and entry.trial[1:].isdigit()
+        return cls(
+            front=front,
+            dearest=float(facts.get("dearest", max((gflops for _, gflops in front), default=0.0))),
+            is_baseline=bool(facts.get("is_baseline", not searched)),
+            deployable=bool(facts.get("deployable", True)),
+        )
+
+
+@final
+class ValidationHypervolume:
+    """What the trials told of so far cover on validation, at a cost that does not grow with them.
+
+    By the definition of `front.build_front`: when all trials have been told of it is, to the last digit, the
+    hypervolume of `paretovid front --split val`. That of test, which a finished sweep states, is another figure, and
+    nobody looks at it while a sweep runs.
+    """
+
+    def __init__(self, entries: Iterable[Entry] = (), stated: Reference | None = None) -> None:
+        self._stated = stated
+        self._trials: dict[str, _Told] = {}
+        self._fronts: dict[bool, tuple[tuple[float, float], ...]] = {}
+        """Of the method, and of the baselines that can be deployed."""
+        for entry in entries:
+            self.add(entry)
+
+    def add(self, entry: Entry) -> None:
+        """A trial has finished. One that was trained again counts as it is now."""
+        is_again = entry.trial in self._trials
+        self._trials[entry.trial] = told = _Told.by(entry)
+        if is_again:
+            self._fronts.clear()
+        for each in self._trials.values() if is_again else (told,):
+            if each.is_baseline and not each.deployable:
+                continue
+            points = [*self._fronts.get(each.is_baseline, ()), *each.front]
+            kept = non_dominated([gflops for _, gflops in points], [quality for quality, _ in points])
+            self._fronts[each.is_baseline] = tuple(points[i] for i in kept)
+
+    def counts(self, entry: Entry) -> bool:
+        """Whether this finished trial's points are among those that could be on the front."""
+        told = self._trials[entry.trial]
+        return not told.is_baseline if False in self._fronts else told.deployable
+
+    @property
+    def reference(self) -> Reference:
+        """The corner that it is measured from."""
+        dearest = max((told.dearest for told in self._trials.values()), default=0.0)
+        return reference_of([self._stated], dearest)
+
+    def value(self, reference: Reference | None = None) -> float | None:
+        """In GFLOPs times the objective (fraction); None before a trial has finished. Of the baselines alone as long
+        as nothing else has."""
+        points = self._fronts.get(False) or self._fronts.get(True)
+        if not points:
+            return None
+        costs, qualities = [gflops for _, gflops in points], [quality for quality, _ in points]
+        return hypervolume(costs, qualities, reference or self.reference)
+
+
+@final
+class LiveStatus:
+    """The same in one line, kept up to date by the driver as things happen, at a cost that does not grow."""
+
+    def __init__(self, entries: Iterable[Entry]) -> None:
+        self._clock = TrialClock()
+        self._running: set[str] = set()
+        self._failed = 0
+        self._reached = ValidationHypervolume()
+        for entry in entries:
+            self.add(entry)
+        self._running.clear()  # of drivers that are gone
+
+    def add(self, entry: Entry) -> None:
+        """Something has happened."""
+        self._clock.add(entry)
+        if entry.event == "start":
+            self._running.add(entry.trial)
+        elif entry.event in _ENDED:
+            self._running.discard(entry.trial)
+            self._failed += entry.event == "fault" and not entry.facts.get("again")
+        if entry.event == "finish":
+            self._reached.add(entry)
+
+    def line(self, sender: _Sender) -> str:
+        """For the line of progress."""
+        cpu_hours, gpu_hours = self._clock.hours(time.time())
+        parts = [f"{len(self._running)} running"]
+        if self._failed:
+            parts.append(f"{self._failed} failed")
+        if (area := self._reached.value()) is not None:
+            parts.append(f"validation hypervolume {area:.4f}")
+        parts.append(f"{gpu_hours:.2f} GPU-h" if gpu_hours else f"{cpu_hours:.2f} CPU-h")
+        if sender.waiting > 50:
+            parts.append(f"MLflow {sender.waiting} behind")
+        return ", ".join(parts)

@@ -1,0 +1,116 @@
+"""What `paretovid sweep` prints: the plan before (`--dry-run`), and the front with what to type next after."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from paretovid.platform.config.load import ends, searched_knobs
+from paretovid.platform.execution.launcher import LaunchSummary
+from paretovid.platform.fronts.build import Front, rounded_up
+from paretovid.platform.fronts.report import front_table
+from paretovid.platform.preparation.estimate import data_size, estimate
+from paretovid.platform.records.trial import knob_text
+from paretovid.search_spaces.schema import SweepConfig
+from paretovid.trainables.backbones.catalog import family, measure_component
+
+_CLASSES_SHOWN = 12  # of what classifies, in a plan over videos of which nothing is known yet
+_ANCHORS = 2
+
+PICTURE, PAGE, TABLE, DOCUMENT = "front.png", "front.html", "front.txt", "front.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """What a sweep would do."""
+
+    name: str
+    config: SweepConfig
+    baselines: int
+    state: str | None
+    """Of the sweep of this name, if there is one."""
+
+    def __str__(self) -> str:
+        search, knobs = self.config.search, searched_knobs(self.config)
+        lines = [f"sweep {self.name} ({'there already: ' + self.state if self.state else 'new'})", ""]
+        lines.append(f"{search.trials} trainings of {self.config.method.name}, sampler {search.sampler}:")
+        for name, knob in knobs.items():
+            low, high = ends(knob)
+            scale = " (log)" if knob.log else ""
+            span = f"{knob_text(low)} to {knob_text(high)}{scale}"
+            if knob.choices:
+                span = ", ".join(knob_text(choice) for choice in knob.choices)
+            lines.append(f"  {name:<12} {span}, cheapest: {knob.cheapest}. {knob.description}")
+        published = self.config.method.published[: max(0, search.trials - _ANCHORS)]
+        then = ", then the published settings:" if published else ""
+        lines.append(f"first the two anchors (all knobs dearest, all cheapest){then}")
+        lines += [f"  {point}" for point in published]
+        lines.append(
+            f"{self.baselines} baselines beside them: {', '.join(b.name for b in self.config.baselines)}"
+        )
+        lines += ["", "cost of one look, in GFLOPs (multiply-accumulates):"]
+        size, costs = data_size(self.config), {}
+        classes = _CLASSES_SHOWN if size is None else size.classes
+        for source, component in family(self.config.backbones.family).items():
+            cost = costs[source] = measure_component(component, classes)
+            lines.append(f"  {source:<10} {component:<32} {cost.gmacs:.6f}  at {cost.input}")
+        lines += ["", *estimate(self.config, size, costs)]
+        if search.max_gflops:
+            lines.append(f"points above {search.max_gflops:g} GFLOPs per video are not worth finding")
+        lines += ["", "what it trains, extracts and measures is kept; nothing was started (--dry-run)"]
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SweepReport:
+    """What a finished sweep shows."""
+
+    name: str
+    folder: Path
+    front: Front
+    summary: LaunchSummary | None
+    tracking_uri: str
+    stated_uri: str | None
+    home: str | None
+    """As it was stated, for the commands that come next."""
+    example_videos: tuple[Path | str, ...]
+
+    def __str__(self) -> str:
+        lines = [front_table(self.front), ""]
+        if self.summary is not None and self.summary.failed:
+            trial, reason = next(iter(self.summary.reasons.items()))
+            lines += [f"{self.summary.failed} trials failed, for example {trial}: {reason}", ""]
+        if self.summary is not None and self.summary.is_out_of_time:
+            lines += ["search.hours is over; the same command goes on with the trials that are left", ""]
+        knee = next(p for p in self.front.points if (p.trial.sweep, p.id) == self.front.knee_id)
+        limit = rounded_up(max(knee.record.val.gflops, knee.record.test.gflops))
+        videos = " ".join(str(path) for path in self.example_videos)
+        at = "" if self.home is None else f" home={self.home}"
+        # The registry of a server is found by its address; under home it needs none.
+        where = "" if self.stated_uri is None else f"MLFLOW_TRACKING_URI={self.stated_uri} "
+        lines += [
+            f"picture   {self.folder / PICTURE}",
+            f"page      {self.folder / PAGE}",
+            f"tracking  {typed_command('mlflow')} ui --backend-store-uri {self.tracking_uri}",
+            "",
+            "next:",
+            f"  {typed_command('paretovid')} promote {self.name} --max-gflops {limit} --as digits --alias champion{at}",
+            f"  {where}{typed_command('paretovid')} predict models:/digits@champion {videos}{at}",
+        ]
+        return "\n".join(lines)
+
+
+def typed_command(name: str) -> str:
+    """The command as the user can type it: `make sweep` runs it from an environment that is not activated."""
+    beside = Path(sys.executable).with_name(name)
+    return name if shutil.which(name) or not beside.exists() else str(shortened(beside))
+
+
+def shortened(path: Path | str) -> Path | str:
+    """Relative to where the user is, if it is below; of a URL, itself."""
+    try:
+        return path.relative_to(Path.cwd()) if isinstance(path, Path) else path
+    except ValueError:
+        return path

@@ -1,0 +1,437 @@
+"""`paretovid sweep`, `resume` and `extend`: from a configuration to a front, with everything on the way made or
+reused.
+
+The truth about a sweep lies in its folder (`sweep.json`, `trials/*/result.json`, `journal.jsonl`) and in its study;
+the driver only connects them. Killed at any moment, it is gone on with by `paretovid resume`, or by the command
+that started it: both find the sweep, make its stores agree, and do what is missing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from paretovid.infra.placement import TrialResources
+from paretovid.platform.config.load import check_method, searched_knobs, training_settings
+from paretovid.platform.console.progress import Progress
+from paretovid.platform.execution.cluster import cluster_of
+from paretovid.platform.execution.launcher import LaunchSummary, launch_trials
+from paretovid.platform.execution.stopping import StopSwitch, SweepStopped, on_signals
+from paretovid.platform.fronts.build import Front, read_front
+from paretovid.platform.fronts.report import front_table, write_html, write_png
+from paretovid.platform.preparation.prepare import Prepared, check_settings, expected_facts, prepare
+from paretovid.platform.records.journal import SweepJournal, read_journal
+from paretovid.platform.search.location import study_place
+from paretovid.platform.search.study import ParetoStudy
+from paretovid.platform.storage.home import Home, open_home
+from paretovid.platform.storage.mirror import fetch, refresh_sweep, share_file, some_of_dataset
+from paretovid.platform.sweeps.events import SweepDriver
+from paretovid.platform.sweeps.lock import SweepLock, driver_of
+from paretovid.platform.sweeps.naming import (
+    known_info,
+    name_of,
+    new_info,
+    read_info,
+    stored_config,
+    with_extensions,
+    write_info,
+)
+from paretovid.platform.sweeps.reconcile import reconcile
+from paretovid.platform.sweeps.status import LiveStatus, list_sweeps
+from paretovid.platform.sweeps.summary import (
+    DOCUMENT,
+    PAGE,
+    PICTURE,
+    TABLE,
+    Plan,
+    SweepReport,
+    shortened,
+    typed_command,
+)
+from paretovid.platform.sweeps.trials import SweepTrials, trainable_on
+from paretovid.platform.tracking.exporter import TrackingSender, last_sent, replay
+from paretovid.platform.tracking.store import store_uri
+from paretovid.search_spaces.schema import SweepConfig
+from paretovid.trainables.backbones.catalog import family
+from paretovid.trainables.catalog import method_class, method_config
+from paretovid.trainables.config import typed_config
+from paretovid.trainables.data.dataset import load_dataset, write_json
+from paretovid.trainables.errors import ParetovidError, UsageError
+from paretovid.trainables.evaluation.evaluate import OBJECTIVES
+from paretovid.trainables.provenance import code_version
+from paretovid.trainables.trial import TrainingConfig
+
+TRACKING_SECONDS = 60.0
+"""What MLflow may take, without a sign of getting on, when everything else is done."""
+STOPPED_TRACKING_SECONDS = 3.0
+"""The same when the sweep was asked to stop."""
+
+
+def plan_sweep(config: SweepConfig) -> Plan:
+    """What `run_sweep` would do, after the checks that it makes. Starts nothing."""
+    _check(config)
+    home = open_home(config.home)
+    name = name_of(home, config)
+    info = read_info(home.sweep(name))
+    return Plan(
+        name=name, config=config, baselines=len(config.baselines), state=info["state"] if info else None
+    )
+
+
+def run_sweep(config: SweepConfig, progress: Progress, *, take_over: bool = False) -> SweepReport:
+    """Prepares, searches, records and shows. Five stages of progress.
+
+    Arguments:
+        take_over: asks a living driver of the same sweep to stop, and goes on in its place.
+
+    Raises `UsageError` before anything starts for a bad configuration, a name that is taken by another one or a
+    sweep that a living driver runs; `ParetovidError` if no trial succeeds or none can work; `SweepStopped` (a
+    `KeyboardInterrupt`) if it was ended in order.
+    """
+    _check(config)
+    home = open_home(config.home)
+    name = name_of(home, config)
+    return _go_on(home, name, config, progress, take_over=take_over)
+
+
+def resume_sweep(
+    home_stated: str | None,
+    name: str,
+    overrides: Sequence[str],
+    progress: Progress,
+    *,
+    take_over: bool = False,
+) -> SweepReport:
+    """Does what is missing of a sweep, with the configuration that it was started with. A finished sweep only
+    shows its front.
+
+    Arguments:
+        overrides: changes to where and how it runs (`cluster.…`, `tracking.…`, `search.concurrent` and the like).
+
+    Raises `UnknownNameError` for a sweep that is not there, and what `run_sweep` raises.
+    """
+    home = open_home(home_stated)
+    config = stored_config(home, name, home_stated, overrides)
+    _check(config)
+    return _go_on(home, name, config, progress, take_over=take_over)
+
+
+def extend_sweep(
+    home_stated: str | None,
+    name: str,
+    more: int,
+    overrides: Sequence[str],
+    progress: Progress,
+    *,
+    take_over: bool = False,
+) -> SweepReport:
+    """Adds `more` trials to a sweep, finished or not, and runs what is then missing. Nothing that was tried is
+    tried again. Raises as `resume_sweep`.
+    """
+    home = open_home(home_stated)
+    config = stored_config(home, name, home_stated, overrides)
+    _check(config)
+    return _go_on(home, name, config, progress, take_over=take_over, more=more)
+
+
+def replay_sweep(
+    home_stated: str | None, name: str, uri: str | None, progress: Progress, *, whole: bool = False
+) -> int:
+    """Tells MLflow what it has not been told of a sweep. Returns how many events.
+
+    Arguments:
+        uri: the MLflow store; None: the one that the sweep was started with.
+
+    Raises `StoreError` if the store does not take it, `UsageError` while a driver of the sweep tells it itself.
+    """
+    home = open_home(home_stated)
+    info = known_info(home, name)
+    if driver_of(home.sweep(name)) is not None:
+        raise UsageError(f"sweep {name} is running, and its driver tells MLflow", "Wait until it has ended.")
+    stated = uri or (info["config"].get("tracking") or {}).get("uri")
+    with SweepLock(home.sweep(name), StopSwitch()).hold():
+        sent = replay(home, name, stated, progress.say, whole=whole)
+        if stated == (info["config"].get("tracking") or {}).get("uri"):
+            write_info(home.sweep(name), {**known_info(home, name), "tracked": True})
+    return sent
+
+
+def _go_on(
+    home: Home,
+    name: str,
+    config: SweepConfig,
+    progress: Progress,
+    *,
+    take_over: bool,
+    more: int = 0,
+) -> SweepReport:
+    folder = home.sweep(name)
+    refresh_sweep(folder)
+    switch = StopSwitch()
+    hint = f"Go on: {typed_command('paretovid')} resume {name}{_at(config.home)}"
+    with on_signals(switch, progress.say), _with_hint(hint):
+        if not more and _is_finished(home, name):
+            return _show_finished(home, name, config, progress)
+        # Before anything is written: a second driver of a running sweep must leave no trace in it.
+        with SweepLock(folder, switch).hold(take_over=take_over, say=progress.say):
+            info = read_info(folder)
+            if not more and _is_finished(home, name):  # by the driver that has just given way
+                return _show_finished(home, name, config, progress)
+            if more:
+                asked = (info or {}).get("asked") or [config.search.trials]
+                info = {**(info or {}), "asked": [*asked, more]}
+            config = with_extensions(config, info)
+            info = new_info(config, name, "running", info)
+            info["study"] = study_place(home, info, config.search.storage).described
+            write_info(folder, info)
+            summary = _Run(home, name, config, progress, switch).all_of_it()
+    return _report(home, name, summary, config)
+
+
+def _is_finished(home: Home, name: str) -> bool:
+    info = read_info(home.sweep(name))
+    return bool(info and info["state"] == "finished")
+
+
+def _show_finished(home: Home, name: str, config: SweepConfig, progress: Progress) -> SweepReport:
+    progress.say(
+        f"sweep {name} is finished; paretovid extend {name} +N adds trials, "
+        "name=NEW starts another one with the same settings"
+    )
+    info = known_info(home, name)
+    if not info.get("tracked"):
+        try:
+            replay(home, name, config.tracking.uri, progress.say)
+            write_info(home.sweep(name), {**info, "tracked": True})
+        except ParetovidError as error:
+            progress.say(f"  not tracked: {error}")
+    return _report(home, name, None, with_extensions(config, info))
+
+
+@contextlib.contextmanager
+def _with_hint(hint: str) -> Iterator[None]:
+    """Whatever ends the sweep early says how to go on."""
+    try:
+        yield
+    except SweepStopped as stopped:
+        stopped.hint = hint
+        raise
+    except KeyboardInterrupt as error:
+        raise SweepStopped("interrupted", hint) from error
+
+
+@dataclass(slots=True)
+class _Ended:
+    """How a run ended, for the record."""
+
+    state: str
+    error: str | None = None
+
+
+class _Run:
+    """One driver's run of a sweep that it holds."""
+
+    def __init__(
+        self, home: Home, name: str, config: SweepConfig, progress: Progress, switch: StopSwitch
+    ) -> None:
+        self._home = home
+        self._name = name
+        self._folder = home.sweep(name)
+        self._config = config
+        self._progress = progress
+        self._switch = switch
+        self._resources = TrialResources(
+            workers=config.cluster.workers_per_trial,
+            cpus=config.cluster.cpus_per_trial,
+            gpus=config.cluster.gpus_per_trial,
+            memory_gigabytes=config.cluster.memory_per_trial_gigabytes,
+            custom=dict(config.cluster.resources_per_trial),
+        )
+        self._sender = TrackingSender(home, name, config.tracking.uri, progress.say)
+        journal = SweepJournal(self._folder, after=last_sent(self._folder))
+        live = LiveStatus(read_journal(self._folder).entries)
+        self._driver = SweepDriver(home, name, journal, self._sender, progress, live)
+
+    def all_of_it(self) -> LaunchSummary:
+        """From what is there to the front. Whatever happens, the sweep's state is recorded."""
+        self._sender.start()
+        wanted = self._resources
+        self._driver.record(
+            "driver",
+            code=code_version(),
+            workers=wanted.workers,
+            cpus=wanted.cpus * wanted.workers,
+            gpus=wanted.gpus * wanted.workers,
+        )
+        try:
+            with cluster_of(self._config):
+                self._switch.arm()
+                prepared = prepare(self._config, self._progress)
+                summary = self._search(prepared)
+            state = "out_of_time" if summary.is_out_of_time else "finished"
+            with self._progress.stage("front, pictures and tracking") as stage:
+                left = self._finish(state, summary)
+                stage.done("wrote them" if not left else f"wrote them; MLflow has not taken {left} events")
+        except BaseException as error:
+            self._record_end(error)
+            raise
+        if left:
+            self._progress.say(f"  tell MLflow later: paretovid replay {self._name}{_at(self._config.home)}")
+        return summary
+
+    def _search(self, prepared: Prepared) -> LaunchSummary:
+        config, search = self._config, self._config.search
+        place = study_place(self._home, read_info(self._folder) or {}, search.storage)
+        study = ParetoStudy(
+            storage=place.url,
+            name=place.name,
+            knobs=searched_knobs(config),
+            trials=search.trials,
+            sampler=search.sampler,
+            seed=config.seed,
+            published=config.method.published,
+            max_gflops=search.max_gflops,
+            max_failures=search.max_failures,
+            objective=objective_of(config),
+        )
+        trials = SweepTrials(config, self._name, prepared)
+        found = reconcile(self._folder, study, trials, self._driver.record, tell_swept=search.tell_swept)
+        for note in found.notes:
+            self._progress.say(f"  {note}")
+        total = search.trials + len(config.baselines)
+        with self._progress.stage("search", total=total, unit="trials") as stage:
+            self._driver.show_on(stage, found.finished + found.failed)
+            summary = launch_trials(
+                trainable_on(config.cluster.node_cache, code_version(), self._home.root),
+                storage=self._folder,
+                study=study,
+                fixed=found.fixed,
+                hooks=self._driver.hooks(trials.searched, tell_swept=search.tell_swept),
+                resources=self._resources,
+                concurrent=search.concurrent,
+                max_failures=search.max_failures,
+                hours=search.hours,
+                hang_seconds=config.cluster.hang_seconds,
+                switch=self._switch,
+                cache=config.cluster.node_cache,
+            )
+            failed = f", {summary.failed} failed" if summary.failed else ""
+            stage.done(f"{summary.succeeded} trials{failed}")
+        if study.is_used_up and not summary.is_out_of_time and study.started < search.trials:
+            self._progress.say(f"  the knobs have no more than {study.started} settings; all were tried")
+        return summary
+
+    def _finish(self, state: str, summary: LaunchSummary) -> int:
+        """Front, pictures, hypervolume and MLflow, all from what is on disk; the state last.
+
+        Returns how many events MLflow has not taken.
+        """
+        front = read_front([self._folder])
+        write_front(self._folder, front)
+        reference = front.reference.to_json(front.objective)
+        info = new_info(self._config, self._name, state, read_info(self._folder))
+        failures = {**(info.get("failures") or {}), **summary.reasons}
+        info |= {"hypervolume": front.hypervolume, "reference": reference, "failures": failures}
+        write_info(self._folder, {**info, "tracked": False})
+        self._driver.record("state", state=state)
+        left = self._sender.close(front, TRACKING_SECONDS)
+        write_info(self._folder, {**info, "tracked": left == 0})
+        return left
+
+    def _record_end(self, error: BaseException) -> None:
+        """The state of a sweep that has not come to its end. On a full disk, what can be written."""
+        if self._switch.is_lost:
+            self._sender.close(None, STOPPED_TRACKING_SECONDS)
+            return
+        state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        with contextlib.suppress(OSError):
+            info = new_info(self._config, self._name, state, read_info(self._folder))
+            write_info(self._folder, {**info, "error": reason})
+            self._driver.record("state", state=state, reason=reason)
+        self._sender.close(None, STOPPED_TRACKING_SECONDS)
+
+
+def write_front(folder: Any, front: Front) -> None:
+    """The front as picture, page, table and document in the sweep's folder."""
+    write_png(front, folder / PICTURE)
+    write_html(front, folder / PAGE)
+    (folder / TABLE).write_text(front_table(front) + "\n")
+    write_json(folder / DOCUMENT, front.to_json())
+    for name in (PICTURE, PAGE, TABLE, DOCUMENT):
+        share_file(folder / name)
+
+
+def _check(config: SweepConfig) -> None:
+    check_settings(config)
+    check_method(config)
+    typed_config(TrainingConfig, training_settings(config), "training")
+    known = {knob.name for knob in method_class(config.method.name).inference_knobs}
+    for name in config.method.inference_knobs:
+        if name not in known:
+            raise UsageError(
+                f"{config.method.name} has no inference knob {name!r}", f"Known: {', '.join(sorted(known))}."
+            )
+    task = method_class(config.method.name).task
+    for baseline in config.baselines:
+        other = method_class(baseline.method).task
+        if other != task:
+            raise UsageError(
+                f"the baseline {baseline.name} is of {other}, {config.method.name} of {task}",
+                "Their qualities do not compare: leave it out of baselines, or give one of the same task.",
+            )
+    available = family(config.backbones.family)
+    facts = expected_facts(config)
+    readers = {config.method.name: (config.method.name, config.method.model)}
+    readers |= {f"the baseline {b.name}": (b.method, b.model) for b in config.baselines}
+    for reader, (name, model) in readers.items():
+        for source in method_class(name).sources_of(method_config(name, model)):
+            if source not in available:
+                raise UsageError(
+                    f"{reader} reads the source {source!r}, which {config.backbones.family} has not",
+                    f"It has: {', '.join(available)}. Choose other backbones, or say which baselines: baselines=[…].",
+                )
+        method_class(name).check_facts(method_config(name, model), facts)
+
+
+def objective_of(config: SweepConfig) -> str:
+    """The name of the quality that the method of this sweep is judged by."""
+    return OBJECTIVES[method_class(config.method.name).task]
+
+
+def _at(home: str | None) -> str:
+    """What a printed command needs behind it to find the same home."""
+    return "" if home is None else f" home={home}"
+
+
+def _report(home: Home, name: str, summary: LaunchSummary | None, config: SweepConfig) -> SweepReport:
+    folder = home.sweep(name)
+    root = home.data(str(config.data["name"]))
+    fetch(root, some_of_dataset)
+    dataset = load_dataset(root)
+    examples = dataset.split("test")[:2]
+    fetch(dataset.root, lambda names: [record.path for record in examples if record.path in names])
+    return SweepReport(
+        name=name,
+        folder=folder,
+        front=read_front([folder]),
+        summary=summary,
+        tracking_uri=store_uri(home, config.tracking.uri),
+        stated_uri=config.tracking.uri,
+        home=config.home,
+        example_videos=tuple(shortened(dataset.video_path(r)) for r in examples),
+    )
+
+
+__all__ = [
+    "Plan",
+    "SweepReport",
+    "extend_sweep",
+    "list_sweeps",
+    "plan_sweep",
+    "replay_sweep",
+    "resume_sweep",
+    "run_sweep",
+]

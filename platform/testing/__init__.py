@@ -1,0 +1,1 @@
+"""Small sweeps and homes, for tests of ours and of plug-ins."""

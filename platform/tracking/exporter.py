@@ -1,0 +1,267 @@
+"""Tells MLflow what happens in a sweep, from the journal, in order, without anybody waiting for it.
+
+A thread of the driver sends; a server that is away is asked again, and what it has not taken stays in the journal,
+for later in the same run or for `paretovid replay SWEEP`. How far the store at an address has come is in
+`tracked.json`. It is written after the sending, so that a kill between the two sends an event twice; MLflow holds
+it once all the same, as everything is looked up before it is made (`tracker.py`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import final
+
+from paretovid.platform.execution.heartbeat import read_document, write_atomically
+from paretovid.platform.fronts.build import Front, read_front
+from paretovid.platform.records.journal import Entry, read_journal
+from paretovid.platform.records.trial import SweepRecord, TrialRecord, read_sweep, read_trial
+from paretovid.platform.storage.home import Home
+from paretovid.platform.sweeps.naming import read_info
+from paretovid.platform.tracking.store import StoreError, open_store, store_uri
+from paretovid.platform.tracking.tracker import Tracker, log_sweep
+from paretovid.trainables.errors import ParetovidError
+
+TRACKED_FILE = "tracked.json"
+TRIALS_PER_BATCH = 20
+_ENDED = ("finished", "out_of_time")
+_RETRY_SECONDS = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
+
+
+@final
+class Delivery:
+    """Sends entries of one sweep's journal to one store. Every method may be repeated."""
+
+    def __init__(self, home: Home, sweep: str, uri: str | None) -> None:
+        self._home = home
+        self._folder = home.sweep(sweep)
+        self._uri = uri
+        self._address = store_uri(home, uri)
+        self._tracker: Tracker | None = None
+        self.front: Front | None = None
+        """The sweep's front, if somebody has made it already; else it is made when it is needed."""
+
+    @property
+    def sent(self) -> int:
+        """The number of the last entry that the store has."""
+        return int((read_document(self._folder / TRACKED_FILE) or {}).get(self._address, 0))
+
+    def send(self, entries: Sequence[Entry]) -> list[str]:
+        """Sends entries in order, and notes how far it came. Returns what had to be left out, and why.
+
+        Raises `StoreError` if the store does not take one; those before it are noted as sent.
+        """
+        left_out: list[str] = []
+        for batch in _batches(entries):
+            try:
+                left_out += self._send(batch)
+            except StoreError:
+                self._tracker = None  # what it knows of the store may not be so any more
+                raise
+            except ParetovidError as error:
+                left_out.append(f"{', '.join(e.trial or e.event for e in batch)}: {error.message}")
+            self._note(batch[-1].n)
+        return left_out
+
+    def _send(self, batch: Sequence[Entry]) -> list[str]:
+        if self._tracker is None:
+            described = SweepRecord(
+                name=self._folder.name, folder=self._folder, info=read_info(self._folder) or {}, trials=()
+            )
+            self._tracker = Tracker(open_store(self._home, self._uri), described)
+        tracker, first = self._tracker, batch[0]
+        left_out: list[str] = []
+        if first.event == "finish":
+            tracker.log_trials(self._read([entry.trial for entry in batch], left_out))
+        elif first.event == "fault" and not first.facts.get("again"):
+            tracker.log_failure(first.trial, str(first.facts.get("reason")), first.facts)
+        elif first.event == "driver":
+            tracker.begin()
+        elif first.event == "state":
+            state = str(first.facts.get("state"))
+            front = (self.front or read_front([self._folder])) if state in _ENDED else None
+            paths = sorted((self._folder / "trials").glob("*/result.json"))
+            trials = self._read([path.parent.name for path in paths], left_out)
+            info = read_info(self._folder) or {}
+            sweep = SweepRecord(name=self._folder.name, folder=self._folder, info=info, trials=tuple(trials))
+            tracker.finish(sweep, front, state)
+        return left_out
+
+    def _read(self, trials: Sequence[str], left_out: list[str]) -> list[TrialRecord]:
+        """The results that can be read; why another cannot goes to `left_out`."""
+        found: list[TrialRecord] = []
+        for trial in trials:
+            folder = self._folder / "trials" / trial
+            try:
+                if (folder / "result.json").exists():  # else it was lost, and is being trained again
+                    found.append(read_trial(folder))
+            except ParetovidError as error:
+                left_out.append(error.message)
+        return found
+
+    def _note(self, number: int) -> None:
+        known = read_document(self._folder / TRACKED_FILE) or {}
+        write_atomically(self._folder / TRACKED_FILE, json.dumps({**known, self._address: number}))
+
+
+def _batches(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
+    """Finished trials that follow each other go together, everything else alone."""
+    batch: list[Entry] = []
+    for entry in entries:
+        joins = entry.event == "finish" and len(batch) < TRIALS_PER_BATCH
+        if batch and not (joins and batch[0].event == "finish"):
+            yield batch
+            batch = []
+        batch.append(entry)
+    if batch:
+        yield batch
+
+
+@final
+class TrackingSender:
+    """The thread that sends while the sweep runs.
+
+    Arguments:
+        say: told once when the store is away, once when it is back, and of what had to be left out.
+    """
+
+    def __init__(self, home: Home, sweep: str, uri: str | None, say: Callable[[str], None]) -> None:
+        self._delivery = Delivery(home, sweep, uri)
+        self._folder = home.sweep(sweep)
+        self._say = say
+        self._waiting: list[Entry] = []
+        self._lock = threading.Lock()
+        self._news = threading.Event()
+        self._idle = threading.Event()
+        self._is_closing = False
+        self._failures = 0
+        self._thread = threading.Thread(target=self._work, name="mlflow-sender", daemon=True)
+
+    @property
+    def waiting(self) -> int:
+        """Events that the store has not taken yet."""
+        return len(self._waiting)
+
+    @property
+    def is_away(self) -> bool:
+        """True while the store does not answer."""
+        return self._failures > 0
+
+    def start(self) -> None:
+        """Begins with what earlier drivers have left in the journal."""
+        sent = self._delivery.sent
+        reading = read_journal(self._folder)
+        if reading.damaged:
+            lines = ", ".join(map(str, reading.damaged))
+            self._say(f"  {self._folder / 'journal.jsonl'}: line {lines} is damaged and left out")
+        self._waiting = [entry for entry in reading.entries if entry.n > sent]
+        self._news.set()
+        self._thread.start()
+
+    def put(self, entry: Entry) -> None:
+        """An event that is in the journal now."""
+        with self._lock:
+            self._waiting.append(entry)
+            self._idle.clear()
+        self._news.set()
+
+    def close(self, front: Front | None, seconds: float = 60.0) -> int:
+        """Waits until everything is sent, as long as the store takes it; returns how many events it has not.
+
+        A store that is away is asked once more, and waited for no longer than it takes to fail.
+        """
+        self._delivery.front = front
+        self._is_closing = True
+        self._news.set()
+        until = time.monotonic() + seconds
+        left = self.waiting
+        while self.waiting and self._thread.is_alive() and time.monotonic() < until:
+            self._idle.wait(0.2)
+            if self.waiting < left:
+                left, until = self.waiting, time.monotonic() + seconds
+        return self.waiting
+
+    def _work(self) -> None:
+        while True:
+            self._news.wait()
+            self._news.clear()
+            if not self._waiting:
+                self._idle.set()
+                if self._is_closing:
+                    return
+                continue
+            if not self._send_waiting() and self._is_closing:
+                self._idle.set()
+                return
+
+    def _send_waiting(self) -> bool:
+        with self._lock:
+            entries = list(self._waiting)
+        try:
+            for entry in self._delivery.send(entries):
+                self._say(f"  not tracked: {entry}")
+        except Exception as error:  # whatever it is, it must not cost more than the record there
+            if not self._failures:
+                message = getattr(error, "message", f"{type(error).__name__}: {error}")
+                self._say(f"  MLflow takes nothing for now; the sweep goes on, and tells it later: {message}")
+            self._drop_sent()
+            pause = _RETRY_SECONDS[min(self._failures, len(_RETRY_SECONDS) - 1)]
+            self._failures += 1
+            # Closing interrupts the pause, for a last try.
+            if not self._is_closing:
+                self._pause(pause)
+                self._news.set()
+            return False
+        if self._failures:
+            self._say("  MLflow answers again; it was told what it had missed")
+        self._failures = 0
+        self._drop_sent()
+        self._news.set()
+        return True
+
+    def _pause(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while not self._is_closing and time.monotonic() < until:
+            time.sleep(0.1)
+
+    def _drop_sent(self) -> None:
+        sent = 0
+        with contextlib.suppress(OSError):
+            sent = self._delivery.sent
+        with self._lock:
+            self._waiting = [entry for entry in self._waiting if entry.n > sent]
+
+
+def replay(
+    home: Home, sweep: str, uri: str | None, say: Callable[[str], None], *, whole: bool = False
+) -> int:
+    """Sends what MLflow has not been told of a sweep. Returns how many events that were.
+
+    Arguments:
+        whole: from the first event on; nothing is made twice, what was deleted there is made again.
+
+    Raises `StoreError` if the store does not take it.
+    """
+    delivery = Delivery(home, sweep, uri)
+    reading = read_journal(home.sweep(sweep))
+    if reading.damaged:
+        lines = ", ".join(map(str, reading.damaged))
+        say(f"  {home.sweep(sweep) / 'journal.jsonl'}: line {lines} is damaged and left out")
+    if not reading.entries:  # a sweep from before there were journals
+        folder = home.sweep(sweep)
+        log_sweep(home, read_sweep(folder), read_front([folder]), uri)
+        return 0
+    sent = 0 if whole else delivery.sent
+    entries = [entry for entry in reading.entries if entry.n > sent]
+    for left_out in delivery.send(entries):
+        say(f"  not tracked: {left_out}")
+    return len(entries)
+
+
+def last_sent(folder: Path) -> int:
+    """The highest number that any store has been told of; events to come must lie above."""
+    return max((read_document(folder / TRACKED_FILE) or {}).values(), default=0)

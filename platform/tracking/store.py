@@ -1,0 +1,157 @@
+"""The MLflow store under home or at a URI: opened quietly, and created by one process only."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from paretovid.platform.search.location import check_no_password
+from paretovid.platform.storage.home import Home
+from paretovid.trainables.errors import ParetovidError, UsageError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+EXPERIMENT = "paretovid"
+
+
+def quiet_mlflow() -> None:
+    """Keeps MLflow from telemetry, links and migration chatter. To be called before it is first imported."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("DO_NOT_TRACK", "true")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    for name in (
+        "alembic",
+        *(f"mlflow.{part}" for part in ("store", "tracking", "utils", "pyfunc", "models")),
+    ):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+class StoreError(ParetovidError):
+    """The tracking store cannot be reached or used."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Store:
+    """An open tracking and registry store."""
+
+    uri: str
+    client: MlflowClient
+    experiment_id: str
+    lock_path: Path
+
+
+def store_uri(home: Home, stated: str | None = None) -> str:
+    """What was stated, else `MLFLOW_TRACKING_URI`, else the store under home.
+
+    Raises `UsageError` for one with a password in it: it is shown and recorded.
+    """
+    check_no_password(os.environ.get("MLFLOW_TRACKING_URI"), "MLFLOW_TRACKING_URI")
+    return stated or os.environ.get("MLFLOW_TRACKING_URI") or home.mlflow_url
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds an exclusive lock between processes of this machine; the kernel frees it when a process dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def open_registry(home: Home, stated: str | None = None) -> Store:
+    """The store, for registered models. Raises `UsageError` if only this machine would know of them."""
+    if home.url is not None and store_uri(home, stated) == home.mlflow_url:
+        raise UsageError(
+            f"a home in a bucket ({home.url}) has no registry of its own",
+            "Name an MLflow server: the variable MLFLOW_TRACKING_URI, or tracking.uri= of the sweep.",
+        )
+    return open_store(home, stated)
+
+
+def open_store(home: Home, stated: str | None = None) -> Store:
+    """The store of `home` or at a URI. Raises `StoreError` if it cannot be opened."""
+    quiet_mlflow()
+    import mlflow
+
+    uri = store_uri(home, stated)
+    lock_path = home.root / "mlflow.lock"
+    stated_by_user = os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    if stated_by_user is None:
+        # MLflow exports what it is told; read as the user's wish, it would bind every later home to this one.
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
+    try:
+        # A fresh SQLite store opened by two processes at once is broken for good.
+        with locked(lock_path):
+            if uri == home.mlflow_url:
+                _make_whole(home.mlflow_database)
+            client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+            experiment_id = _experiment(client, home.mlflow_artifacts if uri == home.mlflow_url else None)
+    except StoreError:
+        raise
+    except Exception as error:  # what a store raises depends on what is behind its URI
+        raise StoreError(
+            f"the MLflow store at {uri} cannot be used: {error}",
+            "Check tracking.uri or MLFLOW_TRACKING_URI; without them a store under home is made.",
+        ) from error
+    return Store(uri=uri, client=client, experiment_id=experiment_id, lock_path=lock_path)
+
+
+def _make_whole(database: Path) -> None:
+    """Makes the embedded store under another name first: a process killed while MLflow makes its tables, which
+    takes seconds, would leave a file that neither it nor `mlflow db upgrade` can use again."""
+    if database.exists():
+        return
+    from mlflow import MlflowClient
+
+    for left in database.parent.glob(f"{database.name}.*.partial"):
+        left.unlink(missing_ok=True)
+    partial = database.with_name(f"{database.name}.{uuid.uuid4().hex[:6]}.partial")
+    MlflowClient(tracking_uri=f"sqlite:///{partial}").search_experiments(max_results=1)
+    partial.rename(database)
+
+
+def _check_not_moved(location: str, artifacts: Path | None) -> None:
+    """An experiment keeps its artifacts where it was made: a copied home would write into the first one."""
+    if artifacts is not None and location != artifacts.as_uri():
+        raise StoreError(
+            f"this home was moved or copied: its MLflow store keeps artifacts in {location}",
+            "Use it where it was made. Or delete mlflow.db and mlflow-artifacts in this home, which forgets its "
+            "runs and registered models; sweeps and their results stay, and new promotions start afresh.",
+        )
+
+
+def _experiment(client: MlflowClient, artifacts: Path | None) -> str:
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(EXPERIMENT)
+    if found is not None:
+        _check_not_moved(str(found.artifact_location), artifacts)
+        return str(found.experiment_id)
+    note = "Sweeps of paretovid: mAP against GFLOPs per video (giga multiply-accumulates)."
+    try:
+        return str(
+            client.create_experiment(
+                EXPERIMENT,
+                artifact_location=None if artifacts is None else artifacts.as_uri(),
+                tags={"mlflow.note.content": note},
+            )
+        )
+    except MlflowException:  # another driver was faster
+        again = client.get_experiment_by_name(EXPERIMENT)
+        if again is None:
+            raise
+        return str(again.experiment_id)

@@ -1,0 +1,352 @@
+"""Fine-tuning of a backbone whose weights come from elsewhere, on a data set's videos: plain PyTorch.
+
+As the papers do before they extract features (LiteEval 4.1, HCMS 4.1.3, VideoEpitoma 3.1): the network is trained on as
+a classifier of single steps, each with its video's labels. One or several workers; `DistributedDataParallel` averages
+the gradients. What a batch holds follows from seed, rank and step alone, so that a training that went on from its
+checkpoint ends, on the same kind of machine, with the weights of one that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from paretovid.trainables.backbones.catalog import (
+    Backbone,
+    ComponentSpec,
+    component,
+    load_backbone,
+    save_backbone,
+)
+from paretovid.trainables.backbones.training import (
+    BackboneTrainingConfig,
+    Samples,
+    StepClassifier,
+    check_finite,
+    decode_samples,
+    report,
+    step_bytes,
+    varied,
+)
+from paretovid.trainables.data.dataset import Dataset
+from paretovid.trainables.errors import UsageError
+from paretovid.trainables.features.extract import Precision, check_precision
+from paretovid.trainables.method import classification_loss
+
+if TYPE_CHECKING:
+    from paretovid.trainables.trial import TrialContext
+
+_STATE, _ABOUT = "state.safetensors", "about.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FineTuningConfig:
+    """How a backbone is fine-tuned."""
+
+    samples: int = 200_000
+    """Steps drawn in all, over all workers."""
+    batch_size: int = 64
+    """Over all workers."""
+    learning_rate: float = 1e-4
+    """The highest: it rises over the first tenth and falls as a cosine to nothing."""
+    weight_decay: float = 0.02
+    precision: Precision = "float32"
+    """`float32`, or `bfloat16` or `float16` by autocast; weights stay float32, float16 scales its loss."""
+    checkpoint_every_steps: int = 200
+    video_share: float = 1.0
+    """Share of the training split's videos (`is_for_backbones`)."""
+    memory_mb: int = 16_384
+    """Decoded inputs kept, over all workers; beyond it, a part of each video's steps is kept."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_precision(self.precision)
+        for name in ("samples", "batch_size", "checkpoint_every_steps", "learning_rate"):
+            if not getattr(self, name) > 0:
+                raise UsageError(
+                    f"backbones.fine_tuning.{name} is {getattr(self, name)}", "It must be above 0."
+                )
+        self.decoding()
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the optimizer."""
+        return max(1, round(self.samples / self.batch_size))
+
+    def decoding(self) -> BackboneTrainingConfig:
+        """What of it decides which steps are kept."""
+        return BackboneTrainingConfig(
+            labels="video", video_share=self.video_share, memory_mb=self.memory_mb, seed=self.seed
+        )
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step."""
+        rise = max(1, self.total_steps // 10)
+        if step < rise:
+            return self.learning_rate * (step + 1) / rise
+        return (
+            self.learning_rate
+            * 0.5
+            * (1 + math.cos(math.pi * (step - rise) / max(1, self.total_steps - rise)))
+        )
+
+
+def fine_tune(
+    config: FineTuningConfig,
+    dataset: Dataset,
+    name: str,
+    start: Path,
+    out_folder: Path,
+    context: TrialContext,
+    *,
+    checkpoint: Path,
+    on_checkpoint: Callable[[Path], object] = lambda folder: None,
+) -> dict[str, Any]:
+    """Fine-tunes the component `name` and saves it in `out_folder`.
+
+    Arguments:
+        start: folder of the backbone to begin with, whose classifier has the data set's classes.
+        checkpoint: folder that rank 0 keeps the state in, `<steps done>/`, and goes on from if it is of this training.
+        on_checkpoint: called with it whenever it was written.
+
+    With `context.world_size > 1` a torch process group must be there, and every rank calls this. Returns what is
+    recorded of the backbone. Raises `DataError` if the backbone or not one video can be read, `NonFiniteError` if the
+    loss stops being a number.
+    """
+    torch.set_num_threads(1)
+    began = time.perf_counter()
+    spec = component(name)
+    # The others get their weights, as they get everything, from rank 0.
+    if context.rank == 0:
+        backbone, loaded = load_backbone(start)
+        origin = loaded["training"]
+    else:
+        backbone, origin = spec.build(len(dataset.classes)), {}
+    about = {
+        "training": {
+            **asdict(config),
+            **origin,
+            "fine_tuned": True,
+            "labels": "video",
+            "workers": context.world_size,
+        },
+        "dataset": dataset.name,
+        "dataset_fingerprint": dataset.fingerprint,
+        "labels": list(dataset.classes),
+    }
+    _check_memory(config, dataset, spec)
+    samples = decode_samples(dataset, [spec], "video", config.decoding(), context)
+    backbone = backbone.to(context.device).train()
+    optimizer = torch.optim.AdamW(
+        backbone.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+    )
+    scaler = torch.amp.GradScaler(
+        context.device.type, enabled=config.precision == "float16" and context.device.type == "cuda"
+    )
+    first = _restore(checkpoint, about, backbone, optimizer, scaler, context)
+    classifier: nn.Module = StepClassifier(backbone)
+    if context.world_size > 1:
+        classifier = nn.parallel.DistributedDataParallel(classifier)
+    tagged = dataset.multi_label
+    losses: list[float] = []
+    for step in range(first, config.total_steps):
+        for group in optimizer.param_groups:
+            group["lr"] = config.rate(step)
+        inputs, targets = _batch(samples, name, config, context, step)
+        with _lower(config.precision, context.device):
+            logits = classifier(inputs.to(context.device))
+        loss = classification_loss(
+            logits.float(),
+            (targets > 0).float().to(context.device) if tagged else targets.to(context.device),
+            multi_label=tagged,
+        )
+        optimizer.zero_grad()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        losses.append(float(loss.detach()))
+        done = step + 1
+        if done % max(1, config.total_steps // 100) == 0 or done == config.total_steps:
+            check_finite(name, losses[-1])
+            report(context, stage=1.0, done=done, total=config.total_steps, loss=losses[-1])
+        if done % config.checkpoint_every_steps == 0 and done < config.total_steps:
+            check_finite(name, losses[-1])
+            if context.rank == 0:
+                _keep(checkpoint, about, done, backbone, optimizer, scaler)
+                on_checkpoint(checkpoint)
+    last = losses[-max(1, config.total_steps // 10) :]
+    measured = {
+        "steps": float(config.total_steps),
+        "went_on_at_step": float(first),
+        "loss": float(np.mean(last)) if last else float("nan"),
+        "seconds": time.perf_counter() - began,
+    }
+    meta = {**about, "measured": measured, "skipped": len(samples.skipped)}
+    if context.rank == 0:
+        meta = save_backbone(out_folder, name, backbone.eval(), meta)
+        shutil.rmtree(checkpoint, ignore_errors=True)
+    return meta
+
+
+def _check_memory(config: FineTuningConfig, dataset: Dataset, spec: ComponentSpec) -> None:
+    """Raises `UsageError` if not even one step of each video can be kept."""
+    videos = len(dataset.split("train")) * config.video_share
+    wanted = math.ceil(videos * step_bytes(spec) / 2**20)
+    if wanted > config.memory_mb:
+        raise UsageError(
+            f"one step of each of {videos:.0f} videos is {wanted} MB for {spec.name}, more than memory_mb="
+            f"{config.memory_mb}",
+            f"Allow more (backbones.fine_tuning.memory_mb, over all workers), or take fewer videos: "
+            f"backbones.fine_tuning.video_share={max(0.01, math.floor(90 * config.memory_mb / wanted) / 100):g}.",
+        )
+
+
+def is_fine_tuned(meta: Mapping[str, Any], config: FineTuningConfig) -> bool:
+    """Whether what is recorded of a backbone says that it was fine-tuned so, by however many workers."""
+    recorded = meta["training"]
+    asked = asdict(config)
+    return recorded.get("fine_tuned") is True and {key: recorded.get(key) for key in asked} == asked
+
+
+def _lower(precision: Precision, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    if precision == "float32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=getattr(torch, precision))
+
+
+def _batch(
+    samples: Samples, name: str, config: FineTuningConfig, context: TrialContext, step: int
+) -> tuple[Tensor, Tensor]:
+    """This rank's share of a step's batch, `[B, ...]` and `[B, C]`."""
+    generator = np.random.default_rng((config.seed, context.rank, step))
+    torch.manual_seed(int(generator.integers(2**31)))
+    # Batch normalisation needs two samples.
+    size = max(2, config.batch_size // context.world_size)
+    chosen = generator.choice(len(samples.targets), size)
+    inputs = varied(torch.from_numpy(samples.inputs[name][chosen]), component(name))
+    return inputs, torch.from_numpy(samples.targets[chosen])
+
+
+def _state(backbone: Backbone, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Every tensor that the next step depends on, by name."""
+    kept = {f"backbone.{name}": value for name, value in backbone.state_dict().items()}
+    for index, values in optimizer.state_dict()["state"].items():
+        kept |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in values.items()}
+    return {name: value.detach().cpu().contiguous() for name, value in kept.items()}
+
+
+def _keep(
+    folder: Path,
+    about: Mapping[str, Any],
+    done: int,
+    backbone: Backbone,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+) -> None:
+    """Writes `folder/<steps done>/`, whole or not at all; those before it go when it is there."""
+    target = folder / f"{done:08d}"
+    partial = folder / f".{target.name}.{uuid.uuid4().hex[:6]}.partial"
+    partial.mkdir(parents=True)
+    save_file(_state(backbone, optimizer), partial / _STATE)
+    written = {"about": about, "done": done, "scale": scaler.get_scale() if scaler.is_enabled() else 1.0}
+    (partial / _ABOUT).write_text(json.dumps(written))
+    shutil.rmtree(target, ignore_errors=True)
+    partial.rename(target)
+    for other in folder.iterdir():
+        if other != target:
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def _newest(folder: Path, about: Mapping[str, Any]) -> tuple[int, dict[str, Tensor], float]:
+    """Steps done, state and scale of the last checkpoint of this training; 0 if there is none.
+
+    Raises `UsageError` for one by another number of workers, which would be lost otherwise.
+    """
+    wanted = json.loads(json.dumps(about))
+    for kept in sorted(folder.glob("[0-9]*"), reverse=True):
+        found, workers = {}, None
+        with contextlib.suppress(OSError, ValueError, KeyError, SafetensorError):
+            written = json.loads((kept / _ABOUT).read_text())
+            found, workers = written["about"], written["about"]["training"]["workers"]
+            if found == wanted:
+                return int(written["done"]), load_file(kept / _STATE), float(written["scale"])
+            found["training"]["workers"] = wanted["training"]["workers"]
+        if found == wanted:
+            if workers == wanted["training"]["workers"]:
+                continue  # its state cannot be read
+            raise UsageError(
+                f"the fine-tuning in {kept} was begun by {workers} workers, not {wanted['training']['workers']}",
+                f"Go on with backbones.workers={workers}, or remove that folder to begin anew.",
+            )
+    return 0, {}, 1.0
+
+
+def _restore(
+    folder: Path,
+    about: Mapping[str, Any],
+    backbone: Backbone,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    context: TrialContext,
+) -> int:
+    """Brings all ranks to the state of rank 0's checkpoint. Returns how many steps are done."""
+    done, state, scale = _newest(folder, about) if context.rank == 0 else (0, {}, 1.0)
+    if context.world_size > 1:
+        told = torch.tensor([float(done), scale], device=context.device)
+        torch.distributed.broadcast(told, src=0)
+        done, scale = int(told[0].item()), float(told[1].item())
+    if done == 0:
+        return 0
+    if context.world_size > 1:
+        names: list[Any] = [{name: list(value.shape) for name, value in state.items()}]
+        torch.distributed.broadcast_object_list(names, src=0, device=context.device)
+        state = {
+            name: _from_rank_0(state.get(name), shape, name, backbone, context)
+            for name, shape in names[0].items()
+        }
+    _load(state, backbone, optimizer)
+    if scaler.is_enabled():
+        scaler.load_state_dict({**scaler.state_dict(), "scale": scale})
+    return done
+
+
+def _from_rank_0(
+    value: Tensor | None, shape: list[int], name: str, backbone: Backbone, context: TrialContext
+) -> Tensor:
+    whole = name.startswith("backbone.")
+    dtype = backbone.state_dict()[name.removeprefix("backbone.")].dtype if whole else torch.float32
+    here = torch.empty(shape, dtype=dtype, device=context.device)
+    if value is not None:
+        here.copy_(value)
+    torch.distributed.broadcast(here, src=0)
+    return here
+
+
+def _load(state: Mapping[str, Tensor], backbone: Backbone, optimizer: torch.optim.Optimizer) -> None:
+    backbone.load_state_dict(
+        {
+            name.removeprefix("backbone."): value
+            for name, value in state.items()
+            if name.startswith("backbone.")
+        }
+    )
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, value in state.items():
+        if name.startswith("optimizer."):
+            _, index, key = name.split(".")
+            moments.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})

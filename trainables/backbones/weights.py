@@ -1,0 +1,236 @@
+"""Weights that others have trained: fetched, checked, and put into a backbone.
+
+The user names a file or a URL for each source; nothing is downloaded that was not named. A file is safetensors, or
+what `torch.save` writes, which is read with `weights_only=True` so that it cannot run code. It must fit the
+network name by name and shape by shape; only the classifier's tensors are left out, because a data set has its
+own. Of a component that classifies (a member of a pool to select from) the classifier's last layer is kept as well,
+and must have as many outputs as the data set has classes.
+
+`random` in place of a file builds the network with fresh weights: its cost and its way through the platform are
+the real ones, its features say nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import io
+import urllib.error
+import urllib.parse
+import urllib.request
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from paretovid.trainables.backbones.catalog import Backbone, ComponentSpec
+from paretovid.trainables.data.s3 import ObjectStoreError, read_object
+from paretovid.trainables.errors import DataError, UsageError
+
+RANDOM = "random"
+_TIMEOUT_SECONDS = 60
+_SHOWN = 4  # names that an error lists
+# What a training script saves beside the weights it saves them with.
+_WRAPPERS = ("state_dict", "model_state", "model_state_dict", "model")
+
+
+def build_with_weights(
+    spec: ComponentSpec,
+    location: str | None,
+    *,
+    sha256: str | None = None,
+    num_classes: int = 1,
+    with_classifier: bool = True,
+) -> tuple[Backbone, dict[str, Any]]:
+    """A backbone with the weights at `location`, in eval mode, and where they came from as plain data.
+
+    Arguments:
+        location: a path, `http(s)://`, `s3://`, or `random`. None: an error that says what to get.
+        sha256: of the file, in hex; checked if given.
+        num_classes: outputs of the classifier, whose weights are fresh unless the component classifies.
+        with_classifier: of a component that classifies, take the last layer from the file as well; else it is fresh,
+            to be fine-tuned on other classes.
+
+    Raises `UsageError` if there is no location or it cannot be one, `DataError` for a file that cannot be had,
+    has another digest, is no plain set of tensors or does not fit the network.
+    """
+    if not location:
+        raise missing_weights(spec)
+    # Fresh weights are the same in every process; a seed of the caller's is not moved.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(zlib.crc32(spec.name.encode()))
+        backbone = spec.build(num_classes)
+        if location == RANDOM:
+            _settle(backbone, spec)
+            return backbone.eval(), {"weights": RANDOM}
+    content = fetch(location)
+    digest = hashlib.sha256(content).hexdigest()
+    if sha256 and sha256.lower() != digest:
+        raise DataError(
+            f"{location} has the SHA-256 {digest}, not {sha256.lower()}",
+            "It is another file, or it was cut short: fetch it again, or correct the digest.",
+        )
+    load_trunk(backbone, spec, read_tensors(content, location), location, with_classifier=with_classifier)
+    return backbone.eval(), {"weights": location, "file_sha256": digest}
+
+
+def _settle(backbone: Backbone, spec: ComponentSpec) -> None:
+    """Sets the statistics of all batch norms from inputs of noise.
+
+    Without them the signal of a deep untrained network fades to nothing, or grows beyond half precision.
+    """
+    norms = [module for module in backbone.trunk.modules() if isinstance(module, _BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+    shape = spec.input.shape
+    noise = torch.randn(1, *shape)
+    if spec.input.kind == "logmel":
+        inputs = 3 * noise - 2
+    else:
+        # Pictures are smooth; on noise alone their large areas would come out a thousand times too strong.
+        coarse = torch.randn(1, shape[-1], 7, 7)
+        smooth = functional.interpolate(coarse, size=shape[-3:-1], mode="bilinear").movedim(1, -1)
+        if len(shape) == 4:
+            smooth = smooth[:, None].expand(1, *shape)
+        inputs = 127.5 + 50 * torch.cat([noise, smooth])
+    with torch.no_grad():
+        backbone.train()(inputs.clamp(min=0) if spec.input.kind != "logmel" else inputs)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+
+
+def missing_weights(spec: ComponentSpec, source: str | None = None) -> UsageError:
+    """The error for a component whose weights nobody named. `source`: what it is there for, if known."""
+    assert spec.weights is not None, "the platform trains this component by itself"
+    return UsageError(
+        f"{spec.name} needs weights, and none are given",
+        f"Get {spec.weights.file} from {spec.weights.origin} and name the file or its URL: "
+        f"backbones.weights.{source or spec.source}=PATH (docs/backbones.md); backbones.weights=random tries things "
+        "out.",
+    )
+
+
+def fetch(location: str) -> bytes:
+    """The bytes at a path, `http(s)://` or `s3://`. Raises `DataError`, or `UsageError` for another scheme."""
+    scheme = urllib.parse.urlsplit(location).scheme
+    try:
+        if scheme in ("http", "https"):
+            with urllib.request.urlopen(location, timeout=_TIMEOUT_SECONDS) as answer:
+                content: bytes = answer.read()
+            return content
+        if scheme == "s3":
+            return _read_object(location)
+        if "://" in location:
+            raise UsageError(
+                f"weights cannot be fetched from {location!r}", "Allowed: a path, http://, https://, s3://."
+            )
+        return Path(location).expanduser().read_bytes()
+    except urllib.error.HTTPError as error:
+        raise DataError(f"{location} answers {error.code} ({error.reason})", "Check the URL.") from error
+    except ObjectStoreError as error:
+        raise DataError(f"weights cannot be read: {error.message}", error.hint) from error
+    except (OSError, http.client.HTTPException) as error:  # HTTPException: cut short
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DataError(
+            f"weights cannot be read from {location}: {reason}", "Check the path or URL."
+        ) from error
+
+
+def _read_object(location: str) -> bytes:
+    try:
+        return read_object(location)
+    except FileNotFoundError as error:
+        raise DataError(f"there is no object {location}", "Check the URL.") from error
+
+
+def read_tensors(content: bytes, location: str) -> dict[str, Tensor]:
+    """Names to tensors of a safetensors file or a saved state dict.
+
+    A dictionary around it (`state_dict`, `model_state`, ...) and the `module.` of parallel training are taken off.
+    Raises `DataError` for anything else; nothing in the file is run.
+    """
+    try:
+        return safetensors.torch.load(content)
+    except safetensors.SafetensorError:
+        pass
+    try:
+        found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # the unpickler's own types, and whatever it stumbles over in a damaged file
+        raise DataError(
+            f"{location} is neither safetensors nor a plain state dict",
+            "Objects other than tensors are not read, because reading them can run code. Where you trust the file, "
+            "save its state_dict alone: safetensors.torch.save_file(state_dict, 'weights.safetensors').",
+        ) from error
+    for name in _WRAPPERS:
+        if isinstance(found, Mapping) and isinstance(found.get(name), Mapping):
+            found = found[name]
+    if not isinstance(found, Mapping) or not found or not all(isinstance(v, Tensor) for v in found.values()):
+        raise DataError(
+            f"{location} holds no state dict", "Expected names and tensors, as model.state_dict() gives."
+        )
+    return {str(name).removeprefix("module."): tensor for name, tensor in found.items()}
+
+
+def load_trunk(
+    backbone: Backbone,
+    spec: ComponentSpec,
+    tensors: Mapping[str, Tensor],
+    location: str,
+    *,
+    with_classifier: bool = True,
+) -> None:
+    """Puts the tensors into the trunk, and into what classifies behind it.
+
+    Raises `DataError` that lists what is missing, unexpected or misshapen.
+    """
+    heads = spec.weights.head if spec.weights is not None else ()
+    wanted = backbone.trunk.state_dict()
+    given = {name: tensor for name, tensor in tensors.items() if not name.startswith(heads or ("\0",))}
+    # Counted since PyTorch 0.4.1 and used by no network here.
+    counters = {name for name in wanted if name.endswith("num_batches_tracked")}
+    problems = {
+        "missing": sorted(wanted.keys() - given.keys() - counters),
+        "unexpected": sorted(given.keys() - wanted.keys()),
+        "of another shape": [
+            f"{name} {list(given[name].shape)} instead of {list(wanted[name].shape)}"
+            for name in sorted(given.keys() & wanted.keys())
+            if given[name].shape != wanted[name].shape
+        ],
+    }
+    if any(problems.values()):
+        told = "; ".join(f"{what}: {_some(names)}" for what, names in problems.items() if names)
+        expected = f" It is made for {spec.weights.file} from {spec.weights.origin}." if spec.weights else ""
+        raise DataError(
+            f"the weights in {location} do not fit {spec.name}: {told}", f"Check the file.{expected}"
+        )
+    backbone.trunk.load_state_dict({**{name: wanted[name] for name in counters}, **given})
+    if with_classifier and spec.classifies and spec.weights is not None:
+        _load_classifier(backbone, spec.weights.head_layer, tensors, location)
+
+
+def _load_classifier(backbone: Backbone, layer: str, tensors: Mapping[str, Tensor], location: str) -> None:
+    """Puts the last layer of the weights' classifier into the backbone's."""
+    last = backbone.head[-1]
+    given = {name: tensors.get(f"{layer}{name}") for name in ("weight", "bias")}
+    shapes = {name: None if tensor is None else tuple(tensor.shape) for name, tensor in given.items()}
+    if shapes != {name: tuple(tensor.shape) for name, tensor in last.state_dict().items()}:
+        found = shapes["weight"][0] if shapes["weight"] else "no"
+        raise DataError(
+            f"the classifier in {location} tells {found} classes apart, the data set has {last.out_features}",
+            f"A model of a pool is read through its classifier ({layer}weight, {layer}bias): give weights that were "
+            "trained on these classes, in this order, or train them on: backbones.fine_tune=true.",
+        )
+    last.load_state_dict(given)
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

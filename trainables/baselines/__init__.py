@@ -1,0 +1,1 @@
+"""What methods are held against, one family a file."""

@@ -1,0 +1,314 @@
+"""FrameExit: look at frames in an order that refines, and stop once they suffice.
+
+A. Ghodrati, B. Ehteshami Bejnordi, A. Habibian: "FrameExit: Conditional Early Exiting for Efficient Video
+Recognition", CVPR 2021.
+
+T frames at even distances are visited from the middle outwards, each halving the gaps. What was seen is the
+element-wise maximum of the frames' projected features; there is one classifier per position and, at all but the
+last, a gate that says from the newest two maxima whether to stop there. A gate learns that it should where its
+classifier's loss is below epsilon_t = beta * exp(t / 2): the later, the more willingly.
+
+Departures from the paper, and why:
+* The order comes from halving and not from a table for ten frames, so that it is there for any number.
+* Layer norm instead of batch norm in the projection: an answer must not depend on the other videos.
+* Each gate is an MLP of its own, the first included (it sees zeros as the maximum of no frame); the authors'
+  code stops after the first frame by confidence instead.
+* A short video's last state stands in training at the positions that it does not have. When it is run, it ends
+  with its last frame, where no gate is asked.
+
+B videos, T = `max_frames` positions, C classes, P projected features. Positions count from 0 in code and from 1
+in t above.
+
+Budget knobs: beta in training; at inference `exit_threshold`, and `min_confidence` for comparison, which needs
+no gate but a classifier at every position.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from paretovid.trainables.baselines.uniform import mark_looked
+from paretovid.trainables.cost import ComponentCost, measure_macs
+from paretovid.trainables.errors import UsageError
+from paretovid.trainables.layers.coarse_to_fine import FINE
+from paretovid.trainables.layers.frame_sampling import uniform_steps
+from paretovid.trainables.layers.recurrent import Projection
+from paretovid.trainables.method import (
+    Batch,
+    InferenceKnob,
+    Loss,
+    Method,
+    Outcome,
+    Progress,
+    Setting,
+    check_distinct,
+    probabilities,
+    register,
+    stack_steps,
+)
+from paretovid.trainables.provider import Provider
+
+EXIT_THRESHOLD = InferenceKnob(
+    name="exit_threshold",
+    default=0.5,
+    low=0.0,
+    high=1.0,
+    description="stop where the gate's probability of stopping is above this; 1: no gate is asked",
+)
+MIN_CONFIDENCE = InferenceKnob(
+    name="min_confidence",
+    default=0.0,
+    low=0.0,
+    high=1.0,
+    description="stop where the largest class probability is at least this; 0: whatever it is",
+)
+_GATE_HIDDEN = 64
+
+
+def refining_order(count: int) -> list[int]:
+    """0 to `count` - 1, each once: the middle, then the quarter points, then the eighths, and so on.
+
+    These are the points of van der Corput's sequence (the bits of 1, 2, 3, ... mirrored at the binary point).
+    """
+    bits = count.bit_length()
+    mirrored = (int(f"{i:0{bits}b}"[::-1], 2) for i in range(1, 2**bits))
+    return list(dict.fromkeys(point * count >> bits for point in mirrored))
+
+
+def exit_steps(num_steps: Tensor, max_frames: int) -> Tensor:
+    """`[B, T]` int64: the steps of each video in the order of visit, -1 after the last of a short one."""
+    slots = torch.stack(uniform_steps(num_steps, max_frames), dim=1)
+    orders = torch.full((max_frames + 1, max_frames), -1)
+    for count in range(1, max_frames + 1):
+        orders[count, :count] = torch.tensor(refining_order(count))
+    order = orders.to(num_steps.device)[num_steps.clamp(max=max_frames)]
+    return slots.gather(1, order.clamp(min=0)).masked_fill(order < 0, -1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FrameExitConfig:
+    """Training settings of FrameExit."""
+
+    beta: float = 1e-3
+    """Scale of the loss below which a gate learns to stop: higher stops earlier."""
+    max_frames: int = 10
+    """T."""
+    projection: int = 64
+    """P."""
+    exit_weight: float = 1.0
+    """Of the gates' loss."""
+    thresholds: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+    """Values of `exit_threshold` to evaluate besides the natural one and 1."""
+    confidences: tuple[float, ...] = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+    """Values of `min_confidence` to evaluate, without gates."""
+
+    def __post_init__(self) -> None:
+        if not (self.beta > 0 and math.isfinite(self.beta)):
+            raise UsageError(f"beta must be above 0, not {self.beta}", "Higher stops earlier.")
+        if self.max_frames < 2:
+            raise UsageError(f"max_frames must be at least 2, not {self.max_frames}", "The paper: 10.")
+        if self.projection < 1:
+            raise UsageError(f"projection must be at least 1, not {self.projection}", "Raise it.")
+        if not (self.exit_weight > 0 and math.isfinite(self.exit_weight)):
+            raise UsageError(f"exit_weight must be above 0, not {self.exit_weight}", "The paper: 1.")
+        check_distinct("thresholds", self.thresholds, EXIT_THRESHOLD.low, EXIT_THRESHOLD.high)
+        check_distinct("confidences", self.confidences, MIN_CONFIDENCE.low, MIN_CONFIDENCE.high)
+        if 0 in self.confidences:
+            raise UsageError(
+                "confidences cannot have 0", "It means that confidence stops nobody: leave it out."
+            )
+
+
+@register
+@final
+class FrameExit(Method):
+    """See the module's text."""
+
+    name: ClassVar[str] = "frame_exit"
+    Config: ClassVar[type[Any]] = FrameExitConfig
+    inference_knobs = (EXIT_THRESHOLD, MIN_CONFIDENCE)
+    is_baseline: ClassVar[bool] = True
+
+    @classmethod
+    def sources_of(cls, config: FrameExitConfig) -> tuple[str, ...]:
+        return (FINE,)
+
+    def __init__(
+        self, config: FrameExitConfig, *, widths: Mapping[str, int], num_classes: int, multi_label: bool
+    ) -> None:
+        super().__init__(config, widths=widths, num_classes=num_classes, multi_label=multi_label)
+        self.config = config
+        self.multi_label = multi_label
+        self.num_classes = num_classes
+        self.width = widths[FINE]
+        self.project = Projection(self.width, config.projection)
+        self.classifiers = nn.ModuleList(
+            nn.Linear(config.projection, num_classes) for _ in range(config.max_frames)
+        )
+        self.gates = nn.ModuleList(
+            nn.Sequential(
+                nn.Linear(2 * config.projection, _GATE_HIDDEN), nn.ReLU(), nn.Linear(_GATE_HIDDEN, 1)
+            )
+            for _ in range(config.max_frames - 1)
+        )
+
+    def loss(self, batch: Batch, progress: Progress) -> Loss:
+        index = exit_steps(batch.mask.sum(dim=1), self.config.max_frames)
+        rows = torch.arange(len(index), device=index.device)[:, None]
+        frames = self.project(batch.features[FINE][rows, index.clamp(min=0)])
+        # Projected features are not negative: a frame that is not there, at 0, leaves the maximum as it is.
+        pooled = (frames * (index >= 0)[..., None]).cummax(dim=1).values
+        losses = self._losses(pooled, batch.targets)
+        position = torch.arange(1, len(self.gates) + 1, device=losses.device)
+        stop = losses[:, :-1].detach() < self.config.beta * torch.exp(position / 2)
+        states = F.pad(pooled.detach(), (0, 0, 1, 0))
+        gates = torch.stack(
+            [self._gate(t, states[:, t], states[:, t + 1]) for t in range(len(self.gates))], 1
+        )
+        exits = F.binary_cross_entropy_with_logits(gates, stop.to(gates.dtype))
+        parts = {"classification": losses.mean(), "exits": exits, "stop_share": stop.float().mean()}
+        total = losses.mean() + self.config.exit_weight * exits
+        return Loss(total, {name: float(value.detach()) for name, value in parts.items()})
+
+    def _losses(self, pooled: Tensor, targets: Tensor) -> Tensor:
+        """`[B, T]`: what `classification_loss` averages, at every position."""
+        logits = torch.stack([head(pooled[:, t]) for t, head in enumerate(self.classifiers)], dim=1)
+        targets = targets[:, None].expand_as(logits)
+        if self.multi_label:
+            return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(dim=-1)
+        return -(targets * torch.log_softmax(logits, dim=-1)).sum(dim=-1)
+
+    def _gate(self, position: int, before: Tensor, state: Tensor) -> Tensor:
+        """Logit of stopping, `[B]`, from the maximum `[B, P]` without and with the newest frame."""
+        return self.gates[position](torch.cat([before, state], dim=-1))[:, 0]
+
+    def _scores(self, position: int, state: Tensor) -> Tensor:
+        return probabilities(self.classifiers[position](state), self.multi_label)
+
+    def run(self, provider: Provider, setting: Setting) -> Outcome:
+        index = exit_steps(provider.num_steps, self.config.max_frames)
+        states = [torch.zeros(provider.batch_size, self.config.projection, device=index.device)]
+
+        def look(position: int, active: Tensor) -> Tensor:
+            frames = self.project(provider.read(FINE, index[:, position], active))
+            states.append(torch.maximum(states[-1], frames * active[:, None]))
+            return states[-1]
+
+        walk = self._walk(look, index, setting)
+        for component, count in self._own_calls(walk).items():
+            provider.charge(component, count)
+        return Outcome(
+            scores=walk.scores,
+            calls=dict(provider.calls),
+            decisions=_decisions(index, walk.looks, provider.max_steps),
+            trace={"states": stack_steps(states[1:]), "steps": index},
+        )
+
+    def _walk(self, look: Callable[[int, Tensor], Tensor], index: Tensor, setting: Setting) -> _Walk:
+        """Visits the steps `index` `[B, T]` until every video has stopped.
+
+        Arguments:
+            look: `(position, active [B]) -> [B, P]`: the maximum of the frames up to this position.
+        """
+        threshold = float(setting.get("exit_threshold", EXIT_THRESHOLD.default))
+        confidence = float(setting.get("min_confidence", MIN_CONFIDENCE.default))
+        there = index >= 0
+        active = there[:, 0]
+        state = torch.zeros(len(index), self.config.projection, device=index.device)
+        scores = torch.zeros(len(index), self.num_classes, device=index.device)
+        looks, gates, classifiers = (torch.zeros_like(index[:, 0]) for _ in range(3))
+        for position in range(index.shape[1]):
+            if not bool(active.any()):
+                break
+            before, state = state, look(position, active)
+            looks = looks + active
+            has_next = there[:, position + 1] if position + 1 < index.shape[1] else torch.zeros_like(active)
+            stops = active & ~has_next
+            if confidence > 0:
+                here = self._scores(position, state)
+                classifiers = classifiers + active
+                stops = stops | (active & (here.amax(dim=-1) >= confidence))
+            asked = active & ~stops
+            if threshold < 1 and bool(asked.any()):
+                gates = gates + asked
+                stops = stops | (asked & (torch.sigmoid(self._gate(position, before, state)) > threshold))
+            if confidence == 0 and bool(stops.any()):
+                here = self._scores(position, state)
+                classifiers = classifiers + stops
+            if bool(stops.any()):
+                scores = torch.where(stops[:, None], here, scores)
+            active = active & ~stops
+        return _Walk(scores, looks, gates, classifiers)
+
+    def _own_calls(self, walk: _Walk) -> dict[str, Tensor]:
+        return {
+            f"{self.name}.projection": walk.looks,
+            f"{self.name}.gate": walk.gates,
+            f"{self.name}.classifier": walk.classifiers,
+        }
+
+    def settings(self) -> list[Setting]:
+        return [{"exit_threshold": EXIT_THRESHOLD.default}, {"exit_threshold": EXIT_THRESHOLD.high}]
+
+    def stop_points(self, outcome: Outcome, setting: Setting) -> list[tuple[Setting, Outcome]]:
+        if setting.get("exit_threshold", EXIT_THRESHOLD.default) < 1 or setting.get("min_confidence", 0) > 0:
+            return []  # it stopped early: what came later was not seen
+        measured = [value for each in self.settings() for value in each.values()]
+        further: list[Setting] = [
+            {**setting, "exit_threshold": value} for value in self.config.thresholds if value not in measured
+        ]
+        further += [{**setting, "min_confidence": value} for value in self.config.confidences]
+        return [(each, self._stopped(outcome, each)) for each in further]
+
+    def _stopped(self, outcome: Outcome, setting: Setting) -> Outcome:
+        """The outcome at `setting`, from one that never stopped early."""
+        states, index = outcome.trace["states"], outcome.trace["steps"]
+        walk = self._walk(lambda position, _: states[:, position], index, setting)
+        # Whatever is not the method's own is the backbone, once per look.
+        calls = dict.fromkeys(outcome.calls, walk.looks) | self._own_calls(walk)
+        return Outcome(walk.scores, calls, _decisions(index, walk.looks, outcome.decisions.shape[1]))
+
+    def component_costs(self) -> dict[str, ComponentCost]:
+        example = next(self.parameters())
+        state = example.new_zeros(1, self.config.projection)
+        measured = {
+            "projection": (self.project, example.new_zeros(1, self.width)),
+            "gate": (self.gates[0], torch.cat([state, state], dim=-1)),
+            "classifier": (self.classifiers[0], state),
+        }
+        return {
+            f"{self.name}.{part}": ComponentCost(
+                macs=measure_macs(module, given), input=f"{given.shape[1]} features"
+            )
+            for part, (module, given) in measured.items()
+        }
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Walk:
+    """How B videos were gone through."""
+
+    scores: Tensor
+    """`[B, C]`"""
+    looks: Tensor
+    """`[B]` int64: positions visited."""
+    gates: Tensor
+    """`[B]` int64: gates asked."""
+    classifiers: Tensor
+    """`[B]` int64: classifiers run."""
+
+
+def _decisions(index: Tensor, looks: Tensor, max_steps: int) -> Tensor:
+    """`[B, max_steps]`: marks the first `looks` `[B]` of the steps `index` `[B, T]`."""
+    decisions = index.new_zeros(len(index), max_steps)
+    for position, steps in enumerate(index.T):
+        mark_looked(decisions, steps.masked_fill(looks <= position, -1))
+    return decisions

@@ -1,0 +1,217 @@
+"""Rivals of AdaFrame that learn *when to stop* as an action of its own, instead of by an expected gain.
+
+* `frame_glimpse`: jumps to a place, as AdaFrame does (S. Yeung, O. Russakovsky, G. Mori, L. Fei-Fei: "End-to-end
+  Learning of Action Detection from Frame Glimpses in Videos", CVPR 2016).
+* `fast_forward`: makes one of a few fixed jumps, forward or back (H. Fan, Z. Xu, L. Zhu, C. Yan, J. Ge, Y. Yang:
+  "Watching a Small Portion could be as Good as Watching All", IJCAI 2018).
+
+Both in the form in which AdaFrame compares with them (section 4.2): the same network, its margin reward, and with a
+memory the variants "-G". What a further frame gains is set against `frame_price`, which is their budget knob: without
+a price nobody would learn to stop.
+
+B episodes, K steps, H hidden units. An episode ends at the first step where "stop" is drawn.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from paretovid.trainables.cost import ComponentCost
+from paretovid.trainables.errors import UsageError
+from paretovid.trainables.layers.frame_agent import (
+    AgentConfig,
+    Decision,
+    FrameAgent,
+    agent_looks,
+    agent_sources,
+)
+from paretovid.trainables.layers.frame_policies import FramePolicy, GaussianPolicy, JumpPolicy
+from paretovid.trainables.layers.global_memory import GlobalMemory, MemoryConfig
+from paretovid.trainables.layers.policy_gradient import returns, rewards
+from paretovid.trainables.method import (
+    Batch,
+    InferenceKnob,
+    Loss,
+    Method,
+    Outcome,
+    Progress,
+    Setting,
+    check_distinct,
+    classification_loss,
+    probabilities,
+    register,
+)
+from paretovid.trainables.provider import Provider
+
+STOP_THRESHOLD = InferenceKnob(
+    name="stop_threshold",
+    default=0.5,
+    low=0.0,
+    high=1.0,
+    description="stop when the learned probability of stopping is above this; 1: never",
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JumpingAgentConfig:
+    """Training settings of both agents."""
+
+    agent: AgentConfig = field(default_factory=lambda: AgentConfig(memory=MemoryConfig(kind="none")))
+    steps: int = 10
+    """K: most steps of a walk."""
+    frame_price: float = 0.02
+    """Reward that a further frame costs."""
+    discount: float = 0.9
+    location_deviation: float = 0.1
+    """Of `frame_glimpse`: standard deviation of the place in training, as a share of the video."""
+    jumps: tuple[float, ...] = (-0.25, -0.125, 0.0625, 0.125, 0.25, 0.5)
+    """Of `fast_forward`: shares of the video to go forward (above 0) or back."""
+    rollouts: int = 1
+    """Walks per video in a batch."""
+    thresholds: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9)
+    """Values of `stop_threshold` to answer besides the natural one and 1."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.steps <= 100:
+            raise UsageError(f"steps (K) must be from 1 to 100, not {self.steps}", "For example 10.")
+        finite = math.isfinite(self.frame_price) and math.isfinite(self.location_deviation)
+        if not finite or self.frame_price < 0 or self.location_deviation <= 0 or self.rollouts < 1:
+            raise UsageError(
+                "frame_price must not be negative, location_deviation above 0 and rollouts at least 1",
+                "For example 0.02, 0.1 and 1.",
+            )
+        if not 0 <= self.discount <= 1:
+            raise UsageError(f"discount must be from 0 to 1, not {self.discount}", "For example 0.9.")
+        if not self.jumps or any(not -1 <= jump <= 1 or jump == 0 for jump in self.jumps):
+            raise UsageError(
+                f"jumps cannot be {list(self.jumps)}", "Give shares from -1 to 1, none of them 0."
+            )
+        check_distinct("thresholds", self.thresholds, STOP_THRESHOLD.low, STOP_THRESHOLD.high)
+
+
+class _JumpingAgent(Method):
+    """What both agents share: all but the policy."""
+
+    Config: ClassVar[type[Any]] = JumpingAgentConfig
+    inference_knobs = (STOP_THRESHOLD,)
+    is_baseline: ClassVar[bool] = True
+
+    @classmethod
+    def sources_of(cls, config: JumpingAgentConfig) -> tuple[str, ...]:
+        return agent_sources(config.agent)
+
+    def __init__(
+        self, config: JumpingAgentConfig, *, widths: Mapping[str, int], num_classes: int, multi_label: bool
+    ) -> None:
+        super().__init__(config, widths=widths, num_classes=num_classes, multi_label=multi_label)
+        self.config = config
+        self.multi_label = multi_label
+        self.agent = FrameAgent(
+            config.agent,
+            widths=widths,
+            num_classes=num_classes,
+            multi_label=multi_label,
+            policy=self._policy,
+            deciders={"stop": 1, "value": 1},
+            prefix=self.name,
+        )
+
+    def _policy(self, memory: GlobalMemory | None) -> FramePolicy:
+        raise NotImplementedError
+
+    def loss(self, batch: Batch, progress: Progress) -> Loss:
+        config = self.config
+        walk = self.agent.walk(batch, config.steps, config.rollouts)
+        there = batch.mask.any(dim=1).repeat_interleave(config.rollouts)
+        hidden, targets = walk.hidden[there], batch.targets.repeat_interleave(config.rollouts, 0)[there]
+        rows = torch.arange(len(hidden), device=hidden.device)
+        stop = self.agent.deciders["stop"](hidden).squeeze(-1)
+        drawn = torch.rand_like(stop) < torch.sigmoid(stop.detach())
+        drawn[:, -1] = True  # the last step ends the walk, whatever is drawn
+        last = drawn.long().argmax(dim=1)
+        going = torch.arange(config.steps, device=last.device) < last[:, None]
+        logits = self.agent.head(hidden)
+        classification = classification_loss(logits[rows, last], targets, self.multi_label)
+
+        gained = rewards(probabilities(logits, self.multi_label), targets, "margin") - config.frame_price
+        # What comes after a step belongs to it if the walk goes on there.
+        following = F.pad(gained[:, 1:] * going[:, :-1], (0, 1))
+        value = returns(following, config.discount)
+        acted = going | (torch.arange(config.steps, device=last.device) == last[:, None])
+        estimate = self.agent.deciders["value"](hidden).squeeze(-1)
+        regression = 0.5 * ((estimate - value).square() * acted).sum(dim=1).mean()
+
+        log_probability = F.logsigmoid(torch.where(going, -stop, stop))
+        log_probability = log_probability + F.pad(self.agent.log_probability(walk)[there], (0, 1)) * going
+        # The step that always ends the walk decided nothing.
+        acted = acted & (torch.arange(config.steps, device=last.device) < config.steps - 1)
+        policy = -((value - estimate.detach()) * log_probability * acted).sum(dim=1).mean()
+        parts = {
+            "classification": classification,
+            "value": regression,
+            "policy": policy,
+            "steps": (last + 1).float().mean(),
+        }
+        total = classification + regression + policy
+        return Loss(total, {name: float(part.detach()) for name, part in parts.items()})
+
+    def run(self, provider: Provider, setting: Setting) -> Outcome:
+        threshold = float(setting.get("stop_threshold", STOP_THRESHOLD.default))
+
+        def decide(_: int, hidden: Tensor, scores: Tensor) -> Decision:
+            stop = torch.sigmoid(self.agent.deciders["stop"](hidden)).squeeze(-1)
+            return Decision(stop=stop > threshold, trace={"stop": stop})
+
+        return self.agent.run(provider, self.config.steps, decide)
+
+    def settings(self) -> list[Setting]:
+        return [{"stop_threshold": STOP_THRESHOLD.default}, {"stop_threshold": STOP_THRESHOLD.high}]
+
+    def stop_points(self, outcome: Outcome, setting: Setting) -> list[tuple[Setting, Outcome]]:
+        if setting != self.settings()[1]:
+            return []
+        answered: list[tuple[Setting, Outcome]] = []
+        known = [point["stop_threshold"] for point in self.settings()]
+        for threshold in (each for each in self.config.thresholds if each not in known):
+            goes_on = (outcome.trace["stop"] <= threshold).long().cumprod(dim=1)
+            looks = (goes_on.sum(dim=1) + 1).clamp(max=goes_on.shape[1])
+            answered.append(({"stop_threshold": threshold}, self.agent.stopped(outcome, looks)))
+        return answered
+
+    def looks(self) -> tuple[str, ...]:
+        return agent_looks(self.config.agent)
+
+    def component_costs(self) -> dict[str, ComponentCost]:
+        return self.agent.component_costs()
+
+    def paper_component_costs(self, backbones: Mapping[str, ComponentCost]) -> dict[str, ComponentCost]:
+        return self.agent.paper_component_costs(backbones)
+
+
+@register
+@final
+class FrameGlimpse(_JumpingAgent):
+    """See the module's text."""
+
+    name: ClassVar[str] = "frame_glimpse"
+
+    def _policy(self, memory: GlobalMemory | None) -> FramePolicy:
+        return GaussianPolicy(self.config.agent.hidden, self.config.location_deviation)
+
+
+@register
+@final
+class FastForward(_JumpingAgent):
+    """See the module's text."""
+
+    name: ClassVar[str] = "fast_forward"
+
+    def _policy(self, memory: GlobalMemory | None) -> FramePolicy:
+        return JumpPolicy(self.config.agent.hidden, self.config.jumps)

@@ -1,0 +1,201 @@
+"""LSTM-N: N frames through one LSTM, the answer read at the last (LiteEval, Table 1; AdaFrame, Table 1).
+
+With `with_coarse` the coarse features of the same frames are concatenated (LSTM+CF). With a memory, what the
+state asks of it is (LSTM-G): AdaFrame without its choice of frames. The frames lie at even distances or are
+drawn at random. Their number varies from batch to batch in training, so that one training serves every N;
+`training_frames` fixes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor, nn
+
+from paretovid.trainables.baselines.uniform import (
+    FRAME_COUNTS,
+    NUM_FRAMES,
+    check_frame_counts,
+    mark_looked,
+    with_memory_source,
+)
+from paretovid.trainables.cost import ComponentCost, measure_macs
+from paretovid.trainables.errors import UsageError
+from paretovid.trainables.layers.coarse_to_fine import COARSE, FINE, LOOKED_COARSE
+from paretovid.trainables.layers.frame_sampling import Sampling, check_sampling, sampled_steps
+from paretovid.trainables.layers.global_memory import GlobalMemory, Memory, MemoryConfig
+from paretovid.trainables.layers.recurrent import Cell, CellKind, Projection
+from paretovid.trainables.method import (
+    Batch,
+    Loss,
+    Method,
+    Outcome,
+    Progress,
+    Setting,
+    classification_loss,
+    probabilities,
+    register,
+)
+from paretovid.trainables.provider import Provider
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LstmConfig:
+    """Settings of the LSTM baseline."""
+
+    with_coarse: bool = False
+    sampling: Sampling = "uniform"
+    """Where in the video the frames lie. Training draws random ones anew for each batch."""
+    memory: MemoryConfig = field(default_factory=lambda: MemoryConfig(kind="none"))
+    cell: CellKind = "lstm"
+    fine_projection: int = 64
+    coarse_projection: int = 32
+    hidden: int = 128
+    dropout: float = 0.0
+    """Of projected features, in training."""
+    training_frames: int = -1
+    """Frames per video in training: -1 varies it over `frame_counts`, 0 takes every step."""
+    frame_counts: tuple[int, ...] = FRAME_COUNTS
+    """Inference settings to evaluate; the first is the natural one."""
+
+    def __post_init__(self) -> None:
+        check_sampling(self.sampling)
+        check_frame_counts(self.frame_counts)
+        if not 0 <= self.dropout < 1:
+            raise UsageError(f"dropout must be from 0 to below 1, not {self.dropout}", "0: none.")
+        for name in ("fine_projection", "coarse_projection", "hidden"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}", "Raise it.")
+        if self.training_frames < -1:
+            raise UsageError(
+                f"training_frames must be -1 or more, not {self.training_frames}", "-1 varies it."
+            )
+
+
+@final
+class _Query(nn.Module):
+    """The memory's query as a module, for measuring what it costs."""
+
+    def __init__(self, memory: GlobalMemory) -> None:
+        super().__init__()
+        self.memory = memory
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.memory.context(self.memory.example(), hidden)
+
+
+@register
+@final
+class Lstm(Method):
+    """See the module's text."""
+
+    name: ClassVar[str] = "lstm"
+    Config: ClassVar[type[Any]] = LstmConfig
+    inference_knobs = (NUM_FRAMES,)
+    is_baseline: ClassVar[bool] = True
+
+    @classmethod
+    def sources_of(cls, config: LstmConfig) -> tuple[str, ...]:
+        return with_memory_source(cls._frame_sources(config), config.memory)
+
+    @staticmethod
+    def _frame_sources(config: LstmConfig) -> tuple[str, ...]:
+        return (FINE, COARSE) if config.with_coarse else (FINE,)
+
+    def __init__(
+        self, config: LstmConfig, *, widths: Mapping[str, int], num_classes: int, multi_label: bool
+    ) -> None:
+        super().__init__(config, widths=widths, num_classes=num_classes, multi_label=multi_label)
+        self.config = config
+        self.multi_label = multi_label
+        projected = {FINE: config.fine_projection, COARSE: config.coarse_projection}
+        self.sources = self._frame_sources(config)
+        self.widths = {source: widths[source] for source in self.sources}
+        self.projections = nn.ModuleDict(
+            {s: Projection(w, projected[s], config.dropout) for s, w in self.widths.items()}
+        )
+        self.memory = (
+            GlobalMemory(config.memory, widths=widths, hidden=config.hidden, prefix=self.name)
+            if config.memory.source
+            else None
+        )
+        width = sum(projected[s] for s in self.sources) + (self.memory.width if self.memory else 0)
+        self.cell = Cell(config.cell, width, config.hidden)
+        self.head = nn.Linear(config.hidden, num_classes)
+
+    def _project(self, features: Mapping[str, Tensor]) -> Tensor:
+        return torch.cat([self.projections[s](features[s]) for s in self.sources], dim=-1)
+
+    def _next(self, state: Tensor, inputs: Tensor, wanted: Tensor, memory: Memory | None) -> Tensor:
+        if self.memory is not None and memory is not None:
+            inputs = torch.cat([inputs, self.memory.context(memory, state[0])], dim=-1)
+        return torch.where(wanted[None, :, None], self.cell(inputs, state), state)
+
+    def _training_frames(self) -> int:
+        if self.config.training_frames >= 0:
+            return self.config.training_frames
+        return self.config.frame_counts[int(torch.randint(len(self.config.frame_counts), ()))]
+
+    def _training_steps(self, batch: Batch) -> list[Tensor]:
+        num_frames, keys = self._training_frames(), batch.video_keys
+        if self.config.sampling == "random":
+            keys = keys ^ int(torch.randint(2**62, ()))
+        return sampled_steps(self.config.sampling, batch.mask.sum(dim=1), keys, num_frames)
+
+    def loss(self, batch: Batch, progress: Progress) -> Loss:
+        inputs = self._project(batch.features)
+        state = self.cell.initial(len(batch.mask), inputs)
+        rows = torch.arange(len(batch.mask), device=inputs.device)
+        memory = None
+        if self.memory is not None:
+            memory = self.memory.remember(batch.features[self.memory.source], batch.mask.sum(dim=1))
+        for index in self._training_steps(batch):
+            state = self._next(state, inputs[rows, index.clamp(min=0)], index >= 0, memory)
+        loss = classification_loss(self.head(state[0]), batch.targets, self.multi_label)
+        return Loss(loss, {"classification": float(loss.detach())})
+
+    def run(self, provider: Provider, setting: Setting) -> Outcome:
+        decisions = torch.zeros(provider.batch_size, provider.max_steps, dtype=torch.int64)
+        state = self.cell.initial(provider.batch_size, self.head.weight)
+        memory = self.memory.read(provider) if self.memory else None
+        for index in memory.steps.T if memory else ():
+            mark_looked(decisions, index, LOOKED_COARSE)
+        num_frames = int(setting.get("num_frames", 0))
+        for index in sampled_steps(self.config.sampling, provider.num_steps, provider.video_keys, num_frames):
+            wanted = index >= 0
+            features = {source: provider.read(source, index, wanted) for source in self.sources}
+            state = self._next(state, self._project(features), wanted, memory)
+            provider.charge("lstm.rnn", wanted)
+            mark_looked(decisions, index)
+        provider.charge("lstm.head", torch.ones_like(provider.num_steps))
+        scores = probabilities(self.head(state[0]), self.multi_label)
+        return Outcome(scores=scores, calls=dict(provider.calls), decisions=decisions)
+
+    def settings(self) -> list[Setting]:
+        return [{"num_frames": n} for n in self.config.frame_counts]
+
+    def looks(self) -> tuple[str, ...]:
+        return ("none", self.config.memory.source or COARSE, FINE)
+
+    def component_costs(self) -> dict[str, ComponentCost]:
+        example = self.head.weight
+        inputs = {source: example.new_zeros(1, width) for source, width in self.widths.items()}
+        macs = sum(measure_macs(self.projections[s], inputs[s]) for s in self.sources)
+        cell_input, state = self._project(inputs).detach(), self.cell.initial(1, example)
+        own = {}
+        if self.memory is not None:
+            macs += measure_macs(_Query(self.memory), state[0])
+            cell_input = torch.cat([cell_input, example.new_zeros(1, self.memory.width)], dim=-1)
+            own = self.memory.component_costs()
+        macs += measure_macs(self.cell, cell_input, state)
+        head = measure_macs(self.head, example.new_zeros(1, self.config.hidden))
+        return {
+            **own,
+            "lstm.rnn": ComponentCost(
+                macs=macs, input=f"{sum(self.widths.values())} features, {self.config.hidden} units"
+            ),
+            "lstm.head": ComponentCost(macs=head, input=f"{self.config.hidden} units"),
+        }

@@ -1,0 +1,318 @@
+"""Baselines that look at frames chosen without thought, and average what each one says.
+
+* `uniform`: N frames at even distances or drawn at random, class scores averaged (UNIFORM-N in LiteEval's
+  Table 1; with `with_coarse`, UNIFORM+CF: the coarse network's scores of the same frames join the average;
+  with a memory, AvgPooling-G of AdaFrame's Table 1: the scores of its entries count for one half).
+* `oracle`: the same scores, but of the N frames that favour the true class most. It needs the truth, so it
+  can be measured and never deployed: an upper bound on what choosing frames can give this classifier.
+
+Both train one linear classifier per source on all frames, against the video's label on the mean score:
+a frame without evidence may say nothing as long as others do.
+
+B videos, T steps, C classes, D_s the width of source s, M entries of memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor, nn
+
+from paretovid.trainables.cost import ComponentCost, measure_macs
+from paretovid.trainables.errors import UsageError
+from paretovid.trainables.layers.coarse_to_fine import COARSE, FINE, LOOKED_COARSE, LOOKED_FINE
+from paretovid.trainables.layers.frame_sampling import Sampling, check_sampling, sampled_steps
+from paretovid.trainables.layers.global_memory import GlobalMemory, Memory, MemoryConfig
+from paretovid.trainables.method import (
+    Batch,
+    InferenceKnob,
+    Loss,
+    Method,
+    Outcome,
+    Progress,
+    Setting,
+    check_distinct,
+    probabilities,
+    register,
+)
+from paretovid.trainables.provider import Provider
+
+NUM_FRAMES = InferenceKnob(
+    name="num_frames",
+    default=0,
+    low=0,
+    high=10_000,
+    whole=True,
+    description="frames to look at, spread as `sampling` says; 0: every step",
+)
+FRAME_COUNTS = (0, 1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 25)
+
+
+def check_frame_counts(counts: tuple[int, ...]) -> None:
+    """Raises `UsageError` for a negative number of frames, one that is there twice, or none at all."""
+    check_distinct("frame_counts", counts, NUM_FRAMES.low, NUM_FRAMES.high)
+
+
+def with_memory_source(sources: tuple[str, ...], memory: MemoryConfig) -> tuple[str, ...]:
+    """The sources, and the one that the memory reads if it is not among them."""
+    return sources if memory.source in (None, *sources) else (*sources, str(memory.source))
+
+
+def mark_looked(decisions: Tensor, index: Tensor, look: int = LOOKED_FINE) -> None:
+    """Notes in decisions `[B, T]`, in place, that the steps `[B]` were looked at (-1: none)."""
+    rows = torch.nonzero(index >= 0).flatten()
+    decisions[rows, index[rows]] = look
+
+
+def score_loss(scores: Tensor, targets: Tensor, multi_label: bool) -> Tensor:
+    """Scalar: minus the log-likelihood of targets `[B, C]` under probabilities `[B, C]`."""
+    scores = scores.clamp(1e-6, 1 - 1e-6)
+    likelihood = targets * scores.log()
+    if multi_label:
+        likelihood = likelihood + (1 - targets) * (1 - scores).log()
+    return -likelihood.sum(dim=-1).mean()
+
+
+@final
+class FrameScores(nn.Module):
+    """A linear classifier per source on single frames, averaged in probability.
+
+    Arguments:
+        widths: D of the sources to use.
+    """
+
+    def __init__(self, widths: Mapping[str, int], num_classes: int, multi_label: bool) -> None:
+        super().__init__()
+        self.heads = nn.ModuleDict(
+            {s: nn.Sequential(nn.LayerNorm(w), nn.Linear(w, num_classes)) for s, w in widths.items()}
+        )
+        self.widths = dict(widths)
+        self.multi_label = multi_label
+
+    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Features `[..., D]` by source to probabilities `[..., C]`."""
+        each = [probabilities(head(features[s]), self.multi_label) for s, head in self.heads.items()]
+        return torch.stack(each).mean(dim=0)
+
+    def mean(self, batch: Batch) -> Tensor:
+        """Each video's score over all its frames, `[B, C]`."""
+        scores = self(batch.features) * batch.mask[..., None]
+        return scores.sum(dim=1) / batch.mask.sum(dim=1, keepdim=True)
+
+    def loss(self, batch: Batch) -> Loss:
+        """Of the mean score against the video's label."""
+        loss = score_loss(self.mean(batch), batch.targets, self.multi_label)
+        return Loss(loss, {"classification": float(loss.detach())})
+
+    def component_costs(self, prefix: str) -> dict[str, ComponentCost]:
+        """Measured cost of each source's head, `<prefix>.<source>_head`."""
+        example = next(self.parameters())
+        return {
+            f"{prefix}.{s}_head": ComponentCost(
+                macs=measure_macs(head, example.new_zeros(1, self.widths[s])),
+                input=f"{self.widths[s]} features",
+            )
+            for s, head in self.heads.items()
+        }
+
+    def read(self, provider: Provider, prefix: str, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores `[B, C]` of one step per video (-1: none) and which videos have one, `[B]`."""
+        wanted = index >= 0
+        features = {}
+        for source in self.heads:
+            features[source] = provider.read(source, index, wanted)
+            provider.charge(f"{prefix}.{source}_head", wanted)
+        return self(features) * wanted[:, None], wanted
+
+
+@final
+class _MemoryScores(nn.Module):
+    """A linear classifier on the entries of a global memory, averaged in probability."""
+
+    def __init__(
+        self,
+        config: MemoryConfig,
+        *,
+        widths: Mapping[str, int],
+        num_classes: int,
+        multi_label: bool,
+        prefix: str,
+    ) -> None:
+        super().__init__()
+        self.memory = GlobalMemory(config, widths=widths, hidden=0, prefix=prefix)
+        self.head = nn.Sequential(nn.LayerNorm(self.memory.width), nn.Linear(self.memory.width, num_classes))
+        self.multi_label = multi_label
+        self.component = f"{prefix}.memory_head"
+
+    def forward(self, memory: Memory) -> Tensor:
+        """The mean over each video's entries, `[B, C]`."""
+        scores = probabilities(self.head(memory.plain), self.multi_label) * memory.mask[..., None]
+        return scores.sum(dim=1) / memory.mask.sum(dim=1, keepdim=True)
+
+    def of_batch(self, batch: Batch) -> Tensor:
+        """The same in training."""
+        return self(self.memory.remember(batch.features[self.memory.source], batch.mask.sum(dim=1)))
+
+    def read(self, provider: Provider, decisions: Tensor) -> Tensor:
+        """The same from a provider, each entry paid once and noted in the decisions `[B, T]`."""
+        memory = self.memory.read(provider)
+        provider.charge(self.component, memory.mask.sum(dim=1))
+        for index in memory.steps.T:
+            mark_looked(decisions, index, LOOKED_COARSE)
+        return self(memory)
+
+    def component_costs(self) -> dict[str, ComponentCost]:
+        example = torch.zeros(1, self.memory.width, device=next(self.parameters()).device)
+        head = ComponentCost(macs=measure_macs(self.head, example), input=f"{self.memory.width} features")
+        return {**self.memory.component_costs(), self.component: head}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UniformConfig:
+    """Settings of the uniform baseline."""
+
+    with_coarse: bool = False
+    sampling: Sampling = "uniform"
+    """Where in the video the frames lie. Training takes all of them either way."""
+    memory: MemoryConfig = field(default_factory=lambda: MemoryConfig(kind="none"))
+    frame_counts: tuple[int, ...] = FRAME_COUNTS
+    """Inference settings to evaluate; the first is the natural one."""
+
+    def __post_init__(self) -> None:
+        check_sampling(self.sampling)
+        check_frame_counts(self.frame_counts)
+
+
+@register
+@final
+class Uniform(Method):
+    """UNIFORM-N: see the module's text."""
+
+    name: ClassVar[str] = "uniform"
+    Config: ClassVar[type[Any]] = UniformConfig
+    inference_knobs = (NUM_FRAMES,)
+    is_baseline: ClassVar[bool] = True
+
+    @classmethod
+    def sources_of(cls, config: UniformConfig) -> tuple[str, ...]:
+        return with_memory_source(cls._frame_sources(config), config.memory)
+
+    @staticmethod
+    def _frame_sources(config: UniformConfig) -> tuple[str, ...]:
+        return (FINE, COARSE) if config.with_coarse else (FINE,)
+
+    def __init__(
+        self, config: UniformConfig, *, widths: Mapping[str, int], num_classes: int, multi_label: bool
+    ) -> None:
+        super().__init__(config, widths=widths, num_classes=num_classes, multi_label=multi_label)
+        self.config = config
+        used = {source: widths[source] for source in self._frame_sources(config)}
+        self.frame_scores = FrameScores(used, num_classes, multi_label)
+        self.memory_scores = (
+            _MemoryScores(
+                config.memory,
+                widths=widths,
+                num_classes=num_classes,
+                multi_label=multi_label,
+                prefix=self.name,
+            )
+            if config.memory.source
+            else None
+        )
+
+    def loss(self, batch: Batch, progress: Progress) -> Loss:
+        if self.memory_scores is None:
+            return self.frame_scores.loss(batch)
+        fused = (self.frame_scores.mean(batch) + self.memory_scores.of_batch(batch)) / 2
+        loss = score_loss(fused, batch.targets, self.frame_scores.multi_label)
+        return Loss(loss, {"classification": float(loss.detach())})
+
+    def run(self, provider: Provider, setting: Setting) -> Outcome:
+        num_frames = int(setting.get("num_frames", 0))
+        steps = sampled_steps(self.config.sampling, provider.num_steps, provider.video_keys, num_frames)
+        decisions = torch.zeros(provider.batch_size, provider.max_steps, dtype=torch.int64)
+        remembered = self.memory_scores.read(provider, decisions) if self.memory_scores else None
+        total, count = None, torch.zeros_like(provider.num_steps)
+        for index in steps:
+            scores, wanted = self.frame_scores.read(provider, self.name, index)
+            total = scores if total is None else total + scores
+            count = count + wanted
+            mark_looked(decisions, index)
+        assert total is not None
+        scores = total / count.clamp(min=1)[:, None]
+        if remembered is not None:
+            scores = (scores + remembered) / 2
+        return Outcome(scores=scores, calls=dict(provider.calls), decisions=decisions)
+
+    def settings(self) -> list[Setting]:
+        return [{"num_frames": n} for n in self.config.frame_counts]
+
+    def looks(self) -> tuple[str, ...]:
+        return ("none", self.config.memory.source or COARSE, FINE)
+
+    def component_costs(self) -> dict[str, ComponentCost]:
+        own = self.frame_scores.component_costs(self.name)
+        return {**own, **self.memory_scores.component_costs()} if self.memory_scores else own
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OracleConfig:
+    """Settings of the oracle."""
+
+    frame_counts: tuple[int, ...] = (0, 1, 2, 3, 4, 6, 8, 12)
+
+    def __post_init__(self) -> None:
+        check_frame_counts(self.frame_counts)
+
+
+@register
+@final
+class Oracle(Method):
+    """Chooses frames by the truth: see the module's text."""
+
+    name: ClassVar[str] = "oracle"
+    Config: ClassVar[type[Any]] = OracleConfig
+    inference_knobs = (NUM_FRAMES,)
+    is_baseline: ClassVar[bool] = True
+    deployable: ClassVar[bool] = False
+
+    @classmethod
+    def sources_of(cls, config: OracleConfig) -> tuple[str, ...]:
+        return (FINE,)
+
+    def __init__(
+        self, config: OracleConfig, *, widths: Mapping[str, int], num_classes: int, multi_label: bool
+    ) -> None:
+        super().__init__(config, widths=widths, num_classes=num_classes, multi_label=multi_label)
+        self.config = config
+        self.frame_scores = FrameScores({FINE: widths[FINE]}, num_classes, multi_label)
+
+    def loss(self, batch: Batch, progress: Progress) -> Loss:
+        return self.frame_scores.loss(batch)
+
+    def run(self, provider: Provider, setting: Setting) -> Outcome:
+        if provider.targets is None:
+            raise UsageError("the oracle needs the truth", "It is an upper bound for evaluation only.")
+        peek = provider.peek(FINE)[:, : provider.max_steps]
+        charged = int(setting.get("num_frames", 0)) or provider.max_steps
+        scores = self.frame_scores({FINE: peek})
+        favour = (scores * provider.targets[:, None]).sum(dim=-1)
+        steps = torch.arange(provider.max_steps, device=favour.device)
+        favour = favour.masked_fill(steps >= provider.num_steps[:, None], -1.0)
+        decisions = torch.zeros(provider.batch_size, provider.max_steps, dtype=torch.int64)
+        total, count = torch.zeros_like(scores[:, 0]), torch.zeros_like(provider.num_steps)
+        for index in favour.argsort(dim=1, descending=True, stable=True)[:, :charged].T:
+            chosen = torch.where(index < provider.num_steps, index, torch.full_like(index, -1))
+            read, wanted = self.frame_scores.read(provider, self.name, chosen)
+            total, count = total + read, count + wanted
+            mark_looked(decisions, chosen)
+        return Outcome(scores=total / count[:, None], calls=dict(provider.calls), decisions=decisions)
+
+    def settings(self) -> list[Setting]:
+        return [{"num_frames": n} for n in self.config.frame_counts]
+
+    def component_costs(self) -> dict[str, ComponentCost]:
+        return self.frame_scores.component_costs(self.name)

@@ -1,0 +1,1 @@
+"""The built-in video set: moving digits, drawn and encoded here."""

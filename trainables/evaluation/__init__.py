@@ -1,0 +1,1 @@
+"""From a trained method to measured operating points: metrics, detection, dominance."""

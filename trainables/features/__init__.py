@@ -1,0 +1,1 @@
+"""Features of videos: computed once, stored, and read in padded batches."""

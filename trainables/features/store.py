@@ -1,0 +1,400 @@
+"""Features on disk: written once, never changed, memory-mapped by every trial of a node.
+
+A store is a folder `<component>@<fingerprint>/`:
+
+    shard_00000.npy   [rows, D] float32 or float16: the steps of some videos, one video after the other
+    shard_00000.json  what the shard holds, with its digest; a shard with this file is whole
+    index.json        made last: what determined the bytes, where each video is, the shards' digests
+    verified.json     sizes and times at which digests were last checked, so that opening stays quick
+
+The fingerprint covers the videos, what the decoder shows, the weights, the type and the code that computes
+features. `open` refuses what is missing, damaged or made otherwise, and names the command that mends it.
+
+N videos, T steps (padded to the longest of the videos asked for), C classes, D the width of a source.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from paretovid.trainables.backbones.catalog import component
+from paretovid.trainables.data.dataset import Dataset, VideoRecord, video_key
+from paretovid.trainables.errors import DataError, StaleFeaturesError, UsageError
+
+FeatureType = Literal["float32", "float16"]
+FEATURE_TYPES: tuple[FeatureType, ...] = ("float32", "float16")
+INDEX_FILE = "index.json"
+_VERIFIED_FILE = "verified.json"
+_DETERMINING_CODE = (
+    "backbones/catalog.py",
+    "backbones/networks/i3d.py",
+    "backbones/networks/libraries.py",
+    "backbones/networks/same_padding.py",
+    "backbones/networks/shufflenet_3d.py",
+    "backbones/networks/yamnet.py",
+    "backbones/paper.py",
+    "data/audio.py",
+    "data/audioset_mel.py",
+    "data/flow.py",
+    "data/videos.py",
+    "features/extract.py",
+)
+
+
+@functools.cache
+def feature_code_version() -> str:
+    """Digest of the source files that determine features; other changes of the package leave them valid."""
+    root = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for name in _DETERMINING_CODE:
+        digest.update(name.encode() + b"\0" + (root / name).read_bytes() + b"\0")
+    return digest.hexdigest()[:12]
+
+
+def check_feature_type(dtype: str) -> FeatureType:
+    """Raises `UsageError` unless features can be stored as `dtype`."""
+    for known in FEATURE_TYPES:
+        if dtype == known:
+            return known
+    raise UsageError(f"features cannot be stored as {dtype!r}", f"Allowed: {', '.join(FEATURE_TYPES)}.")
+
+
+def features_header(
+    dataset: Dataset,
+    component_name: str,
+    weights_sha256: str,
+    dtype: str,
+    video_share: float = 1.0,
+    precision: str = "float32",
+) -> dict[str, Any]:
+    """Everything that determines the bytes of a store, as plain data.
+
+    Arguments:
+        video_share: of the training split, that the weights were trained on: what is learnt from these features may
+            have to keep to the other videos.
+        precision: that the backbone computed in.
+    """
+    return {
+        "component": component_name,
+        "dataset": dataset.name,
+        "dataset_fingerprint": dataset.fingerprint,
+        "weights_sha256": weights_sha256,
+        "video_share": video_share,
+        "sampling": {**asdict(component(component_name).input), "step_seconds": dataset.step_seconds},
+        "dtype": check_feature_type(dtype),
+        "precision": precision,
+        "code_version": feature_code_version(),
+    }
+
+
+def features_fingerprint(dataset: Dataset, component_name: str, weights_sha256: str, dtype: str) -> str:
+    """Twelve hex digits over `features_header`."""
+    return header_fingerprint(features_header(dataset, component_name, weights_sha256, dtype))
+
+
+def header_fingerprint(header: Mapping[str, Any]) -> str:
+    """Twelve hex digits over a header."""
+    return hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def write_shard(
+    folder: Path,
+    shard_index: int,
+    videos: Mapping[str, np.ndarray],
+    *,
+    asked: Sequence[str],
+    skipped: Mapping[str, str],
+    width: int,
+    dtype: str,
+) -> None:
+    """Writes one shard, whole or not at all.
+
+    Arguments:
+        videos: id to features `[T, D]`, of the videos that could be read.
+        asked: ids of all videos of the shard, to tell later whether the shard is the one that is wanted.
+        skipped: id to the reason why a video could not be read.
+        width: D.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = np.concatenate([np.zeros((0, width), dtype), *videos.values()]).astype(dtype, copy=False)
+    if not np.isfinite(rows).all():
+        bad = [video for video, values in videos.items() if not np.isfinite(values.astype(dtype)).all()]
+        raise DataError(
+            f"features of {', '.join(bad[:3])}{' and others' if len(bad) > 3 else ''} are not finite as {dtype}",
+            "Store and compute them in more: backbones.dtype=float32 extraction.precision=float32. If they are so "
+            "already, the backbone's training diverged: train it again.",
+        )
+    path = folder / _shard_name(shard_index)
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    with partial.open("wb") as file:
+        np.save(file, rows, allow_pickle=False)
+        file.flush()
+        os.fsync(file.fileno())
+    ends = np.cumsum([len(values) for values in videos.values()], dtype=int).tolist()
+    described = {
+        "file": path.name,
+        "sha256": _digest(partial),
+        "bytes": partial.stat().st_size,
+        "width": width,
+        "asked": _ids_digest(asked),
+        "videos": {
+            video_id: [shard_index, end - len(values), len(values)]
+            for (video_id, values), end in zip(videos.items(), ends, strict=True)
+        },
+        "skipped": dict(skipped),
+    }
+    partial.replace(path)
+    _write_json(path.with_suffix(".json"), described)
+
+
+def shard_is_whole(folder: Path, shard_index: int, asked: Sequence[str]) -> bool:
+    """Whether this shard was written already, for the same videos, and its file is as it was written."""
+    path = folder / _shard_name(shard_index)
+    try:
+        described = json.loads(path.with_suffix(".json").read_text())
+        return describes_shard(described, asked) and _digest(path) == described["sha256"]
+    except (OSError, ValueError):
+        return False
+
+
+def describes_shard(described: Mapping[str, Any], asked: Sequence[str]) -> bool:
+    """Whether the description of a shard says that it was asked for these videos."""
+    # Those of earlier versions have no width, without which `finish` cannot use them.
+    return described.get("asked") == _ids_digest(asked) and described.get("width", 0) > 0
+
+
+def skipped_videos(folder: Path, num_shards: int) -> dict[str, str]:
+    """Video id to reason, of the videos that the written shards `0 … num_shards - 1` had to leave out."""
+    skipped: dict[str, str] = {}
+    for shard in range(num_shards):
+        skipped |= json.loads((folder / _shard_name(shard)).with_suffix(".json").read_text())["skipped"]
+    return skipped
+
+
+def finish(folder: Path, header: Mapping[str, Any], num_shards: int) -> None:
+    """Writes the index over shards `0 … num_shards - 1`, which makes the store complete.
+
+    Only the descriptions of the shards are read: the rows may lie on the disks of the nodes that made them.
+
+    Raises `DataError` if a shard is missing, or if not one video could be read.
+    """
+    shards: list[dict[str, Any]] = []
+    videos: dict[str, list[int]] = {}
+    skipped: dict[str, str] = {}
+    width = 0
+    for shard in range(num_shards):
+        try:
+            described = json.loads((folder / _shard_name(shard)).with_suffix(".json").read_text())
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"shard {shard} of {num_shards} is missing in {folder}", _mend(str(header["dataset"]))
+            ) from error
+        videos |= described.pop("videos")
+        skipped |= described.pop("skipped")
+        width = described.pop("width")
+        shards.append(described)
+    if not videos:
+        reasons = "; ".join(sorted(set(skipped.values()))[:3])
+        raise DataError(
+            f"not one of {len(skipped)} videos of {header['dataset']} could be read",
+            f"Reasons: {reasons}. Check that the files are videos that FFmpeg can decode.",
+        )
+    index = {
+        "fingerprint": header_fingerprint(header),
+        "header": dict(header),
+        "width": width,
+        "shards": shards,
+        "videos": videos,
+        "skipped": skipped,
+        "made_with": {"torch": torch.__version__, "numpy": np.__version__},
+    }
+    _write_json(folder / INDEX_FILE, index)
+
+
+@final
+class FeatureStore:
+    """Features of one component over all videos of a data set, memory-mapped. Made by `open`."""
+
+    def __init__(self, folder: Path, index: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self.header: dict[str, Any] = index["header"]
+        self.fingerprint: str = index["fingerprint"]
+        self.component: str = self.header["component"]
+        self.width: int = index["width"]
+        self.skipped: dict[str, str] = index["skipped"]
+        """Videos that could not be read, with the reason."""
+        self._places: dict[str, list[int]] = index["videos"]
+        self._shards = [
+            np.load(folder / shard["file"], mmap_mode="r", allow_pickle=False) for shard in index["shards"]
+        ]
+
+    @classmethod
+    def open(cls, folder: Path, expected: str | None = None) -> FeatureStore:
+        """Opens a store after checking it.
+
+        Arguments:
+            expected: the fingerprint that it must have (`features_fingerprint`), if that is known.
+
+        Raises `StaleFeaturesError` if it is missing, unfinished, damaged or made by something else.
+        """
+        mend = _mend(folder.parent.name)
+        try:
+            index = json.loads((folder / INDEX_FILE).read_text())
+            header, fingerprint = index["header"], index["fingerprint"]
+        except FileNotFoundError:
+            raise StaleFeaturesError(f"no features in {folder}", mend) from None
+        except (OSError, ValueError, KeyError) as error:
+            raise StaleFeaturesError(f"the index of the features in {folder} is damaged", mend) from error
+        mend = _mend(header["dataset"])
+        if fingerprint != header_fingerprint(header):
+            raise StaleFeaturesError(f"the index of the features in {folder} was changed", mend)
+        if expected not in (None, fingerprint):
+            raise StaleFeaturesError(
+                f"the features in {folder} have fingerprint {fingerprint}, not {expected}: "
+                "other videos, weights, sampling, type or code made them",
+                mend,
+            )
+        _check_shards(folder, index["shards"], mend)
+        return cls(folder, index)
+
+    def video(self, video_id: str) -> np.ndarray:
+        """Features `[T, D]` of a video, a read-only view of the file.
+
+        Raises `StaleFeaturesError` if it has none, with the reason if it could not be read.
+        """
+        try:
+            shard, offset, num_steps = self._places[video_id]
+        except KeyError:
+            reason = self.skipped.get(video_id)
+            why = f": it could not be read ({reason})" if reason else ""
+            raise StaleFeaturesError(
+                f"no {self.component} features of video {video_id!r}{why}", _mend(self.header["dataset"])
+            ) from None
+        values: np.ndarray = self._shards[shard][offset : offset + num_steps]
+        return values
+
+    def __contains__(self, video_id: object) -> bool:
+        return video_id in self._places
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureSplit:
+    """Padded features of N videos, with their truth."""
+
+    features: dict[str, Tensor]
+    """Source to `[N, T, D_s]` float32, zero at padded steps."""
+    mask: Tensor
+    """`[N, T]` bool: true at the steps that a video has."""
+    num_steps: Tensor
+    """`[N]` int64."""
+    targets: Tensor
+    """`[N, C]` float32, one-hot or multi-hot."""
+    video_keys: Tensor
+    """`[N]` int64: a hash of each video's id."""
+    video_ids: tuple[str, ...]
+
+
+def load_padded(
+    stores: Mapping[str, FeatureStore], records: Sequence[VideoRecord], dataset: Dataset
+) -> FeatureSplit:
+    """Reads the features of `records` from `stores` (by source) into one padded batch.
+
+    Raises `StaleFeaturesError` if a video has no features.
+    """
+    first = next(iter(stores.values()))
+    lengths = [len(first.video(record.video_id)) for record in records]
+    longest = max(lengths, default=0)
+    features: dict[str, Tensor] = {}
+    for source, store in stores.items():
+        padded = np.zeros((len(records), longest, store.width), np.float32)
+        for row, record, length in zip(padded, records, lengths, strict=True):
+            row[:length] = store.video(record.video_id)
+        features[source] = torch.from_numpy(padded)
+    targets = torch.zeros(len(records), len(dataset.classes))
+    for row, record in zip(targets, records, strict=True):
+        row[list(record.labels)] = 1
+    num_steps = torch.tensor(lengths, dtype=torch.int64)
+    return FeatureSplit(
+        features=features,
+        mask=torch.arange(longest)[None] < num_steps[:, None],
+        num_steps=num_steps,
+        targets=targets,
+        video_keys=torch.tensor([video_key(record.video_id) for record in records], dtype=torch.int64),
+        video_ids=tuple(record.video_id for record in records),
+    )
+
+
+def shard_files(shard_index: int) -> tuple[str, str]:
+    """The names of a shard's files: its rows, and what it says of them."""
+    name = _shard_name(shard_index)
+    return name, str(Path(name).with_suffix(".json"))
+
+
+def _shard_name(shard_index: int) -> str:
+    return f"shard_{shard_index:05d}.npy"
+
+
+def _mend(dataset_name: str) -> str:
+    # Only the built-in sets have configurations of their own; any other lies in its folder.
+    built_in = dataset_name.startswith("moving_digits")
+    choice = dataset_name if built_in else f"folder data.name={dataset_name}"
+    return f"Run `paretovid extract data={choice}`, which makes what is missing or out of date."
+
+
+def _ids_digest(video_ids: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(video_ids).encode()).hexdigest()
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    partial.write_text(json.dumps(content, allow_nan=False))
+    partial.replace(path)
+
+
+def _check_shards(folder: Path, shards: Sequence[Mapping[str, Any]], mend: str) -> None:
+    """Digests of all shards; one whose size and time are as at its last check is not read again."""
+    known = _read_verified(folder)
+    seen: dict[str, list[int]] = {}
+    for shard in shards:
+        path = folder / shard["file"]
+        if not path.is_file():
+            raise StaleFeaturesError(f"features are missing: {path}", mend)
+        stat = path.stat()
+        seen[path.name] = [stat.st_size, stat.st_mtime_ns]
+        if seen[path.name] != known.get(path.name) and _digest(path) != shard["sha256"]:
+            raise StaleFeaturesError(f"features are damaged (their digest differs): {path}", mend)
+    if seen != known:
+        try:
+            _write_json(folder / _VERIFIED_FILE, seen)
+        except OSError:
+            return  # a read-only store is checked every time
+
+
+def _read_verified(folder: Path) -> dict[str, list[int]]:
+    try:
+        known: dict[str, list[int]] = json.loads((folder / _VERIFIED_FILE).read_text())
+    except (OSError, ValueError):
+        return {}
+    return known

@@ -1,0 +1,97 @@
+"""The coarse and the fine recurrent network of LiteEval, without the rule that decides when to look closer.
+
+LiteEval learns that rule (`methods/lite_eval.py`), its control draws it at random (`baselines/random_gate.py`). The
+network is a stack of two levels (`gated_stack.py`); its sizes, its accounting and its way to stop live here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from paretovid.trainables.cost import ComponentCost
+from paretovid.trainables.errors import UsageError
+from paretovid.trainables.layers.gated_stack import Gate, GatedLevels, LevelSize, Limits
+from paretovid.trainables.layers.recurrent import CellKind
+from paretovid.trainables.method import Outcome, Setting
+from paretovid.trainables.provider import Provider
+
+COARSE, FINE = "coarse", "fine"
+LOOKED_COARSE, LOOKED_FINE = 1, 2
+"""Values of a decision: how many of the two were looked at."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NetworkConfig:
+    """Sizes of the two networks. The papers' for ActivityNet: hidden units 64 and 512."""
+
+    cell: CellKind = "lstm"
+    coarse_projection: int = 32
+    fine_projection: int = 64
+    coarse_hidden: int = 32
+    fine_hidden: int = 128
+    dropout: float = 0.0
+    """Of projected features, in training. Not in the papers, which train on far more videos."""
+    step_dropout: float = 0.4
+    """Share of a video's steps that training leaves out, others each time. Not in the papers either."""
+    synchronize: bool = True
+    """False: the fine state stays as it is at skipped steps (the paper's ablation, Table 8)."""
+
+    def __post_init__(self) -> None:
+        if self.cell not in ("lstm", "gru"):
+            raise UsageError(f"unknown cell: {self.cell!r}", "Allowed: lstm, gru.")
+        for name in ("coarse_projection", "fine_projection", "coarse_hidden", "fine_hidden"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}", "Raise it.")
+        if self.coarse_hidden >= self.fine_hidden:
+            raise UsageError(
+                f"coarse_hidden ({self.coarse_hidden}) must be smaller than fine_hidden ({self.fine_hidden})",
+                "Synchronisation copies the coarse state into the first entries of the fine one.",
+            )
+
+
+def coarse_to_fine(
+    config: NetworkConfig, *, widths: Mapping[str, int], num_classes: int, multi_label: bool, prefix: str
+) -> GatedLevels:
+    """The network. `prefix`: the method's name, in front of its components' names."""
+    return GatedLevels(
+        (
+            LevelSize(source=COARSE, projection=config.coarse_projection, hidden=config.coarse_hidden),
+            LevelSize(source=FINE, projection=config.fine_projection, hidden=config.fine_hidden),
+        ),
+        cell=config.cell,
+        dropout=config.dropout,
+        step_dropout=config.step_dropout,
+        synchronize=config.synchronize,
+        widths=widths,
+        num_classes=num_classes,
+        multi_label=multi_label,
+        prefix=prefix,
+    )
+
+
+def run_setting(network: GatedLevels, provider: Provider, gate: Gate, setting: Setting) -> Outcome:
+    """A run with `online_k` (stop right after the K-th fine read; 0: never) and `max_gflops` (0: no cap).
+
+    What the cap does not pay for is not looked at; coarse looks go on for as long as they fit. Raises
+    `UsageError` if it does not pay for the first of them.
+    """
+    limits = Limits(max_gflops=float(setting.get("max_gflops", 0)), top_runs=int(setting.get("online_k", 0)))
+    return network.run(provider, [gate], limits)
+
+
+def stopped_after(network: GatedLevels, outcome: Outcome, reads: int) -> Outcome:
+    """The outcome that `online_k = reads` would have given, from one that read on."""
+    use = outcome.trace["ran"][..., 1].long()
+    # A step counts if fewer than `reads` fine reads came before it.
+    kept = use.cumsum(dim=1) - use < reads
+    return network.cut(outcome, outcome.trace["ran"] & kept[..., None])
+
+
+def paper_component_costs(network: GatedLevels) -> dict[str, ComponentCost]:
+    """As LiteEval's code counts: one gate of four, `in*out + out^2 + out`; no projection, gate or head."""
+    macs, seen = {"head": 0}, 0
+    for size in network.sizes:
+        seen += size.projection
+        macs[f"{size.source}_rnn"] = seen * size.hidden + size.hidden**2 + size.hidden
+    return network.described(macs, provenance="formula of the paper's code")

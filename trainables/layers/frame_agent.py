@@ -1,0 +1,391 @@
+"""A recurrent network that walks through a video by its own choice of frames: what such methods share.
+
+AdaFrame chooses the next place and stops by expected gain (`methods/ada_frame.py`); its rivals choose or stop in other
+ways (`trainables/baselines/glimpse_agents.py`). Walking, paying and stopping early live here.
+
+B videos, T steps of a video, K steps of the agent, P width of a projected frame, D of the memory, H hidden units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, final
+
+import torch
+from torch import Tensor, nn
+
+from paretovid.trainables.baselines.uniform import mark_looked
+from paretovid.trainables.cost import ComponentCost, measure_macs
+from paretovid.trainables.errors import UsageError
+from paretovid.trainables.layers.coarse_to_fine import COARSE, FINE, LOOKED_COARSE, LOOKED_FINE
+from paretovid.trainables.layers.frame_policies import FramePolicy, View
+from paretovid.trainables.layers.global_memory import GlobalMemory, Memory, MemoryConfig, positional_encoding
+from paretovid.trainables.layers.recurrent import Cell, CellKind, Projection
+from paretovid.trainables.method import Batch, Outcome, probabilities, stack_steps
+from paretovid.trainables.provider import Provider
+
+PLACE_WIDTH = 16
+"""Width of the encoding of a place, for agents that are told theirs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Whether an agent stops after a step."""
+
+    stop: Tensor
+    """`[B]` bool."""
+    trace: dict[str, Tensor]
+    """`[B]` each: what stopping otherwise is judged by."""
+
+
+Decide = Callable[[int, Tensor, Tensor], Decision]
+"""`(agent step, hidden [B, H], scores [B, C]) -> Decision`, in evaluation."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AgentConfig:
+    """Sizes of the network. AdaFrame: 1024 hidden units for ActivityNet, 2048 for FCVID."""
+
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
+    cell: CellKind = "lstm"
+    frame_projection: int = 64
+    hidden: int = 128
+    dropout: float = 0.0
+    """Of projected frames, in training. Not in the paper, which trains on far more videos."""
+    initial_state: Literal["zero", "learned"] = "zero"
+    """With zero (the paper) the first query of the memory attends to all entries alike, so that the second frame
+    is chosen almost blindly; a learned state can ask at once."""
+    revisits: Literal["allow", "nearest_new"] = "allow"
+    """With `nearest_new` a place that was seen already stands for the nearest frame that was not. Without noise a
+    policy can return to one frame for ever; the paper's videos of minutes hide that, those of seconds do not."""
+    knows_place: bool = False
+    """Whether the network is told where it looks. The paper's has to find out from what it sees."""
+
+    def __post_init__(self) -> None:
+        if self.cell not in ("lstm", "gru"):
+            raise UsageError(f"unknown cell: {self.cell!r}", "Allowed: lstm, gru.")
+        if self.initial_state not in ("zero", "learned"):
+            raise UsageError(f"unknown initial_state: {self.initial_state!r}", "Allowed: zero, learned.")
+        if self.revisits not in ("allow", "nearest_new"):
+            raise UsageError(f"unknown revisits: {self.revisits!r}", "Allowed: allow, nearest_new.")
+        for name in ("frame_projection", "hidden"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}", "Raise it.")
+        if not 0 <= self.dropout < 1:
+            raise UsageError(f"dropout must be from 0 to below 1, not {self.dropout}", "0: none.")
+
+
+def agent_sources(config: AgentConfig) -> tuple[str, ...]:
+    """The fine source, and that of the memory if there is one."""
+    return (FINE,) if config.memory.source is None else (FINE, config.memory.source)
+
+
+def agent_looks(config: AgentConfig) -> tuple[str, ...]:
+    """The words of `Method.looks`: a step that only the memory holds, and one that was looked at."""
+    return ("none", config.memory.source or COARSE, FINE)
+
+
+def index_of(place: Tensor, num_steps: Tensor) -> Tensor:
+    """Step of a place: `[B]` floats, 0 the first step and 1 the last, to `[B]` int64; outside is clamped."""
+    return (place.clamp(0, 1) * (num_steps - 1).clamp(min=0)).round().long()
+
+
+def place_of(index: Tensor, num_steps: Tensor) -> Tensor:
+    """Where in its video a step is: `[B]` int64 to `[B]` from 0 (first step) to 1 (last)."""
+    return index / (num_steps - 1).clamp(min=1)
+
+
+@final
+class _Visited:
+    """Which frames of B videos were looked at, and which frame a place stands for."""
+
+    def __init__(self, num_steps: Tensor, max_steps: int, rule: str) -> None:
+        self._num_steps = num_steps
+        self._rule = rule
+        self._steps = torch.arange(max(1, max_steps), device=num_steps.device)
+        self._absent = self._steps >= num_steps[:, None]
+        self._seen = torch.zeros_like(self._absent)
+        self._rows = torch.arange(len(num_steps), device=num_steps.device)
+
+    def index(self, place: Tensor) -> Tensor:
+        """The step that a place stands for, `[B]`."""
+        index = index_of(place, self._num_steps)
+        if self._rule == "allow":
+            return index
+        distance = (self._steps - (place.clamp(0, 1) * (self._num_steps - 1))[:, None]).abs()
+        closed = self._absent | self._seen
+        nearest = distance.masked_fill(closed, torch.inf).argmin(dim=1)
+        return torch.where(closed.all(dim=1), index, nearest)
+
+    def closed(self, memory: Memory) -> Tensor:
+        """`[B, M]` bool: the entries of a memory whose frames are not there or, unless revisits are allowed, seen."""
+        if self._rule == "allow":
+            return ~memory.mask
+        return ~memory.mask | self._seen.gather(1, memory.steps.clamp(min=0))
+
+    def look(self, index: Tensor, active: Tensor) -> Tensor:
+        """Marks what the active videos look at; returns who had not seen it before, `[B]` bool."""
+        is_new = active & ~self._seen[self._rows, index]
+        self._seen[self._rows, index] |= active
+        return is_new
+
+
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """B walks of training."""
+
+    hidden: Tensor
+    """`[B, K, H]`"""
+    actions: Tensor
+    """`[B, K-1]`: what the policy drew after each step but the last."""
+    views: list[View]
+    """What it knew then."""
+
+
+@final
+class FrameAgent(nn.Module):
+    """The memory-augmented recurrent network with its prediction head (AdaFrame, section 3.1).
+
+    Arguments:
+        config: sizes.
+        widths: feature width of `agent_sources(config)`.
+        policy: makes the policy, given the memory; paid at every step, as are the deciders.
+        deciders: sizes of the linear heads on the hidden state that the method stops by.
+        prefix: the method's name, in front of its components' names.
+    """
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        *,
+        widths: Mapping[str, int],
+        num_classes: int,
+        multi_label: bool,
+        policy: Callable[[GlobalMemory | None], FramePolicy],
+        deciders: Mapping[str, int],
+        prefix: str,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.multi_label = multi_label
+        self.prefix = prefix
+        self.fine_width = widths[FINE]
+        self.project = Projection(widths[FINE], config.frame_projection, config.dropout)
+        self.memory: GlobalMemory | None = None
+        if config.memory.source is not None:
+            self.memory = GlobalMemory(config.memory, widths=widths, hidden=config.hidden, prefix=prefix)
+        context = self.memory.width if self.memory is not None else 0
+        self.place_width = PLACE_WIDTH if config.knows_place else 0
+        self.cell = Cell(config.cell, config.frame_projection + context + self.place_width, config.hidden)
+        self.head = nn.Linear(config.hidden, num_classes)
+        self.policy = policy(self.memory)
+        self.deciders = nn.ModuleDict(
+            {name: nn.Linear(config.hidden, size) for name, size in deciders.items()}
+        )
+        self.initial = (
+            nn.Parameter(0.1 * torch.randn(self.cell.num_states, 1, config.hidden))
+            if config.initial_state == "learned"
+            else None
+        )
+
+    def _start(self, batch_size: int, like: Tensor) -> Tensor:
+        if self.initial is None:
+            return self.cell.initial(batch_size, like)
+        return self.initial.expand(-1, batch_size, -1)
+
+    def _step(self, frame: Tensor, memory: Memory | None, state: Tensor, place: Tensor) -> Tensor:
+        inputs = [frame]
+        if memory is not None and self.memory is not None:
+            inputs.append(self.memory.context(memory, state[0]))
+        if self.place_width:
+            inputs.append(positional_encoding(place * PLACE_WIDTH, self.place_width))
+        return self.cell(torch.cat(inputs, dim=-1), state)
+
+    def walk(self, batch: Batch, num_steps: int, repeats: int = 1) -> Walk:
+        """Training: `num_steps` steps through every video, `repeats` times each, all features present.
+
+        Returns a walk over `repeats * B` episodes; those of one video follow each other.
+        """
+        features, lengths, keys = batch.features, batch.mask.sum(dim=1), batch.video_keys
+        memory = None
+        if self.memory is not None:
+            memory = self.memory.remember(features[self.memory.source], lengths)
+        frames = self.project(features[FINE])
+        if repeats > 1:
+            frames, lengths = frames.repeat_interleave(repeats, 0), lengths.repeat_interleave(repeats, 0)
+            keys = keys.repeat_interleave(repeats, 0)
+            memory = memory and memory.repeated(repeats)
+        rows = torch.arange(len(frames), device=frames.device)
+        everyone = torch.ones_like(lengths, dtype=torch.bool)
+        visited = _Visited(lengths, frames.shape[1], self.config.revisits)
+        place = torch.zeros(len(frames), device=frames.device)
+        state = self._start(len(frames), frames)
+        hidden: list[Tensor] = []
+        actions: list[Tensor] = []
+        views: list[View] = []
+        for t in range(num_steps):
+            index = visited.index(place)
+            visited.look(index, everyone)
+            place = place_of(index, lengths)
+            state = self._step(frames[rows, index], memory, state, place)
+            hidden.append(state[0])
+            if t + 1 < num_steps:
+                closed = visited.closed(memory) if memory is not None else None
+                views.append(View(t, keys, place, lengths, memory, closed))
+                with torch.no_grad():
+                    action, place = self.policy.sample(state[0], views[-1])
+                actions.append(action)
+        return Walk(
+            stack_steps(hidden), stack_steps(actions) if actions else frames.new_zeros(len(frames), 0), views
+        )
+
+    def log_probability(self, walk: Walk) -> Tensor:
+        """Log probability of what the policy drew, `[B, K-1]`, with gradient."""
+        if not walk.views:
+            return walk.actions
+        return self.policy.log_probability(walk.hidden[:, :-1], walk.actions, walk.views)
+
+    def run(self, provider: Provider, num_steps: int, decide: Decide) -> Outcome:
+        """Evaluation and production: asks only for the frames that it jumps to.
+
+        The trace holds `steps` (the step looked at, -1 after stopping) `[B, K]`, `scores` `[B, K, C]`, `calls/NAME`
+        `[B, K]` and what `decide` leaves; `memory` names the steps that the memory was made from.
+        """
+        device = provider.num_steps.device
+        memory = self.memory.read(provider) if self.memory is not None else None
+        remembered = memory.mask.sum(dim=1) if memory is not None else torch.zeros_like(provider.num_steps)
+        state = self._start(provider.batch_size, torch.zeros(1, device=device))
+        place = torch.zeros(provider.batch_size, device=device)
+        active = provider.num_steps > 0
+        visited = _Visited(provider.num_steps, provider.max_steps, self.config.revisits)
+        answer = probabilities(self.head(state[0]), self.multi_label)
+        trace: dict[str, list[Tensor]] = {}
+        for t in range(num_steps):
+            if t and not bool(active.any()):
+                break
+            index = visited.index(place)
+            fresh = visited.look(index, active)
+            frame = self.project(provider.read(FINE, index, active))
+            place = place_of(index, provider.num_steps)
+            state = torch.where(active[None, :, None], self._step(frame, memory, state, place), state)
+            scores = probabilities(self.head(state[0]), self.multi_label)
+            answer = torch.where(active[:, None], scores, answer)
+            own = {
+                f"{self.prefix}.step": active.long(),
+                f"{self.prefix}.revisit": (active & ~fresh).long(),
+                f"{self.prefix}.memory_reuse": remembered * active if t else torch.zeros_like(remembered),
+            }
+            for name, count in own.items():
+                provider.charge(name, count)
+            decision = decide(t, state[0], scores)
+            kept = {"steps": torch.where(active, index, -1), "scores": scores, **decision.trace}
+            kept |= {f"calls/{name}": count for name, count in own.items()}
+            kept[f"calls/{provider.components[FINE]}"] = fresh.long()
+            for name, value in kept.items():
+                trace.setdefault(name, []).append(value)
+            active = active & ~decision.stop
+            closed = visited.closed(memory) if memory is not None else None
+            place = self.policy.best(
+                state[0], View(t, provider.video_keys, place, provider.num_steps, memory, closed)
+            )
+        joined = {name: stack_steps(values) for name, values in trace.items()}
+        if memory is not None:
+            joined["memory"] = memory.steps
+        return Outcome(
+            scores=answer,
+            calls={name: count.clone() for name, count in provider.calls.items()},
+            decisions=_decisions(joined, provider.batch_size, provider.max_steps),
+            trace=joined,
+        )
+
+    def stopped(self, outcome: Outcome, looks: Tensor) -> Outcome:
+        """The outcome of stopping after `looks` `[B]` (at least 1) steps, from one that walked on."""
+        trace = outcome.trace
+        kept = torch.arange(trace["steps"].shape[1], device=looks.device) < looks[:, None]
+        steps = torch.where(kept, trace["steps"], -1)
+        rows = torch.arange(len(looks), device=looks.device)
+        return Outcome(
+            scores=trace["scores"][rows, looks - 1],
+            calls={
+                name: count - (trace[f"calls/{name}"] * ~kept).sum(dim=1)
+                if f"calls/{name}" in trace
+                else count
+                for name, count in outcome.calls.items()
+            },
+            decisions=_decisions({**trace, "steps": steps}, *outcome.decisions.shape),
+        )
+
+    def component_costs(self) -> dict[str, ComponentCost]:
+        """Measured cost of a step of the agent and of a memory entry. What is seen again is paid once: nothing."""
+        return self._costs(
+            step=self._step_macs(),
+            revisit=ComponentCost(macs=0, input="a frame seen before", provenance="kept in memory"),
+            reuse=ComponentCost(macs=0, input="an entry of the memory", provenance="kept in memory"),
+            entry=None,
+        )
+
+    def paper_component_costs(self, backbones: Mapping[str, ComponentCost]) -> dict[str, ComponentCost]:
+        """As AdaFrame's tables count: every step pays its frame and the whole memory again, and nothing else.
+
+        Arguments:
+            backbones: source to the cost of its backbone.
+        """
+        told = "AdaFrame's tables: frames x (backbone + memory)"
+        memory = backbones[self.memory.source].macs if self.memory is not None else 0
+        nothing = ComponentCost(macs=0, input="-", provenance="not counted by AdaFrame's tables")
+        return self._costs(
+            step=nothing,
+            revisit=ComponentCost(macs=backbones[FINE].macs, input="a frame seen before", provenance=told),
+            reuse=ComponentCost(macs=memory, input="an entry of the memory", provenance=told),
+            entry=nothing,
+        )
+
+    def _costs(
+        self,
+        *,
+        step: ComponentCost,
+        revisit: ComponentCost,
+        reuse: ComponentCost,
+        entry: ComponentCost | None,
+    ) -> dict[str, ComponentCost]:
+        costs = {"step": step, "revisit": revisit, "memory_reuse": reuse}
+        named = {f"{self.prefix}.{name}": cost for name, cost in costs.items()}
+        if self.memory is not None:
+            measured = self.memory.component_costs()
+            named |= measured if entry is None else dict.fromkeys(measured, entry)
+        return named
+
+    def _step_macs(self) -> ComponentCost:
+        state = self._start(1, self.head.weight).detach()
+        memory = self.memory.example() if self.memory is not None else None
+        frame = self.head.weight.new_zeros(1, self.fine_width)
+        macs = measure_macs(_WholeStep(self), frame, memory, state, frame.new_zeros(1))
+        return ComponentCost(
+            macs=macs, input=f"{self.fine_width} features, {self.config.hidden} units, memory and heads"
+        )
+
+
+class _WholeStep(nn.Module):
+    """All that a step computes, as one module to measure."""
+
+    def __init__(self, agent: FrameAgent) -> None:
+        super().__init__()
+        self.agent = agent
+
+    def forward(self, frame: Tensor, memory: Memory | None, state: Tensor, place: Tensor) -> list[Tensor]:
+        hidden = self.agent._step(self.agent.project(frame), memory, state, place)[0]
+        closed = ~memory.mask if memory is not None else None
+        self.agent.policy.best(
+            hidden, View(0, torch.zeros(1, dtype=torch.int64), place, torch.ones(1), memory, closed)
+        )
+        return [self.agent.head(hidden), *(decider(hidden) for decider in self.agent.deciders.values())]
+
+
+def _decisions(trace: Mapping[str, Tensor], batch_size: int, max_steps: int) -> Tensor:
+    """`[B, T]`: what was looked at, from `memory` and `steps` of a trace."""
+    decisions = torch.zeros(batch_size, max_steps, dtype=torch.int64)
+    for name, look in (("memory", LOOKED_COARSE), ("steps", LOOKED_FINE)):
+        for index in trace[name].T if name in trace else ():
+            mark_looked(decisions, index, look)
+    return decisions

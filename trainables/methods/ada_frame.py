@@ -1,0 +1,333 @@
+"""AdaFrame: jump through the video, and stop when no more gain is expected.
+
+Z. Wu, H. Li, C. Xiong, Y.-G. Jiang, L. S. Davis: "A Dynamic Frame Selection Framework for Fast Video Recognition",
+TPAMI 2020 (first version: "AdaFrame", CVPR 2019).
+
+A recurrent network looks at one frame per step, with what it asks of a global memory of cheap features. From its
+hidden state come a prediction, the place of the next frame, and a utility: the gain in confidence that is still to
+come. It is trained for K steps; at test time it stops where the utility has fallen, so that one training gives a
+whole curve of operating points.
+
+Symbols: v_t `[B, P]` the frame, u_t `[B, D]` the memory's answer, h_t `[B, H]`, s_t `[B, C]` probabilities, a_t `[B]`
+the mean of the policy's Gaussian over places in [0, 1], r_t `[B]` reward, V_t `[B]` return, mu = `mu`, p = `patience`.
+
+Departures from the paper, and why:
+* Algorithm 2 with the stated patience always runs min(p, K) steps, and so cannot give most rows of Table 2. Default:
+  stop when the utility is more than mu below its maximum *or* after p steps without a new maximum
+  (`stop_rule` 0, margin_or_patience); the algorithm as printed is `stop_rule` 1 (algorithm2).
+* Eq. 7 prints a norm that is not squared; the loss is half the squared difference, as half a norm suggests.
+* m_0 in Eq. 4 is undefined: r_1 = 0, the running maximum starts at m_1. Step 1 reads the first frame.
+* The place is clamped to [0, 1] for indexing only; the policy's density is that of the unclamped sample.
+* u_t averages entries with their positions; `memory.values=raw` is the formula as printed.
+* Frames and memory go through learned projections with layer norm; the paper takes features of 2048 values as they
+  are. `memory.projection=0` comes closest.
+
+Ours, off by default: `prediction_loss=every` trains the prediction of every step, because an early exit uses it (Eq. 3
+trains the last only); `rollouts` walks each video several times per batch; `initial_state=learned`
+(`trainables/layers/frame_agent.py`); `max_entropy`, the stop signal that section 4.3 compares with.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, final
+
+import torch
+from torch import Tensor
+
+from paretovid.trainables.cost import ComponentCost
+from paretovid.trainables.errors import NonFiniteError, UsageError
+from paretovid.trainables.layers.frame_agent import (
+    AgentConfig,
+    Decision,
+    FrameAgent,
+    agent_looks,
+    agent_sources,
+)
+from paretovid.trainables.layers.frame_policies import BlindPolicy, FramePolicy, GaussianPolicy, PointerPolicy
+from paretovid.trainables.layers.global_memory import GlobalMemory
+from paretovid.trainables.layers.policy_gradient import ReturnsFrom, RewardKind, returns, rewards
+from paretovid.trainables.method import (
+    Batch,
+    InferenceKnob,
+    Loss,
+    Method,
+    Outcome,
+    Progress,
+    Setting,
+    check_distinct,
+    classification_loss,
+    probabilities,
+    register,
+)
+from paretovid.trainables.provider import Provider
+
+MARGIN_OR_PATIENCE, ALGORITHM2 = 0, 1
+NEVER = 1000.0
+"""A mu that no utility falls by."""
+
+MU = InferenceKnob(
+    name="mu",
+    default=0.7,
+    low=0.0,
+    high=NEVER,
+    description="stop when the expected gain is this far below its maximum: higher looks at more frames; "
+    f"{NEVER:g}: never for this reason",
+)
+PATIENCE = InferenceKnob(
+    name="patience",
+    default=0,
+    low=0,
+    high=10_000,
+    whole=True,
+    description="p: stop after this many steps without a new maximum; 0: the paper's, K/2+1 below mu 0.7, else K",
+)
+STOP_RULE = InferenceKnob(
+    name="stop_rule",
+    default=MARGIN_OR_PATIENCE,
+    low=MARGIN_OR_PATIENCE,
+    high=ALGORITHM2,
+    whole=True,
+    description="0, margin_or_patience: margin mu passed or patience at its end; 1, algorithm2: passed p times",
+)
+MAX_ENTROPY = InferenceKnob(
+    name="max_entropy",
+    default=0.0,
+    low=0.0,
+    high=1.0,
+    description="stop when the prediction's entropy, as a share of the largest possible, is below this; 0: off",
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AdaFrameConfig:
+    """Training settings of AdaFrame."""
+
+    agent: AgentConfig = field(default_factory=AgentConfig)
+    steps: int = 10
+    """K: steps of the walk, 1 to 100. A video may be shorter; the walk then comes back to frames it has seen."""
+    reward: RewardKind = "margin"
+    returns_from: ReturnsFrom = "current"
+    discount: float = 0.9
+    policy: Literal["gaussian", "pointer", "uniform", "random"] = "gaussian"
+    """`gaussian`: a place (the paper). `pointer`: an entry of the memory, ours; needs a memory. `uniform` and
+    `random` choose without looking: the same network as a control."""
+    location_deviation: float = 0.1
+    """Standard deviation of the Gaussian policy in training, as a share of the video."""
+    prediction_loss: Literal["last", "every"] = "last"
+    rollouts: int = 1
+    """Walks per video in a batch."""
+    policy_weight: float = 1.0
+    """Weight of the policy's objective; the paper's is 1."""
+    mus: tuple[float, ...] = (0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.9, NEVER)
+    """Inference settings to answer from one walk; further patiences, rules and entropies as well."""
+    patiences: tuple[int, ...] = (0, 1, 2, 3, 10_000)
+    stop_rules: tuple[int, ...] = (MARGIN_OR_PATIENCE, ALGORITHM2)
+    max_entropies: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.steps <= 100:
+            raise UsageError(f"steps (K) must be from 1 to 100, not {self.steps}", "The paper: 3, 5, 8, 10.")
+        for name, value, allowed in (
+            ("reward", self.reward, ("margin", "prediction", "transition")),
+            ("returns_from", self.returns_from, ("current", "next")),
+            ("prediction_loss", self.prediction_loss, ("last", "every")),
+            ("policy", self.policy, ("gaussian", "pointer", "uniform", "random")),
+        ):
+            if value not in allowed:
+                raise UsageError(f"unknown {name}: {value!r}", f"Allowed: {', '.join(allowed)}.")
+        if not 0 <= self.discount <= 1:
+            raise UsageError(f"discount must be from 0 to 1, not {self.discount}", "The paper: 0.9.")
+        finite = math.isfinite(self.location_deviation) and math.isfinite(self.policy_weight)
+        if not finite or self.location_deviation <= 0 or self.rollouts < 1 or self.policy_weight < 0:
+            raise UsageError(
+                "location_deviation must be above 0, rollouts at least 1 and policy_weight not negative",
+                "The paper: 0.1, 1 and 1.",
+            )
+        if self.policy == "pointer" and self.agent.memory.source is None:
+            raise UsageError(
+                "policy=pointer needs a memory to point into", "Set agent.memory.kind to visual or audio."
+            )
+        check_distinct("mus", self.mus, MU.low, MU.high)
+        check_distinct("patiences", self.patiences, PATIENCE.low, PATIENCE.high)
+        check_distinct("stop_rules", self.stop_rules, STOP_RULE.low, STOP_RULE.high)
+        check_distinct("max_entropies", self.max_entropies, MAX_ENTROPY.low, MAX_ENTROPY.high)
+
+
+@final
+class UtilityStop:
+    """Stopping by the utility, step by step (section 3.2). The same object judges a run and a recorded walk.
+
+    Arguments:
+        setting: `mu`, `patience`, `stop_rule`.
+        steps: K.
+    """
+
+    def __init__(self, setting: Setting, steps: int) -> None:
+        self._mu = float(setting.get("mu", MU.default))
+        self._is_algorithm2 = int(setting.get("stop_rule", STOP_RULE.default)) == ALGORITHM2
+        self._patience = int(setting.get("patience", 0)) or paper_patience(self._mu, steps)
+        self._largest: Tensor | None = None
+        self._count: Tensor | None = None
+
+    def update(self, utility: Tensor) -> Tensor:
+        """Takes the utility of the next step, `[B]`; returns who stops after this step, `[B]` bool."""
+        if self._largest is None or self._count is None:
+            self._largest = torch.full_like(utility, 0.0 if self._is_algorithm2 else -torch.inf)
+            self._count = torch.zeros_like(utility, dtype=torch.int64)
+        has_fallen = self._largest - utility > self._mu
+        if self._is_algorithm2:
+            self._count = self._count + has_fallen
+            stop = self._count >= self._patience
+        else:
+            is_new = utility > self._largest
+            self._count = torch.where(is_new, torch.zeros_like(self._count), self._count + 1)
+            stop = has_fallen | (self._count >= self._patience)
+        self._largest = torch.maximum(self._largest, utility)
+        return stop
+
+
+def paper_patience(mu: float, steps: int) -> int:
+    """p of section 4.1 for a model of K = `steps`."""
+    return steps // 2 + 1 if mu < 0.7 else steps
+
+
+def relative_entropy(scores: Tensor, multi_label: bool) -> Tensor:
+    """Entropy of `[B, C]` probabilities as a share of the largest possible, `[B]`; multi-label: mean over classes."""
+    if multi_label:
+        return (torch.special.entr(scores) + torch.special.entr(1 - scores)).mean(dim=-1) / math.log(2)
+    # A single class leaves nothing to doubt.
+    return torch.special.entr(scores).sum(dim=-1) / math.log(max(2, scores.shape[-1]))
+
+
+@register
+@final
+class AdaFrame(Method):
+    """See the module's text."""
+
+    name: ClassVar[str] = "ada_frame"
+    Config: ClassVar[type[Any]] = AdaFrameConfig
+    inference_knobs = (MU, PATIENCE, STOP_RULE, MAX_ENTROPY)
+
+    @classmethod
+    def sources_of(cls, config: AdaFrameConfig) -> tuple[str, ...]:
+        return agent_sources(config.agent)
+
+    def __init__(
+        self, config: AdaFrameConfig, *, widths: Mapping[str, int], num_classes: int, multi_label: bool
+    ) -> None:
+        super().__init__(config, widths=widths, num_classes=num_classes, multi_label=multi_label)
+        self.config = config
+        self.multi_label = multi_label
+        self.agent = FrameAgent(
+            config.agent,
+            widths=widths,
+            num_classes=num_classes,
+            multi_label=multi_label,
+            policy=self._policy,
+            deciders={"utility": 1},
+            prefix=self.name,
+        )
+
+    def _policy(self, memory: GlobalMemory | None) -> FramePolicy:
+        hidden = self.config.agent.hidden
+        if self.config.policy == "pointer" and memory is not None:
+            return PointerPolicy(hidden, memory.width)
+        if self.config.policy in ("uniform", "random"):
+            return BlindPolicy(self.config.steps, is_random=self.config.policy == "random")
+        return GaussianPolicy(hidden, self.config.location_deviation)
+
+    def _utility(self, hidden: Tensor) -> Tensor:
+        """V_t as estimated from `[..., H]`, `[...]`."""
+        return self.agent.deciders["utility"](hidden).squeeze(-1)
+
+    def loss(self, batch: Batch, progress: Progress) -> Loss:
+        config = self.config
+        walk = self.agent.walk(batch, config.steps, config.rollouts)
+        # A row of padding only has nothing to say.
+        there = batch.mask.any(dim=1).repeat_interleave(config.rollouts)
+        hidden, targets = walk.hidden[there], batch.targets.repeat_interleave(config.rollouts, 0)[there]
+        logits = self.agent.head(hidden)
+        if config.prediction_loss == "last":
+            classification = classification_loss(logits[:, -1], targets, self.multi_label)
+        else:
+            classification = classification_loss(
+                logits.flatten(0, 1), targets.repeat_interleave(config.steps, 0), self.multi_label
+            )
+        gained = rewards(probabilities(logits, self.multi_label), targets, config.reward)
+        value = returns(gained, config.discount, config.returns_from)
+        utility = self._utility(hidden)
+        regression = 0.5 * (utility - value).square().sum(dim=1).mean()
+        # The last step chooses nothing.
+        advantage = (value - utility.detach())[:, :-1]
+        policy = -(advantage * self.agent.log_probability(walk)[there]).sum(dim=1).mean()
+        total = classification + regression + config.policy_weight * policy
+        parts = {
+            "classification": classification,
+            "utility": regression,
+            "policy": policy,
+            "reward": gained.sum(dim=1).mean(),
+        }
+        return Loss(total, {name: float(part.detach()) for name, part in parts.items()})
+
+    def run(self, provider: Provider, setting: Setting) -> Outcome:
+        stop = UtilityStop(setting, self.config.steps)
+        max_entropy = float(setting.get("max_entropy", MAX_ENTROPY.default))
+
+        def decide(t: int, hidden: Tensor, scores: Tensor) -> Decision:
+            utility = self._utility(hidden)
+            if not bool(torch.isfinite(utility).all()):
+                raise NonFiniteError(
+                    f"AdaFrame's utility is not a finite number at step {t + 1}",
+                    "The features or the weights hold values that are not finite; train again at a lower "
+                    "training.learning_rate.",
+                )
+            entropy = relative_entropy(scores, self.multi_label)
+            return Decision(
+                stop=stop.update(utility) | (entropy < max_entropy),
+                trace={"utility": utility, "entropy": entropy},
+            )
+
+        return self.agent.run(provider, self.config.steps, decide)
+
+    def settings(self) -> list[Setting]:
+        natural = {knob.name: knob.default for knob in self.inference_knobs}
+        # All others are answered from the second: a walk that the utility never ends.
+        return [natural, {**natural, "mu": NEVER}]
+
+    def stop_points(self, outcome: Outcome, setting: Setting) -> list[tuple[Setting, Outcome]]:
+        if setting != self.settings()[1]:
+            return []
+        config = self.config
+        others = [
+            {**setting, "mu": mu, "patience": patience, "stop_rule": rule}
+            for rule in config.stop_rules
+            for patience in config.patiences
+            for mu in config.mus
+        ]
+        others += [{**setting, "max_entropy": entropy} for entropy in config.max_entropies]
+        known = self.settings()
+        return [(other, self._stopped(outcome, other)) for other in others if other not in known]
+
+    def _stopped(self, outcome: Outcome, setting: Setting) -> Outcome:
+        """What a recorded walk would have given at another setting."""
+        stop = UtilityStop(setting, self.config.steps)
+        max_entropy = float(setting.get("max_entropy", MAX_ENTROPY.default))
+        utilities, entropies = outcome.trace["utility"], outcome.trace["entropy"]
+        going = torch.ones(len(utilities), dtype=torch.bool, device=utilities.device)
+        looks = torch.zeros(len(utilities), dtype=torch.int64, device=utilities.device)
+        for utility, entropy in zip(utilities.T, entropies.T, strict=True):
+            looks += going
+            going = going & ~(stop.update(utility) | (entropy < max_entropy))
+        return self.agent.stopped(outcome, looks)
+
+    def looks(self) -> tuple[str, ...]:
+        return agent_looks(self.config.agent)
+
+    def component_costs(self) -> dict[str, ComponentCost]:
+        return self.agent.component_costs()
+
+    def paper_component_costs(self, backbones: Mapping[str, ComponentCost]) -> dict[str, ComponentCost]:
+        return self.agent.paper_component_costs(backbones)

@@ -1,0 +1,192 @@
+"""LiteEval: look at every step coarsely, and at few of them closely.
+
+Z. Wu, H. Li, Y. Zheng, C. Xiong, Y.-G. Jiang, L. S. Davis: "A Coarse-to-Fine Framework for Resource Efficient
+Video Recognition", IJCV 2021 (first version: NeurIPS 2019, "LiteEval").
+
+A coarse RNN reads cheap features of every step. A gate looks at them and at the state of a fine RNN and
+decides whether the step deserves the dear features; if not, the fine RNN's first entries are overwritten
+with the coarse state (Eq. 5). The answer is read from the fine state at the last step.
+
+Symbols: v_c `[B, T, D_c]`, v_f `[B, T, D_f]`, h_c `[B, H_c]`, h_f `[B, H_f]`, gate logits z `[B, 2]` (skip, use),
+gamma = `target_usage`, the share of steps to look at closely, lambda = `usage_weight`.
+
+Departures from the paper, and why:
+* Eq. 4 (keep the fine state) is overridden by Eq. 5 (synchronise); Eq. 5 lacks a superscript. Hidden and cell
+  state are both synchronised and both seen by the gate, as in the authors' code.
+* Eq. 8-9 take the log of the gate's raw outputs, which may be negative; the logits are used as logits.
+* Eq. 7 penalises each video's usage, which punishes the very adaptivity that the method is about (the
+  penalty is (mean - gamma)^2 plus the variance over videos). Default: the batch mean, as in the code
+  (`usage_reduction=batch`); `video` is the paper's.
+* Evaluation takes the larger gate logit, without noise.
+* Layer norm instead of batch norm in the projections; padded steps change nothing (`trainables/layers/recurrent.py`).
+* The temperature falls over global steps. The reference code restarts its schedule every epoch by accident,
+  so that it stays near 1: `temperature_floor=1` gives that.
+
+Budget knobs: gamma and lambda in training; at inference `gate_offset` (ours: added to the "use" logit),
+`online_k` (the paper's online mode: answer right after the K-th close look) and `max_gflops` (a cap per video).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, final
+
+from torch import Tensor
+
+from paretovid.trainables.cost import ComponentCost
+from paretovid.trainables.errors import UsageError
+from paretovid.trainables.layers.coarse_to_fine import (
+    COARSE,
+    FINE,
+    NetworkConfig,
+    coarse_to_fine,
+    paper_component_costs,
+    run_setting,
+    stopped_after,
+)
+from paretovid.trainables.layers.gated_stack import MAX_GFLOPS, Gate
+from paretovid.trainables.layers.recurrent import gumbel_use
+from paretovid.trainables.method import (
+    Batch,
+    InferenceKnob,
+    Loss,
+    Method,
+    Outcome,
+    Progress,
+    Setting,
+    check_distinct,
+    classification_loss,
+    register,
+)
+from paretovid.trainables.provider import Provider
+
+ONLINE_K = InferenceKnob(
+    name="online_k",
+    default=0,
+    low=0,
+    high=10_000,
+    whole=True,
+    description="answer right after this many close looks; 0: read on to the end of the video",
+)
+GATE_OFFSET = InferenceKnob(
+    name="gate_offset",
+    default=0.0,
+    low=-100.0,
+    high=100.0,
+    description="added to the gate's 'look closer' logit: higher looks closer more often and costs more",
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LiteEvalConfig:
+    """Training settings of LiteEval."""
+
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    target_usage: float = 0.1
+    """gamma: share of steps to look at closely, between 0 and 1."""
+    usage_weight: float = 2.0
+    """lambda: weight of the usage penalty."""
+    usage_reduction: Literal["batch", "video"] = "batch"
+    temperature_floor: float = 0.5
+    """The Gumbel temperature falls from 1 to this, which it reaches after 60 % of training."""
+    gate_offsets: tuple[float, ...] = (0.0, -2.0, -1.0, -0.5, 0.5, 1.0, 2.0)
+    """Inference settings to evaluate; 0 is the natural one."""
+    online_ks: tuple[int, ...] = (1, 2, 3, 4, 6, 8)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.target_usage <= 1:
+            raise UsageError(
+                f"target_usage (gamma) must lie between 0 and 1, not {self.target_usage}",
+                "It is the share of steps that are looked at closely; a skip ratio s is target_usage = 1 - s.",
+            )
+        if self.usage_weight < 0:
+            raise UsageError(
+                f"usage_weight (lambda) must not be negative: {self.usage_weight}", "0 is allowed."
+            )
+        if self.usage_reduction not in ("batch", "video"):
+            raise UsageError(f"unknown usage_reduction: {self.usage_reduction!r}", "Allowed: batch, video.")
+        check_distinct("gate_offsets", self.gate_offsets, GATE_OFFSET.low, GATE_OFFSET.high)
+        check_distinct("online_ks", self.online_ks, 1, ONLINE_K.high)
+        if not 0 < self.temperature_floor <= 1:
+            raise UsageError(
+                f"temperature_floor must be above 0 and at most 1: {self.temperature_floor}",
+                "The paper: 0.5.",
+            )
+
+
+@register
+@final
+class LiteEval(Method):
+    """See the module's text."""
+
+    name: ClassVar[str] = "lite_eval"
+    Config: ClassVar[type[Any]] = LiteEvalConfig
+    inference_knobs = (GATE_OFFSET, ONLINE_K, MAX_GFLOPS)
+
+    @classmethod
+    def sources_of(cls, config: LiteEvalConfig) -> tuple[str, ...]:
+        return (COARSE, FINE)
+
+    def __init__(
+        self, config: LiteEvalConfig, *, widths: Mapping[str, int], num_classes: int, multi_label: bool
+    ) -> None:
+        super().__init__(config, widths=widths, num_classes=num_classes, multi_label=multi_label)
+        self.config = config
+        self.multi_label = multi_label
+        self.network = coarse_to_fine(
+            config.network,
+            widths=widths,
+            num_classes=num_classes,
+            multi_label=multi_label,
+            prefix=self.name,
+        )
+        (self.gate,) = self.network.gates()
+
+    def loss(self, batch: Batch, progress: Progress) -> Loss:
+        temperature = self.config.temperature_floor ** min(1.0, progress.fraction / 0.6)
+        logits, usage = self.network.train_through(
+            batch.features, batch.mask, [lambda _, seen: gumbel_use(self.gate(seen), temperature)]
+        )
+        usage = usage[:, 0]
+        classification = classification_loss(logits, batch.targets, self.multi_label)
+        penalty = self._usage_penalty(usage)
+        total = classification + self.config.usage_weight * penalty
+        parts = {"classification": classification, "usage_penalty": penalty, "usage": usage.mean()}
+        return Loss(total, {name: float(value.detach()) for name, value in parts.items()})
+
+    def _usage_penalty(self, usage: Tensor) -> Tensor:
+        """Eq. 7 over `[B]` usages, per video or for the batch mean."""
+        if self.config.usage_reduction == "batch":
+            usage = usage.mean()
+        return (usage - self.config.target_usage).square().mean()
+
+    def run(self, provider: Provider, setting: Setting) -> Outcome:
+        offset = float(setting.get("gate_offset", GATE_OFFSET.default))
+
+        def decide(_: int, seen: Tensor) -> Tensor:
+            logits = self.gate(seen)
+            return logits[:, 1] + offset > logits[:, 0]
+
+        return run_setting(
+            self.network, provider, Gate(decide=decide, component=f"{self.name}.gate"), setting
+        )
+
+    def settings(self) -> list[Setting]:
+        offsets = (0.0, *(offset for offset in self.config.gate_offsets if offset != 0.0))
+        return [{"gate_offset": offset, "online_k": 0} for offset in offsets]
+
+    def stop_points(self, outcome: Outcome, setting: Setting) -> list[tuple[Setting, Outcome]]:
+        return [
+            ({**setting, "online_k": k}, stopped_after(self.network, outcome, k))
+            for k in self.config.online_ks
+        ]
+
+    def component_costs(self) -> dict[str, ComponentCost]:
+        return {**self.network.component_costs(), f"{self.name}.gate": self.network.gate_cost(self.gate, 1)}
+
+    def paper_component_costs(self, backbones: Mapping[str, ComponentCost]) -> dict[str, ComponentCost]:
+        uncounted = ComponentCost(
+            macs=0, input=f"{self.network.gate_width(1)} values", provenance="not counted by the paper's code"
+        )
+        return {**paper_component_costs(self.network), f"{self.name}.gate": uncounted}

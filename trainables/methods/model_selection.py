@@ -1,0 +1,467 @@
+"""Conditional Model Selection for classification: which model of a pool is to recognize this video.
+
+M. Jain, H. Ben Yahia, A. Ghodrati, A. Habibian, F. Porikli: "Conditional Model Selection for Efficient Video
+Understanding", BMVC 2021. Sections 3.1, 3.2, 3.4 and 4; localization is another method.
+
+A small selector reads what one member of the pool (the cheapest, as a rule) says about the video, and names the
+member that is to answer. That member sees the same clips; if it is the one that was read, it has answered already. So
+one member is always paid, and at most one more.
+
+Symbols: B videos, K members M_k in order of cost, C classes, F_k the members' shares of the pool's cost (sum 1),
+L_k their loss on a video, G_k(x) the affinity that the selector learns, P_k its confidence, A selectors in one bank.
+
+* Affinity (Eq. 2): the member with the lowest L_k + alpha F_k. `label_rule=agree_then_cheapest` first gives a video
+  to the cheapest member if all members answer alike, as the text below Eq. 2 wishes.
+* Loss (Eq. 1): -sum_k G_k log P_k. `label_form=binary`: G is Eq. 2's indicator. `soft`: the paper allows any affinity
+  in Eq. 1 but gives none for classification; ours is softmax(-(L_k + alpha F_k) / temperature).
+* Inference (3.4): the cheapest member with P_k >= theta; if there is none, the member with the highest P_k. Cheapest is
+  what adds least: first the member that was read, then the others in order of cost.
+  From 0.5 upwards at most one member reaches theta, so every theta from there on is the selector's plain choice, the
+  dearest end of the curve; at 1 / K and below somebody always reaches it; at 0 the member that is read answers.
+
+The members' outputs are computed once, so another alpha only needs another selector. With `alphas` (and
+`alpha_multiples`, of `alpha`), one training fits one selector for each of them beside that of `alpha`, as one batched
+matrix product; `trained_alpha` says which answers. They start from the same weights and share nothing but the bound on
+the gradient's norm, which is that of all together: where it bites, a selector differs a little from one trained alone.
+
+Departures from the paper, and why:
+* The selector learns from videos that the pool has not seen (`selector_videos=unseen`; `video_share` of the pool's
+  training says which). Members that overfit have next to no loss on videos that they were trained on; Eq. 2 would then
+  compare prices alone. Where they do not overfit it makes no difference (benchmarks/model_selection.md).
+* F_k counts as 0 for the member that the selector reads, which is paid whatever is chosen. Where it reads the cheapest
+  this hardly matters; where it reads a larger one, Eq. 2 as printed would send videos on to a smaller one, for more
+  compute and a worse answer (tried: such curves fall straight down at the reader's own cost).
+* alpha is searched up to 1 and not to 5e-3: with sum F = 1 the paper's values only break near-ties.
+* The selector reads the logarithm of the mean class probability, so that how sure a member is keeps apart near 1 and 0.
+* Its training is the platform's (40 epochs and one rise and fall of the rate instead of 5 epochs and two drops).
+
+Budget knobs: alpha and the selector's source in training; theta, clips and trained_alpha at inference. `ensemble`
+asks every member and averages, at the whole pool's price: the run from which all thetas are answered, and no operating
+point of a selection.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, final
+
+import torch
+from torch import Tensor, nn
+
+from paretovid.trainables.cost import ComponentCost, deterministic_eval, measure_macs
+from paretovid.trainables.data.dataset import is_for_backbones
+from paretovid.trainables.errors import UsageError
+from paretovid.trainables.layers.model_pool import (
+    CLIP_COUNTS,
+    CLIPS,
+    X3D_POOL,
+    Clips,
+    ModelPool,
+    check_clip_counts,
+    check_order,
+    check_pool,
+    member_losses,
+    picked,
+)
+from paretovid.trainables.method import (
+    Batch,
+    InferenceKnob,
+    Loss,
+    Method,
+    Outcome,
+    Progress,
+    Setting,
+    SourceFacts,
+    check_distinct,
+    register,
+)
+from paretovid.trainables.provider import Provider
+
+THETA = InferenceKnob(
+    name="theta",
+    default=0.5,
+    low=0.0,
+    high=1.0,
+    description="confidence that suffices for a member, cheapest first; lower is cheaper, 0: the one that is read",
+)
+OWN_ALPHA = -1.0
+_SAME = 1e-6
+"""Alphas that differ by less, relative, are one."""
+TRAINED_ALPHA = InferenceKnob(
+    name="trained_alpha",
+    default=OWN_ALPHA,
+    low=OWN_ALPHA,
+    high=1e6,
+    description="which of the alphas that were trained chooses; -1: the trial's own",
+)
+ENSEMBLE = InferenceKnob(
+    name="ensemble",
+    default=0,
+    low=0,
+    high=1,
+    whole=True,
+    description="1: no choice, all members answer and are averaged",
+)
+
+LabelRule = Literal["eq2", "agree_then_cheapest"]
+LabelForm = Literal["binary", "soft"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelSelectionConfig:
+    """Training settings of the selection."""
+
+    pool: tuple[str, ...] = X3D_POOL
+    """Sources that classify, cheapest first."""
+    selector_source: str = ""
+    """The member that the selector reads, always paid; empty: the cheapest."""
+    alpha: float = 5e-4
+    """Price of the whole pool's compute, in units of the classification loss."""
+    alphas: tuple[float, ...] = ()
+    """Further alphas to train selectors for, in the same training."""
+    alpha_multiples: tuple[float, ...] = ()
+    """The same, as multiples of `alpha`: a search over alpha then sees its surroundings with every trial."""
+    label_rule: LabelRule = "eq2"
+    label_form: LabelForm = "binary"
+    temperature: float = 0.1
+    """Of `label_form=soft`, in units of the loss: lower is closer to binary."""
+    selector_videos: Literal["unseen", "all"] = "unseen"
+    """Training videos to learn from: those that the pool was not trained on, or all."""
+    hidden: int = 64
+    """Width of the selector's hidden layer."""
+    training_clips: int = 3
+    """Clips per video in training."""
+    thetas: tuple[float, ...] = (0.5, 0.45, 0.4, 0.35, 0.3, 0.25, 0.2, 0.15, 0.1, 0.05, 0.0)
+    """Inference settings to evaluate, all answered from one run per number of clips."""
+    clip_counts: tuple[int, ...] = CLIP_COUNTS
+    """The same for `clips`; the first is the natural one."""
+
+    def __post_init__(self) -> None:
+        check_pool(self.pool)
+        if len(self.pool) == 1:
+            raise UsageError(
+                f"a pool of {self.pool[0]} alone leaves nothing to select",
+                "Give two sources or more; method single_model measures one by itself.",
+            )
+        check_clip_counts(self.clip_counts)
+        check_distinct("thetas", self.thetas, THETA.low, THETA.high)
+        if self.selector_source and self.selector_source not in self.pool:
+            raise UsageError(
+                f"selector_source {self.selector_source!r} is not in the pool",
+                f"Allowed: {', '.join(self.pool)}; empty: the cheapest.",
+            )
+        if not all(math.isfinite(each) and each > 0 and each != 1 for each in self.alpha_multiples):
+            raise UsageError(
+                f"alpha_multiples cannot be {list(self.alpha_multiples)}",
+                "Give numbers above 0, such as [0.3, 3].",
+            )
+        for alpha in self.trained_alphas():
+            if not (math.isfinite(alpha) and 0 <= alpha <= TRAINED_ALPHA.high):
+                raise UsageError(
+                    f"alpha cannot be {alpha}",
+                    "It is a price: 0 asks for the lowest loss at any cost, 1 is a high price.",
+                )
+        if len(set(self.alphas)) != len(self.alphas):
+            raise UsageError(f"alphas cannot be {list(self.alphas)}", "Give each once.")
+        for name, allowed in (
+            ("label_rule", ("eq2", "agree_then_cheapest")),
+            ("label_form", ("binary", "soft")),
+            ("selector_videos", ("unseen", "all")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise UsageError(
+                    f"{name} cannot be {getattr(self, name)!r}", f"Allowed: {', '.join(allowed)}."
+                )
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise UsageError(f"temperature must be above 0, not {self.temperature}", "Ours: 0.1.")
+        if self.hidden < 1:
+            raise UsageError(f"hidden must be at least 1, not {self.hidden}", "Raise it.")
+        if not CLIPS.low <= self.training_clips <= CLIPS.high:
+            raise UsageError(
+                f"training_clips cannot be {self.training_clips}",
+                f"Give {CLIPS.low:g} to {CLIPS.high:g}.",
+            )
+
+    def trained_alphas(self) -> tuple[float, ...]:
+        """The alpha of each selector of the bank: first `alpha`, each once."""
+        found: list[float] = []
+        for alpha in (self.alpha, *self.alphas, *(self.alpha * each for each in self.alpha_multiples)):
+            if not any(math.isclose(alpha, other, rel_tol=_SAME) for other in found):
+                found.append(alpha)
+        return tuple(found)
+
+
+def affinity(
+    losses: Tensor,
+    cost_shares: Tensor,
+    alphas: Tensor,
+    *,
+    agreed: Tensor | None,
+    form: LabelForm,
+    temperature: float,
+) -> Tensor:
+    """G_k(x) for each alpha, `[A, B, K]`, every row adding up to 1.
+
+    Arguments:
+        losses: L_k, `[K, B]`.
+        cost_shares: F_k, `[K]`. Of members with equal L_k + alpha F_k the first counts as best.
+        alphas: `[A]`.
+        agreed: `[B]` bool, videos that go to the member of lowest F_k whatever Eq. 2 says; None: no such rule.
+    """
+    total = losses.T + alphas[:, None, None] * cost_shares  # Eq. 2
+    if form == "binary":
+        labels = nn.functional.one_hot(total.argmin(dim=-1), len(cost_shares)).to(losses.dtype)
+    else:
+        labels = torch.softmax(-total / temperature, dim=-1)
+    if agreed is None:
+        return labels
+    cheapest = nn.functional.one_hot(cost_shares.argmin(), len(cost_shares)).to(losses.dtype)
+    return torch.where(agreed[:, None], cheapest, labels)
+
+
+def all_agree(scores: Tensor, multi_label: bool) -> Tensor:
+    """Videos on which all members give the same answer, `[B]`: the best class, or the set of tags above a half."""
+    answers = scores > 0.5 if multi_label else scores.argmax(dim=-1, keepdim=True)
+    return (answers == answers[:1]).all(dim=0).all(dim=-1)
+
+
+def choose(confidence: Tensor, theta: float, order: Tensor) -> Tensor:
+    """The first member, in this order `[K]`, whose confidence reaches theta, else the most confident one.
+
+    Arguments:
+        confidence: of each member, `[..., K]`.
+
+    Returns places in the pool, `[...]` int64.
+    """
+    confidence = confidence[..., order]
+    reaches = confidence >= theta
+    place = torch.where(reaches.any(dim=-1), reaches.int().argmax(dim=-1), confidence.argmax(dim=-1))
+    return order[place]
+
+
+@final
+class SelectorBank(nn.Module):
+    """A selectors, each an MLP from a member's prediction to confidences, as batched matrix products.
+
+    All start from the same weights.
+    """
+
+    def __init__(self, selectors: int, *, num_classes: int, hidden: int, members: int) -> None:
+        super().__init__()
+        first, second = nn.Linear(num_classes, hidden), nn.Linear(hidden, members)
+
+        def repeated(values: Tensor) -> nn.Parameter:
+            return nn.Parameter(values.detach().repeat(selectors, 1, 1))
+
+        self.first_weight = repeated(first.weight.T.contiguous())
+        self.first_bias = repeated(first.bias[None])
+        self.second_weight = repeated(second.weight.T.contiguous())
+        self.second_bias = repeated(second.bias[None])
+
+    def forward(self, scores: Tensor) -> Tensor:
+        """Scores `[B, C]` (0 to 1) to log P_k by every selector, `[A, B, K]`."""
+        return self._logits(scores, slice(None)).log_softmax(dim=-1)
+
+    def confidence(self, scores: Tensor, selector: int) -> Tensor:
+        """P_k by one of them, `[B, K]`; the others are not computed."""
+        return self._logits(scores, slice(selector, selector + 1))[0].softmax(dim=-1)
+
+    def _logits(self, scores: Tensor, chosen: slice) -> Tensor:
+        x = scores.clamp(min=1e-4).log()
+        weight = self.first_weight[chosen]
+        hidden = torch.baddbmm(self.first_bias[chosen], x.expand(len(weight), *x.shape), weight).relu()
+        return torch.baddbmm(self.second_bias[chosen], hidden, self.second_weight[chosen])
+
+
+@register
+@final
+class ModelSelection(Method):
+    """See the module's text."""
+
+    name: ClassVar[str] = "model_selection"
+    Config: ClassVar[type[Any]] = ModelSelectionConfig
+    inference_knobs = (THETA, CLIPS, TRAINED_ALPHA, ENSEMBLE)
+
+    alphas: Tensor
+    order: Tensor
+    """Places in the pool by the cost that a choice adds."""
+
+    @classmethod
+    def sources_of(cls, config: ModelSelectionConfig) -> tuple[str, ...]:
+        return config.pool
+
+    def __init__(
+        self, config: ModelSelectionConfig, *, widths: Mapping[str, int], num_classes: int, multi_label: bool
+    ) -> None:
+        super().__init__(config, widths=widths, num_classes=num_classes, multi_label=multi_label)
+        self.config = config
+        self.multi_label = multi_label
+        self.num_classes = num_classes
+        self.pool = ModelPool(config.pool, widths=widths, num_classes=num_classes, multi_label=multi_label)
+        self.reads = config.pool.index(config.selector_source) if config.selector_source else 0
+        """Place in the pool of the member that the selector reads."""
+        others = [k for k in range(len(config.pool)) if k != self.reads]
+        self.register_buffer("order", torch.tensor([self.reads, *others]), persistent=False)
+        trained = config.trained_alphas()
+        self.register_buffer("alphas", torch.tensor(trained), persistent=False)
+        self.selectors = SelectorBank(
+            len(trained), num_classes=num_classes, hidden=config.hidden, members=len(config.pool)
+        )
+        self.component = f"{self.name}.selector"
+
+    @classmethod
+    def check_facts(cls, config: ModelSelectionConfig, facts: Mapping[str, SourceFacts]) -> None:
+        check_order(config.pool, facts)
+        if (
+            config.selector_videos == "unseen"
+            and max(facts[source].video_share for source in config.pool) == 1
+        ):
+            raise UsageError(
+                "the pool was trained on all training videos: none is left that a selector can learn from",
+                "Set backbones.training.video_share=0.7, or method.model.selector_videos=all, which makes the "
+                "selector learn from losses that mean little.",
+            )
+
+    def use_facts(self, facts: Mapping[str, SourceFacts]) -> None:
+        self.check_facts(self.config, facts)
+        self.pool.use_facts(facts)
+
+    # Training
+
+    def loss(self, batch: Batch, progress: Progress) -> Loss:
+        config = self.config
+        clips = Clips.of(batch.mask.sum(dim=1), config.training_clips)
+        scores = self.pool.of_features(batch.features, clips)
+        agreed = all_agree(scores, self.multi_label) if config.label_rule == "agree_then_cheapest" else None
+        labels = affinity(
+            member_losses(scores, batch.targets, self.multi_label),
+            self._added_shares(),
+            self.alphas,
+            agreed=agreed,
+            form=config.label_form,
+            temperature=config.temperature,
+        )
+        taken = torch.ones_like(batch.video_keys, dtype=torch.bool)
+        if config.selector_videos == "unseen":
+            taken = ~is_for_backbones(batch.video_keys, self.pool.video_share)
+        weights = taken / taken.sum().clamp(min=1)
+        log_confidence = self.selectors(scores[self.reads])
+        losses = -((labels * log_confidence).sum(dim=-1) * weights).sum(dim=-1)  # Eq. 1, as a mean
+        labelled = (labels[0] * weights[:, None]).sum(dim=0)
+        parts = {f"labels_{source}": float(labelled[k]) for k, source in enumerate(config.pool)}
+        # A sum: a selector's gradients are those that it would have alone, before their norm is bounded.
+        return Loss(losses.sum(), {"selection": float(losses[0].detach()), **parts})
+
+    def _added_shares(self) -> Tensor:
+        """F_k, `[K]`, but 0 for what is paid in any case."""
+        shares = self.pool.cost_shares.clone()
+        shares[self.reads] = 0
+        return shares
+
+    # Evaluation and production
+
+    def run(self, provider: Provider, setting: Setting) -> Outcome:
+        clips = Clips.of(provider.num_steps, int(setting.get("clips", CLIPS.default)))
+        if setting.get("ensemble", ENSEMBLE.default):
+            return self._everyone(provider, clips)
+        everyone = torch.ones_like(clips.count, dtype=torch.bool)
+        scores = self.pool.read(provider, self.config.pool[self.reads], clips, everyone)
+        choice = self._choice(scores, setting)
+        provider.charge(self.component, everyone)
+        for k, source in enumerate(self.config.pool):
+            wanted = choice == k
+            if k != self.reads and bool(wanted.any()):
+                answers = self.pool.read(provider, source, clips, wanted)
+                scores = torch.where(wanted[:, None], answers, scores)
+        return Outcome(
+            scores=scores,
+            calls=dict(provider.calls),
+            decisions=self._decisions(clips, choice, provider.max_steps),
+        )
+
+    def _everyone(self, provider: Provider, clips: Clips) -> Outcome:
+        scores = self.pool.read_all(provider, clips)
+        last = torch.full_like(clips.count, len(scores) - 1)
+        places = {
+            # By name, because what a component is called only the provider knows.
+            f"member/{provider.components[source]}": torch.tensor(k)
+            for k, source in enumerate(self.config.pool)
+        }
+        return Outcome(
+            scores=scores.mean(dim=0),
+            calls=dict(provider.calls),
+            decisions=self.pool.decisions(clips, last, provider.max_steps),
+            trace={"members": scores, **places},
+        )
+
+    def _choice(self, scores: Tensor, setting: Setting) -> Tensor:
+        """Which member answers, `[B]` int64, from what the selector's source says, `[B, C]`."""
+        confidence = self.selectors.confidence(scores, self._selector(setting))
+        return choose(confidence, float(setting.get("theta", THETA.default)), self.order)
+
+    def _selector(self, setting: Setting) -> int:
+        wanted = float(setting.get("trained_alpha", OWN_ALPHA))
+        if wanted == OWN_ALPHA:
+            return 0
+        trained = self.config.trained_alphas()
+        for place, alpha in enumerate(trained):
+            if math.isclose(alpha, wanted, rel_tol=_SAME):
+                return place
+        raise UsageError(
+            f"no selector was trained for alpha {wanted:g}",
+            f"Trained: {', '.join(f'{alpha:g}' for alpha in trained)}; {OWN_ALPHA:g} is the first.",
+        )
+
+    def _decisions(self, clips: Clips, choice: Tensor, max_steps: int) -> Tensor:
+        return self.pool.decisions(clips, choice.clamp(min=self.reads), max_steps)
+
+    def settings(self) -> list[Setting]:
+        natural = {knob.name: knob.default for knob in self.inference_knobs}
+        # Those that are answered are answered from runs of everyone.
+        return [natural, *({**natural, "clips": n, "ensemble": 1} for n in self.config.clip_counts)]
+
+    def is_operating_point(self, setting: Setting) -> bool:
+        return not setting.get("ensemble", ENSEMBLE.default)
+
+    def stop_points(self, outcome: Outcome, setting: Setting) -> list[tuple[Setting, Outcome]]:
+        if "members" not in outcome.trace:
+            return []
+        natural = self.settings()[0]
+        further: list[Setting] = [
+            {**natural, "theta": theta, "clips": setting["clips"], "trained_alpha": alpha}
+            for alpha in (OWN_ALPHA, *self.config.trained_alphas()[1:])
+            for theta in self.config.thetas
+        ]
+        with deterministic_eval(self):
+            return [(each, self._chosen(outcome, each)) for each in further if each != natural]
+
+    def _chosen(self, outcome: Outcome, setting: Setting) -> Outcome:
+        """What a choice at `setting` would have given, from a run in which everyone answered."""
+        members = outcome.trace["members"]
+        choice = self._choice(members[self.reads], setting)
+        calls = {self.component: torch.ones_like(choice)}
+        for name, count in outcome.calls.items():
+            place = outcome.trace[f"member/{name}"]
+            calls[name] = count * ((choice == place) | (place == self.reads))
+        looked = outcome.decisions > 0
+        dearest = 1 + choice.clamp(min=self.reads)
+        return Outcome(scores=picked(members, choice), calls=calls, decisions=looked * dearest[:, None])
+
+    def looks(self) -> tuple[str, ...]:
+        return self.pool.looks()
+
+    def remarks(self, natural: Mapping[str, Any]) -> list[str]:
+        asked = [count for name, count in natural["calls"].items() if name != self.component and count > 0]
+        if len(set(asked)) == 1:
+            which = self.config.pool[self.reads] if len(asked) == 1 else "the same member"
+            return [f"collapsed: every video goes to {which}; another alpha or selector_source may help."]
+        return []
+
+    def component_costs(self) -> dict[str, ComponentCost]:
+        example = self.selectors.first_bias.new_zeros(1, self.num_classes)
+        macs = measure_macs(self.selectors, example)
+        assert macs % len(self.alphas) == 0, "all selectors cost the same"
+        cost = ComponentCost(macs=macs // len(self.alphas), input=f"{self.num_classes} scores")
+        return {self.component: cost}

@@ -1,0 +1,1 @@
+"""The papers' cost tables, computed from usage figures and component costs."""
