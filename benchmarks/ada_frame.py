@@ -29,13 +29,14 @@ from torch import nn
 from paretovid.platform.config.load import load_sweep_config
 from paretovid.platform.console.progress import Progress
 from paretovid.platform.preparation.prepare import prepare
-from paretovid.trainables import method as contract
+from paretovid.trainables import outcome
 from paretovid.trainables.catalog import build_method
 from paretovid.trainables.data.dataset import Dataset
+from paretovid.trainables.layers import functional
 from paretovid.trainables.layers.recurrent import Projection
 from paretovid.trainables.methods.ada_frame import NEVER
 from paretovid.trainables.provenance import code_version
-from paretovid.trainables.trial import TrainingConfig
+from paretovid.trainables.training.config import TrainingConfig
 
 STEPS = (3, 5, 7, 10)
 """K."""
@@ -338,7 +339,7 @@ def step_time(hidden: int, rollouts: int, repeats: int = 30) -> dict[str, float]
     )
     features = {name: torch.randn(videos, 16, width) for name in ("fine", "coarse")}
     targets = nn.functional.one_hot(torch.arange(videos) % classes, classes).float()
-    batch = contract.Batch(features, torch.ones(videos, 16, dtype=torch.bool), targets, torch.arange(videos))
+    batch = outcome.Batch(features, torch.ones(videos, 16, dtype=torch.bool), targets, torch.arange(videos))
     projection, head = Projection(width, 64), nn.Linear(hidden, classes)
     rival = nn.LSTM(64 + 16 + 16, hidden, batch_first=True)
     frames_in = torch.randn(videos * rollouts, steps, width)
@@ -346,7 +347,7 @@ def step_time(hidden: int, rollouts: int, repeats: int = 30) -> dict[str, float]
 
     def theirs() -> torch.Tensor:
         output, _ = rival(torch.cat([projection(frames_in), rest], dim=-1))
-        return contract.classification_loss(
+        return functional.classification_loss(
             head(output[:, -1]), targets.repeat_interleave(rollouts, 0), False
         )
 
@@ -359,7 +360,7 @@ def step_time(hidden: int, rollouts: int, repeats: int = 30) -> dict[str, float]
 
     own, other = [], []
     for i in range(repeats + 5):
-        seconds = timed(lambda: ours.loss(batch, contract.Progress(0, 1)).total, [ours])
+        seconds = timed(lambda: ours.loss(batch, outcome.Progress(0, 1)).total, [ours])
         rival_seconds = timed(theirs, [projection, head, rival])
         if i >= 5:
             own.append(seconds)

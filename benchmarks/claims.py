@@ -13,7 +13,9 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from paretovid.platform.preparation.prepare import Prepared
-from paretovid.trainables.trial import LocalContext, TrainingConfig, TrialConfig, run_trial
+from paretovid.trainables.context import LocalContext
+from paretovid.trainables.training.config import TrainingConfig, TrialConfig
+from paretovid.trainables.trial import run_trial
 
 Run = dict[str, list["Point"]]
 """Trial name to its operating points, of one seed."""

@@ -267,7 +267,8 @@ home, features, what = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 def trial(config):
     import json, torch
     from pathlib import Path
-    from paretovid.trainables.trial import TrainingConfig, TrialConfig, run_trial
+    from paretovid.trainables.training.config import TrainingConfig, TrialConfig
+    from paretovid.trainables.trial import run_trial
     name = tune.get_context().get_trial_id()
     (home / "starts").mkdir(parents=True, exist_ok=True)
     with (home / "starts" / name).open("a") as file:

@@ -27,7 +27,7 @@ from paretovid.trainables.backbones.paper import PAPER_SPECS
 from paretovid.trainables.catalog import build_method, method_class, method_config
 from paretovid.trainables.errors import ParetovidError
 from paretovid.trainables.features.extract import STEPS_PER_BATCH, VALUES_PER_BATCH
-from paretovid.trainables.method import Batch, Progress
+from paretovid.trainables.outcome import Batch, Progress
 
 RESULTS = Path(__file__).with_name("gpu_results.json")
 PRECISIONS = ("float32", "bfloat16", "float16")

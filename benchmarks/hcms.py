@@ -37,11 +37,11 @@ from paretovid.trainables.evaluation.metrics import (
     mean_average_precision,
 )
 from paretovid.trainables.features.store import FeatureSplit, FeatureStore, load_padded
-from paretovid.trainables.method import Batch
-from paretovid.trainables.method import Progress as TrainingProgress
 from paretovid.trainables.methods.hcms import Hcms
+from paretovid.trainables.outcome import Batch
+from paretovid.trainables.outcome import Progress as TrainingProgress
 from paretovid.trainables.provenance import code_version
-from paretovid.trainables.trial import TrainingConfig
+from paretovid.trainables.training.config import TrainingConfig
 
 ORDER = ("audio", "fine", "motion")
 LETTERS = {"audio": "A", "fine": "I", "motion": "M"}

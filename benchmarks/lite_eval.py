@@ -24,7 +24,7 @@ from paretovid.platform.console.progress import Progress
 from paretovid.platform.preparation.prepare import prepare
 from paretovid.trainables.evaluation.metrics import bootstrap_map_difference
 from paretovid.trainables.provenance import code_version
-from paretovid.trainables.trial import TrainingConfig
+from paretovid.trainables.training.config import TrainingConfig
 
 GAMMAS = (0.05, 0.1, 0.15, 0.2, 0.3)
 QUALITY_MARGIN = 0.005

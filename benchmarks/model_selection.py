@@ -39,13 +39,15 @@ from paretovid.platform.config.load import load_sweep_config
 from paretovid.platform.console.progress import Progress
 from paretovid.platform.preparation.prepare import Prepared, prepare
 from paretovid.trainables.backbones.training import is_for_backbones
+from paretovid.trainables.context import LocalContext
 from paretovid.trainables.evaluation.metrics import mean_average_precision, top1
 from paretovid.trainables.features.store import FeatureStore, load_padded
 from paretovid.trainables.layers.model_pool import Clips, ModelPool, member_losses
 from paretovid.trainables.methods.model_selection import OWN_ALPHA
 from paretovid.trainables.provenance import code_version
 from paretovid.trainables.recognizer import BackbonesOnDemand, Recognizer, write_model_folder
-from paretovid.trainables.trial import LocalContext, TrainingConfig, TrialConfig, run_trial
+from paretovid.trainables.training.config import TrainingConfig, TrialConfig
+from paretovid.trainables.trial import run_trial
 
 POOL = ("xs", "s", "m", "l")
 MIXED = ("b0", "m")

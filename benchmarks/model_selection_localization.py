@@ -33,7 +33,7 @@ from paretovid.trainables.cost import deterministic_eval
 from paretovid.trainables.data.dataset import Dataset, VideoRecord
 from paretovid.trainables.data.moving_digits.generate import MovingDigitsConfig, context_labels
 from paretovid.trainables.data.videos import VideoReader
-from paretovid.trainables.evaluation.detection import EVALUATORS, Detection, map_iou
+from paretovid.trainables.evaluation.detection import EVALUATORS, map_iou
 from paretovid.trainables.evaluation.evaluate import OBJECTIVES, run_settings
 from paretovid.trainables.features.store import FeatureStore, load_padded
 from paretovid.trainables.methods.model_selection_localization import (
@@ -41,8 +41,10 @@ from paretovid.trainables.methods.model_selection_localization import (
     affinity,
     disparity,
 )
+from paretovid.trainables.outcome import Detection
 from paretovid.trainables.provenance import code_version
-from paretovid.trainables.trial import TrainingConfig, cost_table
+from paretovid.trainables.training.config import TrainingConfig
+from paretovid.trainables.trial import cost_table
 
 METHOD = "model_selection_localization"
 MAP = OBJECTIVES["localization"]

@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 
-from paretovid.platform.fronts.build import Front, FrontPoint, read_front
+from paretovid.platform.fronts.build import read_front
+from paretovid.platform.fronts.front import Front, FrontPoint
 from paretovid.platform.registry.package import backbone_folders, describe
 from paretovid.platform.storage.home import Home, open_home
 from paretovid.trainables.data.dataset import load_dataset

@@ -32,7 +32,7 @@ from paretovid.platform.config.load import load_sweep_config
 from paretovid.platform.console.progress import Progress
 from paretovid.platform.preparation.prepare import prepare
 from paretovid.trainables.provenance import code_version
-from paretovid.trainables.trial import TrainingConfig
+from paretovid.trainables.training.config import TrainingConfig
 
 BUDGETS = (1, 2, 4, 6, 8, 12)
 """T': timesteps that the heavy network sees."""

@@ -9,7 +9,7 @@ them, which checks them and documents them:
     backbones.training    BackboneTrainingConfig         trainables/backbones/training.py
     backbones.fine_tuning    FineTuningConfig            trainables/backbones/fine_tuning.py
     method.model    the method's own Config              trainables/<method>.py
-    training, method.training    TrainingConfig          trainables/trial.py
+    training, method.training    TrainingConfig          trainables/training/config.py
     cluster.resources_per_trial    names that the cluster's nodes were started with, and numbers
 """
 

@@ -1,7 +1,7 @@
 """The contract that every method and baseline fulfils.
 
 A method decides, step by step, what it wants to see; a **provider** supplies it and counts the calls
-(`provider.py`). The trainer (`trial.py`) calls `loss` on batches in which all features are present; the
+(`provider.py`). The trainer (`training/loop.py`) calls `loss` on batches in which all features are present; the
 evaluation and the promoted model call `run`, with a provider of cached features or of a raw video. Both
 are the same code, so what is promoted behaves as it was evaluated.
 
@@ -13,97 +13,26 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from paretovid.trainables.cost import ComponentCost
 from paretovid.trainables.errors import UsageError
-from paretovid.trainables.evaluation.detection import Detection
+from paretovid.trainables.outcome import (
+    Batch,
+    InferenceKnob,
+    Loss,
+    Outcome,
+    Progress,
+    Setting,
+    SourceFacts,
+)
 from paretovid.trainables.provider import Provider
 
-Setting = Mapping[str, float]
-"""Values of a method's inference knobs, by name. `{}` is the natural setting: every knob at its default."""
 Task = Literal["classification", "localization"]
 """What is asked of a video: its classes, or when an instance of which class happens."""
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """One training batch. All features are present."""
-
-    features: dict[str, Tensor]
-    """Source to `[B, T, D_s]`, zero at padded steps."""
-    mask: Tensor
-    """`[B, T]` bool: true at the steps that a video has."""
-    targets: Tensor
-    """`[B, C]` float, one-hot or multi-hot."""
-    video_keys: Tensor
-    """`[B]` int64: a hash of each video's id, for decisions that must not depend on the batch."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SourceFacts:
-    """What a method may need to know of a source besides its features."""
-
-    gmacs: float
-    """Cost of one read, giga multiply-accumulates."""
-    video_share: float
-    """Share of the training split's videos that its backbone was trained on (`is_for_backbones` says which)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far training has come, for schedules."""
-
-    step: int
-    total_steps: int
-
-    @property
-    def fraction(self) -> float:
-        """Between 0 (first step) and 1 (last)."""
-        return self.step / max(1, self.total_steps - 1)
-
-
-@dataclass(frozen=True, slots=True)
-class Loss:
-    """A loss with its named parts; `total` is what is minimised."""
-
-    total: Tensor
-    parts: dict[str, float]
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a run over B videos gave, at one setting."""
-
-    scores: Tensor
-    """`[B, C]`: class probabilities, on one scale for all videos."""
-    calls: dict[str, Tensor]
-    """Component to the number of calls per video, `[B]` int64."""
-    decisions: Tensor
-    """`[B, T]` int64: per step, how far along its sources the method looked: 0 = not looked at, 1 = the first
-    only (as a rule the cheapest), 2 = the next as well, and so on. `Method.looks` has a word for each."""
-    trace: dict[str, Tensor] = field(default_factory=dict)
-    """Values, most of them per step, from which `stop_points` answers other settings; the method's own affair."""
-    detections: tuple[tuple[Detection, ...], ...] | None = None
-    """Of a method of localization: each video's instances, the surest first. `scores` are of the whole video."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class InferenceKnob:
-    """A knob that needs no new training."""
-
-    name: str
-    default: float
-    low: float
-    high: float
-    description: str
-    whole: bool = False
-    """True if only whole numbers mean anything."""
 
 
 class Method(nn.Module, ABC):
@@ -228,27 +157,3 @@ def register(cls: type[Method]) -> type[Method]:
         raise ValueError(f"method {cls.name!r} is registered twice: {METHODS[cls.name]} and {cls}")
     METHODS[cls.name] = cls
     return cls
-
-
-def probabilities(logits: Tensor, multi_label: bool) -> Tensor:
-    """`[..., C]` scores from logits: softmax over classes, or a sigmoid per class if multi-label."""
-    return torch.sigmoid(logits) if multi_label else torch.softmax(logits, dim=-1)
-
-
-def classification_loss(logits: Tensor, targets: Tensor, multi_label: bool) -> Tensor:
-    """Scalar loss of `[B, C]` logits: cross-entropy, or its binary form summed over classes."""
-    if multi_label:
-        losses = nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-        return losses.sum(dim=-1).mean()
-    return -(targets * torch.log_softmax(logits, dim=-1)).sum(dim=-1).mean()
-
-
-def last_valid(values: Tensor, num_steps: Tensor) -> Tensor:
-    """`values [B, T, ...]` at each video's last step, `[B, ...]`."""
-    index = (num_steps - 1).clamp(min=0)
-    return values[torch.arange(len(values), device=values.device), index]
-
-
-def stack_steps(values: Sequence[Tensor]) -> Tensor:
-    """A list of T tensors `[B, ...]` as `[B, T, ...]`."""
-    return torch.stack(list(values), dim=1)

@@ -27,14 +27,16 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from paretovid.trainables.backbones.catalog import Backbone, component, load_backbone
+from paretovid.trainables.backbones.catalog import component, load_backbone
+from paretovid.trainables.backbones.spec import Backbone
 from paretovid.trainables.catalog import build_method, method_class
 from paretovid.trainables.cost import CostTable, deterministic_eval
 from paretovid.trainables.data.dataset import video_key
 from paretovid.trainables.data.s3 import is_object
 from paretovid.trainables.data.videos import InputSpec, VideoReader, read_steps
 from paretovid.trainables.errors import DataError, UsageError, VideoError, unknown_name
-from paretovid.trainables.method import InferenceKnob, Method, Outcome
+from paretovid.trainables.method import Method
+from paretovid.trainables.outcome import InferenceKnob, Outcome
 from paretovid.trainables.provider import VideoProvider
 
 MODEL_FILE = "model.json"

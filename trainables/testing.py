@@ -17,7 +17,8 @@ from torch import Tensor
 from paretovid.trainables.catalog import build_method, method_class, method_config
 from paretovid.trainables.cost import ComponentCost, CostTable, deterministic_eval
 from paretovid.trainables.features.store import FeatureSplit
-from paretovid.trainables.method import Batch, Method, Outcome, Progress, Setting, SourceFacts
+from paretovid.trainables.method import Method
+from paretovid.trainables.outcome import Batch, Outcome, Progress, Setting, SourceFacts
 from paretovid.trainables.provider import FeatureProvider, VideoProvider
 
 NUM_CLASSES = 4

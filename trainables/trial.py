@@ -7,27 +7,24 @@ the same wherever it runs. It resumes from its own checkpoint, made at the ends 
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol, final
+from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from paretovid.trainables.backbones.catalog import measure_component
 from paretovid.trainables.catalog import build_method, method_class, method_config
+from paretovid.trainables.context import TrialContext, TrialStopped
 from paretovid.trainables.cost import CostTable, check_accounting
-from paretovid.trainables.data.dataset import Dataset, Event, VideoRecord, load_dataset
-from paretovid.trainables.errors import NonFiniteError, UsageError
-from paretovid.trainables.evaluation.detection import Detection, GroundTruth, Segments
+from paretovid.trainables.data.dataset import Dataset, Event, load_dataset
+from paretovid.trainables.evaluation.detection import GroundTruth, Segments
 from paretovid.trainables.evaluation.evaluate import (
     CHEAPEST,
     OBJECTIVES,
@@ -37,112 +34,16 @@ from paretovid.trainables.evaluation.evaluate import (
     same_answers,
     true_instances,
 )
-from paretovid.trainables.features.store import FeatureSplit, FeatureStore, load_padded
-from paretovid.trainables.layers.timestep_selector import by_content
-from paretovid.trainables.method import Batch, Method, Progress, Setting, SourceFacts
+from paretovid.trainables.features.store import FeatureSplit, FeatureStore
+from paretovid.trainables.method import Method
+from paretovid.trainables.outcome import Detection, Setting, SourceFacts
 from paretovid.trainables.provenance import code_version
+from paretovid.trainables.training.checkpoint import _keep
+from paretovid.trainables.training.config import TrialConfig
+from paretovid.trainables.training.dataset import _Data
+from paretovid.trainables.training.loop import _train
 
 EVALUATED_SPLITS = ("val", "test")
-
-
-class TrialStopped(Exception):
-    """The trial was asked to end before it was done. It goes on from its checkpoint when it is started again."""
-
-
-class TrialContext(Protocol):
-    """Where a trial runs. Every rank calls `report`; only rank 0 passes a checkpoint folder."""
-
-    rank: int
-    world_size: int
-    device: torch.device
-
-    def report(self, progress: Mapping[str, float], checkpoint: Path | None = None) -> None:
-        """Tells how far training has come, and hands over a checkpoint folder to keep."""
-
-    def get_checkpoint(self) -> Path | None:
-        """The folder of the last checkpoint of this trial, if it was interrupted."""
-
-    def heartbeat(self) -> bool:
-        """Tells that the trial gets on; cheap, for every step. True: it should end, with a checkpoint."""
-
-
-@final
-class LocalContext:
-    """A context for one process without Ray. Keeps no checkpoint."""
-
-    rank = 0
-    world_size = 1
-
-    def __init__(self, device: torch.device | None = None) -> None:
-        self.device = device or torch.device("cpu")
-
-    def report(self, progress: Mapping[str, float], checkpoint: Path | None = None) -> None:
-        """Does nothing."""
-
-    def get_checkpoint(self) -> Path | None:
-        """None: always from the start."""
-        return None
-
-    def heartbeat(self) -> bool:
-        """False: nobody asks it to end."""
-        return False
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrainingConfig:
-    """How a method's own parameters are trained on cached features."""
-
-    epochs: int = 40
-    batch_size: int = 64
-    """Videos per step, over all workers."""
-    learning_rate: float = 3e-3
-    weight_decay: float = 1e-4
-    clip_norm: float = 5.0
-    warmup_fraction: float = 0.1
-    """Share of the steps in which the learning rate rises; it falls to zero over the rest."""
-    checkpoint_every_epochs: int = 10
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "learning_rate", "clip_norm", "checkpoint_every_epochs"):
-            if getattr(self, name) <= 0:
-                raise UsageError(f"training.{name} must be above 0, not {getattr(self, name)}", "Raise it.")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrialConfig:
-    """Everything that determines a trial's result, and where it is written."""
-
-    sweep: str
-    trial: str
-    method: str
-    model: dict[str, Any] = field(default_factory=dict)
-    """Fields of the method's Config, the knobs' values included."""
-    training_knobs: dict[str, float | str] = field(default_factory=dict)
-    """The knobs as the search knows them (`gamma`), for the record."""
-    inference_setting: dict[str, float] | None = None
-    """Evaluate this setting only, with inference knobs searched by the study (`search.inference_knobs=study`)."""
-    training: TrainingConfig = field(default_factory=TrainingConfig)
-    seed: int = 0
-    dataset: str
-    """Folder of the data set."""
-    features: dict[str, str]
-    """Source to the folder of its features."""
-    output: str
-    """Folder for the trial's results."""
-    accounting: str = "honest"
-
-    @property
-    def digest(self) -> str:
-        """Twelve hex digits over what determines the result: all but where it is kept. Features are named by
-        their fingerprints, so these stand for the data."""
-        return self.digest_by(code_version())
-
-    def digest_by(self, code: str) -> str:
-        """The digest as another version of the code would give it."""
-        described = asdict(self) | {"dataset": "", "output": "", "code": code}
-        described["model"] = by_content(self.model)
-        described["features"] = {source: Path(path).name for source, path in self.features.items()}
-        return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def run_trial(config: TrialConfig, context: TrialContext) -> dict[str, Any]:
@@ -191,174 +92,6 @@ def _facts(stores: Mapping[str, FeatureStore], num_classes: int) -> dict[str, So
         )
         for source, store in stores.items()
     }
-
-
-@final
-class _Data:
-    """The data set with the features that a method reads."""
-
-    def __init__(self, dataset: Dataset, stores: Mapping[str, FeatureStore]) -> None:
-        self.dataset = dataset
-        self.stores = stores
-
-    def records(self, split: str) -> list[VideoRecord]:
-        """Videos of a split that have features: one that could not be decoded has none."""
-        first = next(iter(self.stores.values()))
-        return [record for record in self.dataset.split(split) if record.video_id in first]
-
-    def load(self, records: list[VideoRecord]) -> FeatureSplit:
-        return load_padded(self.stores, records, self.dataset)
-
-    def batches(self, split: str, size: int = 256) -> Iterator[FeatureSplit]:
-        records = self.records(split)
-        for start in range(0, len(records), size):
-            yield self.load(records[start : start + size])
-
-
-def _train(method: Method, data: _Data, config: TrialConfig, context: TrialContext) -> list[dict[str, float]]:
-    training = config.training
-    if not any(parameter.requires_grad for parameter in method.parameters()):
-        return []
-    records = data.records("train")
-    steps_per_epoch = -(-len(records) // training.batch_size)
-    total_steps = training.epochs * steps_per_epoch
-    optimizer = torch.optim.Adam(
-        method.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay
-    )
-    history = _restore(context.get_checkpoint(), method, optimizer)
-    method.train()
-    for epoch in range(len(history), training.epochs):
-        order = np.random.default_rng((config.seed, epoch)).permutation(len(records))
-        # Noise restarts from a seed per epoch, so that a resumed trial sees what it would have seen.
-        torch.manual_seed((config.seed * 100_003 + epoch) * 1009 + context.rank)
-        parts: list[dict[str, float]] = []
-        for i in range(steps_per_epoch):
-            chosen = order[i * training.batch_size : (i + 1) * training.batch_size]
-            progress = Progress(epoch * steps_per_epoch + i, total_steps)
-            for group in optimizer.param_groups:
-                group["lr"] = training.learning_rate * _rate(progress.fraction, training.warmup_fraction)
-            mine = _share(chosen, context.rank, context.world_size)
-            batch = _batch(data.load([records[j] for j in mine]), context.device)
-            parts.append(_step(method, optimizer, batch, progress, training.clip_norm, context))
-            context.heartbeat()
-        history.append({name: float(np.mean([part[name] for part in parts])) for name in parts[0]})
-        stopping = _asked_to_stop(context)
-        if stopping or (epoch + 1) % training.checkpoint_every_epochs == 0 or epoch + 1 == training.epochs:
-            _report(training, method, optimizer, history, context)
-        if stopping:
-            raise TrialStopped
-    return history
-
-
-def _asked_to_stop(context: TrialContext) -> bool:
-    """Whether any worker of the group was asked: one that went on alone would wait for the others for ever."""
-    asked = context.heartbeat()
-    if context.world_size == 1:
-        return asked
-    flag = torch.tensor([float(asked)], device=context.device)
-    torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
-    return bool(flag.item())
-
-
-def _rate(fraction: float, warmup: float) -> float:
-    """One rise and one cosine fall of the learning rate, between 0 and 1."""
-    if fraction < warmup:
-        return max(fraction / warmup, 1e-3)
-    return max(0.5 * (1 + np.cos(np.pi * (fraction - warmup) / (1 - warmup))), 1e-3)
-
-
-def _share(chosen: Any, rank: int, world_size: int) -> Any:
-    """This worker's part of a batch; a batch smaller than the group gives every worker all of it."""
-    return chosen if len(chosen) < world_size else chosen[rank::world_size]
-
-
-def _batch(split: FeatureSplit, device: torch.device) -> Batch:
-    return Batch(
-        features={source: values.to(device) for source, values in split.features.items()},
-        mask=split.mask.to(device),
-        targets=split.targets.to(device),
-        video_keys=split.video_keys.to(device),
-    )
-
-
-def _step(
-    method: Method,
-    optimizer: torch.optim.Optimizer,
-    batch: Batch,
-    progress: Progress,
-    clip_norm: float,
-    context: TrialContext,
-) -> dict[str, float]:
-    loss = method.loss(batch, progress)
-    if not bool(torch.isfinite(loss.total)):
-        raise NonFiniteError(
-            f"the loss became {float(loss.total.detach())} at step {progress.step}",
-            "Lower training.learning_rate or the knob's range.",
-        )
-    optimizer.zero_grad()
-    loss.total.backward()
-    if context.world_size > 1:
-        _average_gradients(method, context.world_size)
-    torch.nn.utils.clip_grad_norm_(method.parameters(), clip_norm)
-    optimizer.step()
-    return {"loss": float(loss.total.detach()), **loss.parts}
-
-
-def _average_gradients(method: torch.nn.Module, world_size: int) -> None:
-    # DistributedDataParallel wraps `forward`, which a method has not; its parameters are few.
-    # A frozen one keeps no gradient, or else weight decay would move it.
-    parameters = [parameter for parameter in method.parameters() if parameter.requires_grad]
-    gradients = [
-        torch.zeros_like(parameter) if parameter.grad is None else parameter.grad for parameter in parameters
-    ]
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
-    torch.distributed.all_reduce(flat)
-    flat /= world_size
-    for parameter, part in zip(parameters, flat.split([g.numel() for g in gradients]), strict=True):
-        parameter.grad = part.view_as(parameter)
-
-
-def _report(
-    training: TrainingConfig,
-    method: Method,
-    optimizer: torch.optim.Optimizer,
-    history: list[dict[str, float]],
-    context: TrialContext,
-) -> None:
-    progress = {"epoch": float(len(history)), "epochs": float(training.epochs), "loss": history[-1]["loss"]}
-    if context.rank != 0:
-        return context.report(progress)
-    with tempfile.TemporaryDirectory() as folder:
-        _save_checkpoint(Path(folder), method, optimizer, history)
-        context.report(progress, Path(folder))
-    return None
-
-
-def _save_checkpoint(
-    folder: Path, method: Method, optimizer: torch.optim.Optimizer, history: list[dict[str, float]]
-) -> None:
-    tensors = {f"model/{name}": value.contiguous() for name, value in method.state_dict().items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer/{index}/{name}": value for name, value in state.items()}
-    save_file(tensors, folder / "checkpoint.safetensors")
-    (folder / "history.json").write_text(json.dumps(history, allow_nan=False))
-
-
-def _restore(folder: Path | None, method: Method, optimizer: torch.optim.Optimizer) -> list[dict[str, float]]:
-    if folder is None:
-        return []
-    tensors = load_file(folder / "checkpoint.safetensors")
-    method.load_state_dict(
-        {name.removeprefix("model/"): value for name, value in tensors.items() if name.startswith("model/")}
-    )
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        if name.startswith("optimizer/"):
-            _, index, key = name.split("/", 2)
-            state.setdefault(int(index), {})[key] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    history: list[dict[str, float]] = json.loads((folder / "history.json").read_text())
-    return history
 
 
 def cost_table(
@@ -579,10 +312,3 @@ def _write(folder: Path, result: Mapping[str, Any], method: Method) -> None:
     partial = folder / "result.json.partial"
     partial.write_text(json.dumps(result, indent=1, allow_nan=False))
     _keep(partial, folder / "result.json")
-
-
-def _keep(partial: Path, path: Path) -> None:
-    """Renames a file once its bytes are on the disk: a machine that dies leaves it whole or not at all."""
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.replace(path)

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from paretovid.platform.console.tables import _cell, format_table
+from paretovid.platform.preparation import datasets
+
 _CLASSES_OF_HEADS = 12  # as the built-in set has
 _LABELS_SHOWN, _INSTANCES_SHOWN = 3, 10  # of a video, for people; --json prints all
 
@@ -30,18 +33,16 @@ def data_make(args: argparse.Namespace) -> Answer:
     """`paretovid data make`."""
     from paretovid.platform.config.load import load_sweep_config
     from paretovid.platform.console.progress import Progress
-    from paretovid.platform.preparation import prepare as pipeline
 
-    dataset = pipeline.make_data(load_sweep_config(args.overrides), Progress(1))
+    dataset = datasets.make_data(load_sweep_config(args.overrides), Progress(1))
     return Answer(text=f"{len(dataset.records)} videos of {len(dataset.classes)} classes in {dataset.root}")
 
 
 def data_upload(args: argparse.Namespace) -> Answer:
     """`paretovid data upload`."""
-    from paretovid.platform.preparation import prepare as pipeline
     from paretovid.platform.storage.home import open_home
 
-    dataset = pipeline.upload_data(open_home(args.home), Path(args.folder))
+    dataset = datasets.upload_data(open_home(args.home), Path(args.folder))
     follow = f"paretovid sweep data=folder data.name={dataset.name}{_at(args.home)}"
     return Answer(text=f"{len(dataset.records)} videos of {dataset.name} are in the home. Next: {follow}")
 
@@ -253,26 +254,6 @@ def doctor(args: argparse.Namespace) -> Answer:
 def _at(home: str | None) -> str:
     """What a printed command needs behind it to find the same home."""
     return "" if home is None else f" home={home}"
-
-
-def format_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Left-aligned columns, two spaces apart."""
-    lines = [list(columns), *(list(row) for row in rows)]
-    widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, list | tuple):
-        return ", ".join(map(str, value)) or "-"
-    return str(value)
 
 
 def _describe_video(video: Mapping[str, Any]) -> str:

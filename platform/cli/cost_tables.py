@@ -5,13 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from paretovid.trainables.backbones.catalog import (
-    all_components,
-    component,
-    describe_input,
-    family,
-    measure_component,
-)
+from paretovid.trainables.backbones.catalog import all_components, component, family, measure_component
+from paretovid.trainables.backbones.spec import describe_input
 from paretovid.trainables.catalog import default_component_costs
 from paretovid.trainables.cost import ComponentCost
 from paretovid.trainables.errors import UsageError

@@ -19,8 +19,8 @@ from ray import tune
 
 from paretovid.platform.execution.heartbeat import Signs
 from paretovid.platform.storage.mirror import fetch, folders_like, remove_folder, share
+from paretovid.trainables.context import TrialStopped
 from paretovid.trainables.errors import NonFiniteError
-from paretovid.trainables.trial import TrialStopped
 
 _CHECKPOINTS = "checkpoint-*[0-9]"
 

@@ -17,9 +17,10 @@ import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
-from paretovid.platform.storage.mirror import is_shared, is_there, read_text, remove, share_file
+from paretovid.platform.storage.documents import read_document, write_atomically
+from paretovid.platform.storage.mirror import is_shared, is_there, remove
 from paretovid.trainables.data.s3 import ObjectStoreError
 
 STOP_FILE = "stop.json"
@@ -29,31 +30,6 @@ LOOK_SECONDS = 1.0
 BEAT_SECONDS = float(os.environ.get("PARETOVID_SIGN_SECONDS", "2"))
 """Between two signs of life: a thousand trials at a time make five hundred small writes a second."""
 SLOWER_IN_A_BUCKET = 6.0
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a file whole or not at all, for readers that may look at any time."""
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:6]}.partial")
-    partial.write_text(text)
-    partial.replace(path)
-    share_file(path)
-
-
-def read_document(path: Path, *, must_answer: bool = False) -> dict[str, Any] | None:
-    """The JSON object in a file; None if there is none, or none that can be read.
-
-    Arguments:
-        must_answer: raise `ObjectStoreError` if the bucket that it lies in does not answer.
-    """
-    try:
-        document = json.loads(read_text(path, must_answer=must_answer))
-    except ObjectStoreError:
-        if must_answer:
-            raise
-        return None
-    except (OSError, ValueError):
-        return None
-    return document if isinstance(document, dict) else None
 
 
 def ask_to_stop(sweep: Path, reason: str) -> None:

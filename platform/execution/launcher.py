@@ -27,13 +27,14 @@ from ray.exceptions import RayError
 from paretovid.infra.placement import GIB, TrialResources
 from paretovid.infra.ray_cluster import environment
 from paretovid.platform.execution.heartbeat import take_back_stop
-from paretovid.platform.execution.searcher import FixedTrial, Hooks, ParetoSearcher
+from paretovid.platform.execution.outcome import FixedTrial, Hooks
+from paretovid.platform.execution.searcher import ParetoSearcher
 from paretovid.platform.execution.stopping import StopSwitch, SweepStopped
 from paretovid.platform.execution.trial_process import Trainable, in_process, nested
 from paretovid.platform.execution.watchdog import ExplainingScheduler, Overseer, killed_for_memory
 from paretovid.platform.search.study import ParetoStudy
+from paretovid.platform.storage.locks import alone
 from paretovid.platform.storage.mirror import ray_storage, remove_folder
-from paretovid.platform.sweeps.lock import alone
 from paretovid.trainables.errors import ParetovidError, UsageError
 
 _TUNE_ENVIRONMENT = {

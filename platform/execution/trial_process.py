@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import errno
 import json
-import re
 import traceback
 import uuid
 from collections.abc import Callable, Mapping
@@ -24,17 +23,17 @@ import torch
 
 from paretovid.infra.placement import TrialResources
 from paretovid.platform.execution.context import ProcessContext, WorkerContext, forget_checkpoints
-from paretovid.platform.execution.heartbeat import write_atomically
-from paretovid.platform.execution.searcher import OUTCOME
+from paretovid.platform.execution.outcome import OUTCOME
+from paretovid.platform.execution.ray_errors import NODE_LOST, cause_of_train_failure, is_node_loss
+from paretovid.platform.storage.documents import write_atomically
 from paretovid.platform.storage.mirror import SharedRoot, ray_storage, read_text, remove
+from paretovid.trainables.context import TrialStopped
 from paretovid.trainables.errors import NonFiniteError, ParetovidError
-from paretovid.trainables.trial import TrialStopped
 
 Trainable = Callable[[dict[str, Any], Any], Mapping[str, Any]]
 """`(config, context) -> result`: a trial as a plain function. The result must be JSON without NaN."""
 
 _STOPPED = json.dumps({"stopped": True})
-NODE_LOST = "its node was lost"
 _FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS))
 
 
@@ -133,21 +132,6 @@ def nested(
         return {OUTCOME: outcome}
 
     return trial
-
-
-def is_node_loss(told: str) -> bool:
-    """Whether Ray says that a process is gone because its node is."""
-    return bool(
-        re.search(r"node (has died|is dead|was (terminated|preempted))|node_death|NodeDied|preempted", told)
-    )
-
-
-def cause_of_train_failure(error: Exception) -> Exception:
-    """What a worker raised, out of what Train wraps it in."""
-    failures: Mapping[int, Exception] = getattr(error, "worker_failures", {})
-    raised = [getattr(each, "cause", None) or each for each in failures.values()]
-    ours = [each for each in raised if isinstance(each, ParetovidError)]
-    return (ours or raised or [error])[0]
 
 
 def result_to_json(result: Mapping[str, Any]) -> str:

@@ -15,10 +15,12 @@ import ray
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler
 
-from paretovid.platform.execution.heartbeat import ALIVE_FILE, ask_to_stop, read_document
-from paretovid.platform.execution.searcher import PROCESS_DIED, Cause, ParetoSearcher
+from paretovid.platform.execution.heartbeat import ALIVE_FILE, ask_to_stop
+from paretovid.platform.execution.outcome import PROCESS_DIED, Cause
+from paretovid.platform.execution.ray_errors import NODE_LOST, is_node_loss
+from paretovid.platform.execution.searcher import ParetoSearcher
 from paretovid.platform.execution.stopping import StopSwitch
-from paretovid.platform.execution.trial_process import NODE_LOST, is_node_loss
+from paretovid.platform.storage.documents import read_document
 from paretovid.platform.storage.mirror import is_shared
 
 STOP_SECONDS = 25.0

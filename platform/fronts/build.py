@@ -7,122 +7,26 @@ Cost needs no labels, so a budget holds on both: a point that fits it on validat
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from paretovid.platform.fronts.front import Front, FrontPoint, _cheapest, _within
 from paretovid.platform.records.trial import (
     MAP,
     SPLITS,
-    Measurement,
-    PointRecord,
     Scores,
     SweepRecord,
     TrialRecord,
-    objective_text,
     read_scores,
     read_sweep,
 )
-from paretovid.trainables.errors import DataError, UnknownNameError, UsageError
+from paretovid.trainables.errors import DataError, UsageError
 from paretovid.trainables.evaluation.intervals import detection_interval, map_interval, resample_weights
 from paretovid.trainables.evaluation.pareto import Reference, hypervolume, knee, non_dominated, reference_of
 
 ALL_INTERVALS_UP_TO = 1000
 """Videos in a split up to which every point gets an interval; beyond, only the front and baselines do."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FrontPoint:
-    """One operating point as it is shown."""
-
-    trial: TrialRecord
-    record: PointRecord
-    name: str
-    """`method` for a point of a method; a baseline's own name, for example `uniform+coarse`."""
-    shown: Measurement
-    """On the split that is shown."""
-    quality_ci: tuple[float, float] | None
-    """95 % interval of the objective over videos."""
-    on_front: bool = False
-    seeds: int = 1
-    """Trials in these sweeps with the same method, knobs and data, each with another seed."""
-
-    @property
-    def id(self) -> str:
-        return self.record.id
-
-    def to_json(self) -> dict[str, Any]:
-        """The point as `front --json` prints it."""
-        return {
-            "id": self.id,
-            "sweep": self.trial.sweep,
-            "trial": self.trial.trial,
-            "method": self.trial.method,
-            "training_knobs": self.trial.training_knobs,
-            "inference_knobs": self.record.inference_knobs,
-            self.trial.objective: self.shown.quality,
-            f"{self.trial.objective}_ci": None if self.quality_ci is None else list(self.quality_ci),
-            "top1": self.shown.top1,
-            "gflops": self.shown.gflops,
-            "gflops_std": self.shown.gflops_std,
-            "calls": self.shown.calls,
-            "on_front": self.on_front,
-            "seeds": self.seeds,
-            "remarks": list(self.trial.remarks),
-        }
-
-    def baseline_json(self) -> dict[str, Any]:
-        """The same for an entry of `baselines`."""
-        return {"name": self.name, **self.to_json(), "deployable": self.trial.deployable}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Front:
-    """All operating points of some sweeps, cheapest first, with those on the front marked."""
-
-    sweeps: tuple[str, ...]
-    split: str
-    accounting: str
-    hypervolume: float
-    """Area that the front's points cover on the shown split, in GFLOPs times quality (fraction)."""
-    reference: Reference
-    points: tuple[FrontPoint, ...]
-    baselines: tuple[FrontPoint, ...]
-    knee_id: tuple[str, str] | None = None
-    """Sweep and id of the knee of the whole front, which bounds may have left out of this one."""
-    data: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def objective(self) -> str:
-        """The name of the quality that decides: `map`, `map_iou_0.1_0.7`."""
-        return self.points[0].trial.objective
-
-    @property
-    def front(self) -> tuple[FrontPoint, ...]:
-        """The points on the front, cheapest on validation first."""
-        chosen = (point for point in self.points if point.on_front)
-        return tuple(sorted(chosen, key=lambda point: point.record.val.gflops))
-
-    def best_baselines(self) -> tuple[FrontPoint, ...]:
-        """One point per baseline: the best on validation; of equals the cheapest."""
-        best: dict[str, FrontPoint] = {}
-        for point in sorted(self.baselines, key=_dearest_quality):
-            best.setdefault(point.name, point)
-        return tuple(best.values())
-
-    def to_json(self) -> dict[str, Any]:
-        """The document that `front --json` prints."""
-        return {
-            "sweeps": list(self.sweeps),
-            "split": self.split,
-            "accounting": self.accounting,
-            "hypervolume": self.hypervolume,
-            "reference": self.reference.to_json(self.objective),
-            "points": [point.to_json() for point in self.points],
-            "baselines": [point.baseline_json() for point in self.baselines],
-        }
 
 
 def read_front(folders: Sequence[Path], **options: Any) -> Front:
@@ -177,45 +81,6 @@ def build_front(
         knee_id=(bend.trial.sweep, bend.id),
         data=trials[0].data,
     )
-
-
-def choose(
-    front: Front,
-    *,
-    point: str | None = None,
-    max_gflops: float | None = None,
-    min_map: float | None = None,
-    at_knee: bool = False,
-) -> FrontPoint:
-    """The operating point that a user means, by exactly one of four ways; all decide on validation.
-
-    * `point`: its id (a baseline's is allowed). Raises `UnknownNameError` that lists near ones.
-    * `max_gflops`: the best quality that costs at most this; of equals the cheaper.
-    * `min_map`: the cheapest whose objective reaches this (fraction); of equals the better.
-    * `at_knee`: the front's bend.
-    """
-    given = [point is not None, max_gflops is not None, min_map is not None, at_knee]
-    if sum(given) != 1:
-        raise UsageError(
-            f"{sum(given)} ways to choose a point were given, but exactly one is needed",
-            "Give one of --point ID, --max-gflops X, --min-map Y, --knee.",
-        )
-    if point is not None:
-        return _by_id(front, point)
-    if at_knee:
-        return next(p for p in front.points if (p.trial.sweep, p.id) == front.knee_id)
-    fitting = _within(list(front.points), max_gflops, min_map)
-    return min(fitting, key=_dearest_quality if max_gflops is not None else _cheapest)
-
-
-def _dearest_quality(p: FrontPoint) -> tuple[float, float, bool, str, str]:
-    """Order by quality, best first; ties: cheaper, natural setting, name."""
-    return (-p.record.val.quality, p.record.val.gflops, not p.record.natural, p.trial.sweep, p.id)
-
-
-def _cheapest(p: FrontPoint) -> tuple[float, float, bool, str, str]:
-    """Order by cost, cheapest first; ties: better, natural setting, name."""
-    return (p.record.val.gflops, -p.record.val.quality, not p.record.natural, p.trial.sweep, p.id)
 
 
 def _front_indices(points: Sequence[FrontPoint]) -> list[int]:
@@ -282,69 +147,6 @@ def _check_comparable(trials: Sequence[TrialRecord]) -> None:
 def _reference(sweeps: Sequence[SweepRecord], points: Sequence[FrontPoint]) -> Reference:
     dearest = max(max(p.record.val.gflops, p.record.test.gflops) for p in points)
     return reference_of([sweep.reference for sweep in sweeps], dearest)
-
-
-def _within(points: list[FrontPoint], max_gflops: float | None, min_map: float | None) -> list[FrontPoint]:
-    for name, bound in (("--max-gflops", max_gflops), ("--min-map", min_map)):
-        if bound is not None and not (math.isfinite(bound) and bound > 0):
-            raise UsageError(f"{name} must be a finite number above 0, not {bound}", "For example 0.05.")
-    kept = points
-    if max_gflops is not None:
-        kept = [p for p in kept if max(p.record.val.gflops, p.record.test.gflops) <= max_gflops]
-        if not kept:
-            least = min(points, key=_cheapest)
-            cost = max(least.record.val.gflops, least.record.test.gflops)
-            raise UsageError(
-                f"no operating point costs {max_gflops:g} GFLOPs per video or less on validation and test",
-                f"The cheapest is {least.id} with {rounded_up(cost)} GFLOPs and "
-                f"{objective_text(least.trial.objective)} {100 * least.shown.quality:.1f} %: "
-                f"give at least --max-gflops {rounded_up(cost)}.",
-            )
-    if min_map is not None:
-        if min_map > 1:
-            raise UsageError(
-                f"--min-map is a fraction between 0 and 1, not {min_map:g}",
-                f"Did you mean {min_map / 100:g}?",
-            )
-        affordable = kept
-        kept = [p for p in kept if p.record.val.quality >= min_map]
-        if not kept:
-            best = min(affordable, key=_dearest_quality)
-            raise UsageError(
-                f"no operating point reaches {objective_text(best.trial.objective)} {min_map:g} on validation"
-                + (f" with {max_gflops:g} GFLOPs" if max_gflops is not None else ""),
-                f"The best is {best.id}: {best.record.val.quality:.4f} at {best.record.val.gflops:.4g} GFLOPs.",
-            )
-    return kept
-
-
-def rounded_up(value: float) -> str:
-    """Three digits, never below `value`: the user can type it back."""
-    digits = 2 - math.floor(math.log10(value))
-    return f"{math.ceil(round(value * 10**digits, 6)) / 10**digits:.{max(digits, 0)}f}"
-
-
-def _by_id(front: Front, wanted: str) -> FrontPoint:
-    everything = [*front.points, *front.baselines]
-    sweep, _, name = wanted.rpartition("/")
-    found = [p for p in everything if p.id == name and sweep in ("", p.trial.sweep)]
-    if len({(p.trial.sweep, p.id) for p in found}) > 1:
-        raise UsageError(
-            f"{len(found)} sweeps have a point {wanted!r}",
-            f"Say which: {', '.join(f'{p.trial.sweep}/{p.id}' for p in found)}.",
-        )
-    if found:
-        return found[0]
-    near = sorted((p.id for p in everything), key=lambda known: (-_common_start(known, name), known))
-    shown = ", ".join(list(dict.fromkeys(near))[:5])
-    front_ids = ", ".join(p.id for p in front.front[:8])
-    raise UnknownNameError(
-        f"no operating point is called {wanted!r}", f"Near it: {shown}. On the front: {front_ids}."
-    )
-
-
-def _common_start(a: str, b: str) -> int:
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def _with_intervals(

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from paretovid.platform.fronts.build import Front, FrontPoint
+from paretovid.platform.fronts.front import Front, FrontPoint
 from paretovid.platform.fronts.page import TEMPLATE
 from paretovid.platform.records.trial import knob_text, objective_text
 from paretovid.trainables.evaluation.pareto import non_dominated, thinned

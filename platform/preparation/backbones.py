@@ -20,7 +20,7 @@ from paretovid.infra.local_copy import digest_of
 from paretovid.infra.ray_cluster import Cluster
 from paretovid.platform.console.progress import Progress, Stage
 from paretovid.platform.execution.cluster import cluster_of
-from paretovid.platform.execution.trial_process import cause_of_train_failure
+from paretovid.platform.execution.ray_errors import cause_of_train_failure
 from paretovid.platform.storage.home import Home
 from paretovid.platform.storage.mirror import SharedRoot, fetch, ray_storage, remove_folder, share
 from paretovid.search_spaces.schema import SweepConfig

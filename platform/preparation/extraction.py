@@ -40,16 +40,11 @@ from paretovid.platform.storage.mirror import (
 )
 from paretovid.search_spaces.schema import ExtractionConfig
 from paretovid.trainables.backbones.catalog import component, load_backbone, read_backbone_meta
+from paretovid.trainables.backbones.precision import Precision, check_precision
 from paretovid.trainables.data.dataset import Dataset, VideoRecord, located
 from paretovid.trainables.data.s3 import ObjectStoreError
 from paretovid.trainables.errors import DataError, ParetovidError, UsageError
-from paretovid.trainables.features.extract import (
-    Precision,
-    check_precision,
-    compute_features,
-    read_pieces,
-    why_unreadable,
-)
+from paretovid.trainables.features.extract import compute_features, read_pieces, why_unreadable
 from paretovid.trainables.features.store import (
     describes_shard,
     shard_files,

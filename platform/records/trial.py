@@ -16,8 +16,9 @@ from safetensors import safe_open
 from paretovid.platform.storage.mirror import refresh_sweep, refresh_sweeps
 from paretovid.trainables.data.dataset import Event
 from paretovid.trainables.errors import DataError, NonFiniteError, UnknownNameError, UsageError, unknown_name
-from paretovid.trainables.evaluation.detection import Detection, GroundTruth
+from paretovid.trainables.evaluation.detection import GroundTruth
 from paretovid.trainables.evaluation.pareto import Reference
+from paretovid.trainables.outcome import Detection
 
 SPLITS = ("val", "test")
 MAP = "map"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from paretovid.platform.fronts.build import Front, FrontPoint
+from paretovid.platform.fronts.front import Front, FrontPoint
 from paretovid.platform.records.trial import MAP, knob_text, objective_text
 from paretovid.platform.registry.gates import Gate
 from paretovid.trainables.recognizer import knobs_of

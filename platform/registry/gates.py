@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from safetensors import safe_open
 
-from paretovid.platform.fronts.build import FrontPoint
+from paretovid.platform.fronts.front import FrontPoint
 from paretovid.platform.records.trial import read_scores
 from paretovid.platform.storage.home import Home
 from paretovid.platform.storage.mirror import fetch, some_of_dataset

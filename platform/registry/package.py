@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from paretovid.platform.fronts.build import FrontPoint
+from paretovid.platform.fronts.front import FrontPoint
 from paretovid.platform.records.trial import TrialRecord
 from paretovid.platform.registry.runtime_code import rewritten, write_runtime_package
 from paretovid.platform.storage.home import Home

@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from paretovid.platform.fronts.build import Front, FrontPoint, choose, read_front
+from paretovid.platform.fronts.build import read_front
+from paretovid.platform.fronts.front import Front, FrontPoint
+from paretovid.platform.fronts.selection import choose
 from paretovid.platform.records.trial import MAP, SPLITS, objective_text
 from paretovid.platform.registry.card import model_card
 from paretovid.platform.registry.gates import Gate, check_raw_videos

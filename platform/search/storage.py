@@ -18,8 +18,8 @@ from optuna.trial import TrialState
 
 from paretovid.infra.object_store import ObjectStore
 from paretovid.platform.search.bucket_journal import ObjectJournal
-from paretovid.platform.search.location import shown_url, without_password
 from paretovid.platform.search.retrying_storage import PatientStorage
+from paretovid.platform.storage.urls import shown_url, without_password
 from paretovid.trainables.data.s3 import SCHEME
 from paretovid.trainables.errors import UsageError
 

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from typing import Any, final
 
 from paretovid.platform.console.progress import Progress, Stage
-from paretovid.platform.execution.searcher import Hooks
+from paretovid.platform.execution.outcome import Hooks
+from paretovid.platform.records.failure import FAILURE_FILE, record_failure
 from paretovid.platform.records.journal import Event, SweepJournal
 from paretovid.platform.records.trial import objective_text
 from paretovid.platform.storage.home import Home
 from paretovid.platform.storage.mirror import fetch_result, remove
-from paretovid.platform.sweeps.reconcile import FAILURE_FILE, record_failure
 from paretovid.platform.sweeps.status import LiveStatus
 from paretovid.platform.tracking.exporter import TrackingSender
 from paretovid.trainables.data.s3 import ObjectStoreError

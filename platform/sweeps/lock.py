@@ -20,8 +20,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO, final
 
-from paretovid.platform.execution.heartbeat import read_document, write_atomically
 from paretovid.platform.execution.stopping import StopSwitch
+from paretovid.platform.storage.documents import read_document, write_atomically
+from paretovid.platform.storage.locks import _flock
 from paretovid.platform.storage.mirror import remove
 from paretovid.trainables.errors import UsageError
 
@@ -32,27 +33,6 @@ HEARTBEAT_SECONDS = 2.0
 SILENT_SECONDS = 60.0
 TAKE_OVER_SECONDS = 60.0
 """What a living driver has to stop in, when it is asked to give way."""
-
-
-@contextlib.contextmanager
-def alone(folder: Path, lock_name: str = ".lock") -> Iterator[None]:
-    """Holds a lock on a folder between processes of this machine. The kernel frees it with the process."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = _flock(folder / lock_name)
-    if lock is None:
-        raise UsageError(f"the sweep in {folder} is running already", "Wait for it, or end it.")
-    with lock:
-        yield
-
-
-def _flock(path: Path) -> TextIO | None:
-    file = path.open("w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
-        return None
-    return file
 
 
 def driver_of(folder: Path) -> dict[str, Any] | None:

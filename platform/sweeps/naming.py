@@ -13,52 +13,23 @@ import json
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from paretovid.platform.config.load import load_sweep_config, searched_knobs, to_record
-from paretovid.platform.execution.heartbeat import read_document
+from paretovid.platform.records.sweep import SWEEP_FILE, known_info, read_info
 from paretovid.platform.storage.home import Home
-from paretovid.platform.storage.mirror import refresh_sweeps, share_file
+from paretovid.platform.storage.mirror import refresh_sweeps
 from paretovid.search_spaces.schema import SweepConfig
-from paretovid.trainables.data.dataset import write_json
-from paretovid.trainables.errors import DataError, UnknownNameError, UsageError, unknown_name
+from paretovid.trainables.errors import DataError, UsageError
 from paretovid.trainables.provenance import code_version
 
-SWEEP_FILE = "sweep.json"
 _WHERE_ONLY = ("home", "name", "cluster", "tracking")
 """Sections that say where a sweep runs and is kept, not what it is."""
 _HOW_ONLY = ("concurrent", "hours", "max_failures", "storage")
 """Settings of `search` that may differ when a sweep goes on."""
-
-
-def read_info(folder: Path) -> dict[str, Any] | None:
-    """The content of `sweep.json`; None if there is none that can be read."""
-    return read_document(folder / SWEEP_FILE, must_answer=True)
-
-
-def write_info(folder: Path, info: Mapping[str, Any]) -> None:
-    """Replaces `sweep.json`."""
-    write_json(folder / SWEEP_FILE, info)
-    share_file(folder / SWEEP_FILE)
-
-
-def known_info(home: Home, name: str) -> dict[str, Any]:
-    """The record of a sweep. Raises `UnknownNameError` if there is none, naming the others."""
-    info = read_info(home.sweep(name))
-    if info is not None:
-        return info
-    refresh_sweeps(home.sweeps)
-    if (home.sweep(name) / SWEEP_FILE).is_file():
-        raise DataError(
-            f"{home.sweep(name) / SWEEP_FILE} is damaged",
-            "Write it anew with the command that the sweep was started with, and name=" + name + ".",
-        )
-    error = unknown_name("sweep", name, [path.parent.name for path in home.sweeps.glob(f"*/{SWEEP_FILE}")])
-    raise UnknownNameError(error.message, f"{error.hint} `paretovid sweeps` lists them.")
 
 
 def new_info(config: SweepConfig, name: str, state: str, before: Mapping[str, Any] | None) -> dict[str, Any]:

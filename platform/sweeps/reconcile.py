@@ -6,16 +6,17 @@ study for what was asked and what failed; the journal for when. MLflow is told f
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from paretovid.platform.execution.heartbeat import ALIVE_FILE, read_document, write_atomically
-from paretovid.platform.execution.searcher import FixedTrial
+from paretovid.platform.execution.heartbeat import ALIVE_FILE
+from paretovid.platform.execution.outcome import FixedTrial
+from paretovid.platform.records.failure import FAILURE_FILE, failure_of, record_failure
 from paretovid.platform.records.journal import read_journal
 from paretovid.platform.search.study import ParetoStudy
+from paretovid.platform.storage.documents import read_document
 from paretovid.platform.storage.mirror import remove
 from paretovid.platform.sweeps.trials import (
     SweepTrials,
@@ -25,9 +26,6 @@ from paretovid.platform.sweeps.trials import (
     trial_config,
 )
 from paretovid.trainables.provenance import code_version
-
-FAILURE_FILE = "failure.json"
-"""In the folder of a trial that failed for good: `{"reason": …}`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,18 +37,6 @@ class Reconciled:
     """Trials that have a result, baselines included."""
     failed: int
     notes: tuple[str, ...]
-
-
-def record_failure(trial_folder: Path, reason: str) -> None:
-    """Keeps why a trial failed for good, beside its traceback."""
-    trial_folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(trial_folder / FAILURE_FILE, json.dumps({"reason": reason}))
-
-
-def failure_of(trial_folder: Path) -> str | None:
-    """Why a trial failed for good; None if it did not."""
-    found = read_document(trial_folder / FAILURE_FILE)
-    return None if found is None else str(found.get("reason", "unknown"))
 
 
 def reconcile(

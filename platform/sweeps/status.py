@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Any, Protocol, final
 
 from paretovid.platform.console.progress import format_seconds
-from paretovid.platform.execution.heartbeat import ALIVE_FILE, read_document
+from paretovid.platform.execution.heartbeat import ALIVE_FILE
+from paretovid.platform.records.failure import failure_of
 from paretovid.platform.records.journal import Entry, TrialClock, hours_spent, read_journal
+from paretovid.platform.records.sweep import SWEEP_FILE, known_info, read_info
 from paretovid.platform.records.trial import stated_reference
+from paretovid.platform.storage.documents import read_document
 from paretovid.platform.storage.home import Home
 from paretovid.platform.storage.mirror import refresh_sweep, refresh_sweeps
 from paretovid.platform.sweeps.lock import driver_of
-from paretovid.platform.sweeps.naming import SWEEP_FILE, known_info, read_info
-from paretovid.platform.sweeps.reconcile import failure_of
 from paretovid.platform.tracking.exporter import last_sent
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.evaluation.pareto import Reference, hypervolume, non_dominated, reference_of

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from paretovid.platform.config.load import ends, searched_knobs
 from paretovid.platform.execution.launcher import LaunchSummary
-from paretovid.platform.fronts.build import Front, rounded_up
+from paretovid.platform.fronts.front import Front, rounded_up
 from paretovid.platform.fronts.report import front_table
 from paretovid.platform.preparation.estimate import data_size, estimate
 from paretovid.platform.records.trial import knob_text

@@ -19,25 +19,19 @@ from paretovid.platform.console.progress import Progress
 from paretovid.platform.execution.cluster import cluster_of
 from paretovid.platform.execution.launcher import LaunchSummary, launch_trials
 from paretovid.platform.execution.stopping import StopSwitch, SweepStopped, on_signals
-from paretovid.platform.fronts.build import Front, read_front
+from paretovid.platform.fronts.build import read_front
+from paretovid.platform.fronts.front import Front
 from paretovid.platform.fronts.report import front_table, write_html, write_png
 from paretovid.platform.preparation.prepare import Prepared, check_settings, expected_facts, prepare
 from paretovid.platform.records.journal import SweepJournal, read_journal
+from paretovid.platform.records.sweep import known_info, read_info, write_info
 from paretovid.platform.search.location import study_place
 from paretovid.platform.search.study import ParetoStudy
 from paretovid.platform.storage.home import Home, open_home
 from paretovid.platform.storage.mirror import fetch, refresh_sweep, share_file, some_of_dataset
 from paretovid.platform.sweeps.events import SweepDriver
 from paretovid.platform.sweeps.lock import SweepLock, driver_of
-from paretovid.platform.sweeps.naming import (
-    known_info,
-    name_of,
-    new_info,
-    read_info,
-    stored_config,
-    with_extensions,
-    write_info,
-)
+from paretovid.platform.sweeps.naming import name_of, new_info, stored_config, with_extensions
 from paretovid.platform.sweeps.reconcile import reconcile
 from paretovid.platform.sweeps.status import LiveStatus, list_sweeps
 from paretovid.platform.sweeps.summary import (
@@ -61,7 +55,7 @@ from paretovid.trainables.data.dataset import load_dataset, write_json
 from paretovid.trainables.errors import ParetovidError, UsageError
 from paretovid.trainables.evaluation.evaluate import OBJECTIVES
 from paretovid.trainables.provenance import code_version
-from paretovid.trainables.trial import TrainingConfig
+from paretovid.trainables.training.config import TrainingConfig
 
 TRACKING_SECONDS = 60.0
 """What MLflow may take, without a sign of getting on, when everything else is done."""

@@ -10,10 +10,10 @@ from typing import Any, final
 from paretovid.infra.node_cache import NodeCacheError, node_cache
 from paretovid.infra.node_cache import fetch as copy_to_node
 from paretovid.platform.config.load import model_with_knobs, training_settings
-from paretovid.platform.execution.heartbeat import read_document
-from paretovid.platform.execution.searcher import FixedTrial
+from paretovid.platform.execution.outcome import FixedTrial
 from paretovid.platform.preparation.prepare import Prepared, is_whole_store
 from paretovid.platform.search.study import Suggestion
+from paretovid.platform.storage.documents import read_document
 from paretovid.platform.storage.mirror import (
     SharedRoot,
     fetch,
@@ -27,7 +27,8 @@ from paretovid.trainables.config import typed_config
 from paretovid.trainables.errors import DataError, UsageError
 from paretovid.trainables.evaluation.pareto import non_dominated
 from paretovid.trainables.provenance import code_version
-from paretovid.trainables.trial import EVALUATED_SPLITS, TrainingConfig, TrialConfig, run_trial
+from paretovid.trainables.training.config import TrainingConfig, TrialConfig
+from paretovid.trainables.trial import EVALUATED_SPLITS, run_trial
 
 
 @final

@@ -12,11 +12,11 @@ from optuna.trial import TrialState
 
 from paretovid.platform.execution.heartbeat import ALIVE_FILE
 from paretovid.platform.records.journal import read_journal
+from paretovid.platform.records.sweep import read_info
 from paretovid.platform.search.location import study_place
 from paretovid.platform.search.storage import connect_storage
 from paretovid.platform.storage.home import Home
 from paretovid.platform.storage.mirror import refresh_sweep
-from paretovid.platform.sweeps.naming import read_info
 from paretovid.platform.tracking.store import open_store
 
 

@@ -14,12 +14,14 @@ from safetensors.torch import save_file
 
 from paretovid.platform.storage.home import Home
 from paretovid.trainables.backbones.catalog import FAMILIES, component, save_backbone
+from paretovid.trainables.context import LocalContext
 from paretovid.trainables.data.dataset import Dataset
 from paretovid.trainables.data.moving_digits.generate import MovingDigitsConfig, make_moving_digits
 from paretovid.trainables.evaluation.metrics import mean_average_precision, top1
 from paretovid.trainables.features.extract import extract_shard, headers
 from paretovid.trainables.features.store import finish, header_fingerprint
-from paretovid.trainables.trial import LocalContext, TrainingConfig, TrialConfig, run_trial
+from paretovid.trainables.training.config import TrainingConfig, TrialConfig
+from paretovid.trainables.trial import run_trial
 
 CLASSES = ("zero", "one", "two", "three")
 

@@ -16,12 +16,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import final
 
-from paretovid.platform.execution.heartbeat import read_document, write_atomically
-from paretovid.platform.fronts.build import Front, read_front
+from paretovid.platform.fronts.build import read_front
+from paretovid.platform.fronts.front import Front
 from paretovid.platform.records.journal import Entry, read_journal
+from paretovid.platform.records.sweep import read_info
 from paretovid.platform.records.trial import SweepRecord, TrialRecord, read_sweep, read_trial
+from paretovid.platform.storage.documents import read_document, write_atomically
 from paretovid.platform.storage.home import Home
-from paretovid.platform.sweeps.naming import read_info
 from paretovid.platform.tracking.store import StoreError, open_store, store_uri
 from paretovid.platform.tracking.tracker import Tracker, log_sweep
 from paretovid.trainables.errors import ParetovidError

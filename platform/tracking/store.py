@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from paretovid.platform.search.location import check_no_password
 from paretovid.platform.storage.home import Home
+from paretovid.platform.storage.urls import check_no_password
 from paretovid.trainables.errors import ParetovidError, UsageError
 
 if TYPE_CHECKING:

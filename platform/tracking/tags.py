@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from paretovid.platform.fronts.build import Front, FrontPoint
+from paretovid.platform.fronts.front import Front, FrontPoint
 from paretovid.platform.records.trial import MAP, Measurement, SweepRecord, TrialRecord, knob_text
 from paretovid.trainables.errors import NonFiniteError
 

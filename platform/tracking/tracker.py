@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from paretovid.platform.fronts import report
-from paretovid.platform.fronts.build import Front, FrontPoint
+from paretovid.platform.fronts.front import Front, FrontPoint
 from paretovid.platform.records.trial import SweepRecord, TrialRecord
 from paretovid.platform.storage.home import Home
 from paretovid.platform.tracking.store import Store, StoreError, open_store, store_uri

@@ -18,9 +18,10 @@ import yaml
 from paretovid.infra.ray_cluster import CLUSTER_ENVIRONMENT
 from paretovid.platform.cli.main import parse
 from paretovid.platform.config.load import load_sweep_config
-from paretovid.platform.search.location import STORAGE_VARIABLE, check_no_password
+from paretovid.platform.search.location import STORAGE_VARIABLE
 from paretovid.platform.storage.home import HOME_VARIABLE
 from paretovid.platform.storage.mirror import CACHE_VARIABLE
+from paretovid.platform.storage.urls import check_no_password
 
 ROOT = Path(__file__).parents[2]
 INFRA = ROOT / "infra"

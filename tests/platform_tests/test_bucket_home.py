@@ -17,16 +17,18 @@ from paretovid.infra.object_store import ObjectStore
 from paretovid.infra.testing import S3Server, s3_server
 from paretovid.platform.config.load import load_sweep_config
 from paretovid.platform.execution.context import ProcessContext, forget_checkpoints, keep_checkpoint
-from paretovid.platform.execution.heartbeat import ask_to_stop, read_document, take_back_stop
+from paretovid.platform.execution.heartbeat import ask_to_stop, take_back_stop
 from paretovid.platform.fronts.build import read_front
 from paretovid.platform.records.journal import SweepJournal, read_journal
+from paretovid.platform.records.sweep import known_info, read_info, write_info
 from paretovid.platform.records.trial import read_sweep
 from paretovid.platform.registry.package import backbone_folders
 from paretovid.platform.search.bucket_journal import ObjectJournal
 from paretovid.platform.search.study import ParetoStudy
 from paretovid.platform.storage import mirror as shared_home
+from paretovid.platform.storage.documents import read_document
 from paretovid.platform.storage.home import Home, open_home
-from paretovid.platform.sweeps.naming import known_info, new_info, read_info, write_info
+from paretovid.platform.sweeps.naming import new_info
 from paretovid.platform.sweeps.status import list_sweeps
 from paretovid.platform.testing.sweeps import small_home
 from paretovid.platform.tracking.store import open_registry

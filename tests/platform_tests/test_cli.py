@@ -18,7 +18,8 @@ import pytest
 from paretovid.infra.nodes import NodeFacts, own_versions
 from paretovid.platform.cli import commands, doctor
 from paretovid.platform.cli import main as cli
-from paretovid.platform.cli.commands import Answer, format_table
+from paretovid.platform.cli.commands import Answer
+from paretovid.platform.console.tables import format_table
 from paretovid.platform.execution.cluster import problems_of
 from paretovid.trainables.errors import DataError, UsageError
 

@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from paretovid.platform.fronts.build import Front, FrontPoint, build_front, choose, read_front
+from paretovid.platform.fronts.build import build_front, read_front
+from paretovid.platform.fronts.front import Front, FrontPoint
+from paretovid.platform.fronts.selection import choose
 from paretovid.platform.records.trial import read_sweep, read_trial
 from paretovid.platform.registry.promotion import _version_tags, number_gates
 from paretovid.platform.testing.sweeps import synthetic_sweep, write_sweep, write_trial
 from paretovid.platform.tracking.tags import near_front, trial_figures
 from paretovid.trainables.data.dataset import Event
 from paretovid.trainables.errors import DataError, NonFiniteError, UnknownNameError, UsageError
-from paretovid.trainables.evaluation.detection import Detection, GroundTruth
+from paretovid.trainables.evaluation.detection import GroundTruth
 from paretovid.trainables.evaluation.intervals import (
     detection_interval,
     map_interval,
@@ -27,6 +29,7 @@ from paretovid.trainables.evaluation.intervals import (
 )
 from paretovid.trainables.evaluation.metrics import bootstrap_map_interval, mean_average_precision
 from paretovid.trainables.evaluation.pareto import Reference
+from paretovid.trainables.outcome import Detection
 
 POINT_KEYS = (
     "id sweep trial method training_knobs inference_knobs "

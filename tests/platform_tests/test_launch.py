@@ -20,19 +20,13 @@ from paretovid.infra.placement import GIB, TrialResources
 from paretovid.infra.ray_cluster import connect
 from paretovid.platform.execution import launcher as launch
 from paretovid.platform.execution.context import _finite, keep_checkpoint, kept_checkpoint
-from paretovid.platform.execution.heartbeat import (
-    ALIVE_FILE,
-    STOP_FILE,
-    Signs,
-    ask_to_stop,
-    read_document,
-    take_back_stop,
-)
+from paretovid.platform.execution.heartbeat import ALIVE_FILE, STOP_FILE, Signs, ask_to_stop, take_back_stop
 from paretovid.platform.execution.launcher import launch_trials
-from paretovid.platform.execution.searcher import FixedTrial, Hooks
+from paretovid.platform.execution.outcome import FixedTrial, Hooks
 from paretovid.platform.execution.trial_process import failure, result_to_json
 from paretovid.platform.execution.watchdog import cause_of_death, killed_for_memory
 from paretovid.platform.search.study import ParetoStudy
+from paretovid.platform.storage.documents import read_document
 from paretovid.search_spaces.schema import KnobConfig
 from paretovid.trainables.errors import NonFiniteError, ParetovidError, UsageError
 
@@ -67,8 +61,8 @@ def make_trainable(folder: Path) -> Callable[[dict[str, Any], Any], dict[str, An
         import time
         from pathlib import Path
 
+        from paretovid.trainables.context import TrialStopped
         from paretovid.trainables.errors import NonFiniteError
-        from paretovid.trainables.trial import TrialStopped
 
         gamma = config["knobs"]["gamma"]
         marks = folder / "starts" / config["trial"]

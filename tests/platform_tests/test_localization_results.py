@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from paretovid.platform.cli.commands import _describe_video
-from paretovid.platform.fronts.build import choose, read_front
+from paretovid.platform.fronts.build import read_front
 from paretovid.platform.fronts.report import front_table, write_html, write_png
+from paretovid.platform.fronts.selection import choose
 from paretovid.platform.records.trial import objective_text, read_scores, read_sweep
 from paretovid.platform.registry import prediction
 from paretovid.platform.registry import promotion as registry

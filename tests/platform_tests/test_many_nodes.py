@@ -22,15 +22,16 @@ from paretovid.infra.placement import TrialResources
 from paretovid.infra.ray_cluster import CLUSTER_ENVIRONMENT, connect, environment
 from paretovid.platform.execution import cluster as cluster_check
 from paretovid.platform.execution.cluster import check_nodes, code_to_send
-from paretovid.platform.execution.heartbeat import ALIVE_FILE, read_document
+from paretovid.platform.execution.heartbeat import ALIVE_FILE
 from paretovid.platform.execution.launcher import launch_trials
-from paretovid.platform.execution.searcher import FixedTrial, Hooks
+from paretovid.platform.execution.outcome import FixedTrial, Hooks
+from paretovid.platform.storage.documents import read_document
 from paretovid.platform.storage.home import Home
 from paretovid.platform.sweeps.trials import trainable_on
 from paretovid.platform.testing.sweeps import small_home
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.provenance import code_version
-from paretovid.trainables.trial import TrainingConfig, TrialConfig
+from paretovid.trainables.training.config import TrainingConfig, TrialConfig
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(400)]
 

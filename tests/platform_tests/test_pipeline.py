@@ -18,7 +18,8 @@ from tests.platform_tests.conftest import SMALL_DATA
 from paretovid.platform.config.load import data_settings, group_options, load_sweep_config
 from paretovid.platform.console.progress import Progress
 from paretovid.platform.preparation import prepare as pipeline
-from paretovid.platform.preparation.prepare import check_settings, make_data
+from paretovid.platform.preparation.datasets import make_data
+from paretovid.platform.preparation.prepare import check_settings
 from paretovid.trainables.data.dataset import load_dataset
 from paretovid.trainables.data.moving_digits.encoding import encode_mp4
 from paretovid.trainables.data.readers.catalog import reader_config, reader_names

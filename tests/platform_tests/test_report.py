@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from paretovid.platform.fronts.build import Front, read_front
+from paretovid.platform.fronts.build import read_front
+from paretovid.platform.fronts.front import Front
 from paretovid.platform.fronts.report import _curves, _rival, front_table, write_html, write_png
 from paretovid.platform.testing.sweeps import synthetic_sweep, write_sweep, write_trial
 

@@ -13,7 +13,8 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from ray.tune.search import Searcher
 
-from paretovid.platform.execution.searcher import OUTCOME, FixedTrial, Hooks, ParetoSearcher
+from paretovid.platform.execution.outcome import OUTCOME, FixedTrial, Hooks
+from paretovid.platform.execution.searcher import ParetoSearcher
 from paretovid.platform.search.study import MOST_LOSSES, ParetoStudy, Suggestion
 from paretovid.search_spaces.schema import KnobConfig
 from paretovid.trainables.errors import UsageError

@@ -14,16 +14,11 @@ from sqlalchemy.engine import make_url
 from paretovid.infra.testing import free_port
 from paretovid.platform.config.load import load_sweep_config
 from paretovid.platform.search import retrying_storage as patient_storage
-from paretovid.platform.search.location import (
-    STORAGE_VARIABLE,
-    check_no_password,
-    shown_url,
-    study_place,
-    without_password,
-)
+from paretovid.platform.search.location import STORAGE_VARIABLE, study_place
 from paretovid.platform.search.retrying_storage import PatientStorage, StudyStorageError
 from paretovid.platform.search.study import ParetoStudy
 from paretovid.platform.storage.home import Home
+from paretovid.platform.storage.urls import check_no_password, shown_url, without_password
 from paretovid.search_spaces.schema import KnobConfig
 from paretovid.trainables.errors import UsageError
 

@@ -13,10 +13,10 @@ import pytest
 from paretovid.platform.execution.heartbeat import Signs
 from paretovid.platform.execution.stopping import StopSwitch
 from paretovid.platform.fronts.build import read_front
+from paretovid.platform.records.failure import record_failure
 from paretovid.platform.records.journal import Entry, SweepJournal, hours_spent, read_journal
 from paretovid.platform.storage.home import Home
 from paretovid.platform.sweeps.lock import SweepLock
-from paretovid.platform.sweeps.reconcile import record_failure
 from paretovid.platform.sweeps.status import (
     LiveStatus,
     ValidationHypervolume,

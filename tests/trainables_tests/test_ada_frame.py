@@ -12,7 +12,6 @@ from paretovid.trainables.catalog import method_config
 from paretovid.trainables.cost import ComponentCost, CostTable
 from paretovid.trainables.errors import NonFiniteError, UsageError
 from paretovid.trainables.layers.frame_agent import index_of
-from paretovid.trainables.method import Batch, Progress
 from paretovid.trainables.methods.ada_frame import (
     ALGORITHM2,
     NEVER,
@@ -21,6 +20,7 @@ from paretovid.trainables.methods.ada_frame import (
     paper_patience,
     relative_entropy,
 )
+from paretovid.trainables.outcome import Batch, Progress
 from paretovid.trainables.testing import (
     COMPONENTS,
     MACS,

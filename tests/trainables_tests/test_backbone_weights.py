@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from paretovid.trainables.backbones.catalog import ComponentSpec, component, load_backbone, save_backbone
+from paretovid.trainables.backbones.catalog import component, load_backbone, save_backbone
+from paretovid.trainables.backbones.spec import ComponentSpec
 from paretovid.trainables.backbones.weights import build_with_weights, fetch, read_tensors
 from paretovid.trainables.errors import DataError, UsageError
 

@@ -13,7 +13,6 @@ from paretovid.trainables.errors import DataError, NonFiniteError, UnknownNameEr
 from paretovid.trainables.evaluation.detection import (
     EVALUATORS,
     THUMOS_THRESHOLDS,
-    Detection,
     GroundTruth,
     clipped,
     clipped_segments,
@@ -22,6 +21,7 @@ from paretovid.trainables.evaluation.detection import (
     overlaps,
     resampled_map_iou,
 )
+from paretovid.trainables.outcome import Detection
 
 
 def event(start: float, end: float, label: int = 0) -> Event:

@@ -19,8 +19,8 @@ from paretovid.trainables.backbones.catalog import (
     save_backbone,
 )
 from paretovid.trainables.backbones.fine_tuning import FineTuningConfig, fine_tune, is_fine_tuned
+from paretovid.trainables.context import LocalContext
 from paretovid.trainables.errors import NonFiniteError, UsageError
-from paretovid.trainables.trial import LocalContext
 
 # Fine-tuning does not ask where a network's weights come from; a small one takes seconds.
 COARSE = family("small")["coarse"]

@@ -12,7 +12,7 @@ from paretovid.trainables.baselines.frame_exit import FrameExit, exit_steps, ref
 from paretovid.trainables.catalog import method_config
 from paretovid.trainables.cost import deterministic_eval
 from paretovid.trainables.errors import UsageError
-from paretovid.trainables.method import Batch, Progress
+from paretovid.trainables.outcome import Batch, Progress
 from paretovid.trainables.provider import VideoProvider
 from paretovid.trainables.testing import (
     COMPONENTS,

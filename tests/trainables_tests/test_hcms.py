@@ -22,8 +22,8 @@ from paretovid.trainables.data.videos import VideoReader
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.evaluation.evaluate import Measured
 from paretovid.trainables.layers.gated_stack import Gate, GatedLevels, Limits, affordable
-from paretovid.trainables.method import Batch, Outcome, Progress
 from paretovid.trainables.methods.hcms import Hcms
+from paretovid.trainables.outcome import Batch, Outcome, Progress
 from paretovid.trainables.provider import FeatureProvider
 from paretovid.trainables.recognizer import Prediction, Recognizer, write_model_folder
 from paretovid.trainables.testing import (

@@ -61,7 +61,7 @@ def test_a_bad_configuration_says_what_is_allowed(name, fields, message):
 
 def test_the_step_that_always_ends_the_walk_teaches_no_stopping():
     """With one step there is nothing to decide, and the policy's loss is zero."""
-    from paretovid.trainables.method import Batch, Progress
+    from paretovid.trainables.outcome import Batch, Progress
 
     split = synthetic_split()
     method = synthetic_method("frame_glimpse", {"steps": 1})

@@ -8,8 +8,8 @@ import torch
 from paretovid.trainables.catalog import method_config
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.layers.recurrent import Cell, gumbel_use, mix, synchronize
-from paretovid.trainables.method import Batch, Progress
 from paretovid.trainables.methods.lite_eval import LiteEval
+from paretovid.trainables.outcome import Batch, Progress
 from paretovid.trainables.testing import (
     padded_by,
     run_cached,

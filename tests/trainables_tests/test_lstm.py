@@ -9,7 +9,7 @@ from paretovid.trainables.baselines.lstm import Lstm
 from paretovid.trainables.catalog import method_config
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.layers.frame_sampling import random_steps, uniform_steps
-from paretovid.trainables.method import Batch, Progress
+from paretovid.trainables.outcome import Batch, Progress
 from paretovid.trainables.testing import run_cached, synthetic_method, synthetic_split, train_briefly
 
 MEMORY = {"kind": "visual", "frames": 4, "projection": 5}

@@ -11,7 +11,7 @@ import torch
 
 from paretovid.trainables.catalog import method_class, method_config, method_names
 from paretovid.trainables.errors import UsageError
-from paretovid.trainables.method import Batch, Progress
+from paretovid.trainables.outcome import Batch, Progress
 from paretovid.trainables.testing import (
     COMPONENTS,
     padded_by,

@@ -16,7 +16,6 @@ from paretovid.trainables.errors import UsageError
 from paretovid.trainables.evaluation.evaluate import run_settings
 from paretovid.trainables.features.store import FeatureSplit
 from paretovid.trainables.layers.model_pool import Clips, member_losses
-from paretovid.trainables.method import Batch, Progress, SourceFacts
 from paretovid.trainables.methods.model_selection import (
     ModelSelection,
     SelectorBank,
@@ -24,6 +23,7 @@ from paretovid.trainables.methods.model_selection import (
     all_agree,
     choose,
 )
+from paretovid.trainables.outcome import Batch, Progress, SourceFacts
 from paretovid.trainables.testing import (
     COMPONENTS,
     FACTS,

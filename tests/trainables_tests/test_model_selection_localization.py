@@ -9,12 +9,12 @@ import torch
 
 from paretovid.trainables.catalog import method_class, method_config
 from paretovid.trainables.errors import NonFiniteError, UsageError
-from paretovid.trainables.method import Batch, Progress
 from paretovid.trainables.methods.model_selection_localization import (
     ModelSelectionLocalization,
     affinity,
     disparity,
 )
+from paretovid.trainables.outcome import Batch, Progress
 from paretovid.trainables.testing import (
     COMPONENTS,
     run_cached,

@@ -16,10 +16,8 @@ from torch import nn
 from paretovid.trainables.backbones.catalog import (
     COMPONENTS,
     FAMILIES,
-    Backbone,
     all_components,
     component,
-    describe_input,
     family,
     measure_component,
 )
@@ -29,6 +27,7 @@ from paretovid.trainables.backbones.networks.same_padding import pad_same
 from paretovid.trainables.backbones.networks.shufflenet_3d import ShuffleNet3d, shuffle
 from paretovid.trainables.backbones.networks.yamnet import YamNet
 from paretovid.trainables.backbones.paper import PAPER_FAMILIES, PAPER_SPECS
+from paretovid.trainables.backbones.spec import Backbone, describe_input
 from paretovid.trainables.cost import measure_macs
 from paretovid.trainables.errors import UsageError
 

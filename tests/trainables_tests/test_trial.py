@@ -16,17 +16,13 @@ from safetensors.torch import load_file
 from paretovid.platform.records.trial import read_scores, read_trial
 from paretovid.platform.testing.sweeps import localization_home, small_home
 from paretovid.trainables.catalog import method_class, method_config, method_names
+from paretovid.trainables.context import LocalContext, TrialStopped
 from paretovid.trainables.data.dataset import load_dataset, save_manifest
 from paretovid.trainables.errors import NonFiniteError, StaleFeaturesError, UsageError
 from paretovid.trainables.evaluation.detection import map_iou
-from paretovid.trainables.trial import (
-    LocalContext,
-    TrainingConfig,
-    TrialConfig,
-    TrialStopped,
-    _average_gradients,
-    run_trial,
-)
+from paretovid.trainables.training.config import TrainingConfig, TrialConfig
+from paretovid.trainables.training.loop import _average_gradients
+from paretovid.trainables.trial import run_trial
 
 
 @pytest.fixture(scope="module")
@@ -346,7 +342,7 @@ def cluster():
 def launch(base: TrialConfig, storage: Path, workers: int) -> Path:
     from paretovid.infra.placement import TrialResources
     from paretovid.platform.execution.launcher import launch_trials
-    from paretovid.platform.execution.searcher import FixedTrial, Hooks
+    from paretovid.platform.execution.outcome import FixedTrial, Hooks
     from paretovid.platform.sweeps.trials import trainable_on
     from paretovid.trainables.provenance import code_version
 
@@ -393,9 +389,9 @@ def test_averaged_gradients_are_those_of_the_whole_batch(base, tmp_path):
 def _average_in_two(rank: int, rendezvous: str, folder: str) -> None:
     from safetensors.torch import save_file
 
-    from paretovid.trainables.method import Batch, Progress
+    from paretovid.trainables.outcome import Batch, Progress
     from paretovid.trainables.testing import synthetic_method, synthetic_split
-    from paretovid.trainables.trial import _average_gradients
+    from paretovid.trainables.training.loop import _average_gradients
 
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)

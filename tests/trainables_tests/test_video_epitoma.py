@@ -23,8 +23,8 @@ from paretovid.trainables.layers.timestep_selector import (
     logistic_noise,
     step_open,
 )
-from paretovid.trainables.method import Batch, Progress
 from paretovid.trainables.methods.video_epitoma import VideoEpitoma, without_some
+from paretovid.trainables.outcome import Batch, Progress
 from paretovid.trainables.testing import (
     COMPONENTS,
     reloaded,

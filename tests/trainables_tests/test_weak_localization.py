@@ -19,7 +19,7 @@ from paretovid.trainables.layers.localization_head import (
     instances,
     multiple_instance_loss,
 )
-from paretovid.trainables.method import Batch
+from paretovid.trainables.outcome import Batch
 
 ALL = torch.ones(1, 8, dtype=torch.bool)
 

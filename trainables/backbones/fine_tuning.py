@@ -25,13 +25,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from paretovid.trainables.backbones.catalog import (
-    Backbone,
-    ComponentSpec,
-    component,
-    load_backbone,
-    save_backbone,
-)
+from paretovid.trainables.backbones.catalog import component, load_backbone, save_backbone
+from paretovid.trainables.backbones.precision import Precision, check_precision
+from paretovid.trainables.backbones.spec import Backbone, ComponentSpec
 from paretovid.trainables.backbones.training import (
     BackboneTrainingConfig,
     Samples,
@@ -44,11 +40,10 @@ from paretovid.trainables.backbones.training import (
 )
 from paretovid.trainables.data.dataset import Dataset
 from paretovid.trainables.errors import UsageError
-from paretovid.trainables.features.extract import Precision, check_precision
-from paretovid.trainables.method import classification_loss
+from paretovid.trainables.layers.functional import classification_loss
 
 if TYPE_CHECKING:
-    from paretovid.trainables.trial import TrialContext
+    from paretovid.trainables.context import TrialContext
 
 _STATE, _ABOUT = "state.safetensors", "about.json"
 

@@ -13,7 +13,6 @@ their training: a span of (frames x stride) / (frames per second) around the mid
 
 from __future__ import annotations
 
-from paretovid.trainables.backbones.catalog import ComponentSpec, PixelScale, Recipe, Weights
 from paretovid.trainables.backbones.networks import i3d, shufflenet_3d, yamnet
 from paretovid.trainables.backbones.networks.libraries import (
     Builder,
@@ -23,6 +22,7 @@ from paretovid.trainables.backbones.networks.libraries import (
     torchvision_trunk,
     x3d,
 )
+from paretovid.trainables.backbones.spec import ComponentSpec, PixelScale, Recipe, Weights
 from paretovid.trainables.data.flow import REACH_PIXELS, ZERO
 from paretovid.trainables.data.videos import InputSpec
 

@@ -42,22 +42,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from paretovid.trainables.backbones.catalog import (
-    Backbone,
-    ComponentSpec,
-    component,
-    read_backbone_meta,
-    save_backbone,
-)
+from paretovid.trainables.backbones.catalog import component, read_backbone_meta, save_backbone
+from paretovid.trainables.backbones.spec import Backbone, ComponentSpec
 from paretovid.trainables.data.dataset import Dataset, VideoRecord, is_for_backbones, video_key
 from paretovid.trainables.data.flow import ZERO
 from paretovid.trainables.data.s3 import ObjectStoreError
 from paretovid.trainables.data.videos import VideoReader
 from paretovid.trainables.errors import DataError, NonFiniteError, UsageError, VideoError
-from paretovid.trainables.method import classification_loss
+from paretovid.trainables.layers.functional import classification_loss
 
 if TYPE_CHECKING:
-    from paretovid.trainables.trial import TrialContext
+    from paretovid.trainables.context import TrialContext
 
 BACKGROUND = "background"
 Labels = Literal["step", "video", "trimmed"]

@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from paretovid.trainables.backbones.catalog import Backbone, ComponentSpec
+from paretovid.trainables.backbones.spec import Backbone, ComponentSpec
 from paretovid.trainables.data.s3 import ObjectStoreError, read_object
 from paretovid.trainables.errors import DataError, UsageError
 

@@ -18,19 +18,11 @@ from paretovid.trainables.baselines.uniform import FRAME_COUNTS, NUM_FRAMES, che
 from paretovid.trainables.cost import ComponentCost, measure_macs
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.layers.frame_sampling import uniform_steps
+from paretovid.trainables.layers.functional import classification_loss, probabilities
 from paretovid.trainables.layers.recurrent import Cell, CellKind, Projection
-from paretovid.trainables.method import (
-    Batch,
-    Loss,
-    Method,
-    Outcome,
-    Progress,
-    Setting,
-    classification_loss,
-    probabilities,
-    register,
-)
+from paretovid.trainables.method import Method, register
 from paretovid.trainables.methods.hcms import check_sources
+from paretovid.trainables.outcome import Batch, Loss, Outcome, Progress, Setting
 from paretovid.trainables.provider import Provider
 
 

@@ -34,25 +34,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from paretovid.trainables.baselines.uniform import mark_looked
 from paretovid.trainables.cost import ComponentCost, measure_macs
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.layers.coarse_to_fine import FINE
+from paretovid.trainables.layers.frame_classifier import mark_looked
 from paretovid.trainables.layers.frame_sampling import uniform_steps
+from paretovid.trainables.layers.functional import probabilities, stack_steps
 from paretovid.trainables.layers.recurrent import Projection
-from paretovid.trainables.method import (
-    Batch,
-    InferenceKnob,
-    Loss,
-    Method,
-    Outcome,
-    Progress,
-    Setting,
-    check_distinct,
-    probabilities,
-    register,
-    stack_steps,
-)
+from paretovid.trainables.method import Method, check_distinct, register
+from paretovid.trainables.outcome import Batch, InferenceKnob, Loss, Outcome, Progress, Setting
 from paretovid.trainables.provider import Provider
 
 EXIT_THRESHOLD = InferenceKnob(

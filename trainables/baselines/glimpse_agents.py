@@ -33,21 +33,11 @@ from paretovid.trainables.layers.frame_agent import (
     agent_sources,
 )
 from paretovid.trainables.layers.frame_policies import FramePolicy, GaussianPolicy, JumpPolicy
+from paretovid.trainables.layers.functional import classification_loss, probabilities
 from paretovid.trainables.layers.global_memory import GlobalMemory, MemoryConfig
 from paretovid.trainables.layers.policy_gradient import returns, rewards
-from paretovid.trainables.method import (
-    Batch,
-    InferenceKnob,
-    Loss,
-    Method,
-    Outcome,
-    Progress,
-    Setting,
-    check_distinct,
-    classification_loss,
-    probabilities,
-    register,
-)
+from paretovid.trainables.method import Method, check_distinct, register
+from paretovid.trainables.outcome import Batch, InferenceKnob, Loss, Outcome, Progress, Setting
 from paretovid.trainables.provider import Provider
 
 STOP_THRESHOLD = InferenceKnob(

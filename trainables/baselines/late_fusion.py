@@ -12,16 +12,13 @@ from typing import Any, ClassVar, final
 
 import torch
 
-from paretovid.trainables.baselines.uniform import (
-    FRAME_COUNTS,
-    NUM_FRAMES,
-    FrameScores,
-    check_frame_counts,
-)
+from paretovid.trainables.baselines.uniform import FRAME_COUNTS, NUM_FRAMES, check_frame_counts
 from paretovid.trainables.cost import ComponentCost
+from paretovid.trainables.layers.frame_classifier import FrameScores
 from paretovid.trainables.layers.frame_sampling import uniform_steps
-from paretovid.trainables.method import Batch, Loss, Method, Outcome, Progress, Setting, register
+from paretovid.trainables.method import Method, register
 from paretovid.trainables.methods.hcms import check_sources
+from paretovid.trainables.outcome import Batch, Loss, Outcome, Progress, Setting
 from paretovid.trainables.provider import Provider
 
 

@@ -29,24 +29,14 @@ from paretovid.trainables.layers.localization_head import (
     read_all,
     valid_clips,
 )
-from paretovid.trainables.method import (
-    Batch,
-    InferenceKnob,
-    Loss,
-    Method,
-    Outcome,
-    Progress,
-    Setting,
-    Task,
-    check_distinct,
-    register,
-)
+from paretovid.trainables.method import Method, Task, check_distinct, register
 from paretovid.trainables.methods.model_selection_localization import (
     BY_APPEARANCE,
     BY_MOTION,
     Motion,
     check_motion,
 )
+from paretovid.trainables.outcome import Batch, InferenceKnob, Loss, Outcome, Progress, Setting
 from paretovid.trainables.provider import Provider
 
 SHARE = InferenceKnob(

@@ -19,26 +19,18 @@ from paretovid.trainables.baselines.uniform import (
     FRAME_COUNTS,
     NUM_FRAMES,
     check_frame_counts,
-    mark_looked,
     with_memory_source,
 )
 from paretovid.trainables.cost import ComponentCost, measure_macs
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.layers.coarse_to_fine import COARSE, FINE, LOOKED_COARSE
+from paretovid.trainables.layers.frame_classifier import mark_looked
 from paretovid.trainables.layers.frame_sampling import Sampling, check_sampling, sampled_steps
+from paretovid.trainables.layers.functional import classification_loss, probabilities
 from paretovid.trainables.layers.global_memory import GlobalMemory, Memory, MemoryConfig
 from paretovid.trainables.layers.recurrent import Cell, CellKind, Projection
-from paretovid.trainables.method import (
-    Batch,
-    Loss,
-    Method,
-    Outcome,
-    Progress,
-    Setting,
-    classification_loss,
-    probabilities,
-    register,
-)
+from paretovid.trainables.method import Method, register
+from paretovid.trainables.outcome import Batch, Loss, Outcome, Progress, Setting
 from paretovid.trainables.provider import Provider
 
 

@@ -18,18 +18,9 @@ from torch import Tensor
 from paretovid.trainables.cost import ComponentCost
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.layers.frame_sampling import uniform_hash
+from paretovid.trainables.layers.functional import classification_loss
 from paretovid.trainables.layers.gated_stack import MAX_GFLOPS, Decide, Gate
-from paretovid.trainables.method import (
-    Batch,
-    InferenceKnob,
-    Loss,
-    Method,
-    Outcome,
-    Progress,
-    Setting,
-    classification_loss,
-    register,
-)
+from paretovid.trainables.method import Method, register
 from paretovid.trainables.methods.hcms import (
     MOST_LEVELS,
     HierarchyConfig,
@@ -38,6 +29,7 @@ from paretovid.trainables.methods.hcms import (
     points_under_caps,
     run_capped,
 )
+from paretovid.trainables.outcome import Batch, InferenceKnob, Loss, Outcome, Progress, Setting
 from paretovid.trainables.provider import Provider
 
 LEAST_TRAINED_USAGE = 0.03

@@ -13,24 +13,17 @@ from typing import Any, ClassVar, final
 
 import torch
 
-from paretovid.trainables.baselines.uniform import FRAME_COUNTS, NUM_FRAMES, check_frame_counts, mark_looked
+from paretovid.trainables.baselines.uniform import FRAME_COUNTS, NUM_FRAMES, check_frame_counts
 from paretovid.trainables.cost import ComponentCost
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.layers.coarse_to_fine import COARSE
+from paretovid.trainables.layers.frame_classifier import mark_looked
 from paretovid.trainables.layers.frame_sampling import Sampling, check_sampling, sampled_steps
+from paretovid.trainables.layers.functional import classification_loss, probabilities
 from paretovid.trainables.layers.temporal_attention import VideoClassifier, check_layers
-from paretovid.trainables.method import (
-    Batch,
-    Loss,
-    Method,
-    Outcome,
-    Progress,
-    Setting,
-    classification_loss,
-    probabilities,
-    register,
-)
+from paretovid.trainables.method import Method, register
 from paretovid.trainables.methods.video_epitoma import HEAVY_SOURCES, Heavy, gathered
+from paretovid.trainables.outcome import Batch, Loss, Outcome, Progress, Setting
 from paretovid.trainables.provider import Provider
 
 

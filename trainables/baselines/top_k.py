@@ -18,27 +18,18 @@ from typing import Any, ClassVar, Literal, final
 import torch
 from torch import Tensor
 
-from paretovid.trainables.baselines.uniform import FrameScores, mark_looked
 from paretovid.trainables.cost import ComponentCost
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.layers.coarse_to_fine import COARSE, FINE, LOOKED_COARSE
+from paretovid.trainables.layers.frame_classifier import FrameScores, mark_looked
 from paretovid.trainables.layers.timestep_selector import (
     SavedSelector,
     SelectorShape,
     TimestepSelector,
     build_selector,
 )
-from paretovid.trainables.method import (
-    Batch,
-    InferenceKnob,
-    Loss,
-    Method,
-    Outcome,
-    Progress,
-    Setting,
-    check_distinct,
-    register,
-)
+from paretovid.trainables.method import Method, check_distinct, register
+from paretovid.trainables.outcome import Batch, InferenceKnob, Loss, Outcome, Progress, Setting
 from paretovid.trainables.provider import Provider
 
 TOP_FRAMES = InferenceKnob(

@@ -30,23 +30,13 @@ from numpy.typing import NDArray
 
 from paretovid.trainables.data.dataset import Event
 from paretovid.trainables.errors import DataError, NonFiniteError, UsageError, unknown_name
+from paretovid.trainables.outcome import Detection
 
 Evaluator = Literal["thumos", "thumos_11_point", "activitynet"]
 EVALUATORS: tuple[Evaluator, ...] = ("thumos", "thumos_11_point", "activitynet")
 THUMOS_THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 MULTI_THUMOS_THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5)
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Detection:
-    """One instance that was found: `label` is the class number, the interval half open, in seconds."""
-
-    label: int
-    start_seconds: float
-    end_seconds: float
-    score: float
-    """The higher the surer; compared over all videos."""
 
 
 Detections = Sequence[Sequence[Detection]]

@@ -16,7 +16,6 @@ from paretovid.trainables.data.dataset import Dataset, VideoRecord
 from paretovid.trainables.errors import DataError
 from paretovid.trainables.evaluation.detection import (
     THUMOS_THRESHOLDS,
-    Detection,
     GroundTruth,
     clipped,
     clipped_segments,
@@ -31,7 +30,8 @@ from paretovid.trainables.evaluation.metrics import (
     top1,
 )
 from paretovid.trainables.features.store import FeatureSplit
-from paretovid.trainables.method import Method, Outcome, Setting, Task
+from paretovid.trainables.method import Method, Task
+from paretovid.trainables.outcome import Detection, Outcome, Setting
 from paretovid.trainables.provider import FeatureProvider
 
 CHEAPEST = 1

@@ -11,15 +11,17 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import torch
 
-from paretovid.trainables.backbones.catalog import Backbone, component, load_backbone, read_backbone_meta
+from paretovid.trainables.backbones.catalog import component, load_backbone, read_backbone_meta
+from paretovid.trainables.backbones.precision import Precision
+from paretovid.trainables.backbones.spec import Backbone
 from paretovid.trainables.data.dataset import Dataset, VideoRecord
 from paretovid.trainables.data.videos import InputSpec, VideoReader
-from paretovid.trainables.errors import StaleFeaturesError, UsageError, VideoError
+from paretovid.trainables.errors import StaleFeaturesError, VideoError
 from paretovid.trainables.features.store import (
     check_feature_type,
     features_header,
@@ -32,9 +34,6 @@ VALUES_PER_BATCH = STEPS_PER_BATCH * 224 * 224 * 3
 """A step of SlowFast is as large as forty frames, and its activations in proportion."""
 _VALUES_PER_PIECE = 32 * 2**20
 
-Precision = Literal["float32", "bfloat16", "float16"]
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Piece:
@@ -46,14 +45,6 @@ class Piece:
     """T of the video."""
     inputs: dict[str, np.ndarray]
     """Component to `[n, ...]`, as `VideoReader.read`."""
-
-
-def check_precision(precision: str) -> Precision:
-    """Raises `UsageError` unless features can be computed in this precision."""
-    for known in PRECISIONS:
-        if precision == known:
-            return known
-    raise UsageError(f"features cannot be computed in {precision!r}", f"Allowed: {', '.join(PRECISIONS)}.")
 
 
 def read_pieces(

@@ -13,7 +13,7 @@ from paretovid.trainables.cost import ComponentCost
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.layers.gated_stack import Gate, GatedLevels, LevelSize, Limits
 from paretovid.trainables.layers.recurrent import CellKind
-from paretovid.trainables.method import Outcome, Setting
+from paretovid.trainables.outcome import Outcome, Setting
 from paretovid.trainables.provider import Provider
 
 COARSE, FINE = "coarse", "fine"

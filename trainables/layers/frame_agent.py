@@ -15,14 +15,15 @@ from typing import Literal, final
 import torch
 from torch import Tensor, nn
 
-from paretovid.trainables.baselines.uniform import mark_looked
 from paretovid.trainables.cost import ComponentCost, measure_macs
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.layers.coarse_to_fine import COARSE, FINE, LOOKED_COARSE, LOOKED_FINE
+from paretovid.trainables.layers.frame_classifier import mark_looked
 from paretovid.trainables.layers.frame_policies import FramePolicy, View
+from paretovid.trainables.layers.functional import probabilities, stack_steps
 from paretovid.trainables.layers.global_memory import GlobalMemory, Memory, MemoryConfig, positional_encoding
 from paretovid.trainables.layers.recurrent import Cell, CellKind, Projection
-from paretovid.trainables.method import Batch, Outcome, probabilities, stack_steps
+from paretovid.trainables.outcome import Batch, Outcome
 from paretovid.trainables.provider import Provider
 
 PLACE_WIDTH = 16

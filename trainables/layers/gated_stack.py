@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from paretovid.trainables.cost import ComponentCost, measure_macs
 from paretovid.trainables.errors import UsageError
+from paretovid.trainables.layers.functional import last_valid, probabilities, stack_steps
 from paretovid.trainables.layers.recurrent import (
     Cell,
     CellKind,
@@ -38,7 +39,7 @@ from paretovid.trainables.layers.recurrent import (
     state_as_features,
     synchronize,
 )
-from paretovid.trainables.method import InferenceKnob, Outcome, last_valid, probabilities, stack_steps
+from paretovid.trainables.outcome import InferenceKnob, Outcome
 from paretovid.trainables.provider import Provider
 
 Decide = Callable[[int, Tensor], Tensor]

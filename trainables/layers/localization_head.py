@@ -28,8 +28,7 @@ from torch import Tensor, nn
 
 from paretovid.trainables.cost import ComponentCost, measure_macs
 from paretovid.trainables.errors import NonFiniteError, UsageError
-from paretovid.trainables.evaluation.detection import Detection
-from paretovid.trainables.method import Batch, Outcome
+from paretovid.trainables.outcome import Batch, Detection, Outcome
 from paretovid.trainables.provider import Provider
 
 APPEARANCE = "appearance"

@@ -19,12 +19,9 @@ from torch import Tensor, nn
 
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.layers.frame_sampling import uniform_steps
-from paretovid.trainables.method import (
-    InferenceKnob,
-    SourceFacts,
-    check_distinct,
-    probabilities,
-)
+from paretovid.trainables.layers.functional import probabilities
+from paretovid.trainables.method import check_distinct
+from paretovid.trainables.outcome import InferenceKnob, SourceFacts
 from paretovid.trainables.provider import Provider
 
 X3D_POOL = ("xs", "s", "m", "l")

@@ -28,8 +28,8 @@ from torch import Tensor, nn
 
 from paretovid.trainables.cost import ComponentCost, measure_macs
 from paretovid.trainables.errors import UsageError
+from paretovid.trainables.layers.functional import probabilities
 from paretovid.trainables.layers.recurrent import Cell, Projection
-from paretovid.trainables.method import probabilities
 from paretovid.trainables.provider import Provider
 
 _MASKED = -1e9  # finite, so that a video without any open timestep attends to zeros instead of making NaN

@@ -47,21 +47,11 @@ from paretovid.trainables.layers.frame_agent import (
     agent_sources,
 )
 from paretovid.trainables.layers.frame_policies import BlindPolicy, FramePolicy, GaussianPolicy, PointerPolicy
+from paretovid.trainables.layers.functional import classification_loss, probabilities
 from paretovid.trainables.layers.global_memory import GlobalMemory
 from paretovid.trainables.layers.policy_gradient import ReturnsFrom, RewardKind, returns, rewards
-from paretovid.trainables.method import (
-    Batch,
-    InferenceKnob,
-    Loss,
-    Method,
-    Outcome,
-    Progress,
-    Setting,
-    check_distinct,
-    classification_loss,
-    probabilities,
-    register,
-)
+from paretovid.trainables.method import Method, check_distinct, register
+from paretovid.trainables.outcome import Batch, InferenceKnob, Loss, Outcome, Progress, Setting
 from paretovid.trainables.provider import Provider
 
 MARGIN_OR_PATIENCE, ALGORITHM2 = 0, 1

@@ -52,6 +52,7 @@ from torch import Tensor, nn
 
 from paretovid.trainables.cost import ComponentCost
 from paretovid.trainables.errors import UsageError
+from paretovid.trainables.layers.functional import classification_loss
 from paretovid.trainables.layers.gated_stack import (
     MAX_GFLOPS,
     Decide,
@@ -62,18 +63,8 @@ from paretovid.trainables.layers.gated_stack import (
     affordable,
 )
 from paretovid.trainables.layers.recurrent import CellKind, gumbel_use
-from paretovid.trainables.method import (
-    Batch,
-    InferenceKnob,
-    Loss,
-    Method,
-    Outcome,
-    Progress,
-    Setting,
-    check_distinct,
-    classification_loss,
-    register,
-)
+from paretovid.trainables.method import Method, check_distinct, register
+from paretovid.trainables.outcome import Batch, InferenceKnob, Loss, Outcome, Progress, Setting
 from paretovid.trainables.provider import Provider
 
 MOST_LEVELS = 4

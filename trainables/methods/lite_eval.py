@@ -45,20 +45,11 @@ from paretovid.trainables.layers.coarse_to_fine import (
     run_setting,
     stopped_after,
 )
+from paretovid.trainables.layers.functional import classification_loss
 from paretovid.trainables.layers.gated_stack import MAX_GFLOPS, Gate
 from paretovid.trainables.layers.recurrent import gumbel_use
-from paretovid.trainables.method import (
-    Batch,
-    InferenceKnob,
-    Loss,
-    Method,
-    Outcome,
-    Progress,
-    Setting,
-    check_distinct,
-    classification_loss,
-    register,
-)
+from paretovid.trainables.method import Method, check_distinct, register
+from paretovid.trainables.outcome import Batch, InferenceKnob, Loss, Outcome, Progress, Setting
 from paretovid.trainables.provider import Provider
 
 ONLINE_K = InferenceKnob(

@@ -65,18 +65,8 @@ from paretovid.trainables.layers.model_pool import (
     member_losses,
     picked,
 )
-from paretovid.trainables.method import (
-    Batch,
-    InferenceKnob,
-    Loss,
-    Method,
-    Outcome,
-    Progress,
-    Setting,
-    SourceFacts,
-    check_distinct,
-    register,
-)
+from paretovid.trainables.method import Method, check_distinct, register
+from paretovid.trainables.outcome import Batch, InferenceKnob, Loss, Outcome, Progress, Setting, SourceFacts
 from paretovid.trainables.provider import Provider
 
 THETA = InferenceKnob(

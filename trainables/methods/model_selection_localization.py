@@ -50,18 +50,8 @@ from paretovid.trainables.layers.localization_head import (
     valid_clips,
 )
 from paretovid.trainables.layers.recurrent import Projection
-from paretovid.trainables.method import (
-    Batch,
-    InferenceKnob,
-    Loss,
-    Method,
-    Outcome,
-    Progress,
-    Setting,
-    Task,
-    check_distinct,
-    register,
-)
+from paretovid.trainables.method import Method, Task, check_distinct, register
+from paretovid.trainables.outcome import Batch, InferenceKnob, Loss, Outcome, Progress, Setting
 from paretovid.trainables.provider import Provider
 
 BY_APPEARANCE, BY_MOTION = 1, 2

@@ -50,6 +50,7 @@ from paretovid.trainables.cost import ComponentCost, deterministic_eval
 from paretovid.trainables.errors import NonFiniteError, UsageError
 from paretovid.trainables.layers.coarse_to_fine import COARSE, FINE, LOOKED_COARSE, LOOKED_FINE
 from paretovid.trainables.layers.frame_sampling import uniform_steps
+from paretovid.trainables.layers.functional import classification_loss, probabilities
 from paretovid.trainables.layers.temporal_attention import (
     CLASSIFIERS,
     ClassifierKind,
@@ -71,19 +72,8 @@ from paretovid.trainables.layers.timestep_selector import (
     save_selector,
     step_open,
 )
-from paretovid.trainables.method import (
-    Batch,
-    InferenceKnob,
-    Loss,
-    Method,
-    Outcome,
-    Progress,
-    Setting,
-    check_distinct,
-    classification_loss,
-    probabilities,
-    register,
-)
+from paretovid.trainables.method import Method, check_distinct, register
+from paretovid.trainables.outcome import Batch, InferenceKnob, Loss, Outcome, Progress, Setting
 from paretovid.trainables.provider import Provider
 
 MOTION = "motion"

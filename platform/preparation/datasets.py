@@ -1,0 +1,185 @@
+"""Data sets: made here, or read from annotation files, once."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import ray
+import torch
+
+from paretovid.infra.ray_cluster import LOCAL
+from paretovid.platform.config.load import data_settings
+from paretovid.platform.console.progress import Progress, Stage
+from paretovid.platform.execution.cluster import cluster_of
+from paretovid.platform.storage.home import Home, open_home
+from paretovid.platform.storage.mirror import (
+    fetch,
+    send,
+    share,
+    some_of_dataset,
+)
+from paretovid.search_spaces.schema import SweepConfig
+from paretovid.trainables.config import typed_config
+from paretovid.trainables.data.dataset import MANIFEST, Dataset, load_dataset
+from paretovid.trainables.data.moving_digits.generate import MovingDigitsConfig, is_made, make_moving_digits
+from paretovid.trainables.data.readers.annotations import ReaderConfig
+from paretovid.trainables.data.readers.assemble import LEFT_OUT, Assembled, read_dataset
+from paretovid.trainables.data.readers.catalog import reader_config
+from paretovid.trainables.data.s3 import is_object
+from paretovid.trainables.errors import DataError, UsageError
+
+_PROBED_HERE = 500
+"""Up to so many new files are looked at without a cluster, which takes longer to start."""
+
+_Item = TypeVar("_Item")
+_Made = TypeVar("_Made")
+
+
+def make_data(config: SweepConfig, progress: Progress) -> Dataset:
+    """The data set that the configuration names: made if it is the built-in one and not whole yet, read from its
+    annotation files if it is a public one.
+
+    Raises `UsageError` for settings that do not fit what is there, `DataError` for a folder without one.
+    """
+    home = open_home(config.home)
+    name, settings = str(config.data["name"]), data_settings(config)
+    root = home.data(name)
+    with progress.stage("videos", unit="videos") as stage:
+        if settings.get("reader") is not None:
+            assembled = _read_data(config, home, stage)
+            share(root, lambda part: part in (MANIFEST, LEFT_OUT))
+            _tell(assembled, root, progress)
+            return assembled.dataset
+        is_shared_set = fetch(root, some_of_dataset)
+        if settings.pop("generator", None) is None:
+            dataset = load_dataset(root)
+            if dataset.name != name:
+                raise DataError(
+                    f"the manifest in {root} is of {dataset.name!r}, not {name!r}",
+                    "Give the folder and the manifest's name the same name: features are kept under it.",
+                )
+            stage.reused(f"{len(dataset.records)} videos of {name}")
+            return dataset
+        wanted = typed_config(MovingDigitsConfig, settings, "data")
+        found = _made_before(root, wanted, is_whole=is_shared_set)
+        if found is not None:
+            stage.reused(f"{len(found.records)} videos of {name}")
+            return found
+        stage.total = sum(wanted.num_videos(split) for split in ("train", "val", "test"))
+        with _mapping(config, home) as map_parallel:
+            dataset = make_moving_digits(
+                wanted, root, name=name, map_parallel=map_parallel, progress=lambda done, _: stage.advance()
+            )
+        share(root)
+        stage.done(f"made {len(dataset.records)} videos of {len(dataset.classes)} classes")
+    return dataset
+
+
+def _reader_of(config: SweepConfig) -> tuple[str, ReaderConfig] | None:
+    """Name and settings of the reader, if the data set has one."""
+    settings = data_settings(config)
+    name = settings.pop("reader", None)
+    return None if name is None else (str(name), reader_config(str(name), settings))
+
+
+def _read_data(config: SweepConfig, home: Home, stage: Stage) -> Assembled:
+    """Annotations are read every time, in seconds (HVU: half a minute); a video is looked at once."""
+    found = _reader_of(config)
+    assert found is not None
+
+    def probed(function: Callable[[_Item], _Made], items: Sequence[_Item]) -> Iterable[_Made]:
+        stage.total = len(items)
+        with contextlib.nullcontext() if len(items) <= _PROBED_HERE else cluster_of(config):
+            for each in map(function, items) if len(items) <= _PROBED_HERE else _ray_map(function, items):
+                stage.advance()
+                yield each
+
+    name = str(config.data["name"])
+    assembled = read_dataset(*found, home.data(name), name=name, map_parallel=probed)
+    sizes = {split: len(assembled.dataset.split(split)) for split in ("train", "val", "test")}
+    said = ", ".join(f"{size} {split}" for split, size in sizes.items())
+    (stage.done if stage.count else stage.reused)(
+        f"{len(assembled.dataset.records)} videos of {name} ({said})"
+    )
+    return assembled
+
+
+def _tell(assembled: Assembled, root: Path, progress: Progress) -> None:
+    for note in assembled.notes:
+        progress.say(f"  note: {note}")
+    if assembled.left_out:
+        first = assembled.left_out[0]
+        progress.say(
+            f"  left out: {len(assembled.left_out)} of {assembled.annotated} annotated videos, listed in "
+            f"{root / LEFT_OUT}; the first: {first.where}: {first.reason}"
+        )
+
+
+def upload_data(home: Home, folder: Path) -> Dataset:
+    """Sends a data set to a home in a bucket, under its own name.
+
+    Raises `UsageError` for a home that is a folder, or a video that cannot go with it; `DataError` for a folder
+    without a data set, or one of which a video is missing.
+    """
+    if home.url is None:
+        raise UsageError(
+            "this home is a folder, which needs no upload", f"Put the videos into {home.root / 'data'}/NAME."
+        )
+    dataset = load_dataset(folder)
+    # Videos of another bucket stay there.
+    names = {MANIFEST, *(record.path for record in dataset.records if not is_object(record.path))}
+    for name in sorted(names):
+        path = (folder / name).resolve()
+        if not path.is_relative_to(folder.resolve()):
+            raise UsageError(
+                f"{name} does not lie in {folder}", "Put all videos below the manifest's folder."
+            )
+        if not path.is_file():
+            raise DataError(f"{path} is missing", f"Put it back, or take it out of {MANIFEST}.")
+    send(folder, home.data(dataset.name), names)
+    return dataset
+
+
+def _made_before(root: Path, wanted: MovingDigitsConfig, *, is_whole: bool) -> Dataset | None:
+    """The set if it is there and made so. `is_whole`: the bucket has all of its videos, whatever is here."""
+    try:
+        dataset = load_dataset(root)
+    except DataError:
+        return None
+    whole = is_whole or all(Path(dataset.video_path(record)).is_file() for record in dataset.records)
+    return dataset if whole and is_made(wanted, dataset) else None
+
+
+@contextlib.contextmanager
+def _mapping(config: SweepConfig, home: Home) -> Iterator[Any]:
+    """A parallel `map` whose results, files under home, are here when it has ended."""
+    if home.url is None or config.cluster.address == LOCAL:
+        with cluster_of(config):
+            yield _ray_map
+        return
+    # What the cluster's nodes write is on their disks.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=context) as pool:
+        yield lambda function, items: pool.map(function, items, chunksize=10)
+
+
+def _ray_map(function: Callable[[_Item], _Made], items: Sequence[_Item]) -> Iterable[_Made]:
+    """`map` over the cluster's CPUs, results in any order, a few items a task."""
+    remote: Any = ray.remote(num_cpus=1, max_retries=2)(_apply)
+    chunks = [items[i : i + 10] for i in range(0, len(items), 10)]
+    pending = [remote.remote(function, chunk) for chunk in chunks]
+    while pending:
+        ready, pending = ray.wait(pending)
+        for made in ray.get(ready):
+            yield from made
+
+
+def _apply(function: Callable[[_Item], _Made], items: Sequence[_Item]) -> list[_Made]:
+    torch.set_num_threads(1)
+    return [function(item) for item in items]

@@ -1,0 +1,97 @@
+"""What goes into a method and what comes out: batches, settings, losses, outcomes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+Setting = Mapping[str, float]
+"""Values of a method's inference knobs, by name. `{}` is the natural setting: every knob at its default."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One training batch. All features are present."""
+
+    features: dict[str, Tensor]
+    """Source to `[B, T, D_s]`, zero at padded steps."""
+    mask: Tensor
+    """`[B, T]` bool: true at the steps that a video has."""
+    targets: Tensor
+    """`[B, C]` float, one-hot or multi-hot."""
+    video_keys: Tensor
+    """`[B]` int64: a hash of each video's id, for decisions that must not depend on the batch."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceFacts:
+    """What a method may need to know of a source besides its features."""
+
+    gmacs: float
+    """Cost of one read, giga multiply-accumulates."""
+    video_share: float
+    """Share of the training split's videos that its backbone was trained on (`is_for_backbones` says which)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far training has come, for schedules."""
+
+    step: int
+    total_steps: int
+
+    @property
+    def fraction(self) -> float:
+        """Between 0 (first step) and 1 (last)."""
+        return self.step / max(1, self.total_steps - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """A loss with its named parts; `total` is what is minimised."""
+
+    total: Tensor
+    parts: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run over B videos gave, at one setting."""
+
+    scores: Tensor
+    """`[B, C]`: class probabilities, on one scale for all videos."""
+    calls: dict[str, Tensor]
+    """Component to the number of calls per video, `[B]` int64."""
+    decisions: Tensor
+    """`[B, T]` int64: per step, how far along its sources the method looked: 0 = not looked at, 1 = the first
+    only (as a rule the cheapest), 2 = the next as well, and so on. `Method.looks` has a word for each."""
+    trace: dict[str, Tensor] = field(default_factory=dict)
+    """Values, most of them per step, from which `stop_points` answers other settings; the method's own affair."""
+    detections: tuple[tuple[Detection, ...], ...] | None = None
+    """Of a method of localization: each video's instances, the surest first. `scores` are of the whole video."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InferenceKnob:
+    """A knob that needs no new training."""
+
+    name: str
+    default: float
+    low: float
+    high: float
+    description: str
+    whole: bool = False
+    """True if only whole numbers mean anything."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Detection:
+    """One instance that was found: `label` is the class number, the interval half open, in seconds."""
+
+    label: int
+    start_seconds: float
+    end_seconds: float
+    score: float
+    """The higher the surer; compared over all videos."""
