@@ -22,7 +22,7 @@ _NUMBERS = itertools.count()
 
 _LONGEST_FIRST = (
     "test_method_sweeps.py",
-    "test_launch.py",
+    "test_launcher.py",
     "test_resume.py",
     "test_sweep.py",
     "test_shared_stores.py",

@@ -265,7 +265,7 @@ DRIVER = """
 import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from test_launch import hooks, make_trainable, study, FIXED
+from test_launcher import hooks, make_trainable, study, FIXED
 from paretovid.infra.ray_cluster import connect
 from paretovid.platform.execution.launcher import launch_trials
 from paretovid.platform.execution.stopping import StopSwitch, SweepStopped, on_signals

@@ -36,7 +36,7 @@ from paretovid.search_spaces.schema import KnobConfig
 from paretovid.trainables.errors import UsageError
 
 Machine = Callable[[str], Home]
-POLICY = Path(__file__).parents[2] / "infra" / "s3-policy.json"
+POLICY = Path(__file__).parents[3] / "infra" / "s3-policy.json"
 
 
 @pytest.fixture

@@ -287,7 +287,7 @@ def test_the_trunk_of_torchvisions_network_is_its_penultimate_layer() -> None:
 
 
 def test_the_document_says_what_to_get_for_each() -> None:
-    lines = (Path(__file__).parents[2] / "docs" / "backbones.md").read_text().splitlines()
+    lines = (Path(__file__).parents[3] / "docs" / "backbones.md").read_text().splitlines()
     for spec in PAPER_SPECS:
         (line,) = (line for line in lines if line.startswith(f"| `{spec.name}` |"))
         assert spec.weights is not None
