@@ -86,8 +86,9 @@ def make_data(config: SweepConfig, progress: Progress) -> Dataset:
 
     Raises `UsageError` for settings that do not fit what is there, `DataError` for a folder without one.
     """
-    home = open_home(config.home)
     name, settings = str(config.data["name"]), data_settings(config)
+    _check_data(config)
+    home = open_home(config.home)
     root = home.data(name)
     with progress.stage("videos", unit="videos") as stage:
         if settings.get("reader") is not None:
@@ -248,7 +249,11 @@ def prepare(config: SweepConfig, progress: Progress) -> Prepared:
 
 
 def extract(config: SweepConfig, progress: Progress) -> dict[str, Path]:
-    """`paretovid extract`: everything up to the features. Returns source to folder."""
+    """`paretovid extract`: everything up to the features. Returns source to folder.
+
+    Raises `UsageError` before anything is made for a bad setting, and as `prepare`.
+    """
+    check_settings(config)
     return prepare(config, progress).features
 
 
@@ -336,21 +341,28 @@ def expected_facts(config: SweepConfig) -> dict[str, SourceFacts]:
     }
 
 
-def check_settings(config: SweepConfig) -> None:
-    """Builds the typed settings of data and backbones, so that a bad one is told before anything starts.
-
-    Annotation files are read, too; videos are not looked at.
-    """
+def _check_data(config: SweepConfig) -> None:
+    """Builds the typed settings of the data set."""
     settings = data_settings(config)
-    if (found := _reader_of(config)) is not None:
-        reader(found[0]).read(found[1])
-    elif settings.pop("generator", None) is not None:
+    if _reader_of(config) is not None:
+        return
+    if settings.pop("generator", None) is not None:
         typed_config(MovingDigitsConfig, settings, "data")
     elif settings:
         raise UsageError(
             f"data={config.data['name']} takes no settings, but has {', '.join(settings)}",
             "They belong to the built-in set: data=moving_digits.",
         )
+
+
+def check_settings(config: SweepConfig) -> None:
+    """Builds the typed settings of data and backbones, so that a bad one is told before anything starts.
+
+    Annotation files are read, too; videos are not looked at.
+    """
+    _check_data(config)
+    if (found := _reader_of(config)) is not None:
+        reader(found[0]).read(found[1])
     training = typed_config(BackboneTrainingConfig, config.backbones.training, "backbones.training")
     names = family(config.backbones.family).values()
     check_labels(training, [name for name in names if component(name).weights is None])

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from paretovid.trainables.cost import ComponentCost, measure_macs
-from paretovid.trainables.errors import UsageError
 from paretovid.trainables.frame_order import uniform_steps
 from paretovid.trainables.gated_recurrence import Cell, CellKind, Projection
 from paretovid.trainables.hcms import check_sources
@@ -31,7 +30,14 @@ from paretovid.trainables.method import (
     register,
 )
 from paretovid.trainables.provider import Provider
-from paretovid.trainables.uniform import FRAME_COUNTS, NUM_FRAMES, check_frame_counts
+from paretovid.trainables.ranges import Dropout, Width, check_ranges
+from paretovid.trainables.uniform import (
+    FRAME_COUNTS,
+    NUM_FRAMES,
+    FrameCount,
+    TrainingFrames,
+    check_frame_counts,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,23 +46,20 @@ class EarlyFusionConfig:
 
     sources: tuple[str, ...] = ("audio", "fine", "motion")
     cell: CellKind = "lstm"
-    projection: int = 64
+    projection: Width = 64
     """Width to which each source's features are projected before they are joined."""
-    hidden: int = 128
-    dropout: float = 0.0
+    hidden: Width = 128
+    dropout: Dropout = 0.0
     """Of projected features, in training."""
-    training_frames: int = -1
+    training_frames: TrainingFrames = -1
     """Views per video in training: -1 varies it over `frame_counts`, 0 takes every step."""
-    frame_counts: tuple[int, ...] = FRAME_COUNTS
+    frame_counts: tuple[FrameCount, ...] = FRAME_COUNTS
     """Inference settings to evaluate; the first is the natural one."""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         check_sources(self.sources)
         check_frame_counts(self.frame_counts)
-        if self.training_frames < -1:
-            raise UsageError(
-                f"training_frames must be -1 or more, not {self.training_frames}", "-1 varies it."
-            )
 
 
 @register

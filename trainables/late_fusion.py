@@ -17,9 +17,11 @@ from paretovid.trainables.frame_order import uniform_steps
 from paretovid.trainables.hcms import check_sources
 from paretovid.trainables.method import Batch, Loss, Method, Outcome, Progress, Setting, register
 from paretovid.trainables.provider import Provider
+from paretovid.trainables.ranges import check_ranges
 from paretovid.trainables.uniform import (
     FRAME_COUNTS,
     NUM_FRAMES,
+    FrameCount,
     FrameScores,
     check_frame_counts,
 )
@@ -30,10 +32,11 @@ class LateFusionConfig:
     """Settings of late fusion."""
 
     sources: tuple[str, ...] = ("audio", "fine", "motion")
-    frame_counts: tuple[int, ...] = FRAME_COUNTS
+    frame_counts: tuple[FrameCount, ...] = FRAME_COUNTS
     """Inference settings to evaluate; the first is the natural one."""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         check_sources(self.sources)
         check_frame_counts(self.frame_counts)
 

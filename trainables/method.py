@@ -10,7 +10,6 @@ Shapes: B videos, T steps (padded to the longest of the batch), C classes, D_s t
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from paretovid.trainables.cost import ComponentCost
 from paretovid.trainables.detection import Detection
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.provider import Provider
+from paretovid.trainables.ranges import Range
 
 Setting = Mapping[str, float]
 """Values of a method's inference knobs, by name. `{}` is the natural setting: every knob at its default."""
@@ -105,6 +105,11 @@ class InferenceKnob:
     whole: bool = False
     """True if only whole numbers mean anything."""
 
+    @property
+    def range(self) -> Range:
+        """From `low` to `high`."""
+        return Range(self.low, self.high)
+
 
 class Method(nn.Module, ABC):
     """A recognizer that spends compute video by video. Concrete methods are final."""
@@ -112,7 +117,8 @@ class Method(nn.Module, ABC):
     name: ClassVar[str]
     task: ClassVar[Task] = "classification"
     Config: ClassVar[type[Any]]
-    """A frozen, keyword-only dataclass with a default for every field; validates in `__post_init__`."""
+    """A frozen, keyword-only dataclass with a default for every field. Each number's type declares its range
+    (`ranges.py`), which `__post_init__` checks with `check_ranges`, beside what relates two fields."""
     inference_knobs: ClassVar[tuple[InferenceKnob, ...]] = ()
     is_baseline: ClassVar[bool] = False
     deployable: ClassVar[bool] = True
@@ -205,18 +211,14 @@ class Method(nn.Module, ABC):
         return self.component_costs()
 
 
-def check_distinct(name: str, values: Sequence[float], low: float, high: float) -> None:
-    """Checks the values of an inference knob that a configuration lists for evaluation.
+def check_distinct(name: str, values: Sequence[float]) -> None:
+    """Checks the values of an inference knob that a configuration lists for evaluation; their type declares the range.
 
-    Raises `UsageError` if there are none, one is out of range or not finite, or one is there twice: the second
-    would be measured over the same videos again.
+    Raises `UsageError` if there are none, or one is there twice: the second would be measured over the same videos
+    again.
     """
-    inside = all(math.isfinite(value) and low <= value <= high for value in values)
-    if not values or not inside or len(set(values)) != len(values):
-        raise UsageError(
-            f"{name} cannot be {list(values)}",
-            f"Give one or more different numbers from {low:g} to {high:g}.",
-        )
+    if not values or len(set(values)) != len(values):
+        raise UsageError(f"{name} cannot be {list(values)}", "Give one or more different numbers.")
 
 
 METHODS: dict[str, type[Method]] = {}

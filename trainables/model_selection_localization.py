@@ -30,7 +30,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, final
+from typing import Annotated, Any, ClassVar, Literal, final
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +51,7 @@ from paretovid.trainables.method import (
     register,
 )
 from paretovid.trainables.provider import Provider
+from paretovid.trainables.ranges import Dropout, OpenFraction, Width, check_ranges
 from paretovid.trainables.weak_localization import (
     APPEARANCE,
     MOTION_SOURCES,
@@ -80,7 +81,7 @@ THETA = InferenceKnob(
 class ModelSelectionLocalizationConfig:
     """Training settings."""
 
-    beta: float = 0.7
+    beta: Annotated[OpenFraction, "The paper has 0.7."] = 0.7
     """Share of a training video's clips that pseudo-labels give to motion."""
     affinity: Literal["soft", "hard"] = "soft"
     """`soft` weights a pseudo-label with the distance of its disparity from the threshold (Eq. 4); `hard` does not."""
@@ -88,33 +89,29 @@ class ModelSelectionLocalizationConfig:
     """`flow`: a network on optical flow; `difference`: one on RGB differences, cheaper and without flow."""
     fallback: Literal["motion", "argmax"] = "motion"
     """What is chosen if neither model's confidence reaches theta."""
-    heads_share: float = 0.7
+    heads_share: OpenFraction = 0.7
     """Share of training that goes to the heads; the rest goes to the selector."""
-    selector_hidden: int = 32
-    selector_dropout: float = 0.1
+    selector_hidden: Width = 32
+    selector_dropout: Dropout = 0.1
     heads: HeadConfig = field(default_factory=HeadConfig)
     proposals: ProposalConfig = field(default_factory=ProposalConfig)
-    thetas: tuple[float, ...] = (0.5, 0.0, *(round(0.025 * k, 3) for k in range(4, 37) if k != 20), 0.95, 1.0)
+    thetas: tuple[Annotated[float, THETA.range], ...] = (
+        0.5,
+        0.0,
+        *(round(0.025 * k, 3) for k in range(4, 37) if k != 20),
+        0.95,
+        1.0,
+    )
     """Inference settings to evaluate, all answered from one run; 0.5 is the natural one, 1 is there anyway."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.beta < 1:
-            raise UsageError(f"beta must lie between 0 and 1, not {self.beta}", "The paper has 0.7.")
-        if not 0 < self.heads_share < 1:
-            raise UsageError(
-                f"heads_share must lie between 0 and 1, not {self.heads_share}", "0.7 is the default."
-            )
+        check_ranges(self)
         if self.affinity not in ("soft", "hard"):
             raise UsageError(f"unknown affinity: {self.affinity!r}", "Allowed: soft, hard.")
         if self.fallback not in ("motion", "argmax"):
             raise UsageError(f"unknown fallback: {self.fallback!r}", "Allowed: motion, argmax.")
         check_motion(self.motion)
-        if self.selector_hidden < 1 or not 0 <= self.selector_dropout < 1:
-            raise UsageError(
-                f"selector_hidden={self.selector_hidden}, selector_dropout={self.selector_dropout} cannot be",
-                "One unit or more; dropout at least 0 and below 1.",
-            )
-        check_distinct("thetas", self.thetas, THETA.low, THETA.high)
+        check_distinct("thetas", self.thetas)
 
 
 def check_motion(motion: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, final
+from typing import Annotated, Any, ClassVar, final
 
 import torch
 from torch import Tensor
@@ -23,7 +23,6 @@ from paretovid.trainables.coarse_to_fine import (
     run_setting,
 )
 from paretovid.trainables.cost import ComponentCost
-from paretovid.trainables.errors import UsageError
 from paretovid.trainables.frame_order import uniform_hash
 from paretovid.trainables.gated_levels import MAX_GFLOPS, Gate
 from paretovid.trainables.lite_eval import ONLINE_K
@@ -40,6 +39,7 @@ from paretovid.trainables.method import (
     register,
 )
 from paretovid.trainables.provider import Provider
+from paretovid.trainables.ranges import Fraction, check_ranges
 
 USAGE = InferenceKnob(
     name="usage",
@@ -55,17 +55,14 @@ class RandomGateConfig:
     """Training settings of the random gate."""
 
     network: NetworkConfig = field(default_factory=NetworkConfig)
-    training_usage: float = 0.0
+    training_usage: Annotated[Fraction, "0 varies it."] = 0.0
     """Usage to train with; 0: another one per batch, log-uniform between 0.03 and 1."""
-    usages: tuple[float, ...] = (0.2, 0.05, 0.1, 0.15, 0.3, 0.4, 0.5, 0.75, 1.0)
+    usages: tuple[Annotated[float, USAGE.range], ...] = (0.2, 0.05, 0.1, 0.15, 0.3, 0.4, 0.5, 0.75, 1.0)
     """Inference settings to evaluate; the first is the natural one."""
 
     def __post_init__(self) -> None:
-        check_distinct("usages", self.usages, USAGE.low, USAGE.high)
-        if not 0 <= self.training_usage <= 1:
-            raise UsageError(
-                f"training_usage must lie between 0 and 1, not {self.training_usage}", "0 varies it."
-            )
+        check_ranges(self)
+        check_distinct("usages", self.usages)
 
 
 @register

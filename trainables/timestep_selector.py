@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from paretovid.trainables.cost import ComponentCost
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.gated_recurrence import Projection
+from paretovid.trainables.ranges import Width, check_ranges
 from paretovid.trainables.temporal_attention import SelfAttention, step_and_pair_macs
 
 L0Form = Literal["open_probability", "hard_concrete"]
@@ -52,10 +53,13 @@ class SelectorShape:
 
     light: str = "coarse"
     """The source that it reads."""
-    projection: int = 32
-    kernels: int = 32
-    hidden: int = 32
+    projection: Width = 32
+    kernels: Width = 32
+    hidden: Width = 32
     has_context: bool = True
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 def clipped_sigmoid(logits: Tensor) -> Tensor:
