@@ -83,6 +83,7 @@ from paretovid.trainables.ranges import (
     Width,
     check_ranges,
 )
+from paretovid.trainables.whole_batch import sum_over_workers
 
 MOST_LEVELS = 4
 DEFAULT_SKIPS = (0.7, 0.95, 0.98)
@@ -315,16 +316,18 @@ class Hcms(Method):
         )
         skips = 1 - usage
         classification = classification_loss(logits, batch.targets, self.multi_label)
-        penalty = self._usage_loss(skips)
+        penalty = self._usage_loss(skips, batch.workers)
         parts = {"classification": classification, "usage_penalty": penalty}
         parts |= {f"skip_{level}": skip for level, skip in enumerate(skips.mean(dim=0), start=1)}
         total = classification + self.config.usage_weight * penalty
         return Loss(total, {name: float(value.detach()) for name, value in parts.items()})
 
-    def _usage_loss(self, skips: Tensor) -> Tensor:
-        """Eq. 10 over `[B, L - 1]` shares of steps skipped, per video or for the batch mean."""
+    def _usage_loss(self, skips: Tensor, workers: int = 1) -> Tensor:
+        """Eq. 10 over `[B, L - 1]` shares of steps skipped, per video or for the mean of the whole batch, whatever
+        part a worker holds."""
         if self.config.usage_reduction == "batch":
-            skips = skips.mean(dim=0, keepdim=True)
+            videos = sum_over_workers(skips.new_tensor(len(skips)), workers)
+            skips = sum_over_workers(skips.sum(dim=0, keepdim=True), workers) / videos
         targets = skips.new_tensor(self.config.skips)
         return (skips - targets).square().sum(dim=1).mean()
 

@@ -61,6 +61,7 @@ from paretovid.trainables.method import (
 )
 from paretovid.trainables.provider import Provider
 from paretovid.trainables.ranges import Fraction, PositiveFraction, Range, Weight, check_ranges
+from paretovid.trainables.whole_batch import sum_over_workers
 
 ONLINE_K = InferenceKnob(
     name="online_k",
@@ -141,15 +142,16 @@ class LiteEval(Method):
         )
         usage = usage[:, 0]
         classification = classification_loss(logits, batch.targets, self.multi_label)
-        penalty = self._usage_penalty(usage)
+        penalty = self._usage_penalty(usage, batch.workers)
         total = classification + self.config.usage_weight * penalty
         parts = {"classification": classification, "usage_penalty": penalty, "usage": usage.mean()}
         return Loss(total, {name: float(value.detach()) for name, value in parts.items()})
 
-    def _usage_penalty(self, usage: Tensor) -> Tensor:
-        """Eq. 7 over `[B]` usages, per video or for the batch mean."""
+    def _usage_penalty(self, usage: Tensor, workers: int = 1) -> Tensor:
+        """Eq. 7 over `[B]` usages, per video or for the mean of the whole batch, whatever part a worker holds."""
         if self.config.usage_reduction == "batch":
-            usage = usage.mean()
+            videos = sum_over_workers(usage.new_tensor(len(usage)), workers)
+            usage = sum_over_workers(usage.sum(), workers) / videos
         return (usage - self.config.target_usage).square().mean()
 
     def run(self, provider: Provider, setting: Setting) -> Outcome:

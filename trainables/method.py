@@ -43,6 +43,9 @@ class Batch:
     """`[B, C]` float, one-hot or multi-hot."""
     video_keys: Tensor
     """`[B]` int64: a hash of each video's id, for decisions that must not depend on the batch."""
+    workers: int = 1
+    """Above 1: this is a part of a batch that so many workers share, connected by `torch.distributed`. A loss that is
+    no mean over videos needs `whole_batch.py` then."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -147,7 +150,11 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def loss(self, batch: Batch, progress: Progress) -> Loss:
-        """Training loss of a batch, gates relaxed. Not called for a method without parameters."""
+        """Training loss of a batch, gates relaxed. Not called for a method without parameters.
+
+        Of a part of a batch (`batch.workers`), the mean of its parts' losses, weighted by their videos, must have
+        the gradient that the loss of the whole batch has.
+        """
 
     @abstractmethod
     def run(self, provider: Provider, setting: Setting) -> Outcome:

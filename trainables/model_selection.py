@@ -80,6 +80,7 @@ from paretovid.trainables.model_pool import (
 from paretovid.trainables.provider import Provider
 from paretovid.trainables.ranges import Positive, Range, Width, check_ranges
 from paretovid.trainables.video_share import is_for_backbones
+from paretovid.trainables.whole_batch import sum_over_workers
 
 THETA = InferenceKnob(
     name="theta",
@@ -359,10 +360,11 @@ class ModelSelection(Method):
         taken = torch.ones_like(batch.video_keys, dtype=torch.bool)
         if config.selector_videos == "unseen":
             taken = ~is_for_backbones(batch.video_keys, self.pool.video_share)
-        weights = taken / taken.sum().clamp(min=1)
+        weights = taken / sum_over_workers(taken.sum(), batch.workers).clamp(min=1)
         log_confidence = self.selectors(scores[self.reads])
         losses = -((labels * log_confidence).sum(dim=-1) * weights).sum(dim=-1)  # Eq. 1, as a mean
-        labelled = (labels[0] * weights[:, None]).sum(dim=0)
+        losses = sum_over_workers(losses, batch.workers)
+        labelled = sum_over_workers((labels[0] * weights[:, None]).sum(dim=0), batch.workers)
         parts = {f"labels_{source}": float(labelled[k]) for k, source in enumerate(config.pool)}
         # A sum: a selector's gradients are those that it would have alone, before their norm is bounded.
         return Loss(losses.sum(), {"selection": float(losses[0].detach()), **parts})

@@ -64,6 +64,7 @@ from paretovid.trainables.weak_localization import (
     read_all,
     valid_clips,
 )
+from paretovid.trainables.whole_batch import sum_over_workers
 
 BY_APPEARANCE, BY_MOTION = 1, 2
 """Decisions: which model's activations a clip has."""
@@ -219,8 +220,8 @@ class ModelSelectionLocalization(Method):
         labelled = batch.mask & (batch.targets.sum(dim=1) > 0)[:, None]
         weights = affinity(apart, labelled, config.beta, is_soft=config.affinity == "soft")
         log_confidence = torch.log_softmax(self.selector(seen), dim=-1)
-        clips = labelled.sum().clamp(min=1)
-        total = -(weights * log_confidence).sum() / clips
+        clips = sum_over_workers(labelled.sum(), batch.workers).clamp(min=1)
+        total = sum_over_workers(-(weights * log_confidence).sum(), batch.workers) / clips
         chosen = (log_confidence[..., 1] > log_confidence[..., 0]) & labelled
         kinds = ("rgb_instance", "rgb_similarity", "motion_instance", "motion_similarity")
         return Loss(
@@ -228,7 +229,7 @@ class ModelSelectionLocalization(Method):
             {
                 **dict.fromkeys(kinds, 0.0),
                 "selector": float(total.detach()),
-                "to_motion": float(chosen.sum() / clips),
+                "to_motion": float(sum_over_workers(chosen.sum(), batch.workers) / clips),
             },
         )
 

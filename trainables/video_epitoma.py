@@ -302,7 +302,7 @@ class VideoEpitoma(Method):
             heavy = gathered(batch.features[config.heavy], index)
             logits = self.classifier(self.classifier.project(heavy), gates)
         classification = classification_loss(logits, batch.targets, self.multi_label)
-        penalty = l0_penalty(alpha, valid, config.l0_form)
+        penalty = l0_penalty(alpha, valid, config.l0_form, batch.workers)
         parts = {
             "classification": classification,
             "l0": penalty,

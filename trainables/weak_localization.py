@@ -42,6 +42,7 @@ from paretovid.trainables.ranges import (
     Width,
     check_ranges,
 )
+from paretovid.trainables.whole_batch import rows_of_all_workers
 
 APPEARANCE = "appearance"
 MOTION_SOURCES = ("flow", "difference")
@@ -134,7 +135,7 @@ def multiple_instance_loss(video_logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def co_activity_loss(
-    embedded: Tensor, logits: Tensor, mask: Tensor, targets: Tensor, margin: float
+    embedded: Tensor, logits: Tensor, mask: Tensor, targets: Tensor, margin: float, workers: int = 1
 ) -> Tensor:
     """Scalar: the co-activity similarity loss over all pairs of the batch that share a class (Eq. 6-8 of W-TALC).
 
@@ -144,6 +145,7 @@ def co_activity_loss(
     Arguments:
         embedded: `[B, T, H]`.
         logits: `[B, T, C]`.
+        workers: that share the batch (`Batch.workers`); pairs are of all its videos.
 
     Videos of one clip have no inactive part and are left out; without a pair the loss is 0.
     """
@@ -151,11 +153,13 @@ def co_activity_loss(
     attention = torch.softmax(logits.masked_fill(~mask[..., None], -torch.inf), dim=1)
     rest = (1 - attention) * mask[..., None] / (mask.sum(dim=1) - 1).clamp(min=1)[:, None, None]
     active, inactive = (
-        nn.functional.normalize(torch.einsum("btc,bth->cbh", weights, embedded), dim=-1)
+        rows_of_all_workers(
+            nn.functional.normalize(torch.einsum("btc,bth->bch", weights, embedded), dim=-1), workers
+        ).transpose(0, 1)
         for weights in (attention, rest)
     )
-    shared = (targets > 0) & long[:, None]
-    pair = torch.triu(torch.einsum("bc,dc->cbd", shared.float(), shared.float()), diagonal=1)
+    shared = rows_of_all_workers(((targets > 0) & long[:, None]).float(), workers)
+    pair = torch.triu(torch.einsum("bc,dc->cbd", shared, shared), diagonal=1)
     together = 1 - active @ active.transpose(1, 2)  # [C, B, B]
     apart = 1 - active @ inactive.transpose(1, 2)
     hinges = torch.relu(together - apart + margin) + torch.relu(together - apart.transpose(1, 2) + margin)
@@ -173,7 +177,9 @@ def head_loss(
     weight = config.similarity_weight
     if weight == 0:
         return instance, instance.new_zeros(())
-    similarity = co_activity_loss(embedded, logits, batch.mask, batch.targets, config.similarity_margin)
+    similarity = co_activity_loss(
+        embedded, logits, batch.mask, batch.targets, config.similarity_margin, batch.workers
+    )
     return (1 - weight) * instance, weight * similarity
 
 
