@@ -16,7 +16,7 @@ import functools
 import math
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from typing import Annotated, Any
 
 from paretovid.trainables.errors import UsageError
@@ -109,17 +109,19 @@ class Declared:
         return ""
 
 
-@functools.cache
 def type_hints(cls: type[Any]) -> dict[str, Any]:
     """Field to type of a dataclass, the declared ranges with it."""
+    return _type_hints(cls)
+
+
+@functools.cache
+def _type_hints(cls: Hashable) -> dict[str, Any]:
     return typing.get_type_hints(cls, include_extras=True)
 
 
 def declared(kind: Any) -> Declared | None:
     """The range that a type declares; None for what is no number."""
-    plain, extras = kind, ()
-    if typing.get_origin(kind) is Annotated:
-        plain, *extras = typing.get_args(kind)
+    plain, *extras = typing.get_args(kind) if typing.get_origin(kind) is Annotated else (kind,)
     if plain not in (int, float):
         return None
     found = next((each for each in extras if isinstance(each, Range)), None)
