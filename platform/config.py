@@ -114,9 +114,9 @@ def check_method(config: SweepConfig) -> None:
         if (number := field_number(settings, knob.field)) is not None:
             _check_inside(config.method, name, knob, f"method.training_knobs.{name}", number)
     for each in method_class(config.method.name).inference_knobs:
-        if (knob := config.method.inference_knobs.get(each.name)) is not None:
+        if (searched := config.method.inference_knobs.get(each.name)) is not None:
             number = Declared(int if each.whole else float, each.range, each.description)
-            _check_inside(config.method, each.name, knob, f"method.inference_knobs.{each.name}", number)
+            _check_inside(config.method, each.name, searched, f"method.inference_knobs.{each.name}", number)
     for end in (0, -1):
         values = {name: ends(knob)[end] for name, knob in knobs.items()}
         method_config(config.method.name, model_with_knobs(config.method, values))

@@ -111,7 +111,7 @@ class Declared:
 
 def type_hints(cls: type[Any]) -> dict[str, Any]:
     """Field to type of a dataclass, the declared ranges with it."""
-    return _type_hints(cls)
+    return _type_hints(typing.cast(Hashable, cls))
 
 
 @functools.cache

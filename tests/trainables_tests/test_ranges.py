@@ -46,7 +46,11 @@ def config_classes() -> list[type[Any]]:
                     found[each] = None
     for cls in list(found):
         for kind in type_hints(cls).values():
-            found |= {each: None for each in without_none(kind) if dataclasses.is_dataclass(each)}
+            found |= {
+                each: None
+                for each in without_none(kind)
+                if isinstance(each, type) and dataclasses.is_dataclass(each)
+            }
     return sorted(found, key=lambda cls: cls.__name__)
 
 
