@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -123,52 +122,41 @@ def test_the_commands_before_a_sweep_say_how_to_go_on(
     assert "interrupted by SIGTERM" in told and commands._SAME_COMMAND in told
 
 
-def _interrupt(
-    command: list[str], home: Path, number: signal.Signals, is_time: Callable[[], bool]
-) -> tuple[int, str]:
-    """Exit status and stderr of a command that gets a signal when it is time."""
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            "import sys; from paretovid.platform.cli import main; sys.exit(main())",
-            *command,
-            f"home={home}",
-        ],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "MLFLOW_TRACKING_URI": ""},
-        start_new_session=True,
-    )
+def _interrupt(command: list[str], home: Path, number: signal.Signals) -> tuple[int, str]:
+    """Exit status and stderr of a command that gets a signal while it trains backbones."""
+    told = home / "stderr.txt"
+    with told.open("w") as stderr:
+        process = subprocess.Popen(
+            [str(Path(sys.executable).with_name("paretovid")), *command, f"home={home}"],
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "MLFLOW_TRACKING_URI": ""},
+            start_new_session=True,
+        )
     try:
         end = time.monotonic() + 240
-        while not is_time():
-            assert process.poll() is None, process.communicate()[1]
-            assert time.monotonic() < end
+        while not re.search(r"\] backbones +\d+/100 ", told.read_text()):
+            assert process.poll() is None and time.monotonic() < end, told.read_text()
             time.sleep(0.1)
         process.send_signal(number)
-        _, err = process.communicate(timeout=60)
+        process.wait(timeout=60)
     finally:
         if process.poll() is None:
             process.kill()
-    return process.returncode, err
+    return process.returncode, told.read_text()
 
 
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(700)
 def test_a_signal_while_backbones_train_ends_in_order(tmp_path: Path) -> None:
-    def is_training() -> bool:
-        return bool(list((tmp_path / "backbones").glob("*/.progress-*.json")))
-
-    status, err = _interrupt(["sweep", "name=s", *LONG], tmp_path, signal.SIGINT, is_training)
+    status, err = _interrupt(["sweep", "name=s", *LONG], tmp_path, signal.SIGINT)
     assert status == 130, err
     assert "interrupted by ctrl-C" in err and re.search(r"hint: Go on: .*resume s", err), err
     assert "Traceback" not in err
     info = read_info(Home(tmp_path).sweep("s"))
     assert info is not None and info["state"] == "interrupted"
-    assert not is_training(), "what tells the progress is gone"
-    status, err = _interrupt(["extract", *LONG], tmp_path, signal.SIGTERM, is_training)
+    assert not list((tmp_path / "backbones").glob("*/.progress-*.json")), "what tells the progress is gone"
+    status, err = _interrupt(["extract", *LONG], tmp_path, signal.SIGTERM)
     assert status == 143, err
     assert "interrupted by SIGTERM" in err and "the same command goes on" in err
