@@ -21,7 +21,7 @@ FOLDERS = ("platform", "trainables", "search_spaces", "infra")
 ALLOWED = {
     "platform": set(FOLDERS),
     "trainables": {"trainables"},
-    "search_spaces": {"search_spaces"},
+    "search_spaces": {"search_spaces", "trainables"},  # the ranges of its numbers
     "infra": {"infra", "trainables"},  # a node's version of the code; objects of a bucket
 }
 PLATFORM_ONLY = {"ray", "optuna", "mlflow", "hydra"}

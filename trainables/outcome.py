@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from paretovid.trainables.ranges import Range
+
 Setting = Mapping[str, float]
 """Values of a method's inference knobs, by name. `{}` is the natural setting: every knob at its default."""
 
@@ -23,6 +25,9 @@ class Batch:
     """`[B, C]` float, one-hot or multi-hot."""
     video_keys: Tensor
     """`[B]` int64: a hash of each video's id, for decisions that must not depend on the batch."""
+    workers: int = 1
+    """Above 1: this is a part of a batch that so many workers share, connected by `torch.distributed`. A loss that is
+    no mean over videos needs `whole_batch.py` then."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,6 +89,11 @@ class InferenceKnob:
     description: str
     whole: bool = False
     """True if only whole numbers mean anything."""
+
+    @property
+    def range(self) -> Range:
+        """From `low` to `high`."""
+        return Range(self.low, self.high)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -17,6 +17,8 @@ from paretovid.platform.preparation import datasets
 _CLASSES_OF_HEADS = 12  # as the built-in set has
 _LABELS_SHOWN, _INSTANCES_SHOWN = 3, 10  # of a video, for people; --json prints all
 
+_SAME_COMMAND = "What was finished is kept: the same command goes on."
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
@@ -33,8 +35,12 @@ def data_make(args: argparse.Namespace) -> Answer:
     """`paretovid data make`."""
     from paretovid.platform.config.load import load_sweep_config
     from paretovid.platform.console.progress import Progress
+    from paretovid.platform.execution.stopping import StopSwitch, ended_in_order
 
-    dataset = datasets.make_data(load_sweep_config(args.overrides), Progress(1))
+    progress = Progress(1)
+    config = load_sweep_config(args.overrides)
+    with ended_in_order(StopSwitch(), _SAME_COMMAND, progress.say):
+        dataset = datasets.make_data(config, progress)
     return Answer(text=f"{len(dataset.records)} videos of {len(dataset.classes)} classes in {dataset.root}")
 
 
@@ -51,9 +57,13 @@ def extract(args: argparse.Namespace) -> Answer:
     """`paretovid extract`."""
     from paretovid.platform.config.load import load_sweep_config
     from paretovid.platform.console.progress import Progress
+    from paretovid.platform.execution.stopping import StopSwitch, ended_in_order
     from paretovid.platform.preparation import prepare as pipeline
 
-    folders: Mapping[str, Path] = pipeline.extract(load_sweep_config(args.overrides), Progress(3))
+    progress = Progress(3)
+    config = load_sweep_config(args.overrides)
+    with ended_in_order(StopSwitch(), _SAME_COMMAND, progress.say):
+        folders: Mapping[str, Path] = pipeline.extract(config, progress)
     rows = [(source, str(folder)) for source, folder in folders.items()]
     return Answer(text=format_table(("source", "features"), rows))
 

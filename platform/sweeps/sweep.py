@@ -9,7 +9,7 @@ that started it: both find the sweep, make its stores agree, and do what is miss
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from paretovid.platform.config.load import check_method, searched_knobs, trainin
 from paretovid.platform.console.progress import Progress
 from paretovid.platform.execution.cluster import cluster_of
 from paretovid.platform.execution.launcher import LaunchSummary, launch_trials
-from paretovid.platform.execution.stopping import StopSwitch, SweepStopped, on_signals
+from paretovid.platform.execution.stopping import StopSwitch, ended_in_order
 from paretovid.platform.fronts.build import read_front
 from paretovid.platform.fronts.front import Front
 from paretovid.platform.fronts.report import front_table, write_html, write_png
@@ -165,7 +165,7 @@ def _go_on(
     refresh_sweep(folder)
     switch = StopSwitch()
     hint = f"Go on: {typed_command('paretovid')} resume {name}{_at(config.home)}"
-    with on_signals(switch, progress.say), _with_hint(hint):
+    with ended_in_order(switch, hint, progress.say):
         if not more and _is_finished(home, name):
             return _show_finished(home, name, config, progress)
         # Before anything is written: a second driver of a running sweep must leave no trace in it.
@@ -202,18 +202,6 @@ def _show_finished(home: Home, name: str, config: SweepConfig, progress: Progres
         except ParetovidError as error:
             progress.say(f"  not tracked: {error}")
     return _report(home, name, None, with_extensions(config, info))
-
-
-@contextlib.contextmanager
-def _with_hint(hint: str) -> Iterator[None]:
-    """Whatever ends the sweep early says how to go on."""
-    try:
-        yield
-    except SweepStopped as stopped:
-        stopped.hint = hint
-        raise
-    except KeyboardInterrupt as error:
-        raise SweepStopped("interrupted", hint) from error
 
 
 @dataclass(slots=True)
@@ -339,8 +327,11 @@ class _Run:
         if self._switch.is_lost:
             self._sender.close(None, STOPPED_TRACKING_SECONDS)
             return
-        state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        # After a signal anything may be raised: what was interrupted fails in its own way.
+        is_interrupted = isinstance(error, KeyboardInterrupt) or self._switch.reason is not None
+        state = "interrupted" if is_interrupted else "failed"
+        told = self._switch.reason if is_interrupted else None
+        reason = (told or str(error) or type(error).__name__).splitlines()[0]
         with contextlib.suppress(OSError):
             info = new_info(self._config, self._name, state, read_info(self._folder))
             write_info(self._folder, {**info, "error": reason})

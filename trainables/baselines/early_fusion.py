@@ -14,9 +14,14 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor, nn
 
-from paretovid.trainables.baselines.uniform import FRAME_COUNTS, NUM_FRAMES, check_frame_counts
+from paretovid.trainables.baselines.uniform import (
+    FRAME_COUNTS,
+    NUM_FRAMES,
+    FrameCount,
+    TrainingFrames,
+    check_frame_counts,
+)
 from paretovid.trainables.cost import ComponentCost, measure_macs
-from paretovid.trainables.errors import UsageError
 from paretovid.trainables.layers.frame_sampling import uniform_steps
 from paretovid.trainables.layers.functional import classification_loss, probabilities
 from paretovid.trainables.layers.recurrent import Cell, CellKind, Projection
@@ -24,6 +29,7 @@ from paretovid.trainables.method import Method, register
 from paretovid.trainables.methods.hcms import check_sources
 from paretovid.trainables.outcome import Batch, Loss, Outcome, Progress, Setting
 from paretovid.trainables.provider import Provider
+from paretovid.trainables.ranges import Dropout, Width, check_ranges
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,23 +38,20 @@ class EarlyFusionConfig:
 
     sources: tuple[str, ...] = ("audio", "fine", "motion")
     cell: CellKind = "lstm"
-    projection: int = 64
+    projection: Width = 64
     """Width to which each source's features are projected before they are joined."""
-    hidden: int = 128
-    dropout: float = 0.0
+    hidden: Width = 128
+    dropout: Dropout = 0.0
     """Of projected features, in training."""
-    training_frames: int = -1
+    training_frames: TrainingFrames = -1
     """Views per video in training: -1 varies it over `frame_counts`, 0 takes every step."""
-    frame_counts: tuple[int, ...] = FRAME_COUNTS
+    frame_counts: tuple[FrameCount, ...] = FRAME_COUNTS
     """Inference settings to evaluate; the first is the natural one."""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         check_sources(self.sources)
         check_frame_counts(self.frame_counts)
-        if self.training_frames < -1:
-            raise UsageError(
-                f"training_frames must be -1 or more, not {self.training_frames}", "-1 varies it."
-            )
 
 
 @register

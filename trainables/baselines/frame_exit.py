@@ -25,10 +25,9 @@ no gate but a classifier at every position.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from typing import Annotated, Any, ClassVar, final
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +43,7 @@ from paretovid.trainables.layers.recurrent import Projection
 from paretovid.trainables.method import Method, check_distinct, register
 from paretovid.trainables.outcome import Batch, InferenceKnob, Loss, Outcome, Progress, Setting
 from paretovid.trainables.provider import Provider
+from paretovid.trainables.ranges import Positive, Range, Width, check_ranges
 
 EXIT_THRESHOLD = InferenceKnob(
     name="exit_threshold",
@@ -86,30 +86,34 @@ def exit_steps(num_steps: Tensor, max_frames: int) -> Tensor:
 class FrameExitConfig:
     """Training settings of FrameExit."""
 
-    beta: float = 1e-3
+    beta: Annotated[Positive, "Higher stops earlier."] = 1e-3
     """Scale of the loss below which a gate learns to stop: higher stops earlier."""
-    max_frames: int = 10
+    max_frames: Annotated[int, Range(2, 1000), "The paper: 10."] = 10
     """T."""
-    projection: int = 64
+    projection: Width = 64
     """P."""
-    exit_weight: float = 1.0
+    exit_weight: Annotated[float, Range(0, 1e6, above=True), "The paper: 1."] = 1.0
     """Of the gates' loss."""
-    thresholds: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+    thresholds: tuple[Annotated[float, EXIT_THRESHOLD.range], ...] = (
+        0.1,
+        0.2,
+        0.3,
+        0.4,
+        0.6,
+        0.7,
+        0.8,
+        0.9,
+        0.95,
+        0.99,
+    )
     """Values of `exit_threshold` to evaluate besides the natural one and 1."""
-    confidences: tuple[float, ...] = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+    confidences: tuple[Annotated[float, MIN_CONFIDENCE.range], ...] = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
     """Values of `min_confidence` to evaluate, without gates."""
 
     def __post_init__(self) -> None:
-        if not (self.beta > 0 and math.isfinite(self.beta)):
-            raise UsageError(f"beta must be above 0, not {self.beta}", "Higher stops earlier.")
-        if self.max_frames < 2:
-            raise UsageError(f"max_frames must be at least 2, not {self.max_frames}", "The paper: 10.")
-        if self.projection < 1:
-            raise UsageError(f"projection must be at least 1, not {self.projection}", "Raise it.")
-        if not (self.exit_weight > 0 and math.isfinite(self.exit_weight)):
-            raise UsageError(f"exit_weight must be above 0, not {self.exit_weight}", "The paper: 1.")
-        check_distinct("thresholds", self.thresholds, EXIT_THRESHOLD.low, EXIT_THRESHOLD.high)
-        check_distinct("confidences", self.confidences, MIN_CONFIDENCE.low, MIN_CONFIDENCE.high)
+        check_ranges(self)
+        check_distinct("thresholds", self.thresholds)
+        check_distinct("confidences", self.confidences)
         if 0 in self.confidences:
             raise UsageError(
                 "confidences cannot have 0", "It means that confidence stops nobody: leave it out."

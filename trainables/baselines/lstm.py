@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from paretovid.trainables.baselines.uniform import (
     FRAME_COUNTS,
     NUM_FRAMES,
+    FrameCount,
+    TrainingFrames,
     check_frame_counts,
     with_memory_source,
 )
 from paretovid.trainables.cost import ComponentCost, measure_macs
-from paretovid.trainables.errors import UsageError
 from paretovid.trainables.layers.coarse_to_fine import COARSE, FINE, LOOKED_COARSE
 from paretovid.trainables.layers.frame_classifier import mark_looked
 from paretovid.trainables.layers.frame_sampling import Sampling, check_sampling, sampled_steps
@@ -32,6 +33,7 @@ from paretovid.trainables.layers.recurrent import Cell, CellKind, Projection
 from paretovid.trainables.method import Method, register
 from paretovid.trainables.outcome import Batch, Loss, Outcome, Progress, Setting
 from paretovid.trainables.provider import Provider
+from paretovid.trainables.ranges import Dropout, Width, check_ranges
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,28 +45,20 @@ class LstmConfig:
     """Where in the video the frames lie. Training draws random ones anew for each batch."""
     memory: MemoryConfig = field(default_factory=lambda: MemoryConfig(kind="none"))
     cell: CellKind = "lstm"
-    fine_projection: int = 64
-    coarse_projection: int = 32
-    hidden: int = 128
-    dropout: float = 0.0
+    fine_projection: Width = 64
+    coarse_projection: Width = 32
+    hidden: Width = 128
+    dropout: Dropout = 0.0
     """Of projected features, in training."""
-    training_frames: int = -1
+    training_frames: TrainingFrames = -1
     """Frames per video in training: -1 varies it over `frame_counts`, 0 takes every step."""
-    frame_counts: tuple[int, ...] = FRAME_COUNTS
+    frame_counts: tuple[FrameCount, ...] = FRAME_COUNTS
     """Inference settings to evaluate; the first is the natural one."""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         check_sampling(self.sampling)
         check_frame_counts(self.frame_counts)
-        if not 0 <= self.dropout < 1:
-            raise UsageError(f"dropout must be from 0 to below 1, not {self.dropout}", "0: none.")
-        for name in ("fine_projection", "coarse_projection", "hidden"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}", "Raise it.")
-        if self.training_frames < -1:
-            raise UsageError(
-                f"training_frames must be -1 or more, not {self.training_frames}", "-1 varies it."
-            )
 
 
 @final

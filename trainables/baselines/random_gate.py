@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, final
+from typing import Annotated, Any, ClassVar, final
 
 import torch
 from torch import Tensor
 
 from paretovid.trainables.cost import ComponentCost
-from paretovid.trainables.errors import UsageError
 from paretovid.trainables.layers.coarse_to_fine import (
     COARSE,
     FINE,
@@ -31,6 +30,7 @@ from paretovid.trainables.method import Method, check_distinct, register
 from paretovid.trainables.methods.lite_eval import ONLINE_K
 from paretovid.trainables.outcome import Batch, InferenceKnob, Loss, Outcome, Progress, Setting
 from paretovid.trainables.provider import Provider
+from paretovid.trainables.ranges import Fraction, check_ranges
 
 USAGE = InferenceKnob(
     name="usage",
@@ -46,17 +46,14 @@ class RandomGateConfig:
     """Training settings of the random gate."""
 
     network: NetworkConfig = field(default_factory=NetworkConfig)
-    training_usage: float = 0.0
+    training_usage: Annotated[Fraction, "0 varies it."] = 0.0
     """Usage to train with; 0: another one per batch, log-uniform between 0.03 and 1."""
-    usages: tuple[float, ...] = (0.2, 0.05, 0.1, 0.15, 0.3, 0.4, 0.5, 0.75, 1.0)
+    usages: tuple[Annotated[float, USAGE.range], ...] = (0.2, 0.05, 0.1, 0.15, 0.3, 0.4, 0.5, 0.75, 1.0)
     """Inference settings to evaluate; the first is the natural one."""
 
     def __post_init__(self) -> None:
-        check_distinct("usages", self.usages, USAGE.low, USAGE.high)
-        if not 0 <= self.training_usage <= 1:
-            raise UsageError(
-                f"training_usage must lie between 0 and 1, not {self.training_usage}", "0 varies it."
-            )
+        check_ranges(self)
+        check_distinct("usages", self.usages)
 
 
 @register

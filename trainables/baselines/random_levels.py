@@ -23,6 +23,7 @@ from paretovid.trainables.layers.gated_stack import MAX_GFLOPS, Decide, Gate
 from paretovid.trainables.method import Method, register
 from paretovid.trainables.methods.hcms import (
     MOST_LEVELS,
+    Cap,
     HierarchyConfig,
     check_caps,
     hierarchy,
@@ -31,6 +32,7 @@ from paretovid.trainables.methods.hcms import (
 )
 from paretovid.trainables.outcome import Batch, InferenceKnob, Loss, Outcome, Progress, Setting
 from paretovid.trainables.provider import Provider
+from paretovid.trainables.ranges import Fraction, check_ranges
 
 LEAST_TRAINED_USAGE = 0.03
 USAGES = tuple(
@@ -52,15 +54,16 @@ class RandomLevelsConfig:
     sources: tuple[str, ...] = ("audio", "fine", "motion")
     """As HCMS's."""
     network: HierarchyConfig = field(default_factory=HierarchyConfig)
-    training_usages: tuple[float, ...] = ()
+    training_usages: tuple[Fraction, ...] = ()
     """Usages of the gated levels to train with; empty: others per batch, log-uniform between 0.03 and 1."""
-    usages: tuple[tuple[float, ...], ...] = ()
+    usages: tuple[tuple[Fraction, ...], ...] = ()
     """Inference settings to evaluate, a usage per gated level each; the first is the natural one. Empty: the
     knobs' defaults, then a grid."""
-    caps: tuple[float, ...] = ()
+    caps: tuple[Cap, ...] = ()
     """As HCMS's."""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         self.network.sizes(self.sources)
         check_caps(self.caps)
         for usages in (*self.usages, *([self.training_usages] if self.training_usages else [])):
@@ -71,7 +74,7 @@ class RandomLevelsConfig:
 
 def _check_usages(usages: Sequence[float], sources: Sequence[str]) -> None:
     falling = all(above <= below for below, above in zip((1.0, *usages), usages, strict=False))
-    if len(usages) != len(sources) - 1 or not falling or min(usages) < 0:
+    if len(usages) != len(sources) - 1 or not falling:
         raise UsageError(
             f"usages cannot be {list(usages)}",
             f"Give one for each of {', '.join(sources[1:])}, from 1 to 0, none above that of the level below.",

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, final
+from typing import Annotated, Any, ClassVar, final
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,7 @@ from paretovid.trainables.layers.global_memory import GlobalMemory, Memory, Memo
 from paretovid.trainables.method import Method, check_distinct, register
 from paretovid.trainables.outcome import Batch, InferenceKnob, Loss, Outcome, Progress, Setting
 from paretovid.trainables.provider import Provider
+from paretovid.trainables.ranges import Range, check_ranges
 
 NUM_FRAMES = InferenceKnob(
     name="num_frames",
@@ -43,9 +44,15 @@ NUM_FRAMES = InferenceKnob(
 FRAME_COUNTS = (0, 1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 25)
 
 
+FrameCount = Annotated[int, NUM_FRAMES.range]
+TrainingFrames = Annotated[
+    int, Range(-1, NUM_FRAMES.high), "-1 varies it from batch to batch, 0 takes every step."
+]
+
+
 def check_frame_counts(counts: tuple[int, ...]) -> None:
-    """Raises `UsageError` for a negative number of frames, one that is there twice, or none at all."""
-    check_distinct("frame_counts", counts, NUM_FRAMES.low, NUM_FRAMES.high)
+    """Raises `UsageError` for a number of frames that is there twice, or none at all."""
+    check_distinct("frame_counts", counts)
 
 
 def with_memory_source(sources: tuple[str, ...], memory: MemoryConfig) -> tuple[str, ...]:
@@ -103,10 +110,11 @@ class UniformConfig:
     sampling: Sampling = "uniform"
     """Where in the video the frames lie. Training takes all of them either way."""
     memory: MemoryConfig = field(default_factory=lambda: MemoryConfig(kind="none"))
-    frame_counts: tuple[int, ...] = FRAME_COUNTS
+    frame_counts: tuple[FrameCount, ...] = FRAME_COUNTS
     """Inference settings to evaluate; the first is the natural one."""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         check_sampling(self.sampling)
         check_frame_counts(self.frame_counts)
 
@@ -187,9 +195,10 @@ class Uniform(Method):
 class OracleConfig:
     """Settings of the oracle."""
 
-    frame_counts: tuple[int, ...] = (0, 1, 2, 3, 4, 6, 8, 12)
+    frame_counts: tuple[FrameCount, ...] = (0, 1, 2, 3, 4, 6, 8, 12)
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         check_frame_counts(self.frame_counts)
 
 

@@ -15,6 +15,7 @@ from paretovid.trainables.layers.gated_stack import Gate, GatedLevels, LevelSize
 from paretovid.trainables.layers.recurrent import CellKind
 from paretovid.trainables.outcome import Outcome, Setting
 from paretovid.trainables.provider import Provider
+from paretovid.trainables.ranges import Dropout, Width, check_ranges
 
 COARSE, FINE = "coarse", "fine"
 LOOKED_COARSE, LOOKED_FINE = 1, 2
@@ -26,23 +27,21 @@ class NetworkConfig:
     """Sizes of the two networks. The papers' for ActivityNet: hidden units 64 and 512."""
 
     cell: CellKind = "lstm"
-    coarse_projection: int = 32
-    fine_projection: int = 64
-    coarse_hidden: int = 32
-    fine_hidden: int = 128
-    dropout: float = 0.0
+    coarse_projection: Width = 32
+    fine_projection: Width = 64
+    coarse_hidden: Width = 32
+    fine_hidden: Width = 128
+    dropout: Dropout = 0.0
     """Of projected features, in training. Not in the papers, which train on far more videos."""
-    step_dropout: float = 0.4
+    step_dropout: Dropout = 0.4
     """Share of a video's steps that training leaves out, others each time. Not in the papers either."""
     synchronize: bool = True
     """False: the fine state stays as it is at skipped steps (the paper's ablation, Table 8)."""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if self.cell not in ("lstm", "gru"):
             raise UsageError(f"unknown cell: {self.cell!r}", "Allowed: lstm, gru.")
-        for name in ("coarse_projection", "fine_projection", "coarse_hidden", "fine_hidden"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}", "Raise it.")
         if self.coarse_hidden >= self.fine_hidden:
             raise UsageError(
                 f"coarse_hidden ({self.coarse_hidden}) must be smaller than fine_hidden ({self.fine_hidden})",

@@ -25,6 +25,7 @@ from paretovid.trainables.layers.global_memory import GlobalMemory, Memory, Memo
 from paretovid.trainables.layers.recurrent import Cell, CellKind, Projection
 from paretovid.trainables.outcome import Batch, Outcome
 from paretovid.trainables.provider import Provider
+from paretovid.trainables.ranges import Dropout, Width, check_ranges
 
 PLACE_WIDTH = 16
 """Width of the encoding of a place, for agents that are told theirs."""
@@ -50,9 +51,9 @@ class AgentConfig:
 
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     cell: CellKind = "lstm"
-    frame_projection: int = 64
-    hidden: int = 128
-    dropout: float = 0.0
+    frame_projection: Width = 64
+    hidden: Width = 128
+    dropout: Dropout = 0.0
     """Of projected frames, in training. Not in the paper, which trains on far more videos."""
     initial_state: Literal["zero", "learned"] = "zero"
     """With zero (the paper) the first query of the memory attends to all entries alike, so that the second frame
@@ -64,17 +65,13 @@ class AgentConfig:
     """Whether the network is told where it looks. The paper's has to find out from what it sees."""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if self.cell not in ("lstm", "gru"):
             raise UsageError(f"unknown cell: {self.cell!r}", "Allowed: lstm, gru.")
         if self.initial_state not in ("zero", "learned"):
             raise UsageError(f"unknown initial_state: {self.initial_state!r}", "Allowed: zero, learned.")
         if self.revisits not in ("allow", "nearest_new"):
             raise UsageError(f"unknown revisits: {self.revisits!r}", "Allowed: allow, nearest_new.")
-        for name in ("frame_projection", "hidden"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}", "Raise it.")
-        if not 0 <= self.dropout < 1:
-            raise UsageError(f"dropout must be from 0 to below 1, not {self.dropout}", "0: none.")
 
 
 def agent_sources(config: AgentConfig) -> tuple[str, ...]:

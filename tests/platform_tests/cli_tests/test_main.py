@@ -365,3 +365,31 @@ def test_a_setting_among_videos_is_no_video(tmp_path: Path, capsys: Capture) -> 
     status = cli.main(["predict", "models:/m@c", "a.mp4", "tracking.uri=http://x", f"home={tmp_path}"])
     assert status == 2
     assert "not a video: 'tracking.uri=http://x'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (
+            "sweep --dry-run method.model.network.step_dropout=1",
+            "lite_eval.network.step_dropout must be in [0, 1), not 1.0",
+        ),
+        (
+            "sweep --dry-run method.model.temperature_floor=nan",
+            "lite_eval.temperature_floor must be in (0, 1], not nan",
+        ),
+        ("sweep baselines=[{name:a,method:early_fusion,model:{hidden:0}}]", "early_fusion.hidden must be in"),
+        ("sweep training.warmup_fraction=1", "training.warmup_fraction must be in [0, 1), not 1.0"),
+        ("sweep cluster.cpus=0", "cluster.cpus must be 1 or more, not 0"),
+        ("extract backbones.training.effort=inf", "backbones.training.effort must be above 0, not inf"),
+        ("data make data.sparsity=2", "data.sparsity must be in [0.01, 0.9], not 2.0"),
+    ],
+)
+def test_a_number_out_of_range_is_refused_before_anything_is_made(
+    command: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = tmp_path / "home"
+    assert cli.main([*command.split(), f"home={home}"]) == 2
+    told = capsys.readouterr().err
+    assert said in told and "hint: Give a" in told
+    assert not home.exists()

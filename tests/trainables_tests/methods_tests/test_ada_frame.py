@@ -224,7 +224,7 @@ def test_entropy_stops_where_it_is_told_to():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"steps": 0}, r"steps \(K\) must be from 1"),
+        ({"steps": 0}, r"steps must be in \[1, 100\], not 0"),
         ({"reward": "money"}, "Allowed: margin, prediction, transition"),
         ({"returns_from": "yesterday"}, "Allowed: current, next"),
         ({"policy": "pointer", "agent": {"memory": {"kind": "none"}}}, "needs a memory"),

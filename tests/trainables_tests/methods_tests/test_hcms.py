@@ -204,10 +204,10 @@ def test_targets_have_defaults_for_the_levels_there_are() -> None:
 @pytest.mark.parametrize(
     ("fields", "message", "hint"),
     [
-        ({"skip_1": 0.0}, r"skip_1 \(gamma\) must lie between 0 and 1, not 0", "fine is skipped"),
-        ({"skip_2": 1.0}, "must lie between 0 and 1", "motion is skipped"),
-        ({"skip_2": -0.1}, "must lie between 0 and 1", "skip = 1 - u"),
-        ({"skip_1": float("nan")}, "must lie between 0 and 1", ""),
+        ({"skip_1": 0.0}, r"skip_1 must be in \(0, 1\), not 0", "is skipped"),
+        ({"skip_2": 1.0}, r"must be in \(0, 1\)", "is skipped"),
+        ({"skip_2": -0.1}, r"must be in \(0, 1\)", "skip = 1 - u"),
+        ({"skip_1": float("nan")}, r"must be in \(0, 1\), not nan", ""),
         ({"skip_3": 0.9}, "have no gated level 3", "~method.training_knobs.skip_3"),
         ({"sources": ["audio", "fine"], "skip_2": 0.9}, "audio, fine have no gated level 2", "more sources"),
         ({"skip_4": 0.9}, "unknown setting of method hcms: 'skip_4'", "skip_1"),
@@ -217,7 +217,7 @@ def test_targets_have_defaults_for_the_levels_there_are() -> None:
         ({"sources": "audio"}, "sources must be", ""),
         ({"network": {"hidden": [64, 32, 128]}}, "hidden must rise", "copied"),
         ({"network": {"hidden": [64, 128]}}, "hidden has 2 values for 3 sources", "one each"),
-        ({"network": {"projections": [64, 0, 8]}}, "at least 1", ""),
+        ({"network": {"projections": [64, 0, 8]}}, r"projections\[1\] must be in \[1, ", ""),
         ({"network": {"cell": "rnn"}}, "unknown cell|cell cannot be", "lstm, gru"),
         ({"usage_weight": -1}, "usage_weight", ""),
         ({"usage_reduction": "frame"}, "usage_reduction", "batch, video"),

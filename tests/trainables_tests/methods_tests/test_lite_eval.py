@@ -116,10 +116,10 @@ def test_paper_accounting_counts_one_gate_of_four():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"target_usage": 1.5}, "between 0 and 1"),
+        ({"target_usage": 1.5}, r"target_usage must be in \[0, 1\], not 1.5"),
         ({"target_usage": "often"}, "must be float"),
         ({"gamma": 0.1}, "unknown setting of method lite_eval: 'gamma'"),
-        ({"online_ks": [0, 1]}, "different numbers from 1"),
+        ({"online_ks": [0, 1]}, r"online_ks\[0\] must be in \[1, 10000\]"),
         ({"online_ks": [2, 2]}, "online_ks cannot be"),
         ({"gate_offsets": []}, "gate_offsets cannot be"),
         ({"usage_reduction": "frame"}, "Allowed: batch, video"),
