@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import ray
 import torch
 
-from paretovid.infra.ray_cluster import LOCAL
+from paretovid.infra.ray_cluster import LOCAL, connected_once
 from paretovid.platform.backbones import fine_tuning, load_given, train_own, weight_locations
 from paretovid.platform.cluster_check import cluster_of
 from paretovid.platform.config import data_settings
@@ -248,8 +248,9 @@ def prepare(config: SweepConfig, progress: Progress) -> Prepared:
 
 
 def extract(config: SweepConfig, progress: Progress) -> dict[str, Path]:
-    """`paretovid extract`: everything up to the features. Returns source to folder."""
-    return prepare(config, progress).features
+    """`paretovid extract`: everything up to the features, on one cluster. Returns source to folder."""
+    with connected_once():
+        return prepare(config, progress).features
 
 
 def _extract(

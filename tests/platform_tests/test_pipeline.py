@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -9,13 +10,19 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+import ray
 from tests.platform_tests.conftest import SMALL_DATA
 
+from paretovid.infra import ray_cluster
 from paretovid.platform import pipeline
+from paretovid.platform.cluster_check import cluster_of
 from paretovid.platform.config import data_settings, group_options, load_sweep_config
 from paretovid.platform.pipeline import check_settings, make_data
 from paretovid.platform.progress import Progress
@@ -100,6 +107,32 @@ def test_a_pool_is_not_taught_background_and_that_is_told_at_once() -> None:
     with pytest.raises(UsageError, match="classifies by itself"):
         check_settings(load_sweep_config(words))
     check_settings(load_sweep_config([words[0], "backbones.training.labels=trimmed"]))
+
+
+def test_a_whole_extraction_starts_one_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Videos, backbones and features each ask for one."""
+    started: list[str] = []
+    config = load_sweep_config([f"home={tmp_path}"])
+
+    @contextlib.contextmanager
+    def connection(address: str, *settings: object) -> Iterator[None]:
+        started.append(address)
+        monkeypatch.setattr(ray, "is_initialized", lambda: True)
+        yield
+        monkeypatch.setattr(ray, "is_initialized", lambda: False)
+
+    def prepared(config: Any, progress: Progress) -> Any:
+        for _ in range(3):
+            with cluster_of(config):
+                pass
+        return SimpleNamespace(features={})
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "cluster_resources", dict)
+    monkeypatch.setattr(ray_cluster, "_connection", connection)
+    monkeypatch.setattr(pipeline, "prepare", prepared)
+    pipeline.extract(config, Progress.silent())
+    assert started == ["local"]
 
 
 @pytest.mark.ray
