@@ -5,9 +5,11 @@ And the real servers that several suites use, each started once, when the first 
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, final
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -15,6 +17,9 @@ import pytest
 import torch
 
 from paretovid.infra.testing import PostgresServer, S3Server, postgres_programs, postgres_server, s3_server
+
+if TYPE_CHECKING:
+    from paretovid.infra.ray_cluster import Cluster
 
 torch.set_num_threads(1)
 
@@ -37,6 +42,44 @@ _LONGEST_FIRST = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     places = {name: place for place, name in enumerate(_LONGEST_FIRST)}
     items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
+
+@final
+class Clusters:
+    """The Ray cluster that the tests of a process share. Its workers have the environment that it began with."""
+
+    def __init__(self) -> None:
+        self._open = contextlib.ExitStack()
+
+    def shared(self) -> Cluster:
+        """Of two CPUs, connected; started if it is not there."""
+        import ray
+
+        from paretovid.infra.ray_cluster import connect
+
+        if not ray.is_initialized():
+            self._open.close()
+            return self._open.enter_context(connect(cpus=2))
+        with connect() as there:
+            return there
+
+    def end(self) -> None:
+        """For a test with a cluster of its own in this process."""
+        self._open.close()
+
+
+@pytest.fixture(scope="session")
+def clusters() -> Iterator[Clusters]:
+    """To be asked by fixtures of any scope."""
+    made = Clusters()
+    yield made
+    made.end()
+
+
+@pytest.fixture
+def shared_cluster(clusters: Clusters) -> Cluster:
+    """One Ray cluster for all tests of this process that can share it: whatever connects in the test uses it."""
+    return clusters.shared()
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,13 @@ import pytest
 import ray
 
 from paretovid.infra import ray_cluster
-from paretovid.infra.ray_cluster import CLUSTER_ENVIRONMENT, check_answers, connect, connected_once, environment
+from paretovid.infra.ray_cluster import (
+    CLUSTER_ENVIRONMENT,
+    check_answers,
+    connect,
+    connected_once,
+    environment,
+)
 
 CODE = """
 import os

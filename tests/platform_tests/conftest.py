@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -41,4 +42,11 @@ def prepared_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
             environment = {**os.environ, "OMP_NUM_THREADS": "1", "MLFLOW_TRACKING_URI": ""}
             subprocess.run(command, check=True, env=environment, timeout=400)
             (home / "whole").touch()
+    return home
+
+
+def copied(made: Path, home: Path, *parts: str) -> Path:
+    """A home of its own with what another one has: its videos, backbones and features, or what is named."""
+    for part in parts or ("data", "backbones", "features"):
+        shutil.copytree(made / part, home / part)
     return home

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import ray
 from ray import tune
 
 from paretovid.infra.placement import GIB, TrialResources
-from paretovid.infra.ray_cluster import connect
+from paretovid.infra.ray_cluster import Cluster
 from paretovid.platform import launch
 from paretovid.platform.launch import launch_trials
 from paretovid.platform.searcher import FixedTrial, Hooks
@@ -37,12 +37,6 @@ from paretovid.search_spaces.schema import KnobConfig
 from paretovid.trainables.errors import NonFiniteError, ParetovidError, UsageError
 
 KNOBS = {"gamma": KnobConfig(field="gamma", low=0.01, high=0.5, log=True)}
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    with connect(cpus=2):
-        yield
 
 
 def study(folder: Path, trials: int, **changes: Any) -> ParetoStudy:
@@ -125,7 +119,7 @@ FIXED = FixedTrial(trial_id="uniform", config={"knobs": {"gamma": 0.3}})
 
 
 @pytest.mark.ray
-def test_fixed_and_searched_trials_share_reused_processes(cluster: None, tmp_path: Path) -> None:
+def test_fixed_and_searched_trials_share_reused_processes(shared_cluster: Cluster, tmp_path: Path) -> None:
     seen: dict[str, Any] = {}
     progress: list[tuple[str, float]] = []
     watching = hooks(seen)
@@ -147,7 +141,7 @@ def test_fixed_and_searched_trials_share_reused_processes(cluster: None, tmp_pat
 
 @pytest.mark.ray
 @pytest.mark.timeout(180)
-def test_failures_of_every_kind_do_not_end_the_sweep(cluster: None, tmp_path: Path) -> None:
+def test_failures_of_every_kind_do_not_end_the_sweep(shared_cluster: Cluster, tmp_path: Path) -> None:
     seen: dict[str, Any] = {}
     act = {"t0000": "raise", "t0001": "diverge", "t0002": "nan", "t0003": "die once", "uniform": "raise"}
     fixed = [FixedTrial(trial_id="uniform", config={"knobs": {"gamma": 0.3}, "act": act})]
@@ -174,7 +168,7 @@ def test_failures_of_every_kind_do_not_end_the_sweep(cluster: None, tmp_path: Pa
 
 
 @pytest.mark.ray
-def test_a_sweep_in_which_all_fail_says_why(cluster: None, tmp_path: Path) -> None:
+def test_a_sweep_in_which_all_fail_says_why(shared_cluster: Cluster, tmp_path: Path) -> None:
     with pytest.raises(
         ParetovidError, match=r"all 2 trials failed, most often: ValueError: no such thing"
     ) as caught:
@@ -190,7 +184,7 @@ def test_a_sweep_in_which_all_fail_says_why(cluster: None, tmp_path: Path) -> No
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(180)
-def test_several_workers_are_a_train_run(cluster: None, tmp_path: Path) -> None:
+def test_several_workers_are_a_train_run(shared_cluster: Cluster, tmp_path: Path) -> None:
     seen: dict[str, Any] = {}
     searched = study(tmp_path, 2, max_failures=0)
     summary = launch_trials(
@@ -208,7 +202,7 @@ def test_several_workers_are_a_train_run(cluster: None, tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
-def test_no_room_and_no_second_driver(cluster: None, tmp_path: Path) -> None:
+def test_no_room_and_no_second_driver(shared_cluster: Cluster, tmp_path: Path) -> None:
     trainable = make_trainable(tmp_path)
     with pytest.raises(UsageError, match=r"1 nodes \(.*2 CPU.*no room for a trial of 3 x \(1 CPU"):
         launch_trials(trainable, storage=tmp_path / "s", resources=TrialResources(workers=3))
@@ -221,7 +215,7 @@ def test_no_room_and_no_second_driver(cluster: None, tmp_path: Path) -> None:
 
 @pytest.mark.ray
 def test_a_run_that_ray_ends_for_memory_is_taken_up_again(
-    cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shared_cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A cluster with Ray's memory monitor on: Tune raises, and what ran has failed once."""
     seen: dict[str, Any] = {}
@@ -256,7 +250,7 @@ def test_a_run_that_ray_ends_for_memory_is_taken_up_again(
 
 
 @pytest.mark.ray
-def test_time_limit_starts_nothing_more(cluster: None, tmp_path: Path) -> None:
+def test_time_limit_starts_nothing_more(shared_cluster: Cluster, tmp_path: Path) -> None:
     summary = launch_trials(
         make_trainable(tmp_path),
         storage=tmp_path / "s",
@@ -359,7 +353,9 @@ def test_a_killed_run_goes_on_from_checkpoints(tmp_path: Path) -> None:
 
 @pytest.mark.ray
 @pytest.mark.timeout(120)
-def test_a_trial_that_hangs_is_ended_and_goes_on_from_its_checkpoint(cluster: None, tmp_path: Path) -> None:
+def test_a_trial_that_hangs_is_ended_and_goes_on_from_its_checkpoint(
+    shared_cluster: Cluster, tmp_path: Path
+) -> None:
     seen: dict[str, Any] = {}
     faults: list[tuple[str, str, bool]] = []
     watching = hooks(seen, act={"t0000": "hang once"})
@@ -376,7 +372,7 @@ def test_a_trial_that_hangs_is_ended_and_goes_on_from_its_checkpoint(cluster: No
 
 
 @pytest.mark.ray
-def test_a_full_disk_ends_the_sweep_and_blames_no_trial(cluster: None, tmp_path: Path) -> None:
+def test_a_full_disk_ends_the_sweep_and_blames_no_trial(shared_cluster: Cluster, tmp_path: Path) -> None:
     seen: dict[str, Any] = {}
     full = {f"t{i:04d}": "full disk" for i in range(3)}
 

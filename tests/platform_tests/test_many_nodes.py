@@ -15,6 +15,7 @@ import psutil
 import pytest
 import ray
 from ray.cluster_utils import Cluster
+from tests.conftest import Clusters
 
 from paretovid.infra import nodes as nodes_module
 from paretovid.infra.nodes import look_at_nodes
@@ -47,7 +48,8 @@ class Nodes:
 
 
 @pytest.fixture(scope="module")
-def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+def nodes(clusters: Clusters, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+    clusters.end()
     folder = tmp_path_factory.mktemp("nodes")
     with environment(CLUSTER_ENVIRONMENT):
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})

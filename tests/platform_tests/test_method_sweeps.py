@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 from safetensors.numpy import load_file
+from tests.platform_tests.conftest import copied
 from tests.platform_tests.test_sweep import SMALL, paretovid
 
 from paretovid.platform.config import group_options
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(420)]
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.slow,
+    pytest.mark.timeout(420),
+    pytest.mark.usefixtures("shared_cluster"),
+]
 
 SETTINGS_OF_OTHERS = (
     "ada_frame_paper",
@@ -41,10 +46,7 @@ POOL = [
 @pytest.fixture(scope="module")
 def home(prepared_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One home for all: its videos, backbones and features are made once."""
-    home = tmp_path_factory.mktemp("home")
-    for part in ("data", "backbones", "features"):
-        shutil.copytree(prepared_home / part, home / part)
-    return home
+    return copied(prepared_home, tmp_path_factory.mktemp("home"))
 
 
 def needs(method: str, home: Path) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
-from tests.platform_tests.conftest import SMALL_DATA
+from tests.platform_tests.conftest import SMALL_DATA, copied
 
 from paretovid.infra import ray_cluster
 from paretovid.platform import pipeline
@@ -139,8 +138,7 @@ def test_a_whole_extraction_starts_one_cluster(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_extraction_that_is_killed_goes_on_with_what_is_missing(prepared_home: Path, tmp_path: Path) -> None:
-    for part in ("data", "backbones"):
-        shutil.copytree(prepared_home / part, tmp_path / part)
+    copied(prepared_home, tmp_path, "data", "backbones")
     command = [str(Path(sys.executable).with_name("paretovid")), "extract", *SMALL_DATA]
     command += [f"home={tmp_path}", "extraction.videos_per_shard=2", "extraction.workers=1"]
 

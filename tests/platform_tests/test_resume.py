@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.platform_tests.conftest import SMALL_DATA
+from tests.platform_tests.conftest import SMALL_DATA, copied
 
 from paretovid.platform.home import Home
 from paretovid.platform.sweep_audit import Audit, audit
@@ -51,9 +50,7 @@ def run(*words: str, home: Path, status: int = 0) -> tuple[str, str]:
 
 @pytest.fixture
 def home(prepared_home: Path, tmp_path: Path) -> Path:
-    for part in ("data", "backbones", "features"):
-        shutil.copytree(prepared_home / part, tmp_path / part)
-    return tmp_path
+    return copied(prepared_home, tmp_path / "home")
 
 
 def events(home: Path, event: str) -> list[Any]:

@@ -307,14 +307,6 @@ def test_features_that_are_gone_are_told_with_the_command_that_mends_it(base, tm
     assert "paretovid extract" in error.value.hint
 
 
-@pytest.fixture(scope="module")
-def cluster():
-    from paretovid.infra.ray_cluster import connect
-
-    with connect(cpus=2):
-        yield
-
-
 def launch(base: TrialConfig, storage: Path, workers: int) -> Path:
     from paretovid.infra.placement import TrialResources
     from paretovid.platform.launch import launch_trials
@@ -336,7 +328,7 @@ def launch(base: TrialConfig, storage: Path, workers: int) -> Path:
 
 @pytest.mark.ray
 @pytest.mark.timeout(180)
-def test_the_tune_process_gives_the_same_as_no_ray_at_all(cluster, base, tmp_path):
+def test_the_tune_process_gives_the_same_as_no_ray_at_all(shared_cluster, base, tmp_path):
     run(base, tmp_path / "plain")
     launched = launch(base, tmp_path / "tune", workers=1)
     assert same_weights(tmp_path / "plain", launched)
@@ -346,7 +338,7 @@ def test_the_tune_process_gives_the_same_as_no_ray_at_all(cluster, base, tmp_pat
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("method", ["lite_eval", "uniform"])
-def test_two_gloo_workers_train_one_model(cluster, base, tmp_path, method):
+def test_two_gloo_workers_train_one_model(shared_cluster, base, tmp_path, method):
     launched = launch(dataclasses.replace(base, method=method, model={}), tmp_path / method, workers=2)
     result = json.loads((launched / "result.json").read_text())
     assert len(result["training"]["history"]) == 4 and result["points"]
