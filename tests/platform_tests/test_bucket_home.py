@@ -27,7 +27,6 @@ from paretovid.platform.study import ParetoStudy
 from paretovid.platform.sweep_journal import SweepJournal, read_journal
 from paretovid.platform.sweep_record import known_info, new_info, read_info, write_info
 from paretovid.platform.sweep_status import list_sweeps
-from paretovid.platform.testing import small_home
 from paretovid.platform.trial_context import ProcessContext, forget_checkpoints, keep_checkpoint
 from paretovid.platform.trial_signs import ask_to_stop, read_document, take_back_stop
 from paretovid.search_spaces.schema import KnobConfig
@@ -52,9 +51,9 @@ def machine(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Home:
+def made(small_home_copy: Callable[[Path], Home], tmp_path_factory: pytest.TempPathFactory) -> Home:
     """A home that is a folder: real videos, backbones, features, and a sweep of three trials."""
-    return small_home(tmp_path_factory.mktemp("made"))
+    return small_home_copy(tmp_path_factory.mktemp("made"))
 
 
 def send(made: Home, home: Home) -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from paretovid.infra.ray_cluster import Cluster
 from paretovid.platform import launch
 from paretovid.platform.launch import launch_trials
 from paretovid.platform.searcher import FixedTrial, Hooks
+from paretovid.platform.stopping import StopSwitch, SweepStopped, on_signals
 from paretovid.platform.study import ParetoStudy
 from paretovid.platform.trial_context import _finite, keep_checkpoint, kept_checkpoint
 from paretovid.platform.trial_process import failure, result_to_json
@@ -265,7 +267,7 @@ DRIVER = """
 import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from test_launch import hooks, make_trainable, study, FIXED
+from test_launch import hooks, make_trainable, study
 from paretovid.infra.ray_cluster import connect
 from paretovid.platform.launch import launch_trials
 from paretovid.platform.stopping import StopSwitch, SweepStopped, on_signals
@@ -279,11 +281,10 @@ with on_signals(switch, lambda text: print(text.strip(), flush=True)), connect(c
     except SweepStopped as stopped:
         print(stopped.reason, flush=True)
         sys.exit(stopped.exit_status)
-print("finished", {{name: result["first"] for name, result in seen.items()}})
 """
 
 
-def drive(folder: Path, *, hold: str | None) -> subprocess.Popen[str]:
+def drive(folder: Path, *, hold: str) -> subprocess.Popen[str]:
     code = DRIVER.format(tests=str(Path(__file__).parent), folder=str(folder), hold=hold)
     return subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(code)],
@@ -301,39 +302,63 @@ def wait_for_checkpoints(folder: Path, number: int) -> None:
 
 
 def check_goes_on(folder: Path) -> None:
-    second = drive(folder, hold=None)
-    output, errors = second.communicate(timeout=240)
-    assert second.returncode == 0, errors
-    assert errors == ""
-    began = output.removeprefix("finished ").replace("'", '"')
-    assert json.loads(began) == {"t0000": 2, "t0001": 2, "t0002": 0, "t0003": 0}
+    """In this process, on its cluster, whatever the first one was."""
+    seen: dict[str, Any] = {}
+    launch_trials(make_trainable(folder), storage=folder / "s", study=study(folder, 4), hooks=hooks(seen))
+    began = {name: result["first"] for name, result in seen.items()}
+    assert began == {"t0000": 2, "t0001": 2, "t0002": 0, "t0003": 0}
     counts = study(folder, 4).counts()
     assert (counts.complete, counts.failed, counts.running) == (4, 0, 0)
 
 
 @pytest.mark.ray
+@pytest.mark.timeout(180)
+def test_a_signal_ends_the_run_in_order_and_it_goes_on_from_checkpoints(
+    shared_cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """SIGTERM, to a command: test_resume.py."""
+    switch = StopSwitch()
+
+    def interrupt() -> None:
+        wait_for_checkpoints(tmp_path, 2)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    sending = threading.Thread(target=interrupt)
+    with on_signals(switch, print):
+        switch.arm()
+        sending.start()
+        with pytest.raises(SweepStopped, match="interrupted by ctrl-C") as stopped:
+            launch_trials(
+                make_trainable(tmp_path),
+                storage=tmp_path / "s",
+                study=study(tmp_path, 4),
+                hooks=hooks({}, hold="listens"),
+                switch=switch,
+            )
+    sending.join()
+    assert stopped.value.exit_status == 130
+    written = capsys.readouterr()
+    assert written.out.strip().startswith("stopping: running trials write a checkpoint")
+    assert written.err == ""
+    assert study(tmp_path, 4).counts().running == 0
+    check_goes_on(tmp_path)
+
+
+@pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize(
-    ("signals", "said", "status"),
-    [
-        ([signal.SIGINT], "interrupted by ctrl-C", 130),
-        ([signal.SIGINT, signal.SIGINT], "interrupted by ctrl-C", 130),
-    ],
-)
-def test_signals_end_the_run_and_it_goes_on_from_checkpoints(
-    tmp_path: Path, signals: list[signal.Signals], said: str, status: int
+def test_two_signals_end_the_run_at_once_though_its_trials_do_not_listen(
+    shared_cluster: Cluster, tmp_path: Path
 ) -> None:
-    """Once: in order. Twice: at once, though these trials do not listen. SIGTERM: test_resume.py."""
-    first = drive(tmp_path, hold="deaf" if len(signals) > 1 else "listens")
+    first = drive(tmp_path, hold="deaf")
     wait_for_checkpoints(tmp_path, 2)
-    for number in signals:
-        first.send_signal(number)
+    for _ in range(2):
+        first.send_signal(signal.SIGINT)
         time.sleep(1)
     output, errors = first.communicate(timeout=60)
     assert output.splitlines()[0].startswith("stopping: running trials write a checkpoint")
-    assert output.splitlines()[1:] == [said]
-    assert first.returncode == status
+    assert output.splitlines()[1:] == ["interrupted by ctrl-C"]
+    assert first.returncode == 130
     assert errors == ""
     assert study(tmp_path, 4).counts().running == 0
     check_goes_on(tmp_path)
@@ -342,7 +367,7 @@ def test_signals_end_the_run_and_it_goes_on_from_checkpoints(
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_a_killed_run_goes_on_from_checkpoints(tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_from_checkpoints(shared_cluster: Cluster, tmp_path: Path) -> None:
     first = drive(tmp_path, hold="listens")
     wait_for_checkpoints(tmp_path, 2)
     first.kill()

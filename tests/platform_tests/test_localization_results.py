@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from paretovid.platform.model_card import model_card
 from paretovid.platform.raw_check import Gate, _Recorded
 from paretovid.platform.report import front_table, write_html, write_png
 from paretovid.platform.results import objective_text, read_scores, read_sweep
-from paretovid.platform.testing import localization_home, synthetic_sweep, write_sweep, write_trial
+from paretovid.platform.testing import synthetic_sweep, write_sweep, write_trial
 from paretovid.platform.timeline import draw_timeline
 from paretovid.platform.tracking_records import trial_figures
 from paretovid.trainables.data.dataset import load_dataset
@@ -32,9 +33,9 @@ NAME = "map_iou_0.1_0.7"
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+def home(localization_home_copy: Callable[[Path], Home], tmp_path_factory: pytest.TempPathFactory) -> Home:
     """Real untrimmed videos and trials of localization on them."""
-    return localization_home(tmp_path_factory.mktemp("home"))
+    return localization_home_copy(tmp_path_factory.mktemp("home"))
 
 
 def test_a_trial_measures_its_instances_against_the_true_ones(home: Home) -> None:

@@ -7,7 +7,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,6 @@ from paretovid.platform.home import Home
 from paretovid.platform.launch import launch_trials
 from paretovid.platform.searcher import FixedTrial, Hooks
 from paretovid.platform.sweep_trials import trainable_on
-from paretovid.platform.testing import small_home
 from paretovid.platform.trial_signs import ALIVE_FILE, read_document
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.provenance import code_version
@@ -66,8 +65,8 @@ def nodes(clusters: Clusters, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    return small_home(tmp_path_factory.mktemp("home"))
+def home(small_home_copy: Callable[[Path], Home], tmp_path_factory: pytest.TempPathFactory) -> Home:
+    return small_home_copy(tmp_path_factory.mktemp("home"))
 
 
 def trial(home: Home, folder: Path, name: str, seed: int, epochs: int) -> FixedTrial:

@@ -5,6 +5,7 @@ test_resume.py.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import signal
@@ -12,12 +13,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from paretovid.platform import searcher
+from paretovid.platform import searcher, sweep
 from paretovid.platform.config import load_sweep_config
 from paretovid.platform.front import read_front
 from paretovid.platform.home import Home
@@ -50,9 +52,23 @@ def name(request: pytest.FixtureRequest) -> str:
     return "".join(letter if letter.isalnum() else "-" for letter in request.node.name)[:60]
 
 
-def config(home: Home, name: str, *words: str) -> SweepConfig:
+@pytest.fixture(autouse=True)
+def unpainted(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One test looks at the picture; for the others it would take half of their time."""
+    if "painted" not in request.node.name:
+        monkeypatch.setattr(sweep, "write_png", lambda front, path: path.touch())
+
+
+@cache
+def _composed(home: Home, words: tuple[str, ...]) -> SweepConfig:
     few = ["baselines=[{name: uniform, method: uniform}]", f"search.trials={TRIALS}"]
-    return load_sweep_config([f"home={home.root}", f"name={name}", *few, *words])
+    return load_sweep_config([f"home={home.root}", *few, *words])
+
+
+def config(home: Home, name: str, *words: str) -> SweepConfig:
+    made = copy.deepcopy(_composed(home, words))
+    made.name = name
+    return made
 
 
 def run(home: Home, name: str, *words: str, table: Table = dearer_is_better, at_once: int = 2) -> SweepReport:
@@ -104,7 +120,7 @@ class Acting:
         return dearer_is_better(trial)
 
 
-def test_from_a_configuration_to_a_front_in_all_stores(home: Home, name: str) -> None:
+def test_painted_from_a_configuration_to_a_front_in_all_stores(home: Home, name: str) -> None:
     report = run(home, name)
     found = check_whole(home, name)
     assert found.starts == TRIALS + 1
@@ -295,7 +311,7 @@ def test_methods_of_localization_are_refused(home: Home, name: str) -> None:
 KILLED = """
 import os, signal, sys
 from paretovid.platform import simulated as module
-from paretovid.platform import searcher
+from paretovid.platform import searcher, sweep
 from paretovid.platform.config import load_sweep_config
 from paretovid.platform.progress import Progress
 from paretovid.platform.sweep import resume_sweep
@@ -322,6 +338,7 @@ resume_sweep(home, name, [], Progress.silent(), backend=module.simulated(table))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_killed_at_any_moment_it_ends_with_exactly_what_was_asked_for(home: Home, name: str) -> None:
     """Really killed: nothing of the driver's own ending is done."""

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from paretovid.platform.testing import localization_home, small_home
+from paretovid.platform.home import Home
 from paretovid.trainables.errors import NonFiniteError, StaleFeaturesError, UsageError
 from paretovid.trainables.methods import method_class, method_config, method_names
 from paretovid.trainables.trial import (
@@ -27,9 +28,9 @@ from paretovid.trainables.trial import (
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> TrialConfig:
+def base(small_home_copy: Callable[[Path], Home], tmp_path_factory: pytest.TempPathFactory) -> TrialConfig:
     """A configuration over a few real videos."""
-    home = small_home(tmp_path_factory.mktemp("home"))
+    home = small_home_copy(tmp_path_factory.mktemp("home"))
     features = home.features("moving_digits")
     return TrialConfig(
         sweep="s",
@@ -116,9 +117,11 @@ LOCALIZING = [name for name in method_names() if method_class(name).task == "loc
 
 
 @pytest.fixture(scope="module")
-def untrimmed(tmp_path_factory: pytest.TempPathFactory) -> TrialConfig:
+def untrimmed(
+    localization_home_copy: Callable[[Path], Home], tmp_path_factory: pytest.TempPathFactory
+) -> TrialConfig:
     """A configuration of localization over a few real videos."""
-    home = localization_home(tmp_path_factory.mktemp("untrimmed"))
+    home = localization_home_copy(tmp_path_factory.mktemp("untrimmed"))
     features = home.features("moving_digits_untrimmed")
     return TrialConfig(
         sweep="s",
