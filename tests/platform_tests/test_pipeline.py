@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import ray
 from tests.platform_tests.conftest import SMALL_DATA, copied
+from tests.platform_tests.test_sweep import paretovid
 
 from paretovid.infra import ray_cluster
 from paretovid.platform import pipeline
@@ -137,10 +138,12 @@ def test_a_whole_extraction_starts_one_cluster(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_extraction_that_is_killed_goes_on_with_what_is_missing(prepared_home: Path, tmp_path: Path) -> None:
+def test_extraction_that_is_killed_goes_on_with_what_is_missing(
+    shared_cluster: ray_cluster.Cluster, prepared_home: Path, tmp_path: Path
+) -> None:
     copied(prepared_home, tmp_path, "data", "backbones")
-    command = [str(Path(sys.executable).with_name("paretovid")), "extract", *SMALL_DATA]
-    command += [f"home={tmp_path}", "extraction.videos_per_shard=2", "extraction.workers=1"]
+    words = ["extract", *SMALL_DATA, "extraction.videos_per_shard=2", "extraction.workers=1"]
+    command = [str(Path(sys.executable).with_name("paretovid")), *words, f"home={tmp_path}"]
 
     def shards() -> dict[Path, int]:
         return {path: path.stat().st_mtime_ns for path in tmp_path.glob("features/*/*/shard_*.json")}
@@ -153,8 +156,7 @@ def test_extraction_that_is_killed_goes_on_with_what_is_missing(prepared_home: P
         assert first.wait() == -signal.SIGKILL, (tmp_path / "log").read_text()
     kept = shards()
     assert 3 * 4 <= len(kept) < 16 * 4
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
+    paretovid(*words, home=tmp_path)
     again = shards()
     assert len(again) == 16 * 4
     # Of a shard that not all components had when it was killed, those that had it keep theirs.
