@@ -23,6 +23,7 @@ from paretovid.platform import searcher, sweep
 from paretovid.platform.config import load_sweep_config
 from paretovid.platform.front import read_front
 from paretovid.platform.home import Home
+from paretovid.platform.mlflow_store import open_store
 from paretovid.platform.progress import Progress
 from paretovid.platform.simulated import ProcessDied, Table, dearer_is_better, simulated
 from paretovid.platform.stopping import SweepStopped
@@ -35,6 +36,8 @@ from paretovid.search_spaces.schema import SweepConfig
 from paretovid.trainables.errors import NonFiniteError, ParetovidError, UsageError
 from paretovid.trainables.trial import TrialConfig
 
+pytestmark = pytest.mark.timeout(180)  # the first of them waits for MLflow's tables
+
 Points = Sequence[tuple[float, float]]
 TRIALS = 6
 
@@ -44,7 +47,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     """One for all tests, each with a sweep of its own name: making MLflow's store takes longer than any of them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        yield Home(tmp_path_factory.mktemp("home"))
+        patch.setattr(
+            sweep, "STOPPED_TRACKING_SECONDS", 30.0
+        )  # a busy machine must not change what is tracked
+        made = Home(tmp_path_factory.mktemp("home"))
+        open_store(made)
+        yield made
 
 
 @pytest.fixture
@@ -113,6 +121,9 @@ class Acting:
         act = self.acts.get(trial.trial)
         if isinstance(act, BaseException):
             raise act
+        if isinstance(act, tuple) and self.asked.count(trial.trial) == 1:
+            signal.raise_signal(act[0])
+            raise act[1]
         if isinstance(act, list) and act:
             raise act.pop(0)
         if isinstance(act, signal.Signals) and self.asked.count(trial.trial) == 1:
@@ -255,6 +266,17 @@ def test_a_signal_stops_it_in_order_and_it_goes_on(
     ]
 
 
+def test_a_trial_that_fails_while_the_sweep_stops_waits_for_its_next_start(home: Home, name: str) -> None:
+    with pytest.raises(SweepStopped):
+        run(home, name, table=Acting(t0001=(signal.SIGTERM, ValueError("once"))), at_once=1)
+    found = audit(home, name)
+    assert found.study == {"COMPLETE": 1, "WAITING": 1} and found.zombies == 0
+    resume(home, name)
+    check_whole(home, name)
+    starts = [entry.facts["attempt"] for entry in events(home, name, "start") if entry.trial == "t0001"]
+    assert starts == [1, 2]
+
+
 def test_out_of_time_it_starts_nothing_more_and_goes_on_later(
     home: Home, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -339,7 +361,6 @@ resume_sweep(home, name, [], Progress.silent(), backend=module.simulated(table))
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
 def test_killed_at_any_moment_it_ends_with_exactly_what_was_asked_for(home: Home, name: str) -> None:
     """Really killed: nothing of the driver's own ending is done."""
     with pytest.raises(SweepStopped):
