@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from paretovid.infra.ray_cluster import connected_once
 from paretovid.platform.console.progress import Progress
 from paretovid.platform.execution.cluster import cluster_of
 from paretovid.platform.preparation.backbones import fine_tuning, load_given, train_own, weight_locations
@@ -81,12 +82,13 @@ def prepare(config: SweepConfig, progress: Progress) -> Prepared:
 
 
 def extract(config: SweepConfig, progress: Progress) -> dict[str, Path]:
-    """`paretovid extract`: everything up to the features. Returns source to folder.
+    """`paretovid extract`: everything up to the features, on one cluster. Returns source to folder.
 
     Raises `UsageError` before anything is made for a bad setting, and as `prepare`.
     """
     check_settings(config)
-    return prepare(config, progress).features
+    with connected_once():
+        return prepare(config, progress).features
 
 
 def _extract(

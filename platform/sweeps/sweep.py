@@ -9,7 +9,8 @@ that started it: both find the sweep, make its stores agree, and do what is miss
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +64,20 @@ STOPPED_TRACKING_SECONDS = 3.0
 """The same when the sweep was asked to stop."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Backend:
+    """What a sweep runs on. Its default is the real one; `testing/simulated.py` has one that trains nothing."""
+
+    cluster: Callable[[SweepConfig], AbstractContextManager[object]] = cluster_of
+    preparation: Callable[[SweepConfig, Progress], Prepared] = prepare
+    """From the configuration to what trials read."""
+    launcher: Callable[..., LaunchSummary] = launch_trials
+    """Called and answering as `launch_trials`."""
+
+
+REAL = Backend()
+
+
 def plan_sweep(config: SweepConfig) -> Plan:
     """What `run_sweep` would do, after the checks that it makes. Starts nothing."""
     _check(config)
@@ -74,11 +89,14 @@ def plan_sweep(config: SweepConfig) -> Plan:
     )
 
 
-def run_sweep(config: SweepConfig, progress: Progress, *, take_over: bool = False) -> SweepReport:
+def run_sweep(
+    config: SweepConfig, progress: Progress, *, take_over: bool = False, backend: Backend = REAL
+) -> SweepReport:
     """Prepares, searches, records and shows. Five stages of progress.
 
     Arguments:
         take_over: asks a living driver of the same sweep to stop, and goes on in its place.
+        backend: what the sweep runs on.
 
     Raises `UsageError` before anything starts for a bad configuration, a name that is taken by another one or a
     sweep that a living driver runs; `ParetovidError` if no trial succeeds or none can work; `SweepStopped` (a
@@ -87,7 +105,7 @@ def run_sweep(config: SweepConfig, progress: Progress, *, take_over: bool = Fals
     _check(config)
     home = open_home(config.home)
     name = name_of(home, config)
-    return _go_on(home, name, config, progress, take_over=take_over)
+    return _go_on(home, name, config, progress, take_over=take_over, backend=backend)
 
 
 def resume_sweep(
@@ -97,6 +115,7 @@ def resume_sweep(
     progress: Progress,
     *,
     take_over: bool = False,
+    backend: Backend = REAL,
 ) -> SweepReport:
     """Does what is missing of a sweep, with the configuration that it was started with. A finished sweep only
     shows its front.
@@ -109,7 +128,7 @@ def resume_sweep(
     home = open_home(home_stated)
     config = stored_config(home, name, home_stated, overrides)
     _check(config)
-    return _go_on(home, name, config, progress, take_over=take_over)
+    return _go_on(home, name, config, progress, take_over=take_over, backend=backend)
 
 
 def extend_sweep(
@@ -120,6 +139,7 @@ def extend_sweep(
     progress: Progress,
     *,
     take_over: bool = False,
+    backend: Backend = REAL,
 ) -> SweepReport:
     """Adds `more` trials to a sweep, finished or not, and runs what is then missing. Nothing that was tried is
     tried again. Raises as `resume_sweep`.
@@ -127,7 +147,7 @@ def extend_sweep(
     home = open_home(home_stated)
     config = stored_config(home, name, home_stated, overrides)
     _check(config)
-    return _go_on(home, name, config, progress, take_over=take_over, more=more)
+    return _go_on(home, name, config, progress, take_over=take_over, more=more, backend=backend)
 
 
 def replay_sweep(
@@ -159,6 +179,7 @@ def _go_on(
     progress: Progress,
     *,
     take_over: bool,
+    backend: Backend,
     more: int = 0,
 ) -> SweepReport:
     folder = home.sweep(name)
@@ -180,7 +201,7 @@ def _go_on(
             info = new_info(config, name, "running", info)
             info["study"] = study_place(home, info, config.search.storage).described
             write_info(folder, info)
-            summary = _Run(home, name, config, progress, switch).all_of_it()
+            summary = _Run(home, name, config, progress, switch, backend).all_of_it()
     return _report(home, name, summary, config)
 
 
@@ -216,7 +237,13 @@ class _Run:
     """One driver's run of a sweep that it holds."""
 
     def __init__(
-        self, home: Home, name: str, config: SweepConfig, progress: Progress, switch: StopSwitch
+        self,
+        home: Home,
+        name: str,
+        config: SweepConfig,
+        progress: Progress,
+        switch: StopSwitch,
+        backend: Backend,
     ) -> None:
         self._home = home
         self._name = name
@@ -224,6 +251,7 @@ class _Run:
         self._config = config
         self._progress = progress
         self._switch = switch
+        self._backend = backend
         self._resources = TrialResources(
             workers=config.cluster.workers_per_trial,
             cpus=config.cluster.cpus_per_trial,
@@ -248,9 +276,9 @@ class _Run:
             gpus=wanted.gpus * wanted.workers,
         )
         try:
-            with cluster_of(self._config):
+            with self._backend.cluster(self._config):
                 self._switch.arm()
-                prepared = prepare(self._config, self._progress)
+                prepared = self._backend.preparation(self._config, self._progress)
                 summary = self._search(prepared)
             state = "out_of_time" if summary.is_out_of_time else "finished"
             with self._progress.stage("front, pictures and tracking") as stage:
@@ -285,7 +313,7 @@ class _Run:
         total = search.trials + len(config.baselines)
         with self._progress.stage("search", total=total, unit="trials") as stage:
             self._driver.show_on(stage, found.finished + found.failed)
-            summary = launch_trials(
+            summary = self._backend.launcher(
                 trainable_on(config.cluster.node_cache, code_version(), self._home.root),
                 storage=self._folder,
                 study=study,
@@ -411,6 +439,7 @@ def _report(home: Home, name: str, summary: LaunchSummary | None, config: SweepC
 
 
 __all__ = [
+    "Backend",
     "Plan",
     "SweepReport",
     "extend_sweep",

@@ -48,7 +48,7 @@ def write_trial(
     `fields` replace entries of `result.json`.
     """
     folder = sweep / "trials" / trial
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Any] = {}
     entries: list[dict[str, Any]] = [
         {"id": f"{trial}-p{i:02d}", "natural": i == 0, "inference_knobs": {"gate_offset": float(-i)}}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import json
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -90,7 +93,13 @@ every_trained_method = over([variant for variant in VARIANTS if variant[0] not i
 
 
 def trained(name: str, fields: dict, multi_label: bool = False):
-    method = synthetic_method(name, fields, multi_label=multi_label)
+    """A copy of the variant, which is trained once for all tests."""
+    return copy.deepcopy(_trained(name, json.dumps(fields), multi_label))
+
+
+@cache
+def _trained(name: str, fields: str, multi_label: bool):
+    method = synthetic_method(name, json.loads(fields), multi_label=multi_label)
     train_briefly(method, synthetic_split(seed=1, multi_label=multi_label))
     return method
 

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from paretovid.platform.records.trial import read_scores, read_trial
-from paretovid.platform.testing.sweeps import localization_home, small_home
+from paretovid.platform.storage.home import Home
 from paretovid.trainables.catalog import method_class, method_config, method_names
 from paretovid.trainables.context import LocalContext, TrialStopped
 from paretovid.trainables.data.dataset import load_dataset, save_manifest
@@ -26,9 +27,9 @@ from paretovid.trainables.trial import run_trial
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> TrialConfig:
+def base(small_home_copy: Callable[[Path], Home], tmp_path_factory: pytest.TempPathFactory) -> TrialConfig:
     """A configuration over a few real videos."""
-    home = small_home(tmp_path_factory.mktemp("home"))
+    home = small_home_copy(tmp_path_factory.mktemp("home"))
     features = home.features("moving_digits")
     return TrialConfig(
         sweep="s",
@@ -115,9 +116,11 @@ LOCALIZING = [name for name in method_names() if method_class(name).task == "loc
 
 
 @pytest.fixture(scope="module")
-def untrimmed(tmp_path_factory: pytest.TempPathFactory) -> TrialConfig:
+def untrimmed(
+    localization_home_copy: Callable[[Path], Home], tmp_path_factory: pytest.TempPathFactory
+) -> TrialConfig:
     """A configuration of localization over a few real videos."""
-    home = localization_home(tmp_path_factory.mktemp("untrimmed"))
+    home = localization_home_copy(tmp_path_factory.mktemp("untrimmed"))
     features = home.features("moving_digits_untrimmed")
     return TrialConfig(
         sweep="s",
@@ -331,14 +334,6 @@ def test_features_that_are_gone_are_told_with_the_command_that_mends_it(base, tm
     assert "paretovid extract" in error.value.hint
 
 
-@pytest.fixture(scope="module")
-def cluster():
-    from paretovid.infra.ray_cluster import connect
-
-    with connect(cpus=2):
-        yield
-
-
 def launch(base: TrialConfig, storage: Path, workers: int) -> Path:
     from paretovid.infra.placement import TrialResources
     from paretovid.platform.execution.launcher import launch_trials
@@ -360,7 +355,7 @@ def launch(base: TrialConfig, storage: Path, workers: int) -> Path:
 
 @pytest.mark.ray
 @pytest.mark.timeout(180)
-def test_the_tune_process_gives_the_same_as_no_ray_at_all(cluster, base, tmp_path):
+def test_the_tune_process_gives_the_same_as_no_ray_at_all(shared_cluster, base, tmp_path):
     run(base, tmp_path / "plain")
     launched = launch(base, tmp_path / "tune", workers=1)
     assert same_weights(tmp_path / "plain", launched)
@@ -370,7 +365,7 @@ def test_the_tune_process_gives_the_same_as_no_ray_at_all(cluster, base, tmp_pat
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("method", ["lite_eval", "uniform"])
-def test_two_gloo_workers_train_one_model(cluster, base, tmp_path, method):
+def test_two_gloo_workers_train_one_model(shared_cluster, base, tmp_path, method):
     launched = launch(dataclasses.replace(base, method=method, model={}), tmp_path / method, workers=2)
     result = json.loads((launched / "result.json").read_text())
     assert len(result["training"]["history"]) == 4 and result["points"]

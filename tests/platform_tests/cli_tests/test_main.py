@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from paretovid.infra.nodes import NodeFacts, own_versions
+from paretovid.infra.ray_cluster import Cluster
 from paretovid.platform.cli import commands, doctor
 from paretovid.platform.cli import main as cli
 from paretovid.platform.cli.commands import Answer
@@ -267,7 +268,9 @@ def check(found: list[doctor.Check], name: str) -> doctor.Check:
 
 @pytest.mark.ray
 @pytest.mark.timeout(120)
-def test_doctor_finds_this_installation_in_order(tmp_path: Path, capsys: Capture) -> None:
+def test_doctor_finds_this_installation_in_order(
+    shared_cluster: Cluster, tmp_path: Path, capsys: Capture
+) -> None:
     assert cli.main(["doctor", "--json", f"home={tmp_path}"]) == 0
     states = {entry["name"]: entry["state"] for entry in json.loads(capsys.readouterr().out)["checks"]}
     expected = {

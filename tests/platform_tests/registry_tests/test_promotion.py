@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,15 @@ from paretovid.platform.registry import prediction
 from paretovid.platform.registry import promotion as registry
 from paretovid.platform.registry.package import REQUIRED
 from paretovid.platform.storage.home import Home
-from paretovid.platform.testing.sweeps import small_home
 from paretovid.platform.tracking.store import open_store
 from paretovid.trainables.errors import StaleFeaturesError, UnknownNameError, UsageError
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+def home(small_home_copy: Callable[[Path], Home], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        yield small_home(tmp_path_factory.mktemp("home"))
+        yield small_home_copy(tmp_path_factory.mktemp("home"))
 
 
 @pytest.fixture(scope="module")
