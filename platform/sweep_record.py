@@ -1,7 +1,7 @@
 """`sweep.json`: what a sweep is (its configuration, its name) and how far it says it is.
 
 state       running, interrupted, failed, out_of_time, finished
-config      everything that it was started with
+config      everything that it was started with; `home:` begins a path in the home
 asked       how its number of trials came about, if `paretovid extend` has raised it: [16, 8]
 uid         tells it from sweeps of this name in other homes, where a store is shared with them
 study       where its study is kept; `home`, or the URL of a database
@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from paretovid.platform.config import load_sweep_config, searched_knobs, to_record
 from paretovid.platform.home import Home
+from paretovid.platform.home_paths import from_home, to_home
 from paretovid.platform.shared_home import refresh_sweeps, share_file
 from paretovid.platform.trial_signs import read_document
 from paretovid.search_spaces.schema import SweepConfig
@@ -37,13 +38,19 @@ _HOW_ONLY = ("concurrent", "hours", "max_failures", "storage")
 
 def read_info(folder: Path) -> dict[str, Any] | None:
     """The content of `sweep.json`; None if there is none that can be read."""
-    return read_document(folder / SWEEP_FILE, must_answer=True)
+    found = read_document(folder / SWEEP_FILE, must_answer=True)
+    return None if found is None else dict(from_home(found, _home_of(folder)))
 
 
 def write_info(folder: Path, info: Mapping[str, Any]) -> None:
-    """Replaces `sweep.json`."""
-    write_json(folder / SWEEP_FILE, info)
+    """Replaces `sweep.json`. Paths in the home are written relative to it."""
+    write_json(folder / SWEEP_FILE, to_home(dict(info), _home_of(folder)))
     share_file(folder / SWEEP_FILE)
+
+
+def _home_of(folder: Path) -> Path:
+    """The home that a sweep's folder lies in: `home/sweeps/<name>`."""
+    return folder.absolute().parents[1]
 
 
 def known_info(home: Home, name: str) -> dict[str, Any]:
