@@ -37,6 +37,7 @@ COMMANDS = [
     "models",
     "predict",
     "flops",
+    "relocate",
     "doctor",
 ]
 PROMOTE = ["promote", "s", "--as", "digits"]
