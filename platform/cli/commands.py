@@ -252,6 +252,15 @@ def flops(args: argparse.Namespace) -> Answer:
     return Answer(text=f"{table}\n{note}", document={"components": entries})
 
 
+def relocate(args: argparse.Namespace) -> Answer:
+    """`paretovid relocate`."""
+    from paretovid.platform import relocate as relocating
+    from paretovid.platform.storage.home import open_home
+
+    done = relocating.relocate(open_home(args.home, is_there=True), dry_run=args.dry_run)
+    return Answer(text=str(done), document=done.to_document())
+
+
 def doctor(args: argparse.Namespace) -> Answer:
     """`paretovid doctor`. Status 1 if something must be mended."""
     from paretovid.platform.cli import doctor as checks

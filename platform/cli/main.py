@@ -223,6 +223,14 @@ def _add_using(add: Any) -> None:
         action="store_true",
         help="compute the cost tables of the papers, beside what they print",
     )
+    relocate = _command(
+        add,
+        "relocate",
+        commands.relocate,
+        "tell MLflow's store in a home that was moved or copied where it is now",
+        has_json=True,
+    )
+    relocate.add_argument("--dry-run", action="store_true", help="only say what would change")
     doctor = _command(
         add, "doctor", commands.doctor, "check installation and cluster, say what to mend", has_json=True
     )

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from paretovid.platform.home_paths import from_home, to_home
 from paretovid.platform.storage.documents import read_document
 from paretovid.platform.storage.home import Home
 from paretovid.platform.storage.mirror import refresh_sweeps, share_file
@@ -17,13 +18,19 @@ SWEEP_FILE = "sweep.json"
 
 def read_info(folder: Path) -> dict[str, Any] | None:
     """The content of `sweep.json`; None if there is none that can be read."""
-    return read_document(folder / SWEEP_FILE, must_answer=True)
+    found = read_document(folder / SWEEP_FILE, must_answer=True)
+    return None if found is None else dict(from_home(found, _home_of(folder)))
 
 
 def write_info(folder: Path, info: Mapping[str, Any]) -> None:
-    """Replaces `sweep.json`."""
-    write_json(folder / SWEEP_FILE, info)
+    """Replaces `sweep.json`. Paths in the home are written relative to it."""
+    write_json(folder / SWEEP_FILE, to_home(dict(info), _home_of(folder)))
     share_file(folder / SWEEP_FILE)
+
+
+def _home_of(folder: Path) -> Path:
+    """The home that a sweep's folder lies in: `home/sweeps/<name>`."""
+    return folder.absolute().parents[1]
 
 
 def known_info(home: Home, name: str) -> dict[str, Any]:

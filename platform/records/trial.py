@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import safe_open
 
+from paretovid.platform.home_paths import from_home
 from paretovid.platform.storage.mirror import refresh_sweep, refresh_sweeps
 from paretovid.trainables.data.dataset import Event
 from paretovid.trainables.errors import DataError, NonFiniteError, UnknownNameError, UsageError, unknown_name
@@ -182,7 +183,7 @@ def read_sweep(folder: Path) -> SweepRecord:
         names = [path.parent.name for path in folder.parent.glob("*/sweep.json")]
         error = unknown_name("sweep", folder.name, names)
         raise UnknownNameError(error.message, f"{error.hint} `paretovid sweeps` lists them.")
-    info = _read_json(folder / "sweep.json")
+    info = from_home(_read_json(folder / "sweep.json"), folder.absolute().parents[1])
     paths = sorted((folder / "trials").glob("*/result.json"))
     trials = tuple(read_trial(path.parent) for path in paths)
     return SweepRecord(name=str(info.get("name", folder.name)), folder=folder, info=info, trials=trials)

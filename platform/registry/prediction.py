@@ -86,14 +86,14 @@ def _resolved(home: Home, model: str) -> str:
         )
     from mlflow.exceptions import MlflowException
 
-    client = open_registry(home).client
+    store = open_registry(home)
+    client = store.client
     name, at, alias = model.removeprefix("models:/").partition("@")
     name, _, version = (name, "", "") if at else name.rpartition("/")
     try:
-        if at:
-            client.get_model_version_by_alias(name, alias)
-        else:
-            client.get_model_version(name, version)
+        found = (
+            client.get_model_version_by_alias(name, alias) if at else client.get_model_version(name, version)
+        )
     except MlflowException as error:
         known = sorted(f"models:/{m.name}@{a}" for m in client.search_registered_models() for a in m.aliases)
         raise UsageError(
@@ -101,7 +101,11 @@ def _resolved(home: Home, model: str) -> str:
             f"Known: {', '.join(known) or '(none)'}. `paretovid models` lists versions; "
             "`paretovid promote` registers one.",
         ) from error
-    return model
+    if store.places is None or not store.is_moved:
+        return model
+    location = str(client.get_model_version_download_uri(name, found.version))
+    here = store.places.path_of(location)
+    return str(here) if here is not None else location
 
 
 def predict(

@@ -40,6 +40,7 @@ COMMANDS = [
     "models",
     "predict",
     "flops",
+    "relocate",
     "doctor",
 ]
 PROMOTE = ["promote", "s", "--as", "digits"]
