@@ -54,6 +54,7 @@ from paretovid.platform.sweep_status import LiveStatus, list_sweeps
 from paretovid.platform.sweep_trials import SweepTrials, trainable_on
 from paretovid.platform.tracking_sender import TrackingSender, last_sent, replay
 from paretovid.search_spaces.schema import SweepConfig
+from paretovid.trainables.caps import check_known
 from paretovid.trainables.components import family
 from paretovid.trainables.data.dataset import load_dataset, write_json
 from paretovid.trainables.errors import ParetovidError, UsageError
@@ -369,6 +370,7 @@ def _check(config: SweepConfig) -> None:
     check_method(config)
     typed_config(TrainingConfig, training_settings(config), "training")
     known = {knob.name for knob in method_class(config.method.name).inference_knobs}
+    check_known(method_class(config.method.name), tuple(config.method.inference_knobs))
     for name in config.method.inference_knobs:
         if name not in known:
             raise UsageError(

@@ -294,7 +294,7 @@ class ModelCascade(_PoolBaseline):
         return [natural, *({"confidence": CONFIDENCE.high, "clips": n} for n in self.config.clip_counts)]
 
     def stop_points(self, outcome: Outcome, setting: Setting) -> list[tuple[Setting, Outcome]]:
-        if setting["confidence"] < CONFIDENCE.high:
+        if float(setting["confidence"]) < CONFIDENCE.high:
             return []  # it stopped early: what came later was not seen
         further: list[Setting] = [{**setting, "confidence": value} for value in self.config.confidences]
         known = self.settings()

@@ -15,16 +15,16 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor
 
+from paretovid.trainables.caps import DEFAULT_CAPS, KNOBS_WITH_CHEAP, Cap, check_caps
+from paretovid.trainables.coarse_to_fine import levels_under_caps
 from paretovid.trainables.cost import ComponentCost
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.frame_order import uniform_hash
-from paretovid.trainables.gated_levels import MAX_GFLOPS, Decide, Gate
+from paretovid.trainables.gated_levels import Decide, Gate
 from paretovid.trainables.hcms import (
     MOST_LEVELS,
     HierarchyConfig,
-    check_caps,
     hierarchy,
-    points_under_caps,
     run_capped,
 )
 from paretovid.trainables.method import (
@@ -65,8 +65,8 @@ class RandomLevelsConfig:
     usages: tuple[tuple[float, ...], ...] = ()
     """Inference settings to evaluate, a usage per gated level each; the first is the natural one. Empty: the
     knobs' defaults, then a grid."""
-    caps: tuple[float, ...] = ()
-    """As HCMS's."""
+    caps: tuple[float, ...] = DEFAULT_CAPS
+    """As HCMS's, at the natural setting alone."""
 
     def __post_init__(self) -> None:
         self.network.sizes(self.sources)
@@ -93,7 +93,7 @@ class RandomLevels(Method):
 
     name: ClassVar[str] = "random_levels"
     Config: ClassVar[type[Any]] = RandomLevelsConfig
-    inference_knobs = (*USAGES, MAX_GFLOPS)
+    inference_knobs = (*USAGES, *KNOBS_WITH_CHEAP)
     is_baseline: ClassVar[bool] = True
 
     @classmethod
@@ -147,14 +147,14 @@ class RandomLevels(Method):
 
         usages = [float(setting.get(knob.name, knob.default)) for knob in self._knobs()]
         gates = [Gate(decide=below(usage), component=None) for usage in usages]
-        return run_capped(self.network, provider, gates, setting)
+        return run_capped(self.network, provider, gates, Cap.of(setting, self))
 
     def _knobs(self) -> tuple[InferenceKnob, ...]:
         return USAGES[: len(self.config.sources) - 1]
 
     def settings(self) -> list[Setting]:
         gated = len(self._knobs())
-        natural = tuple(knob.default for knob in self._knobs())
+        natural = tuple(float(knob.default) for knob in self._knobs())
         grid = [(first, *(first * share**i for i in range(1, gated))) for first, share in _GRID]
         usages = self.config.usages or tuple(dict.fromkeys((natural, *grid)))
         return [
@@ -163,7 +163,9 @@ class RandomLevels(Method):
         ]
 
     def stop_points(self, outcome: Outcome, setting: Setting) -> list[tuple[Setting, Outcome]]:
-        return points_under_caps(self.network, outcome, setting, self.config.caps)
+        if setting != self.settings()[0]:
+            return []
+        return levels_under_caps(self.network, outcome, setting, self.config.caps)
 
     def component_costs(self) -> dict[str, ComponentCost]:
         return self.network.component_costs()

@@ -22,6 +22,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from paretovid.trainables.caps import complete
 from paretovid.trainables.components import measure_component
 from paretovid.trainables.cost import CostTable, check_accounting
 from paretovid.trainables.data.dataset import Dataset, Event, VideoRecord, load_dataset
@@ -119,7 +120,7 @@ class TrialConfig:
     """Fields of the method's Config, the knobs' values included."""
     training_knobs: dict[str, float | str] = field(default_factory=dict)
     """The knobs as the search knows them (`gamma`), for the record."""
-    inference_setting: dict[str, float] | None = None
+    inference_setting: dict[str, float | str] | None = None
     """Evaluate this setting only, with inference knobs searched by the study (`search.inference_knobs=study`)."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     seed: int = 0
@@ -420,7 +421,7 @@ def _evaluate(
     natural = {knob.name: knob.default for knob in method.inference_knobs if knob.name != "max_gflops"}
     settings: list[Setting] = method.settings()
     if config.inference_setting is not None:
-        settings = [{**natural, **config.inference_setting}]
+        settings = [complete({**natural, **config.inference_setting})]
     measured: dict[str, list[Measured]] = {}
     truth: dict[str, FeatureSplit] = {}
     events: dict[str, tuple[tuple[Event, ...], ...]] = {}
