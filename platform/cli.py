@@ -207,10 +207,18 @@ def _add_using(add: Any) -> None:
     predict.add_argument("model", metavar="MODEL", help="for example models:/digits@champion")
     predict.add_argument("videos", nargs="+", metavar="VIDEO")
     predict.add_argument(
-        "--max-gflops", type=_gflops, metavar="X", help="no video costs more; how: --set cap_rule=stop or cheap"
+        "--max-gflops",
+        type=_gflops,
+        metavar="X",
+        help="no video costs more; how: --set cap_rule=stop or cheap",
     )
     predict.add_argument(
-        "--set", type=_knob, action="append", default=[], metavar="KNOB=X", help="an inference knob: mu=0.2, cap_rule=cheap"
+        "--set",
+        type=_knob,
+        action="append",
+        default=[],
+        metavar="KNOB=X",
+        help="an inference knob: mu=0.2, cap_rule=cheap",
     )
     predict.add_argument(
         "--picture", type=Path, metavar="FOLDER", help="draw what was looked at in each video into FOLDER"

@@ -70,7 +70,9 @@ class Predictor:
                 raise no_cap_error(name, about.get("no_cap"), self.params)
             if isinstance(self.params[name], str):  # which words there are, the model's own code knows
                 if not isinstance(value, str):
-                    raise UsageError(f"{name} cannot be {value!r}", f"Give a word, such as {self.params[name]}.")
+                    raise UsageError(
+                        f"{name} cannot be {value!r}", f"Give a word, such as {self.params[name]}."
+                    )
             elif isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
                 raise UsageError(f"{name} cannot be {value!r}", "Give a finite number.")
         return {name: value if isinstance(value, str) else float(value) for name, value in params.items()}

@@ -301,7 +301,10 @@ _FIELDS = frozenset(TrialRecord.__dataclass_fields__) - {"points", "folder", "ex
 def _trial(data: Mapping[str, Any], folder: Path) -> TrialRecord:
     where = f"{data['sweep']}/{data['trial']}"
     objective = str(data.get("objective", MAP))
-    points = tuple(_point(point, index, objective, str(data["method"]), where) for index, point in enumerate(data["points"]))
+    points = tuple(
+        _point(point, index, objective, str(data["method"]), where)
+        for index, point in enumerate(data["points"])
+    )
     if not points:
         raise DataError(
             f"{where} holds no operating point",

@@ -115,7 +115,8 @@ def run_settings(
     expand: bool = True,
     step_seconds: float = 1.0,
 ) -> list[tuple[Setting, Outcome]]:
-    """One batch at each setting that is an operating point, and (`expand`) at those that a run answers as well.
+    """One batch at each setting that is an operating point, and (`expand`) at those that a run answers as well: those
+    under a cap last.
 
     Without `expand` every setting that is asked for is answered.
     """
@@ -137,7 +138,8 @@ def run_settings(
                 answered.append((setting, outcome))
             if expand:
                 answered += method.stop_points(outcome, setting)
-    return answered
+    # Last, so that the curve of caps moves no other point from its place among a trial's.
+    return sorted(answered, key=lambda each: bool(each[0].get("max_gflops")))
 
 
 def measure(

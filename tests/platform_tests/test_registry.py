@@ -54,7 +54,7 @@ def test_promotion_passes_gates_and_moves_the_alias(promoted: list[registry.Prom
 def test_versions_keep_their_own_code_and_weights(promoted: list[registry.Promotion], home: Home) -> None:
     first = prediction.Predictor(home, "models:/digits/1")
     second = prediction.Predictor(home, "models:/digits/2")
-    assert "gate_offset" in first.params and list(second.params) == ["num_frames"]
+    assert "gate_offset" in first.params and list(second.params) == ["num_frames", "max_gflops", "cap_rule"]
     assert second.params["num_frames"] == 2.0
 
 
@@ -66,9 +66,7 @@ def test_prediction_document(promoted: list[registry.Promotion], home: Home, vid
     )
     assert list(document) == ["model", "videos", "notes"] and document["notes"] == []
     good, broken, other = document["videos"]
-    assert list(good) == [
-        *("path", "labels", "gflops", "calls", "steps", "stopped_by", "notes", "error")
-    ]
+    assert list(good) == [*("path", "labels", "gflops", "calls", "steps", "stopped_by", "notes", "error")]
     assert (good["stopped_by"], broken["stopped_by"]) == ("end", None)
     assert broken["error"] and broken["labels"] == [] and "words.mp4" in broken["error"]
     assert good["error"] is None and other["error"] is None

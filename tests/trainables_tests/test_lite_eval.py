@@ -107,7 +107,10 @@ def test_a_refused_look_ends_a_video_or_is_left_out_alone():
     assert torch.equal(run_cached(method, split, at_two).scores, stopped.scores)
     for outcome in (stopped, cheap):
         assert outcome.stopped_by is not None
-        assert [STOPPED_BY[i] for i in outcome.stopped_by.tolist()][:: len(split.num_steps) - 1] == ["cap", "end"]
+        assert [STOPPED_BY[i] for i in outcome.stopped_by.tolist()][:: len(split.num_steps) - 1] == [
+            "cap",
+            "end",
+        ]
     assert torch.equal(stopped.scores[-1], cheap.scores[-1]) and not torch.equal(stopped.scores, cheap.scores)
 
 

@@ -12,7 +12,7 @@ import torch
 from paretovid.trainables.caps import CAP, has_cap
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.evaluation import run_settings
-from paretovid.trainables.method import Batch, Progress
+from paretovid.trainables.method import Batch, Outcome, Progress
 from paretovid.trainables.methods import method_class, method_config, method_names
 from paretovid.trainables.testing import (
     COMPONENTS,
@@ -261,6 +261,12 @@ WITH_CAP = [variant for variant in VARIANTS if has_cap(method_class(variant[0]))
 WITH_CHEAP = ("hcms", "lite_eval", "random_gate", "random_levels")
 
 
+def ends(outcome: Outcome) -> torch.Tensor:
+    """Why each video's reading ended."""
+    assert outcome.stopped_by is not None
+    return outcome.stopped_by
+
+
 def curve_of(method, split):
     """Setting, recorded outcome and the run that it was read off, for every cap that a trial evaluates."""
     found = []
@@ -281,13 +287,13 @@ def test_no_video_passes_its_cap_and_one_run_answers_all_of_them(name, fields):
         direct = run_cached(method, split, setting)
         assert (costs.gflops(direct.calls) <= setting["max_gflops"]).all()
         torch.testing.assert_close(recorded.scores, direct.scores)
-        assert torch.equal(recorded.stopped_by, direct.stopped_by), setting
+        assert torch.equal(ends(recorded), ends(direct)), setting
         for component, count in direct.calls.items():
             assert torch.equal(recorded.calls[component], count), (setting, component)
     for setting, recorded, uncapped in curve:
         if name != "frame_exit":  # it replays another
             dear = costs.gflops(uncapped.calls) > setting["max_gflops"]
-            assert torch.equal(recorded.stopped_by == CAP, dear), setting
+            assert torch.equal(ends(recorded) == CAP, dear), setting
 
 
 @over(WITH_CAP)
@@ -298,16 +304,16 @@ def test_a_cap_of_the_full_cost_changes_nothing_and_one_below_is_said(name, fiel
     spent = costs.gflops(free.calls)
     (rules,) = [knob.words for knob in method.inference_knobs if knob.name == "cap_rule"]
     assert rules == (("stop", "cheap") if name in WITH_CHEAP else ("stop",))
-    assert not (free.stopped_by == CAP).any() and free.stopped_by.shape == spent.shape
+    assert not (ends(free) == CAP).any() and ends(free).shape == spent.shape
     cheapest = float(free.trace["cap/cheapest"]) / 1e9
     for rule in rules:
         same = run_cached(method, split, {**natural, "max_gflops": float(spent.max()), "cap_rule": rule})
-        assert torch.equal(same.stopped_by, free.stopped_by)
+        assert torch.equal(ends(same), ends(free))
         assert all(torch.equal(same.calls[c], free.calls[c]) for c in free.calls)
         torch.testing.assert_close(same.scores, free.scores)
         for cap in (max(cheapest, 0.4 * float(spent.max())), cheapest):
             less = run_cached(method, split, {**natural, "max_gflops": cap, "cap_rule": rule})
-            refused = less.stopped_by == CAP
+            refused = ends(less) == CAP
             assert (costs.gflops(less.calls) <= cap).all() and refused[spent > cap].all()
             # Whom the cap refused nothing has the answer and the cost of a run without one.
             torch.testing.assert_close(less.scores[~refused], free.scores[~refused])
