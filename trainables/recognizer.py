@@ -79,7 +79,7 @@ class Prediction:
     compute_seconds: float = 0.0
     """Everything but decoding and flow."""
     notes: tuple[str, ...] = ()
-    """Declared fallbacks of the decoder (no audio, truncated, rotated); a cap that paid for the cheapest looks alone."""
+    """Declared fallbacks of the decoder (no audio, truncated, rotated), and a cap that paid for cheap looks alone."""
     stopped_by: str | None = None
     """Why reading ended: `end`, `method` or `cap` (`caps.STOPPED_BY`); None of a method that does not read by the
     step."""

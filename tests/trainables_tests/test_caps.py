@@ -44,7 +44,7 @@ def test_who_has_no_cap_says_why_and_what_bounds_it_instead() -> None:
 
 def test_a_models_parameters_that_are_not_there() -> None:
     """Of a model that cannot have a cap, of one made before its method had any, of one made before there was a rule."""
-    cases = (
+    cases: tuple[tuple[str, str | None, dict[str, float], str], ...] = (
         ("max_gflops", "it pays at once", {}, "this model has no max_gflops: it pays at once"),
         ("max_gflops", None, {"mu": 0.7}, "this version of the model has no max_gflops"),
         ("cap_rule", None, {"max_gflops": 0.0}, "this version of the model has no cap_rule"),
@@ -71,8 +71,17 @@ def test_frames_are_taken_as_long_as_they_fit_and_what_was_paid_before_is_not_pa
 
     def taken(macs: int, remembered: dict[str, torch.Tensor] | None = None) -> list[int]:
         cap = Cap(max_gflops=(macs + costs["lstm.head"].macs) / 1e9, rule="stop")
-        names = {"sources": ("fine", "coarse"), "own": ["lstm.rnn"], "answer": "lstm.head"}
-        return affordable_frames(provider, cap, steps, remembered=remembered, **names).count.tolist()
+        found = affordable_frames(
+            provider,
+            cap,
+            steps,
+            sources=("fine", "coarse"),
+            own=["lstm.rnn"],
+            answer="lstm.head",
+            remembered=remembered,
+        )
+        counts: list[int] = found.count.tolist()
+        return counts
 
     assert taken(3 * frame) == split.num_steps.clamp(max=3).tolist()
     assert taken(3 * frame - 1) == split.num_steps.clamp(max=2).tolist()
