@@ -8,7 +8,8 @@ happens at the first read that would take a video past it says `cap_rule`:
   one recorded run answers every cap, and every trial measures a curve of them (`caps` of a configuration).
 * `cheap`: the read is refused, and the video goes on with what still fits. Only methods that have something cheaper
   to go on with know it (`KNOBS_WITH_CHEAP`). A refusal changes what the method sees next, so each cap needs a run of
-  its own: no trial measures `cheap` by itself. A study can (`search.inference_knobs=study`).
+  its own: no trial measures `cheap` by itself. A method's file may name both knobs for a study to search
+  (`search.inference_knobs=study`).
 
 A cap below the cheapest answer is an error that names what that costs. `Outcome.stopped_by` says why reading ended.
 

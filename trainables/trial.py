@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from paretovid.trainables.caps import complete
+from paretovid.trainables.caps import check_known, complete
 from paretovid.trainables.components import measure_component
 from paretovid.trainables.cost import CostTable, check_accounting
 from paretovid.trainables.data.dataset import Dataset, Event, VideoRecord, load_dataset
@@ -157,6 +157,7 @@ def run_trial(config: TrialConfig, context: TrialContext) -> dict[str, Any]:
     # The sums of a matrix product depend on the number of threads; results must not.
     torch.set_num_threads(1)
     dataset = load_dataset(Path(config.dataset))
+    check_known(method_class(config.method), tuple(config.inference_setting or ()))
     sources = method_class(config.method).sources_of(method_config(config.method, config.model))
     stores = {source: FeatureStore.open(Path(config.features[source])) for source in sources}
     torch.manual_seed(config.seed)

@@ -115,8 +115,8 @@ def test_a_cap_below_one_close_look_is_said(
         ({"online_k": 1.5}, "online_k"),
         ({"max_gflops": 1e-9}, "coarse look"),
         ({"cap_rule": "both"}, "cap_rule cannot be 'both'"),
-        ({"cap_rule": 1.0}, "cap_rule cannot be 1"),
-        ({"online_k": "cheap"}, "online_k cannot be 'cheap'"),
+        ({"cap_rule": 1.0}, "cap_rule"),
+        ({"online_k": "cheap"}, "online_k"),
     ],
 )
 def test_wrong_parameters_are_errors(
