@@ -252,6 +252,9 @@ class ModelCascade(_PoolBaseline):
     """See the module's text. With several labels a video, the least certain of them decides: |2 p - 1|, from 0 to 1."""
 
     name: ClassVar[str] = "model_cascade"
+    no_cap: ClassVar[str] = (
+        "it asks whole models one after another, each over all of its clips, not step by step"
+    )
     Config: ClassVar[type[Any]] = ModelCascadeConfig
     inference_knobs = (CONFIDENCE, CLIPS)
 
