@@ -206,6 +206,7 @@ def predict(args: argparse.Namespace) -> Answer:
     document = _predict_document(args)
     failed = any(video["error"] for video in document["videos"])
     blocks = [_describe_video(video) for video in document["videos"]]
+    blocks += [f"note: {note}" for note in document["notes"]]
     return Answer(text="\n".join(blocks), document=document, exit_status=int(failed))
 
 
@@ -275,6 +276,14 @@ def _at(home: str | None) -> str:
     return "" if home is None else f" home={home}"
 
 
+_ENDS = {
+    "end": "read to its end",
+    "method": "the method had seen enough before the end",
+    "cap": "the cap refused at least one look",
+}
+"""What `stopped_by` says to people."""
+
+
 def _describe_video(video: Mapping[str, Any]) -> str:
     if video["error"]:
         # Most errors begin with the file's name.
@@ -290,6 +299,8 @@ def _describe_video(video: Mapping[str, Any]) -> str:
         for each in video.get("instances", [])[:_INSTANCES_SHOWN]
     )
     text = f"{video['path']}: {labels}{found}\n  {video['gflops']:.4g} GFLOPs; {looked}\n  calls: {calls or 'none'}"
+    if video.get("stopped_by"):
+        text += f"\n  {_ENDS[video['stopped_by']]}"
     return text + "".join(f"\n  note: {note}" for note in video["notes"])
 
 

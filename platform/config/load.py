@@ -114,7 +114,8 @@ def check_method(config: SweepConfig) -> None:
         if (number := field_number(settings, knob.field)) is not None:
             _check_inside(config.method, name, knob, f"method.training_knobs.{name}", number)
     for each in method_class(config.method.name).inference_knobs:
-        if (searched := config.method.inference_knobs.get(each.name)) is not None:
+        searched = config.method.inference_knobs.get(each.name)
+        if searched is not None and not each.words:  # words have no range
             number = Declared(int if each.whole else float, each.range, each.description)
             _check_inside(config.method, each.name, searched, f"method.inference_knobs.{each.name}", number)
     for end in (0, -1):

@@ -50,6 +50,7 @@ from paretovid.platform.tracking.exporter import TrackingSender, last_sent, repl
 from paretovid.platform.tracking.store import store_uri
 from paretovid.search_spaces.schema import SweepConfig
 from paretovid.trainables.backbones.catalog import family
+from paretovid.trainables.caps import check_known
 from paretovid.trainables.catalog import method_class, method_config
 from paretovid.trainables.config import typed_config
 from paretovid.trainables.data.dataset import load_dataset, write_json
@@ -381,11 +382,18 @@ def _check(config: SweepConfig) -> None:
     check_settings(config)
     check_method(config)
     typed_config(TrainingConfig, training_settings(config), "training")
-    known = {knob.name for knob in method_class(config.method.name).inference_knobs}
-    for name in config.method.inference_knobs:
+    known = {knob.name: knob for knob in method_class(config.method.name).inference_knobs}
+    check_known(method_class(config.method.name), tuple(config.method.inference_knobs))
+    for name, searched in config.method.inference_knobs.items():
         if name not in known:
             raise UsageError(
                 f"{config.method.name} has no inference knob {name!r}", f"Known: {', '.join(sorted(known))}."
+            )
+        unknown = [word for word in searched.choices or () if word not in known[name].words]
+        if known[name].words and (unknown or not searched.choices):
+            raise UsageError(
+                f"method.inference_knobs.{name} of {config.method.name} cannot be {searched.choices or 'a range'}",
+                f"Give choices of {known[name].allowed}",
             )
     task = method_class(config.method.name).task
     for baseline in config.baselines:
