@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import threading
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -205,6 +206,19 @@ class Clusters:
         """For a test with a cluster of its own in this process."""
         self._open.close()
 
+    def end_unless_idle(self, seconds: float = 10.0) -> None:
+        """What a test that has failed has left running must not keep the next one waiting."""
+        import ray
+
+        until = time.monotonic() + seconds
+        while ray.is_initialized():
+            if ray.available_resources().get("CPU", 0.0) >= ray.cluster_resources().get("CPU", 0.0):
+                return
+            if time.monotonic() > until:
+                self.end()
+                return
+            time.sleep(0.1)
+
 
 @pytest.fixture(scope="session")
 def clusters() -> Iterator[Clusters]:
@@ -215,9 +229,10 @@ def clusters() -> Iterator[Clusters]:
 
 
 @pytest.fixture
-def shared_cluster(clusters: Clusters) -> Cluster:
+def shared_cluster(clusters: Clusters) -> Iterator[Cluster]:
     """One Ray cluster for all tests of this process that can share it: whatever connects in the test uses it."""
-    return clusters.shared()
+    yield clusters.shared()
+    clusters.end_unless_idle()
 
 
 @pytest.fixture(scope="session")

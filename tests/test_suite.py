@@ -7,7 +7,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tests.conftest import Beside, _group
+import ray
+from tests.conftest import Beside, Clusters, _group
 
 
 class Terminal:
@@ -73,3 +74,15 @@ def test_what_is_made_once_is_not_made_again(once: Any) -> None:
     with pytest.raises(ValueError):
         once("a-test-that-fails", lambda path: int("no"))
     assert once("a-test-that-fails", make).read_text() == "made", "what has failed is not taken for whole"
+
+
+def test_a_shared_cluster_that_is_left_busy_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    clusters, free, ended = Clusters(), [0.0, 1.0, 2.0], []
+    monkeypatch.setattr(ray, "is_initialized", lambda: not ended)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
+    monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": free.pop(0) if free else 0.0})
+    clusters._open.callback(lambda: ended.append(True))
+    clusters.end_unless_idle()
+    assert not ended and not free
+    clusters.end_unless_idle(seconds=0.2)
+    assert ended == [True]
