@@ -93,7 +93,8 @@ def test_what_is_made_once_is_not_made_again(once: Any) -> None:
 
 
 def test_a_shared_cluster_that_is_left_busy_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    clusters, free, ended = Clusters(), [0.0, 1.0, 2.0], []
+    clusters, free = Clusters(), [0.0, 1.0, 2.0]
+    ended: list[bool] = []
     monkeypatch.setattr(ray, "is_initialized", lambda: not ended)
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
     monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": free.pop(0) if free else 0.0})
