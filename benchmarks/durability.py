@@ -293,8 +293,8 @@ def trial(config):
         features={k: str(v) for k, v in chosen.items()}, output=str(home / "out" / name)), Context())
     with (home / "starts" / name).open("a") as file:
         file.write("finish\\n")
-    point = result["points"][0]["val"]
-    tune.report({"map": point["map"], "gflops": point["gflops"]})
+    point = result.points[0].val
+    tune.report({"map": point.quality, "gflops": point.gflops})
 
 ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
 path = str(home / "ray" / "s")

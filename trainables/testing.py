@@ -17,6 +17,7 @@ from torch import Tensor
 from paretovid.trainables.catalog import build_method, method_class, method_config
 from paretovid.trainables.cost import ComponentCost, CostTable, deterministic_eval
 from paretovid.trainables.features.store import FeatureSplit
+from paretovid.trainables.measurement import MAP, Metrics
 from paretovid.trainables.method import Method
 from paretovid.trainables.outcome import Batch, Outcome, Progress, Setting, SourceFacts
 from paretovid.trainables.provider import FeatureProvider, VideoProvider
@@ -156,6 +157,27 @@ def train_briefly(
         optimizer.step()
         losses.append(float(loss.total.detach()))
     return losses
+
+
+def synthetic_metrics(
+    quality: float = 0.5,
+    gflops: float = 1.0,
+    *,
+    objective: str = MAP,
+    calls: Mapping[str, float] | None = None,
+) -> Metrics:
+    """Figures that nobody has measured: `quality` (fraction) under the objective's name, a constant cost."""
+    whole = dict.fromkeys((MAP, "map_present", "map_interpolated"), quality if objective == MAP else 0.0)
+    return Metrics(
+        objective=objective,
+        qualities={objective: quality, **whole},
+        top1=0.5,
+        gflops=gflops,
+        gflops_std=0.0,
+        gflops_p95=gflops,
+        calls=calls or {},
+        videos=8,
+    )
 
 
 def padded_by(split: FeatureSplit, extra: int) -> FeatureSplit:

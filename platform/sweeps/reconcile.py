@@ -15,8 +15,8 @@ from paretovid.platform.execution.heartbeat import ALIVE_FILE
 from paretovid.platform.execution.outcome import FixedTrial
 from paretovid.platform.records.failure import FAILURE_FILE, failure_of, record_failure
 from paretovid.platform.records.journal import read_journal
+from paretovid.platform.records.trial import find_trial
 from paretovid.platform.search.study import ParetoStudy
-from paretovid.platform.storage.documents import read_document
 from paretovid.platform.storage.mirror import remove
 from paretovid.platform.sweeps.trials import (
     SweepTrials,
@@ -25,6 +25,7 @@ from paretovid.platform.sweeps.trials import (
     summary_of,
     trial_config,
 )
+from paretovid.trainables.evaluation.results import RESULT_FILE
 from paretovid.trainables.provenance import code_version
 
 
@@ -68,7 +69,7 @@ def reconcile(
     for suggestion in study.complete_ones():
         config = trials.searched(suggestion)
         if finished_result(trial_config(config)) is None:
-            if read_document(folder / "trials" / suggestion.trial_id / "result.json") is not None:
+            if find_trial(folder / "trials" / suggestion.trial_id) is not None:
                 # Features of another version of the code, for one: what was paid for is not thrown away.
                 notes.append(f"{suggestion.trial_id} was made from other features or settings; it is kept")
                 continue
@@ -87,8 +88,8 @@ def reconcile(
 
 def _made_by_others(folder: Path) -> list[str]:
     """A note for each other version of the code that has made results of this sweep."""
-    results = [read_document(path) or {} for path in (folder / "trials").glob("*/result.json")]
-    made_by = Counter(str(result.get("code_version")) for result in results)
+    results = (find_trial(path.parent) for path in (folder / "trials").glob(f"*/{RESULT_FILE}"))
+    made_by = Counter(result.code_version for result in results if result is not None)
     del made_by[code_version()]
     return [
         f"{n} finished trials were made by other code ({code}); they are kept" for code, n in made_by.items()
@@ -98,9 +99,9 @@ def _made_by_others(folder: Path) -> list[str]:
 def _tell_of_finished(folder: Path, record: Callable[..., None]) -> int:
     """Writes the events that a killed driver did not come to write. Returns how many trials have a result."""
     told = {entry.trial for entry in read_journal(folder).entries if entry.event == "finish"}
-    paths = sorted((folder / "trials").glob("*/result.json"))
+    paths = sorted((folder / "trials").glob(f"*/{RESULT_FILE}"))
     for path in paths:
-        result = read_document(path)
+        result = find_trial(path.parent)
         if result is not None and path.parent.name not in told:
             record("finish", trial=path.parent.name, found=True, **figures_of(result))
     return len(paths)

@@ -25,10 +25,11 @@ from paretovid.platform.sweeps.lock import driver_of
 from paretovid.platform.tracking.exporter import last_sent
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.evaluation.pareto import Reference, hypervolume, non_dominated, reference_of
+from paretovid.trainables.evaluation.results import RESULT_FILE
 
 _CURVE_POINTS = 12
 _ENDED = ("finish", "fault", "aside")
-_RESULT_ONLY = ("result.json",)
+_RESULT_ONLY = (RESULT_FILE,)
 
 
 class _Sender(Protocol):
@@ -90,7 +91,7 @@ def status_of(home: Home, name: str) -> SweepStatus:
     reading = read_journal(folder)
     driver = driver_of(folder)
     entries = reading.entries
-    finished = {path.parent.name for path in (folder / "trials").glob("*/result.json")}
+    finished = {path.parent.name for path in (folder / "trials").glob(f"*/{RESULT_FILE}")}
     failed = _failures(folder, finished)
     running = _running(folder, entries, now) if driver else ()
     asked = int(info["config"]["search"]["trials"]) + len(info["config"].get("baselines") or [])
@@ -125,7 +126,7 @@ def list_sweeps(home: Home) -> list[dict[str, Any]]:
     for info in sorted(infos, key=lambda each: str(each["created"])):
         folder = home.sweep(info["name"])
         refresh_sweep(folder, _RESULT_ONLY)
-        done = {path.parent.name for path in (folder / "trials").glob("*/result.json")}
+        done = {path.parent.name for path in (folder / "trials").glob(f"*/{RESULT_FILE}")}
         is_gone = info["state"] == "running" and driver_of(folder) is None
         config = info.get("config") or {}
         searched = int((config.get("search") or {}).get("trials") or 0)
@@ -316,8 +317,8 @@ class _Told:
     def by(cls, entry: Entry) -> _Told:
         """Entries of earlier versions do not know the last three: then as far as the front and the name tell."""
         facts = entry.facts
-        natural = [[facts["quality"], facts["gflops"]]] if "quality" in facts else []
-        front = tuple((float(quality), float(gflops)) for quality, gflops in facts.get("front") or natural)
+        default = [[facts["quality"], facts["gflops"]]] if "quality" in facts else []
+        front = tuple((float(quality), float(gflops)) for quality, gflops in facts.get("front") or default)
         searched = entry.trial[:1] == "t" and entry.trial[1:].isdigit()
         return cls(
             front=front,

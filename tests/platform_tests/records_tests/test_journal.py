@@ -15,6 +15,7 @@ from paretovid.platform.execution.stopping import StopSwitch
 from paretovid.platform.fronts.build import read_front
 from paretovid.platform.records.failure import record_failure
 from paretovid.platform.records.journal import Entry, SweepJournal, hours_spent, read_journal
+from paretovid.platform.records.trial import read_trial
 from paretovid.platform.storage.home import Home
 from paretovid.platform.sweeps.lock import SweepLock
 from paretovid.platform.sweeps.status import (
@@ -141,8 +142,7 @@ def journal_of(folder: Path, trials: Sequence[str]) -> SweepJournal:
     """As a driver writes it that has seen these trials finish."""
     journal = SweepJournal(folder)
     for trial in trials:
-        result = json.loads((folder / "trials" / trial / "result.json").read_text())
-        journal.write("finish", trial=trial, **figures_of(result))
+        journal.write("finish", trial=trial, **figures_of(read_trial(folder / "trials" / trial)))
     return journal
 
 

@@ -79,10 +79,12 @@ def test_what_one_machine_made_another_one_uses(made: Home, machine: Machine) ->
     front = read_front([home.sweep("tiny")])
     assert front.to_json() == read_front([made.sweep("tiny")]).to_json()
     assert [(entry["name"], entry["trials"]) for entry in list_sweeps(home)] == [("tiny", 3)]
-    trial = next(trial for trial in read_sweep(home.sweep("tiny")).trials if trial.method == "lite_eval")
-    assert not (trial.folder / "model.safetensors").exists(), "a front needs no weights"
-    shared_home.fetch_result(trial.folder, ("model.safetensors",))
-    assert (trial.folder / "model.safetensors").is_file()
+    sweep = read_sweep(home.sweep("tiny"))
+    trial = next(trial for trial in sweep.trials if trial.method == "lite_eval")
+    folder = sweep.folder_of(trial)
+    assert not (folder / "model.safetensors").exists(), "a front needs no weights"
+    shared_home.fetch_result(folder, ("model.safetensors",))
+    assert (folder / "model.safetensors").is_file()
     assert set(backbone_folders(home, trial)) == {"coarse", "fine"}
 
 
