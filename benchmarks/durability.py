@@ -635,11 +635,14 @@ def pace(folder: Path, trials: int) -> dict[str, Any]:
     from paretovid.platform.execution.launcher import launch_trials
     from paretovid.platform.search.study import ParetoStudy
     from paretovid.search_spaces.schema import KnobConfig
+    from paretovid.trainables.evaluation.results import TrialResult
+    from paretovid.trainables.testing import synthetic_result
 
     knobs = {"gamma": KnobConfig(field="gamma", low=0.01, high=0.5, log=True)}
 
-    def nothing(config: Mapping[str, Any], context: Any) -> dict[str, float]:
-        return {"map": config["knobs"]["gamma"], "gflops": config["knobs"]["gamma"]}
+    def nothing(config: Mapping[str, Any], context: Any) -> TrialResult:
+        gamma = config["knobs"]["gamma"]
+        return synthetic_result(config["trial"], [(gamma, gamma)])
 
     rows = []
     for nodes in (1, 2, 3):

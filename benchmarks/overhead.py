@@ -34,16 +34,15 @@ from paretovid.platform.search.study import ParetoStudy, Suggestion
 from paretovid.platform.storage.home import Home, open_home
 from paretovid.platform.sweeps.events import SweepDriver
 from paretovid.platform.sweeps.status import LiveStatus
-from paretovid.platform.sweeps.trials import summary_of
 from paretovid.platform.testing.sweeps import write_trial
 from paretovid.platform.tracking.exporter import TrackingSender
 from paretovid.trainables.data.dataset import write_json
-from paretovid.trainables.evaluation.results import RESULT_FILE
+from paretovid.trainables.evaluation.results import RESULT_FILE, TrialResult
 
 CONCURRENT = 2
 
 
-def no_op(config: dict[str, Any], context: Any) -> dict[str, Any]:
+def no_op(config: dict[str, Any], context: Any) -> TrialResult:
     """A trial that trains nothing: its result is a copy of one made before."""
     folder = Path(config["output"])
     shutil.copytree(config["template"], folder, dirs_exist_ok=True)
@@ -51,7 +50,7 @@ def no_op(config: dict[str, Any], context: Any) -> dict[str, Any]:
     points = tuple(replace(point, id=trial + point.id[-4:]) for point in made.points)
     result = replace(made, trial=trial, training_knobs=config["knobs"], points=points)
     (folder / RESULT_FILE).write_text(json.dumps(result.to_json()))
-    return summary_of(result)
+    return result
 
 
 def ours(home: Home, name: str, trials: int, template: Path) -> float:
@@ -83,8 +82,9 @@ def ours(home: Home, name: str, trials: int, template: Path) -> float:
             "template": str(template),
         }
 
-    hooks = driver.hooks(configure, tell_swept=False)
-    launch_trials(no_op, storage=folder, study=study, hooks=hooks, concurrent=CONCURRENT)
+    launch_trials(
+        no_op, storage=folder, study=study, configure=configure, callback=driver, concurrent=CONCURRENT
+    )
     write_json(folder / "sweep.json", {**info, "state": "finished"})
     front = read_front([folder])
     front_table(front)

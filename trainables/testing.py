@@ -7,7 +7,7 @@ for tests only: no result of the platform is ever made from it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,8 @@ from torch import Tensor
 
 from paretovid.trainables.catalog import build_method, method_class, method_config
 from paretovid.trainables.cost import ComponentCost, CostTable, deterministic_eval
+from paretovid.trainables.documents import JsonObject
+from paretovid.trainables.evaluation.results import DataReference, OperatingPoint, TrialResult
 from paretovid.trainables.features.store import FeatureSplit
 from paretovid.trainables.measurement import MAP, Metrics
 from paretovid.trainables.method import Method
@@ -177,6 +179,64 @@ def synthetic_metrics(
         gflops_p95=gflops,
         calls=calls or {},
         videos=8,
+    )
+
+
+def synthetic_result(
+    trial: str = "t0000",
+    points: Sequence[tuple[float, float]] = ((0.5, 1.0),),
+    *,
+    objective: str = MAP,
+    model: JsonObject | None = None,
+) -> TrialResult:
+    """A result that nobody has measured.
+
+    Arguments:
+        points: quality (fraction) and GFLOPs of each on both splits, the default one first.
+        model: any plain data that a test wants to hand through.
+    """
+    measured = [synthetic_metrics(quality, gflops, objective=objective) for quality, gflops in points]
+    return TrialResult(
+        trial=trial,
+        sweep="synthetic",
+        digest="0" * 12,
+        method="lite_eval",
+        objective=objective,
+        is_baseline=False,
+        deployable=True,
+        seed=0,
+        training_knobs={},
+        model=model or {},
+        training_config={},
+        sources={},
+        widths={},
+        data=DataReference(
+            name="synthetic",
+            fingerprint="0" * 12,
+            features={},
+            classes=("zero", "one"),
+            multi_label=False,
+            step_seconds=0.5,
+        ),
+        code_version="0" * 12,
+        torch_version=torch.__version__,
+        costs={},
+        accounting="honest",
+        parameters=0,
+        history=(),
+        points=tuple(
+            OperatingPoint(
+                id=f"{trial}-p{i:02d}",
+                index=i,
+                is_default=i == 0,
+                inference_knobs={},
+                val=each,
+                test=each,
+            )
+            for i, each in enumerate(measured)
+        ),
+        warnings=(),
+        seconds=1.0,
     )
 
 

@@ -97,7 +97,6 @@ def read_sweep(folder: Path) -> SweepResults:
     info = from_home(_read_json(folder / "sweep.json"), folder.absolute().parents[1])
     paths = sorted((folder / "trials").glob(f"*/{RESULT_FILE}"))
     trials = tuple(read_trial(path.parent) for path in paths)
-    trials = tuple(read_trial(path.parent) for path in paths)
     return SweepResults(name=str(info.get("name", folder.name)), folder=folder, info=info, trials=trials)
 
 

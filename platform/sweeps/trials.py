@@ -11,6 +11,7 @@ from paretovid.infra.node_cache import NodeCacheError, node_cache
 from paretovid.infra.node_cache import fetch as copy_to_node
 from paretovid.platform.config.load import model_with_knobs, training_settings
 from paretovid.platform.execution.outcome import FixedTrial
+from paretovid.platform.execution.trial_process import Trainable
 from paretovid.platform.preparation.prepare import Prepared, is_whole_store
 from paretovid.platform.records.trial import find_trial
 from paretovid.platform.search.study import Suggestion
@@ -24,9 +25,9 @@ from paretovid.platform.storage.mirror import (
 )
 from paretovid.search_spaces.schema import SweepConfig
 from paretovid.trainables.config import typed_config
+from paretovid.trainables.context import TrialContext
 from paretovid.trainables.errors import DataError, UsageError
-from paretovid.trainables.evaluation.pareto import non_dominated
-from paretovid.trainables.evaluation.results import Metrics, TrialResult
+from paretovid.trainables.evaluation.results import TrialResult
 from paretovid.trainables.provenance import code_version
 from paretovid.trainables.training.config import TrainingConfig, TrialConfig
 from paretovid.trainables.trial import run_trial
@@ -87,9 +88,7 @@ class SweepTrials:
         return asdict(config)
 
 
-def trainable_on(
-    cache: str | None, code: str, home: Path | None = None
-) -> Callable[[dict[str, Any], Any], dict[str, Any]]:
+def trainable_on(cache: str | None, code: str, home: Path | None = None) -> Trainable:
     """What a worker runs for each trial.
 
     Arguments:
@@ -103,7 +102,7 @@ def trainable_on(
 
     shared = SharedRoot.of(home or Path(), cache)
 
-    def run(config: dict[str, Any], context: Any) -> dict[str, Any]:
+    def run(config: dict[str, Any], context: TrialContext) -> TrialResult | None:
         if code_version() != code:
             raise UsageError(
                 f"this node runs paretovid {code_version()}, the driver {code}",
@@ -119,7 +118,7 @@ def trainable_on(
             result = run_trial(trial, context)
         if context.rank == 0:
             share(Path(trial.output), is_trial_part)
-        return {} if result is None else summary_of(result)
+        return result
 
     return run
 
@@ -152,37 +151,6 @@ def _fetched(trial: TrialConfig, shared: SharedRoot, heartbeat: Callable[[], obj
         output=str(output),
         features={source: str(folder) for source, folder in features.items()},
     )
-
-
-def summary_of(result: TrialResult) -> dict[str, Any]:
-    """What the driver wants to know of a trial's result."""
-
-    def objectives(metrics: Metrics) -> dict[str, float]:
-        return {metrics.objective: metrics.quality, "gflops": metrics.gflops}
-
-    return {
-        "objectives": objectives(result.points[0].val),
-        "swept": [{"setting": p.inference_knobs, **objectives(p.val)} for p in result.points[1:]],
-        "figures": figures_of(result),
-    }
-
-
-def figures_of(result: TrialResult) -> dict[str, Any]:
-    """What the journal keeps of a trial's result: its first point, and the front of all its points on validation;
-    `dearest` of them on either split, and what kind of trial it is, as a hypervolume needs them.
-    """
-    points = [(point.val.quality, point.val.gflops) for point in result.points]
-    kept = non_dominated([gflops for _, gflops in points], [quality for quality, _ in points])
-    quality, gflops = points[0]
-    return {
-        "quality": quality,
-        "gflops": gflops,
-        "seconds": result.seconds,
-        "front": [points[i] for i in kept],
-        "dearest": result.most_gflops,
-        "is_baseline": result.is_baseline,
-        "deployable": result.deployable,
-    }
 
 
 def finished_result(trial: TrialConfig) -> TrialResult | None:

@@ -362,7 +362,7 @@ def test_features_that_are_gone_are_told_with_the_command_that_mends_it(base, tm
 def launch(base: TrialConfig, storage: Path, workers: int) -> Path:
     from paretovid.infra.placement import TrialResources
     from paretovid.platform.execution.launcher import launch_trials
-    from paretovid.platform.execution.outcome import FixedTrial, Hooks
+    from paretovid.platform.execution.outcome import FixedTrial
     from paretovid.platform.sweeps.trials import trainable_on
     from paretovid.trainables.provenance import code_version
 
@@ -371,7 +371,6 @@ def launch(base: TrialConfig, storage: Path, workers: int) -> Path:
         trainable_on(None, code_version()),
         storage=storage,
         fixed=[FixedTrial(trial_id="t", config=trial)],
-        hooks=Hooks(objectives_of=lambda result: result["objectives"]),
         resources=TrialResources(workers=workers, cpus=1),
     )
     assert summary.failed == 0, summary.reasons

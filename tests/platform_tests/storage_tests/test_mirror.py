@@ -33,6 +33,8 @@ from paretovid.platform.sweeps.status import list_sweeps
 from paretovid.platform.tracking.store import open_registry
 from paretovid.search_spaces.schema import KnobConfig
 from paretovid.trainables.errors import UsageError
+from paretovid.trainables.evaluation.results import Metrics
+from paretovid.trainables.testing import synthetic_metrics
 
 Machine = Callable[[str], Home]
 POLICY = Path(__file__).parents[3] / "infra" / "s3-policy.json"
@@ -140,13 +142,13 @@ def a_study(home: Home, storage: str | None = None) -> ParetoStudy:
 
 
 def test_a_study_in_the_bucket_goes_on_elsewhere(machine: Machine, tmp_path: Path) -> None:
-    def result(knobs: dict[str, float]) -> dict[str, float]:
-        return {"map": knobs["gamma"], "gflops": knobs["gamma"] + knobs["K"]}
+    def result(knobs: dict[str, float]) -> Metrics:
+        return synthetic_metrics(knobs["gamma"], knobs["gamma"] + knobs["K"])
 
     def search(study: ParetoStudy, trials: int) -> list[dict[str, float]]:
         asked: list[Any] = []
         while len(asked) < trials and (suggestion := study.ask()) is not None:
-            study.tell(suggestion.trial_id, result(suggestion.knobs))
+            study.report(suggestion.trial_id, result(suggestion.knobs))
             asked.append(suggestion.knobs)
         return asked
 
@@ -158,7 +160,7 @@ def test_a_study_in_the_bucket_goes_on_elsewhere(machine: Machine, tmp_path: Pat
     again = second.ask()
     assert again is not None
     assert (again.trial_id, again.knobs, again.attempt) == (running.trial_id, running.knobs, 2)
-    second.tell(again.trial_id, result(again.knobs))
+    second.report(again.trial_id, result(again.knobs))
     knobs += [again.knobs, *search(second, 9)]
     assert knobs == search(a_study(machine("second"), f"journal://{tmp_path / 'optuna.journal'}"), 9)
 
