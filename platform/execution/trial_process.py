@@ -156,7 +156,7 @@ def failure(error: Exception, *, on_gpu: bool = False) -> Failed | EnvironmentFa
     return Failed(reason=reason, retry=not is_final)
 
 
-def trial_folder(storage: Path, config: Mapping[str, Any]) -> Path:
+def trial_folder(storage: Path, config: Mapping[str, object]) -> Path:
     """Where a trial keeps its checkpoints and its result."""
     return storage.absolute() / "trials" / str(config["trial"])
 
