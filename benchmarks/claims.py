@@ -101,13 +101,12 @@ def points_of(folder: Path) -> list[Point]:
     Those under a cap are HCMS's alone: its page has claims about them, and other pages name the settings they compare.
     """
     result = read_trial(folder)
-    has_caps = result.method == "hcms"
     tensors = load_file(folder / SCORES_FILE)
     names = ("test/scores", "test/gflops", "test/decisions")
     return [
         Point(result.trial, each, *(tensors[name][each.index] for name in names))
         for each in result.points
-        if has_caps or not each.inference_knobs.get("max_gflops")
+        if result.method == "hcms" or not each.inference_knobs.get("max_gflops")
     ]
 
 

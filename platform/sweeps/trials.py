@@ -26,6 +26,7 @@ from paretovid.platform.storage.mirror import (
 from paretovid.search_spaces.schema import SweepConfig
 from paretovid.trainables.config import typed_config
 from paretovid.trainables.context import TrialContext
+from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.errors import DataError, UsageError
 from paretovid.trainables.evaluation.results import TrialResult
 from paretovid.trainables.provenance import code_version
@@ -42,11 +43,15 @@ class SweepTrials:
         self._sweep = sweep
         self._prepared = prepared
 
-    def searched(self, suggestion: Suggestion) -> dict[str, Any]:
+    def searched(self, suggestion: Suggestion) -> JsonObject:
         """A suggestion of the study."""
         method = self._config.method
-        training = {n: v for n, v in suggestion.knobs.items() if n in method.training_knobs}
-        setting = {n: v for n, v in suggestion.knobs.items() if n not in method.training_knobs}
+        training: dict[str, float | str] = {
+            n: v for n, v in suggestion.knobs.items() if n in method.training_knobs
+        }
+        setting: dict[str, float | str] = {
+            n: v for n, v in suggestion.knobs.items() if n not in method.training_knobs
+        }
         return self._trial(
             suggestion.trial_id,
             method.name,
@@ -68,9 +73,9 @@ class SweepTrials:
         method: str,
         model: dict[str, Any],
         *,
-        training_knobs: dict[str, Any] | None = None,
-        inference_setting: dict[str, Any] | None = None,
-    ) -> dict[str, Any]:
+        training_knobs: dict[str, float | str] | None = None,
+        inference_setting: dict[str, float | str] | None = None,
+    ) -> JsonObject:
         config = TrialConfig(
             sweep=self._sweep,
             trial=trial,
