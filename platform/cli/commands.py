@@ -123,11 +123,11 @@ def sweeps(args: argparse.Namespace) -> Answer:
     if args.sweep is not None:
         status = status_of(home, args.sweep)
         return Answer(text=status_text(status), document=status.to_document())
-    found: Sequence[Mapping[str, Any]] = list_sweeps(home)
+    found = [listing.to_json() for listing in list_sweeps(home)]
     columns = ("name", "method", "data", "state", "trials", "asked", "failed", "hypervolume", "created")
     rows = [[_cell(entry.get(column)) for column in columns] for entry in found]
     text = format_table(columns, rows) if rows else "No sweeps yet. Start one: paretovid sweep"
-    return Answer(text=text, document={"sweeps": list(found)})
+    return Answer(text=text, document={"sweeps": found})
 
 
 def front(args: argparse.Namespace) -> Answer:

@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from paretovid.platform.storage.urls import check_no_password
 from paretovid.search_spaces.schema import FREE_SECTIONS, KnobConfig, MethodConfig, SweepConfig
+from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.errors import UsageError, unknown_name
 from paretovid.trainables.ranges import Declared, check_ranges, field_number
 
@@ -59,8 +60,8 @@ def load_sweep_config(overrides: Sequence[str] = ()) -> SweepConfig:
     return config
 
 
-def to_record(config: SweepConfig) -> dict[str, Any]:
-    """The resolved configuration as plain JSON-able data."""
+def to_record(config: SweepConfig) -> JsonObject:
+    """The resolved configuration as plain data, for `sweep.json`."""
     return asdict(config)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from paretovid.infra.placement import TrialResources
@@ -25,14 +25,21 @@ from paretovid.platform.fronts.front import Front
 from paretovid.platform.fronts.report import front_table, write_html, write_png
 from paretovid.platform.preparation.prepare import Prepared, check_settings, expected_facts, prepare
 from paretovid.platform.records.journal import SweepJournal, read_journal
-from paretovid.platform.records.sweep import known_info, read_info, write_info
-from paretovid.platform.search.location import study_place
+from paretovid.platform.records.sweep import (
+    StatedReference,
+    SweepRecord,
+    SweepState,
+    known_record,
+    read_record,
+    write_record,
+)
+from paretovid.platform.search.location import study_location
 from paretovid.platform.search.study import ParetoStudy
 from paretovid.platform.storage.home import Home, open_home
 from paretovid.platform.storage.mirror import fetch, refresh_sweep, share_file, some_of_dataset
 from paretovid.platform.sweeps.events import SweepDriver
 from paretovid.platform.sweeps.lock import SweepLock, driver_of
-from paretovid.platform.sweeps.naming import name_of, new_info, stored_config, with_extensions
+from paretovid.platform.sweeps.naming import name_of, started_record, stored_config, with_extensions
 from paretovid.platform.sweeps.reconcile import reconcile
 from paretovid.platform.sweeps.status import LiveStatus, list_sweeps
 from paretovid.platform.sweeps.summary import (
@@ -83,9 +90,9 @@ def plan_sweep(config: SweepConfig) -> Plan:
     _check(config)
     home = open_home(config.home)
     name = name_of(home, config)
-    info = read_info(home.sweep(name))
+    record = read_record(home.sweep(name))
     return Plan(
-        name=name, config=config, baselines=len(config.baselines), state=info["state"] if info else None
+        name=name, config=config, baselines=len(config.baselines), state=record.state if record else None
     )
 
 
@@ -161,14 +168,14 @@ def replay_sweep(
     Raises `StoreError` if the store does not take it, `UsageError` while a driver of the sweep tells it itself.
     """
     home = open_home(home_stated)
-    info = known_info(home, name)
+    record = known_record(home.sweep(name))
     if driver_of(home.sweep(name)) is not None:
         raise UsageError(f"sweep {name} is running, and its driver tells MLflow", "Wait until it has ended.")
-    stated = uri or (info["config"].get("tracking") or {}).get("uri")
+    given = uri or record.tracking_uri
     with SweepLock(home.sweep(name), StopSwitch()).hold():
-        sent = replay(home, name, stated, progress.say, whole=whole)
-        if stated == (info["config"].get("tracking") or {}).get("uri"):
-            write_info(home.sweep(name), {**known_info(home, name), "tracked": True})
+        sent = replay(home, name, given, progress.say, whole=whole)
+        if given == record.tracking_uri:
+            write_record(home.sweep(name), replace(known_record(home.sweep(name)), tracked=True))
     return sent
 
 
@@ -191,23 +198,24 @@ def _go_on(
             return _show_finished(home, name, config, progress)
         # Before anything is written: a second driver of a running sweep must leave no trace in it.
         with SweepLock(folder, switch).hold(take_over=take_over, say=progress.say):
-            info = read_info(folder)
+            before = read_record(folder)
             if not more and _is_finished(home, name):  # by the driver that has just given way
                 return _show_finished(home, name, config, progress)
             if more:
-                asked = (info or {}).get("asked") or [config.search.trials]
-                info = {**(info or {}), "asked": [*asked, more]}
-            config = with_extensions(config, info)
-            info = new_info(config, name, "running", info)
-            info["study"] = study_place(home, info, config.search.storage).described
-            write_info(folder, info)
-            summary = _Run(home, name, config, progress, switch, backend).all_of_it()
+                asked = (before.asked if before else ()) or (config.search.trials,)
+                before = replace(before or started_record(config, name, None), asked=(*asked, more))
+            config = with_extensions(config, before)
+            record = started_record(config, name, before)
+            location = study_location(home, name, record.uid, config.search.storage, record.study)
+            record = replace(record, study=location.described)
+            write_record(folder, record)
+            summary = _Run(home, record, config, progress, switch, backend).all_of_it()
     return _report(home, name, summary, config)
 
 
 def _is_finished(home: Home, name: str) -> bool:
-    info = read_info(home.sweep(name))
-    return bool(info and info["state"] == "finished")
+    record = read_record(home.sweep(name))
+    return record is not None and record.state == "finished"
 
 
 def _show_finished(home: Home, name: str, config: SweepConfig, progress: Progress) -> SweepReport:
@@ -215,14 +223,14 @@ def _show_finished(home: Home, name: str, config: SweepConfig, progress: Progres
         f"sweep {name} is finished; paretovid extend {name} +N adds trials, "
         "name=NEW starts another one with the same settings"
     )
-    info = known_info(home, name)
-    if not info.get("tracked"):
+    record = known_record(home.sweep(name))
+    if not record.tracked:
         try:
             replay(home, name, config.tracking.uri, progress.say)
-            write_info(home.sweep(name), {**info, "tracked": True})
+            write_record(home.sweep(name), replace(record, tracked=True))
         except ParetovidError as error:
             progress.say(f"  not tracked: {error}")
-    return _report(home, name, None, with_extensions(config, info))
+    return _report(home, name, None, with_extensions(config, record))
 
 
 @dataclass(slots=True)
@@ -239,13 +247,15 @@ class _Run:
     def __init__(
         self,
         home: Home,
-        name: str,
+        record: SweepRecord,
         config: SweepConfig,
         progress: Progress,
         switch: StopSwitch,
         backend: Backend,
     ) -> None:
+        name = record.name
         self._home = home
+        self._record = record
         self._name = name
         self._folder = home.sweep(name)
         self._config = config
@@ -280,7 +290,7 @@ class _Run:
                 self._switch.arm()
                 prepared = self._backend.preparation(self._config, self._progress)
                 summary = self._search(prepared)
-            state = "out_of_time" if summary.is_out_of_time else "finished"
+            state: SweepState = "out_of_time" if summary.is_out_of_time else "finished"
             with self._progress.stage("front, pictures and tracking") as stage:
                 left = self._finish(state, summary)
                 stage.done("wrote them" if not left else f"wrote them; MLflow has not taken {left} events")
@@ -293,10 +303,11 @@ class _Run:
 
     def _search(self, prepared: Prepared) -> LaunchSummary:
         config, search = self._config, self._config.search
-        place = study_place(self._home, read_info(self._folder) or {}, search.storage)
+        record = self._record
+        location = study_location(self._home, record.name, record.uid, search.storage, record.study)
         study = ParetoStudy(
-            storage=place.url,
-            name=place.name,
+            storage=location.url,
+            name=location.name,
             knobs=searched_knobs(config),
             trials=search.trials,
             sampler=search.sampler,
@@ -335,22 +346,29 @@ class _Run:
             self._progress.say(f"  the knobs have no more than {study.started} settings; all were tried")
         return summary
 
-    def _finish(self, state: str, summary: LaunchSummary) -> int:
+    def _finish(self, state: SweepState, summary: LaunchSummary) -> int:
         """Front, pictures, hypervolume and MLflow, all from what is on disk; the state last.
 
         Returns how many events MLflow has not taken.
         """
         front = read_front([self._folder])
         write_front(self._folder, front)
-        reference = front.reference.to_json(front.objective)
-        info = new_info(self._config, self._name, state, read_info(self._folder))
-        failures = {**(info.get("failures") or {}), **summary.reasons}
-        info |= {"hypervolume": front.hypervolume, "reference": reference, "failures": failures}
-        write_info(self._folder, {**info, "tracked": False})
+        self._update(
+            state=state,
+            hypervolume=front.hypervolume,
+            reference=StatedReference(objective=front.objective, corner=front.reference),
+            failures={**self._record.failures, **summary.reasons},
+            tracked=False,
+        )
         self._driver.record("state", state=state)
         left = self._sender.close(front, TRACKING_SECONDS)
-        write_info(self._folder, {**info, "tracked": left == 0})
+        self._update(tracked=left == 0)
         return left
+
+    def _update(self, **changes: Any) -> None:
+        """Changes fields of the sweep's record, which nobody else writes while this driver holds it."""
+        self._record = replace(self._record, **changes)
+        write_record(self._folder, self._record)
 
     def _record_end(self, error: BaseException) -> None:
         """The state of a sweep that has not come to its end. On a full disk, what can be written."""
@@ -359,12 +377,11 @@ class _Run:
             return
         # After a signal anything may be raised: what was interrupted fails in its own way.
         is_interrupted = isinstance(error, KeyboardInterrupt) or self._switch.reason is not None
-        state = "interrupted" if is_interrupted else "failed"
+        state: SweepState = "interrupted" if is_interrupted else "failed"
         told = self._switch.reason if is_interrupted else None
         reason = (told or str(error) or type(error).__name__).splitlines()[0]
         with contextlib.suppress(OSError):
-            info = new_info(self._config, self._name, state, read_info(self._folder))
-            write_info(self._folder, {**info, "error": reason})
+            self._update(state=state, error=reason, hypervolume=None, reference=None, tracked=None)
             self._driver.record("state", state=state, reason=reason)
         self._sender.close(None, STOPPED_TRACKING_SECONDS)
 
