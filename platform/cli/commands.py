@@ -34,13 +34,14 @@ class Answer:
 def data_make(args: argparse.Namespace) -> Answer:
     """`paretovid data make`."""
     from paretovid.platform.config.load import load_sweep_config
+    from paretovid.platform.config.resolve import resolve_data
     from paretovid.platform.console.progress import Progress
     from paretovid.platform.execution.stopping import StopSwitch, ended_in_order
 
     progress = Progress(1)
     config = load_sweep_config(args.overrides)
     with ended_in_order(StopSwitch(), _SAME_COMMAND, progress.say):
-        dataset = datasets.make_data(config, progress)
+        dataset = datasets.make_data(config, resolve_data(config), progress)
     return Answer(text=f"{len(dataset.records)} videos of {len(dataset.classes)} classes in {dataset.root}")
 
 

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from paretovid.platform.config.load import load_sweep_config, searched_knobs, to_record
+from paretovid.platform.config.resolve import SweepPlan
 from paretovid.platform.records.sweep import SWEEP_FILE, SweepRecord, SweepState, known_record, read_record
 from paretovid.platform.storage.home import Home
 from paretovid.platform.storage.mirror import refresh_sweeps
@@ -86,11 +87,9 @@ def _taken(name: str, differing: Sequence[str]) -> UsageError:
     return UsageError(f"sweep {name} exists with other settings: {'; '.join(differing[:3])}", hint)
 
 
-def with_extensions(config: SweepConfig, record: SweepRecord | None) -> SweepConfig:
-    """The configuration with the number of trials that `paretovid extend` has raised it to."""
-    if record is not None and record.asked:
-        config.search.trials = sum(record.asked)
-    return config
+def with_extensions(plan: SweepPlan, record: SweepRecord | None) -> SweepPlan:
+    """The plan with the number of trials that `paretovid extend` has raised it to."""
+    return plan if record is None or not record.asked else plan.with_trials(sum(record.asked))
 
 
 def stored_config(home: Home, name: str, given_home: str | None, overrides: Sequence[str]) -> SweepConfig:

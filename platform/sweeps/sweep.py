@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from paretovid.infra.placement import TrialResources
-from paretovid.platform.config.load import check_method, searched_knobs, training_settings
+from paretovid.platform.config.resolve import PreparationPlan, SweepPlan, resolve
 from paretovid.platform.console.progress import Progress
 from paretovid.platform.execution.cluster import cluster_of
 from paretovid.platform.execution.launcher import LaunchSummary, launch_trials
@@ -23,7 +23,7 @@ from paretovid.platform.execution.stopping import StopSwitch, ended_in_order
 from paretovid.platform.fronts.build import read_front
 from paretovid.platform.fronts.front import Front
 from paretovid.platform.fronts.report import front_table, write_html, write_png
-from paretovid.platform.preparation.prepare import Prepared, check_settings, expected_facts, prepare
+from paretovid.platform.preparation.prepare import Prepared, prepare
 from paretovid.platform.records.journal import SweepJournal, read_journal
 from paretovid.platform.records.sweep import (
     StatedReference,
@@ -47,7 +47,7 @@ from paretovid.platform.sweeps.summary import (
     PAGE,
     PICTURE,
     TABLE,
-    Plan,
+    DryRun,
     SweepReport,
     shortened,
     typed_command,
@@ -56,14 +56,9 @@ from paretovid.platform.sweeps.trials import SweepTrials, trainable_on
 from paretovid.platform.tracking.exporter import TrackingSender, last_sent, replay
 from paretovid.platform.tracking.store import store_uri
 from paretovid.search_spaces.schema import SweepConfig
-from paretovid.trainables.backbones.catalog import family
-from paretovid.trainables.catalog import method_class, method_config
-from paretovid.trainables.config import typed_config
 from paretovid.trainables.data.dataset import load_dataset, write_json
 from paretovid.trainables.errors import ParetovidError, UsageError
-from paretovid.trainables.evaluation.evaluate import OBJECTIVES
 from paretovid.trainables.provenance import code_version
-from paretovid.trainables.training.config import TrainingConfig
 
 TRACKING_SECONDS = 60.0
 """What MLflow may take, without a sign of getting on, when everything else is done."""
@@ -76,8 +71,8 @@ class Backend:
     """What a sweep runs on. Its default is the real one; `testing/simulated.py` has one that trains nothing."""
 
     cluster: Callable[[SweepConfig], AbstractContextManager[object]] = cluster_of
-    preparation: Callable[[SweepConfig, Progress], Prepared] = prepare
-    """From the configuration to what trials read."""
+    preparation: Callable[[PreparationPlan, Progress], Prepared] = prepare
+    """From the plan to what trials read."""
     launcher: Callable[..., LaunchSummary] = launch_trials
     """Called and answering as `launch_trials`."""
 
@@ -85,15 +80,13 @@ class Backend:
 REAL = Backend()
 
 
-def plan_sweep(config: SweepConfig) -> Plan:
+def plan_sweep(config: SweepConfig) -> DryRun:
     """What `run_sweep` would do, after the checks that it makes. Starts nothing."""
-    _check(config)
+    plan = resolve(config)
     home = open_home(config.home)
     name = name_of(home, config)
     record = read_record(home.sweep(name))
-    return Plan(
-        name=name, config=config, baselines=len(config.baselines), state=record.state if record else None
-    )
+    return DryRun(name=name, plan=plan, state=record.state if record else None)
 
 
 def run_sweep(
@@ -109,10 +102,10 @@ def run_sweep(
     sweep that a living driver runs; `ParetovidError` if no trial succeeds or none can work; `SweepStopped` (a
     `KeyboardInterrupt`) if it was ended in order.
     """
-    _check(config)
+    plan = resolve(config)
     home = open_home(config.home)
     name = name_of(home, config)
-    return _go_on(home, name, config, progress, take_over=take_over, backend=backend)
+    return _go_on(home, name, plan, progress, take_over=take_over, backend=backend)
 
 
 def resume_sweep(
@@ -133,9 +126,8 @@ def resume_sweep(
     Raises `UnknownNameError` for a sweep that is not there, and what `run_sweep` raises.
     """
     home = open_home(home_stated)
-    config = stored_config(home, name, home_stated, overrides)
-    _check(config)
-    return _go_on(home, name, config, progress, take_over=take_over, backend=backend)
+    plan = resolve(stored_config(home, name, home_stated, overrides))
+    return _go_on(home, name, plan, progress, take_over=take_over, backend=backend)
 
 
 def extend_sweep(
@@ -152,9 +144,8 @@ def extend_sweep(
     tried again. Raises as `resume_sweep`.
     """
     home = open_home(home_stated)
-    config = stored_config(home, name, home_stated, overrides)
-    _check(config)
-    return _go_on(home, name, config, progress, take_over=take_over, more=more, backend=backend)
+    plan = resolve(stored_config(home, name, home_stated, overrides))
+    return _go_on(home, name, plan, progress, take_over=take_over, more=more, backend=backend)
 
 
 def replay_sweep(
@@ -182,35 +173,36 @@ def replay_sweep(
 def _go_on(
     home: Home,
     name: str,
-    config: SweepConfig,
+    plan: SweepPlan,
     progress: Progress,
     *,
     take_over: bool,
     backend: Backend,
     more: int = 0,
 ) -> SweepReport:
-    folder = home.sweep(name)
+    folder, config = home.sweep(name), plan.config
     refresh_sweep(folder)
     switch = StopSwitch()
     hint = f"Go on: {typed_command('paretovid')} resume {name}{_at(config.home)}"
     with ended_in_order(switch, hint, progress.say):
         if not more and _is_finished(home, name):
-            return _show_finished(home, name, config, progress)
+            return _show_finished(home, name, plan, progress)
         # Before anything is written: a second driver of a running sweep must leave no trace in it.
         with SweepLock(folder, switch).hold(take_over=take_over, say=progress.say):
             before = read_record(folder)
             if not more and _is_finished(home, name):  # by the driver that has just given way
-                return _show_finished(home, name, config, progress)
+                return _show_finished(home, name, plan, progress)
             if more:
                 asked = (before.asked if before else ()) or (config.search.trials,)
                 before = replace(before or started_record(config, name, None), asked=(*asked, more))
-            config = with_extensions(config, before)
+            plan = with_extensions(plan, before)
+            config = plan.config
             record = started_record(config, name, before)
             location = study_location(home, name, record.uid, config.search.storage, record.study)
             record = replace(record, study=location.described)
             write_record(folder, record)
-            summary = _Run(home, record, config, progress, switch, backend).all_of_it()
-    return _report(home, name, summary, config)
+            summary = _Run(home, record, plan, progress, switch, backend).all_of_it()
+    return _report(home, name, summary, plan)
 
 
 def _is_finished(home: Home, name: str) -> bool:
@@ -218,7 +210,7 @@ def _is_finished(home: Home, name: str) -> bool:
     return record is not None and record.state == "finished"
 
 
-def _show_finished(home: Home, name: str, config: SweepConfig, progress: Progress) -> SweepReport:
+def _show_finished(home: Home, name: str, plan: SweepPlan, progress: Progress) -> SweepReport:
     progress.say(
         f"sweep {name} is finished; paretovid extend {name} +N adds trials, "
         "name=NEW starts another one with the same settings"
@@ -226,11 +218,11 @@ def _show_finished(home: Home, name: str, config: SweepConfig, progress: Progres
     record = known_record(home.sweep(name))
     if not record.tracked:
         try:
-            replay(home, name, config.tracking.uri, progress.say)
+            replay(home, name, plan.config.tracking.uri, progress.say)
             write_record(home.sweep(name), replace(record, tracked=True))
         except ParetovidError as error:
             progress.say(f"  not tracked: {error}")
-    return _report(home, name, None, with_extensions(config, record))
+    return _report(home, name, None, plan)
 
 
 @dataclass(slots=True)
@@ -248,16 +240,17 @@ class _Run:
         self,
         home: Home,
         record: SweepRecord,
-        config: SweepConfig,
+        plan: SweepPlan,
         progress: Progress,
         switch: StopSwitch,
         backend: Backend,
     ) -> None:
-        name = record.name
+        name, config = record.name, plan.config
         self._home = home
         self._record = record
         self._name = name
         self._folder = home.sweep(name)
+        self._plan = plan
         self._config = config
         self._progress = progress
         self._switch = switch
@@ -288,7 +281,7 @@ class _Run:
         try:
             with self._backend.cluster(self._config):
                 self._switch.arm()
-                prepared = self._backend.preparation(self._config, self._progress)
+                prepared = self._backend.preparation(self._plan.preparation, self._progress)
                 summary = self._search(prepared)
             state: SweepState = "out_of_time" if summary.is_out_of_time else "finished"
             with self._progress.stage("front, pictures and tracking") as stage:
@@ -308,20 +301,20 @@ class _Run:
         study = ParetoStudy(
             storage=location.url,
             name=location.name,
-            knobs=searched_knobs(config),
+            knobs=self._plan.knobs,
             trials=search.trials,
             sampler=search.sampler,
             seed=config.seed,
             published=config.method.published,
             max_gflops=search.max_gflops,
             max_failures=search.max_failures,
-            objective=objective_of(config),
+            objective=self._plan.objective,
         )
-        trials = SweepTrials(config, self._name, prepared)
+        trials = SweepTrials(self._plan, self._name, prepared)
         found = reconcile(self._folder, study, trials, self._driver.record, all_points=search.tell_swept)
         for note in found.notes:
             self._progress.say(f"  {note}")
-        total = search.trials + len(config.baselines)
+        total = search.trials + len(self._plan.baselines)
         with self._progress.stage("search", total=total, unit="trials") as stage:
             self._driver.show_on(stage, found.finished + found.failed)
             summary = self._backend.launcher(
@@ -396,51 +389,14 @@ def write_front(folder: Any, front: Front) -> None:
         share_file(folder / name)
 
 
-def _check(config: SweepConfig) -> None:
-    check_settings(config)
-    check_method(config)
-    typed_config(TrainingConfig, training_settings(config), "training")
-    known = {knob.name for knob in method_class(config.method.name).inference_knobs}
-    for name in config.method.inference_knobs:
-        if name not in known:
-            raise UsageError(
-                f"{config.method.name} has no inference knob {name!r}", f"Known: {', '.join(sorted(known))}."
-            )
-    task = method_class(config.method.name).task
-    for baseline in config.baselines:
-        other = method_class(baseline.method).task
-        if other != task:
-            raise UsageError(
-                f"the baseline {baseline.name} is of {other}, {config.method.name} of {task}",
-                "Their qualities do not compare: leave it out of baselines, or give one of the same task.",
-            )
-    available = family(config.backbones.family)
-    facts = expected_facts(config)
-    readers = {config.method.name: (config.method.name, config.method.model)}
-    readers |= {f"the baseline {b.name}": (b.method, b.model) for b in config.baselines}
-    for reader, (name, model) in readers.items():
-        for source in method_class(name).sources_of(method_config(name, model)):
-            if source not in available:
-                raise UsageError(
-                    f"{reader} reads the source {source!r}, which {config.backbones.family} has not",
-                    f"It has: {', '.join(available)}. Choose other backbones, or say which baselines: baselines=[…].",
-                )
-        method_class(name).check_facts(method_config(name, model), facts)
-
-
-def objective_of(config: SweepConfig) -> str:
-    """The name of the quality that the method of this sweep is judged by."""
-    return OBJECTIVES[method_class(config.method.name).task]
-
-
 def _at(home: str | None) -> str:
     """What a printed command needs behind it to find the same home."""
     return "" if home is None else f" home={home}"
 
 
-def _report(home: Home, name: str, summary: LaunchSummary | None, config: SweepConfig) -> SweepReport:
-    folder = home.sweep(name)
-    root = home.data(str(config.data["name"]))
+def _report(home: Home, name: str, summary: LaunchSummary | None, plan: SweepPlan) -> SweepReport:
+    folder, config = home.sweep(name), plan.config
+    root = home.data(plan.preparation.data.name)
     fetch(root, some_of_dataset)
     dataset = load_dataset(root)
     examples = dataset.split("test")[:2]
@@ -459,7 +415,7 @@ def _report(home: Home, name: str, summary: LaunchSummary | None, config: SweepC
 
 __all__ = [
     "Backend",
-    "Plan",
+    "DryRun",
     "SweepReport",
     "extend_sweep",
     "list_sweeps",
