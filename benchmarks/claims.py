@@ -96,12 +96,18 @@ def _train(config: TrialConfig) -> str:
 
 
 def points_of(folder: Path) -> list[Point]:
-    """All operating points of a finished trial; the default one first."""
+    """The operating points of a finished trial; the default one first.
+
+    Those under a cap are HCMS's alone: its page has claims about them, and other pages name the settings they compare.
+    """
     result = read_trial(folder)
+    has_caps = result.method == "hcms"
     tensors = load_file(folder / SCORES_FILE)
     names = ("test/scores", "test/gflops", "test/decisions")
     return [
-        Point(result.trial, each, *(tensors[name][each.index] for name in names)) for each in result.points
+        Point(result.trial, each, *(tensors[name][each.index] for name in names))
+        for each in result.points
+        if has_caps or not each.inference_knobs.get("max_gflops")
     ]
 
 

@@ -39,6 +39,9 @@ class Metrics:
     usage_std_over_mean: float | None = None
     videos: int | None = None
     """N."""
+    stopped_by: Mapping[str, float] | None = None
+    """Share of the videos whose reading ended at the `end`, by the `method` or by the `cap`; None of a method that
+    does not read by the step."""
 
     @property
     def quality(self) -> float:
@@ -69,7 +72,8 @@ class Metrics:
     def to_json(self) -> dict[str, JsonValue]:
         """Plain data, qualities beside the other figures; `from_json` reads it."""
         numbers = self.numbers()
-        optional = {"usage": self.usage, "videos": self.videos}
+        stopped_by = None if self.stopped_by is None else dict(self.stopped_by)
+        optional = {"usage": self.usage, "videos": self.videos, "stopped_by": stopped_by}
         return {
             **numbers,
             "calls": dict(self.calls),
@@ -98,4 +102,5 @@ class Metrics:
             usage=data.optional_number("usage"),
             usage_std_over_mean=data.optional_number("usage_std_over_mean"),
             videos=data.whole("videos") if "videos" in data else None,
+            stopped_by=data.number_by_name("stopped_by") if "stopped_by" in data else None,
         )

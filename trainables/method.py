@@ -47,6 +47,10 @@ class Method(nn.Module, ABC):
     is_baseline: ClassVar[bool] = False
     deployable: ClassVar[bool] = True
     """False if it needs the truth (an oracle): it can be measured but not promoted."""
+    no_cap: ClassVar[str] = (
+        "it settles what to look at for the whole video at once, so there is no read to stop before"
+    )
+    """Why a method without `max_gflops` has none (`caps.py`)."""
 
     @classmethod
     @abstractmethod

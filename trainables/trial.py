@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from paretovid.trainables.backbones.catalog import measure_component
+from paretovid.trainables.caps import check_known, complete
 from paretovid.trainables.catalog import build_method, method_class, method_config
 from paretovid.trainables.context import TrialContext, TrialStopped
 from paretovid.trainables.cost import CostTable, check_accounting
@@ -64,6 +65,7 @@ def run_trial(config: TrialConfig, context: TrialContext) -> TrialResult | None:
     # The sums of a matrix product depend on the number of threads; results must not.
     torch.set_num_threads(1)
     dataset = load_dataset(Path(config.dataset))
+    check_known(method_class(config.method), tuple(config.inference_setting or ()))
     sources = method_class(config.method).sources_of(method_config(config.method, config.model))
     stores = {source: FeatureStore.open(Path(config.features[source])) for source in sources}
     torch.manual_seed(config.seed)
@@ -160,7 +162,7 @@ def _evaluate(
     default = {knob.name: knob.default for knob in method.inference_knobs if knob.name != "max_gflops"}
     settings: list[Setting] = method.settings()
     if config.inference_setting is not None:
-        settings = [{**default, **config.inference_setting}]
+        settings = [complete({**default, **config.inference_setting})]
     measured: dict[Split, list[Measured]] = {}
     truth: dict[Split, FeatureSplit] = {}
     instances: dict[Split, GroundTruth] = {}

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from paretovid.platform.console.tables import _cell, format_table
-from paretovid.platform.preparation import datasets
 
 _CLASSES_OF_HEADS = 12  # as the built-in set has
 _LABELS_SHOWN, _INSTANCES_SHOWN = 3, 10  # of a video, for people; --json prints all
@@ -37,6 +36,7 @@ def data_make(args: argparse.Namespace) -> Answer:
     from paretovid.platform.config.resolve import resolve_data
     from paretovid.platform.console.progress import Progress
     from paretovid.platform.execution.stopping import StopSwitch, ended_in_order
+    from paretovid.platform.preparation import datasets
 
     progress = Progress(1)
     config = load_sweep_config(args.overrides)
@@ -47,6 +47,7 @@ def data_make(args: argparse.Namespace) -> Answer:
 
 def data_upload(args: argparse.Namespace) -> Answer:
     """`paretovid data upload`."""
+    from paretovid.platform.preparation import datasets
     from paretovid.platform.storage.home import open_home
 
     dataset = datasets.upload_data(open_home(args.home), Path(args.folder))
@@ -207,6 +208,7 @@ def predict(args: argparse.Namespace) -> Answer:
     document = _predict_document(args)
     failed = any(video["error"] for video in document["videos"])
     blocks = [_describe_video(video) for video in document["videos"]]
+    blocks += [f"note: {note}" for note in document["notes"]]
     return Answer(text="\n".join(blocks), document=document, exit_status=int(failed))
 
 
@@ -276,6 +278,14 @@ def _at(home: str | None) -> str:
     return "" if home is None else f" home={home}"
 
 
+_ENDS = {
+    "end": "read to its end",
+    "method": "the method had seen enough before the end",
+    "cap": "the cap refused at least one look",
+}
+"""What `stopped_by` says to people."""
+
+
 def _describe_video(video: Mapping[str, Any]) -> str:
     if video["error"]:
         # Most errors begin with the file's name.
@@ -291,6 +301,8 @@ def _describe_video(video: Mapping[str, Any]) -> str:
         for each in video.get("instances", [])[:_INSTANCES_SHOWN]
     )
     text = f"{video['path']}: {labels}{found}\n  {video['gflops']:.4g} GFLOPs; {looked}\n  calls: {calls or 'none'}"
+    if video.get("stopped_by"):
+        text += f"\n  {_ENDS[video['stopped_by']]}"
     return text + "".join(f"\n  note: {note}" for note in video["notes"])
 
 

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from paretovid.platform.fronts.front import Front, FrontPoint
 from paretovid.platform.records.trial import knob_text, objective_text
 from paretovid.platform.registry.gates import Gate
+from paretovid.trainables.caps import has_cap
+from paretovid.trainables.catalog import method_class
 from paretovid.trainables.evaluation.results import MAP, Metrics
+from paretovid.trainables.outcome import InferenceKnob
 from paretovid.trainables.recognizer import knobs_of
 
 
@@ -102,7 +105,8 @@ def _usage(point: FrontPoint, name: str) -> list[str]:
         f'model.predict(["a.mp4"], params={example})',
         "```",
         "Paths or bytes of video files in, one mapping per video out: labels with scores, gflops, calls, "
-        "steps, decode_seconds, compute_seconds, notes, error"
+        "steps, stopped_by (end, method or cap: why reading ended; None of a method that does not read by the step), "
+        "decode_seconds, compute_seconds, notes, error"
         + (
             ""
             if point.trial.objective == MAP
@@ -113,5 +117,14 @@ def _usage(point: FrontPoint, name: str) -> list[str]:
         'Loaded with `model_config={"on_demand": True}`, a backbone takes memory from the first video that needs it.',
         "",
         "Parameters (an unknown name, or a value that is not finite or out of range, is an error):",
-        *(f"* `{k.name}` ({k.low:g} to {k.high:g}): {k.description}" for k in knobs),
+        *(f"* `{k.name}` ({_values(k)}): {k.description}" for k in knobs),
+        *([] if has_cap(method_class(point.trial.method)) else [_no_cap(point)]),
     ]
+
+
+def _values(knob: InferenceKnob) -> str:
+    return " or ".join(knob.words) if knob.words else f"{knob.low:g} to {knob.high:g}"
+
+
+def _no_cap(point: FrontPoint) -> str:
+    return f"\nThere is no cap per video (`max_gflops`): {method_class(point.trial.method).no_cap}."

@@ -302,6 +302,28 @@ def test_one_setting_only_if_the_study_searches_them(base, tmp_path):
     assert [p["inference_knobs"] for p in result["points"]] == [{"gate_offset": 1.0, "online_k": 2}]
 
 
+def test_a_trial_measures_a_curve_of_caps_behind_its_other_points(base, tmp_path):
+    points = run(base, tmp_path / "a")["points"]
+    has_cap = ["max_gflops" in point["inference_knobs"] for point in points]
+    assert has_cap == sorted(has_cap) and not has_cap[0] and has_cap[-1]
+    assert points[0]["test"]["stopped_by"] == {"end": 1.0, "method": 0.0, "cap": 0.0}
+    for point in points[has_cap.index(True) :]:
+        assert point["inference_knobs"]["cap_rule"] == "stop"
+        assert point["test"]["gflops_p95"] <= point["inference_knobs"]["max_gflops"]
+        # One that had refused nothing would be another's equal, and not be kept.
+        assert max(point[split]["stopped_by"]["cap"] for split in ("val", "test")) > 0
+
+
+def test_a_study_may_search_the_rule_and_a_cap_that_a_method_cannot_have_is_refused_first(base, tmp_path):
+    for rule in ("stop", "cheap"):
+        asked = {"gate_offset": 100.0, "max_gflops": 0.002, "cap_rule": rule}
+        (point,) = run(base, tmp_path / rule, inference_setting=asked)["points"]
+        assert point["inference_knobs"].items() >= asked.items() and point["test"]["stopped_by"]["cap"] > 0
+    with pytest.raises(UsageError, match="top_k has no max_gflops"):
+        run(base, tmp_path / "none", method="top_k", model={}, inference_setting={"max_gflops": 1.0})
+    assert not (tmp_path / "none").exists()
+
+
 def test_paper_accounting_counts_less_of_the_recurrent_part(base, tmp_path):
     honest, paper = run(base, tmp_path / "a"), run(base, tmp_path / "b", accounting="paper")
     assert paper["accounting"] == "paper"

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from paretovid.trainables.caps import DEFAULT_CAPS, KNOBS, Cap, CapUnits, check_caps
 from paretovid.trainables.cost import ComponentCost
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.layers.frame_agent import (
@@ -84,6 +85,8 @@ class JumpingAgentConfig:
         0.9,
     )
     """Values of `stop_threshold` to answer besides the natural one and 1."""
+    caps: tuple[CapUnits, ...] = DEFAULT_CAPS
+    """Caps to evaluate, in units of what one look costs, at the natural `stop_threshold` and at 1."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -92,13 +95,14 @@ class JumpingAgentConfig:
                 f"jumps cannot be {list(self.jumps)}", "Give shares from -1 to 1, none of them 0."
             )
         check_distinct("thresholds", self.thresholds)
+        check_caps(self.caps)
 
 
 class _JumpingAgent(Method):
     """What both agents share: all but the policy."""
 
     Config: ClassVar[type[Any]] = JumpingAgentConfig
-    inference_knobs = (STOP_THRESHOLD,)
+    inference_knobs = (STOP_THRESHOLD, *KNOBS)
     is_baseline: ClassVar[bool] = True
 
     @classmethod
@@ -167,15 +171,17 @@ class _JumpingAgent(Method):
             stop = torch.sigmoid(self.agent.deciders["stop"](hidden)).squeeze(-1)
             return Decision(stop=stop > threshold, trace={"stop": stop})
 
-        return self.agent.run(provider, self.config.steps, decide)
+        return self.agent.run(provider, self.config.steps, decide, Cap.of(setting, self))
 
     def settings(self) -> list[Setting]:
         return [{"stop_threshold": STOP_THRESHOLD.default}, {"stop_threshold": STOP_THRESHOLD.high}]
 
     def stop_points(self, outcome: Outcome, setting: Setting) -> list[tuple[Setting, Outcome]]:
-        if setting != self.settings()[1]:
+        if setting not in self.settings():
             return []
-        answered: list[tuple[Setting, Outcome]] = []
+        answered = self.agent.under_caps(outcome, setting, self.config.caps)
+        if setting == self.settings()[0]:
+            return answered
         known = [point["stop_threshold"] for point in self.settings()]
         for threshold in (each for each in self.config.thresholds if each not in known):
             goes_on = (outcome.trace["stop"] <= threshold).long().cumprod(dim=1)

@@ -259,7 +259,7 @@ class RandomClips(_ClipBaseline):
 
     def _narrowed(self, outcome: Outcome, setting: Setting) -> Outcome:
         trace = outcome.trace
-        to_motion = trace["valid"] & (trace["drawn"] < setting["share"])
+        to_motion = trace["valid"] & (trace["drawn"] < float(setting["share"]))
         calls = {
             name: to_motion.sum(dim=1) if f"per_motion/{name}" in trace else count
             for name, count in outcome.calls.items()

@@ -243,6 +243,9 @@ class ModelCascade(_PoolBaseline):
     """See the module's text. With several labels a video, the least certain of them decides: |2 p - 1|, from 0 to 1."""
 
     name: ClassVar[str] = "model_cascade"
+    no_cap: ClassVar[str] = (
+        "it asks whole models one after another, each over all of its clips, not step by step"
+    )
     Config: ClassVar[type[Any]] = ModelCascadeConfig
     inference_knobs = (CONFIDENCE, CLIPS)
 
@@ -285,7 +288,7 @@ class ModelCascade(_PoolBaseline):
         return [natural, *({"confidence": CONFIDENCE.high, "clips": n} for n in self.config.clip_counts)]
 
     def stop_points(self, outcome: Outcome, setting: Setting) -> list[tuple[Setting, Outcome]]:
-        if setting["confidence"] < CONFIDENCE.high:
+        if float(setting["confidence"]) < CONFIDENCE.high:
             return []  # it stopped early: what came later was not seen
         further: list[Setting] = [{**setting, "confidence": value} for value in self.config.confidences]
         known = self.settings()

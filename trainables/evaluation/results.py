@@ -64,17 +64,14 @@ class OperatingPoint:
         }
 
     @classmethod
-    def from_json(cls, data: Fields, index: int, objective: str) -> OperatingPoint:
+    def from_json(cls, data: Fields, index: int, objective: str, method: str) -> OperatingPoint:
         """What `to_json` wrote. Raises `DataError` or `NonFiniteError` that name the point, split and field."""
         point = data.text("id")
         return cls(
             id=point,
             index=index,
             is_default=data.flag("natural", False),
-            inference_knobs={
-                name: value if isinstance(value, str) else float(value)
-                for name, value in data.values_by_name("inference_knobs").items()
-            },
+            inference_knobs=_setting(data, method),
             val=Metrics.from_json(data.fields("val"), objective),
             test=Metrics.from_json(data.fields("test"), objective),
         )
@@ -205,6 +202,7 @@ class TrialResult:
         fields = Fields(data, where, _HINT)
         is_first = fields.check_version(VERSION) == 1
         objective = fields.text("objective", MAP if is_first else None)
+        method = fields.text("method")
         points = fields.list_of_fields("points")
         if not points:
             raise DataError(f"{where} holds no operating point", _HINT)
@@ -213,7 +211,7 @@ class TrialResult:
             trial=fields.text("trial"),
             sweep=fields.text("sweep"),
             digest=fields.text("digest", "" if is_first else None),
-            method=fields.text("method"),
+            method=method,
             objective=objective,
             is_baseline=fields.flag("is_baseline"),
             deployable=fields.flag("deployable"),
@@ -230,10 +228,24 @@ class TrialResult:
             accounting=fields.text("accounting"),
             parameters=fields.whole("parameters") if "parameters" in fields else None,
             history=_history(training),
-            points=tuple(OperatingPoint.from_json(each, i, objective) for i, each in enumerate(points)),
+            points=tuple(
+                OperatingPoint.from_json(each, i, objective, method) for i, each in enumerate(points)
+            ),
             warnings=fields.texts("remarks", ()),
             seconds=fields.number("seconds"),
         )
+
+
+def _setting(point: Fields, method: str) -> dict[str, float | str]:
+    """A point's inference knobs; a cap of before there was a rule has the one that it was measured with."""
+    values = {
+        name: value if isinstance(value, str) else float(value)
+        for name, value in point.values_by_name("inference_knobs").items()
+    }
+    if values.get("max_gflops") and "cap_rule" not in values:
+        # LiteEval's cap was what is now `cheap`, and HCMS's what is now `stop`.
+        values["cap_rule"] = "cheap" if method in ("lite_eval", "random_gate") else "stop"
+    return values
 
 
 def _history(training: Fields) -> tuple[Mapping[str, float], ...]:

@@ -6,9 +6,13 @@ network is a stack of two levels (`gated_stack.py`); its sizes, its accounting a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
+
+from paretovid.trainables.caps import METHOD, Cap, points_under_caps
 from paretovid.trainables.cost import ComponentCost
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.layers.gated_stack import Gate, GatedLevels, LevelSize, Limits
@@ -69,14 +73,13 @@ def coarse_to_fine(
     )
 
 
-def run_setting(network: GatedLevels, provider: Provider, gate: Gate, setting: Setting) -> Outcome:
-    """A run with `online_k` (stop right after the K-th fine read; 0: never) and `max_gflops` (0: no cap).
+def run_setting(network: GatedLevels, provider: Provider, gate: Gate, setting: Setting, cap: Cap) -> Outcome:
+    """A run with `online_k` (stop right after the K-th fine read; 0: never) under a cap.
 
-    What the cap does not pay for is not looked at; coarse looks go on for as long as they fit. Raises
-    `UsageError` if it does not pay for the first of them.
+    Raises `UsageError` if the cap does not pay for the first coarse look.
     """
-    limits = Limits(max_gflops=float(setting.get("max_gflops", 0)), top_runs=int(setting.get("online_k", 0)))
-    return network.run(provider, [gate], limits)
+    limits = Limits(cap=cap, top_runs=int(setting.get("online_k", 0)))
+    return network.run(provider, [gate], limits, traces_every_level=not cap.is_set)
 
 
 def stopped_after(network: GatedLevels, outcome: Outcome, reads: int) -> Outcome:
@@ -84,7 +87,19 @@ def stopped_after(network: GatedLevels, outcome: Outcome, reads: int) -> Outcome
     use = outcome.trace["ran"][..., 1].long()
     # A step counts if fewer than `reads` fine reads came before it.
     kept = use.cumsum(dim=1) - use < reads
-    return network.cut(outcome, outcome.trace["ran"] & kept[..., None])
+    cut = network.cut(outcome, outcome.trace["ran"] & kept[..., None])
+    is_early = (cut.decisions > 0).sum(dim=1) < (outcome.decisions > 0).sum(dim=1)
+    assert outcome.stopped_by is not None
+    return dataclasses.replace(cut, stopped_by=torch.where(is_early, METHOD, outcome.stopped_by))
+
+
+def levels_under_caps(
+    network: GatedLevels, outcome: Outcome, setting: Setting, caps: Sequence[float]
+) -> list[tuple[Setting, Outcome]]:
+    """What a run would have given under each cap, in steps, from one without any that traced every level."""
+    return points_under_caps(
+        outcome, setting, caps, lambda fits: network.cut(outcome, fits.view(outcome.trace["ran"].shape))
+    )
 
 
 def paper_component_costs(network: GatedLevels) -> dict[str, ComponentCost]:

@@ -127,6 +127,11 @@ class GlobalMemory(nn.Module):
             provider.charge(self.component, index >= 0)
         return self._encode(torch.stack(read, dim=1), steps, provider.num_steps)
 
+    def most_macs(self, provider: Provider) -> int:
+        """Multiply-accumulates of reading a memory whose every entry is there."""
+        names = (provider.components[self.source], self.component)
+        return self.config.frames * sum(provider.costs[name].macs for name in names)
+
     def context(self, memory: Memory, hidden: Tensor) -> Tensor:
         """Eq. 2 and u_t: what the state `[B, H]` asks for, `[B, D]`."""
         assert self.query is not None

@@ -37,6 +37,7 @@ from typing import Annotated, Any, ClassVar, Literal, final
 import torch
 from torch import Tensor
 
+from paretovid.trainables.caps import DEFAULT_CAPS, KNOBS, Cap, CapUnits, check_caps
 from paretovid.trainables.cost import ComponentCost
 from paretovid.trainables.errors import NonFiniteError, UsageError
 from paretovid.trainables.layers.frame_agent import (
@@ -90,6 +91,7 @@ MAX_ENTROPY = InferenceKnob(
     high=1.0,
     description="stop when the prediction's entropy, as a share of the largest possible, is below this; 0: off",
 )
+_OWN_KNOBS = (MU, PATIENCE, STOP_RULE, MAX_ENTROPY)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,6 +143,8 @@ class AdaFrameConfig:
         0.5,
         0.7,
     )
+    caps: tuple[CapUnits, ...] = DEFAULT_CAPS
+    """Caps to evaluate, in units of what one look costs, at the natural setting and where the utility stops nobody."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -160,6 +164,7 @@ class AdaFrameConfig:
         check_distinct("patiences", self.patiences)
         check_distinct("stop_rules", self.stop_rules)
         check_distinct("max_entropies", self.max_entropies)
+        check_caps(self.caps)
 
 
 @final
@@ -215,7 +220,7 @@ class AdaFrame(Method):
 
     name: ClassVar[str] = "ada_frame"
     Config: ClassVar[type[Any]] = AdaFrameConfig
-    inference_knobs = (MU, PATIENCE, STOP_RULE, MAX_ENTROPY)
+    inference_knobs = (*_OWN_KNOBS, *KNOBS)
 
     @classmethod
     def sources_of(cls, config: AdaFrameConfig) -> tuple[str, ...]:
@@ -296,16 +301,19 @@ class AdaFrame(Method):
                 trace={"utility": utility, "entropy": entropy},
             )
 
-        return self.agent.run(provider, self.config.steps, decide)
+        return self.agent.run(provider, self.config.steps, decide, Cap.of(setting, self))
 
     def settings(self) -> list[Setting]:
-        natural = {knob.name: knob.default for knob in self.inference_knobs}
+        natural = {knob.name: knob.default for knob in _OWN_KNOBS}
         # All others are answered from the second: a walk that the utility never ends.
         return [natural, {**natural, "mu": NEVER}]
 
     def stop_points(self, outcome: Outcome, setting: Setting) -> list[tuple[Setting, Outcome]]:
-        if setting != self.settings()[1]:
+        if setting not in self.settings():
             return []
+        capped = self.agent.under_caps(outcome, setting, self.config.caps)
+        if setting == self.settings()[0]:
+            return capped
         config = self.config
         others = [
             {**setting, "mu": mu, "patience": patience, "stop_rule": rule}
@@ -315,7 +323,7 @@ class AdaFrame(Method):
         ]
         others += [{**setting, "max_entropy": entropy} for entropy in config.max_entropies]
         known = self.settings()
-        return [(other, self._stopped(outcome, other)) for other in others if other not in known]
+        return [(other, self._stopped(outcome, other)) for other in others if other not in known] + capped
 
     def _stopped(self, outcome: Outcome, setting: Setting) -> Outcome:
         """What a recorded walk would have given at another setting."""

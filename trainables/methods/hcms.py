@@ -34,11 +34,12 @@ Departures from the paper, and why:
   per epoch.
 
 Budget knobs: gamma_l and lambda in training. At inference `gate_offset_l` (ours: added to the "use" logit of
-level l) and `max_gflops`, a cap per video (Table 2). Under a cap, **a video is answered right before the first
-run of a level that would take its cost past the cap**: the backbone, projection, cell and next gate of that
-level together, with the cost of the answer itself held in reserve. What was read at that step before counts;
-the level that was refused, and those above, are skipped there as any skipped level is. Until then the run is
-the run without a cap, so one pass answers every cap. A cap below the cheapest answer is an error.
+level l) and `max_gflops`, a cap per video (Table 2). Under a cap (`caps.py`; `cap_rule=stop`), **a video is answered
+right before the first run of a level that would take its cost past the cap**: the backbone, projection, cell and next
+gate of that level together, with the cost of the answer itself held in reserve. What was read at that step before
+counts; the level that was refused, and those above, are skipped there as any skipped level is. Until then the run is
+the run without a cap, so one pass answers every cap. With `cap_rule=cheap` the refused level alone is skipped, and the
+video goes on. A cap below the cheapest answer is an error.
 """
 
 from __future__ import annotations
@@ -49,18 +50,12 @@ from typing import Annotated, Any, ClassVar, Literal, final
 
 from torch import Tensor, nn
 
+from paretovid.trainables.caps import DEFAULT_CAPS, KNOBS_WITH_CHEAP, Cap, CapUnits, check_caps
 from paretovid.trainables.cost import ComponentCost
 from paretovid.trainables.errors import UsageError
+from paretovid.trainables.layers.coarse_to_fine import levels_under_caps
 from paretovid.trainables.layers.functional import classification_loss
-from paretovid.trainables.layers.gated_stack import (
-    MAX_GFLOPS,
-    Decide,
-    Gate,
-    GatedLevels,
-    LevelSize,
-    Limits,
-    affordable,
-)
+from paretovid.trainables.layers.gated_stack import Decide, Gate, GatedLevels, LevelSize, Limits
 from paretovid.trainables.layers.recurrent import CellKind, gumbel_use
 from paretovid.trainables.method import Method, check_distinct, register
 from paretovid.trainables.outcome import Batch, InferenceKnob, Loss, Outcome, Progress, Setting
@@ -69,7 +64,6 @@ from paretovid.trainables.ranges import (
     Dropout,
     OpenFraction,
     PositiveFraction,
-    Range,
     Weight,
     Width,
     check_ranges,
@@ -148,14 +142,6 @@ def check_sources(sources: Sequence[str]) -> None:
         )
 
 
-def check_caps(caps: Sequence[float]) -> None:
-    """Raises `UsageError` for caps that cannot be evaluated; none at all is allowed."""
-    if caps:
-        check_distinct("caps", caps)
-
-
-Cap = Annotated[float, Range(1e-3, 1e6)]
-"""In units of what one step with every source costs."""
 Skip = Annotated[
     OpenFraction, "gamma is the share of steps at which the level is skipped; a share u used is skip = 1 - u."
 ]
@@ -181,7 +167,7 @@ class HcmsConfig:
     """The Gumbel temperature falls from 1 to this, which it reaches after 60 % of training."""
     gate_offsets: tuple[Annotated[float, GATE_OFFSETS[0].range], ...] = (0.0, -2.0, -1.0, 1.0, 2.0)
     """Inference settings to evaluate: each at all gates together and at each gate alone. 0 is the natural one."""
-    caps: tuple[Cap, ...] = (0.5, 1.0, 2.0, 4.0, 8.0)
+    caps: tuple[CapUnits, ...] = DEFAULT_CAPS
     """Caps to evaluate, in units of what one step with every source costs, the answer not counted."""
 
     def __post_init__(self) -> None:
@@ -235,33 +221,9 @@ def hierarchy(
     )
 
 
-def run_capped(network: GatedLevels, provider: Provider, gates: Sequence[Gate], setting: Setting) -> Outcome:
-    """A run that is answered before a video's cost would pass `max_gflops` (0: no cap)."""
-    limits = Limits(max_gflops=float(setting.get("max_gflops", 0)), ends_when_refused=True)
-    return network.run(provider, gates, limits, traces_every_level=not limits.may_stop)
-
-
-def points_under_caps(
-    network: GatedLevels, outcome: Outcome, setting: Setting, caps: Sequence[float]
-) -> list[tuple[Setting, Outcome]]:
-    """What `run_capped` would have given under each cap, from a run without one.
-
-    Arguments:
-        caps: in units of what one step with every source costs. Those that do not pay for an answer are left
-            out; costs alone decide that, so it is the same for every batch.
-    """
-    if setting.get("max_gflops"):
-        return []
-    ran, macs = outcome.trace["ran"], outcome.trace["macs"]
-    step = float(macs[:-1].sum()) / 1e9
-    cheapest = float(macs[0] + macs[-1]) / 1e9
-    # Rounded, as these are the values that users read and type.
-    limits = [float(f"{cap * step:.3g}") for cap in caps]
-    return [
-        ({**setting, "max_gflops": limit}, network.cut(outcome, affordable(ran, macs, limit)))
-        for limit in dict.fromkeys(limits)
-        if limit >= cheapest
-    ]
+def run_capped(network: GatedLevels, provider: Provider, gates: Sequence[Gate], cap: Cap) -> Outcome:
+    """A run under a cap; without one it keeps what `levels_under_caps` needs."""
+    return network.run(provider, gates, Limits(cap=cap), traces_every_level=not cap.is_set)
 
 
 @register
@@ -271,7 +233,7 @@ class Hcms(Method):
 
     name: ClassVar[str] = "hcms"
     Config: ClassVar[type[Any]] = HcmsConfig
-    inference_knobs = (*GATE_OFFSETS, MAX_GFLOPS)
+    inference_knobs = (*GATE_OFFSETS, *KNOBS_WITH_CHEAP)
 
     @classmethod
     def sources_of(cls, config: HcmsConfig) -> tuple[str, ...]:
@@ -323,7 +285,7 @@ class Hcms(Method):
         return (skips - targets).square().sum(dim=1).mean()
 
     def run(self, provider: Provider, setting: Setting) -> Outcome:
-        return run_capped(self.network, provider, self._gates_at(setting), setting)
+        return run_capped(self.network, provider, self._gates_at(setting), Cap.of(setting, self))
 
     def _gates_at(self, setting: Setting) -> list[Gate]:
         """The gates with the setting's offsets. Raises `UsageError` for one of a level that is not there."""
@@ -360,7 +322,7 @@ class Hcms(Method):
         return list(found)
 
     def stop_points(self, outcome: Outcome, setting: Setting) -> list[tuple[Setting, Outcome]]:
-        return points_under_caps(self.network, outcome, setting, self.config.caps)
+        return levels_under_caps(self.network, outcome, setting, self.config.caps)
 
     def component_costs(self) -> dict[str, ComponentCost]:
         gates = {

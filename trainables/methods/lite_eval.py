@@ -23,7 +23,9 @@ Departures from the paper, and why:
   so that it stays near 1: `temperature_floor=1` gives that.
 
 Budget knobs: gamma and lambda in training; at inference `gate_offset` (ours: added to the "use" logit),
-`online_k` (the paper's online mode: answer right after the K-th close look) and `max_gflops` (a cap per video).
+`online_k` (the paper's online mode: answer right after the K-th close look) and a cap per video (`caps.py`): `cap_rule`
+`stop` answers right before the first look that would pass `max_gflops`, `cheap` leaves out the close look and goes on
+coarsely. (Versions that were promoted before there was a `cap_rule` do what is now `cheap`.)
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from typing import Annotated, Any, ClassVar, Literal, final
 
 from torch import Tensor
 
+from paretovid.trainables.caps import DEFAULT_CAPS, KNOBS_WITH_CHEAP, Cap, CapUnits, check_caps
 from paretovid.trainables.cost import ComponentCost
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.layers.coarse_to_fine import (
@@ -41,12 +44,13 @@ from paretovid.trainables.layers.coarse_to_fine import (
     FINE,
     NetworkConfig,
     coarse_to_fine,
+    levels_under_caps,
     paper_component_costs,
     run_setting,
     stopped_after,
 )
 from paretovid.trainables.layers.functional import classification_loss
-from paretovid.trainables.layers.gated_stack import MAX_GFLOPS, Gate
+from paretovid.trainables.layers.gated_stack import Gate
 from paretovid.trainables.layers.recurrent import gumbel_use
 from paretovid.trainables.method import Method, check_distinct, register
 from paretovid.trainables.outcome import Batch, InferenceKnob, Loss, Outcome, Progress, Setting
@@ -89,6 +93,8 @@ class LiteEvalConfig:
     gate_offsets: tuple[Annotated[float, GATE_OFFSET.range], ...] = (0.0, -2.0, -1.0, -0.5, 0.5, 1.0, 2.0)
     """Inference settings to evaluate; 0 is the natural one."""
     online_ks: tuple[Annotated[int, Range(1, ONLINE_K.high)], ...] = (1, 2, 3, 4, 6, 8)
+    caps: tuple[CapUnits, ...] = DEFAULT_CAPS
+    """Caps to evaluate at each of the `gate_offsets`, in units of what one step with both looks costs."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -96,6 +102,7 @@ class LiteEvalConfig:
             raise UsageError(f"unknown usage_reduction: {self.usage_reduction!r}", "Allowed: batch, video.")
         check_distinct("gate_offsets", self.gate_offsets)
         check_distinct("online_ks", self.online_ks)
+        check_caps(self.caps)
 
 
 @register
@@ -105,7 +112,7 @@ class LiteEval(Method):
 
     name: ClassVar[str] = "lite_eval"
     Config: ClassVar[type[Any]] = LiteEvalConfig
-    inference_knobs = (GATE_OFFSET, ONLINE_K, MAX_GFLOPS)
+    inference_knobs = (GATE_OFFSET, ONLINE_K, *KNOBS_WITH_CHEAP)
 
     @classmethod
     def sources_of(cls, config: LiteEvalConfig) -> tuple[str, ...]:
@@ -152,19 +159,19 @@ class LiteEval(Method):
             logits = self.gate(seen)
             return logits[:, 1] + offset > logits[:, 0]
 
-        return run_setting(
-            self.network, provider, Gate(decide=decide, component=f"{self.name}.gate"), setting
-        )
+        gate = Gate(decide=decide, component=f"{self.name}.gate")
+        return run_setting(self.network, provider, gate, setting, Cap.of(setting, self))
 
     def settings(self) -> list[Setting]:
         offsets = (0.0, *(offset for offset in self.config.gate_offsets if offset != 0.0))
         return [{"gate_offset": offset, "online_k": 0} for offset in offsets]
 
     def stop_points(self, outcome: Outcome, setting: Setting) -> list[tuple[Setting, Outcome]]:
-        return [
+        online: list[tuple[Setting, Outcome]] = [
             ({**setting, "online_k": k}, stopped_after(self.network, outcome, k))
             for k in self.config.online_ks
         ]
+        return online + levels_under_caps(self.network, outcome, setting, self.config.caps)
 
     def component_costs(self) -> dict[str, ComponentCost]:
         return {**self.network.component_costs(), f"{self.name}.gate": self.network.gate_cost(self.gate, 1)}

@@ -276,7 +276,7 @@ class ModelSelectionLocalization(Method):
     def settings(self) -> list[Setting]:
         natural: Setting = {"theta": THETA.default}
         if self.config.fallback == "argmax":  # then no theta computes motion everywhere
-            return [natural, *({"theta": t} for t in self.config.thetas if t < THETA.default)]
+            return [natural, *({"theta": t} for t in self.config.thetas if t < float(THETA.default))]
         # All others are answered from the second, which does.
         return [natural, {"theta": THETA.high}]
 
@@ -290,7 +290,7 @@ class ModelSelectionLocalization(Method):
     def _narrowed(self, outcome: Outcome, setting: Setting) -> Outcome:
         """What a run that computed motion everywhere would have given at another setting."""
         trace = outcome.trace
-        to_motion = self._to_motion(trace["confidence"], trace["valid"], setting["theta"])
+        to_motion = self._to_motion(trace["confidence"], trace["valid"], float(setting["theta"]))
         calls = {
             name: to_motion.sum(dim=1) if f"per_motion/{name}" in trace else count
             for name, count in outcome.calls.items()

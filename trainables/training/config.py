@@ -44,7 +44,7 @@ class TrialConfig:
     """Fields of the method's Config, the knobs' values included."""
     training_knobs: dict[str, Finite | str] = field(default_factory=dict)
     """The knobs as the search knows them (`gamma`), for the record."""
-    inference_setting: dict[str, Finite] | None = None
+    inference_setting: dict[str, Finite | str] | None = None
     """Evaluate this setting only, with inference knobs searched by the study (`search.inference_knobs=study`)."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     seed: Seed = 0

@@ -70,7 +70,7 @@ def raising(error: BaseException) -> Run:
 def test_help_imports_nothing_heavy(command: list[str]) -> None:
     code = (
         "import sys\n"
-        "from paretovid.platform.cli import main\n"
+        "from paretovid.platform.cli.main import main\n"
         "try: main([*sys.argv[1:], '--help'])\n"
         f"finally: print('heavy:', [name for name in {HEAVY} if name in sys.modules])\n"
     )
@@ -214,7 +214,7 @@ def test_json_is_never_written_with_nan(replace: Callable[[str, Run], None], cap
 def test_a_reader_that_leaves_is_no_traceback() -> None:
     code = (
         "import sys\n"
-        "from paretovid.platform import cli, commands\n"
+        "from paretovid.platform.cli import main as cli, commands\n"
         "commands.models = lambda _: commands.Answer(text='line\\n' * 100_000)\n"
         "sys.exit(cli.main(['models']))\n"
     )
@@ -344,7 +344,7 @@ def test_memory_is_the_containers_if_that_is_less(limit: str, gib: int, tmp_path
 def test_predict_goes_on_past_a_bad_video(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     good: dict[str, Any] = {"path": "a.mp4", "labels": [{"label": "three", "score": 0.9}], "gflops": 0.5}
     good |= {"calls": {"fine": 2}, "steps": ["coarse", "fine", "fine"], "error": None}
-    good |= {"notes": ["no audio: silence"]}
+    good |= {"notes": ["no audio: silence"], "stopped_by": "cap"}
     bad: dict[str, Any] = {
         "path": "b.txt",
         "labels": [],
@@ -354,14 +354,17 @@ def test_predict_goes_on_past_a_bad_video(monkeypatch: pytest.MonkeyPatch, capsy
         "notes": [],
         "error": "not a video",
     }
-    monkeypatch.setattr(commands, "_predict_document", lambda _: {"model": "m", "videos": [good, bad]})
+    document = {"model": "m", "videos": [good, bad], "notes": ["of both videos"]}
+    monkeypatch.setattr(commands, "_predict_document", lambda _: document)
     assert cli.main(["predict", "m", "a.mp4", "b.txt"]) == 1
     assert capsys.readouterr().out.splitlines() == [
         "a.mp4: three 0.900",
         "  0.5 GFLOPs; looked at 2 of 3 steps closely (steps 1, 2)",
         "  calls: fine x 2",
+        "  the cap refused at least one look",
         "  note: no audio: silence",
         "b.txt: not a video",
+        "note: of both videos",
     ]
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -15,8 +16,9 @@ from paretovid.platform.config.load import (
     to_record,
     training_settings,
 )
-from paretovid.platform.config.resolve import resolve_methods
+from paretovid.platform.config.resolve import resolve, resolve_methods
 from paretovid.platform.sweeps.sweep import plan_sweep
+from paretovid.search_spaces.schema import KnobConfig
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.layers.timestep_selector import SelectorShape, build_selector, save_selector
 
@@ -241,3 +243,26 @@ def test_a_pool_that_cannot_be_is_told_before_anything_is_made(
     with pytest.raises(UsageError, match=said):
         plan_sweep(load_sweep_config(["method=model_selection", f"home={tmp_path}", *words]))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("method", "name", "knob", "message"),
+    [
+        (
+            "video_epitoma",
+            "max_gflops",
+            KnobConfig(low=0.1, high=1.0),
+            "video_epitoma has no max_gflops: it settles",
+        ),
+        ("ada_frame", "cap_rule", KnobConfig(choices=["stop", "cheap"]), "cap_rule of ada_frame cannot be"),
+        ("lite_eval", "cap_rule", KnobConfig(low=0.0, high=1.0), "cap_rule of lite_eval cannot be a range"),
+        ("lite_eval", "cap_rule", KnobConfig(choices=["stop", "cheap"]), None),
+    ],
+)
+def test_a_cap_that_a_method_cannot_have_is_refused_before_work_begins(
+    method: str, name: str, knob: KnobConfig, message: str | None
+) -> None:
+    config = load_sweep_config([f"method={method}"])
+    config.method.inference_knobs[name] = knob
+    with pytest.raises(UsageError, match=message) if message else contextlib.nullcontext():
+        resolve(config)

@@ -16,12 +16,13 @@ from torch import Tensor
 
 from paretovid.trainables.backbones.catalog import FAMILIES, component, save_backbone
 from paretovid.trainables.baselines.random_levels import RandomLevels
+from paretovid.trainables.caps import within
 from paretovid.trainables.catalog import build_method, method_config
 from paretovid.trainables.data.dataset import Dataset
 from paretovid.trainables.data.videos import VideoReader
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.evaluation.evaluate import Measured
-from paretovid.trainables.layers.gated_stack import Gate, GatedLevels, Limits, affordable
+from paretovid.trainables.layers.gated_stack import Gate, GatedLevels, Limits, spent_after
 from paretovid.trainables.methods.hcms import Hcms
 from paretovid.trainables.outcome import Batch, Outcome, Progress
 from paretovid.trainables.provider import FeatureProvider
@@ -264,11 +265,11 @@ def test_one_pass_answers_every_cap_and_no_video_passes_it(offsets: tuple[float,
     method, split = trained(), synthetic_split(num_videos=24)
     costs = synthetic_costs(method)
     uncapped = run_cached(method, split, at(*offsets))
-    ran, macs = uncapped.trace["ran"], uncapped.trace["macs"]
+    ran, spent_then = uncapped.trace["ran"], uncapped.trace["cap/spent"]
     unfinished = 0
     for cap in (0.0005, 0.011, 0.0125, 0.0605, 0.0615, 0.075, 0.13, 0.2, 0.5, 10.0):
         direct = run_cached(method, split, at(*offsets, max_gflops=cap))
-        cut = method.network.cut(uncapped, affordable(ran, macs, cap))
+        cut = method.network.cut(uncapped, within(spent_then, cap).view(ran.shape))
         torch.testing.assert_close(cut.scores, direct.scores)
         assert torch.equal(cut.decisions, direct.decisions)
         assert cut.calls.keys() >= direct.calls.keys()
@@ -304,8 +305,8 @@ def test_what_was_read_of_the_last_step_counts_and_the_rest_is_skipped() -> None
 def test_a_cap_of_exactly_the_cost_is_kept_and_one_multiply_accumulate_less_is_not() -> None:
     ran = torch.ones(1, 2, 1, dtype=torch.bool)
     macs = torch.tensor([8_388_608, 1])  # twice this and one more is the first integer that float32 lacks
-    assert affordable(ran, macs, 16_777_217 / 1e9).tolist() == [[[True], [True]]]
-    assert affordable(ran, macs, 16_777_216 / 1e9).tolist() == [[[True], [False]]]
+    assert within(spent_after(ran, macs), 16_777_217 / 1e9).tolist() == [[True, True]]
+    assert within(spent_after(ran, macs), 16_777_216 / 1e9).tolist() == [[True, False]]
     method, split = trained(), synthetic_split(num_videos=1)
     everything = run_cached(method, split, at(ALWAYS, ALWAYS))
     cost = float(synthetic_costs(method).gflops(everything.calls)[0])
@@ -327,7 +328,7 @@ def test_a_cap_below_the_cheapest_answer_says_what_that_costs() -> None:
 def test_caps_that_are_evaluated_pay_for_an_answer_and_are_the_same_for_every_batch() -> None:
     method = trained(sources=["motion", "fine", "audio"], caps=[0.1, 0.5, 1.0, 2.0])
     found = [
-        [setting["max_gflops"] for setting, _ in method.stop_points(run_cached(method, split, {}), {})]
+        [float(setting["max_gflops"]) for setting, _ in method.stop_points(run_cached(method, split, {}), {})]
         for split in (synthetic_split(num_videos=3, seed=4), synthetic_split(num_videos=9, seed=5))
     ]
     assert found[0] == found[1] and len(found[0]) == 2  # half a step does not pay for motion
