@@ -27,6 +27,7 @@ from safetensors.numpy import load_file
 from torch import nn
 
 from paretovid.platform.config.load import load_sweep_config
+from paretovid.platform.config.resolve import resolve_preparation
 from paretovid.platform.console.progress import Progress
 from paretovid.platform.preparation.prepare import prepare
 from paretovid.trainables import outcome
@@ -626,7 +627,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("ada_frame_results.json"))
     parser.add_argument("overrides", nargs="*")
     arguments = parser.parse_args()
-    prepared = prepare(load_sweep_config(["method=ada_frame", *arguments.overrides]), Progress(3))
+    prepared = prepare(
+        resolve_preparation(load_sweep_config(["method=ada_frame", *arguments.overrides])), Progress(3)
+    )
     folder = prepared.home.root / "benchmarks" / f"ada_frame-e{arguments.epochs}"
     runs = train_all(
         prepared, folder, TRIALS, seeds=arguments.seeds, epochs=arguments.epochs, workers=arguments.workers

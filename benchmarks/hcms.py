@@ -25,6 +25,7 @@ from safetensors.numpy import load_file
 from safetensors.torch import load_file as load_tensors
 
 from paretovid.platform.config.load import load_sweep_config
+from paretovid.platform.config.resolve import resolve_preparation
 from paretovid.platform.console.progress import Progress
 from paretovid.platform.preparation.prepare import Prepared, prepare
 from paretovid.trainables.catalog import build_method
@@ -598,7 +599,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("hcms_results.json"))
     parser.add_argument("overrides", nargs="*")
     arguments = parser.parse_args()
-    prepared = prepare(load_sweep_config(["method=hcms", *arguments.overrides]), Progress(3))
+    prepared = prepare(
+        resolve_preparation(load_sweep_config(["method=hcms", *arguments.overrides])), Progress(3)
+    )
     work = arguments.work or prepared.home.root / "benchmarks"
     folder = work / f"hcms-e{arguments.epochs}"
     points = train_all(

@@ -20,6 +20,7 @@ from claims import Point, settings_of, span, train_all
 from safetensors.numpy import load_file
 
 from paretovid.platform.config.load import load_sweep_config
+from paretovid.platform.config.resolve import resolve_preparation
 from paretovid.platform.console.progress import Progress
 from paretovid.platform.preparation.prepare import prepare
 from paretovid.trainables.evaluation.metrics import bootstrap_map_difference
@@ -257,7 +258,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*")
     arguments = parser.parse_args()
     config = load_sweep_config(arguments.overrides)
-    prepared = prepare(config, Progress(3))
+    prepared = prepare(resolve_preparation(config), Progress(3))
     folder = prepared.home.root / "benchmarks" / f"lite_eval-e{arguments.epochs}"
     points = train_all(
         prepared, folder, TRIALS, seeds=arguments.seeds, epochs=arguments.epochs, workers=arguments.workers

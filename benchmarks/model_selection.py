@@ -36,6 +36,7 @@ from claims import Point, Run, cost_at_quality, interval, span, table, train_all
 from safetensors.numpy import load_file
 
 from paretovid.platform.config.load import load_sweep_config
+from paretovid.platform.config.resolve import resolve_preparation
 from paretovid.platform.console.progress import Progress
 from paretovid.platform.preparation.prepare import Prepared, prepare
 from paretovid.trainables.backbones.training import is_for_backbones
@@ -924,7 +925,9 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*")
     arguments = parser.parse_args()
     document: dict[str, Any] = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
-    prepared = prepare(load_sweep_config(["method=model_selection", *arguments.overrides]), Progress(3))
+    prepared = prepare(
+        resolve_preparation(load_sweep_config(["method=model_selection", *arguments.overrides])), Progress(3)
+    )
     folder = arguments.out.parent
     for part in arguments.parts.split(","):
         print(f"\n## {part}\n")
@@ -945,7 +948,7 @@ def main() -> None:
             own = prepared
             if part == "mixed":
                 words = ["method=model_selection", "backbones=mixed_pool", *arguments.overrides]
-                own = prepare(load_sweep_config(words), Progress(3))
+                own = prepare(resolve_preparation(load_sweep_config(words)), Progress(3))
             document[part] = brief(own, of_part, part, arguments)
             print_brief(document[part])
         document[part] = {"code_version": code_version(), "measured": document[part]}

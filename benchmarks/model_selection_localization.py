@@ -23,6 +23,7 @@ from claims import Point, Run, interval, span, table, train_all
 from safetensors.torch import load_file
 
 from paretovid.platform.config.load import load_sweep_config, training_settings
+from paretovid.platform.config.resolve import resolve_preparation
 from paretovid.platform.console.progress import Progress
 from paretovid.platform.preparation.prepare import Prepared, prepare
 from paretovid.platform.records.trial import read_scores
@@ -514,7 +515,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*")
     arguments = parser.parse_args()
     config = load_sweep_config([f"method={METHOD}", *arguments.overrides])
-    prepared = prepare(config, Progress(3))
+    prepared = prepare(resolve_preparation(config), Progress(3))
     training = TrainingConfig(**training_settings(config))
     folder = prepared.home.root / "benchmarks" / f"{METHOD}-{prepared.dataset.name}"
     runs = train_all(

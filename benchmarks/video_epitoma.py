@@ -29,6 +29,7 @@ from claims import Point, Run, at, cost_at_quality, span, table, train_all
 from safetensors.numpy import load_file
 
 from paretovid.platform.config.load import load_sweep_config
+from paretovid.platform.config.resolve import resolve_preparation
 from paretovid.platform.console.progress import Progress
 from paretovid.platform.preparation.prepare import prepare
 from paretovid.trainables.provenance import code_version
@@ -314,7 +315,9 @@ def draw(
 
 def long_range(arguments: argparse.Namespace) -> None:
     """Claim (c) where context is what decides."""
-    prepared = prepare(load_sweep_config(["method=video_epitoma", *arguments.overrides]), Progress(3))
+    prepared = prepare(
+        resolve_preparation(load_sweep_config(["method=video_epitoma", *arguments.overrides])), Progress(3)
+    )
     folder = prepared.home.root / "benchmarks" / f"video_epitoma_long_range-e{arguments.epochs}"
     runs = train_all(
         prepared,
@@ -359,7 +362,9 @@ def long_range(arguments: argparse.Namespace) -> None:
 
 def selected(arguments: argparse.Namespace) -> None:
     """Table 2: a stand-alone selector before other classifiers and another network, against uniform timesteps."""
-    prepared = prepare(load_sweep_config(["method=video_epitoma", *arguments.overrides]), Progress(3))
+    prepared = prepare(
+        resolve_preparation(load_sweep_config(["method=video_epitoma", *arguments.overrides])), Progress(3)
+    )
     folder = prepared.home.root / "benchmarks" / f"video_epitoma-e{arguments.epochs}"
     about = {"seeds": arguments.seeds, "epochs": arguments.epochs, "workers": arguments.workers}
     rivals = ("uniform", "random", "uniform-motion", "random-motion")
@@ -444,7 +449,9 @@ def main() -> None:
         return long_range(arguments)
     if arguments.selected:
         return selected(arguments)
-    prepared = prepare(load_sweep_config(["method=video_epitoma", *arguments.overrides]), Progress(3))
+    prepared = prepare(
+        resolve_preparation(load_sweep_config(["method=video_epitoma", *arguments.overrides])), Progress(3)
+    )
     folder = prepared.home.root / "benchmarks" / f"video_epitoma-e{arguments.epochs}"
     runs = train_all(
         prepared, folder, TRIALS, seeds=arguments.seeds, epochs=arguments.epochs, workers=arguments.workers
