@@ -10,10 +10,11 @@ Shapes: B videos, T steps (padded to the longest of the batch), C classes, D_s t
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from torch import nn
 
@@ -28,6 +29,7 @@ from paretovid.trainables.outcome import (
     Setting,
     SourceFacts,
 )
+from paretovid.trainables.plugins import Catalog
 from paretovid.trainables.provider import Provider
 
 Task = Literal["classification", "localization"]
@@ -152,12 +154,53 @@ def check_distinct(name: str, values: Sequence[float]) -> None:
         raise UsageError(f"{name} cannot be {list(values)}", "Give one or more different numbers.")
 
 
-METHODS: dict[str, type[Method]] = {}
+def _checked(name: str, found: object, where: str) -> type[Method]:
+    """The class, if it keeps what can be told of the contract without building one (`testing.py` checks the rest).
+
+    Raises `UsageError` that says which rule it breaks.
+    """
+    broken = _broken_rule(name, found)
+    if broken is not None:
+        raise UsageError(
+            f"{where} breaks the contract of a method: {broken}", "trainables/method.py states the contract."
+        )
+    assert isinstance(found, type) and issubclass(found, Method)
+    return found
+
+
+def _broken_rule(name: str, found: object) -> str | None:
+    if not (isinstance(found, type) and issubclass(found, Method)):
+        return f"it is {found!r}, and must be a class derived from Method"
+    stated = getattr(found, "name", None)
+    if stated != name:
+        return f"its `name` is {stated!r}, and must be {name!r}, as it is registered"
+    if found.__abstractmethods__:
+        return f"it does not define {', '.join(sorted(found.__abstractmethods__))}"
+    if found.task not in get_args(Task):
+        return f"its `task` is {found.task!r}, and must be one of {', '.join(get_args(Task))}"
+    config = getattr(found, "Config", None)
+    if not (isinstance(config, type) and dataclasses.is_dataclass(config)):
+        return "its `Config` must be a dataclass"
+    if not config.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+        return "its `Config` must be frozen"
+    missing = dataclasses.MISSING
+    open_fields = [
+        field.name
+        for field in dataclasses.fields(config)
+        if field.default is missing and field.default_factory is missing
+    ]
+    if open_fields:
+        return f"every field of its `Config` must have a default, and {', '.join(open_fields)} has none"
+    knobs = [getattr(knob, "name", None) for knob in found.inference_knobs]
+    if None in knobs or len(set(knobs)) != len(knobs):
+        return "its `inference_knobs` must be InferenceKnob, each name once"
+    return None
+
+
+METHODS: Catalog[type[Method]] = Catalog("method", "paretovid.methods", _checked)
 
 
 def register(cls: type[Method]) -> type[Method]:
-    """Class decorator: makes a method known by its name. A duplicate name is an error."""
-    if cls.name in METHODS:
-        raise ValueError(f"method {cls.name!r} is registered twice: {METHODS[cls.name]} and {cls}")
-    METHODS[cls.name] = cls
+    """Class decorator: makes a method known by its name. Raises `UsageError` if another one has it."""
+    METHODS.register(cls.name, cls, f"{cls.__module__}:{cls.__qualname__}")
     return cls

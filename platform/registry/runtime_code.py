@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import re
 from pathlib import Path
 
 PACKAGE = "paretovid.trainables"
 PREFIX = "paretovid_runtime_"
 _ROOT = Path(__file__).parents[2] / "trainables"
+_ENTRY = re.compile(rf"{re.escape(PACKAGE)}(\.\w+)+(:\w+)?")
+"""A catalog names its entries by import strings."""
 
 
 def _module_path(root: Path, name: str) -> Path | None:
@@ -33,6 +36,8 @@ def _imports(path: Path) -> set[str]:
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Constant) and _ENTRY.fullmatch(str(node.value)):
+            names = [str(node.value).partition(":")[0]]
         else:
             continue
         for name in names:
