@@ -62,6 +62,11 @@ class Entry:
         """The module that has to be imported for it."""
         return self.where.partition(":")[0]
 
+    @property
+    def is_own(self) -> bool:
+        """Whether it is of this package."""
+        return self.module.startswith(f"{_OURS}.")
+
     def __str__(self) -> str:
         return f"{self.where} (of {self.plugin})" if self.plugin else self.where
 
@@ -388,6 +393,42 @@ def _source_of(name: str, tops: set[str]) -> Path | None:
             if path.is_file():
                 return path
     return None
+
+
+def plugin_roots() -> list[Path]:
+    """The packages and single files of the modules of `plugins=[...]`, for nodes that lack them."""
+    roots = set()
+    for name, path in own_modules(used_plugins()).items():
+        is_package = path.name == "__init__.py"
+        roots.add(
+            path if "." not in name and not is_package else path.parents[name.count(".") - (not is_package)]
+        )
+    return sorted(roots)
+
+
+def check_travels(entry: Entry, what: str) -> None:
+    """Checks that workers will know an entry and that it can be promoted.
+
+    Arguments:
+        what: it is, for messages: `method mine`.
+
+    Raises `UsageError` if its module is imported in this process only, or if its files import more of this package than
+    travels with a model.
+    """
+    if entry.is_own:
+        return
+    if entry.module not in own_modules(plugin_modules()):
+        raise UsageError(
+            f"the {what} was registered by importing {entry.module}, which no worker imports",
+            f"Give plugins=[{entry.module}], or declare it as an entry point: docs/plugins.md.",
+        )
+    for name, path in own_modules([entry.module]).items():
+        for imported in imported_names(path, name):
+            if imported.startswith("paretovid.") and not f"{imported}.".startswith("paretovid.trainables."):
+                raise UsageError(
+                    f"the {what} cannot be promoted: {path} imports {imported}, which does not travel with a model",
+                    "A plug-in's method and backbones import nothing of paretovid but paretovid.trainables.",
+                )
 
 
 def search_space_folders() -> list[Path]:

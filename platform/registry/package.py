@@ -13,7 +13,11 @@ from typing import Any
 
 from paretovid.platform.fronts.front import FrontPoint
 from paretovid.platform.records.trial import TrialRecord
-from paretovid.platform.registry.runtime_code import rewritten, write_runtime_package
+from paretovid.platform.registry.runtime_code import (
+    rewritten,
+    third_party_requirements,
+    write_runtime_package,
+)
 from paretovid.platform.storage.home import Home
 from paretovid.platform.storage.mirror import fetch
 from paretovid.trainables.backbones import catalog as components
@@ -21,6 +25,8 @@ from paretovid.trainables.backbones.catalog import read_backbone_meta
 from paretovid.trainables.caps import has_cap
 from paretovid.trainables.catalog import method_class
 from paretovid.trainables.errors import DataError, StaleFeaturesError
+from paretovid.trainables.method import METHODS
+from paretovid.trainables.plugins import Catalog, check_travels
 from paretovid.trainables.recognizer import knobs_of, write_model_folder
 
 REQUIRED = ("mlflow-skinny", "pandas", "torch", "torchvision", "av", "numpy", "safetensors")
@@ -54,6 +60,24 @@ def _features_header(home: Home, trial: TrialRecord, source: str) -> dict[str, A
     return header
 
 
+def plugged_in(trial: TrialRecord) -> dict[str, dict[str, str]]:
+    """What a trial takes of plug-ins: group of entry points to name to where it is.
+
+    Raises `UsageError` if a file of theirs may not travel with a model, `UnknownNameError` for what is not there.
+    """
+    found: dict[str, dict[str, str]] = {}
+    wanted: list[tuple[Catalog[Any], str, str]] = [(METHODS, trial.method, f"method {trial.method}")]
+    for name in trial.sources.values():
+        if (brought_by := components.component_family(name)) is not None:
+            wanted.append((components.BACKBONES, brought_by, f"component {name}"))
+    for catalog, name, what in wanted:
+        entry = catalog.entry(name)
+        if not entry.is_own:
+            check_travels(entry, what)
+            found.setdefault(catalog.group, {})[name] = entry.where
+    return found
+
+
 def requirements(trial: TrialRecord) -> list[str]:
     """What a consumer must install, pinned to the versions that are installed here."""
     backbones = trial.sources.values()
@@ -64,8 +88,14 @@ def requirements(trial: TrialRecord) -> list[str]:
         names.append("timm")
     if any(components.component(name).input.kind == "flow" for name in backbones):
         names.append("opencv-python-headless")
+    stated = {_normal(name) for name in names}
+    names += [name for name in third_party_requirements(plugged_in(trial)) if _normal(name) not in stated]
     # A local build tag (`+cpu`) is in no package index.
     return [f"{name}=={importlib.metadata.version(name).split('+')[0]}" for name in names]
+
+
+def _normal(distribution: str) -> str:
+    return distribution.lower().replace("_", "-")
 
 
 def describe(home: Home, point: FrontPoint) -> dict[str, Any]:
@@ -105,7 +135,7 @@ def write_package(scratch: Path, home: Home, point: FrontPoint, backbones: Mappi
     write_model_folder(
         scratch / "model", describe(home, point), point.trial.folder / "model.safetensors", backbones
     )
-    runtime = write_runtime_package(scratch / "code")
+    runtime = write_runtime_package(scratch / "code", plugged=plugged_in(point.trial))
     code = scratch / "pyfunc_model.py"
     code.write_text(rewritten(Path(__file__).with_name("pyfunc_model.py").read_text(), runtime))
     package = scratch / "package"

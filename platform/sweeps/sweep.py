@@ -49,13 +49,15 @@ from paretovid.platform.sweeps.trials import SweepTrials, trainable_on
 from paretovid.platform.tracking.exporter import TrackingSender, last_sent, replay
 from paretovid.platform.tracking.store import store_uri
 from paretovid.search_spaces.schema import SweepConfig
-from paretovid.trainables.backbones.catalog import family
+from paretovid.trainables.backbones.catalog import BACKBONES, component_family, family
 from paretovid.trainables.caps import check_known
 from paretovid.trainables.catalog import method_class, method_config
 from paretovid.trainables.config import typed_config
 from paretovid.trainables.data.dataset import load_dataset, write_json
 from paretovid.trainables.errors import ParetovidError, UsageError
 from paretovid.trainables.evaluation.evaluate import OBJECTIVES
+from paretovid.trainables.method import METHODS
+from paretovid.trainables.plugins import check_travels
 from paretovid.trainables.provenance import code_version
 from paretovid.trainables.training.config import TrainingConfig
 
@@ -315,7 +317,9 @@ class _Run:
         with self._progress.stage("search", total=total, unit="trials") as stage:
             self._driver.show_on(stage, found.finished + found.failed)
             summary = self._backend.launcher(
-                trainable_on(config.cluster.node_cache, code_version(), self._home.root),
+                trainable_on(
+                    config.cluster.node_cache, code_version(), self._home.root, tuple(config.plugins)
+                ),
                 storage=self._folder,
                 study=study,
                 fixed=found.fixed,
@@ -381,6 +385,7 @@ def write_front(folder: Any, front: Front) -> None:
 def _check(config: SweepConfig) -> None:
     check_settings(config)
     check_method(config)
+    _check_plugins(config)
     typed_config(TrainingConfig, training_settings(config), "training")
     known = {knob.name: knob for knob in method_class(config.method.name).inference_knobs}
     check_known(method_class(config.method.name), tuple(config.method.inference_knobs))
@@ -415,6 +420,15 @@ def _check(config: SweepConfig) -> None:
                     f"It has: {', '.join(available)}. Choose other backbones, or say which baselines: baselines=[…].",
                 )
         method_class(name).check_facts(method_config(name, model), facts)
+
+
+def _check_plugins(config: SweepConfig) -> None:
+    """Raises `UsageError` if a worker would not know what this process knows, or no model could be made of it."""
+    for name in (config.method.name, *(baseline.method for baseline in config.baselines)):
+        check_travels(METHODS.entry(name), f"method {name}")
+    for name in family(config.backbones.family).values():
+        if (brought_by := component_family(name)) is not None:
+            check_travels(BACKBONES.entry(brought_by), f"component {name}")
 
 
 def objective_of(config: SweepConfig) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, final
@@ -26,6 +26,7 @@ from paretovid.search_spaces.schema import SweepConfig
 from paretovid.trainables.config import typed_config
 from paretovid.trainables.errors import DataError, UsageError
 from paretovid.trainables.evaluation.pareto import non_dominated
+from paretovid.trainables.plugins import use_plugins
 from paretovid.trainables.provenance import code_version
 from paretovid.trainables.training.config import TrainingConfig, TrialConfig
 from paretovid.trainables.trial import EVALUATED_SPLITS, run_trial
@@ -87,7 +88,7 @@ class SweepTrials:
 
 
 def trainable_on(
-    cache: str | None, code: str, home: Path | None = None
+    cache: str | None, code: str, home: Path | None = None, plugins: Sequence[str] = ()
 ) -> Callable[[dict[str, Any], Any], dict[str, Any]]:
     """What a worker runs for each trial.
 
@@ -96,6 +97,7 @@ def trainable_on(
             home is in a bucket, its mirror is kept there.
         code: version of the driver's code.
         home: its root, if it may be in a bucket.
+        plugins: modules to import before anything else.
 
     A trial whose result is there already (its driver died before it heard of it) is not trained again.
     """
@@ -103,6 +105,7 @@ def trainable_on(
     shared = SharedRoot.of(home or Path(), cache)
 
     def run(config: dict[str, Any], context: Any) -> dict[str, Any]:
+        use_plugins(plugins)
         if code_version() != code:
             raise UsageError(
                 f"this node runs paretovid {code_version()}, the driver {code}",

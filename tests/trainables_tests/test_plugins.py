@@ -6,7 +6,6 @@ import dataclasses
 import importlib.metadata
 import os
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,31 +21,7 @@ from paretovid.trainables.method import METHODS, Method
 from paretovid.trainables.plugins import Catalog, Entry, own_modules, use_plugins
 from paretovid.trainables.provenance import code_version
 
-CATALOGS: tuple[Catalog[Any], ...] = (METHODS, backbones.BACKBONES, readers.READERS)
-
-
-@pytest.fixture(autouse=True)
-def nothing_stays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """Each test begins and ends without plug-ins, in a folder of its own."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv(plugins.VARIABLE, raising=False)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    for name in ("_used", "_importing", "_registered_by"):
-        monkeypatch.setattr(plugins, name, type(getattr(plugins, name))())
-    for catalog in CATALOGS:
-        for name in ("_entries", "_values"):
-            monkeypatch.setattr(catalog, name, dict(getattr(catalog, name)))
-        monkeypatch.setattr(catalog, "_has_installed", False)
-    monkeypatch.setattr(backbones, "_known", dict(backbones._known))
-    before = set(sys.modules)
-    plugins.installed_entries.cache_clear()
-    yield
-    plugins.installed_entries.cache_clear()
-    plugins.plugin_digest.cache_clear()
-    os.environ.pop(plugins.VARIABLE, None)
-    for name in set(sys.modules) - before:
-        if (getattr(sys.modules[name], "__file__", None) or "").startswith(str(tmp_path)):
-            del sys.modules[name]
+pytestmark = pytest.mark.usefixtures("no_plugins")
 
 
 def numbers() -> Catalog[int]:

@@ -130,7 +130,7 @@ def component(name: str) -> ComponentSpec:
 
 
 def component_family(name: str) -> str | None:
-    """A family of a plug-in that brings the component; None for a component of this package."""
+    """The family of a plug-in that brings the component; None for a component of this package."""
     component(name)
     where = _known[name][1]
     if where.startswith(f"{__name__.partition('.')[0]}."):
