@@ -225,6 +225,19 @@ def test_a_family_and_its_components_are_known_by_name(tmp_path: Path) -> None:
     assert backbones.component_family("mobilenet_v2_w025@16") is None
 
 
+def test_an_installed_family_is_found_by_its_component(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "theirs.py").write_text(
+        "import dataclasses\n"
+        "from paretovid.trainables.backbones.catalog import component, register_family\n"
+        "FAMILY = {'fine': dataclasses.replace(component('resnet8_w16@64'), name='theirs@64')}\n"
+        "register_family('theirs', FAMILY)\n"
+    )
+    sys.path.append(str(tmp_path))
+    installed(monkeypatch, theirs="paretovid.backbones/theirs:FAMILY")
+    assert backbones.component_family("theirs@64") == "theirs"
+    assert backbones.BACKBONES.entry("theirs").where == "theirs:FAMILY"
+
+
 def test_families_and_readers_that_break_the_contract_say_which_rule() -> None:
     with pytest.raises(
         UsageError, match="contract of a family of backbones: it is 3, and must map each source"

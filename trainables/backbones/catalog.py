@@ -132,11 +132,12 @@ def component(name: str) -> ComponentSpec:
 def component_family(name: str) -> str | None:
     """The family of a plug-in that brings the component; None for a component of this package."""
     component(name)
-    where = _known[name][1]
-    if where.startswith(f"{__name__.partition('.')[0]}."):
+    # Whether its entry point or its module's import has added it: the module is the same.
+    module = _known[name][1].partition(":")[0]
+    if module.startswith(f"{__name__.partition('.')[0]}."):
         return None
     families = (each for each in BACKBONES.names() if name in BACKBONES.get(each).values())
-    return next((each for each in families if BACKBONES.entry(each).where == where), None)
+    return next((each for each in families if BACKBONES.entry(each).module == module), None)
 
 
 def family(name: str) -> dict[str, str]:
