@@ -51,6 +51,9 @@ class FirstSure(Method):
     name: ClassVar[str] = "first_sure"
     Config: ClassVar[type[Any]] = FirstSureConfig
     inference_knobs = (CONFIDENCE,)
+    no_cap: ClassVar[str] = (
+        "this skeleton leaves it out; trainables/caps.py has what a method that reads by the step needs"
+    )
 
     @classmethod
     def sources_of(cls, config: FirstSureConfig) -> tuple[str, ...]:
