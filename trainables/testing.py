@@ -300,9 +300,8 @@ class MethodContract(_Contract):
         for setting in settings:
             for name, value in setting.items():
                 assert name in knobs, f"rule: settings() names inference knobs; {name} is none"
-                assert value in knobs[name].range, (
-                    f"rule: settings() keeps to a knob's range; {name} is {value}"
-                )
+                allowed = value in knobs[name].words if isinstance(value, str) else value in knobs[name].range
+                assert allowed, f"rule: settings() keeps to what a knob allows; {name} is {value}"
 
     def test_its_state_survives_a_file(self) -> None:
         method, split = self.trained()

@@ -24,8 +24,10 @@ from paretovid.trainables.backbones import catalog as components
 from paretovid.trainables.backbones.catalog import read_backbone_meta
 from paretovid.trainables.caps import has_cap
 from paretovid.trainables.catalog import method_class
+from paretovid.trainables.cost import ComponentCost
 from paretovid.trainables.errors import DataError, StaleFeaturesError
 from paretovid.trainables.method import METHODS
+from paretovid.trainables.model_description import ModelDescription, ModelOrigin
 from paretovid.trainables.plugins import Catalog, check_travels
 from paretovid.trainables.recognizer import knobs_of, write_model_folder
 
@@ -98,34 +100,39 @@ def _normal(distribution: str) -> str:
     return distribution.lower().replace("_", "-")
 
 
-def describe(home: Home, point: FrontPoint) -> dict[str, Any]:
-    """The content of `model.json`."""
+def describe(home: Home, point: FrontPoint) -> ModelDescription:
+    """What is written as `model.json`."""
     trial = point.trial
     types = {str(_features_header(home, trial, source).get("dtype", "float32")) for source in trial.sources}
     if len(types) != 1:
         raise DataError(f"features of different types: {sorted(types)}", "Extract them with one dtype.")
-    return {
-        "format": 1,
-        "method": trial.method,
-        "config": trial.model,
-        "sources": trial.sources,
-        "widths": trial.extra["widths"],
-        "feature_dtype": types.pop(),
-        "costs": trial.costs,
-        "classes": trial.data["classes"],
-        "multi_label": trial.data["multi_label"],
-        "step_seconds": trial.data["step_seconds"],
-        "setting": point.record.inference_knobs,
-        "accounting": trial.accounting,
-        "point": {"sweep": trial.sweep, "trial": trial.trial, "id": point.id, "seed": trial.seed},
-        "training_knobs": trial.training_knobs,
-        "data": {"name": trial.data["name"], "fingerprint": trial.data["fingerprint"]},
-        "code_version": trial.code_version,
-        "backbones": {
-            source: read_backbone_meta(home.backbone(trial.data["name"], component))
-            for source, component in trial.sources.items()
-        },
-    }
+    return ModelDescription(
+        method=trial.method,
+        config=trial.model,
+        sources=trial.sources,
+        widths=trial.extra["widths"],
+        feature_dtype=types.pop(),
+        costs={name: ComponentCost(**cost) for name, cost in trial.costs.items()},
+        classes=tuple(trial.data["classes"]),
+        multi_label=trial.data["multi_label"],
+        step_seconds=trial.data["step_seconds"],
+        setting=point.record.inference_knobs,
+        origin=ModelOrigin(
+            sweep=trial.sweep,
+            trial=trial.trial,
+            point=point.id,
+            seed=trial.seed,
+            accounting=trial.accounting,
+            training_knobs=trial.training_knobs,
+            data_name=trial.data["name"],
+            data_fingerprint=trial.data["fingerprint"],
+            code_version=trial.code_version,
+            backbones={
+                source: read_backbone_meta(home.backbone(trial.data["name"], component))
+                for source, component in trial.sources.items()
+            },
+        ),
+    )
 
 
 def write_package(scratch: Path, home: Home, point: FrontPoint, backbones: Mapping[str, Path]) -> Path:

@@ -225,7 +225,9 @@ def test_a_family_and_its_components_are_known_by_name(tmp_path: Path) -> None:
     assert backbones.component_family("mobilenet_v2_w025@16") is None
 
 
-def test_an_installed_family_is_found_by_its_component(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_installed_family_is_found_by_its_component(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     (tmp_path / "theirs.py").write_text(
         "import dataclasses\n"
         "from paretovid.trainables.backbones.catalog import component, register_family\n"
