@@ -171,12 +171,16 @@ def mlflow_tables_once(once: Callable[..., Path]) -> Iterator[None]:
 
     make = mlflow_store._make_whole
 
-    def copied(database: Path) -> None:
+    def template(database: Path) -> None:
+        make(database, database.parent / "artifacts")
+
+    def copied(database: Path, artifacts: Path) -> None:
         if not database.exists():
             # As `make` does: what a killed process has left goes, and the store appears whole.
             for left in database.parent.glob(f"{database.name}.*.partial"):
                 left.unlink()
-            shutil.copy(once("mlflow-template.db", make), database)
+            shutil.copy(once("mlflow-template.db", template), database)
+            mlflow_store._own_default_experiment(database, artifacts)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mlflow_store, "_make_whole", copied)
