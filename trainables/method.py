@@ -3,7 +3,8 @@
 A method decides, step by step, what it wants to see; a **provider** supplies it and counts the calls
 (`provider.py`). The trainer (`training/loop.py`) calls `loss` on batches in which all features are present; the
 evaluation and the promoted model call `run`, with a provider of cached features or of a raw video. Both
-are the same code, so what is promoted behaves as it was evaluated.
+are the same code, so what is promoted behaves as it was evaluated. What only some methods need to do besides
+(`companions.py`) they say by a second base class.
 
 Shapes: B videos, T steps (padded to the longest of the batch), C classes, D_s the width of source s.
 """
@@ -13,7 +14,6 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
 from torch import nn
@@ -27,7 +27,6 @@ from paretovid.trainables.outcome import (
     Outcome,
     Progress,
     Setting,
-    SourceFacts,
 )
 from paretovid.trainables.plugins import Catalog
 from paretovid.trainables.provider import Provider
@@ -65,15 +64,6 @@ class Method(nn.Module, ABC):
         """Builds the modules. `widths`: source to D_s."""
         super().__init__()
 
-    @classmethod
-    def check_facts(cls, config: Any, facts: Mapping[str, SourceFacts]) -> None:
-        """Raises `UsageError` if a configuration does not fit what is known of its sources before anything is made."""
-        return None
-
-    def use_facts(self, facts: Mapping[str, SourceFacts]) -> None:
-        """Told once, before training, about every source that it reads. What `run` needs of it is kept as a buffer."""
-        return None
-
     @abstractmethod
     def loss(self, batch: Batch, progress: Progress) -> Loss:
         """Training loss of a batch, gates relaxed. Not called for a method without parameters.
@@ -90,10 +80,6 @@ class Method(nn.Module, ABC):
     def settings(self) -> list[Setting]:
         """The settings to run. The first is the natural one."""
 
-    def is_operating_point(self, setting: Setting) -> bool:
-        """Whether a run at one of `settings` is an operating point itself, and not only there for `stop_points`."""
-        return True
-
     def stop_points(self, outcome: Outcome, setting: Setting) -> list[tuple[Setting, Outcome]]:
         """Further settings that `outcome`, a run at `setting`, answers without another run."""
         return []
@@ -101,35 +87,6 @@ class Method(nn.Module, ABC):
     def looks(self) -> tuple[str, ...]:
         """What each value of `Outcome.decisions` is called, from 0: `none`, then the dearest source looked at."""
         return ("none", "coarse", "fine")
-
-    def remarks(self, natural: Mapping[str, Any]) -> list[str]:
-        """What a reader of the result must know, from the figures of the natural setting on validation.
-
-        Arguments:
-            natural: as `Measured.metrics` gives them; `calls` holds each component's mean per video.
-        """
-        return []
-
-    def check_features(self, features: Mapping[str, str]) -> None:
-        """Before training: raises `UsageError` if the method cannot be trained on these features.
-
-        Arguments:
-            features: source to the name of its features, which holds their fingerprint.
-        """
-        return None
-
-    def export(self, folder: Path, about: Mapping[str, Any]) -> None:
-        """After training: writes what others may use without this method, beside the trial's result.
-
-        Arguments:
-            folder: of the trial; it exists.
-            about: trial, features, data and code version, for the record.
-        """
-        return None
-
-    def portable(self, model: Mapping[str, Any]) -> dict[str, Any]:
-        """The configuration's fields `model`, such that this method is built from them where its files are not."""
-        return dict(model)
 
     @abstractmethod
     def component_costs(self) -> dict[str, ComponentCost]:

@@ -38,7 +38,7 @@ GROUPS = ("paretovid.methods", "paretovid.backbones", "paretovid.readers")
 VARIABLE = "PARETOVID_PLUGINS"
 """Names the modules of `plugins=[...]` to the processes that a command starts, here and on other nodes."""
 _OURS = __name__.partition(".")[0]
-_IS_COPY = _OURS != "paretovid"
+IS_COPY = _OURS != "paretovid"
 """Whether this is the copy that travels with a promoted model."""
 _MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 
@@ -131,6 +131,10 @@ class Catalog(Generic[T]):
                 )
         return self._values[name]
 
+    def get_all(self) -> list[T]:
+        """Every entry, by name. Raises as `get` does."""
+        return [self.get(name) for name in self.names()]
+
     def _all(self) -> Mapping[str, Entry]:
         if not self._has_installed:
             use_requested_plugins()
@@ -205,7 +209,7 @@ def use_plugins(names: Sequence[str]) -> None:
 
 def use_requested_plugins() -> None:
     """In a process that a command has started: the plug-ins that the command uses."""
-    wanted = [] if _IS_COPY or _importing else os.environ.get(VARIABLE, "").split(",")
+    wanted = [] if IS_COPY or _importing else os.environ.get(VARIABLE, "").split(",")
     use_plugins([name for name in wanted if name and name not in _used])
 
 
@@ -277,7 +281,7 @@ def calling_module() -> str:
 @functools.cache
 def installed_entries(group: str) -> tuple[tuple[str, Entry], ...]:
     """Name and entry of each entry point of a group."""
-    if _IS_COPY:
+    if IS_COPY:
         return tuple((name, Entry(where=where)) for name, where in packed.ENTRIES.get(group, {}).items())
     found = []
     for point in importlib.metadata.entry_points(group=group):

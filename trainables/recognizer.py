@@ -26,7 +26,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from paretovid.trainables.backbones.catalog import component, load_backbone
+from paretovid.trainables.backbones.catalog import BACKBONES, component, load_backbone
 from paretovid.trainables.backbones.spec import Backbone
 from paretovid.trainables.caps import CAP, STOPPED_BY, check_known
 from paretovid.trainables.catalog import build_method, method_class
@@ -35,9 +35,10 @@ from paretovid.trainables.data.dataset import video_key
 from paretovid.trainables.data.s3 import is_object
 from paretovid.trainables.data.videos import InputSpec, VideoReader, read_steps
 from paretovid.trainables.errors import DataError, UsageError, VideoError, unknown_name
-from paretovid.trainables.method import Method
+from paretovid.trainables.method import METHODS, Method
 from paretovid.trainables.model_description import MODEL_FILE, ModelDescription
 from paretovid.trainables.outcome import InferenceKnob, Outcome
+from paretovid.trainables.plugins import IS_COPY
 from paretovid.trainables.provider import VideoProvider
 
 WEIGHTS_FILE = "method.safetensors"
@@ -408,3 +409,9 @@ def _video_id(video: VideoSource) -> str:
 def knobs_of(method: str) -> tuple[InferenceKnob, ...]:
     """The inference knobs of a registered method."""
     return method_class(method).inference_knobs
+
+
+if IS_COPY:
+    # Nothing is imported later: the folder that this copy was loaded from may be gone by then.
+    METHODS.get_all()
+    BACKBONES.get_all()

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from paretovid.trainables.backbones.catalog import component, family, measure_component
 from paretovid.trainables.catalog import build_method, method_class, method_config
+from paretovid.trainables.companions import UsesSourceInfo
 from paretovid.trainables.cost import ComponentCost, CostTable, deterministic_eval
 from paretovid.trainables.data.readers.annotations import TO_DIVIDE
 from paretovid.trainables.data.readers.catalog import reader, reader_config
@@ -96,7 +97,8 @@ def synthetic_method(
         num_classes=num_classes,
         multi_label=multi_label,
     )
-    method.use_facts({source: FACTS[source] for source in sources})
+    if isinstance(method, UsesSourceInfo):
+        method.use_source_info({source: FACTS[source] for source in sources})
     return method
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from paretovid.trainables.backbones.catalog import measure_component
 from paretovid.trainables.caps import check_known, complete
 from paretovid.trainables.catalog import build_method, method_class, method_config
+from paretovid.trainables.companions import ChecksFeatures, Exports, NeedsFiles, Remarks, UsesSourceInfo
 from paretovid.trainables.context import TrialContext, TrialStopped
 from paretovid.trainables.cost import CostTable, check_accounting
 from paretovid.trainables.data.dataset import Dataset, Event, load_dataset
@@ -69,9 +70,11 @@ def run_trial(config: TrialConfig, context: TrialContext) -> dict[str, Any]:
         num_classes=len(dataset.classes),
         multi_label=dataset.multi_label,
     )
-    method.use_facts(_facts(stores, len(dataset.classes)))
+    if isinstance(method, UsesSourceInfo):
+        method.use_source_info(_facts(stores, len(dataset.classes)))
     method = method.to(context.device)
-    method.check_features({source: Path(config.features[source]).name for source in sources})
+    if isinstance(method, ChecksFeatures):
+        method.check_features({source: Path(config.features[source]).name for source in sources})
     if method.task == "localization":  # what cannot be measured is not trained first
         for name in EVALUATED_SPLITS:
             true_instances(dataset, _Data(dataset, stores).records(name))
@@ -80,7 +83,11 @@ def run_trial(config: TrialConfig, context: TrialContext) -> dict[str, Any]:
         return {}
     result = _describe(config, dataset, stores, method) | {"training": {"history": history}}
     result["points"] = _evaluate(method.cpu(), _Data(dataset, stores), config, result, context)
-    result["remarks"] = method.remarks(_natural(method, _Data(dataset, stores), config, result))
+    result["remarks"] = (
+        method.remarks(_natural(method, _Data(dataset, stores), config, result))
+        if isinstance(method, Remarks)
+        else []
+    )
     result["seconds"] = time.perf_counter() - started
     _write(Path(config.output), result, method)
     return result
@@ -127,7 +134,7 @@ def _describe(
         "deployable": method.deployable,
         "seed": config.seed,
         "training_knobs": config.training_knobs,
-        "model": method.portable(config.model),
+        "model": method.portable(config.model) if isinstance(method, NeedsFiles) else dict(config.model),
         "training_config": asdict(config.training),
         "sources": components,
         "widths": {source: store.width for source, store in stores.items()},
@@ -309,8 +316,9 @@ def _write(folder: Path, result: Mapping[str, Any], method: Method) -> None:
     temporary = folder / "model.safetensors.partial"
     save_file({name: value.contiguous() for name, value in method.state_dict().items()}, temporary)
     _keep(temporary, folder / "model.safetensors")
-    about = {key: result[key] for key in ("sweep", "trial", "seed", "data", "code_version")}
-    method.export(folder, about)
+    if isinstance(method, Exports):
+        about = {key: result[key] for key in ("sweep", "trial", "seed", "data", "code_version")}
+        method.export(folder, about)
     partial = folder / "result.json.partial"
     partial.write_text(json.dumps(result, indent=1, allow_nan=False))
     _keep(partial, folder / "result.json")

@@ -52,6 +52,7 @@ from paretovid.search_spaces.schema import SweepConfig
 from paretovid.trainables.backbones.catalog import BACKBONES, component_family, family
 from paretovid.trainables.caps import check_known
 from paretovid.trainables.catalog import method_class, method_config
+from paretovid.trainables.companions import UsesSourceInfo
 from paretovid.trainables.config import typed_config
 from paretovid.trainables.data.dataset import load_dataset, write_json
 from paretovid.trainables.errors import ParetovidError, UsageError
@@ -419,7 +420,9 @@ def _check(config: SweepConfig) -> None:
                     f"{reader} reads the source {source!r}, which {config.backbones.family} has not",
                     f"It has: {', '.join(available)}. Choose other backbones, or say which baselines: baselines=[…].",
                 )
-        method_class(name).check_facts(method_config(name, model), facts)
+        chosen = method_class(name)
+        if issubclass(chosen, UsesSourceInfo):
+            chosen.check_source_info(method_config(name, model), facts)
 
 
 def _check_plugins(config: SweepConfig) -> None:
