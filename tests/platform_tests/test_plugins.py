@@ -169,7 +169,7 @@ def test_a_plugins_code_travels_in_the_models_package(tmp_path: Path) -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1200)
 def test_one_wheel_of_all_kinds_is_installed_swept_promoted_and_predicted(tmp_path: Path) -> None:
     """Into a new environment over the existing packages, without dependencies and without a network.
 

@@ -203,7 +203,7 @@ def test_a_method_that_breaks_the_contract_says_which_rule(fields: dict[str, Any
     if members.get("run", 0) is None:
         members = {"name": "mine", "Config": _Whole}
         made = type("Mine", (base,), members)
-        made.__abstractmethods__ = frozenset({"run"})
+        made.__abstractmethods__ = frozenset({"run"})  # type: ignore[attr-defined]
     else:
         made = type("Mine", (base,), members)
     with pytest.raises(UsageError, match=rf"here:Mine breaks the contract of a method: {rule}"):
