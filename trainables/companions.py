@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from paretovid.trainables.measurement import Metrics
 from paretovid.trainables.outcome import Setting, SourceFacts
 
 
@@ -56,15 +57,15 @@ class NeedsFiles(ABC):
         """The configuration's fields `model`, such that this method is built from them without the files."""
 
 
-class Remarks(ABC):
-    """A method whose figures may need a word of warning."""
+class Warns(ABC):
+    """A method whose figures may need a word of warning, such as a gate that collapsed."""
 
     @abstractmethod
-    def remarks(self, natural: Mapping[str, Any]) -> list[str]:
-        """What a reader of the result must know, from the figures of the default setting on validation.
+    def warnings(self, at_default: Metrics) -> list[str]:
+        """What a reader of the result must know.
 
         Arguments:
-            natural: as `Measured.metrics` gives them; `calls` holds each component's mean per video.
+            at_default: the figures of the default setting on validation.
         """
 
 

@@ -78,7 +78,7 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def settings(self) -> list[Setting]:
-        """The settings to run. The first is the natural one."""
+        """The settings to run. The first is the default one."""
 
     def stop_points(self, outcome: Outcome, setting: Setting) -> list[tuple[Setting, Outcome]]:
         """Further settings that `outcome`, a run at `setting`, answers without another run."""

@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from paretovid.trainables.cost import ComponentCost
-from paretovid.trainables.errors import DataError
+from paretovid.trainables.documents import Fields, JsonObject
+from paretovid.trainables.errors import DataError, NonFiniteError
 
-T = TypeVar("T")
 MODEL_FILE = "model.json"
 VERSION = 2
 """Of the document. 1 had no `version` but `format: 1`; its fields are the same."""
+_HINT = "The file is damaged, or not of paretovid: promote the point again."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,11 +27,11 @@ class ModelOrigin:
     point: str
     seed: int
     accounting: str
-    training_knobs: Mapping[str, object]
+    training_knobs: JsonObject
     data_name: str
     data_fingerprint: str
     code_version: str
-    backbones: Mapping[str, object]
+    backbones: JsonObject
     """Source to what the JSON of its weights says."""
 
 
@@ -40,7 +40,7 @@ class ModelDescription:
     """Everything but the weights that a model needs to run as it was measured."""
 
     method: str
-    config: Mapping[str, object]
+    config: JsonObject
     """Fields of the method's Config."""
     sources: Mapping[str, str]
     """Source to component."""
@@ -81,24 +81,24 @@ class ModelDescription:
         Arguments:
             where: it was read, for messages.
 
-        Raises `DataError` that names the field: of a later version, missing, of a wrong type, or not finite.
+        Raises `DataError` that names the field: of a later version, missing, or of a wrong type; `NonFiniteError` for a
+        number that is NaN or infinite.
         """
-        read = _Reader(data, where)
-        read.check_version()
-        read.check_finite()
-        costs = read.mapping("costs", dict)
+        read = Fields(data, where, _HINT)
+        read.check_version(VERSION)
+        widths = read.fields("widths")
         return cls(
             method=read.text("method"),
-            config=read.mapping("config", object),
-            sources=read.mapping("sources", str),
-            widths=read.mapping("widths", int),
-            costs={name: read.cost(name, cost) for name, cost in costs.items()},
+            config=_finite(read, "config"),
+            sources=read.text_by_name("sources"),
+            widths={source: widths.whole(source) for source in widths.names()},
+            costs={name: ComponentCost.read(each) for name, each in read.fields_by_name("costs").items()},
             classes=read.texts("classes"),
             multi_label=read.flag("multi_label"),
-            step_seconds=read.positive("step_seconds"),
-            setting=read.mapping("setting", float, str),
-            feature_dtype=read.text("feature_dtype") if "feature_dtype" in read.data else "float32",
-            origin=_origin_from_json(read) if "point" in read.data else None,
+            step_seconds=read.number("step_seconds"),
+            setting=read.values_by_name("setting"),
+            feature_dtype=read.text("feature_dtype", "float32"),
+            origin=_origin_from_json(read) if "point" in read else None,
         )
 
     @classmethod
@@ -129,122 +129,38 @@ def _origin_to_json(origin: ModelOrigin) -> dict[str, object]:
     }
 
 
-def _origin_from_json(read: _Reader) -> ModelOrigin:
-    point, data = read.section("point"), read.section("data")
+def _origin_from_json(read: Fields) -> ModelOrigin:
+    point, data = read.fields("point"), read.fields("data")
     return ModelOrigin(
         sweep=point.text("sweep"),
         trial=point.text("trial"),
         point=point.text("id"),
         seed=point.whole("seed"),
         accounting=read.text("accounting"),
-        training_knobs=read.mapping("training_knobs", object),
+        training_knobs=_finite(read, "training_knobs"),
         data_name=data.text("name"),
         data_fingerprint=data.text("fingerprint"),
         code_version=read.text("code_version"),
-        backbones=read.mapping("backbones", object),
+        backbones=_finite(read, "backbones"),
     )
 
 
-class _Reader:
-    """Fields of a document, each checked when it is read."""
-
-    def __init__(self, data: object, where: str, path: str = "") -> None:
-        self.where = where
-        self._path = path
-        if not isinstance(data, Mapping):
-            raise self._refused(path.rstrip(".") or "the document", "an object", data)
-        self.data: Mapping[str, object] = data
-
-    def check_version(self) -> None:
-        version = self.data.get("version", self.data.get("format", 1))
-        if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-            raise self._refused("version", f"a whole number from 1 to {VERSION}", version)
-        if version > VERSION:
-            raise DataError(
-                f"{self.where}: version {version} is of a later paretovid; this one reads up to {VERSION}",
-                "Load the model by its registered version, which carries its own code, or install that paretovid.",
-            )
-
-    def check_finite(self) -> None:
-        for path, value in _numbers(self.data):
-            if not math.isfinite(value):
-                raise self._refused(path, "a finite number", value)
-
-    def section(self, name: str) -> _Reader:
-        return _Reader(self._get(name), self.where, f"{self._path}{name}.")
-
-    def text(self, name: str) -> str:
-        value = self._get(name)
-        if not isinstance(value, str):
-            raise self._refused(f"{self._path}{name}", "a text", value)
-        return value
-
-    def texts(self, name: str) -> tuple[str, ...]:
-        value = self._get(name)
-        if not isinstance(value, list) or not value or not all(isinstance(each, str) for each in value):
-            raise self._refused(f"{self._path}{name}", "a list of texts", value)
-        return tuple(value)
-
-    def flag(self, name: str) -> bool:
-        value = self._get(name)
-        if not isinstance(value, bool):
-            raise self._refused(f"{self._path}{name}", "true or false", value)
-        return value
-
-    def whole(self, name: str) -> int:
-        value = self._get(name)
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise self._refused(f"{self._path}{name}", "a whole number", value)
-        return value
-
-    def positive(self, name: str) -> float:
-        value = self._get(name)
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or value <= 0:
-            raise self._refused(f"{self._path}{name}", "a number above 0", value)
-        return float(value)
-
-    def mapping(self, name: str, *kinds: type[T]) -> dict[str, T]:
-        """A mapping whose values are of one of the types; a whole number is a number, a flag is neither."""
-        found = self.section(name)
-        allowed = (*kinds, int) if float in kinds else kinds
-        for key, value in found.data.items():
-            is_flag = isinstance(value, bool) and object not in kinds
-            if is_flag or not isinstance(value, allowed):
-                words = " or ".join(_KINDS[kind] for kind in kinds)
-                raise self._refused(f"{self._path}{name}.{key}", words, value)
-        return dict(found.data)  # type: ignore[arg-type]  # checked above
-
-    def cost(self, name: str, data: Mapping[str, object]) -> ComponentCost:
-        known = {field.name for field in fields(ComponentCost)}
-        if not {"macs", "input"} <= set(data) or set(data) - known or not isinstance(data["macs"], int):
-            raise self._refused(f"costs.{name}", "a cost with macs and input", data)
-        return ComponentCost(**data)  # type: ignore[arg-type]
-
-    def _get(self, name: str) -> object:
-        if name not in self.data:
-            raise DataError(
-                f"{self.where}: {self._path}{name} is missing",
-                "The file is damaged: promote the point again.",
-            )
-        return self.data[name]
-
-    def _refused(self, name: str, wanted: str, value: object) -> DataError:
-        return DataError(
-            f"{self.where}: {name} must be {wanted}, not {value!r}",
-            "The file is damaged, or not of paretovid: promote the point again.",
-        )
+def _finite(read: Fields, name: str) -> JsonObject:
+    """An object whose fields nobody here knows. Raises `NonFiniteError` for a number in it that is none."""
+    found = read.json(name)
+    for path, value in _numbers(found, name):
+        if not math.isfinite(value):
+            raise NonFiniteError(f"{read.where}: {path} is {value}", _HINT)
+    return found
 
 
-_KINDS: Mapping[type, str] = {str: "a text", int: "a whole number", float: "a number", dict: "an object"}
-
-
-def _numbers(value: object, path: str = "") -> Iterator[tuple[str, float]]:
-    """Every number that is no integer, with the path to it."""
+def _numbers(value: object, path: str) -> Iterator[tuple[str, float]]:
+    """Every number that is not whole, with the path to it."""
     if isinstance(value, float):
         yield path, value
     elif isinstance(value, Mapping):
         for key, each in value.items():
-            yield from _numbers(each, f"{path}.{key}" if path else str(key))
+            yield from _numbers(each, f"{path}.{key}")
     elif isinstance(value, list):
         for place, each in enumerate(value):
             yield from _numbers(each, f"{path}[{place}]")

@@ -21,7 +21,10 @@ from paretovid.trainables.companions import UsesSourceInfo
 from paretovid.trainables.cost import ComponentCost, CostTable, deterministic_eval
 from paretovid.trainables.data.readers.annotations import TO_DIVIDE
 from paretovid.trainables.data.readers.catalog import reader, reader_config
+from paretovid.trainables.documents import JsonObject
+from paretovid.trainables.evaluation.results import DataReference, OperatingPoint, TrialResult
 from paretovid.trainables.features.store import FeatureSplit
+from paretovid.trainables.measurement import MAP, Metrics
 from paretovid.trainables.method import Method
 from paretovid.trainables.outcome import Batch, Outcome, Progress, Setting, SourceFacts
 from paretovid.trainables.plugins import use_plugins
@@ -163,6 +166,85 @@ def train_briefly(
         optimizer.step()
         losses.append(float(loss.total.detach()))
     return losses
+
+
+def synthetic_metrics(
+    quality: float = 0.5,
+    gflops: float = 1.0,
+    *,
+    objective: str = MAP,
+    calls: Mapping[str, float] | None = None,
+) -> Metrics:
+    """Figures that nobody has measured: `quality` (fraction) under the objective's name, a constant cost."""
+    whole = dict.fromkeys((MAP, "map_present", "map_interpolated"), quality if objective == MAP else 0.0)
+    return Metrics(
+        objective=objective,
+        qualities={objective: quality, **whole},
+        top1=0.5,
+        gflops=gflops,
+        gflops_std=0.0,
+        gflops_p95=gflops,
+        calls=calls or {},
+        videos=8,
+    )
+
+
+def synthetic_result(
+    trial: str = "t0000",
+    points: Sequence[tuple[float, float]] = ((0.5, 1.0),),
+    *,
+    objective: str = MAP,
+    model: JsonObject | None = None,
+) -> TrialResult:
+    """A result that nobody has measured.
+
+    Arguments:
+        points: quality (fraction) and GFLOPs of each on both splits, the default one first.
+        model: any plain data that a test wants to hand through.
+    """
+    measured = [synthetic_metrics(quality, gflops, objective=objective) for quality, gflops in points]
+    return TrialResult(
+        trial=trial,
+        sweep="synthetic",
+        digest="0" * 12,
+        method="lite_eval",
+        objective=objective,
+        is_baseline=False,
+        deployable=True,
+        seed=0,
+        training_knobs={},
+        model=model or {},
+        training_config={},
+        sources={},
+        widths={},
+        data=DataReference(
+            name="synthetic",
+            fingerprint="0" * 12,
+            features={},
+            classes=("zero", "one"),
+            multi_label=False,
+            step_seconds=0.5,
+        ),
+        code_version="0" * 12,
+        torch_version=torch.__version__,
+        costs={},
+        accounting="honest",
+        parameters=0,
+        history=(),
+        points=tuple(
+            OperatingPoint(
+                id=f"{trial}-p{i:02d}",
+                index=i,
+                is_default=i == 0,
+                inference_knobs={},
+                val=each,
+                test=each,
+            )
+            for i, each in enumerate(measured)
+        ),
+        warnings=(),
+        seconds=1.0,
+    )
 
 
 def padded_by(split: FeatureSplit, extra: int) -> FeatureSplit:

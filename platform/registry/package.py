@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from paretovid.platform.fronts.front import FrontPoint
-from paretovid.platform.records.trial import TrialRecord
 from paretovid.platform.registry.runtime_code import (
     rewritten,
     third_party_requirements,
@@ -24,8 +23,8 @@ from paretovid.trainables.backbones import catalog as components
 from paretovid.trainables.backbones.catalog import read_backbone_meta
 from paretovid.trainables.caps import has_cap
 from paretovid.trainables.catalog import method_class
-from paretovid.trainables.cost import ComponentCost
 from paretovid.trainables.errors import DataError, StaleFeaturesError
+from paretovid.trainables.evaluation.results import TrialResult
 from paretovid.trainables.method import METHODS
 from paretovid.trainables.model_description import ModelDescription, ModelOrigin
 from paretovid.trainables.plugins import Catalog, check_travels
@@ -34,11 +33,11 @@ from paretovid.trainables.recognizer import knobs_of, write_model_folder
 REQUIRED = ("mlflow-skinny", "pandas", "torch", "torchvision", "av", "numpy", "safetensors")
 
 
-def backbone_folders(home: Home, trial: TrialRecord) -> dict[str, Path]:
+def backbone_folders(home: Home, trial: TrialResult) -> dict[str, Path]:
     """Source to backbone folder. Raises `StaleFeaturesError` if it is not the one behind the features."""
     folders = {}
     for source, component in trial.sources.items():
-        folder = home.backbone(trial.data["name"], component)
+        folder = home.backbone(trial.data.name, component)
         fetch(folder)
         made_with = _features_header(home, trial, source).get("weights_sha256")
         if made_with not in (None, read_backbone_meta(folder)["weights_sha256"]):
@@ -50,19 +49,19 @@ def backbone_folders(home: Home, trial: TrialRecord) -> dict[str, Path]:
     return folders
 
 
-def _features_header(home: Home, trial: TrialRecord, source: str) -> dict[str, Any]:
-    path = home.features(trial.data["name"]) / trial.data["features"][source] / "index.json"
+def _features_header(home: Home, trial: TrialResult, source: str) -> dict[str, Any]:
+    path = home.features(trial.data.name) / trial.data.features[source] / "index.json"
     fetch(path.parent, lambda names: [path.name])
     try:
         header: dict[str, Any] = json.loads(path.read_text())["header"]
     except (OSError, ValueError, KeyError) as error:
         raise StaleFeaturesError(
-            f"{path} cannot be read: {error}", f"Run `paretovid extract data={trial.data['name']}`."
+            f"{path} cannot be read: {error}", f"Run `paretovid extract data={trial.data.name}`."
         ) from error
     return header
 
 
-def plugged_in(trial: TrialRecord) -> dict[str, dict[str, str]]:
+def plugged_in(trial: TrialResult) -> dict[str, dict[str, str]]:
     """What a trial takes of plug-ins: group of entry points to name to where it is.
 
     Raises `UsageError` if a file of theirs may not travel with a model, `UnknownNameError` for what is not there.
@@ -80,7 +79,7 @@ def plugged_in(trial: TrialRecord) -> dict[str, dict[str, str]]:
     return found
 
 
-def requirements(trial: TrialRecord) -> list[str]:
+def requirements(trial: TrialResult) -> list[str]:
     """What a consumer must install, pinned to the versions that are installed here."""
     backbones = trial.sources.values()
     names = [*REQUIRED]
@@ -110,12 +109,12 @@ def describe(home: Home, point: FrontPoint) -> ModelDescription:
         method=trial.method,
         config=trial.model,
         sources=trial.sources,
-        widths=trial.extra["widths"],
+        widths=trial.widths,
         feature_dtype=types.pop(),
-        costs={name: ComponentCost(**cost) for name, cost in trial.costs.items()},
-        classes=tuple(trial.data["classes"]),
-        multi_label=trial.data["multi_label"],
-        step_seconds=trial.data["step_seconds"],
+        costs=trial.costs,
+        classes=tuple(trial.data.classes),
+        multi_label=trial.data.multi_label,
+        step_seconds=trial.data.step_seconds,
         setting=point.record.inference_knobs,
         origin=ModelOrigin(
             sweep=trial.sweep,
@@ -124,11 +123,11 @@ def describe(home: Home, point: FrontPoint) -> ModelDescription:
             seed=trial.seed,
             accounting=trial.accounting,
             training_knobs=trial.training_knobs,
-            data_name=trial.data["name"],
-            data_fingerprint=trial.data["fingerprint"],
+            data_name=trial.data.name,
+            data_fingerprint=trial.data.fingerprint,
             code_version=trial.code_version,
             backbones={
-                source: read_backbone_meta(home.backbone(trial.data["name"], component))
+                source: read_backbone_meta(home.backbone(trial.data.name, component))
                 for source, component in trial.sources.items()
             },
         ),
@@ -140,7 +139,7 @@ def write_package(scratch: Path, home: Home, point: FrontPoint, backbones: Mappi
     import mlflow
 
     write_model_folder(
-        scratch / "model", describe(home, point), point.trial.folder / "model.safetensors", backbones
+        scratch / "model", describe(home, point), point.folder / "model.safetensors", backbones
     )
     runtime = write_runtime_package(scratch / "code", plugged=plugged_in(point.trial))
     code = scratch / "pyfunc_model.py"

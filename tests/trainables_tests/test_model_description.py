@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from paretovid.trainables.errors import DataError
+from paretovid.trainables.errors import DataError, NonFiniteError
 from paretovid.trainables.model_description import MODEL_FILE, ModelDescription
 
 FIRST: dict[str, Any] = {
@@ -72,35 +72,28 @@ def test_what_only_the_record_needs_may_be_left_out() -> None:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("version", 3, r"here: version 3 is of a later paretovid; this one reads up to 2"),
-        ("version", 0, r"here: version must be a whole number from 1 to 2, not 0"),
-        ("version", "2", r"here: version must be a whole number"),
-        ("method", KeyError, r"here: method is missing"),
+        ("version", 3, r"here is of version 3, and this code reads versions 1 to 2"),
+        ("version", 0, r"here is of version 0"),
+        ("version", "2", r"here: version must be a whole number, not '2'"),
+        ("method", KeyError, r"here has no field 'method'"),
         ("method", 3, r"here: method must be a text, not 3"),
         ("sources", ["coarse"], r"here: sources must be an object, not \['coarse'\]"),
         ("sources.coarse", None, r"here: sources\.coarse must be a text, not None"),
-        ("widths.coarse", 6.4, r"here: widths\.coarse must be a whole number, not 6\.4"),
-        ("widths.coarse", True, r"here: widths\.coarse must be a whole number, not True"),
-        ("classes", "ab", r"here: classes must be a list of texts, not 'ab'"),
-        ("classes", [], r"here: classes must be a list of texts"),
+        ("widths.coarse", 6.4, r"here: widths: coarse must be a whole number, not 6\.4"),
+        ("widths.coarse", True, r"here: widths: coarse must be a whole number, not True"),
+        ("classes", "ab", r"here: classes must be a list, not 'ab'"),
         ("multi_label", 0, r"here: multi_label must be true or false, not 0"),
-        ("step_seconds", 0, r"here: step_seconds must be a number above 0, not 0"),
-        ("step_seconds", float("nan"), r"here: step_seconds must be a finite number, not nan"),
-        ("setting.gate_offset", float("inf"), r"here: setting\.gate_offset must be a finite number, not inf"),
-        ("setting.gate_offset", [1], r"here: setting\.gate_offset must be a number or a text"),
-        ("config.network.dropout", float("nan"), r"here: config\.network\.dropout must be a finite number"),
-        (
-            "costs.tiny@16",
-            {"macs": 1.5, "input": "x"},
-            r"here: costs\.tiny@16 must be a cost with macs and input",
-        ),
-        ("costs.tiny@16.more", 1, r"here: costs\.tiny@16 must be a cost with macs and input"),
-        ("point.seed", "0", r"here: point\.seed must be a whole number, not '0'"),
-        ("data.name", KeyError, r"here: data\.name is missing"),
+        ("step_seconds", float("nan"), r"here: step_seconds is nan"),
+        ("setting.gate_offset", float("inf"), r"here: setting\.gate_offset is inf"),
+        ("setting.gate_offset", [1], r"here: setting\.gate_offset must be a number"),
+        ("config.network.dropout", float("nan"), r"here: config\.network\.dropout is nan"),
+        ("costs.tiny@16", {"macs": 1.5, "input": "x"}, r"here: costs\.tiny@16: macs must be a whole number"),
+        ("point.seed", "0", r"here: point: seed must be a whole number, not '0'"),
+        ("data.name", KeyError, r"here: data has no field 'name'"),
     ],
 )
 def test_what_cannot_be_read_says_where_and_which_field(path: str, value: Any, message: str) -> None:
-    with pytest.raises(DataError, match=message) as raised:
+    with pytest.raises((DataError, NonFiniteError), match=message) as raised:
         ModelDescription.from_json(changed(path, value), "here")
     assert raised.value.hint
 
@@ -112,5 +105,5 @@ def test_a_folder_without_one_or_with_a_damaged_one_says_so(tmp_path: Path) -> N
     with pytest.raises(DataError, match="is not a model folder"):
         ModelDescription.read(tmp_path)
     (tmp_path / MODEL_FILE).write_text("[]")
-    with pytest.raises(DataError, match=r"model\.json: the document must be an object, not \[\]"):
+    with pytest.raises(DataError, match=r"model\.json holds a list, not an object"):
         ModelDescription.read(tmp_path)

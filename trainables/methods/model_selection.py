@@ -50,7 +50,7 @@ from typing import Annotated, Any, ClassVar, Literal, final
 import torch
 from torch import Tensor, nn
 
-from paretovid.trainables.companions import Remarks, RunsForOthers, UsesSourceInfo
+from paretovid.trainables.companions import RunsForOthers, UsesSourceInfo, Warns
 from paretovid.trainables.cost import ComponentCost, deterministic_eval, measure_macs
 from paretovid.trainables.data.dataset import is_for_backbones
 from paretovid.trainables.errors import UsageError
@@ -67,6 +67,7 @@ from paretovid.trainables.layers.model_pool import (
     member_losses,
     picked,
 )
+from paretovid.trainables.measurement import Metrics
 from paretovid.trainables.method import Method, check_distinct, register
 from paretovid.trainables.outcome import Batch, InferenceKnob, Loss, Outcome, Progress, Setting, SourceFacts
 from paretovid.trainables.provider import Provider
@@ -282,7 +283,7 @@ class SelectorBank(nn.Module):
 
 @register
 @final
-class ModelSelection(Method, UsesSourceInfo, RunsForOthers, Remarks):
+class ModelSelection(Method, UsesSourceInfo, RunsForOthers, Warns):
     """See the module's text."""
 
     name: ClassVar[str] = "model_selection"
@@ -458,8 +459,8 @@ class ModelSelection(Method, UsesSourceInfo, RunsForOthers, Remarks):
     def looks(self) -> tuple[str, ...]:
         return self.pool.looks()
 
-    def remarks(self, natural: Mapping[str, Any]) -> list[str]:
-        asked = [count for name, count in natural["calls"].items() if name != self.component and count > 0]
+    def warnings(self, at_default: Metrics) -> list[str]:
+        asked = [count for name, count in at_default.calls.items() if name != self.component and count > 0]
         if len(set(asked)) == 1:
             which = self.config.pool[self.reads] if len(asked) == 1 else "the same member"
             return [f"collapsed: every video goes to {which}; another alpha or selector_source may help."]
