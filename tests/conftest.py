@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 import zlib
@@ -293,3 +294,33 @@ def postgres(postgres_process: PostgresServer, monkeypatch: pytest.MonkeyPatch) 
 def database(postgres: PostgresServer) -> str:
     """The URL of a new, empty database, without the password."""
     return postgres.make_database(f"paretovid_{next(_NUMBERS)}")
+
+
+@pytest.fixture
+def no_plugins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """The test begins and ends without plug-ins, in a folder of its own."""
+    from paretovid.trainables import plugins
+    from paretovid.trainables.backbones import catalog as backbones
+    from paretovid.trainables.catalog import METHODS
+    from paretovid.trainables.data.readers.catalog import READERS
+
+    backbones.all_components()  # what registers itself when it is imported does so once
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(plugins.VARIABLE, raising=False)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for name in ("_used", "_importing", "_registered_by"):
+        monkeypatch.setattr(plugins, name, type(getattr(plugins, name))())
+    for catalog in (METHODS, backbones.BACKBONES, READERS):
+        for name in ("_entries", "_values"):
+            monkeypatch.setattr(catalog, name, dict(getattr(catalog, name)))
+        monkeypatch.setattr(catalog, "_has_installed", False)
+    monkeypatch.setattr(backbones, "_known", dict(backbones._known))
+    before = set(sys.modules)
+    plugins.installed_entries.cache_clear()
+    yield
+    plugins.installed_entries.cache_clear()
+    plugins.plugin_digest.cache_clear()
+    os.environ.pop(plugins.VARIABLE, None)
+    for name in set(sys.modules) - before:
+        if (getattr(sys.modules[name], "__file__", None) or "").startswith(str(tmp_path)):
+            del sys.modules[name]

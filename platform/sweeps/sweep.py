@@ -318,7 +318,9 @@ class _Run:
         with self._progress.stage("search", total=total, unit="trials") as stage:
             self._driver.show_on(stage, found.finished + found.failed)
             summary = self._backend.launcher(
-                trainable_on(config.cluster.node_cache, code_version(), self._home.root),
+                trainable_on(
+                    config.cluster.node_cache, code_version(), self._home.root, tuple(config.plugins)
+                ),
                 storage=self._folder,
                 study=study,
                 fixed=found.fixed,
