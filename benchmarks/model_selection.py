@@ -51,7 +51,6 @@ MIXED = ("b0", "m")
 OWN = 0.5
 """Of `alpha`; the others are trained beside it."""
 ALPHAS = (0.0, 5e-5, 5e-4, 5e-3, 0.05, 0.2, 1.0, 2.0)
-PAPER_ALPHAS = (5e-5, 5e-4, 5e-3)
 CLIPS = 3
 RESAMPLES = 2000
 MAP_RESAMPLES = 400

@@ -226,14 +226,6 @@ def _show_finished(home: Home, name: str, config: SweepConfig, progress: Progres
     return _report(home, name, None, with_extensions(config, info))
 
 
-@dataclass(slots=True)
-class _Ended:
-    """How a run ended, for the record."""
-
-    state: str
-    error: str | None = None
-
-
 class _Run:
     """One driver's run of a sweep that it holds."""
 
