@@ -225,14 +225,6 @@ def _show_finished(home: Home, name: str, plan: SweepPlan, progress: Progress) -
     return _report(home, name, None, plan)
 
 
-@dataclass(slots=True)
-class _Ended:
-    """How a run ended, for the record."""
-
-    state: str
-    error: str | None = None
-
-
 class _Run:
     """One driver's run of a sweep that it holds."""
 

@@ -65,16 +65,13 @@ class OperatingPoint:
 
     @classmethod
     def from_json(cls, data: Fields, index: int, objective: str, method: str) -> OperatingPoint:
-        """What `to_json` wrote, of a trial of `method`.
-
-        Raises `DataError` or `NonFiniteError` that name the point, the split and the field.
-        """
+        """What `to_json` wrote. Raises `DataError` or `NonFiniteError` that name the point, split and field."""
         point = data.text("id")
         return cls(
             id=point,
             index=index,
             is_default=data.flag("natural", False),
-            inference_knobs=_setting(data.values_by_name("inference_knobs"), method),
+            inference_knobs=_setting(data, method),
             val=Metrics.from_json(data.fields("val"), objective),
             test=Metrics.from_json(data.fields("test"), objective),
         )
@@ -227,7 +224,7 @@ class TrialResult:
             data=DataReference.from_json(fields.fields("data")),
             code_version=fields.text("code_version"),
             torch_version=fields.text("torch_version", "" if is_first else None),
-            costs={name: ComponentCost.read(each) for name, each in fields.fields_by_name("costs").items()},
+            costs={name: _cost(each) for name, each in fields.fields_by_name("costs").items()},
             accounting=fields.text("accounting"),
             parameters=fields.whole("parameters") if "parameters" in fields else None,
             history=_history(training),
@@ -239,10 +236,14 @@ class TrialResult:
         )
 
 
-def _setting(knobs: Mapping[str, float | str], method: str) -> dict[str, float | str]:
-    values = {name: value if isinstance(value, str) else float(value) for name, value in knobs.items()}
+def _setting(point: Fields, method: str) -> dict[str, float | str]:
+    """A point's inference knobs; a cap of before there was a rule has the one that it was measured with."""
+    values = {
+        name: value if isinstance(value, str) else float(value)
+        for name, value in point.values_by_name("inference_knobs").items()
+    }
     if values.get("max_gflops") and "cap_rule" not in values:
-        # Before there was a rule, LiteEval's cap was what is now `cheap`, and HCMS's what is now `stop`.
+        # LiteEval's cap was what is now `cheap`, and HCMS's what is now `stop`.
         values["cap_rule"] = "cheap" if method in ("lite_eval", "random_gate") else "stop"
     return values
 
@@ -250,3 +251,13 @@ def _setting(knobs: Mapping[str, float | str], method: str) -> dict[str, float |
 def _history(training: Fields) -> tuple[Mapping[str, float], ...]:
     epochs = training.list_of_fields("history", ())
     return tuple({name: epoch.number(name) for name in epoch.names()} for epoch in epochs)
+
+
+def _cost(data: Fields) -> ComponentCost:
+    return ComponentCost(
+        macs=data.whole("macs"),
+        input=data.text("input"),
+        provenance=data.text("provenance", "torch.utils.flop_counter"),
+        published_gmacs=data.optional_number("published_gmacs"),
+        published_source=data.text("published_source") if "published_source" in data else None,
+    )
