@@ -57,8 +57,12 @@ def reconcile(
     notes: list[str] = []
     fixed: list[FixedTrial] = []
     for baseline in trials.baselines():
-        is_finished = finished_result(trial_config(baseline.config)) is not None
-        if not is_finished and failure_of(folder / "trials" / baseline.trial_id) is None:
+        if finished_result(trial_config(baseline.config)) is not None:
+            continue
+        if find_trial(folder / "trials" / baseline.trial_id) is not None:
+            # Features of another version of the code, for one: what was paid for is not thrown away.
+            notes.append(f"{baseline.trial_id} was made from other features or settings; it is kept")
+        elif failure_of(folder / "trials" / baseline.trial_id) is None:
             fixed.append(baseline)
     for suggestion in study.interrupted_ones():
         found = finished_result(trial_config(trials.searched(suggestion)))
@@ -70,7 +74,6 @@ def reconcile(
         config = trials.searched(suggestion)
         if finished_result(trial_config(config)) is None:
             if find_trial(folder / "trials" / suggestion.trial_id) is not None:
-                # Features of another version of the code, for one: what was paid for is not thrown away.
                 notes.append(f"{suggestion.trial_id} was made from other features or settings; it is kept")
                 continue
             fixed.append(FixedTrial(trial_id=suggestion.trial_id, config=config))
