@@ -26,6 +26,7 @@ from paretovid.platform.storage.urls import check_no_password
 from paretovid.search_spaces.schema import FREE_SECTIONS, KnobConfig, MethodConfig, SweepConfig
 from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.errors import UsageError, unknown_name
+from paretovid.trainables.plugins import search_space_folders, use_plugins
 from paretovid.trainables.ranges import check_ranges
 
 _PACKAGE = "paretovid.search_spaces"
@@ -43,6 +44,10 @@ def load_sweep_config(overrides: Sequence[str] = ()) -> SweepConfig:
     Raises `UsageError` for an unknown key, a value of another type, a bad range, or a value out of bounds.
     """
     parsed = [_parse(word) for word in overrides]
+    for each in parsed:
+        if each.key_or_group == "plugins":
+            use_plugins(_modules(each))
+    _check_plugin_files()
     groups = [each for each in parsed if each.key_or_group in _GROUPS]
     for each in groups:
         _check_group(each)
@@ -62,13 +67,41 @@ def load_sweep_config(overrides: Sequence[str] = ()) -> SweepConfig:
 
 def to_record(config: SweepConfig) -> JsonObject:
     """The resolved configuration as plain data, for `sweep.json`."""
-    return asdict(config)
+    record = asdict(config)
+    if not record["plugins"]:  # what was started before there were any is the same sweep
+        del record["plugins"]
+    return record
 
 
 def group_options(group: str) -> tuple[str, ...]:
-    """The names that `group=NAME` takes, sorted."""
+    """The names that `group=NAME` takes, those of plug-ins among them, sorted."""
     folder = importlib.resources.files(_PACKAGE) / group
-    return tuple(sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".yaml")))
+    own = {entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".yaml")}
+    added = {path.stem for above in search_space_folders() for path in (above / group).glob("*.yaml")}
+    return tuple(sorted(own | added))
+
+
+def _modules(override: Override) -> list[str]:
+    value = override.value()
+    if not isinstance(value, list):
+        raise UsageError(
+            f"plugins is a list of modules, not {value!r}", "Write plugins=[my_package.my_module]."
+        )
+    return [str(each) for each in value]
+
+
+def _check_plugin_files() -> None:
+    """Raises `UsageError` if two YAML files answer to one choice: only the first would ever be read."""
+    own = Path(str(importlib.resources.files(_PACKAGE)))
+    seen: dict[tuple[str, str], Path] = {}
+    for folder in (own, *search_space_folders()):
+        for group in _GROUPS:
+            for path in sorted((folder / group).glob("*.yaml")):
+                there = seen.setdefault((group, path.stem), path)
+                if not there.samefile(path):
+                    raise UsageError(
+                        f"{group}={path.stem} is there twice: {there}, and {path}", "Rename one of the files."
+                    )
 
 
 def data_settings(config: SweepConfig) -> dict[str, Any]:
@@ -143,13 +176,22 @@ def _compose(words: Sequence[str], *, is_resolved: bool = False) -> DictConfig:
     ConfigStore.instance().store(name="sweep_schema", node=SweepConfig)
     try:
         with initialize_config_module(_PACKAGE, version_base="1.3"):
-            config = compose("sweep", overrides=list(words))
+            config = compose("sweep", overrides=[*_search_path(), *words])
         if is_resolved:
             _check_complete(config)
             OmegaConf.resolve(config)
         return config
     except (HydraException, OmegaConfBaseException) as error:
         raise _explained(error) from error
+
+
+def _search_path() -> list[str]:
+    """Where Hydra looks for YAML beside our own folder, as an override."""
+    quoted = [
+        "'file://{}'".format(str(folder).replace("\\", "\\\\").replace("'", "\\'"))
+        for folder in search_space_folders()
+    ]
+    return [f"hydra.searchpath=[{','.join(quoted)}]"] if quoted else []
 
 
 def _check_complete(config: DictConfig) -> None:

@@ -18,13 +18,20 @@ from paretovid.platform.config.load import (
     training_settings,
 )
 from paretovid.search_spaces.schema import ExtractionConfig, KnobConfig, MethodConfig, SweepConfig
-from paretovid.trainables.backbones.catalog import component, family, measure_component
+from paretovid.trainables.backbones.catalog import (
+    BACKBONES,
+    component,
+    component_family,
+    family,
+    measure_component,
+)
 from paretovid.trainables.backbones.fine_tuning import FineTuningConfig
 from paretovid.trainables.backbones.precision import Precision, check_precision
 from paretovid.trainables.backbones.training import BackboneTrainingConfig, check_labels
 from paretovid.trainables.backbones.weights import RANDOM, missing_weights
 from paretovid.trainables.caps import check_known
 from paretovid.trainables.catalog import method_class, method_config
+from paretovid.trainables.companions import UsesSourceInfo
 from paretovid.trainables.config import typed_config
 from paretovid.trainables.data.moving_digits.generate import MovingDigitsConfig
 from paretovid.trainables.data.readers.annotations import ReaderConfig
@@ -33,8 +40,9 @@ from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.errors import UsageError, unknown_name
 from paretovid.trainables.evaluation.evaluate import OBJECTIVES
 from paretovid.trainables.features.store import check_feature_type
-from paretovid.trainables.method import Method
+from paretovid.trainables.method import METHODS, Method
 from paretovid.trainables.outcome import SourceFacts
+from paretovid.trainables.plugins import check_travels
 from paretovid.trainables.ranges import Declared, check_ranges, field_number
 from paretovid.trainables.training.config import TrainingConfig
 
@@ -147,6 +155,7 @@ def resolve(config: SweepConfig) -> SweepPlan:
     _check_inference_knobs(config.method, method.method)
     _check_tasks(plan)
     _check_sources(plan)
+    _check_plugins(plan)
     return plan
 
 
@@ -270,7 +279,17 @@ def _check_sources(plan: SweepPlan) -> None:
                     f"It has: {', '.join(backbones.components)}. Choose other backbones, or say which baselines: "
                     "baselines=[…].",
                 )
-        reads.method.check_facts(reads.config, facts)
+        if issubclass(reads.method, UsesSourceInfo):
+            reads.method.check_source_info(reads.config, facts)
+
+
+def _check_plugins(plan: SweepPlan) -> None:
+    """Raises `UsageError` if a worker would not know what this process knows, or no model could be made of it."""
+    for each in (plan.method, *plan.baselines.values()):
+        check_travels(METHODS.entry(each.name), f"method {each.name}")
+    for name in plan.preparation.backbones.components.values():
+        if (brought_by := component_family(name)) is not None:
+            check_travels(BACKBONES.entry(brought_by), f"component {name}")
 
 
 def _resolve_backbones(config: SweepConfig) -> BackbonesPlan:

@@ -31,6 +31,7 @@ from paretovid.platform.storage.mirror import fetch_result
 from paretovid.platform.tracking.store import Store, locked, open_registry, quiet_mlflow
 from paretovid.trainables.errors import ParetovidError, UsageError, unknown_name
 from paretovid.trainables.evaluation.results import MAP, SPLITS
+from paretovid.trainables.plugins import use_plugins
 
 EVENT = "paretovid.event."
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -98,6 +99,7 @@ def promote(
     _check_names(name, alias)
     front = read_front([home.sweep(sweep)])
     store = open_registry(home, _tracking_uri(home, sweep))
+    use_plugins(_plugins(home, sweep))
     chosen = choose(front, point=point, max_gflops=max_gflops, min_map=min_map, at_knee=knee)
     gates = [*number_gates(chosen, max_gflops)]
     _refuse_unless_passed(chosen, gates)
@@ -227,6 +229,12 @@ def _summary(front: Front, point: FrontPoint) -> str:
 
 def _tracking_uri(home: Home, sweep: str) -> str | None:
     return known_record(home.sweep(sweep)).tracking_uri
+
+
+def _plugins(home: Home, sweep: str) -> list[str]:
+    """The modules that the sweep was started with."""
+    info = json.loads((home.sweep(sweep) / "sweep.json").read_text())
+    return list((info.get("config") or {}).get("plugins") or [])
 
 
 def _version_tags(point: FrontPoint, gates: list[Gate], digest: str) -> dict[str, str]:

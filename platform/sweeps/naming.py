@@ -18,6 +18,7 @@ from paretovid.platform.storage.mirror import refresh_sweeps
 from paretovid.search_spaces.schema import SweepConfig
 from paretovid.trainables.documents import JsonObject, JsonValue
 from paretovid.trainables.errors import DataError, UsageError
+from paretovid.trainables.plugins import use_plugins
 from paretovid.trainables.provenance import code_version
 
 _WHERE_ONLY = ("home", "name", "cluster", "tracking")
@@ -128,6 +129,7 @@ def stored_config(home: Home, name: str, given_home: str | None, overrides: Sequ
             "Go on with the version of paretovid that started it, or start another sweep.",
         ) from error
     assert isinstance(config, SweepConfig)
+    use_plugins(config.plugins)
     return config
 
 

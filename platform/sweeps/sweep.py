@@ -225,14 +225,6 @@ def _show_finished(home: Home, name: str, plan: SweepPlan, progress: Progress) -
     return _report(home, name, None, plan)
 
 
-@dataclass(slots=True)
-class _Ended:
-    """How a run ended, for the record."""
-
-    state: str
-    error: str | None = None
-
-
 class _Run:
     """One driver's run of a sweep that it holds."""
 
@@ -318,7 +310,9 @@ class _Run:
         with self._progress.stage("search", total=total, unit="trials") as stage:
             self._driver.show_on(stage, found.finished + found.failed)
             summary = self._backend.launcher(
-                trainable_on(config.cluster.node_cache, code_version(), self._home.root),
+                trainable_on(
+                    config.cluster.node_cache, code_version(), self._home.root, tuple(config.plugins)
+                ),
                 storage=self._folder,
                 study=study,
                 fixed=found.fixed,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, final
@@ -28,6 +28,7 @@ from paretovid.trainables.context import TrialContext
 from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.errors import DataError, UsageError
 from paretovid.trainables.evaluation.results import TrialResult
+from paretovid.trainables.plugins import use_plugins
 from paretovid.trainables.provenance import code_version
 from paretovid.trainables.training.config import TrialConfig
 from paretovid.trainables.trial import run_trial
@@ -45,8 +46,12 @@ class SweepTrials:
     def searched(self, suggestion: Suggestion) -> JsonObject:
         """A suggestion of the study."""
         method = self._plan.config.method
-        training = {n: v for n, v in suggestion.knobs.items() if n in method.training_knobs}
-        setting = {n: v for n, v in suggestion.knobs.items() if n not in method.training_knobs}
+        training: dict[str, float | str] = {
+            n: v for n, v in suggestion.knobs.items() if n in method.training_knobs
+        }
+        setting: dict[str, float | str] = {
+            n: v for n, v in suggestion.knobs.items() if n not in method.training_knobs
+        }
         return self._trial(
             suggestion.trial_id, method.name, model_with_knobs(method, training), training, setting or None
         )
@@ -83,7 +88,9 @@ class SweepTrials:
         ).to_json()
 
 
-def trainable_on(cache: str | None, code: str, home: Path | None = None) -> Trainable:
+def trainable_on(
+    cache: str | None, code: str, home: Path | None = None, plugins: Sequence[str] = ()
+) -> Trainable:
     """What a worker runs for each trial.
 
     Arguments:
@@ -91,6 +98,7 @@ def trainable_on(cache: str | None, code: str, home: Path | None = None) -> Trai
             home is in a bucket, its mirror is kept there.
         code: version of the driver's code.
         home: its root, if it may be in a bucket.
+        plugins: modules to import before anything else.
 
     A trial whose result is there already (its driver died before it heard of it) is not trained again.
     """
@@ -98,6 +106,7 @@ def trainable_on(cache: str | None, code: str, home: Path | None = None) -> Trai
     shared = SharedRoot.of(home or Path(), cache)
 
     def run(config: dict[str, Any], context: TrialContext) -> TrialResult | None:
+        use_plugins(plugins)
         if code_version() != code:
             raise UsageError(
                 f"this node runs paretovid {code_version()}, the driver {code}",

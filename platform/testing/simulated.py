@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 from paretovid.platform.config.resolve import PreparationPlan
 from paretovid.platform.console.progress import Progress
@@ -43,6 +43,7 @@ from paretovid.trainables.backbones.catalog import family
 from paretovid.trainables.catalog import method_class
 from paretovid.trainables.context import TrialStopped
 from paretovid.trainables.data.dataset import Dataset, VideoRecord, save_manifest
+from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.provenance import code_version
 from paretovid.trainables.training.config import TrialConfig
@@ -165,7 +166,7 @@ class _Launcher:
         return counter.summary(searcher, study, switch)
 
     def _run(self, searcher: ParetoSearcher, switch: StopSwitch, on_poll: Callable[[], None]) -> None:
-        waiting: list[tuple[str, Mapping[str, Any]]] = []
+        waiting: list[tuple[str, JsonObject]] = []
         while True:
             if switch.is_lost:
                 raise switch.stopped()
@@ -187,7 +188,7 @@ class _Launcher:
                 searcher.on_trial_complete(name, error=True)
             on_poll()
 
-    def _outcome(self, config: Mapping[str, Any]) -> TrialOutcome:
+    def _outcome(self, config: JsonObject) -> TrialOutcome:
         """What the trial comes to. As there, a trial whose result is there already is not run again."""
         trial = TrialConfig.from_json(config)
         try:

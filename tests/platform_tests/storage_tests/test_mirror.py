@@ -142,10 +142,10 @@ def a_study(home: Home, storage: str | None = None) -> ParetoStudy:
 
 
 def test_a_study_in_the_bucket_goes_on_elsewhere(machine: Machine, tmp_path: Path) -> None:
-    def result(knobs: dict[str, float]) -> Metrics:
+    def result(knobs: dict[str, Any]) -> Metrics:
         return synthetic_metrics(knobs["gamma"], knobs["gamma"] + knobs["K"])
 
-    def search(study: ParetoStudy, trials: int) -> list[dict[str, float]]:
+    def search(study: ParetoStudy, trials: int) -> list[dict[str, Any]]:
         asked: list[Any] = []
         while len(asked) < trials and (suggestion := study.ask()) is not None:
             study.report(suggestion.trial_id, result(suggestion.knobs))
