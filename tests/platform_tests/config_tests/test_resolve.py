@@ -74,7 +74,9 @@ def test_what_a_worker_gets_is_the_trial_that_was_planned(tmp_path: Path) -> Non
         home=Home(tmp_path), dataset=dataset, backbones={}, features={"fine": tmp_path / "f@1"}
     )
     trials = SweepTrials(plan, "s", prepared)
-    suggestion = Suggestion(trial_id="t0001", knobs={"gamma": 0.1, "lambda": 2, "online_k": 1}, attempt=1)
+    suggestion = Suggestion(
+        trial_id="t0001", knobs={"gamma": 0.1, "lambda": 2, "online_k": 1}, attempt=1, origin="sampler"
+    )
     sent = json.loads(json.dumps({"added by others": 1, **trials.searched(suggestion)}))
     trial = TrialConfig.from_json(sent)
     assert trial == TrialConfig.from_json(trial.to_json())

@@ -92,6 +92,7 @@ def test_a_length_that_annotations_do_not_state_is_not_guessed(tmp_path: Path) -
 
 def test_a_pool_stores_the_classes_of_its_data_set(activitynet: list[str]) -> None:
     words = ["method=model_selection", "backbones=paper", "backbones.weights=random"]
+    words += ["method.model.selector_videos=all"]
     text = str(DryRun(name="s", plan=resolve(load_sweep_config([*activitynet, *words])), state=None))
     assert f"{211 * 4 * 2 * 2 / 1e9:.3g} GB of float16" in text  # four members, two classes
 
