@@ -42,6 +42,7 @@ from paretovid.trainables.evaluation.metrics import mean_average_precision, top1
 from paretovid.trainables.features.store import FeatureStore, load_padded
 from paretovid.trainables.layers.model_pool import Clips, ModelPool, member_losses
 from paretovid.trainables.methods.model_selection import OWN_ALPHA
+from paretovid.trainables.model_description import ModelDescription
 from paretovid.trainables.recognizer import BackbonesOnDemand, Recognizer, write_model_folder
 from paretovid.trainables.training.config import TrainingConfig, TrialConfig
 from paretovid.trainables.trial import run_trial
@@ -520,7 +521,9 @@ def recognizer(prepared: Prepared, trial: Path, folder: Path, *, on_demand: bool
             "setting": {},
         }
         backbones = {source: prepared.backbones[source] for source in result.sources}
-        write_model_folder(folder, description, trial / "model.safetensors", backbones)
+        write_model_folder(
+            folder, ModelDescription.from_json(description), trial / "model.safetensors", backbones
+        )
     return Recognizer.load(folder, on_demand=on_demand)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from benchmarks.harness.benchmark import Benchmark, Study, measured_points
 from benchmarks.harness.results import Results, read_results, write_results
 from paretovid.platform.config.load import load_sweep_config, training_settings
+from paretovid.platform.config.resolve import resolve_preparation
 from paretovid.platform.console.progress import Progress
 from paretovid.platform.preparation.prepare import prepare
 from paretovid.trainables.errors import ParetovidError, UsageError, unknown_name
@@ -47,7 +48,7 @@ def study_of(benchmark: Benchmark, arguments: argparse.Namespace) -> Study:
     Raises `UsageError` if trials are there already and `--resume` was not given: they would be taken for these.
     """
     config = load_sweep_config([*benchmark.overrides, *arguments.overrides])
-    prepared = prepare(config, Progress(3))
+    prepared = prepare(resolve_preparation(config), Progress(3))
     training = {**training_settings(config), **benchmark.training}
     epochs = arguments.epochs or benchmark.epochs or TrainingConfig(**training).epochs
     folder = prepared.home.root / "benchmarks" / f"{benchmark.folder or benchmark.name}-e{epochs}"

@@ -45,6 +45,7 @@ from typing import Annotated, Any, ClassVar, Literal, final
 import torch
 from torch import Tensor
 
+from paretovid.trainables.companions import ChecksFeatures, Exports, NeedsFiles, Warns
 from paretovid.trainables.cost import ComponentCost, deterministic_eval
 from paretovid.trainables.errors import NonFiniteError, UsageError
 from paretovid.trainables.layers.coarse_to_fine import COARSE, FINE, LOOKED_COARSE, LOOKED_FINE
@@ -217,7 +218,7 @@ def without_some(valid: Tensor, share: float) -> Tensor:
 
 @register
 @final
-class VideoEpitoma(Method):
+class VideoEpitoma(Method, ChecksFeatures, Exports, NeedsFiles, Warns):
     """See the module's text."""
 
     name: ClassVar[str] = "video_epitoma"
