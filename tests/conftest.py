@@ -13,10 +13,11 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -48,25 +49,41 @@ _LONGEST_FIRST = (
 )
 """Two processes share the groups (`make test`): one that takes minutes must not be the last to begin."""
 
-_IN_TWO_PARTS = {"test_method_contract.py": "name"}
-"""File to the parameter by which its tests are shared out, so that what one process has trained it uses again."""
-
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tests of a file run in one process, after each other, unless they name a group of their own."""
     places = {name: place for place, name in enumerate(_LONGEST_FIRST)}
     items.sort(key=lambda item: places.get(item.path.name, len(places)))
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(_group(item)))
 
 
-def _group(item: pytest.Item) -> str:
-    parameter = _IN_TWO_PARTS.get(item.path.name)
-    callspec = getattr(item, "callspec", None)
-    value = None if callspec is None else callspec.params.get(parameter)
-    return item.path.stem if value is None else f"{item.path.stem}-{zlib.crc32(str(value).encode()) % 2}"
+def group_of(test: str) -> str:
+    """Which group a test is in: those of one group run in one process, after each other.
+
+    A group is a file, with two exceptions. Tests of the methods' contract go by method, so that what one process has
+    trained it uses again; sweeps of methods with videos of their own may run beside those of the others.
+    """
+    file, _, parameters = test.partition("::")
+    method = parameters.partition("[")[2].removesuffix("]").removeprefix("True-").removeprefix("False-")
+    if file.endswith("test_method_contract.py"):
+        return f"{file}-{zlib.crc32(method.partition('-')[0].encode()) % 2}"
+    if file.endswith("test_method_sweeps.py"):
+        return f"{file}-{method if method.startswith('model_selection') else ''}"
+    return file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """For `--dist loadgroup`. The marks of pytest-xdist 3.8 group nothing with pytest 9.2, whose ids of tests it
+    cannot change any more."""
+    if config.getvalue("dist") != "loadgroup":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    return ByGroup(config, log)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -202,6 +219,19 @@ class Clusters:
         """For a test with a cluster of its own in this process."""
         self._open.close()
 
+    def end_unless_idle(self, seconds: float = 10.0) -> None:
+        """What a test that has failed has left running must not keep the next one waiting."""
+        import ray
+
+        until = time.monotonic() + seconds
+        while ray.is_initialized():
+            if ray.available_resources().get("CPU", 0.0) >= ray.cluster_resources().get("CPU", 0.0):
+                return
+            if time.monotonic() > until:
+                self.end()
+                return
+            time.sleep(0.1)
+
 
 @pytest.fixture(scope="session")
 def clusters() -> Iterator[Clusters]:
@@ -212,9 +242,10 @@ def clusters() -> Iterator[Clusters]:
 
 
 @pytest.fixture
-def shared_cluster(clusters: Clusters) -> Cluster:
+def shared_cluster(clusters: Clusters) -> Iterator[Cluster]:
     """One Ray cluster for all tests of this process that can share it: whatever connects in the test uses it."""
-    return clusters.shared()
+    yield clusters.shared()
+    clusters.end_unless_idle()
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,6 @@ from paretovid.trainables.errors import UnknownCostError, UsageError
 
 Accounting = Literal["honest", "paper"]
 ACCOUNTINGS: tuple[Accounting, ...] = ("honest", "paper")
-UNIT = "GFLOPs per video (giga multiply-accumulates)"
 
 
 def measure_macs(module: nn.Module, *inputs: Any) -> int:

@@ -58,9 +58,8 @@ from paretovid.trainables.training.loop import _train
 def run_trial(config: TrialConfig, context: TrialContext) -> TrialResult | None:
     """Trains, evaluates, and writes `result.json`, `scores.safetensors` and `model.safetensors`.
 
-    Returns the result on rank 0, None on others. Raises `NonFiniteError` if the loss
-    diverges, `StaleFeaturesError` or `DataError` for features or videos that cannot be used, `TrialStopped` if
-    the context asked it to end.
+    Returns the result on rank 0, None on others. Raises `NonFiniteError` if the loss diverges, `StaleFeaturesError` or
+    `DataError` for features or videos that cannot be used, `TrialStopped` if the context asked it to end.
     """
     started = time.perf_counter()
     # The sums of a matrix product depend on the number of threads; results must not.

@@ -24,9 +24,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from paretovid.platform.storage.urls import check_no_password
 from paretovid.search_spaces.schema import FREE_SECTIONS, KnobConfig, MethodConfig, SweepConfig
+from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.errors import UsageError, unknown_name
 from paretovid.trainables.plugins import search_space_folders, use_plugins
-from paretovid.trainables.ranges import Declared, check_ranges, field_number
+from paretovid.trainables.ranges import check_ranges
 
 _PACKAGE = "paretovid.search_spaces"
 _GROUPS = ("data", "backbones", "method", "search", "cluster", "tracking")
@@ -38,7 +39,7 @@ def load_sweep_config(overrides: Sequence[str] = ()) -> SweepConfig:
     """The configuration with `overrides` (Hydra's grammar: `search.trials=8`, `method=lite_eval`) applied.
 
     Settings under `data`, `training`, `backbones.training` and `method.model` need no `+` to be added; the
-    dataclasses that they belong to check them (`check_method`, `typed_config`).
+    dataclasses that they belong to check them (`resolve.py`).
 
     Raises `UsageError` for an unknown key, a value of another type, a bad range, or a value out of bounds.
     """
@@ -64,8 +65,8 @@ def load_sweep_config(overrides: Sequence[str] = ()) -> SweepConfig:
     return config
 
 
-def to_record(config: SweepConfig) -> dict[str, Any]:
-    """The resolved configuration as plain JSON-able data."""
+def to_record(config: SweepConfig) -> JsonObject:
+    """The resolved configuration as plain data, for `sweep.json`."""
     record = asdict(config)
     if not record["plugins"]:  # what was started before there were any is the same sweep
         del record["plugins"]
@@ -131,45 +132,6 @@ def model_with_knobs(method: MethodConfig, knobs: Mapping[str, Any]) -> dict[str
                 section = section.setdefault(parent, {})
             section[last] = knobs[name]
     return model
-
-
-def check_method(config: SweepConfig) -> None:
-    """Builds the configuration of the method and of every baseline, with the knobs at both ends.
-
-    Imports torch. Raises `UsageError` for an unknown method, field or value, and for a knob that leaves the range of
-    what it sets.
-    """
-    from paretovid.trainables.catalog import method_class, method_config
-
-    knobs = config.method.training_knobs
-    settings = method_class(config.method.name).Config
-    for name, knob in knobs.items():
-        if (number := field_number(settings, knob.field)) is not None:
-            _check_inside(config.method, name, knob, f"method.training_knobs.{name}", number)
-    for each in method_class(config.method.name).inference_knobs:
-        searched = config.method.inference_knobs.get(each.name)
-        if searched is not None and not each.words:  # words have no range
-            number = Declared(int if each.whole else float, each.range, each.description)
-            _check_inside(config.method, each.name, searched, f"method.inference_knobs.{each.name}", number)
-    for end in (0, -1):
-        values = {name: ends(knob)[end] for name, knob in knobs.items()}
-        method_config(config.method.name, model_with_knobs(config.method, values))
-    for baseline in config.baselines:
-        method_config(baseline.method, baseline.model)
-
-
-def _check_inside(method: MethodConfig, name: str, knob: KnobConfig, where: str, number: Declared) -> None:
-    """Every value that a study may give a knob must be one that the knob's field takes."""
-    values = (
-        {f"choices[{index}]": choice for index, choice in enumerate(knob.choices)}
-        if knob.choices
-        else {"low": knob.low, "high": knob.high}
-    )
-    named = {f"{where}.{end}": value for end, value in values.items()}
-    named |= {f"method.published[{i}].{name}": point.get(name) for i, point in enumerate(method.published)}
-    for at, value in named.items():
-        if problem := number.problem(value):
-            raise UsageError(f"{at} {problem}", number.hint)
 
 
 def ends(knob: KnobConfig) -> tuple[Any, Any]:

@@ -21,6 +21,7 @@ from typing import Any
 from paretovid.platform.fronts.build import read_front
 from paretovid.platform.fronts.front import Front, FrontPoint
 from paretovid.platform.fronts.selection import choose
+from paretovid.platform.records.sweep import known_record
 from paretovid.platform.records.trial import objective_text
 from paretovid.platform.registry.card import model_card
 from paretovid.platform.registry.gates import Gate, check_raw_videos
@@ -227,9 +228,7 @@ def _summary(front: Front, point: FrontPoint) -> str:
 
 
 def _tracking_uri(home: Home, sweep: str) -> str | None:
-    info = json.loads((home.sweep(sweep) / "sweep.json").read_text())
-    stated: str | None = ((info.get("config") or {}).get("tracking") or {}).get("uri")
-    return stated
+    return known_record(home.sweep(sweep)).tracking_uri
 
 
 def _plugins(home: Home, sweep: str) -> list[str]:

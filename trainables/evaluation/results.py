@@ -224,7 +224,7 @@ class TrialResult:
             data=DataReference.from_json(fields.fields("data")),
             code_version=fields.text("code_version"),
             torch_version=fields.text("torch_version", "" if is_first else None),
-            costs={name: ComponentCost.read(each) for name, each in fields.fields_by_name("costs").items()},
+            costs={name: _cost(each) for name, each in fields.fields_by_name("costs").items()},
             accounting=fields.text("accounting"),
             parameters=fields.whole("parameters") if "parameters" in fields else None,
             history=_history(training),
@@ -251,3 +251,13 @@ def _setting(point: Fields, method: str) -> dict[str, float | str]:
 def _history(training: Fields) -> tuple[Mapping[str, float], ...]:
     epochs = training.list_of_fields("history", ())
     return tuple({name: epoch.number(name) for name in epoch.names()} for epoch in epochs)
+
+
+def _cost(data: Fields) -> ComponentCost:
+    return ComponentCost(
+        macs=data.whole("macs"),
+        input=data.text("input"),
+        provenance=data.text("provenance", "torch.utils.flop_counter"),
+        published_gmacs=data.optional_number("published_gmacs"),
+        published_source=data.text("published_source") if "published_source" in data else None,
+    )
