@@ -19,6 +19,7 @@ import typing
 from collections.abc import Hashable, Iterator, Mapping
 from typing import Annotated, Any
 
+from paretovid.trainables import documents
 from paretovid.trainables.errors import UsageError
 
 
@@ -114,9 +115,13 @@ def type_hints(cls: type[Any]) -> dict[str, Any]:
     return _type_hints(typing.cast(Hashable, cls))
 
 
+_JSON = {name: getattr(documents, name) for name in ("JsonValue", "Mapping", "Sequence")}
+
+
 @functools.cache
 def _type_hints(cls: Hashable) -> dict[str, Any]:
-    return typing.get_type_hints(cls, include_extras=True)
+    # The alias of JSON is recursive, and so written as text, which is read where the field is declared.
+    return typing.get_type_hints(cls, localns=_JSON, include_extras=True)
 
 
 def declared(kind: Any) -> Declared | None:
