@@ -103,7 +103,7 @@ def run_trial(config: TrialConfig, context: TrialContext) -> TrialResult | None:
         deployable=method.deployable,
         seed=config.seed,
         training_knobs=config.training_knobs,
-        model=method.portable(config.model) if isinstance(method, NeedsFiles) else config.model,
+        model=_portable(method, config.model),
         training_config=asdict(config.training),
         sources=components,
         widths={source: store.width for source, store in stores.items()},
@@ -147,6 +147,11 @@ def cost_table(
         else method.component_costs()
     )
     return CostTable({**{components[source]: cost for source, cost in backbones.items()}, **own})
+
+
+def _portable(method: Method, model: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of the method's Config, as they are built from where its files are not."""
+    return method.portable(model) if isinstance(method, NeedsFiles) else dict(model)
 
 
 def _reference(config: TrialConfig, dataset: Dataset, sources: Sequence[str]) -> DataReference:
