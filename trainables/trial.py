@@ -25,6 +25,7 @@ from paretovid.trainables.companions import ChecksFeatures, Exports, NeedsFiles,
 from paretovid.trainables.context import TrialContext, TrialStopped
 from paretovid.trainables.cost import CostTable, check_accounting
 from paretovid.trainables.data.dataset import Dataset, Event, load_dataset
+from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.evaluation.detection import GroundTruth, Segments
 from paretovid.trainables.evaluation.evaluate import (
     CHEAPEST,
@@ -149,9 +150,9 @@ def cost_table(
     return CostTable({**{components[source]: cost for source, cost in backbones.items()}, **own})
 
 
-def _portable(method: Method, model: Mapping[str, Any]) -> dict[str, Any]:
+def _portable(method: Method, model: JsonObject) -> JsonObject:
     """The fields of the method's Config, as they are built from where its files are not."""
-    return method.portable(model) if isinstance(method, NeedsFiles) else dict(model)
+    return method.portable(model) if isinstance(method, NeedsFiles) else model
 
 
 def _reference(config: TrialConfig, dataset: Dataset, sources: Sequence[str]) -> DataReference:
