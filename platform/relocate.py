@@ -143,7 +143,7 @@ def _check_idle(home: Home) -> None:
         driver = driver_of(path.parent)
         if driver is not None:
             raise UsageError(
-                f"sweep {path.parent.name} is being run by process {driver.get('pid')} on {driver.get('host')}",
+                f"sweep {path.parent.name} is being run by process {driver.pid} on {driver.host}",
                 "Wait until it has ended, or stop it; then give the same command again.",
             )
 

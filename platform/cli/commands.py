@@ -124,7 +124,7 @@ def sweeps(args: argparse.Namespace) -> Answer:
             print(text, flush=True)
     if args.sweep is not None:
         status = status_of(home, args.sweep)
-        return Answer(text=status_text(status), document=status.to_document())
+        return Answer(text=status_text(status), document=status.to_json())
     found = [listing.to_json() for listing in list_sweeps(home)]
     columns = ("name", "method", "data", "state", "trials", "asked", "failed", "hypervolume", "created")
     rows = [[_cell(entry.get(column)) for column in columns] for entry in found]

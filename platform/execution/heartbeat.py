@@ -4,7 +4,7 @@
     trials/<trial>/alive.json    which process has the trial, and when it last got on
 
 A process whose trial was given to another one (its driver died, and the next was quicker than its end) finds
-another claim than its own in `alive.json`, and leaves the trial alone from then on.
+another lease than its own in `alive.json`, and leaves the trial alone from then on.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import final
 
+from paretovid.platform.records.lease import TrialHeartbeat
 from paretovid.platform.storage.documents import read_document, write_atomically
 from paretovid.platform.storage.mirror import is_shared, is_there, remove
 from paretovid.trainables.data.s3 import ObjectStoreError
+from paretovid.trainables.errors import DataError
 
 STOP_FILE = "stop.json"
 ALIVE_FILE = "alive.json"
@@ -42,9 +44,18 @@ def take_back_stop(sweep: Path) -> None:
     remove(sweep / STOP_FILE)
 
 
+def heartbeat_of(trial: Path) -> TrialHeartbeat | None:
+    """The last heartbeat in a trial's folder; None if no process has the trial.
+
+    Raises `DataError` for one that cannot be read, such as one that a later version has written.
+    """
+    found = read_document(trial / ALIVE_FILE)
+    return None if found is None else TrialHeartbeat.from_json(found, str(trial / ALIVE_FILE))
+
+
 @final
 class Signs:
-    """One trial's end of it, in the process that has claimed the trial.
+    """One trial's end of it, in the process that has the trial.
 
     Arguments:
         folder: the trial's, `<sweep>/trials/<trial>`.
@@ -53,7 +64,7 @@ class Signs:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._stop_file = folder.parent.parent / STOP_FILE
-        self._claim = uuid.uuid4().hex
+        self._lease = uuid.uuid4().hex
         # Where every sign is a request over a network, fewer of them.
         slower = SLOWER_IN_A_BUCKET if is_shared(folder) else 1.0
         self._look_seconds, self._beat_seconds = slower * LOOK_SECONDS, slower * BEAT_SECONDS
@@ -66,9 +77,12 @@ class Signs:
 
     @property
     def is_mine(self) -> bool:
-        """False once another process has claimed the trial."""
-        found = read_document(self._folder / ALIVE_FILE)
-        return found is None or found.get("claim") == self._claim
+        """False once another process has the trial."""
+        try:
+            found = heartbeat_of(self._folder)
+        except DataError:  # another version's: this process has written none that it cannot read
+            return False
+        return found is None or found.lease == self._lease
 
     def heartbeat(self, progress: Mapping[str, float] | None = None) -> bool:
         """A sign of life. True once the trial should end."""
@@ -95,12 +109,12 @@ class Signs:
                 remove(self._folder / ALIVE_FILE)
 
     def _write(self) -> None:
-        document = {
-            "claim": self._claim,
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "at": time.time(),
-            "beats": self._beats,
-            **self._progress,
-        }
-        write_atomically(self._folder / ALIVE_FILE, json.dumps(document))
+        heartbeat = TrialHeartbeat(
+            lease=self._lease,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            at=time.time(),
+            beats=self._beats,
+            progress=self._progress,
+        )
+        write_atomically(self._folder / ALIVE_FILE, json.dumps(heartbeat.to_json()))

@@ -18,13 +18,14 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TextIO, final
+from typing import TextIO, final
 
 from paretovid.platform.execution.stopping import StopSwitch
+from paretovid.platform.records.lease import DriverLease
 from paretovid.platform.storage.documents import read_document, write_atomically
 from paretovid.platform.storage.locks import _flock
 from paretovid.platform.storage.mirror import remove
-from paretovid.trainables.errors import UsageError
+from paretovid.trainables.errors import DataError, ParetovidError, UsageError
 
 DRIVER_FILE = "driver.json"
 TAKE_OVER_FILE = "take-over.json"
@@ -35,15 +36,23 @@ TAKE_OVER_SECONDS = 60.0
 """What a living driver has to stop in, when it is asked to give way."""
 
 
-def driver_of(folder: Path) -> dict[str, Any] | None:
-    """The driver that is running the sweep now: `host`, `pid`, `started`, `silent_seconds`. None: nobody."""
-    found = read_document(folder / DRIVER_FILE)
-    if found is None or found.get("ended"):
+def driver_of(folder: Path) -> DriverLease | None:
+    """The driver that is running the sweep now. None: nobody.
+
+    Raises `DataError` for a lease that cannot be read, such as one that a later version has written.
+    """
+    lease = _lease_in(folder)
+    if lease is None or lease.ended:
         return None
-    found["silent_seconds"] = max(0.0, time.time() - float(found.get("heartbeat", 0.0)))
-    if found.get("host") == socket.gethostname():
-        return found if _is_held(folder) else None
-    return found if found["silent_seconds"] < SILENT_SECONDS else None
+    if lease.host == socket.gethostname():
+        return lease if _is_held(folder) else None
+    return lease if lease.silent_seconds(time.time()) < SILENT_SECONDS else None
+
+
+def _lease_in(folder: Path) -> DriverLease | None:
+    """What `driver.json` says; None if there is none, or half of one."""
+    found = read_document(folder / DRIVER_FILE)
+    return None if found is None else DriverLease.from_json(found, str(folder / DRIVER_FILE))
 
 
 def _is_held(folder: Path) -> bool:
@@ -97,12 +106,17 @@ class SweepLock:
         is_asked = False
         while True:
             lock = self._try()
-            other = self._living(has_lock=lock is not None)
+            try:
+                other = self._living(has_lock=lock is not None)
+            except ParetovidError:
+                if lock is not None:
+                    lock.close()
+                raise
             if lock is not None and other is None:
                 return lock
             if lock is not None:
                 lock.close()
-            who = _describe(other)
+            who = _described(other)
             if not take_over:
                 raise UsageError(
                     f"the sweep {self._folder.name} is being run by {who}",
@@ -116,7 +130,7 @@ class SweepLock:
             if time.monotonic() > until:
                 raise UsageError(
                     f"{who} does not give way",
-                    f"End it there (kill {(other or {}).get('pid', 'PID')}), then try again.",
+                    f"End it there (kill {other.pid if other else 'PID'}), then try again.",
                 )
             time.sleep(0.5)
 
@@ -128,15 +142,14 @@ class SweepLock:
             time.sleep(0.05)
         return None
 
-    def _living(self, *, has_lock: bool) -> dict[str, Any] | None:
-        """Another driver that is alive. `has_lock`: nobody on this machine is."""
-        other = read_document(self._folder / DRIVER_FILE)
+    def _living(self, *, has_lock: bool) -> DriverLease | None:
+        """Another driver that is alive, if it has said who it is. `has_lock`: nobody on this machine is."""
+        other = _lease_in(self._folder)
         if not has_lock:
-            return other or {}
-        if other is None or other.get("ended") or other.get("host") == socket.gethostname():
+            return other
+        if other is None or other.ended or other.host == socket.gethostname():
             return None
-        is_silent = time.time() - float(other.get("heartbeat", 0.0)) > SILENT_SECONDS
-        return None if is_silent else other
+        return None if other.silent_seconds(time.time()) > SILENT_SECONDS else other
 
     def _beat(self) -> None:
         while not self._ended.wait(HEARTBEAT_SECONDS):
@@ -150,24 +163,27 @@ class SweepLock:
                 self._write()
 
     def _is_mine(self) -> bool:
-        found = read_document(self._folder / DRIVER_FILE)
-        return found is None or found.get("name") == self._name
+        try:
+            found = _lease_in(self._folder)
+        except DataError:  # another version's: this one has written none that it cannot read
+            return False
+        return found is None or found.name == self._name
 
     def _write(self, *, ended: bool = False) -> None:
-        document = {
-            "name": self._name,
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "started": self._started,
-            "heartbeat": time.time(),
-            "ended": ended,
-        }
-        write_atomically(self._folder / DRIVER_FILE, json.dumps(document))
+        lease = DriverLease(
+            name=self._name,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            started=self._started,
+            heartbeat=time.time(),
+            ended=ended,
+        )
+        write_atomically(self._folder / DRIVER_FILE, json.dumps(lease.to_json()))
 
 
-def _describe(driver: dict[str, Any] | None) -> str:
-    if not driver:
+def _described(driver: DriverLease | None) -> str:
+    if driver is None:
         return "another process of this machine"
-    silent = time.time() - float(driver.get("heartbeat", 0.0))
-    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(float(driver.get("started", 0.0))))
-    return f"process {driver.get('pid')} on {driver.get('host')}, since {since}, last sign of life {silent:.0f} s ago"
+    silent = driver.silent_seconds(time.time())
+    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(driver.started))
+    return f"process {driver.pid} on {driver.host}, since {since}, last heartbeat {silent:.0f} s ago"

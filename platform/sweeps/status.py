@@ -6,18 +6,19 @@ that sees the home.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol, final
+from typing import Protocol, final
 
 from paretovid.platform.console.progress import format_seconds
-from paretovid.platform.execution.heartbeat import ALIVE_FILE
+from paretovid.platform.execution.heartbeat import heartbeat_of
 from paretovid.platform.records.failure import failure_of
 from paretovid.platform.records.journal import Entry, FinishedTrial, TrialClock, hours_spent, read_journal
+from paretovid.platform.records.lease import DriverLease
 from paretovid.platform.records.sweep import SWEEP_FILE, SweepRecord, known_record, read_record
-from paretovid.platform.storage.documents import read_document
 from paretovid.platform.storage.home import Home
 from paretovid.platform.storage.mirror import refresh_sweep, refresh_sweeps
 from paretovid.platform.sweeps.lock import driver_of
@@ -47,7 +48,7 @@ class RunningTrial:
     epochs: float | None
     host: str | None
     silent_seconds: float | None
-    """Since its last sign of life, by the clocks of its node and of this one."""
+    """Since its last heartbeat, by the clocks of its node and of this one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,7 +58,7 @@ class SweepStatus:
     name: str
     state: str
     """As recorded; `interrupted` also if its driver is gone without a word."""
-    driver: Mapping[str, Any] | None
+    driver: DriverLease | None
     asked: int
     """Trials, baselines included."""
     finished: int
@@ -77,9 +78,12 @@ class SweepStatus:
     """What is waiting for what."""
     seconds_left: float | None
 
-    def to_document(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, JsonValue]:
         """Plain data, for `--json`."""
-        return asdict(self)
+        if self.driver is None:
+            return asdict(self)
+        driver = {**self.driver.to_json(), "silent_seconds": self.driver.silent_seconds(time.time())}
+        return {**asdict(self), "driver": driver}
 
 
 def status_of(home: Home, name: str) -> SweepStatus:
@@ -176,7 +180,7 @@ def _listing(folder: Path, record: SweepRecord | None, error: str | None) -> Swe
     refresh_sweep(folder, _RESULT_ONLY)
     done = {path.parent.name for path in (folder / "trials").glob("*/result.json")}
     state: str = "unreadable" if record is None else record.state
-    if state == "running" and driver_of(folder) is None:
+    if state == "running" and not _has_driver(folder):
         state = "interrupted"
     return SweepListing(
         name=folder.name if record is None else record.name,
@@ -186,6 +190,13 @@ def _listing(folder: Path, record: SweepRecord | None, error: str | None) -> Swe
         failed=len(_failures(folder, done)),
         error=error,
     )
+
+
+def _has_driver(folder: Path) -> bool:
+    try:
+        return driver_of(folder) is not None
+    except DataError:  # of another version: somebody, who is not to hide the other sweeps
+        return True
 
 
 def watch(home: Home, name: str | None, seconds: float = 2.0) -> Iterator[str]:
@@ -205,7 +216,7 @@ def status_text(status: SweepStatus) -> str:
     lines = [f"{status.name}: {status.state}"]
     if status.driver is not None:
         driver = status.driver
-        lines[0] += f", process {driver['pid']} on {driver['host']}"
+        lines[0] += f", process {driver.pid} on {driver.host}"
     left = status.asked - status.finished - len(status.failed)
     lines.append(
         f"trials   {status.finished} of {status.asked} finished, {len(status.running)} running, "
@@ -254,15 +265,17 @@ def _failures(folder: Path, finished: set[str]) -> dict[str, str]:
 def _running(folder: Path, entries: Sequence[Entry], now: float) -> tuple[RunningTrial, ...]:
     running = []
     for trial, start in _open_starts(entries).items():
-        alive = read_document(folder / "trials" / trial / ALIVE_FILE) or {}
+        alive = None
+        with contextlib.suppress(DataError):  # another version's: what it says is not shown
+            alive = heartbeat_of(folder / "trials" / trial)
         running.append(
             RunningTrial(
                 trial=trial,
                 attempt=int(start.facts.get("attempt", 1)),
-                epoch=alive.get("epoch"),
-                epochs=alive.get("epochs"),
-                host=alive.get("host"),
-                silent_seconds=max(0.0, now - float(alive["at"])) if "at" in alive else None,
+                epoch=alive.progress.get("epoch") if alive else None,
+                epochs=alive.progress.get("epochs") if alive else None,
+                host=alive.host if alive else None,
+                silent_seconds=max(0.0, now - alive.at) if alive else None,
             )
         )
     return tuple(running)

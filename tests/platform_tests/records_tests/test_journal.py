@@ -251,4 +251,4 @@ def test_a_sweep_that_is_running_shows_its_trials_and_an_estimate(tmp_path: Path
         assert found.seconds_left is not None and found.seconds_left >= 0
         assert "2 trials for one of 1 places" in found.waits
         assert "t0002 on" in status_text(found) and "start 2" in status_text(found)
-        assert json.dumps(found.to_document())
+        assert json.dumps(found.to_json())

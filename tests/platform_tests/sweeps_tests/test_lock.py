@@ -16,7 +16,7 @@ import pytest
 from paretovid.platform.execution.stopping import StopSwitch
 from paretovid.platform.sweeps import lock as sweep_lock
 from paretovid.platform.sweeps.lock import SweepLock, driver_of
-from paretovid.trainables.errors import UsageError
+from paretovid.trainables.errors import DataError, UsageError
 
 
 def other_machine(folder: Path, *, silent_seconds: float, ended: bool = False) -> None:
@@ -30,7 +30,7 @@ def other_machine(folder: Path, *, silent_seconds: float, ended: bool = False) -
 def test_a_living_driver_is_respected_and_named(tmp_path: Path) -> None:
     with SweepLock(tmp_path, StopSwitch()).hold():
         found = driver_of(tmp_path)
-        assert found is not None and (found["pid"], found["host"]) == (os.getpid(), socket.gethostname())
+        assert found is not None and (found.pid, found.host) == (os.getpid(), socket.gethostname())
         with (
             pytest.raises(UsageError, match=f"run by process {os.getpid()} on") as refused,
             SweepLock(tmp_path, StopSwitch()).hold(),
@@ -119,3 +119,32 @@ def test_a_driver_that_has_lost_the_sweep_stops(tmp_path: Path, monkeypatch: pyt
     assert json.loads((tmp_path / "driver.json").read_text())["host"] == "elsewhere", (
         "and leaves it to the other"
     )
+
+
+def test_a_driver_of_a_later_version_is_neither_ignored_nor_run_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def later() -> None:
+        other_machine(tmp_path, silent_seconds=0)
+        found = json.loads((tmp_path / "driver.json").read_text())
+        (tmp_path / "driver.json").write_text(json.dumps({**found, "version": 2}))
+
+    later()
+    for take_over in (False, True):
+        with (
+            pytest.raises(DataError, match=r"driver\.json is of version 2"),
+            SweepLock(tmp_path, StopSwitch()).hold(take_over=take_over),
+        ):
+            pass
+    with pytest.raises(DataError, match=r"driver\.json is of version 2"):
+        driver_of(tmp_path)
+    (tmp_path / "driver.json").unlink()
+    monkeypatch.setattr(sweep_lock, "HEARTBEAT_SECONDS", 0.05)
+    switch = StopSwitch()
+    with SweepLock(tmp_path, switch).hold():
+        later()
+        until = time.time() + 5
+        while switch.reason is None:
+            assert time.time() < until
+            time.sleep(0.01)
+    assert switch.is_lost and json.loads((tmp_path / "driver.json").read_text())["version"] == 2
