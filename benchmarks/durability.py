@@ -434,7 +434,7 @@ def worker(folder: Path) -> dict[str, Any]:
             killed += 1
     status = process.wait(1800)
     faults = [
-        e.facts | {"trial": e.trial}
+        {**e.info, "trial": e.trial}
         for e in read_journal(home / "sweeps" / "s").entries
         if e.event == "fault"
     ]
@@ -470,7 +470,7 @@ def node(folder: Path) -> dict[str, Any]:
         began = time.perf_counter()
         status = process.wait(1800)
     faults = [
-        e.facts | {"trial": e.trial}
+        {**e.info, "trial": e.trial}
         for e in read_journal(home / "sweeps" / "s").entries
         if e.event == "fault"
     ]

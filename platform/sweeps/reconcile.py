@@ -15,7 +15,7 @@ from pathlib import Path
 from paretovid.platform.execution.heartbeat import ALIVE_FILE
 from paretovid.platform.execution.outcome import FixedTrial
 from paretovid.platform.records.failure import FAILURE_FILE, failure_of, record_failure
-from paretovid.platform.records.journal import FinishedTrial, read_journal
+from paretovid.platform.records.journal import FailedStart, FinishedTrial, read_journal
 from paretovid.platform.records.trial import find_trial
 from paretovid.platform.search.study import ParetoStudy
 from paretovid.platform.storage.mirror import remove
@@ -51,7 +51,7 @@ def reconcile(
 
     Arguments:
         folder: the sweep's; nobody else may be running it.
-        record: takes an event and its facts, as `SweepJournal.write` does.
+        record: takes an event and what there is to say of it, as `SweepJournal.write` does.
         all_points: the study sees all operating points of a trial.
     """
     notes: list[str] = []
@@ -114,7 +114,7 @@ def _record_failed(folder: Path, record: Callable[..., None]) -> int:
     recorded = {
         entry.trial
         for entry in read_journal(folder).entries
-        if entry.event == "fault" and not entry.facts.get("again")
+        if entry.event == "fault" and not FailedStart.in_entry(entry).will_retry
     }
     paths = sorted((folder / "trials").glob(f"*/{FAILURE_FILE}"))
     for path in paths:

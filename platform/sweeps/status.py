@@ -16,7 +16,14 @@ from typing import Protocol, final
 from paretovid.platform.console.progress import format_seconds
 from paretovid.platform.execution.heartbeat import heartbeat_of
 from paretovid.platform.records.failure import failure_of
-from paretovid.platform.records.journal import Entry, FinishedTrial, TrialClock, hours_spent, read_journal
+from paretovid.platform.records.journal import (
+    Entry,
+    FailedStart,
+    FinishedTrial,
+    TrialClock,
+    hours_spent,
+    read_journal,
+)
 from paretovid.platform.records.lease import DriverLease
 from paretovid.platform.records.sweep import SWEEP_FILE, SweepRecord, known_record, read_record
 from paretovid.platform.storage.home import Home
@@ -111,7 +118,7 @@ def status_of(home: Home, name: str) -> SweepStatus:
         finished=len(finished),
         failed=failed,
         running=running,
-        restarts=sum(entry.event == "fault" and bool(entry.facts.get("again")) for entry in entries),
+        restarts=sum(entry.event == "fault" and FailedStart.in_entry(entry).will_retry for entry in entries),
         validation_hypervolume=curve(entries, record.corner),
         cpu_hours=cpu_hours,
         gpu_hours=gpu_hours,
@@ -271,7 +278,7 @@ def _running(folder: Path, entries: Sequence[Entry], now: float) -> tuple[Runnin
         running.append(
             RunningTrial(
                 trial=trial,
-                attempt=int(start.facts.get("attempt", 1)),
+                attempt=start.fields.whole("attempt", 1),
                 epoch=alive.progress.get("epoch") if alive else None,
                 epochs=alive.progress.get("epochs") if alive else None,
                 host=alive.host if alive else None,
@@ -318,8 +325,8 @@ def _waits(
         waits.append(f"{untracked} events for MLflow (paretovid replay {name}, if nobody runs the sweep)")
     open_faults: dict[str, str] = {}
     for entry in entries:
-        if entry.event == "fault" and entry.facts.get("again"):
-            open_faults[entry.trial] = str(entry.facts.get("reason"))
+        if entry.event == "fault" and (failed := FailedStart.in_entry(entry)).will_retry:
+            open_faults[entry.trial] = failed.reason
         elif entry.event in ("start", "finish"):
             open_faults.pop(entry.trial, None)
     waits += [f"{trial} for another start, after: {reason}" for trial, reason in open_faults.items()]
@@ -335,7 +342,7 @@ def _seconds_left(entries: Sequence[Entry], left: int, running: int, now: float)
     done = sum(entry.event == "finish" and entry.at > first for entry in entries)
     if done >= 2:
         return (now - first) / done * left
-    seconds = [float(e.facts["seconds"]) for e in entries if e.event == "finish" and "seconds" in e.facts]
+    seconds = [e.fields.number("seconds") for e in entries if e.event == "finish" and "seconds" in e.fields]
     if not seconds or not running:
         return None
     return sum(seconds) / len(seconds) * left / running
@@ -431,7 +438,7 @@ class LiveStatus:
             self._running.add(entry.trial)
         elif entry.event in _ENDED:
             self._running.discard(entry.trial)
-            self._failed += entry.event == "fault" and not entry.facts.get("again")
+            self._failed += entry.event == "fault" and not FailedStart.in_entry(entry).will_retry
         if entry.event == "finish":
             self._reached.add(entry)
 

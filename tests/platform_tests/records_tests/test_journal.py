@@ -43,7 +43,7 @@ def test_events_are_read_back_in_order_and_numbered_on(tmp_path: Path) -> None:
     entries = read_journal(tmp_path).entries
     assert [entry.n for entry in entries] == [1, 2, 3, 4]
     assert [entry.trial for entry in entries] == ["t0000", "t0001", "t0002", ""]
-    assert entries[3].facts == {"state": "finished"}
+    assert entries[3].info == {"state": "finished"}
     assert read_journal(tmp_path / "nothing").entries == ()
 
 
@@ -98,7 +98,7 @@ def test_a_journal_that_is_lost_numbers_on_from_what_mlflow_was_told(tmp_path: P
 
 
 def entry(n: int, at: float, event, **facts) -> Entry:
-    return Entry(n=n, at=at, event=event, facts=facts)
+    return Entry(n=n, at=at, event=event, info=facts)
 
 
 def test_hours_count_every_start_until_its_end_or_its_drivers() -> None:
