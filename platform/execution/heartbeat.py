@@ -30,7 +30,7 @@ ALIVE_FILE = "alive.json"
 LOOK_SECONDS = 1.0
 """Between two looks for the driver's wish; a file system over a network is asked no more often."""
 BEAT_SECONDS = float(os.environ.get("PARETOVID_SIGN_SECONDS", "2"))
-"""Between two signs of life: a thousand trials at a time make five hundred small writes a second."""
+"""Between two heartbeats: a thousand trials at a time make five hundred small writes a second."""
 SLOWER_IN_A_BUCKET = 6.0
 
 
@@ -85,7 +85,7 @@ class Signs:
         return found is None or found.lease == self._lease
 
     def heartbeat(self, progress: Mapping[str, float] | None = None) -> bool:
-        """A sign of life. True once the trial should end."""
+        """A heartbeat, if one is due. True once the trial should end."""
         now = time.monotonic()
         self._beats += 1
         if progress is not None:

@@ -1,8 +1,8 @@
 """What happened in a sweep, one line per event, in its folder: `journal.jsonl`.
 
-Appended to by the driver and never changed. From it come what MLflow is told (`platform/tracking/exporter.py`), what
-`paretovid sweeps SWEEP` shows, and the hours spent. It holds no result: those are in the trials' folders, so that
-a line that is lost costs a time stamp and nothing else.
+Appended to by the driver and never changed. From it come what MLflow is notified of
+(`platform/tracking/exporter.py`), what `paretovid sweeps SWEEP` shows, and the hours spent. It holds no result:
+those are in the trials' folders, so that a line that is lost costs a time stamp and nothing else.
 
     {"n": 3, "at": 1795264000.1, "event": "start", "trial": "t0001", "attempt": 1, "crc": "9c0e11d2"}
 """

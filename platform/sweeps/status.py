@@ -79,7 +79,7 @@ class SweepStatus:
     cpu_hours: float
     gpu_hours: float
     untracked: int
-    """Events that MLflow has not been told yet."""
+    """Events that MLflow has not been notified of yet."""
     damaged_lines: tuple[int, ...]
     waits: tuple[str, ...]
     """What is waiting for what."""
