@@ -25,7 +25,7 @@ from typing import Any, final
 import numpy as np
 import torch
 
-from paretovid.infra.local_copy import Part
+from paretovid.infra.local_copy import Blob
 from paretovid.infra.ray_cluster import Cluster
 from paretovid.platform.console.progress import Stage
 from paretovid.platform.preparation.crash_counter import start_attempts
@@ -348,7 +348,7 @@ class ShardWriter:
     size: int
     dtype: str
     widths: dict[str, int] = field(default_factory=dict)
-    parts: dict[str, dict[str, Part]] = field(default_factory=dict)
+    parts: dict[str, dict[str, Blob]] = field(default_factory=dict)
     """Component to the parts of its store in the bucket; none if the home is a folder."""
     _pieces: dict[int, dict[int, dict[str, Any]]] = field(default_factory=dict)
     """Video to first step to row, of videos that are not whole."""
@@ -356,11 +356,11 @@ class ShardWriter:
     """Shard to video to its features, of shards that are not whole."""
     _skipped: dict[int, dict[str, str]] = field(default_factory=dict)
     _written: set[int] = field(default_factory=set)
-    _in_bucket: dict[str, dict[str, list[tuple[Part, bytes]]]] = field(default_factory=dict)
+    _in_bucket: dict[str, dict[str, list[tuple[Blob, bytes]]]] = field(default_factory=dict)
 
     @classmethod
     def over(cls, dataset: Dataset, folders: Mapping[str, Path], size: int, dtype: str) -> ShardWriter:
-        parts: dict[str, dict[str, Part]] = {name: {} for name in folders}
+        parts: dict[str, dict[str, Blob]] = {name: {} for name in folders}
         return cls(records=dataset.records, folders=dict(folders), size=size, dtype=dtype, parts=parts)
 
     @property
@@ -393,12 +393,12 @@ class ShardWriter:
         for part, content in self._uploaded(name).get(description, ()):
             described = json.loads(content)
             if describes_shard(described, asked):
-                rows_part = Part(bytes=described["bytes"], sha256=described["sha256"])
+                rows_part = Blob(bytes=described["bytes"], sha256=described["sha256"])
                 self.parts[name] |= {description: part, rows: rows_part}
                 return True
         return False
 
-    def _uploaded(self, name: str) -> dict[str, list[tuple[Part, bytes]]]:
+    def _uploaded(self, name: str) -> dict[str, list[tuple[Blob, bytes]]]:
         if name not in self._in_bucket:
             self._in_bucket[name] = parts_in_bucket(self.folders[name], ".json")
         return self._in_bucket[name]

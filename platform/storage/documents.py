@@ -1,4 +1,7 @@
-"""Small documents on disk: written whole or not at all."""
+"""Small documents on this disk: written whole or not at all.
+
+Of a home, they are read and written through its `Store`; these functions know only the disk.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,28 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from paretovid.platform.storage.mirror import read_text, share_file
-from paretovid.trainables.data.s3 import ObjectStoreError
 
-
-def write_atomically(path: Path, text: str) -> None:
+def replace_text(path: Path, text: str) -> None:
     """Writes a file whole or not at all, for readers that may look at any time."""
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:6]}.partial")
     partial.write_text(text)
     partial.replace(path)
+
+
+def read_json_object(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a file; None if there is none, or none that can be read."""
+    try:
+        document = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return document if isinstance(document, dict) else None
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a file whole or not at all, for readers that may look at any time."""
+    from paretovid.platform.storage.mirror import share_file
+
+    replace_text(path, text)
     share_file(path)
 
 
@@ -25,6 +41,9 @@ def read_document(path: Path, *, must_answer: bool = False) -> dict[str, Any] | 
     Arguments:
         must_answer: raise `ObjectStoreError` if the bucket that it lies in does not answer.
     """
+    from paretovid.platform.storage.mirror import read_text
+    from paretovid.trainables.data.s3 import ObjectStoreError
+
     try:
         document = json.loads(read_text(path, must_answer=must_answer))
     except ObjectStoreError:

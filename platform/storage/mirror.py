@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
-from paretovid.infra.local_copy import LocalCopy, Part
+from paretovid.infra.local_copy import Blob, LocalCopy
 from paretovid.infra.node_cache import node_cache
 from paretovid.infra.object_store import MANIFEST, ObjectStore
 from paretovid.trainables.data.s3 import SCHEME, ObjectStoreError
@@ -122,18 +122,18 @@ class SharedRoot:
         return attach(self.url, node_cache(self.cache)) / Path(path).relative_to(self.root)
 
 
-def share(folder: Path, is_part: Callable[[str], bool] = lambda name: True) -> None:
+def share(folder: Path, is_included: Callable[[str], bool] = lambda name: True) -> None:
     """Sends a folder that is whole to the bucket. Raises `ObjectStoreError`."""
     behind = _behind(folder)
     if behind is not None:
-        behind[0].put_folder(folder, behind[1], is_part=is_part)
+        behind[0].upload_folder(folder, behind[1], is_included=is_included)
 
 
 def send(folder: Path, target: Path, names: Collection[str]) -> None:
     """Sends files of any folder to the place in the bucket that `target` mirrors."""
     behind = _behind(target)
     assert behind is not None, "the home is a folder"
-    behind[0].put_folder(folder, behind[1], is_part=lambda name: name in names, is_mirror=False)
+    behind[0].upload_folder(folder, behind[1], is_included=lambda name: name in names, is_mirror=False)
 
 
 def fetch(
@@ -150,57 +150,59 @@ def fetch(
     Raises `ObjectStoreError`.
     """
     behind = _behind(folder)
-    return behind is not None and behind[0].get_folder(behind[1], folder, wanted=wanted, heartbeat=heartbeat)
+    return behind is not None and behind[0].download_folder(
+        behind[1], folder, wanted=wanted, heartbeat=heartbeat
+    )
 
 
-def share_parts(folder: Path, names: Sequence[str]) -> dict[str, Part]:
-    """Sends files of a folder that others write as well. They count once the folder is sealed."""
+def share_parts(folder: Path, names: Sequence[str]) -> dict[str, Blob]:
+    """Sends files of a folder that others write as well. They count once the folder is committed."""
     behind = _behind(folder)
     if behind is None:
         return {}
-    return {name: behind[0].put_part(folder / name, behind[1], name) for name in names}
+    return {name: behind[0].put_blob(folder / name, behind[1], name) for name in names}
 
 
-def fetch_parts(folder: Path, parts: Mapping[str, Part]) -> None:
-    """Brings files here of a folder that is not sealed yet."""
+def fetch_parts(folder: Path, parts: Mapping[str, Blob]) -> None:
+    """Brings files here of a folder that is not committed yet."""
     behind = _behind(folder)
     if behind is None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     here = LocalCopy(folder)
-    for name, part in parts.items():
-        if not here.is_same(name, part):
-            behind[0].get_part(behind[1], name, part, folder)
+    for name, blob in parts.items():
+        if not here.is_same(name, blob):
+            behind[0].get_blob(behind[1], name, blob, folder)
 
 
-def parts_in_bucket(folder: Path, suffix: str) -> dict[str, list[tuple[Part, bytes]]]:
-    """Small parts of a folder that is not sealed yet, whoever has sent them: name to each, with its bytes."""
+def parts_in_bucket(folder: Path, suffix: str) -> dict[str, list[tuple[Blob, bytes]]]:
+    """Small parts of a folder that is not committed yet, whoever has sent them: name to each, with its bytes."""
     behind = _behind(folder)
     if behind is None:
         return {}
     store, key = behind
-    found: dict[str, list[tuple[Part, bytes]]] = {}
+    found: dict[str, list[tuple[Blob, bytes]]] = {}
     names = [name for name in store.names(key) if name.endswith(suffix) and name.count("/") == 1]
     contents = store.read_many([f"{key}/{name}" for name in names]) if names else []
     for name, content in zip(names, contents, strict=True):
-        part = Part(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
-        found.setdefault(name.partition("/")[2], []).append((part, content))
+        blob = Blob(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+        found.setdefault(name.partition("/")[2], []).append((blob, content))
     return found
 
 
-def remove_part(folder: Path, name: str, part: Part) -> None:
-    """Takes a part that was sent out of the bucket again."""
+def remove_part(folder: Path, name: str, blob: Blob) -> None:
+    """Takes a blob that was sent out of the bucket again."""
     behind = _behind(folder)
     if behind is not None:
-        behind[0].remove(f"{behind[1]}/{part.place}/{name}")
+        behind[0].remove(f"{behind[1]}/{blob.location}/{name}")
 
 
-def seal(folder: Path, parts: Mapping[str, Part], last: str) -> None:
+def commit(folder: Path, parts: Mapping[str, Blob], last: str) -> None:
     """Makes a folder whole in the bucket: of these parts and the file `last`, which is here."""
     behind = _behind(folder)
     if behind is not None:
         store, key = behind
-        store.seal(key, {**parts, last: store.put_part(folder / last, key, last)})
+        store.commit(key, {**parts, last: store.put_blob(folder / last, key, last)})
 
 
 def is_in_bucket(folder: Path) -> bool:
