@@ -28,14 +28,14 @@ from paretovid.platform.execution.launcher import launch_trials
 from paretovid.platform.fronts.build import read_front
 from paretovid.platform.fronts.report import front_table, write_html, write_png
 from paretovid.platform.records.journal import SweepJournal
+from paretovid.platform.records.sweep import write_info
 from paretovid.platform.search.study import ParetoStudy, Suggestion
-from paretovid.platform.storage.home import Home, open_home
+from paretovid.platform.storage.home import Home, SweepPaths, open_home
 from paretovid.platform.sweeps.events import SweepDriver
 from paretovid.platform.sweeps.status import LiveStatus
 from paretovid.platform.sweeps.trials import summary_of
 from paretovid.platform.testing.sweeps import write_trial
 from paretovid.platform.tracking.exporter import TrackingSender
-from paretovid.trainables.data.dataset import write_json
 
 CONCURRENT = 2
 
@@ -55,7 +55,7 @@ def no_op(config: dict[str, Any], context: Any) -> dict[str, Any]:
 def ours(home: Home, name: str, trials: int, template: Path) -> float:
     """Seconds of a sweep of trials that do nothing, from the first suggestion to the last picture."""
     config = load_sweep_config([])
-    folder = home.sweep(name)
+    sweep = home.sweep(name)
     info = {
         "name": name,
         "method": "lite_eval",
@@ -64,10 +64,10 @@ def ours(home: Home, name: str, trials: int, template: Path) -> float:
         "config": to_record(config),
     }
     started = time.perf_counter()
-    write_json(folder / "sweep.json", info)
+    write_info(sweep, info)
     study = ParetoStudy(storage=home.optuna_url, name=name, knobs=searched_knobs(config), trials=trials)
     sender = TrackingSender(home, name, None, print)
-    journal = SweepJournal(folder)
+    journal = SweepJournal(sweep)
     driver = SweepDriver(home, name, journal, sender, Progress.silent(), LiveStatus(()))
     sender.start()
     driver.record("driver", cpus=1, gpus=0)
@@ -77,17 +77,17 @@ def ours(home: Home, name: str, trials: int, template: Path) -> float:
         return {
             "trial": trial,
             "knobs": suggestion.knobs,
-            "output": str(home.trial(name, trial)),
+            "output": str(home.trial(name, trial).folder),
             "template": str(template),
         }
 
     hooks = driver.hooks(configure, tell_swept=False)
-    launch_trials(no_op, storage=folder, study=study, hooks=hooks, concurrent=CONCURRENT)
-    write_json(folder / "sweep.json", {**info, "state": "finished"})
-    front = read_front([folder])
+    launch_trials(no_op, sweep=sweep, study=study, hooks=hooks, concurrent=CONCURRENT)
+    write_info(sweep, {**info, "state": "finished"})
+    front = read_front([sweep])
     front_table(front)
-    write_png(front, folder / "front.png")
-    write_html(front, folder / "front.html")
+    write_png(front, sweep.folder / "front.png")
+    write_html(front, sweep.folder / "front.html")
     driver.record("state", state="finished")
     left = sender.close(front)
     assert left == 0, f"MLflow has not taken {left} events"
@@ -117,7 +117,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, connect():
         home = open_home(str(Path(folder) / "home"))
         template = write_trial(
-            Path(folder) / "template", "t0000", [(0.2 + 0.02 * i, 0.1 + i) for i in range(20)]
+            SweepPaths(Path(folder) / "template"), "t0000", [(0.2 + 0.02 * i, 0.1 + i) for i in range(20)]
         )
         bare(4, Path(folder) / "warm")  # imports and the first worker processes
         ours(home, "warm", 4, template)

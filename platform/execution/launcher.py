@@ -12,12 +12,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import shutil
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, final
 
 import ray
@@ -33,8 +31,8 @@ from paretovid.platform.execution.stopping import StopSwitch, SweepStopped
 from paretovid.platform.execution.trial_process import Trainable, in_process, nested
 from paretovid.platform.execution.watchdog import ExplainingScheduler, Overseer, killed_for_memory
 from paretovid.platform.search.study import ParetoStudy
+from paretovid.platform.storage.home import SweepPaths
 from paretovid.platform.storage.locks import alone
-from paretovid.platform.storage.mirror import ray_storage, remove_folder
 from paretovid.trainables.errors import ParetovidError, UsageError
 
 _TUNE_ENVIRONMENT = {
@@ -66,7 +64,7 @@ class LaunchSummary:
 def launch_trials(
     trainable: Trainable,
     *,
-    storage: Path,
+    sweep: SweepPaths,
     study: ParetoStudy | None = None,
     fixed: Sequence[FixedTrial] = (),
     hooks: Hooks | None = None,
@@ -82,7 +80,7 @@ def launch_trials(
 
     Arguments:
         trainable: called as `trainable(config, context)`; `config["trial"]` is the trial's id.
-        storage: the sweep's folder, seen by all nodes; trials write below `trials/<id>/`.
+        sweep: where trials write, each in its own folder; all nodes see its store.
         hooks: what the driver does with suggestions, progress and results.
         concurrent: trials at a time; None: as many as there is room for.
         max_failures: how often a fixed trial that failed is started again. A `ParetovidError` is final: the
@@ -113,13 +111,13 @@ def launch_trials(
         max_failures=max_failures,
     )
     overseer = Overseer(
-        searcher, storage, switch, hang_seconds=hang_seconds, room=room, on_look=watch.hooks().on_look
+        searcher, sweep, switch, hang_seconds=hang_seconds, room=room, on_look=watch.hooks().on_look
     )
-    with alone(storage), environment(_TUNE_ENVIRONMENT), _quiet():
-        take_back_stop(storage)
+    with alone(sweep.folder), environment(_TUNE_ENVIRONMENT), _quiet():
+        take_back_stop(sweep)
         try:
             with switch.heeded():
-                _run(trainable, searcher, storage, wanted, switch, overseer, cache)
+                _run(trainable, searcher, sweep, wanted, switch, overseer, cache)
         except (KeyboardInterrupt, SystemError) as error:
             # Where a second signal finds the driver inside Ray's compiled code, that puts an interrupt or an error of
             # its own in the place of what the handler raised.
@@ -184,7 +182,7 @@ def _check_some_succeeded(study: ParetoStudy) -> None:
 def _run(
     trainable: Trainable,
     searcher: ParetoSearcher,
-    storage: Path,
+    sweep: SweepPaths,
     wanted: TrialResources,
     switch: StopSwitch,
     overseer: Overseer,
@@ -193,7 +191,7 @@ def _run(
     """Tune, started again if Ray ends it because a worker was killed for memory."""
     make = nested if wanted.is_nested else in_process
     function = tune.with_resources(
-        make(trainable, storage, wanted, cache), tune.PlacementGroupFactory([wanted.bundle()])
+        make(trainable, sweep, wanted, cache), tune.PlacementGroupFactory([wanted.bundle()])
     )
     while switch.reason is None:
         name = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
@@ -208,7 +206,7 @@ def _run(
             ),
             run_config=tune.RunConfig(
                 name=name,
-                **ray_storage(storage / "ray"),
+                **sweep.store.ray_storage(sweep.ray),
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=0),
                 callbacks=[overseer],
@@ -222,11 +220,10 @@ def _run(
                 raise
             told = str(error.__cause__)
             reason = f"Ray ended the run: {(told.splitlines() or [''])[0]}"
-            searcher.crashed(reason, killed_for_memory(told, storage))
+            searcher.crashed(reason, killed_for_memory(told, sweep))
         finally:
             # What Tune keeps of a run is a folder per trial that nobody reads.
-            remove_folder(storage / "ray" / name)
-            shutil.rmtree(storage / "ray" / name, ignore_errors=True)
+            sweep.store.remove_folder(sweep.ray / name)
 
 
 def _directory(trial: Any) -> str:

@@ -25,8 +25,7 @@ from paretovid.infra.placement import TrialResources
 from paretovid.platform.execution.context import ProcessContext, WorkerContext, forget_checkpoints
 from paretovid.platform.execution.outcome import OUTCOME
 from paretovid.platform.execution.ray_errors import NODE_LOST, cause_of_train_failure, is_node_loss
-from paretovid.platform.storage.documents import write_atomically
-from paretovid.platform.storage.mirror import SharedRoot, ray_storage, read_text, remove
+from paretovid.platform.storage.home import HomeReference, SweepPaths, TrialPaths
 from paretovid.trainables.context import TrialStopped
 from paretovid.trainables.errors import NonFiniteError, ParetovidError
 
@@ -38,21 +37,21 @@ _FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS))
 
 
 def in_process(
-    trainable: Trainable, storage: Path, wanted: TrialResources, cache: str | None = None
+    trainable: Trainable, sweep: SweepPaths, wanted: TrialResources, cache: str | None = None
 ) -> Callable[..., dict[str, str]]:
     """The trial in the Tune trial's own process.
 
     Arguments:
         cache: folder on each node for its mirror of a home in a bucket; None: the user's cache folder.
     """
-    home = SharedRoot.of(storage, cache)
+    home, folder = sweep.reference(cache), sweep.folder.absolute()
 
     def trial(config: dict[str, Any]) -> dict[str, str]:
         torch.set_num_threads(max(1, int(wanted.cpus)))
         cuda = bool(wanted.gpus) and torch.cuda.is_available()
         try:
-            folder = trial_folder(home.here(storage), config)
-            context = ProcessContext(folder, torch.device("cuda" if cuda else "cpu"))
+            paths = trial_paths(home, folder, config)
+            context = ProcessContext(paths, torch.device("cuda" if cuda else "cpu"))
         except OSError as error:
             return {OUTCOME: failure(error)}
         try:
@@ -60,47 +59,47 @@ def in_process(
         except TrialStopped:
             return {OUTCOME: _STOPPED}
         except Exception as error:
-            _write_traceback(folder)
+            _write_traceback(paths)
             if cuda and not isinstance(error, ParetovidError):
                 raise  # a CUDA error leaves the process unusable; Tune replaces it
             return {OUTCOME: failure(error, on_gpu=cuda)}
         finally:
             context.end()
-        forget_checkpoints(folder)
+        forget_checkpoints(paths)
         return {OUTCOME: result}
 
     return trial
 
 
 def nested(
-    trainable: Trainable, storage: Path, wanted: TrialResources, cache: str | None = None
+    trainable: Trainable, sweep: SweepPaths, wanted: TrialResources, cache: str | None = None
 ) -> Callable[..., dict[str, str]]:
     """The trial as a Ray Train run of several workers, inside the Tune trial. `cache`: as in `in_process`."""
-    home = SharedRoot.of(storage, cache)
+    home, folder = sweep.reference(cache), sweep.folder.absolute()
 
     def worker(config: dict[str, Any]) -> None:
         torch.set_num_threads(max(1, int(wanted.cpus)))
-        folder = trial_folder(home.here(storage), config)
-        context = WorkerContext(folder)
+        paths = trial_paths(home, folder, config)
+        context = WorkerContext(paths)
         try:
             outcome = result_to_json(trainable(config, context))
         except TrialStopped:
             outcome = _STOPPED
         except Exception:
             # Not caught: the other workers wait for this one, and end with it.
-            _write_traceback(folder)
+            _write_traceback(paths)
             raise
         finally:
             context.end()
         if context.rank == 0:
-            write_atomically(folder / "outcome.json", outcome)
+            paths.store.write_text(paths.outcome, outcome)
 
     def trial(config: dict[str, Any]) -> dict[str, str]:
         from ray.train.torch import TorchConfig, TorchTrainer
 
-        folder = trial_folder(home.here(storage), config)
-        folder.mkdir(parents=True, exist_ok=True)
-        remove(folder / "outcome.json")
+        paths = trial_paths(home, folder, config)
+        paths.folder.mkdir(parents=True, exist_ok=True)
+        paths.store.remove(paths.outcome)
         trainer = TorchTrainer(
             worker,
             train_loop_config=config,
@@ -115,20 +114,20 @@ def nested(
                 name=f"{config['trial']}-{uuid.uuid4().hex[:6]}",
                 # Not Ray's TuneReportCallback for progress: a report that comes in while the trial returns can
                 # block both for ever (the main thread of its session waits for the queue that it drains).
-                **ray_storage(home.here(storage) / "ray" / "train"),
+                **paths.store.ray_storage(paths.sweep.ray / "train"),
             ),
         )
         try:
             trainer.fit()
-            outcome = read_text(folder / "outcome.json", must_answer=True)
+            outcome = paths.store.read_text(paths.outcome, must_answer=True)
         except Exception as error:
             cause = cause_of_train_failure(error)
             if not isinstance(cause, ParetovidError) and is_node_loss(f"{error} {cause}"):
                 return {OUTCOME: json.dumps({"error": NODE_LOST, "retry": True, "innocent": True})}
             return {OUTCOME: failure(cause, on_gpu=bool(wanted.gpus))}
-        remove(folder / "outcome.json")
+        paths.store.remove(paths.outcome)
         if outcome != _STOPPED:
-            forget_checkpoints(folder)
+            forget_checkpoints(paths)
         return {OUTCOME: outcome}
 
     return trial
@@ -158,14 +157,14 @@ def failure(error: Exception, *, on_gpu: bool = False) -> str:
     return json.dumps({"error": reason, "retry": not is_final})
 
 
-def trial_folder(storage: Path, config: Mapping[str, Any]) -> Path:
-    """Where a trial keeps its checkpoints and its result."""
-    return storage.absolute() / "trials" / str(config["trial"])
+def trial_paths(home: HomeReference, sweep: Path, config: Mapping[str, Any]) -> TrialPaths:
+    """Where a trial keeps its checkpoints and its result, on this node. `sweep`: the driver's folder of it."""
+    return home.sweep(sweep).trial(str(config["trial"]))
 
 
-def _write_traceback(folder: Path) -> None:
+def _write_traceback(trial: TrialPaths) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / "error.txt", traceback.format_exc())
+        trial.folder.mkdir(parents=True, exist_ok=True)
+        trial.store.write_text(trial.error, traceback.format_exc())
     except OSError:
         traceback.print_exc()  # a full disk takes no traceback either

@@ -21,6 +21,7 @@ from paretovid.platform.records.trial import (
     read_scores,
     read_sweep,
 )
+from paretovid.platform.storage.home import SCORES_FILE, SweepPaths
 from paretovid.trainables.errors import DataError, UsageError
 from paretovid.trainables.evaluation.intervals import detection_interval, map_interval, resample_weights
 from paretovid.trainables.evaluation.pareto import Reference, hypervolume, knee, non_dominated, reference_of
@@ -29,9 +30,9 @@ ALL_INTERVALS_UP_TO = 1000
 """Videos in a split up to which every point gets an interval; beyond, only the front and baselines do."""
 
 
-def read_front(folders: Sequence[Path], **options: Any) -> Front:
-    """`build_front` of the sweeps in these folders."""
-    return build_front([read_sweep(folder) for folder in folders], **options)
+def read_front(sweeps: Sequence[SweepPaths], **options: Any) -> Front:
+    """`build_front` of these sweeps, as their stores have them now."""
+    return build_front([read_sweep(sweep) for sweep in sweeps], **options)
 
 
 def build_front(
@@ -198,7 +199,7 @@ def _interval(trial: TrialRecord, scores: Scores, index: int, weights: Any) -> t
         return map_interval(scores.scores[index], scores.targets, weights)
     if scores.detections is None or scores.truth is None:
         raise DataError(
-            f"{trial.folder / 'scores.safetensors'} holds no instances, which {trial.objective} is measured from",
+            f"{trial.folder / SCORES_FILE} holds no instances, which {trial.objective} is measured from",
             "Remove the trial's folder and run the sweep under another name=.",
         )
     return detection_interval(scores.detections[index], scores.truth, weights)

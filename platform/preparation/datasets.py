@@ -17,13 +17,7 @@ from paretovid.infra.ray_cluster import LOCAL
 from paretovid.platform.config.load import data_settings
 from paretovid.platform.console.progress import Progress, Stage
 from paretovid.platform.execution.cluster import cluster_of
-from paretovid.platform.storage.home import Home, open_home
-from paretovid.platform.storage.mirror import (
-    fetch,
-    send,
-    share,
-    some_of_dataset,
-)
+from paretovid.platform.storage.home import Home, open_home, some_of_dataset
 from paretovid.search_spaces.schema import SweepConfig
 from paretovid.trainables.config import typed_config
 from paretovid.trainables.data.dataset import MANIFEST, Dataset, load_dataset
@@ -53,10 +47,10 @@ def make_data(config: SweepConfig, progress: Progress) -> Dataset:
     with progress.stage("videos", unit="videos") as stage:
         if settings.get("reader") is not None:
             assembled = _read_data(config, home, stage)
-            share(root, lambda part: part in (MANIFEST, LEFT_OUT))
+            home.store.upload(root, lambda name: name in (MANIFEST, LEFT_OUT))
             _tell(assembled, root, progress)
             return assembled.dataset
-        is_shared_set = fetch(root, some_of_dataset)
+        is_downloaded = home.store.download(root, some_of_dataset)
         if settings.pop("generator", None) is None:
             dataset = load_dataset(root)
             if dataset.name != name:
@@ -67,7 +61,7 @@ def make_data(config: SweepConfig, progress: Progress) -> Dataset:
             stage.reused(f"{len(dataset.records)} videos of {name}")
             return dataset
         wanted = typed_config(MovingDigitsConfig, settings, "data")
-        found = _made_before(root, wanted, is_whole=is_shared_set)
+        found = _made_before(root, wanted, is_complete=is_downloaded)
         if found is not None:
             stage.reused(f"{len(found.records)} videos of {name}")
             return found
@@ -76,7 +70,7 @@ def make_data(config: SweepConfig, progress: Progress) -> Dataset:
             dataset = make_moving_digits(
                 wanted, root, name=name, map_parallel=map_parallel, progress=lambda done, _: stage.advance()
             )
-        share(root)
+        home.store.upload(root)
         stage.done(f"made {len(dataset.records)} videos of {len(dataset.classes)} classes")
     return dataset
 
@@ -142,18 +136,18 @@ def upload_data(home: Home, folder: Path) -> Dataset:
             )
         if not path.is_file():
             raise DataError(f"{path} is missing", f"Put it back, or take it out of {MANIFEST}.")
-    send(folder, home.data(dataset.name), names)
+    home.store.upload_from(folder, home.data(dataset.name), names)
     return dataset
 
 
-def _made_before(root: Path, wanted: MovingDigitsConfig, *, is_whole: bool) -> Dataset | None:
-    """The set if it is there and made so. `is_whole`: the bucket has all of its videos, whatever is here."""
+def _made_before(root: Path, wanted: MovingDigitsConfig, *, is_complete: bool) -> Dataset | None:
+    """The set if it is there and made so. `is_complete`: the bucket has all of its videos, whatever is here."""
     try:
         dataset = load_dataset(root)
     except DataError:
         return None
-    whole = is_whole or all(Path(dataset.video_path(record)).is_file() for record in dataset.records)
-    return dataset if whole and is_made(wanted, dataset) else None
+    has_videos = is_complete or all(Path(dataset.video_path(record)).is_file() for record in dataset.records)
+    return dataset if has_videos and is_made(wanted, dataset) else None
 
 
 @contextlib.contextmanager

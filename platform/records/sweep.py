@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from paretovid.platform.storage.documents import read_document
-from paretovid.platform.storage.home import Home
-from paretovid.platform.storage.mirror import refresh_sweeps, share_file
+from paretovid.platform.storage.home import Home, SweepPaths
 from paretovid.trainables.data.dataset import write_json
 from paretovid.trainables.errors import DataError, UnknownNameError, unknown_name
 
-SWEEP_FILE = "sweep.json"
 
-
-def read_info(folder: Path) -> dict[str, Any] | None:
+def read_info(sweep: SweepPaths) -> dict[str, Any] | None:
     """The content of `sweep.json`; None if there is none that can be read."""
-    return read_document(folder / SWEEP_FILE, must_answer=True)
+    return sweep.store.read_document(sweep.record, must_answer=True)
 
 
-def write_info(folder: Path, info: Mapping[str, Any]) -> None:
+def write_info(sweep: SweepPaths, info: Mapping[str, Any]) -> None:
     """Replaces `sweep.json`."""
-    write_json(folder / SWEEP_FILE, info)
-    share_file(folder / SWEEP_FILE)
+    write_json(sweep.record, info)
+    sweep.store.upload_file(sweep.record)
 
 
 def known_info(home: Home, name: str) -> dict[str, Any]:
@@ -31,11 +26,11 @@ def known_info(home: Home, name: str) -> dict[str, Any]:
     info = read_info(home.sweep(name))
     if info is not None:
         return info
-    refresh_sweeps(home.sweeps)
-    if (home.sweep(name) / SWEEP_FILE).is_file():
+    names = home.sweep_names()
+    if home.sweep(name).record.is_file():
         raise DataError(
-            f"{home.sweep(name) / SWEEP_FILE} is damaged",
+            f"{home.sweep(name).record} is damaged",
             "Write it anew with the command that the sweep was started with, and name=" + name + ".",
         )
-    error = unknown_name("sweep", name, [path.parent.name for path in home.sweeps.glob(f"*/{SWEEP_FILE}")])
+    error = unknown_name("sweep", name, names)
     raise UnknownNameError(error.message, f"{error.hint} `paretovid sweeps` lists them.")

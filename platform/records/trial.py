@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import safe_open
 
-from paretovid.platform.storage.mirror import refresh_sweep, refresh_sweeps
+from paretovid.platform.storage.home import RESULT_FILE, SCORES_FILE, SweepPaths
 from paretovid.trainables.data.dataset import Event
 from paretovid.trainables.errors import DataError, NonFiniteError, UnknownNameError, UsageError, unknown_name
 from paretovid.trainables.evaluation.detection import GroundTruth
@@ -171,26 +171,23 @@ class Scores:
     """Of localization: what the N videos' detections were measured against."""
 
 
-def read_sweep(folder: Path) -> SweepRecord:
-    """The sweep in `folder`. Trials without a result (failed, still running) are left out.
+def read_sweep(sweep: SweepPaths) -> SweepRecord:
+    """The sweep as its store has it now. Trials without a result (failed, still running) are left out.
 
     Raises `UsageError` if there is no such sweep (names those beside it), `DataError` for a damaged file.
     """
-    refresh_sweep(folder)
-    if not (folder / "sweep.json").is_file():
-        refresh_sweeps(folder.parent)
-        names = [path.parent.name for path in folder.parent.glob("*/sweep.json")]
-        error = unknown_name("sweep", folder.name, names)
+    sweep.refresh()
+    if not sweep.record.is_file():
+        error = unknown_name("sweep", sweep.name, sweep.siblings())
         raise UnknownNameError(error.message, f"{error.hint} `paretovid sweeps` lists them.")
-    info = _read_json(folder / "sweep.json")
-    paths = sorted((folder / "trials").glob("*/result.json"))
-    trials = tuple(read_trial(path.parent) for path in paths)
-    return SweepRecord(name=str(info.get("name", folder.name)), folder=folder, info=info, trials=trials)
+    info = _read_json(sweep.record)
+    trials = tuple(read_trial(trial.folder) for trial in sweep.with_result())
+    return SweepRecord(name=str(info.get("name", sweep.name)), folder=sweep.folder, info=info, trials=trials)
 
 
 def read_trial(folder: Path) -> TrialRecord:
     """The finished trial in `folder`. Raises `DataError` if it is damaged, `NonFiniteError` for NaN in it."""
-    path = folder / "result.json"
+    path = folder / RESULT_FILE
     data = _read_json(path)
     try:
         return _trial(data, folder)
@@ -205,7 +202,7 @@ def read_scores(trial: TrialRecord, split: str) -> Scores:
     """The trial's scores on `val` or `test`. `UsageError` for another split, `DataError` if damaged."""
     if split not in SPLITS:
         raise UsageError(f"unknown split: {split!r}", f"Allowed: {', '.join(SPLITS)}.")
-    path = trial.folder / "scores.safetensors"
+    path = trial.folder / SCORES_FILE
     try:
         with safe_open(path, framework="np") as file:
             values = {name: file.get_tensor(f"{split}/{name}") for name in ("scores", "gflops", "targets")}

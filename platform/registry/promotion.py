@@ -25,8 +25,7 @@ from paretovid.platform.records.trial import MAP, SPLITS, objective_text
 from paretovid.platform.registry.card import model_card
 from paretovid.platform.registry.gates import Gate, check_raw_videos
 from paretovid.platform.registry.package import backbone_folders, write_package
-from paretovid.platform.storage.home import Home
-from paretovid.platform.storage.mirror import fetch_result
+from paretovid.platform.storage.home import MODEL_FILE, Home
 from paretovid.platform.tracking.store import Store, locked, open_registry, quiet_mlflow
 from paretovid.trainables.errors import ParetovidError, UsageError, unknown_name
 
@@ -95,7 +94,7 @@ def promote(
     chosen = choose(front, point=point, max_gflops=max_gflops, min_map=min_map, at_knee=knee)
     gates = [*number_gates(chosen, max_gflops)]
     _refuse_unless_passed(chosen, gates)
-    fetch_result(chosen.trial.folder, ("model.safetensors",))
+    home.trial(sweep, chosen.trial.trial).download((MODEL_FILE,))
     backbones = backbone_folders(home, chosen.trial)
     with tempfile.TemporaryDirectory() as scratch:
         package = write_package(Path(scratch), home, chosen, backbones)
@@ -219,7 +218,7 @@ def _summary(front: Front, point: FrontPoint) -> str:
 
 
 def _tracking_uri(home: Home, sweep: str) -> str | None:
-    info = json.loads((home.sweep(sweep) / "sweep.json").read_text())
+    info = json.loads(home.sweep(sweep).record.read_text())
     stated: str | None = ((info.get("config") or {}).get("tracking") or {}).get("uri")
     return stated
 

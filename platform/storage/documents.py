@@ -25,31 +25,3 @@ def read_json_object(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return document if isinstance(document, dict) else None
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a file whole or not at all, for readers that may look at any time."""
-    from paretovid.platform.storage.mirror import share_file
-
-    replace_text(path, text)
-    share_file(path)
-
-
-def read_document(path: Path, *, must_answer: bool = False) -> dict[str, Any] | None:
-    """The JSON object in a file; None if there is none, or none that can be read.
-
-    Arguments:
-        must_answer: raise `ObjectStoreError` if the bucket that it lies in does not answer.
-    """
-    from paretovid.platform.storage.mirror import read_text
-    from paretovid.trainables.data.s3 import ObjectStoreError
-
-    try:
-        document = json.loads(read_text(path, must_answer=must_answer))
-    except ObjectStoreError:
-        if must_answer:
-            raise
-        return None
-    except (OSError, ValueError):
-        return None
-    return document if isinstance(document, dict) else None

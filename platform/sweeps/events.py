@@ -9,11 +9,10 @@ from typing import Any, final
 
 from paretovid.platform.console.progress import Progress, Stage
 from paretovid.platform.execution.outcome import Hooks
-from paretovid.platform.records.failure import FAILURE_FILE, record_failure
+from paretovid.platform.records.failure import record_failure
 from paretovid.platform.records.journal import Event, SweepJournal
 from paretovid.platform.records.trial import objective_text
 from paretovid.platform.storage.home import Home
-from paretovid.platform.storage.mirror import fetch_result, remove
 from paretovid.platform.sweeps.status import LiveStatus
 from paretovid.platform.tracking.exporter import TrackingSender
 from paretovid.trainables.data.s3 import ObjectStoreError
@@ -86,10 +85,10 @@ class SweepDriver:
             record_failure(self._home.trial(self._sweep, trial), str(error))
             self._advance(1, f"{trial} failed: {error}")
             return
-        folder = self._home.trial(self._sweep, trial)
-        remove(folder / FAILURE_FILE)
-        with contextlib.suppress(ObjectStoreError):  # whoever reads the sweep's front fetches it as well
-            fetch_result(folder)
+        paths = self._home.trial(self._sweep, trial)
+        paths.store.remove(paths.failure)
+        with contextlib.suppress(ObjectStoreError):  # whoever reads the sweep's front downloads it as well
+            paths.download()
         objectives = result["objectives"]
         self.record("finish", trial=trial, **result["figures"])
         quality = ", ".join(

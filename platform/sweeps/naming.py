@@ -19,9 +19,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from paretovid.platform.config.load import load_sweep_config, searched_knobs, to_record
-from paretovid.platform.records.sweep import SWEEP_FILE, known_info, read_info
+from paretovid.platform.records.sweep import known_info, read_info
 from paretovid.platform.storage.home import Home
-from paretovid.platform.storage.mirror import refresh_sweeps
 from paretovid.search_spaces.schema import SweepConfig
 from paretovid.trainables.errors import DataError, UsageError
 from paretovid.trainables.provenance import code_version
@@ -61,9 +60,8 @@ def name_of(home: Home, config: SweepConfig) -> str:
         if info and _identity(_first(info)) != wanted:
             raise _taken(config.name, _differences(_first(info), to_record(config)))
         return config.name
-    refresh_sweeps(home.sweeps)
     stem = f"{config.method.name}-{config.data['name']}"
-    taken = {path.parent.name: read_info(path.parent) for path in home.sweeps.glob(f"*/{SWEEP_FILE}")}
+    taken = {name: read_info(home.sweep(name)) for name in home.sweep_names()}
     for name, info in sorted(taken.items()):
         if info and name.startswith(stem) and _identity(_first(info)) == wanted:
             return name

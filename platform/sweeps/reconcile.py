@@ -9,15 +9,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
-from paretovid.platform.execution.heartbeat import ALIVE_FILE
 from paretovid.platform.execution.outcome import FixedTrial
-from paretovid.platform.records.failure import FAILURE_FILE, failure_of, record_failure
+from paretovid.platform.records.failure import failure_of, record_failure
 from paretovid.platform.records.journal import read_journal
 from paretovid.platform.search.study import ParetoStudy
-from paretovid.platform.storage.documents import read_document
-from paretovid.platform.storage.mirror import remove
+from paretovid.platform.storage.documents import read_json_object
+from paretovid.platform.storage.home import SweepPaths
 from paretovid.platform.sweeps.trials import (
     SweepTrials,
     figures_of,
@@ -40,7 +38,7 @@ class Reconciled:
 
 
 def reconcile(
-    folder: Path,
+    sweep: SweepPaths,
     study: ParetoStudy,
     trials: SweepTrials,
     record: Callable[..., None],
@@ -50,14 +48,14 @@ def reconcile(
     """Compares the stores and mends what a killed driver left half done. Starts nothing.
 
     Arguments:
-        folder: the sweep's; nobody else may be running it.
+        sweep: nobody else may be running it.
         record: takes an event and its facts, as `SweepJournal.write` does.
     """
     notes: list[str] = []
     fixed: list[FixedTrial] = []
     for baseline in trials.baselines():
         is_finished = finished_result(trial_config(baseline.config)) is not None
-        if not is_finished and failure_of(folder / "trials" / baseline.trial_id) is None:
+        if not is_finished and failure_of(sweep.trial(baseline.trial_id)) is None:
             fixed.append(baseline)
     for suggestion in study.interrupted_ones():
         found = finished_result(trial_config(trials.searched(suggestion)))
@@ -68,26 +66,26 @@ def reconcile(
     for suggestion in study.complete_ones():
         config = trials.searched(suggestion)
         if finished_result(trial_config(config)) is None:
-            if read_document(folder / "trials" / suggestion.trial_id / "result.json") is not None:
+            if read_json_object(sweep.trial(suggestion.trial_id).result) is not None:
                 # Features of another version of the code, for one: what was paid for is not thrown away.
                 notes.append(f"{suggestion.trial_id} was made from other features or settings; it is kept")
                 continue
             fixed.append(FixedTrial(trial_id=suggestion.trial_id, config=config))
             notes.append(f"the result of {suggestion.trial_id} is gone: it is trained again")
     for trial, reason in study.failures().items():
-        if failure_of(folder / "trials" / trial) is None:
-            record_failure(folder / "trials" / trial, reason)
-    for path in (folder / "trials").glob(f"*/{ALIVE_FILE}"):
-        remove(path)
-    notes += _made_by_others(folder)
-    finished = _tell_of_finished(folder, record)
-    failed = _tell_of_failed(folder, record)
+        if failure_of(sweep.trial(trial)) is None:
+            record_failure(sweep.trial(trial), reason)
+    for dead in sweep.with_heartbeat():
+        sweep.store.remove(dead.heartbeat)
+    notes += _made_by_others(sweep)
+    finished = _tell_of_finished(sweep, record)
+    failed = _tell_of_failed(sweep, record)
     return Reconciled(fixed=tuple(fixed), finished=finished, failed=failed, notes=tuple(notes))
 
 
-def _made_by_others(folder: Path) -> list[str]:
+def _made_by_others(sweep: SweepPaths) -> list[str]:
     """A note for each other version of the code that has made results of this sweep."""
-    results = [read_document(path) or {} for path in (folder / "trials").glob("*/result.json")]
+    results = [read_json_object(trial.result) or {} for trial in sweep.with_result()]
     made_by = Counter(str(result.get("code_version")) for result in results)
     del made_by[code_version()]
     return [
@@ -95,26 +93,25 @@ def _made_by_others(folder: Path) -> list[str]:
     ]
 
 
-def _tell_of_finished(folder: Path, record: Callable[..., None]) -> int:
+def _tell_of_finished(sweep: SweepPaths, record: Callable[..., None]) -> int:
     """Writes the events that a killed driver did not come to write. Returns how many trials have a result."""
-    told = {entry.trial for entry in read_journal(folder).entries if entry.event == "finish"}
-    paths = sorted((folder / "trials").glob("*/result.json"))
-    for path in paths:
-        result = read_document(path)
-        if result is not None and path.parent.name not in told:
-            record("finish", trial=path.parent.name, found=True, **figures_of(result))
-    return len(paths)
+    told = {entry.trial for entry in read_journal(sweep).entries if entry.event == "finish"}
+    trials = sweep.with_result()
+    for trial in trials:
+        result = read_json_object(trial.result)
+        if result is not None and trial.name not in told:
+            record("finish", trial=trial.name, found=True, **figures_of(result))
+    return len(trials)
 
 
-def _tell_of_failed(folder: Path, record: Callable[..., None]) -> int:
+def _tell_of_failed(sweep: SweepPaths, record: Callable[..., None]) -> int:
     told = {
         entry.trial
-        for entry in read_journal(folder).entries
+        for entry in read_journal(sweep).entries
         if entry.event == "fault" and not entry.facts.get("again")
     }
-    paths = sorted((folder / "trials").glob(f"*/{FAILURE_FILE}"))
-    for path in paths:
-        if path.parent.name not in told:
-            reason = failure_of(path.parent)
-            record("fault", trial=path.parent.name, reason=reason, again=False, found=True)
-    return len(paths)
+    trials = sweep.with_failure()
+    for trial in trials:
+        if trial.name not in told:
+            record("fault", trial=trial.name, reason=failure_of(trial), again=False, found=True)
+    return len(trials)

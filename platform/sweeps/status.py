@@ -9,18 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Protocol, final
 
 from paretovid.platform.console.progress import format_seconds
-from paretovid.platform.execution.heartbeat import ALIVE_FILE
 from paretovid.platform.records.failure import failure_of
 from paretovid.platform.records.journal import Entry, TrialClock, hours_spent, read_journal
-from paretovid.platform.records.sweep import SWEEP_FILE, known_info, read_info
+from paretovid.platform.records.sweep import known_info, read_info
 from paretovid.platform.records.trial import stated_reference
-from paretovid.platform.storage.documents import read_document
-from paretovid.platform.storage.home import Home
-from paretovid.platform.storage.mirror import refresh_sweep, refresh_sweeps
+from paretovid.platform.storage.home import RESULT_FILE, Home, SweepPaths
 from paretovid.platform.sweeps.lock import driver_of
 from paretovid.platform.tracking.exporter import last_sent
 from paretovid.trainables.errors import UsageError
@@ -28,7 +24,7 @@ from paretovid.trainables.evaluation.pareto import Reference, hypervolume, non_d
 
 _CURVE_POINTS = 12
 _ENDED = ("finish", "fault", "aside")
-_RESULT_ONLY = ("result.json",)
+_RESULT_ONLY = (RESULT_FILE,)
 
 
 class _Sender(Protocol):
@@ -84,20 +80,20 @@ class SweepStatus:
 def status_of(home: Home, name: str) -> SweepStatus:
     """Reads a sweep's state. Raises `UnknownNameError` if there is no such sweep."""
     info = known_info(home, name)
-    folder = home.sweep(name)
-    refresh_sweep(folder, _RESULT_ONLY)
+    sweep = home.sweep(name)
+    sweep.refresh(_RESULT_ONLY)
     now = time.time()
-    reading = read_journal(folder)
-    driver = driver_of(folder)
+    reading = read_journal(sweep)
+    driver = driver_of(sweep)
     entries = reading.entries
-    finished = {path.parent.name for path in (folder / "trials").glob("*/result.json")}
-    failed = _failures(folder, finished)
-    running = _running(folder, entries, now) if driver else ()
+    finished = {trial.name for trial in sweep.with_result()}
+    failed = _failures(sweep, finished)
+    running = _running(sweep, entries, now) if driver else ()
     asked = int(info["config"]["search"]["trials"]) + len(info["config"].get("baselines") or [])
     state = "interrupted" if info["state"] == "running" and driver is None else str(info["state"])
     cpu_hours, gpu_hours = hours_spent(entries, now if driver else (entries[-1].at if entries else now))
     left = max(0, asked - len(finished) - len(failed))
-    untracked = _untracked(folder, entries)
+    untracked = _untracked(sweep, entries)
     return SweepStatus(
         name=name,
         state=state,
@@ -119,14 +115,13 @@ def status_of(home: Home, name: str) -> SweepStatus:
 
 def list_sweeps(home: Home) -> list[dict[str, Any]]:
     """All sweeps under a home, oldest first, with state, trials and, once finished, the hypervolume on test."""
-    refresh_sweeps(home.sweeps)
-    infos = [info for path in home.sweeps.glob(f"*/{SWEEP_FILE}") if (info := read_info(path.parent))]
+    infos = [info for name in home.sweep_names() if (info := read_info(home.sweep(name)))]
     listed = []
     for info in sorted(infos, key=lambda each: str(each["created"])):
-        folder = home.sweep(info["name"])
-        refresh_sweep(folder, _RESULT_ONLY)
-        done = {path.parent.name for path in (folder / "trials").glob("*/result.json")}
-        is_gone = info["state"] == "running" and driver_of(folder) is None
+        sweep = home.sweep(info["name"])
+        sweep.refresh(_RESULT_ONLY)
+        done = {trial.name for trial in sweep.with_result()}
+        is_gone = info["state"] == "running" and driver_of(sweep) is None
         config = info.get("config") or {}
         searched = int((config.get("search") or {}).get("trials") or 0)
         keys = ("name", "method", "data", "state", "created", "hypervolume", "reference", "tracked", "error")
@@ -134,7 +129,7 @@ def list_sweeps(home: Home) -> list[dict[str, Any]]:
             {
                 "trials": len(done),
                 "asked": searched + len(config.get("baselines") or []),
-                "failed": len(_failures(folder, done)),
+                "failed": len(_failures(sweep, done)),
                 **{key: info.get(key) for key in keys},
                 **({"state": "interrupted"} if is_gone else {}),
             }
@@ -196,19 +191,19 @@ def _curve_lines(points: Sequence[tuple[float, float]]) -> list[str]:
     ]
 
 
-def _failures(folder: Path, finished: set[str]) -> dict[str, str]:
+def _failures(sweep: SweepPaths, finished: set[str]) -> dict[str, str]:
     found = {}
-    for path in sorted((folder / "trials").glob("*/failure.json")):
-        reason = failure_of(path.parent)
-        if reason is not None and path.parent.name not in finished:
-            found[path.parent.name] = reason
+    for trial in sweep.with_failure():
+        reason = failure_of(trial)
+        if reason is not None and trial.name not in finished:
+            found[trial.name] = reason
     return found
 
 
-def _running(folder: Path, entries: Sequence[Entry], now: float) -> tuple[RunningTrial, ...]:
+def _running(sweep: SweepPaths, entries: Sequence[Entry], now: float) -> tuple[RunningTrial, ...]:
     running = []
     for trial, start in _open_starts(entries).items():
-        alive = read_document(folder / "trials" / trial / ALIVE_FILE) or {}
+        alive = sweep.store.read_document(sweep.trial(trial).heartbeat) or {}
         running.append(
             RunningTrial(
                 trial=trial,
@@ -235,8 +230,8 @@ def _open_starts(entries: Sequence[Entry]) -> dict[str, Entry]:
     return running
 
 
-def _untracked(folder: Path, entries: Sequence[Entry]) -> int:
-    sent = last_sent(folder)
+def _untracked(sweep: SweepPaths, entries: Sequence[Entry]) -> int:
+    sent = last_sent(sweep)
     return sum(entry.n > sent for entry in entries)
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from paretovid.infra.placement import TrialResources
 from paretovid.platform.config.load import check_method, searched_knobs, training_settings
@@ -27,8 +26,7 @@ from paretovid.platform.records.journal import SweepJournal, read_journal
 from paretovid.platform.records.sweep import known_info, read_info, write_info
 from paretovid.platform.search.location import study_place
 from paretovid.platform.search.study import ParetoStudy
-from paretovid.platform.storage.home import Home, open_home
-from paretovid.platform.storage.mirror import fetch, refresh_sweep, share_file, some_of_dataset
+from paretovid.platform.storage.home import Home, SweepPaths, open_home, some_of_dataset
 from paretovid.platform.sweeps.events import SweepDriver
 from paretovid.platform.sweeps.lock import SweepLock, driver_of
 from paretovid.platform.sweeps.naming import name_of, new_info, stored_config, with_extensions
@@ -161,16 +159,16 @@ def _go_on(
     take_over: bool,
     more: int = 0,
 ) -> SweepReport:
-    folder = home.sweep(name)
-    refresh_sweep(folder)
+    sweep = home.sweep(name)
+    sweep.refresh()
     switch = StopSwitch()
     hint = f"Go on: {typed_command('paretovid')} resume {name}{_at(config.home)}"
     with on_signals(switch, progress.say), _with_hint(hint):
         if not more and _is_finished(home, name):
             return _show_finished(home, name, config, progress)
         # Before anything is written: a second driver of a running sweep must leave no trace in it.
-        with SweepLock(folder, switch).hold(take_over=take_over, say=progress.say):
-            info = read_info(folder)
+        with SweepLock(sweep, switch).hold(take_over=take_over, say=progress.say):
+            info = read_info(sweep)
             if not more and _is_finished(home, name):  # by the driver that has just given way
                 return _show_finished(home, name, config, progress)
             if more:
@@ -179,7 +177,7 @@ def _go_on(
             config = with_extensions(config, info)
             info = new_info(config, name, "running", info)
             info["study"] = study_place(home, info, config.search.storage).described
-            write_info(folder, info)
+            write_info(sweep, info)
             summary = _Run(home, name, config, progress, switch).all_of_it()
     return _report(home, name, summary, config)
 
@@ -232,7 +230,7 @@ class _Run:
     ) -> None:
         self._home = home
         self._name = name
-        self._folder = home.sweep(name)
+        self._paths = home.sweep(name)
         self._config = config
         self._progress = progress
         self._switch = switch
@@ -244,8 +242,8 @@ class _Run:
             custom=dict(config.cluster.resources_per_trial),
         )
         self._sender = TrackingSender(home, name, config.tracking.uri, progress.say)
-        journal = SweepJournal(self._folder, after=last_sent(self._folder))
-        live = LiveStatus(read_journal(self._folder).entries)
+        journal = SweepJournal(self._paths, after=last_sent(self._paths))
+        live = LiveStatus(read_journal(self._paths).entries)
         self._driver = SweepDriver(home, name, journal, self._sender, progress, live)
 
     def all_of_it(self) -> LaunchSummary:
@@ -277,7 +275,8 @@ class _Run:
 
     def _search(self, prepared: Prepared) -> LaunchSummary:
         config, search = self._config, self._config.search
-        place = study_place(self._home, read_info(self._folder) or {}, search.storage)
+        cache = config.cluster.node_cache
+        place = study_place(self._home, read_info(self._paths) or {}, search.storage)
         study = ParetoStudy(
             storage=place.url,
             name=place.name,
@@ -291,15 +290,15 @@ class _Run:
             objective=objective_of(config),
         )
         trials = SweepTrials(config, self._name, prepared)
-        found = reconcile(self._folder, study, trials, self._driver.record, tell_swept=search.tell_swept)
+        found = reconcile(self._paths, study, trials, self._driver.record, tell_swept=search.tell_swept)
         for note in found.notes:
             self._progress.say(f"  {note}")
         total = search.trials + len(config.baselines)
         with self._progress.stage("search", total=total, unit="trials") as stage:
             self._driver.show_on(stage, found.finished + found.failed)
             summary = launch_trials(
-                trainable_on(config.cluster.node_cache, code_version(), self._home.root),
-                storage=self._folder,
+                trainable_on(cache, code_version(), self._home.reference(cache)),
+                sweep=self._paths,
                 study=study,
                 fixed=found.fixed,
                 hooks=self._driver.hooks(trials.searched, tell_swept=search.tell_swept),
@@ -309,7 +308,7 @@ class _Run:
                 hours=search.hours,
                 hang_seconds=config.cluster.hang_seconds,
                 switch=self._switch,
-                cache=config.cluster.node_cache,
+                cache=cache,
             )
             failed = f", {summary.failed} failed" if summary.failed else ""
             stage.done(f"{summary.succeeded} trials{failed}")
@@ -322,16 +321,16 @@ class _Run:
 
         Returns how many events MLflow has not taken.
         """
-        front = read_front([self._folder])
-        write_front(self._folder, front)
+        front = read_front([self._paths])
+        write_front(self._paths, front)
         reference = front.reference.to_json(front.objective)
-        info = new_info(self._config, self._name, state, read_info(self._folder))
+        info = new_info(self._config, self._name, state, read_info(self._paths))
         failures = {**(info.get("failures") or {}), **summary.reasons}
         info |= {"hypervolume": front.hypervolume, "reference": reference, "failures": failures}
-        write_info(self._folder, {**info, "tracked": False})
+        write_info(self._paths, {**info, "tracked": False})
         self._driver.record("state", state=state)
         left = self._sender.close(front, TRACKING_SECONDS)
-        write_info(self._folder, {**info, "tracked": left == 0})
+        write_info(self._paths, {**info, "tracked": left == 0})
         return left
 
     def _record_end(self, error: BaseException) -> None:
@@ -342,20 +341,21 @@ class _Run:
         state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         reason = (str(error) or type(error).__name__).splitlines()[0]
         with contextlib.suppress(OSError):
-            info = new_info(self._config, self._name, state, read_info(self._folder))
-            write_info(self._folder, {**info, "error": reason})
+            info = new_info(self._config, self._name, state, read_info(self._paths))
+            write_info(self._paths, {**info, "error": reason})
             self._driver.record("state", state=state, reason=reason)
         self._sender.close(None, STOPPED_TRACKING_SECONDS)
 
 
-def write_front(folder: Any, front: Front) -> None:
+def write_front(sweep: SweepPaths, front: Front) -> None:
     """The front as picture, page, table and document in the sweep's folder."""
+    folder = sweep.folder
     write_png(front, folder / PICTURE)
     write_html(front, folder / PAGE)
     (folder / TABLE).write_text(front_table(front) + "\n")
     write_json(folder / DOCUMENT, front.to_json())
     for name in (PICTURE, PAGE, TABLE, DOCUMENT):
-        share_file(folder / name)
+        sweep.store.upload_file(folder / name)
 
 
 def _check(config: SweepConfig) -> None:
@@ -401,16 +401,18 @@ def _at(home: str | None) -> str:
 
 
 def _report(home: Home, name: str, summary: LaunchSummary | None, config: SweepConfig) -> SweepReport:
-    folder = home.sweep(name)
+    sweep = home.sweep(name)
     root = home.data(str(config.data["name"]))
-    fetch(root, some_of_dataset)
+    home.store.download(root, some_of_dataset)
     dataset = load_dataset(root)
     examples = dataset.split("test")[:2]
-    fetch(dataset.root, lambda names: [record.path for record in examples if record.path in names])
+    home.store.download(
+        dataset.root, lambda names: [record.path for record in examples if record.path in names]
+    )
     return SweepReport(
         name=name,
-        folder=folder,
-        front=read_front([folder]),
+        folder=sweep.folder,
+        front=read_front([sweep]),
         summary=summary,
         tracking_uri=store_uri(home, config.tracking.uri),
         stated_uri=config.tracking.uri,

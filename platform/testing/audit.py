@@ -10,13 +10,11 @@ from dataclasses import dataclass
 import optuna
 from optuna.trial import TrialState
 
-from paretovid.platform.execution.heartbeat import ALIVE_FILE
 from paretovid.platform.records.journal import read_journal
 from paretovid.platform.records.sweep import read_info
 from paretovid.platform.search.location import study_place
 from paretovid.platform.search.storage import connect_storage
 from paretovid.platform.storage.home import Home
-from paretovid.platform.storage.mirror import refresh_sweep
 from paretovid.platform.tracking.store import open_store
 
 
@@ -46,10 +44,10 @@ class Audit:
 
 def audit(home: Home, sweep: str, uri: str | None = None) -> Audit:
     """Reads all stores of a sweep that nobody runs now."""
-    folder = home.sweep(sweep)
-    refresh_sweep(folder)
-    done = [path.parent.name for path in (folder / "trials").glob("*/result.json")]
-    info = read_info(folder) or {"name": sweep}
+    paths = home.sweep(sweep)
+    paths.refresh()
+    done = [trial.name for trial in paths.with_result()]
+    info = read_info(paths) or {"name": sweep}
     place = study_place(home, info, (info.get("config") or {}).get("search", {}).get("storage"))
     storage, _ = connect_storage(place.url)
     trials = optuna.load_study(study_name=place.name, storage=storage).get_trials(deepcopy=False)
@@ -64,10 +62,10 @@ def audit(home: Home, sweep: str, uri: str | None = None) -> Audit:
     names = Counter(run.data.tags["paretovid.trial"] for run in children)
     running = sum(trial.state == TrialState.RUNNING for trial in trials)
     running += sum(run.info.status == "RUNNING" for run in runs)
-    running += len(list((folder / "trials").glob(f"*/{ALIVE_FILE}")))
+    running += len(paths.with_heartbeat())
     finished: set[str] = set()
     again = starts = 0
-    for entry in read_journal(folder).entries:
+    for entry in read_journal(paths).entries:
         if entry.event == "start":
             starts += 1
             again += entry.trial in finished

@@ -13,7 +13,6 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import final
 
 from paretovid.platform.fronts.build import read_front
@@ -21,13 +20,11 @@ from paretovid.platform.fronts.front import Front
 from paretovid.platform.records.journal import Entry, read_journal
 from paretovid.platform.records.sweep import read_info
 from paretovid.platform.records.trial import SweepRecord, TrialRecord, read_sweep, read_trial
-from paretovid.platform.storage.documents import read_document, write_atomically
-from paretovid.platform.storage.home import Home
+from paretovid.platform.storage.home import Home, SweepPaths
 from paretovid.platform.tracking.store import StoreError, open_store, store_uri
 from paretovid.platform.tracking.tracker import Tracker, log_sweep
 from paretovid.trainables.errors import ParetovidError
 
-TRACKED_FILE = "tracked.json"
 TRIALS_PER_BATCH = 20
 _ENDED = ("finished", "out_of_time")
 _RETRY_SECONDS = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
@@ -39,7 +36,7 @@ class Delivery:
 
     def __init__(self, home: Home, sweep: str, uri: str | None) -> None:
         self._home = home
-        self._folder = home.sweep(sweep)
+        self._paths = home.sweep(sweep)
         self._uri = uri
         self._address = store_uri(home, uri)
         self._tracker: Tracker | None = None
@@ -49,7 +46,7 @@ class Delivery:
     @property
     def sent(self) -> int:
         """The number of the last entry that the store has."""
-        return int((read_document(self._folder / TRACKED_FILE) or {}).get(self._address, 0))
+        return _tracked(self._paths).get(self._address, 0)
 
     def send(self, entries: Sequence[Entry]) -> list[str]:
         """Sends entries in order, and notes how far it came. Returns what had to be left out, and why.
@@ -71,7 +68,10 @@ class Delivery:
     def _send(self, batch: Sequence[Entry]) -> list[str]:
         if self._tracker is None:
             described = SweepRecord(
-                name=self._folder.name, folder=self._folder, info=read_info(self._folder) or {}, trials=()
+                name=self._paths.name,
+                folder=self._paths.folder,
+                info=read_info(self._paths) or {},
+                trials=(),
             )
             self._tracker = Tracker(open_store(self._home, self._uri), described)
         tracker, first = self._tracker, batch[0]
@@ -84,11 +84,12 @@ class Delivery:
             tracker.begin()
         elif first.event == "state":
             state = str(first.facts.get("state"))
-            front = (self.front or read_front([self._folder])) if state in _ENDED else None
-            paths = sorted((self._folder / "trials").glob("*/result.json"))
-            trials = self._read([path.parent.name for path in paths], left_out)
-            info = read_info(self._folder) or {}
-            sweep = SweepRecord(name=self._folder.name, folder=self._folder, info=info, trials=tuple(trials))
+            front = (self.front or read_front([self._paths])) if state in _ENDED else None
+            trials = self._read([trial.name for trial in self._paths.with_result()], left_out)
+            info = read_info(self._paths) or {}
+            sweep = SweepRecord(
+                name=self._paths.name, folder=self._paths.folder, info=info, trials=tuple(trials)
+            )
             tracker.finish(sweep, front, state)
         return left_out
 
@@ -96,17 +97,17 @@ class Delivery:
         """The results that can be read; why another cannot goes to `left_out`."""
         found: list[TrialRecord] = []
         for trial in trials:
-            folder = self._folder / "trials" / trial
+            paths = self._paths.trial(trial)
             try:
-                if (folder / "result.json").exists():  # else it was lost, and is being trained again
-                    found.append(read_trial(folder))
+                if paths.result.exists():  # else it was lost, and is being trained again
+                    found.append(read_trial(paths.folder))
             except ParetovidError as error:
                 left_out.append(error.message)
         return found
 
     def _note(self, number: int) -> None:
-        known = read_document(self._folder / TRACKED_FILE) or {}
-        write_atomically(self._folder / TRACKED_FILE, json.dumps({**known, self._address: number}))
+        known = {**_tracked(self._paths), self._address: number}
+        self._paths.store.write_text(self._paths.tracked, json.dumps(known))
 
 
 def _batches(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
@@ -132,7 +133,7 @@ class TrackingSender:
 
     def __init__(self, home: Home, sweep: str, uri: str | None, say: Callable[[str], None]) -> None:
         self._delivery = Delivery(home, sweep, uri)
-        self._folder = home.sweep(sweep)
+        self._paths = home.sweep(sweep)
         self._say = say
         self._waiting: list[Entry] = []
         self._lock = threading.Lock()
@@ -155,10 +156,10 @@ class TrackingSender:
     def start(self) -> None:
         """Begins with what earlier drivers have left in the journal."""
         sent = self._delivery.sent
-        reading = read_journal(self._folder)
+        reading = read_journal(self._paths)
         if reading.damaged:
             lines = ", ".join(map(str, reading.damaged))
-            self._say(f"  {self._folder / 'journal.jsonl'}: line {lines} is damaged and left out")
+            self._say(f"  {self._paths.journal}: line {lines} is damaged and left out")
         self._waiting = [entry for entry in reading.entries if entry.n > sent]
         self._news.set()
         self._thread.start()
@@ -251,10 +252,10 @@ def replay(
     reading = read_journal(home.sweep(sweep))
     if reading.damaged:
         lines = ", ".join(map(str, reading.damaged))
-        say(f"  {home.sweep(sweep) / 'journal.jsonl'}: line {lines} is damaged and left out")
+        say(f"  {home.sweep(sweep).journal}: line {lines} is damaged and left out")
     if not reading.entries:  # a sweep from before there were journals
-        folder = home.sweep(sweep)
-        log_sweep(home, read_sweep(folder), read_front([folder]), uri)
+        paths = home.sweep(sweep)
+        log_sweep(home, read_sweep(paths), read_front([paths]), uri)
         return 0
     sent = 0 if whole else delivery.sent
     entries = [entry for entry in reading.entries if entry.n > sent]
@@ -263,6 +264,12 @@ def replay(
     return len(entries)
 
 
-def last_sent(folder: Path) -> int:
+def last_sent(sweep: SweepPaths) -> int:
     """The highest number that any store has been told of; events to come must lie above."""
-    return max((read_document(folder / TRACKED_FILE) or {}).values(), default=0)
+    return max(_tracked(sweep).values(), default=0)
+
+
+def _tracked(sweep: SweepPaths) -> dict[str, int]:
+    """Address of a tracking store to the number of the last event that it has been told."""
+    found = sweep.store.read_document(sweep.tracked) or {}
+    return {address: int(number) for address, number in found.items()}

@@ -21,7 +21,6 @@ from paretovid.infra.ray_cluster import CLUSTER_ENVIRONMENT, environment
 from paretovid.infra.testing import FlakyProxy, PostgresServer, S3Server, mlflow_server
 from paretovid.platform.cli import main
 from paretovid.platform.search.location import STORAGE_VARIABLE
-from paretovid.platform.storage import mirror as shared_home
 from paretovid.platform.storage.home import open_home
 from paretovid.platform.testing.audit import Audit, audit
 from paretovid.platform.testing.sweeps import kill_with_children
@@ -63,13 +62,11 @@ def run(*words: str, status: int = 0) -> tuple[str, str]:
 
 def here(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     """What a command prints, run in this process: one that imports everything anew takes seconds."""
-    shared_home._STORES.clear()
     assert main(words) == 0, capsys.readouterr().err
     return capsys.readouterr().out
 
 
 def as_a_machine(url: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shared_home._STORES.clear()
     monkeypatch.setenv("PARETOVID_HOME", url)
     monkeypatch.setenv("PARETOVID_CACHE", str(cache))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -96,11 +93,9 @@ def home(prepared: str, s3: S3Server, tmp_path: Path, monkeypatch: pytest.Monkey
     """The URL of a prepared home, and a machine that has seen nothing of it yet."""
     as_a_machine(prepared, tmp_path / "first", monkeypatch)
     yield prepared
-    shared_home._STORES.clear()
 
 
 def audited(sweep: str) -> Audit:
-    shared_home._STORES.clear()
     return audit(open_home(), sweep)
 
 

@@ -343,13 +343,14 @@ def launch(base: TrialConfig, storage: Path, workers: int) -> Path:
     from paretovid.infra.placement import TrialResources
     from paretovid.platform.execution.launcher import launch_trials
     from paretovid.platform.execution.outcome import FixedTrial, Hooks
+    from paretovid.platform.storage.home import SweepPaths
     from paretovid.platform.sweeps.trials import trainable_on
     from paretovid.trainables.provenance import code_version
 
     trial = dataclasses.asdict(dataclasses.replace(base, output=str(storage / "trials" / "t")))
     summary = launch_trials(
         trainable_on(None, code_version()),
-        storage=storage,
+        sweep=SweepPaths(storage),
         fixed=[FixedTrial(trial_id="t", config=trial)],
         hooks=Hooks(objectives_of=lambda result: result["objectives"]),
         resources=TrialResources(workers=workers, cpus=1),

@@ -16,6 +16,7 @@ from paretovid.platform.fronts.front import Front, FrontPoint
 from paretovid.platform.fronts.selection import choose
 from paretovid.platform.records.trial import read_sweep, read_trial
 from paretovid.platform.registry.promotion import _version_tags, number_gates
+from paretovid.platform.storage.home import SweepPaths
 from paretovid.platform.testing.sweeps import synthetic_sweep, write_sweep, write_trial
 from paretovid.platform.tracking.tags import near_front, trial_figures
 from paretovid.trainables.data.dataset import Event
@@ -69,7 +70,7 @@ def test_json_is_as_the_design_says(front: Front) -> None:
 
 def test_choice_looks_at_validation_only(tmp_path: Path) -> None:
     sweep = two_points(tmp_path)
-    trial = sweep / "trials" / "t0000"
+    trial = sweep.trial("t0000").folder
     edited(trial, 0, "val", map=0.9)
     edited(trial, 1, "val", map=0.8)  # worse and dearer on validation, however good on test
     edited(trial, 1, "test", map=0.99)
@@ -80,14 +81,14 @@ def test_choice_looks_at_validation_only(tmp_path: Path) -> None:
 
 def test_shown_figures_are_those_of_the_split(tmp_path: Path) -> None:
     sweep = two_points(tmp_path)
-    edited(sweep / "trials" / "t0000", 0, "test", map=0.123)
+    edited(sweep.trial("t0000").folder, 0, "test", map=0.123)
     assert read_front([sweep]).front[0].shown.map == 0.123
     assert read_front([sweep], split="val").front[0].shown.map != 0.123
 
 
 def test_budget_holds_on_both_splits(tmp_path: Path) -> None:
     sweep = two_points(tmp_path)
-    edited(sweep / "trials" / "t0000", 1, "test", gflops=0.07)
+    edited(sweep.trial("t0000").folder, 1, "test", gflops=0.07)
     assert choose(read_front([sweep]), max_gflops=0.06).id == "t0000-p00"
 
 
@@ -162,7 +163,7 @@ def test_sweeps_on_other_data_do_not_join(tmp_path: Path) -> None:
 
 def test_sweep_without_a_finished_trial(tmp_path: Path) -> None:
     sweep = write_sweep(tmp_path / "sweeps" / "s", {"state": "failed"})
-    (sweep / "trials" / "t0000").mkdir(parents=True)
+    sweep.trial("t0000").folder.mkdir(parents=True)
     with pytest.raises(DataError, match="no trial of s has finished"):
         build_front([read_sweep(sweep)])
 
@@ -170,12 +171,12 @@ def test_sweep_without_a_finished_trial(tmp_path: Path) -> None:
 def test_missing_sweep_lists_what_there_is(tmp_path: Path) -> None:
     two_points(tmp_path)
     with pytest.raises(UnknownNameError) as error:
-        read_sweep(tmp_path / "sweeps" / "sx")
+        read_sweep(SweepPaths(tmp_path / "sweeps" / "sx"))
     assert "Known: s." in error.value.hint
 
 
 def test_damaged_results_are_named(tmp_path: Path) -> None:
-    trial = two_points(tmp_path) / "trials" / "t0000"
+    trial = two_points(tmp_path).trial("t0000").folder
     text = (trial / "result.json").read_text()
     (trial / "result.json").write_text(text[:100])
     with pytest.raises(DataError, match=r"result\.json"):

@@ -84,7 +84,7 @@ def load(home: Path, videos: Dataset, words: list[str]) -> tuple[dict[str, str],
     names = family(config.backbones.family)
     opened = open_home(config.home)
     folders = {source: opened.backbone(videos.name, name) for source, name in names.items()}
-    stage.load_given(config, videos, names, folders, Progress.silent())
+    stage.load_given(config, opened, videos, names, folders, Progress.silent())
     return names, folders
 
 

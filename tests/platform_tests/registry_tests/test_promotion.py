@@ -170,7 +170,7 @@ def test_an_oracle_is_refused(home: Home) -> None:
 
 
 def test_other_answers_than_measured_are_refused(home: Home) -> None:
-    path = home.trial("tiny", "b0000") / "model.safetensors"
+    path = home.trial("tiny", "b0000").model
     original = path.read_bytes()
     tensors = load_file(path)
     save_file(

@@ -34,10 +34,13 @@ def test_every_path_lies_under_the_root(tmp_path: Path) -> None:
         home.data("d"),
         home.backbone("d", "c"),
         home.features("d"),
-        home.trial("s", "t"),
+        home.sweep("s").record,
+        home.trial("s", "t").result,
         home.mlflow_artifacts,
     ]
     assert len(set(paths)) == len(paths)
     assert all(path.is_relative_to(tmp_path) for path in paths)
-    assert home.trial("s", "t0001") == home.sweep("s") / "trials" / "t0001"
+    trial = home.trial("s", "t0001")
+    assert trial.folder == home.sweep("s").folder / "trials" / "t0001"
+    assert trial.sweep == home.sweep("s")
     assert home.optuna_url == f"journal://{tmp_path}/optuna.journal"

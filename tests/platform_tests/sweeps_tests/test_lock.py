@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from paretovid.platform.execution.stopping import StopSwitch
+from paretovid.platform.storage.home import SweepPaths
 from paretovid.platform.sweeps import lock as sweep_lock
 from paretovid.platform.sweeps.lock import SweepLock, driver_of
 from paretovid.trainables.errors import UsageError
@@ -24,21 +25,21 @@ def other_machine(folder: Path, *, silent_seconds: float, ended: bool = False) -
     now = time.time()
     described = {"name": "x", "host": "elsewhere", "pid": 7, "started": now - 900}
     described |= {"heartbeat": now - silent_seconds, "ended": ended}
-    (folder / "driver.json").write_text(json.dumps(described))
+    SweepPaths(folder).lease.write_text(json.dumps(described))
 
 
 def test_a_living_driver_is_respected_and_named(tmp_path: Path) -> None:
-    with SweepLock(tmp_path, StopSwitch()).hold():
-        found = driver_of(tmp_path)
+    with SweepLock(SweepPaths(tmp_path), StopSwitch()).hold():
+        found = driver_of(SweepPaths(tmp_path))
         assert found is not None and (found["pid"], found["host"]) == (os.getpid(), socket.gethostname())
         with (
             pytest.raises(UsageError, match=f"run by process {os.getpid()} on") as refused,
-            SweepLock(tmp_path, StopSwitch()).hold(),
+            SweepLock(SweepPaths(tmp_path), StopSwitch()).hold(),
         ):
             pass
         assert "--take-over" in refused.value.hint
-    assert driver_of(tmp_path) is None
-    with SweepLock(tmp_path, StopSwitch()).hold():
+    assert driver_of(SweepPaths(tmp_path)) is None
+    with SweepLock(SweepPaths(tmp_path), StopSwitch()).hold():
         pass
 
 
@@ -46,14 +47,15 @@ def test_a_dead_driver_of_this_machine_is_nobody(tmp_path: Path) -> None:
     code = (
         "import os, sys\nfrom pathlib import Path\n"
         "from paretovid.platform.execution.stopping import StopSwitch\n"
+        "from paretovid.platform.storage.home import SweepPaths\n"
         "from paretovid.platform.sweeps.lock import SweepLock\n"
-        "with SweepLock(Path(sys.argv[1]), StopSwitch()).hold(): os._exit(9)\n"
+        "with SweepLock(SweepPaths(Path(sys.argv[1])), StopSwitch()).hold(): os._exit(9)\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
     assert done.returncode == 9
-    assert json.loads((tmp_path / "driver.json").read_text())["ended"] is False
-    assert driver_of(tmp_path) is None
-    with SweepLock(tmp_path, StopSwitch()).hold():
+    assert json.loads(SweepPaths(tmp_path).lease.read_text())["ended"] is False
+    assert driver_of(SweepPaths(tmp_path)) is None
+    with SweepLock(SweepPaths(tmp_path), StopSwitch()).hold():
         pass
 
 
@@ -64,11 +66,11 @@ def test_a_driver_of_another_machine_counts_while_it_is_not_silent(
     tmp_path: Path, silent: float, ended: bool, is_free: bool
 ) -> None:
     other_machine(tmp_path, silent_seconds=silent, ended=ended)
-    assert (driver_of(tmp_path) is None) == is_free
-    lock = SweepLock(tmp_path, StopSwitch())
+    assert (driver_of(SweepPaths(tmp_path)) is None) == is_free
+    lock = SweepLock(SweepPaths(tmp_path), StopSwitch())
     if is_free:
         with lock.hold():
-            assert driver_of(tmp_path) is not None
+            assert driver_of(SweepPaths(tmp_path)) is not None
     else:
         with pytest.raises(UsageError, match="process 7 on elsewhere"), lock.hold():
             pass
@@ -79,7 +81,7 @@ def test_a_driver_that_is_asked_gives_way(tmp_path: Path, monkeypatch: pytest.Mo
     switch, holds = StopSwitch(), threading.Event()
 
     def first() -> None:
-        with SweepLock(tmp_path, switch).hold():
+        with SweepLock(SweepPaths(tmp_path), switch).hold():
             holds.set()
             while switch.reason is None:
                 time.sleep(0.01)
@@ -88,7 +90,7 @@ def test_a_driver_that_is_asked_gives_way(tmp_path: Path, monkeypatch: pytest.Mo
     thread.start()
     holds.wait()
     said: list[str] = []
-    with SweepLock(tmp_path, StopSwitch()).hold(take_over=True, say=said.append):
+    with SweepLock(SweepPaths(tmp_path), StopSwitch()).hold(take_over=True, say=said.append):
         thread.join()
         assert switch.reason is not None and switch.reason.startswith("taken over by process")
     assert len(said) == 1 and "to give way" in said[0]
@@ -99,7 +101,7 @@ def test_one_that_does_not_give_way_is_named(tmp_path: Path, monkeypatch: pytest
     other_machine(tmp_path, silent_seconds=1)
     with (
         pytest.raises(UsageError, match="does not give way") as refused,
-        SweepLock(tmp_path, StopSwitch()).hold(take_over=True),
+        SweepLock(SweepPaths(tmp_path), StopSwitch()).hold(take_over=True),
     ):
         pass
     assert "kill 7" in refused.value.hint
@@ -109,13 +111,13 @@ def test_a_driver_that_has_lost_the_sweep_stops(tmp_path: Path, monkeypatch: pyt
     """It was silent too long (a machine that slept), and one of another machine has taken over."""
     monkeypatch.setattr(sweep_lock, "HEARTBEAT_SECONDS", 0.05)
     switch = StopSwitch()
-    with SweepLock(tmp_path, switch).hold():
+    with SweepLock(SweepPaths(tmp_path), switch).hold():
         other_machine(tmp_path, silent_seconds=0)
         until = time.time() + 5
         while switch.reason is None:
             assert time.time() < until
             time.sleep(0.01)
     assert switch.reason == "another driver has taken the sweep over" and switch.is_lost
-    assert json.loads((tmp_path / "driver.json").read_text())["host"] == "elsewhere", (
+    assert json.loads(SweepPaths(tmp_path).lease.read_text())["host"] == "elsewhere", (
         "and leaves it to the other"
     )
