@@ -18,19 +18,22 @@ PIP_INSTALL := $(RUN) -m pip install --quiet --quiet --disable-pip-version-check
 .PHONY: help
 help: ## List these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-11s %s\n", $$1, $$2 }'
-	@echo "Variables: PYTHON=python3 (3.11 or newer, makes $(VENV)); ARGS='key=value ...' for sweep; TEST_PROCESSES=2 for test."
+	@echo "Variables: PYTHON=python3 (3.11 or newer, makes $(VENV)); ARGS='key=value ...' for sweep; TEST_PROCESSES=2 for test, test-quick."
 
 .PHONY: sweep
 sweep: $(PLATFORM_STAMP) ## From nothing to a front: videos, backbones, features, search (ARGS= for overrides)
 	@$(VENV)/bin/paretovid sweep $(ARGS)
 
+# Groups of tests, the longest first (tests/conftest.py).
+SHARED_OUT := -n $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder
+
 .PHONY: test
-test: lint ## All checks and tests, as CI runs them
-	@$(RUN) -m pytest --durations=25 -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+test: $(TEST_STAMP) ## All checks and tests, as CI runs them
+	@$(RUN) -m pytest --durations=20 $(SHARED_OUT) --beside '$(MAKE) --no-print-directory lint'
 
 .PHONY: test-quick
 test-quick: $(TEST_STAMP) ## Only the tests that need neither a Ray cluster nor much time
-	@$(RUN) -m pytest -m "not ray and not slow"
+	@$(RUN) -m pytest $(SHARED_OUT) -m "not ray and not slow"
 
 .PHONY: lint
 lint: $(TEST_STAMP) ## Style and types

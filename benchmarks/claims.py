@@ -81,8 +81,12 @@ def _train(config: TrialConfig) -> str:
 
 
 def points_of(folder: Path) -> list[Point]:
-    """All operating points of a finished trial; the natural one first."""
+    """The operating points of a finished trial; the natural one first.
+
+    Those under a cap are HCMS's alone: its page has claims about them, and other pages name the settings they compare.
+    """
     result = json.loads((folder / "result.json").read_text())
+    has_caps = result["method"] == "hcms"
     tensors = load_file(folder / "scores.safetensors")
     return [
         Point(
@@ -95,6 +99,7 @@ def points_of(folder: Path) -> list[Point]:
             tensors["test/decisions"][i],
         )
         for i, point in enumerate(result["points"])
+        if has_caps or not point["inference_knobs"].get("max_gflops")
     ]
 
 

@@ -220,7 +220,9 @@ def natural_row(points: list[Point], num_steps: np.ndarray) -> dict[str, Any]:
 
 def under_caps(points: list[Point]) -> list[dict[str, float]]:
     """Claim (d), Table 2: mAP under each cap at the natural gates, the uncapped run last (cap 0)."""
-    capped = [p for p in points if not any(v for k, v in p.setting.items() if k != "max_gflops")]
+    capped = [
+        p for p in points if not any(v for k, v in p.setting.items() if k not in ("max_gflops", "cap_rule"))
+    ]
     ordered = sorted(capped, key=lambda p: p.setting["max_gflops"] or float("inf"))
     return [
         {"cap": p.setting["max_gflops"], "map": p.test["map"], "gflops": p.test["gflops"]} for p in ordered

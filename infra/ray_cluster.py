@@ -11,6 +11,7 @@ import os
 import secrets
 import socket
 from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +34,10 @@ CLUSTER_ENVIRONMENT: Mapping[str, str] = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 """What Ray's processes must find in their environment. A cluster that is not started here needs it as well."""
+
+
+_KEPT: ContextVar[contextlib.ExitStack | None] = ContextVar("kept", default=None)
+"""Of the block of `connected_once` that is open."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,12 +67,45 @@ def connect(
         object_store_megabytes: shared memory of a local cluster; None: enough for what it has.
         py_modules: folders of packages to send to workers that have not installed them.
 
-    If this process is connected to Ray already, that connection is used and left as it is. Raises
-    `ConnectionError` if Ray cannot be started or reached.
+    If this process is connected to Ray already, that connection is used and left as it is; inside of
+    `connected_once` it lasts until that ends. Raises `ConnectionError` if Ray cannot be started or reached.
     """
     if ray.is_initialized():
         yield _describe(address)
         return
+    connection = _connection(address, cpus, gpus, object_store_megabytes, py_modules)
+    kept = _KEPT.get()
+    if kept is not None:
+        yield kept.enter_context(connection)
+        return
+    with connection as cluster:
+        yield cluster
+
+
+@contextlib.contextmanager
+def connected_once() -> Iterator[None]:
+    """Keeps what `connect` connects to within the block until the block ends, so that steps that follow each other
+    share one cluster. If none of them needs one, none is started.
+    """
+    if _KEPT.get() is not None:
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        token = _KEPT.set(stack)
+        try:
+            yield
+        finally:
+            _KEPT.reset(token)
+
+
+@contextlib.contextmanager
+def _connection(
+    address: str,
+    cpus: int | None,
+    gpus: int | None,
+    object_store_megabytes: int | None,
+    py_modules: Sequence[str],
+) -> Iterator[Cluster]:
     if address == LOCAL:
         _choose_token()
     else:

@@ -1,8 +1,9 @@
 """The shape of a configuration: every setting with its type, unit and meaning.
 
 The YAML files beside this one fill it in; `key=value` on the command line overrides them. An unknown key or a
-value of another type is refused (`paretovid.platform.config.load`). Some sections are free here: `backbones.weights`
-and `backbones.sha256`, whose settings are named by source, and these, whose settings belong to the dataclass that uses
+value of another type is refused (`paretovid.platform.config.load`), and a number out of the range that its type
+declares (`trainables/ranges.py`). Some sections are free here: `backbones.weights` and
+`backbones.sha256`, whose settings are named by source, and these, whose settings belong to the dataclass that uses
 them, which checks them and documents them:
 
     data            MovingDigitsConfig (built-in set)    trainables/data/moving_digits/generate.py
@@ -17,9 +18,19 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from omegaconf import MISSING
+
+from paretovid.trainables.ranges import (
+    Count,
+    Finite,
+    NonNegative,
+    Positive,
+    Range,
+    Seed,
+    Whole,
+)
 
 # Neither frozen nor slotted: OmegaConf makes nodes of these, locks frozen ones against overrides and cannot
 # read slots.
@@ -31,8 +42,8 @@ class KnobConfig:
 
     field: str = ""
     """The field of the method's Config that it sets, dotted if nested. Empty for an inference knob."""
-    low: float | None = None
-    high: float | None = None
+    low: Finite | None = None
+    high: Finite | None = None
     """Range, both ends included."""
     log: bool = False
     """Search on a logarithmic scale; the range must be above 0."""
@@ -94,7 +105,7 @@ class BackbonesConfig:
     fine_tune: bool = False
     """Train components whose weights come from elsewhere on, on the data set's videos, before features are made."""
     fine_tuning: dict[str, Any] = dataclasses.field(default_factory=dict)
-    workers: int | None = None
+    workers: Count | None = None
     """Workers that train or fine-tune backbones together; null: one per GPU, without GPUs at most two."""
 
 
@@ -105,11 +116,11 @@ class ExtractionConfig:
     precision: str = "float32"
     """What backbones compute in: `float32`, or `bfloat16` or `float16` by autocast. Other features than those of
     float32, and kept apart from them."""
-    steps_per_batch: int = 64
+    steps_per_batch: Count = 64
     """Of a video, that are decoded and then computed at a time, at most; fewer if they are large."""
-    workers: int | None = None
+    workers: Count | None = None
     """Videos decoded at a time, each on one core; null: as many as the cluster has cores."""
-    videos_per_shard: int = 50
+    videos_per_shard: Count = 50
     """Videos of one file of features, which is what a kill costs at most, beside what was under way."""
     separate_compute: bool | None = None
     """Compute in other processes than those that decode; null: where the cluster has GPUs, one process each."""
@@ -119,24 +130,24 @@ class ExtractionConfig:
 class SearchConfig:
     """How the knobs are searched."""
 
-    trials: int = 16
+    trials: Count = 16
     """Trainings of the method, anchors and published settings included, baselines not."""
     sampler: str = "tpe"
     """`tpe`, `gp` (best for few and slow trials; a fraction of a second per suggestion) or `random`."""
-    max_gflops: float | None = None
+    max_gflops: Positive | None = None
     """GFLOPs per video that a point worth finding may spend; null: no limit."""
-    hours: float | None = None
+    hours: Positive | None = None
     """No trial is started after this time; running ones finish. null: no limit."""
     inference_knobs: str = "sweep"
     """`sweep`: all settings of a training are measured inside its trial. `study`: one setting a trial."""
-    concurrent: int | None = None
+    concurrent: Count | None = None
     """Trials at a time; null: as many as the cluster has room for."""
     tell_swept: bool = False
     """Tell the sampler the swept points too, not only each trial's natural one."""
     storage: str | None = None
     """URL of a database for the study, without a password (`postgresql+psycopg2://user@host/database`); null: the
     variable PARETOVID_STUDY_STORAGE, else a store under home."""
-    max_failures: int = 2
+    max_failures: Whole = 2
     """How often a trial that failed is started again, from its checkpoint, before it counts as failed. Losing its
     node is no failure of a trial."""
 
@@ -147,25 +158,25 @@ class ClusterConfig:
 
     address: str = "local"
     """`local`: Ray on this machine, started and ended with the command. Else the address of a Ray cluster."""
-    cpus: int | None = None
+    cpus: Count | None = None
     """CPU cores of a local cluster; null: all."""
-    gpus: int | None = None
+    gpus: Whole | None = None
     """GPUs of a local cluster; null: all."""
-    object_store_megabytes: int | None = None
+    object_store_megabytes: Annotated[int, Range(75), "Ray refuses to start with less."] | None = None
     """Shared memory of a local cluster; null: 200, and where there are GPUs a tenth of the memory, for decoded video
     on its way to them. Features are memory-mapped files and need none of it."""
-    workers_per_trial: int = 1
+    workers_per_trial: Count = 1
     """Above 1, a trial is a Ray Train run with this many workers."""
-    cpus_per_trial: float = 1
+    cpus_per_trial: Positive = 1
     """CPU cores per worker that Ray sets aside. A trial computes on one thread, so that its sums are the same
     wherever it runs; more cores only keep others away."""
-    gpus_per_trial: float = 0
+    gpus_per_trial: NonNegative = 0
     """GPUs per worker; a fraction shares one."""
-    memory_per_trial_gigabytes: float | None = None
+    memory_per_trial_gigabytes: Positive | None = None
     """Memory that a trial is planned with; null: not planned. Fewer run at a time if there is less."""
-    resources_per_trial: dict[str, float] = dataclasses.field(default_factory=dict)
+    resources_per_trial: dict[str, Positive] = dataclasses.field(default_factory=dict)
     """Custom resources per worker, by the names that the nodes were started with."""
-    hang_seconds: float | None = 600
+    hang_seconds: Positive | None = 600
     """A trial without a sign of progress for so long is ended and started again; null: never."""
     node_cache: str | None = None
     """Folder on each node that features are copied to once, for all its trials; null: they are read under home.
@@ -186,7 +197,7 @@ class SweepConfig:
 
     home: str | None = None
     """Where everything is kept. null: PARETOVID_HOME, else ./paretovid-home."""
-    seed: int = 0
+    seed: Seed = 0
     name: str | None = None
     """The sweep's name. null: method, data and a number."""
     accounting: str = "honest"

@@ -5,38 +5,219 @@ And the real servers that several suites use, each started once, when the first 
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
-from collections.abc import Iterator
+import shutil
+import signal
+import subprocess
+import threading
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, final
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
+from filelock import FileLock
 
 from paretovid.infra.testing import PostgresServer, S3Server, postgres_programs, postgres_server, s3_server
+
+if TYPE_CHECKING:
+    from paretovid.infra.ray_cluster import Cluster
+    from paretovid.platform.storage.home import Home
 
 torch.set_num_threads(1)
 
 _NUMBERS = itertools.count()
 
 _LONGEST_FIRST = (
+    "test_shared_stores.py",
     "test_method_sweeps.py",
-    "test_launcher.py",
     "test_resume.py",
     "test_sweep.py",
-    "test_shared_stores.py",
+    "test_launcher.py",
     "test_many_nodes.py",
-    "test_trial.py",
     "test_paper_miniature.py",
     "test_extraction.py",
+    "test_trial.py",
+    "test_method_contract.py",
 )
-"""Two processes share the files (`make test`): one that takes ten minutes must not be the last to begin."""
+"""Two processes share the groups (`make test`): one that takes minutes must not be the last to begin."""
+
+_IN_TWO_PARTS = {"test_method_contract.py": "name"}
+"""File to the parameter by which its tests are shared out, so that what one process has trained it uses again."""
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests of a file run in one process, after each other, unless they name a group of their own."""
     places = {name: place for place, name in enumerate(_LONGEST_FIRST)}
     items.sort(key=lambda item: places.get(item.path.name, len(places)))
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(_group(item)))
+
+
+def _group(item: pytest.Item) -> str:
+    parameter = _IN_TWO_PARTS.get(item.path.name)
+    callspec = getattr(item, "callspec", None)
+    value = None if callspec is None else callspec.params.get(parameter)
+    return item.path.stem if value is None else f"{item.path.stem}-{zlib.crc32(str(value).encode()) % 2}"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--beside",
+        metavar="COMMAND",
+        help="runs beside the tests; its output is shown above the closing line, and its failure fails the run",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    command = config.getoption("--beside")
+    if command and not os.environ.get("PYTEST_XDIST_WORKER"):
+        config.pluginmanager.register(Beside(command))
+
+
+@final
+class Beside:
+    """A command that runs while the tests do."""
+
+    def __init__(self, command: str) -> None:
+        self._command = command
+        self._output = ""
+        self._process = subprocess.Popen(
+            command,
+            shell=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self._is_read = threading.Event()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        self._output = self._process.stdout.read()
+        self._is_read.set()
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        self._is_read.wait()
+        if self._process.wait() and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        status = self._process.returncode
+        terminalreporter.section(f"{self._command}: {'FAILED' if status else 'passed'}", red=bool(status))
+        terminalreporter.write_line(self._output.rstrip())
+
+    def pytest_unconfigure(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGTERM)
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """`once(name, make)`: the path of what `make(path)` has made there, in one of the run's processes. To be copied."""
+    root = tmp_path_factory.getbasetemp()
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        root = root.parent  # of all processes of this run
+
+    def made(name: str, make: Callable[[Path], object]) -> Path:
+        path, whole = root / name, root / f"{name}.whole"
+        with FileLock(root / f"{name}.lock"):
+            if not whole.exists():
+                make(path)
+                whole.touch()
+        return path
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def small_home_copy(once: Callable[..., Path]) -> Callable[[Path], Home]:
+    """Makes a copy of `platform/testing/sweeps.py`'s `small_home` in an empty folder."""
+    from paretovid.platform.testing.sweeps import small_home
+
+    return lambda root: _home_copy(once("small-home", small_home), root)
+
+
+@pytest.fixture(scope="session")
+def localization_home_copy(once: Callable[..., Path]) -> Callable[[Path], Home]:
+    """Makes a copy of its `localization_home`."""
+    from paretovid.platform.testing.sweeps import localization_home
+
+    return lambda root: _home_copy(once("localization-home", localization_home), root)
+
+
+def _home_copy(made: Path, root: Path) -> Home:
+    from paretovid.platform.storage.home import Home
+
+    shutil.copytree(made, root, dirs_exist_ok=True)
+    return Home(root)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def mlflow_tables_once(once: Callable[..., Path]) -> Iterator[None]:
+    """MLflow takes five seconds to make an empty store's tables. It does so once a run, and in every command that
+    has a process of its own; homes of tests get a copy of that store, and make their experiment in it themselves.
+    """
+    from paretovid.platform.tracking import store as mlflow_store
+
+    make = mlflow_store._make_whole
+
+    def copied(database: Path) -> None:
+        if not database.exists():
+            # As `make` does: what a killed process has left goes, and the store appears whole.
+            for left in database.parent.glob(f"{database.name}.*.partial"):
+                left.unlink()
+            shutil.copy(once("mlflow-template.db", make), database)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mlflow_store, "_make_whole", copied)
+        yield
+
+
+@final
+class Clusters:
+    """The Ray cluster that the tests of a process share. Its workers have the environment that it began with."""
+
+    def __init__(self) -> None:
+        self._open = contextlib.ExitStack()
+
+    def shared(self) -> Cluster:
+        """Of two CPUs, connected; started if it is not there."""
+        import ray
+
+        from paretovid.infra.ray_cluster import connect
+
+        if not ray.is_initialized():
+            self._open.close()
+            return self._open.enter_context(connect(cpus=2))
+        with connect() as there:
+            return there
+
+    def end(self) -> None:
+        """For a test with a cluster of its own in this process."""
+        self._open.close()
+
+
+@pytest.fixture(scope="session")
+def clusters() -> Iterator[Clusters]:
+    """To be asked by fixtures of any scope."""
+    made = Clusters()
+    yield made
+    made.end()
+
+
+@pytest.fixture
+def shared_cluster(clusters: Clusters) -> Cluster:
+    """One Ray cluster for all tests of this process that can share it: whatever connects in the test uses it."""
+    return clusters.shared()
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ FOLDERS = ("platform", "trainables", "search_spaces", "infra")
 ALLOWED = {
     "platform": set(FOLDERS),
     "trainables": {"trainables"},
-    "search_spaces": {"search_spaces"},
+    "search_spaces": {"search_spaces", "trainables"},  # the ranges of its numbers
     "infra": {"infra", "trainables"},  # a node's version of the code; objects of a bucket
 }
 PLATFORM_ONLY = {"ray", "optuna", "mlflow", "hydra"}
@@ -101,9 +101,7 @@ def test_tests_are_only_in_the_tests_folder() -> None:
 
 
 def test_test_folders_are_named_so_that_they_shadow_nothing() -> None:
-    folders = {
-        path.parts[1] for path in repository_files() if path.parts[0] == "tests" and len(path.parts) > 2
-    }
+    folders = {path.parts[1] for path in sources("tests") if len(path.parts) > 2}
     assert folders
     assert {name for name in folders if not name.endswith("_tests")} == set()
 

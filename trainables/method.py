@@ -10,7 +10,6 @@ Shapes: B videos, T steps (padded to the longest of the batch), C classes, D_s t
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -41,11 +40,16 @@ class Method(nn.Module, ABC):
     name: ClassVar[str]
     task: ClassVar[Task] = "classification"
     Config: ClassVar[type[Any]]
-    """A frozen, keyword-only dataclass with a default for every field; validates in `__post_init__`."""
+    """A frozen, keyword-only dataclass with a default for every field. Each number's type declares its range
+    (`ranges.py`), which `__post_init__` checks with `check_ranges`, beside what relates two fields."""
     inference_knobs: ClassVar[tuple[InferenceKnob, ...]] = ()
     is_baseline: ClassVar[bool] = False
     deployable: ClassVar[bool] = True
     """False if it needs the truth (an oracle): it can be measured but not promoted."""
+    no_cap: ClassVar[str] = (
+        "it settles what to look at for the whole video at once, so there is no read to stop before"
+    )
+    """Why a method without `max_gflops` has none (`caps.py`)."""
 
     @classmethod
     @abstractmethod
@@ -70,7 +74,11 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def loss(self, batch: Batch, progress: Progress) -> Loss:
-        """Training loss of a batch, gates relaxed. Not called for a method without parameters."""
+        """Training loss of a batch, gates relaxed. Not called for a method without parameters.
+
+        Of a part of a batch (`batch.workers`), the mean of its parts' losses, weighted by their videos, must have
+        the gradient that the loss of the whole batch has.
+        """
 
     @abstractmethod
     def run(self, provider: Provider, setting: Setting) -> Outcome:
@@ -134,18 +142,14 @@ class Method(nn.Module, ABC):
         return self.component_costs()
 
 
-def check_distinct(name: str, values: Sequence[float], low: float, high: float) -> None:
-    """Checks the values of an inference knob that a configuration lists for evaluation.
+def check_distinct(name: str, values: Sequence[float]) -> None:
+    """Checks the values of an inference knob that a configuration lists for evaluation; their type declares the range.
 
-    Raises `UsageError` if there are none, one is out of range or not finite, or one is there twice: the second
-    would be measured over the same videos again.
+    Raises `UsageError` if there are none, or one is there twice: the second would be measured over the same videos
+    again.
     """
-    inside = all(math.isfinite(value) and low <= value <= high for value in values)
-    if not values or not inside or len(set(values)) != len(values):
-        raise UsageError(
-            f"{name} cannot be {list(values)}",
-            f"Give one or more different numbers from {low:g} to {high:g}.",
-        )
+    if not values or len(set(values)) != len(values):
+        raise UsageError(f"{name} cannot be {list(values)}", "Give one or more different numbers.")
 
 
 METHODS: dict[str, type[Method]] = {}

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-Setting = Mapping[str, float]
+from paretovid.trainables.ranges import Range
+
+Setting = Mapping[str, float | str]
 """Values of a method's inference knobs, by name. `{}` is the natural setting: every knob at its default."""
 
 
@@ -23,6 +25,9 @@ class Batch:
     """`[B, C]` float, one-hot or multi-hot."""
     video_keys: Tensor
     """`[B]` int64: a hash of each video's id, for decisions that must not depend on the batch."""
+    workers: int = 1
+    """Above 1: this is a part of a batch that so many workers share, connected by `torch.distributed`. A loss that is
+    no mean over videos needs `whole_batch.py` then."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,6 +76,8 @@ class Outcome:
     """Values, most of them per step, from which `stop_points` answers other settings; the method's own affair."""
     detections: tuple[tuple[Detection, ...], ...] | None = None
     """Of a method of localization: each video's instances, the surest first. `scores` are of the whole video."""
+    stopped_by: Tensor | None = None
+    """`[B]` int64: why reading ended, a place in `caps.STOPPED_BY`; None of a method that does not read by the step."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,12 +85,28 @@ class InferenceKnob:
     """A knob that needs no new training."""
 
     name: str
-    default: float
-    low: float
-    high: float
+    default: float | str
+    low: float = 0.0
+    high: float = 0.0
+    """Of numbers: the range."""
     description: str
     whole: bool = False
     """True if only whole numbers mean anything."""
+    words: tuple[str, ...] = ()
+    """The values of a knob that is no number."""
+
+    @property
+    def allowed(self) -> str:
+        """The values in words, for people."""
+        if self.words:
+            return f"{' or '.join(self.words)}: {self.description}."
+        kind = "a whole number" if self.whole else "a number"
+        return f"{kind} from {self.low:g} to {self.high:g}: {self.description}."
+
+    @property
+    def range(self) -> Range:
+        """From `low` to `high`."""
+        return Range(self.low, self.high)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

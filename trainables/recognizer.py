@@ -29,6 +29,7 @@ from torch import Tensor
 
 from paretovid.trainables.backbones.catalog import component, load_backbone
 from paretovid.trainables.backbones.spec import Backbone
+from paretovid.trainables.caps import CAP, STOPPED_BY, check_known
 from paretovid.trainables.catalog import build_method, method_class
 from paretovid.trainables.cost import CostTable, deterministic_eval
 from paretovid.trainables.data.dataset import video_key
@@ -43,6 +44,9 @@ MODEL_FILE = "model.json"
 WEIGHTS_FILE = "method.safetensors"
 MOST_STEPS_AT_ONCE = 512
 """Longer videos are looked at step by step, so that their frames need not be kept."""
+
+CHEAPEST_ONLY = "answered from one kind of look only,"
+"""How the note begins of a video whose cap paid for no closer look."""
 
 VideoSource = str | Path | bytes
 
@@ -77,7 +81,10 @@ class Prediction:
     compute_seconds: float = 0.0
     """Everything but decoding and flow."""
     notes: tuple[str, ...] = ()
-    """Declared fallbacks of the decoder (no audio, truncated, rotated)."""
+    """Declared fallbacks of the decoder (no audio, truncated, rotated), and a cap that paid for cheap looks alone."""
+    stopped_by: str | None = None
+    """Why reading ended: `end`, `method` or `cap` (`caps.STOPPED_BY`); None of a method that does not read by the
+    step."""
     error: str | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -90,6 +97,7 @@ class Prediction:
             "gflops": self.gflops,
             "calls": self.calls,
             "steps": list(self.steps),
+            "stopped_by": self.stopped_by,
             "error": self.error,
         }
 
@@ -113,12 +121,12 @@ def _instance(label: str, start_seconds: float, end_seconds: float, score: float
 
 
 def checked_setting(
-    knobs: Iterable[InferenceKnob], given: Mapping[str, Any], defaults: Mapping[str, float]
-) -> dict[str, float]:
+    knobs: Iterable[InferenceKnob], given: Mapping[str, Any], defaults: Mapping[str, float | str]
+) -> dict[str, float | str]:
     """Values of all inference knobs: those given, else the defaults, else the knobs' own.
 
     Raises `UnknownNameError` for a name that is no knob, `UsageError` for a value that is not a finite
-    number within the knob's range.
+    number within the knob's range, or not one of its words.
     """
     by_name = {knob.name: knob for knob in knobs}
     for name in given:
@@ -128,16 +136,18 @@ def checked_setting(
     return {name: _in_range(knob, given.get(name, values[name])) for name, knob in by_name.items()}
 
 
-def _in_range(knob: InferenceKnob, value: Any) -> float:
-    kind = "a whole number" if knob.whole else "a number"
-    allowed = f"{kind} from {knob.low:g} to {knob.high:g}: {knob.description}."
+def _in_range(knob: InferenceKnob, value: Any) -> float | str:
     # numpy's numbers have item(); a flag is not a number to a user.
     value = value.item() if hasattr(value, "item") else value
+    if knob.words:
+        if value not in knob.words:
+            raise UsageError(f"{knob.name} cannot be {value!r}", f"Give {knob.allowed}")
+        return str(value)
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not number or not math.isfinite(value) or not knob.low <= value <= knob.high:
-        raise UsageError(f"{knob.name} cannot be {value!r}", f"Give {allowed}")
+        raise UsageError(f"{knob.name} cannot be {value!r}", f"Give {knob.allowed}")
     if knob.whole and value != int(value):
-        raise UsageError(f"{knob.name} cannot be {value!r}", f"Give {allowed}")
+        raise UsageError(f"{knob.name} cannot be {value!r}", f"Give {knob.allowed}")
     return float(value)
 
 
@@ -203,7 +213,7 @@ class Recognizer:
         self.knobs = method.inference_knobs
         self.looks = method.looks()
         """What a step's decision 0, 1, ... is called."""
-        self.defaults: dict[str, float] = dict(description["setting"])
+        self.defaults: dict[str, float | str] = dict(description["setting"])
         self._costs = CostTable.from_json(description["costs"])
         self._specs = {source: component(name).input for source, name in description["sources"].items()}
         # What was measured saw features as they were stored; the last bit can tip a decision.
@@ -254,11 +264,14 @@ class Recognizer:
 
         Raises `UsageError` for an unknown or impossible knob.
         """
+        check_known(self.method, tuple(setting or {}))
         values = checked_setting(self.knobs, setting or {}, self.defaults)
         names = ids or [_video_id(video) for video in videos]
         return [self._predict_one(video, name, values) for video, name in zip(videos, names, strict=True)]
 
-    def _predict_one(self, video: VideoSource, video_id: str, setting: Mapping[str, float]) -> Prediction:
+    def _predict_one(
+        self, video: VideoSource, video_id: str, setting: Mapping[str, float | str]
+    ) -> Prediction:
         shown = "<bytes>" if isinstance(video, bytes) else str(video)
         try:
             if not isinstance(video, bytes) and not is_object(video) and not Path(video).is_file():
@@ -279,7 +292,7 @@ class Recognizer:
         return {s: spec for s, spec in self._specs.items() if s == expected or spec.kind == "frame"}
 
     def _look(
-        self, reader: VideoReader, shown: str, video_id: str, setting: Mapping[str, float]
+        self, reader: VideoReader, shown: str, video_id: str, setting: Mapping[str, float | str]
     ) -> Prediction:
         started = time.perf_counter()
         decoded_before, flow_before = reader.decode_seconds, reader.flow_seconds
@@ -328,8 +341,17 @@ class Recognizer:
             decode_seconds=decode_seconds,
             flow_seconds=flow_seconds,
             compute_seconds=max(0.0, time.perf_counter() - started - decode_seconds - flow_seconds),
-            notes=tuple(reader.notes),
+            notes=(*reader.notes, *self._notes(outcome, setting)),
+            stopped_by=None if outcome.stopped_by is None else STOPPED_BY[int(outcome.stopped_by[0])],
         )
+
+    def _notes(self, outcome: Outcome, setting: Mapping[str, float | str]) -> tuple[str, ...]:
+        """Whether a cap left nothing but the cheapest looks: the answer is then another than the method is for."""
+        is_capped = outcome.stopped_by is not None and int(outcome.stopped_by[0]) == CAP
+        if not is_capped or len(self.looks) < 3 or int(outcome.decisions[0].max()) > 1:
+            return ()
+        cheapest = self.looks[1]
+        return (f"{CHEAPEST_ONLY} {cheapest}: max_gflops={float(setting['max_gflops']):g} paid for no other",)
 
     def _instances(
         self, outcome: Outcome, duration_seconds: float

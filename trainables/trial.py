@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from paretovid.trainables.backbones.catalog import measure_component
+from paretovid.trainables.caps import check_known, complete
 from paretovid.trainables.catalog import build_method, method_class, method_config
 from paretovid.trainables.context import TrialContext, TrialStopped
 from paretovid.trainables.cost import CostTable, check_accounting
@@ -57,6 +58,7 @@ def run_trial(config: TrialConfig, context: TrialContext) -> dict[str, Any]:
     # The sums of a matrix product depend on the number of threads; results must not.
     torch.set_num_threads(1)
     dataset = load_dataset(Path(config.dataset))
+    check_known(method_class(config.method), tuple(config.inference_setting or ()))
     sources = method_class(config.method).sources_of(method_config(config.method, config.model))
     stores = {source: FeatureStore.open(Path(config.features[source])) for source in sources}
     torch.manual_seed(config.seed)
@@ -153,7 +155,7 @@ def _evaluate(
     natural = {knob.name: knob.default for knob in method.inference_knobs if knob.name != "max_gflops"}
     settings: list[Setting] = method.settings()
     if config.inference_setting is not None:
-        settings = [{**natural, **config.inference_setting}]
+        settings = [complete({**natural, **config.inference_setting})]
     measured: dict[str, list[Measured]] = {}
     truth: dict[str, FeatureSplit] = {}
     instances: dict[str, GroundTruth] = {}

@@ -17,6 +17,8 @@ from paretovid.platform.preparation import datasets
 _CLASSES_OF_HEADS = 12  # as the built-in set has
 _LABELS_SHOWN, _INSTANCES_SHOWN = 3, 10  # of a video, for people; --json prints all
 
+_SAME_COMMAND = "What was finished is kept: the same command goes on."
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
@@ -33,8 +35,12 @@ def data_make(args: argparse.Namespace) -> Answer:
     """`paretovid data make`."""
     from paretovid.platform.config.load import load_sweep_config
     from paretovid.platform.console.progress import Progress
+    from paretovid.platform.execution.stopping import StopSwitch, ended_in_order
 
-    dataset = datasets.make_data(load_sweep_config(args.overrides), Progress(1))
+    progress = Progress(1)
+    config = load_sweep_config(args.overrides)
+    with ended_in_order(StopSwitch(), _SAME_COMMAND, progress.say):
+        dataset = datasets.make_data(config, progress)
     return Answer(text=f"{len(dataset.records)} videos of {len(dataset.classes)} classes in {dataset.root}")
 
 
@@ -51,9 +57,13 @@ def extract(args: argparse.Namespace) -> Answer:
     """`paretovid extract`."""
     from paretovid.platform.config.load import load_sweep_config
     from paretovid.platform.console.progress import Progress
+    from paretovid.platform.execution.stopping import StopSwitch, ended_in_order
     from paretovid.platform.preparation import prepare as pipeline
 
-    folders: Mapping[str, Path] = pipeline.extract(load_sweep_config(args.overrides), Progress(3))
+    progress = Progress(3)
+    config = load_sweep_config(args.overrides)
+    with ended_in_order(StopSwitch(), _SAME_COMMAND, progress.say):
+        folders: Mapping[str, Path] = pipeline.extract(config, progress)
     rows = [(source, str(folder)) for source, folder in folders.items()]
     return Answer(text=format_table(("source", "features"), rows))
 
@@ -196,6 +206,7 @@ def predict(args: argparse.Namespace) -> Answer:
     document = _predict_document(args)
     failed = any(video["error"] for video in document["videos"])
     blocks = [_describe_video(video) for video in document["videos"]]
+    blocks += [f"note: {note}" for note in document["notes"]]
     return Answer(text="\n".join(blocks), document=document, exit_status=int(failed))
 
 
@@ -242,6 +253,15 @@ def flops(args: argparse.Namespace) -> Answer:
     return Answer(text=f"{table}\n{note}", document={"components": entries})
 
 
+def relocate(args: argparse.Namespace) -> Answer:
+    """`paretovid relocate`."""
+    from paretovid.platform import relocate as relocating
+    from paretovid.platform.storage.home import open_home
+
+    done = relocating.relocate(open_home(args.home, is_there=True), dry_run=args.dry_run)
+    return Answer(text=str(done), document=done.to_document())
+
+
 def doctor(args: argparse.Namespace) -> Answer:
     """`paretovid doctor`. Status 1 if something must be mended."""
     from paretovid.platform.cli import doctor as checks
@@ -254,6 +274,14 @@ def doctor(args: argparse.Namespace) -> Answer:
 def _at(home: str | None) -> str:
     """What a printed command needs behind it to find the same home."""
     return "" if home is None else f" home={home}"
+
+
+_ENDS = {
+    "end": "read to its end",
+    "method": "the method had seen enough before the end",
+    "cap": "the cap refused at least one look",
+}
+"""What `stopped_by` says to people."""
 
 
 def _describe_video(video: Mapping[str, Any]) -> str:
@@ -271,6 +299,8 @@ def _describe_video(video: Mapping[str, Any]) -> str:
         for each in video.get("instances", [])[:_INSTANCES_SHOWN]
     )
     text = f"{video['path']}: {labels}{found}\n  {video['gflops']:.4g} GFLOPs; {looked}\n  calls: {calls or 'none'}"
+    if video.get("stopped_by"):
+        text += f"\n  {_ENDS[video['stopped_by']]}"
     return text + "".join(f"\n  note: {note}" for note in video["notes"])
 
 

@@ -237,7 +237,8 @@ def _mlflow_store(home: Home) -> Check:
     try:
         uri = store_uri(home)
         if uri == home.mlflow_url:
-            return _store("mlflow store", uri)
+            found = _store("mlflow store", uri)
+            return found if found.state == "fail" else _moved(home) or found
         quiet_mlflow()
         import mlflow
 
@@ -247,6 +248,18 @@ def _mlflow_store(home: Home) -> Check:
     except Exception as error:  # what a store raises depends on what is behind its URI
         return Check(name="mlflow store", state="fail", found=f"{uri}: {error}", mend=mend)
     return Check(name="mlflow store", state="ok", found=uri)
+
+
+def _moved(home: Home) -> Check | None:
+    """What MLflow alone does not know of a home that was moved or copied."""
+    from paretovid.platform.artifact_places import artifact_places
+
+    places = artifact_places(home)
+    if not places.is_moved:
+        return None
+    found = f"{home.mlflow_database} says that artifacts lie in {places.recorded}"
+    mend = "paretovid finds them here all the same; for MLflow alone, type once: paretovid relocate"
+    return Check(name="mlflow store", state="warn", found=found, mend=mend)
 
 
 def _store(name: str, store_url: str) -> Check:

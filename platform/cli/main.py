@@ -206,9 +206,19 @@ def _add_using(add: Any) -> None:
     )
     predict.add_argument("model", metavar="MODEL", help="for example models:/digits@champion")
     predict.add_argument("videos", nargs="+", metavar="VIDEO")
-    predict.add_argument("--max-gflops", type=_gflops, metavar="X", help="per video")
     predict.add_argument(
-        "--set", type=_knob, action="append", default=[], metavar="KNOB=X", help="an inference knob: mu=0.2"
+        "--max-gflops",
+        type=_gflops,
+        metavar="X",
+        help="no video costs more; how: --set cap_rule=stop or cheap",
+    )
+    predict.add_argument(
+        "--set",
+        type=_knob,
+        action="append",
+        default=[],
+        metavar="KNOB=X",
+        help="an inference knob: mu=0.2, cap_rule=cheap",
     )
     predict.add_argument(
         "--picture", type=Path, metavar="FOLDER", help="draw what was looked at in each video into FOLDER"
@@ -223,6 +233,14 @@ def _add_using(add: Any) -> None:
         action="store_true",
         help="compute the cost tables of the papers, beside what they print",
     )
+    relocate = _command(
+        add,
+        "relocate",
+        commands.relocate,
+        "tell MLflow's store in a home that was moved or copied where it is now",
+        has_json=True,
+    )
+    relocate.add_argument("--dry-run", action="store_true", help="only say what would change")
     doctor = _command(
         add, "doctor", commands.doctor, "check installation and cluster, say what to mend", has_json=True
     )
@@ -264,11 +282,13 @@ def _more(text: str) -> int:
     return int(text)
 
 
-def _knob(text: str) -> tuple[str, float]:
+def _knob(text: str) -> tuple[str, float | str]:
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():
         raise argparse.ArgumentTypeError(f"KNOB=X is expected, for example mu=0.2, not {text!r}")
-    return name, _number(value)
+    # A knob may be a word; what it may be, the model says.
+    is_word = value.isidentifier() and value.lower() not in ("nan", "inf", "infinity")
+    return name, value if is_word else _number(value)
 
 
 def _gflops(text: str) -> float:

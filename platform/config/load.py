@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import importlib.resources
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -26,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from paretovid.platform.storage.urls import check_no_password
 from paretovid.search_spaces.schema import FREE_SECTIONS, KnobConfig, MethodConfig, SweepConfig
 from paretovid.trainables.errors import UsageError, unknown_name
+from paretovid.trainables.ranges import Declared, check_ranges, field_number
 
 _PACKAGE = "paretovid.search_spaces"
 _GROUPS = ("data", "backbones", "method", "search", "cluster", "tracking")
@@ -103,16 +103,40 @@ def model_with_knobs(method: MethodConfig, knobs: Mapping[str, Any]) -> dict[str
 def check_method(config: SweepConfig) -> None:
     """Builds the configuration of the method and of every baseline, with the knobs at both ends.
 
-    Imports torch. Raises `UsageError` for an unknown method, field or value.
+    Imports torch. Raises `UsageError` for an unknown method, field or value, and for a knob that leaves the range of
+    what it sets.
     """
-    from paretovid.trainables.catalog import method_config
+    from paretovid.trainables.catalog import method_class, method_config
 
     knobs = config.method.training_knobs
+    settings = method_class(config.method.name).Config
+    for name, knob in knobs.items():
+        if (number := field_number(settings, knob.field)) is not None:
+            _check_inside(config.method, name, knob, f"method.training_knobs.{name}", number)
+    for each in method_class(config.method.name).inference_knobs:
+        searched = config.method.inference_knobs.get(each.name)
+        if searched is not None and not each.words:  # words have no range
+            number = Declared(int if each.whole else float, each.range, each.description)
+            _check_inside(config.method, each.name, searched, f"method.inference_knobs.{each.name}", number)
     for end in (0, -1):
         values = {name: ends(knob)[end] for name, knob in knobs.items()}
         method_config(config.method.name, model_with_knobs(config.method, values))
     for baseline in config.baselines:
         method_config(baseline.method, baseline.model)
+
+
+def _check_inside(method: MethodConfig, name: str, knob: KnobConfig, where: str, number: Declared) -> None:
+    """Every value that a study may give a knob must be one that the knob's field takes."""
+    values = (
+        {f"choices[{index}]": choice for index, choice in enumerate(knob.choices)}
+        if knob.choices
+        else {"low": knob.low, "high": knob.high}
+    )
+    named = {f"{where}.{end}": value for end, value in values.items()}
+    named |= {f"method.published[{i}].{name}": point.get(name) for i, point in enumerate(method.published)}
+    for at, value in named.items():
+        if problem := number.problem(value):
+            raise UsageError(f"{at} {problem}", number.hint)
 
 
 def ends(knob: KnobConfig) -> tuple[Any, Any]:
@@ -244,43 +268,21 @@ def _require(condition: bool, setting: str, value: object, allowed: str) -> None
         raise UsageError(f"{setting}={value!r} is not allowed", f"Allowed: {allowed}.")
 
 
-def _above(value: float | None, bound: float, setting: str, *, or_equal: bool = False) -> None:
-    if value is not None:
-        inside = math.isfinite(value) and (value >= bound if or_equal else value > bound)
-        _require(inside, setting, value, f"a finite number {'from' if or_equal else 'above'} {bound:g}")
-
-
 def _one_of(value: str, allowed: Sequence[str], setting: str) -> None:
     if value not in allowed:
         raise unknown_name(f"value of {setting}", value, allowed)
 
 
 def _check(config: SweepConfig, known_knobs: set[str]) -> None:
-    _above(config.seed, 0, "seed", or_equal=True)
+    check_ranges(config)
     if config.name is not None:
         _require(bool(_NAME.fullmatch(config.name)), "name", config.name, "letters, digits, '.', '_' and '-'")
     _one_of(config.accounting, ("honest", "paper"), "accounting")
-    search, cluster = config.search, config.cluster
+    search = config.search
     _one_of(search.sampler, SAMPLERS, "search.sampler")
     _one_of(search.inference_knobs, ("sweep", "study"), "search.inference_knobs")
-    _above(search.trials, 1, "search.trials", or_equal=True)
-    _above(search.concurrent, 1, "search.concurrent", or_equal=True)
-    _above(search.max_failures, 0, "search.max_failures", or_equal=True)
-    _above(search.max_gflops, 0, "search.max_gflops")
-    _above(search.hours, 0, "search.hours")
     for setting, url in (("search.storage", search.storage), ("tracking.uri", config.tracking.uri)):
         check_no_password(url, setting)
-    _above(cluster.workers_per_trial, 1, "cluster.workers_per_trial", or_equal=True)
-    _above(cluster.cpus, 1, "cluster.cpus", or_equal=True)
-    _above(cluster.gpus, 0, "cluster.gpus", or_equal=True)
-    _above(cluster.cpus_per_trial, 0, "cluster.cpus_per_trial")
-    _above(cluster.gpus_per_trial, 0, "cluster.gpus_per_trial", or_equal=True)
-    _above(cluster.memory_per_trial_gigabytes, 0, "cluster.memory_per_trial_gigabytes")
-    _above(cluster.hang_seconds, 0, "cluster.hang_seconds")
-    for name, amount in cluster.resources_per_trial.items():
-        _above(amount, 0, f"cluster.resources_per_trial.{name}")
-    # Ray refuses to start with less.
-    _above(cluster.object_store_megabytes or 75, 75, "cluster.object_store_megabytes", or_equal=True)
     _check_knobs(config, known_knobs)
     _check_baselines(config)
 
@@ -313,9 +315,8 @@ def _check_knob(knob: KnobConfig, where: str) -> None:
         return
     if knob.low is None or knob.high is None:
         raise UsageError(f"{where} has no range", f"Give {where}.low and {where}.high, or choices.")
-    for end, value in (("low", knob.low), ("high", knob.high)):
-        _require(math.isfinite(value), f"{where}.{end}", value, "a finite number")
-        if knob.whole:
+    if knob.whole:
+        for end, value in (("low", knob.low), ("high", knob.high)):
             _require(value == int(value), f"{where}.{end}", value, "a whole number")
     if knob.low > knob.high:
         raise UsageError(f"{where}: low ({knob.low:g}) is above high ({knob.high:g})", "Exchange them.")

@@ -12,6 +12,7 @@ import ray
 import paretovid
 from paretovid.infra.nodes import NodeFacts, look_at_nodes, own_versions, version_differences
 from paretovid.infra.ray_cluster import LOCAL, Cluster, connect
+from paretovid.platform.execution.stopping import take_signals_again
 from paretovid.platform.storage.home import Home, open_home
 from paretovid.search_spaces.schema import SweepConfig
 from paretovid.trainables.errors import DataError, UsageError
@@ -39,6 +40,7 @@ def cluster_of(config: SweepConfig) -> Iterator[Cluster]:
         raise DataError(str(error), "Run `paretovid doctor`, or see what cluster.address= names.") from error
     with contextlib.ExitStack() as stack:
         stack.push(connection)
+        take_signals_again()
         if not is_local and not is_there:
             check_nodes(open_home(config.home))
         yield connected

@@ -101,7 +101,7 @@ def launch_trials(
     def room() -> int:
         return _room(wanted) if concurrent is None else min(_room(wanted), concurrent)
 
-    watch = _Watch(hooks or Hooks())
+    watch = Watch(hooks or Hooks())
     searcher = ParetoSearcher(
         study,
         fixed=fixed,
@@ -113,38 +113,39 @@ def launch_trials(
     overseer = Overseer(
         searcher, sweep, switch, hang_seconds=hang_seconds, room=room, on_look=watch.hooks().on_look
     )
-    with alone(sweep.folder), environment(_TUNE_ENVIRONMENT), _quiet():
-        take_back_stop(sweep)
-        try:
-            with switch.heeded():
-                _run(trainable, searcher, sweep, wanted, switch, overseer, cache)
-        except (KeyboardInterrupt, SystemError) as error:
-            # Where a second signal finds the driver inside Ray's compiled code, that puts an interrupt or an error of
-            # its own in the place of what the handler raised.
-            if switch.reason is None or isinstance(error, SweepStopped):
-                raise
-            raise switch.stopped() from None
-        finally:
-            # Whatever ended the run, trials that did not come back wait to be handed out again.
-            if not switch.is_lost:
-                searcher.set_all_aside()
-                if study is not None:
-                    study.set_open_aside()
-    if searcher.environment_fault is not None:
-        raise ParetovidError(
-            f"trials cannot work here: {searcher.environment_fault}",
-            "Mend that (free space?), then go on: nothing of what was done is lost.",
-        )
-    if not searcher.is_exhausted:
-        raise switch.stopped()
-    if study is not None:
-        _check_some_succeeded(study)
-    return LaunchSummary(
-        succeeded=watch.succeeded,
-        failed=len(watch.reasons),
-        reasons=watch.reasons,
-        is_out_of_time=searcher.is_out_of_time,
-    )
+    with (
+        alone(sweep.folder),
+        environment(_TUNE_ENVIRONMENT),
+        _quiet(),
+        handing_back(searcher, study, sweep, switch),
+    ):
+        _run(trainable, searcher, sweep, wanted, switch, overseer, cache)
+    return watch.summary(searcher, study, switch)
+
+
+@contextlib.contextmanager
+def handing_back(
+    searcher: ParetoSearcher, study: ParetoStudy | None, sweep: SweepPaths, switch: StopSwitch
+) -> Iterator[None]:
+    """Whatever ends the block, the trials that did not come back wait to be handed out again.
+
+    Raises `SweepStopped` where the switch was turned and something else has come of it.
+    """
+    take_back_stop(sweep)
+    try:
+        with switch.heeded():
+            yield
+    except (KeyboardInterrupt, SystemError) as error:
+        # Where a second signal finds the driver inside Ray's compiled code, that puts an interrupt or an error of
+        # its own in the place of what the handler raised.
+        if switch.reason is None or isinstance(error, SweepStopped):
+            raise
+        raise switch.stopped() from None
+    finally:
+        if not switch.is_lost:
+            searcher.set_all_aside()
+            if study is not None:
+                study.set_open_aside()
 
 
 def _room(wanted: TrialResources) -> int:
@@ -232,7 +233,7 @@ def _directory(trial: Any) -> str:
 
 
 @final
-class _Watch:
+class Watch:
     """Counts what comes back, and passes it on."""
 
     def __init__(self, hooks: Hooks) -> None:
@@ -241,7 +242,28 @@ class _Watch:
         self.reasons: dict[str, str] = {}
 
     def hooks(self) -> Hooks:
+        """For the searcher."""
         return replace(self._hooks, on_result=self._on_result)
+
+    def summary(
+        self, searcher: ParetoSearcher, study: ParetoStudy | None, switch: StopSwitch
+    ) -> LaunchSummary:
+        """Of a launch that has ended. Raises as `launch_trials` where it has not done everything."""
+        if searcher.environment_fault is not None:
+            raise ParetovidError(
+                f"trials cannot work here: {searcher.environment_fault}",
+                "Mend that (free space?), then go on: nothing of what was done is lost.",
+            )
+        if not searcher.is_exhausted:
+            raise switch.stopped()
+        if study is not None:
+            _check_some_succeeded(study)
+        return LaunchSummary(
+            succeeded=self.succeeded,
+            failed=len(self.reasons),
+            reasons=self.reasons,
+            is_out_of_time=searcher.is_out_of_time,
+        )
 
     def _on_result(
         self, trial_id: str, config: Mapping[str, Any], result: Mapping[str, Any] | None, error: str | None

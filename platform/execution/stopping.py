@@ -69,6 +69,37 @@ class StopSwitch:
             self.is_heeded = False
 
 
+_ARMED: list[Callable[[], None]] = []
+"""What takes the signals again, of every block of `on_signals` that is under way."""
+
+
+def take_signals_again() -> None:
+    """To be called after connecting to Ray, which takes SIGTERM for itself; in the main thread."""
+    if _ARMED and threading.current_thread() is threading.main_thread():
+        _ARMED[-1]()
+
+
+@contextlib.contextmanager
+def ended_in_order(switch: StopSwitch, hint: str, say: Callable[[str], None]) -> Iterator[None]:
+    """Whatever ends the block after a signal is a `SweepStopped` that says how to go on.
+
+    The signal's own exception does not always arrive: `ray.get` raises a plain `KeyboardInterrupt` in its place, and
+    a library that was interrupted may raise anything, `SystemExit` included.
+    """
+    with on_signals(switch, say):
+        try:
+            yield
+        except SweepStopped as stopped:
+            stopped.hint = hint
+            raise
+        except KeyboardInterrupt as error:
+            raise switch.stopped(hint) from error
+        except (Exception, SystemExit) as error:
+            if switch.reason is None or switch.is_lost:
+                raise
+            raise switch.stopped(hint) from error
+
+
 @contextlib.contextmanager
 def on_signals(switch: StopSwitch, say: Callable[[str], None]) -> Iterator[None]:
     """SIGINT and SIGTERM turn the switch for the block, and interrupt when they come a second time.
@@ -94,9 +125,11 @@ def on_signals(switch: StopSwitch, say: Callable[[str], None]) -> Iterator[None]
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     arm()
     switch.arm = arm
+    _ARMED.append(arm)
     try:
         yield
     finally:
+        _ARMED.remove(arm)
         switch.arm = lambda: None
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -32,6 +32,9 @@ from paretovid.trainables.config import typed_config
 from paretovid.trainables.data.dataset import Dataset, load_dataset
 from paretovid.trainables.errors import DataError, UsageError, unknown_name
 
+_ABORT_SECONDS = 10.0
+"""What the workers may take to end when a training is interrupted."""
+
 
 def train_own(
     config: SweepConfig, home: Home, dataset: Dataset, names: Sequence[str], progress: Progress
@@ -285,7 +288,7 @@ def _run_group(
     out_root.mkdir(parents=True, exist_ok=True)
     told = out_root / f".progress-{threading.get_native_id()}.json"
     use_gpu = bool(cluster.gpus)
-    trainer = TorchTrainer(
+    trainer = _interruptible(TorchTrainer)(
         worker,
         train_loop_config={
             **settings,
@@ -307,10 +310,40 @@ def _run_group(
     try:
         with _shown(told, stage, num_parts):
             trainer.fit()
+    except KeyboardInterrupt:
+        trainer.abort()
+        raise
     except Exception as error:
         raise cause_of_train_failure(error) from error
     finally:
         told.unlink(missing_ok=True)
+
+
+def _interruptible(trainer: type[Any]) -> type[Any]:
+    """A trainer that leaves SIGINT to us.
+
+    Ray Train's `fit` takes it for good: the first ctrl-C ends the process through `SystemExit`, with status 1 and no
+    word, and later stages never hear of one.
+    """
+    assert hasattr(trainer, "_register_sigint_handler"), (
+        "Ray Train takes SIGINT in another way than this knows"
+    )
+
+    class Interruptible(trainer):  # type: ignore[misc]
+        _controller: Any = None
+
+        def _register_sigint_handler(self, controller: Any) -> None:
+            self._controller = controller
+
+        def abort(self) -> None:
+            """Ends the workers of the run that is under way; a cluster that is already gone has ended them."""
+            import ray
+
+            if self._controller is not None:
+                with contextlib.suppress(Exception):
+                    ray.get(self._controller.abort.remote(), timeout=_ABORT_SECONDS)
+
+    return Interruptible
 
 
 class _TrainContext:

@@ -41,8 +41,9 @@ def make_data(config: SweepConfig, progress: Progress) -> Dataset:
 
     Raises `UsageError` for settings that do not fit what is there, `DataError` for a folder without one.
     """
-    home = open_home(config.home)
     name, settings = str(config.data["name"]), data_settings(config)
+    _check_data(config)
+    home = open_home(config.home)
     root = home.data(name)
     with progress.stage("videos", unit="videos") as stage:
         if settings.get("reader") is not None:
@@ -177,3 +178,17 @@ def _ray_map(function: Callable[[_Item], _Made], items: Sequence[_Item]) -> Iter
 def _apply(function: Callable[[_Item], _Made], items: Sequence[_Item]) -> list[_Made]:
     torch.set_num_threads(1)
     return [function(item) for item in items]
+
+
+def _check_data(config: SweepConfig) -> None:
+    """Builds the typed settings of the data set."""
+    settings = data_settings(config)
+    if _reader_of(config) is not None:
+        return
+    if settings.pop("generator", None) is not None:
+        typed_config(MovingDigitsConfig, settings, "data")
+    elif settings:
+        raise UsageError(
+            f"data={config.data['name']} takes no settings, but has {', '.join(settings)}",
+            "They belong to the built-in set: data=moving_digits.",
+        )

@@ -44,6 +44,7 @@ from paretovid.trainables.features.store import (
     shard_is_whole,
     write_shard,
 )
+from paretovid.trainables.ranges import check_ranges
 
 _MOST_VIDEOS_PER_TASK = 16
 _TASKS_PER_WORKER = 6
@@ -55,10 +56,7 @@ _MAX_RETRIES = 2
 
 def check_extraction(config: ExtractionConfig) -> Precision:
     """The precision to compute in. Raises `UsageError` for settings out of bounds."""
-    for name in ("videos_per_shard", "steps_per_batch", "workers"):
-        value = getattr(config, name)
-        if value is not None and value < 1:
-            raise UsageError(f"extraction.{name}={value} is too small", "It must be 1 or more.")
+    check_ranges(config, "extraction")
     return check_precision(config.precision)
 
 

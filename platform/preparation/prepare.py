@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from paretovid.platform.config.load import data_settings
+from paretovid.infra.ray_cluster import connected_once
 from paretovid.platform.console.progress import Progress
 from paretovid.platform.execution.cluster import cluster_of
 from paretovid.platform.preparation.backbones import fine_tuning, load_given, train_own, weight_locations
-from paretovid.platform.preparation.datasets import _reader_of, make_data
+from paretovid.platform.preparation.datasets import _check_data, _reader_of, make_data
 from paretovid.platform.preparation.extraction import check_extraction, extract_shards
 from paretovid.platform.storage.home import Home, open_home
 from paretovid.search_spaces.schema import SweepConfig
@@ -22,9 +22,8 @@ from paretovid.trainables.backbones.catalog import component, family, measure_co
 from paretovid.trainables.backbones.training import BackboneTrainingConfig, check_labels
 from paretovid.trainables.config import typed_config
 from paretovid.trainables.data.dataset import Dataset
-from paretovid.trainables.data.moving_digits.generate import MovingDigitsConfig
 from paretovid.trainables.data.readers.catalog import reader
-from paretovid.trainables.errors import DataError, StaleFeaturesError, UsageError
+from paretovid.trainables.errors import DataError, StaleFeaturesError
 from paretovid.trainables.features.extract import headers
 from paretovid.trainables.features.store import (
     INDEX_FILE,
@@ -78,8 +77,13 @@ def prepare(config: SweepConfig, progress: Progress) -> Prepared:
 
 
 def extract(config: SweepConfig, progress: Progress) -> dict[str, Path]:
-    """`paretovid extract`: everything up to the features. Returns source to folder."""
-    return prepare(config, progress).features
+    """`paretovid extract`: everything up to the features, on one cluster. Returns source to folder.
+
+    Raises `UsageError` before anything is made for a bad setting, and as `prepare`.
+    """
+    check_settings(config)
+    with connected_once():
+        return prepare(config, progress).features
 
 
 def _extract(
@@ -171,16 +175,9 @@ def check_settings(config: SweepConfig) -> None:
 
     Annotation files are read, too; videos are not looked at.
     """
-    settings = data_settings(config)
+    _check_data(config)
     if (found := _reader_of(config)) is not None:
         reader(found[0]).read(found[1])
-    elif settings.pop("generator", None) is not None:
-        typed_config(MovingDigitsConfig, settings, "data")
-    elif settings:
-        raise UsageError(
-            f"data={config.data['name']} takes no settings, but has {', '.join(settings)}",
-            "They belong to the built-in set: data=moving_digits.",
-        )
     training = typed_config(BackboneTrainingConfig, config.backbones.training, "backbones.training")
     names = family(config.backbones.family).values()
     check_labels(training, [name for name in names if component(name).weights is None])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from paretovid.platform.home_paths import from_home, to_home
 from paretovid.platform.storage.home import Home, SweepPaths
 from paretovid.trainables.data.dataset import write_json
 from paretovid.trainables.errors import DataError, UnknownNameError, unknown_name
@@ -12,12 +13,13 @@ from paretovid.trainables.errors import DataError, UnknownNameError, unknown_nam
 
 def read_info(sweep: SweepPaths) -> dict[str, Any] | None:
     """The content of `sweep.json`; None if there is none that can be read."""
-    return sweep.store.read_document(sweep.record, must_answer=True)
+    found = sweep.store.read_document(sweep.record, must_answer=True)
+    return None if found is None else dict(from_home(found, sweep.home_root))
 
 
 def write_info(sweep: SweepPaths, info: Mapping[str, Any]) -> None:
-    """Replaces `sweep.json`."""
-    write_json(sweep.record, info)
+    """Replaces `sweep.json`. Paths in the home are written relative to it."""
+    write_json(sweep.record, to_home(dict(info), sweep.home_root))
     sweep.store.upload_file(sweep.record)
 
 

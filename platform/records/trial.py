@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import safe_open
 
+from paretovid.platform.home_paths import from_home
 from paretovid.platform.storage.home import RESULT_FILE, SCORES_FILE, SweepPaths
 from paretovid.trainables.data.dataset import Event
 from paretovid.trainables.errors import DataError, NonFiniteError, UnknownNameError, UsageError, unknown_name
@@ -85,7 +86,7 @@ class PointRecord:
     index: int
     """Its place in the trial's scores."""
     natural: bool
-    inference_knobs: dict[str, float]
+    inference_knobs: dict[str, float | str]
     val: Measurement
     test: Measurement
 
@@ -180,7 +181,7 @@ def read_sweep(sweep: SweepPaths) -> SweepRecord:
     if not sweep.record.is_file():
         error = unknown_name("sweep", sweep.name, sweep.siblings())
         raise UnknownNameError(error.message, f"{error.hint} `paretovid sweeps` lists them.")
-    info = _read_json(sweep.record)
+    info = from_home(_read_json(sweep.record), sweep.home_root)
     trials = tuple(read_trial(trial.folder) for trial in sweep.with_result())
     return SweepRecord(name=str(info.get("name", sweep.name)), folder=sweep.folder, info=info, trials=trials)
 
@@ -287,12 +288,22 @@ def _measurement(data: Mapping[str, Any], objective: str, where: str) -> Measure
     return measured
 
 
-def _point(data: Mapping[str, Any], index: int, objective: str, where: str) -> PointRecord:
+def _setting(data: Mapping[str, Any], method: str) -> dict[str, float | str]:
+    values: dict[str, float | str] = {
+        str(name): value if isinstance(value, str) else float(value) for name, value in data.items()
+    }
+    if values.get("max_gflops") and "cap_rule" not in values:
+        # Before there was a rule, LiteEval's cap was what is now `cheap`, and HCMS's what is now `stop`.
+        values["cap_rule"] = "cheap" if method in ("lite_eval", "random_gate") else "stop"
+    return values
+
+
+def _point(data: Mapping[str, Any], index: int, objective: str, method: str, where: str) -> PointRecord:
     return PointRecord(
         id=str(data["id"]),
         index=index,
         natural=bool(data.get("natural", False)),
-        inference_knobs={str(name): float(value) for name, value in data["inference_knobs"].items()},
+        inference_knobs=_setting(data["inference_knobs"], method),
         val=_measurement(data["val"], objective, f"{where} {data['id']} val"),
         test=_measurement(data["test"], objective, f"{where} {data['id']} test"),
     )
@@ -304,7 +315,10 @@ _FIELDS = frozenset(TrialRecord.__dataclass_fields__) - {"points", "folder", "ex
 def _trial(data: Mapping[str, Any], folder: Path) -> TrialRecord:
     where = f"{data['sweep']}/{data['trial']}"
     objective = str(data.get("objective", MAP))
-    points = tuple(_point(point, index, objective, where) for index, point in enumerate(data["points"]))
+    points = tuple(
+        _point(point, index, objective, str(data["method"]), where)
+        for index, point in enumerate(data["points"])
+    )
     if not points:
         raise DataError(
             f"{where} holds no operating point",

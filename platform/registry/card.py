@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from paretovid.platform.fronts.front import Front, FrontPoint
 from paretovid.platform.records.trial import MAP, knob_text, objective_text
 from paretovid.platform.registry.gates import Gate
+from paretovid.trainables.caps import has_cap
+from paretovid.trainables.catalog import method_class
+from paretovid.trainables.outcome import InferenceKnob
 from paretovid.trainables.recognizer import knobs_of
 
 
@@ -81,7 +84,7 @@ def _objective(point: FrontPoint, interval: str) -> list[str]:
 def _provenance(point: FrontPoint) -> list[str]:
     trial = point.trial
     joined = ", ".join(f"{name} = {knob_text(value)}" for name, value in trial.training_knobs.items())
-    at = ", ".join(f"{name} = {value:g}" for name, value in point.record.inference_knobs.items())
+    at = ", ".join(f"{name} = {knob_text(value, 6)}" for name, value in point.record.inference_knobs.items())
     return [
         "## Made of",
         f"* Sweep {trial.sweep}, trial {trial.trial}, seed {trial.seed}",
@@ -103,7 +106,8 @@ def _usage(point: FrontPoint, name: str) -> list[str]:
         f'model.predict(["a.mp4"], params={example})',
         "```",
         "Paths or bytes of video files in, one mapping per video out: labels with scores, gflops, calls, "
-        "steps, decode_seconds, compute_seconds, notes, error"
+        "steps, stopped_by (end, method or cap: why reading ended; None of a method that does not read by the step), "
+        "decode_seconds, compute_seconds, notes, error"
         + (
             ""
             if point.trial.objective == MAP
@@ -114,5 +118,14 @@ def _usage(point: FrontPoint, name: str) -> list[str]:
         'Loaded with `model_config={"on_demand": True}`, a backbone takes memory from the first video that needs it.',
         "",
         "Parameters (an unknown name, or a value that is not finite or out of range, is an error):",
-        *(f"* `{k.name}` ({k.low:g} to {k.high:g}): {k.description}" for k in knobs),
+        *(f"* `{k.name}` ({_values(k)}): {k.description}" for k in knobs),
+        *([] if has_cap(method_class(point.trial.method)) else [_no_cap(point)]),
     ]
+
+
+def _values(knob: InferenceKnob) -> str:
+    return " or ".join(knob.words) if knob.words else f"{knob.low:g} to {knob.high:g}"
+
+
+def _no_cap(point: FrontPoint) -> str:
+    return f"\nThere is no cap per video (`max_gflops`): {method_class(point.trial.method).no_cap}."

@@ -17,6 +17,8 @@ from paretovid.platform.registry.runtime_code import rewritten, write_runtime_pa
 from paretovid.platform.storage.home import MODEL_FILE, Home
 from paretovid.trainables.backbones import catalog as components
 from paretovid.trainables.backbones.catalog import read_backbone_meta
+from paretovid.trainables.caps import has_cap
+from paretovid.trainables.catalog import method_class
 from paretovid.trainables.errors import DataError, StaleFeaturesError
 from paretovid.trainables.features.store import INDEX_FILE
 from paretovid.trainables.recognizer import knobs_of, write_model_folder
@@ -117,9 +119,15 @@ def write_package(scratch: Path, home: Home, point: FrontPoint, backbones: Mappi
             # What callers may say when they load it.
             model_config={"on_demand": False},
             pip_requirements=requirements(point.trial),
-            metadata={"paretovid": {"point": point.id, "sweep": point.trial.sweep, "runtime": runtime}},
+            metadata={"paretovid": _about(point, runtime)},
         )
     return package
+
+
+def _about(point: FrontPoint, runtime: str) -> dict[str, str]:
+    method = method_class(point.trial.method)
+    about = {"point": point.id, "sweep": point.trial.sweep, "runtime": runtime}
+    return about if has_cap(method) else {**about, "no_cap": method.no_cap}
 
 
 def signature(point: FrontPoint) -> Any:
@@ -129,7 +137,9 @@ def signature(point: FrontPoint) -> Any:
 
     values = point.record.inference_knobs
     specs = [
-        ParamSpec(knob.name, "double", float(values.get(knob.name, knob.default)))
+        ParamSpec(knob.name, "string", str(values.get(knob.name, knob.default)))
+        if knob.words
+        else ParamSpec(knob.name, "double", float(values.get(knob.name, knob.default)))
         for knob in knobs_of(point.trial.method)
     ]
     return ModelSignature(params=ParamSchema(specs))

@@ -13,10 +13,13 @@ from typing import Any, final
 
 from paretovid.platform.storage.home import Home
 from paretovid.platform.tracking.store import open_registry, quiet_mlflow
-from paretovid.trainables.errors import DataError, ParetovidError, UsageError, unknown_name
+from paretovid.trainables.caps import no_cap_error
+from paretovid.trainables.errors import DataError, ParetovidError, UsageError
+from paretovid.trainables.recognizer import CHEAPEST_ONLY
 
-KEYS = ("path", "labels", "instances", "gflops", "calls", "steps", "notes", "error")
-"""Of a video's entry in `predict --json`; `instances` only of a model of localization."""
+KEYS = ("path", "labels", "instances", "gflops", "calls", "steps", "stopped_by", "notes", "error")
+"""Of a video's entry in `predict --json`; `instances` only of a model of localization, `stopped_by` only of a model
+that was promoted since there is one."""
 
 
 @final
@@ -43,13 +46,15 @@ class Predictor:
                 "Promote its point again, or leave --on-demand out.",
             )
         schema = self._loaded.metadata.get_params_schema()
-        self.params: dict[str, float] = {} if schema is None else {p.name: p.default for p in schema.params}
+        self.params: dict[str, float | str] = (
+            {} if schema is None else {p.name: p.default for p in schema.params}
+        )
 
-    def predict(self, videos: Sequence[str | Path | bytes], **params: float) -> list[dict[str, Any]]:
+    def predict(self, videos: Sequence[str | Path | bytes], **params: float | str) -> list[dict[str, Any]]:
         """One mapping per video, as the model's card says.
 
         Raises `UnknownNameError` for a parameter that the model has not, `UsageError` for a value that is
-        not a finite number in its range.
+        not a finite number in its range, or none of its words, and for a cap that the model's method cannot have.
         """
         checked = self._checked(params)
         try:
@@ -58,13 +63,19 @@ class Predictor:
             raise _as_ours(error) from error
         return answers
 
-    def _checked(self, params: Mapping[str, Any]) -> dict[str, float]:
+    def _checked(self, params: Mapping[str, Any]) -> dict[str, float | str]:
         for name, value in params.items():
             if name not in self.params:
-                raise unknown_name("parameter of this model", name, self.params)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+                about = (self._loaded.metadata.metadata or {}).get("paretovid") or {}
+                raise no_cap_error(name, about.get("no_cap"), self.params)
+            if isinstance(self.params[name], str):  # which words there are, the model's own code knows
+                if not isinstance(value, str):
+                    raise UsageError(
+                        f"{name} cannot be {value!r}", f"Give a word, such as {self.params[name]}."
+                    )
+            elif isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
                 raise UsageError(f"{name} cannot be {value!r}", "Give a finite number.")
-        return {name: float(value) for name, value in params.items()}
+        return {name: value if isinstance(value, str) else float(value) for name, value in params.items()}
 
 
 def _as_ours(error: Exception) -> Exception:
@@ -86,14 +97,14 @@ def _resolved(home: Home, model: str) -> str:
         )
     from mlflow.exceptions import MlflowException
 
-    client = open_registry(home).client
+    store = open_registry(home)
+    client = store.client
     name, at, alias = model.removeprefix("models:/").partition("@")
     name, _, version = (name, "", "") if at else name.rpartition("/")
     try:
-        if at:
-            client.get_model_version_by_alias(name, alias)
-        else:
-            client.get_model_version(name, version)
+        found = (
+            client.get_model_version_by_alias(name, alias) if at else client.get_model_version(name, version)
+        )
     except MlflowException as error:
         known = sorted(f"models:/{m.name}@{a}" for m in client.search_registered_models() for a in m.aliases)
         raise UsageError(
@@ -101,7 +112,11 @@ def _resolved(home: Home, model: str) -> str:
             f"Known: {', '.join(known) or '(none)'}. `paretovid models` lists versions; "
             "`paretovid promote` registers one.",
         ) from error
-    return model
+    if store.places is None or not store.is_moved:
+        return model
+    location = str(client.get_model_version_download_uri(name, found.version))
+    here = store.places.path_of(location)
+    return str(here) if here is not None else location
 
 
 def predict(
@@ -110,7 +125,7 @@ def predict(
     videos: Sequence[str | Path],
     *,
     max_gflops: float | None = None,
-    params: Mapping[str, float] | None = None,
+    params: Mapping[str, float | str] | None = None,
     pictures: Path | None = None,
     on_demand: bool = False,
 ) -> dict[str, Any]:
@@ -130,7 +145,20 @@ def predict(
     if pictures is not None:
         _draw(answers, pictures)
     videos_json = [{key: answer[key] for key in KEYS if key in answer} for answer in answers]
-    return {"model": model, "videos": videos_json}
+    return {"model": model, "videos": videos_json, "notes": _notes(answers)}
+
+
+def _notes(answers: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What holds of all videos together: how many of them a cap left the cheapest looks only."""
+    notes = [note for answer in answers for note in answer.get("notes", ()) if note.startswith(CHEAPEST_ONLY)]
+    if not notes:
+        return []
+    answered = sum(not answer["error"] for answer in answers)
+    source = notes[0].removeprefix(CHEAPEST_ONLY).split(":")[0].strip()
+    return [
+        f"the cap pays for no closer look: {len(notes)} of {answered} videos answered from {source} looks only; "
+        "raise it to use what the model was chosen for"
+    ]
 
 
 def _draw(answers: Sequence[Mapping[str, Any]], folder: Path) -> None:

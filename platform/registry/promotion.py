@@ -52,6 +52,8 @@ class Promotion:
     summary: str = ""
     tracking_uri: str = ""
     """Where consumers find it."""
+    is_moved: bool = False
+    """Whether MLflow alone would look for it where the home was before."""
 
     @property
     def uri(self) -> str:
@@ -68,6 +70,8 @@ class Promotion:
             lines.append(
                 f'In Python: MLFLOW_TRACKING_URI={self.tracking_uri}, mlflow.pyfunc.load_model("{self.uri}")'
             )
+        if self.is_moved:
+            lines.append("This home was moved: before that line can work, type once: paretovid relocate")
         return "\n".join([*lines, f"Next: paretovid predict {self.uri} VIDEO.mp4"])
 
 
@@ -183,7 +187,7 @@ def _register(
                 "paretovid.sweep": point.trial.sweep,
             },
         )
-        client.log_model_artifacts(model.model_id, str(package))
+        store.put_into_model(model.model_id, package)
         client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
         version = client.create_model_version(
             name,
@@ -202,6 +206,7 @@ def _register(
         gates=tuple(gates),
         summary=_summary(front, point),
         tracking_uri=store.uri,
+        is_moved=store.is_moved,
     )
 
 

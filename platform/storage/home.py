@@ -153,6 +153,11 @@ class SweepPaths:
         return self.folder.name
 
     @property
+    def home_root(self) -> Path:
+        """The root of the home that it lies in."""
+        return self.folder.absolute().parents[1]
+
+    @property
     def record(self) -> Path:
         """What the sweep is and how far it came."""
         return self.folder / SWEEP_FILE
@@ -387,17 +392,22 @@ def some_of_dataset(names: Collection[str]) -> list[str]:
     return described + sorted(set(names) - set(described))[:1]
 
 
-def open_home(override: str | None = None) -> Home:
+def open_home(override: str | None = None, *, is_there: bool = False) -> Home:
     """The home at `override`, else at `PARETOVID_HOME`, else `./paretovid-home`; made if it is missing.
+
+    Arguments:
+        is_there: make none.
 
     A home `s3://BUCKET/PREFIX` is tried for all that is needed of it.
 
-    Raises `UsageError` if it cannot be made or written.
+    Raises `UsageError` if it cannot be made or written, or is missing and not to be made.
     """
     stated = override or os.environ.get(HOME_VARIABLE) or DEFAULT_HOME
     if is_bucket(stated):
         return _open_bucket(stated)
     root = Path(stated).expanduser().absolute()
+    if is_there and not root.is_dir():
+        raise UsageError(f"there is no home {root}", f"Name the folder: home=FOLDER, or {HOME_VARIABLE}.")
     hint = f"Choose a folder that you can write: home=FOLDER, or the variable {HOME_VARIABLE}."
     try:
         root.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 """`sweep.json`: what a sweep is (its configuration, its name) and how far it says it is.
 
 state       running, interrupted, failed, out_of_time, finished
-config      everything that it was started with
+config      everything that it was started with; `home:` begins a path in the home
 asked       how its number of trials came about, if `paretovid extend` has raised it: [16, 8]
 uid         tells it from sweeps of this name in other homes, where a store is shared with them
 study       where its study is kept; `home`, or the URL of a database

@@ -9,7 +9,8 @@ that started it: both find the sweep, make its stores agree, and do what is miss
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from paretovid.infra.placement import TrialResources
@@ -17,7 +18,7 @@ from paretovid.platform.config.load import check_method, searched_knobs, trainin
 from paretovid.platform.console.progress import Progress
 from paretovid.platform.execution.cluster import cluster_of
 from paretovid.platform.execution.launcher import LaunchSummary, launch_trials
-from paretovid.platform.execution.stopping import StopSwitch, SweepStopped, on_signals
+from paretovid.platform.execution.stopping import StopSwitch, ended_in_order
 from paretovid.platform.fronts.build import read_front
 from paretovid.platform.fronts.front import Front
 from paretovid.platform.fronts.report import front_table, write_html, write_png
@@ -47,6 +48,7 @@ from paretovid.platform.tracking.exporter import TrackingSender, last_sent, repl
 from paretovid.platform.tracking.store import store_uri
 from paretovid.search_spaces.schema import SweepConfig
 from paretovid.trainables.backbones.catalog import family
+from paretovid.trainables.caps import check_known
 from paretovid.trainables.catalog import method_class, method_config
 from paretovid.trainables.config import typed_config
 from paretovid.trainables.data.dataset import load_dataset, write_json
@@ -61,6 +63,20 @@ STOPPED_TRACKING_SECONDS = 3.0
 """The same when the sweep was asked to stop."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Backend:
+    """What a sweep runs on. Its default is the real one; `testing/simulated.py` has one that trains nothing."""
+
+    cluster: Callable[[SweepConfig], AbstractContextManager[object]] = cluster_of
+    preparation: Callable[[SweepConfig, Progress], Prepared] = prepare
+    """From the configuration to what trials read."""
+    launcher: Callable[..., LaunchSummary] = launch_trials
+    """Called and answering as `launch_trials`."""
+
+
+REAL = Backend()
+
+
 def plan_sweep(config: SweepConfig) -> Plan:
     """What `run_sweep` would do, after the checks that it makes. Starts nothing."""
     _check(config)
@@ -72,11 +88,14 @@ def plan_sweep(config: SweepConfig) -> Plan:
     )
 
 
-def run_sweep(config: SweepConfig, progress: Progress, *, take_over: bool = False) -> SweepReport:
+def run_sweep(
+    config: SweepConfig, progress: Progress, *, take_over: bool = False, backend: Backend = REAL
+) -> SweepReport:
     """Prepares, searches, records and shows. Five stages of progress.
 
     Arguments:
         take_over: asks a living driver of the same sweep to stop, and goes on in its place.
+        backend: what the sweep runs on.
 
     Raises `UsageError` before anything starts for a bad configuration, a name that is taken by another one or a
     sweep that a living driver runs; `ParetovidError` if no trial succeeds or none can work; `SweepStopped` (a
@@ -85,7 +104,7 @@ def run_sweep(config: SweepConfig, progress: Progress, *, take_over: bool = Fals
     _check(config)
     home = open_home(config.home)
     name = name_of(home, config)
-    return _go_on(home, name, config, progress, take_over=take_over)
+    return _go_on(home, name, config, progress, take_over=take_over, backend=backend)
 
 
 def resume_sweep(
@@ -95,6 +114,7 @@ def resume_sweep(
     progress: Progress,
     *,
     take_over: bool = False,
+    backend: Backend = REAL,
 ) -> SweepReport:
     """Does what is missing of a sweep, with the configuration that it was started with. A finished sweep only
     shows its front.
@@ -107,7 +127,7 @@ def resume_sweep(
     home = open_home(home_stated)
     config = stored_config(home, name, home_stated, overrides)
     _check(config)
-    return _go_on(home, name, config, progress, take_over=take_over)
+    return _go_on(home, name, config, progress, take_over=take_over, backend=backend)
 
 
 def extend_sweep(
@@ -118,6 +138,7 @@ def extend_sweep(
     progress: Progress,
     *,
     take_over: bool = False,
+    backend: Backend = REAL,
 ) -> SweepReport:
     """Adds `more` trials to a sweep, finished or not, and runs what is then missing. Nothing that was tried is
     tried again. Raises as `resume_sweep`.
@@ -125,7 +146,7 @@ def extend_sweep(
     home = open_home(home_stated)
     config = stored_config(home, name, home_stated, overrides)
     _check(config)
-    return _go_on(home, name, config, progress, take_over=take_over, more=more)
+    return _go_on(home, name, config, progress, take_over=take_over, more=more, backend=backend)
 
 
 def replay_sweep(
@@ -157,13 +178,14 @@ def _go_on(
     progress: Progress,
     *,
     take_over: bool,
+    backend: Backend,
     more: int = 0,
 ) -> SweepReport:
     sweep = home.sweep(name)
     sweep.refresh()
     switch = StopSwitch()
     hint = f"Go on: {typed_command('paretovid')} resume {name}{_at(config.home)}"
-    with on_signals(switch, progress.say), _with_hint(hint):
+    with ended_in_order(switch, hint, progress.say):
         if not more and _is_finished(home, name):
             return _show_finished(home, name, config, progress)
         # Before anything is written: a second driver of a running sweep must leave no trace in it.
@@ -178,7 +200,7 @@ def _go_on(
             info = new_info(config, name, "running", info)
             info["study"] = study_place(home, info, config.search.storage).described
             write_info(sweep, info)
-            summary = _Run(home, name, config, progress, switch).all_of_it()
+            summary = _Run(home, name, config, progress, switch, backend).all_of_it()
     return _report(home, name, summary, config)
 
 
@@ -202,18 +224,6 @@ def _show_finished(home: Home, name: str, config: SweepConfig, progress: Progres
     return _report(home, name, None, with_extensions(config, info))
 
 
-@contextlib.contextmanager
-def _with_hint(hint: str) -> Iterator[None]:
-    """Whatever ends the sweep early says how to go on."""
-    try:
-        yield
-    except SweepStopped as stopped:
-        stopped.hint = hint
-        raise
-    except KeyboardInterrupt as error:
-        raise SweepStopped("interrupted", hint) from error
-
-
 @dataclass(slots=True)
 class _Ended:
     """How a run ended, for the record."""
@@ -226,7 +236,13 @@ class _Run:
     """One driver's run of a sweep that it holds."""
 
     def __init__(
-        self, home: Home, name: str, config: SweepConfig, progress: Progress, switch: StopSwitch
+        self,
+        home: Home,
+        name: str,
+        config: SweepConfig,
+        progress: Progress,
+        switch: StopSwitch,
+        backend: Backend,
     ) -> None:
         self._home = home
         self._name = name
@@ -234,6 +250,7 @@ class _Run:
         self._config = config
         self._progress = progress
         self._switch = switch
+        self._backend = backend
         self._resources = TrialResources(
             workers=config.cluster.workers_per_trial,
             cpus=config.cluster.cpus_per_trial,
@@ -258,9 +275,9 @@ class _Run:
             gpus=wanted.gpus * wanted.workers,
         )
         try:
-            with cluster_of(self._config):
+            with self._backend.cluster(self._config):
                 self._switch.arm()
-                prepared = prepare(self._config, self._progress)
+                prepared = self._backend.preparation(self._config, self._progress)
                 summary = self._search(prepared)
             state = "out_of_time" if summary.is_out_of_time else "finished"
             with self._progress.stage("front, pictures and tracking") as stage:
@@ -296,7 +313,7 @@ class _Run:
         total = search.trials + len(config.baselines)
         with self._progress.stage("search", total=total, unit="trials") as stage:
             self._driver.show_on(stage, found.finished + found.failed)
-            summary = launch_trials(
+            summary = self._backend.launcher(
                 trainable_on(cache, code_version(), self._home.reference(cache)),
                 sweep=self._paths,
                 study=study,
@@ -338,8 +355,11 @@ class _Run:
         if self._switch.is_lost:
             self._sender.close(None, STOPPED_TRACKING_SECONDS)
             return
-        state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        # After a signal anything may be raised: what was interrupted fails in its own way.
+        is_interrupted = isinstance(error, KeyboardInterrupt) or self._switch.reason is not None
+        state = "interrupted" if is_interrupted else "failed"
+        told = self._switch.reason if is_interrupted else None
+        reason = (told or str(error) or type(error).__name__).splitlines()[0]
         with contextlib.suppress(OSError):
             info = new_info(self._config, self._name, state, read_info(self._paths))
             write_info(self._paths, {**info, "error": reason})
@@ -362,11 +382,18 @@ def _check(config: SweepConfig) -> None:
     check_settings(config)
     check_method(config)
     typed_config(TrainingConfig, training_settings(config), "training")
-    known = {knob.name for knob in method_class(config.method.name).inference_knobs}
-    for name in config.method.inference_knobs:
+    known = {knob.name: knob for knob in method_class(config.method.name).inference_knobs}
+    check_known(method_class(config.method.name), tuple(config.method.inference_knobs))
+    for name, searched in config.method.inference_knobs.items():
         if name not in known:
             raise UsageError(
                 f"{config.method.name} has no inference knob {name!r}", f"Known: {', '.join(sorted(known))}."
+            )
+        unknown = [word for word in searched.choices or () if word not in known[name].words]
+        if known[name].words and (unknown or not searched.choices):
+            raise UsageError(
+                f"method.inference_knobs.{name} of {config.method.name} cannot be {searched.choices or 'a range'}",
+                f"Give choices of {known[name].allowed}",
             )
     task = method_class(config.method.name).task
     for baseline in config.baselines:
@@ -422,6 +449,7 @@ def _report(home: Home, name: str, summary: LaunchSummary | None, config: SweepC
 
 
 __all__ = [
+    "Backend",
     "Plan",
     "SweepReport",
     "extend_sweep",

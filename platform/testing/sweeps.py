@@ -48,7 +48,7 @@ def write_trial(
     `fields` replace entries of `result.json`.
     """
     paths = sweep.trial(trial)
-    paths.folder.mkdir(parents=True)
+    paths.folder.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Any] = {}
     entries: list[dict[str, Any]] = [
         {"id": f"{trial}-p{i:02d}", "natural": i == 0, "inference_knobs": {"gate_offset": float(-i)}}

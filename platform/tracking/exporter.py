@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import final
 
+from paretovid.platform.artifact_places import artifact_places
 from paretovid.platform.fronts.build import read_front
 from paretovid.platform.fronts.front import Front
 from paretovid.platform.records.journal import Entry, read_journal
@@ -25,6 +27,8 @@ from paretovid.platform.tracking.store import StoreError, open_store, store_uri
 from paretovid.platform.tracking.tracker import Tracker, log_sweep
 from paretovid.trainables.errors import ParetovidError
 
+EMBEDDED = "home"
+"""In the place of an address: the store under home, wherever that lies."""
 TRIALS_PER_BATCH = 20
 _ENDED = ("finished", "out_of_time")
 _RETRY_SECONDS = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
@@ -38,7 +42,8 @@ class Delivery:
         self._home = home
         self._paths = home.sweep(sweep)
         self._uri = uri
-        self._address = store_uri(home, uri)
+        address = store_uri(home, uri)
+        self._address = EMBEDDED if address == home.mlflow_url else address
         self._tracker: Tracker | None = None
         self.front: Front | None = None
         """The sweep's front, if somebody has made it already; else it is made when it is needed."""
@@ -46,7 +51,17 @@ class Delivery:
     @property
     def sent(self) -> int:
         """The number of the last entry that the store has."""
-        return _tracked(self._paths).get(self._address, 0)
+        known = _tracked(self._paths)
+        if self._address == EMBEDDED and EMBEDDED not in known:  # written before addresses were relative
+            return known.get(self._address_before(), 0)
+        return known.get(self._address, 0)
+
+    def _address_before(self) -> str:
+        """The address of the store under home, where the home was made."""
+        recorded = self._home.root
+        with contextlib.suppress(sqlite3.Error):
+            recorded = artifact_places(self._home).recorded
+        return Home(recorded).mlflow_url
 
     def send(self, entries: Sequence[Entry]) -> list[str]:
         """Sends entries in order, and notes how far it came. Returns what had to be left out, and why.

@@ -6,20 +6,21 @@ import contextlib
 import fcntl
 import logging
 import os
+import shutil
+import sqlite3
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from paretovid.platform.artifact_places import EXPERIMENT, ArtifactPlaces, artifact_places
 from paretovid.platform.storage.home import Home
 from paretovid.platform.storage.urls import check_no_password
 from paretovid.trainables.errors import ParetovidError, UsageError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-
-EXPERIMENT = "paretovid"
 
 
 def quiet_mlflow() -> None:
@@ -50,6 +51,35 @@ class Store:
     client: MlflowClient
     experiment_id: str
     lock_path: Path
+    places: ArtifactPlaces | None = None
+    """Of the store under home; None for another one, whose locations MLflow finds itself."""
+
+    @property
+    def is_moved(self) -> bool:
+        """Whether MLflow alone would look for artifacts where the home was before."""
+        return self.places is not None and self.places.is_moved
+
+    def put_into_run(self, run_id: str, source: Path, below: str | None = None) -> None:
+        """Keeps the files of a folder with a run, in its folder `below`."""
+        if self.is_moved:
+            self._copy(str(self.client.get_run(run_id).info.artifact_uri), source, below)
+        else:
+            self.client.log_artifacts(run_id, str(source), below)
+
+    def put_into_model(self, model_id: str, source: Path) -> None:
+        """Keeps the files of a folder with a LoggedModel."""
+        if self.is_moved:
+            self._copy(str(self.client.get_logged_model(model_id).artifact_location), source)
+        else:
+            self.client.log_model_artifacts(model_id, str(source))
+
+    def _copy(self, location: str, source: Path, below: str | None = None) -> None:
+        target = None if self.places is None else self.places.path_of(location)
+        if target is None:
+            raise StoreError(
+                f"artifacts belong to {location}, which is not in this home", "Use the home where they are."
+            )
+        shutil.copytree(source, target / (below or ""), dirs_exist_ok=True)
 
 
 def store_uri(home: Home, stated: str | None = None) -> str:
@@ -97,9 +127,10 @@ def open_store(home: Home, stated: str | None = None) -> Store:
         # A fresh SQLite store opened by two processes at once is broken for good.
         with locked(lock_path):
             if uri == home.mlflow_url:
-                _make_whole(home.mlflow_database)
+                _make_whole(home.mlflow_database, home.mlflow_artifacts)
             client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
             experiment_id = _experiment(client, home.mlflow_artifacts if uri == home.mlflow_url else None)
+            places = artifact_places(home) if uri == home.mlflow_url else None
     except StoreError:
         raise
     except Exception as error:  # what a store raises depends on what is behind its URI
@@ -107,10 +138,10 @@ def open_store(home: Home, stated: str | None = None) -> Store:
             f"the MLflow store at {uri} cannot be used: {error}",
             "Check tracking.uri or MLFLOW_TRACKING_URI; without them a store under home is made.",
         ) from error
-    return Store(uri=uri, client=client, experiment_id=experiment_id, lock_path=lock_path)
+    return Store(uri=uri, client=client, experiment_id=experiment_id, lock_path=lock_path, places=places)
 
 
-def _make_whole(database: Path) -> None:
+def _make_whole(database: Path, artifacts: Path) -> None:
     """Makes the embedded store under another name first: a process killed while MLflow makes its tables, which
     takes seconds, would leave a file that neither it nor `mlflow db upgrade` can use again."""
     if database.exists():
@@ -121,16 +152,16 @@ def _make_whole(database: Path) -> None:
         left.unlink(missing_ok=True)
     partial = database.with_name(f"{database.name}.{uuid.uuid4().hex[:6]}.partial")
     MlflowClient(tracking_uri=f"sqlite:///{partial}").search_experiments(max_results=1)
+    _own_default_experiment(partial, artifacts)
     partial.rename(database)
 
 
-def _check_not_moved(location: str, artifacts: Path | None) -> None:
-    """An experiment keeps its artifacts where it was made: a copied home would write into the first one."""
-    if artifacts is not None and location != artifacts.as_uri():
-        raise StoreError(
-            f"this home was moved or copied: its MLflow store keeps artifacts in {location}",
-            "Use it where it was made. Or delete mlflow.db and mlflow-artifacts in this home, which forgets its "
-            "runs and registered models; sweeps and their results stay, and new promotions start afresh.",
+def _own_default_experiment(database: Path, artifacts: Path) -> None:
+    """MLflow's own first experiment keeps its artifacts in the home too, not in the folder that the command was
+    typed in."""
+    with contextlib.closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute(
+            "UPDATE experiments SET artifact_location = ? || '/' || experiment_id", (artifacts.as_uri(),)
         )
 
 
@@ -139,7 +170,6 @@ def _experiment(client: MlflowClient, artifacts: Path | None) -> str:
 
     found = client.get_experiment_by_name(EXPERIMENT)
     if found is not None:
-        _check_not_moved(str(found.artifact_location), artifacts)
         return str(found.experiment_id)
     note = "Sweeps of paretovid: mAP against GFLOPs per video (giga multiply-accumulates)."
     try:

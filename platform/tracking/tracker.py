@@ -324,13 +324,13 @@ class Tracker:
             report.write_html(front, Path(folder) / "front.html")
             (Path(folder) / "front.txt").write_text(table + "\n")
             (Path(folder) / "front.json").write_text(json.dumps(front.to_json(), indent=1, allow_nan=False))
-            self.client.log_artifacts(self.run_id, folder, "front")
+            self.store.put_into_run(self.run_id, Path(folder), "front")
         self.client.set_tag(self.run_id, "mlflow.note.content", sweep_note(front, table))
 
     def _log_text(self, run_id: str, name: str, text: str) -> None:
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / name).write_text(text)
-            self.client.log_artifact(run_id, str(Path(folder) / name))
+            self.store.put_into_run(run_id, Path(folder))
 
     def _log_batch(
         self,

@@ -11,7 +11,13 @@ import pytest
 import ray
 
 from paretovid.infra import ray_cluster
-from paretovid.infra.ray_cluster import CLUSTER_ENVIRONMENT, check_answers, connect, environment
+from paretovid.infra.ray_cluster import (
+    CLUSTER_ENVIRONMENT,
+    check_answers,
+    connect,
+    connected_once,
+    environment,
+)
 
 CODE = """
 import os
@@ -65,6 +71,41 @@ def test_an_address_where_nobody_answers_is_told_within_seconds(monkeypatch: pyt
         check_answers("ray://head:10001")
     with pytest.raises(ConnectionError, match="HOST:PORT, auto or local is expected"):
         check_answers("head")
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Ray that only takes down what it is told: addresses as they are connected to, and `-` for every end."""
+    told: list[str] = []
+
+    def is_initialized() -> bool:
+        return bool(told) and told[-1] != "-"
+
+    monkeypatch.setattr(ray, "is_initialized", is_initialized)
+    monkeypatch.setattr(ray, "shutdown", lambda: told.append("-"))
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
+    monkeypatch.setattr(ray_cluster, "_start", lambda address, *settings: told.append(address))
+    return told
+
+
+def test_steps_that_follow_each_other_share_one_cluster(started: list[str]) -> None:
+    with connected_once():
+        assert started == [], "nobody has asked for one"
+        for _ in range(2):
+            with connected_once(), connect() as cluster:
+                assert cluster.cpus == 2.0
+            assert started == ["local"]
+    assert started == ["local", "-"]
+    for _ in range(2):
+        with connect():
+            pass
+    assert started[2:] == ["local", "-", "local", "-"]
+
+
+def test_a_shared_cluster_ends_with_whatever_ends_the_block(started: list[str]) -> None:
+    with pytest.raises(KeyboardInterrupt), connected_once(), connect():
+        raise KeyboardInterrupt
+    assert started == ["local", "-"]
 
 
 def test_a_cluster_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:

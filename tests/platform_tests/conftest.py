@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 SMALL_DATA = [
     "data.videos_train=16",
@@ -24,21 +25,19 @@ SMALL_DATA = [
 
 
 @pytest.fixture(scope="session")
-def prepared_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def prepared_home(once: Callable[..., Path]) -> Path:
     """What `paretovid extract` makes of `SMALL_DATA`. To be copied: `data`, `backbones` and `features`."""
-    root = tmp_path_factory.getbasetemp()
-    if os.environ.get("PYTEST_XDIST_WORKER"):
-        root = root.parent  # of all processes of this run
-    home = root / "prepared-home"
-    with FileLock(root / "prepared-home.lock"):
-        if not (home / "whole").exists():
-            command = [
-                str(Path(sys.executable).with_name("paretovid")),
-                "extract",
-                *SMALL_DATA,
-                f"home={home}",
-            ]
-            environment = {**os.environ, "OMP_NUM_THREADS": "1", "MLFLOW_TRACKING_URI": ""}
-            subprocess.run(command, check=True, env=environment, timeout=400)
-            (home / "whole").touch()
+
+    def extract(home: Path) -> None:
+        command = [str(Path(sys.executable).with_name("paretovid")), "extract", *SMALL_DATA, f"home={home}"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MLFLOW_TRACKING_URI": ""}
+        subprocess.run(command, check=True, env=environment, timeout=400)
+
+    return once("prepared-home", extract)
+
+
+def copied(made: Path, home: Path, *parts: str) -> Path:
+    """A home of its own with what another one has: its videos, backbones and features, or what is named."""
+    for part in parts or ("data", "backbones", "features"):
+        shutil.copytree(made / part, home / part)
     return home

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from paretovid.platform.registry.card import model_card
 from paretovid.platform.registry.gates import Gate, _Recorded
 from paretovid.platform.registry.localization_plot import draw_timeline
 from paretovid.platform.storage.home import Home
-from paretovid.platform.testing.sweeps import localization_home, synthetic_sweep, write_sweep, write_trial
+from paretovid.platform.testing.sweeps import synthetic_sweep, write_sweep, write_trial
 from paretovid.platform.tracking.tags import trial_figures
 from paretovid.trainables.data.dataset import load_dataset
 from paretovid.trainables.errors import DataError, UsageError
@@ -34,9 +35,9 @@ NAME = "map_iou_0.1_0.7"
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+def home(localization_home_copy: Callable[[Path], Home], tmp_path_factory: pytest.TempPathFactory) -> Home:
     """Real untrimmed videos and trials of localization on them."""
-    return localization_home(tmp_path_factory.mktemp("home"))
+    return localization_home_copy(tmp_path_factory.mktemp("home"))
 
 
 def test_a_trial_measures_its_instances_against_the_true_ones(home: Home) -> None:

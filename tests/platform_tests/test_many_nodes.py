@@ -7,7 +7,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import psutil
 import pytest
 import ray
 from ray.cluster_utils import Cluster
+from tests.conftest import Clusters
 
 from paretovid.infra import nodes as nodes_module
 from paretovid.infra.nodes import look_at_nodes
@@ -27,7 +28,6 @@ from paretovid.platform.execution.outcome import FixedTrial, Hooks
 from paretovid.platform.storage.documents import read_json_object
 from paretovid.platform.storage.home import Home, SweepPaths, TrialPaths
 from paretovid.platform.sweeps.trials import trainable_on
-from paretovid.platform.testing.sweeps import small_home
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.provenance import code_version
 from paretovid.trainables.training.config import TrainingConfig, TrialConfig
@@ -47,7 +47,8 @@ class Nodes:
 
 
 @pytest.fixture(scope="module")
-def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+def nodes(clusters: Clusters, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+    clusters.end()
     folder = tmp_path_factory.mktemp("nodes")
     with environment(CLUSTER_ENVIRONMENT):
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
@@ -64,8 +65,8 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    return small_home(tmp_path_factory.mktemp("home"))
+def home(small_home_copy: Callable[[Path], Home], tmp_path_factory: pytest.TempPathFactory) -> Home:
+    return small_home_copy(tmp_path_factory.mktemp("home"))
 
 
 def trial(home: Home, folder: Path, name: str, seed: int, epochs: int) -> FixedTrial:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.numpy import load_file
+from tests.platform_tests.conftest import copied
 from tests.platform_tests.test_sweep import SMALL, paretovid
 
 from paretovid.platform.config.load import group_options
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(420)]
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.slow,
+    pytest.mark.timeout(420),
+    pytest.mark.usefixtures("shared_cluster"),
+]
 
 SETTINGS_OF_OTHERS = (
     "ada_frame_paper",
@@ -41,10 +47,7 @@ POOL = [
 @pytest.fixture(scope="module")
 def home(prepared_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One home for all: its videos, backbones and features are made once."""
-    home = tmp_path_factory.mktemp("home")
-    for part in ("data", "backbones", "features"):
-        shutil.copytree(prepared_home / part, home / part)
-    return home
+    return copied(prepared_home, tmp_path_factory.mktemp("home"))
 
 
 def needs(method: str, home: Path) -> list[str]:
@@ -59,7 +62,13 @@ def needs(method: str, home: Path) -> list[str]:
     return [f"method.model.selector={trials / 't0001'}"]
 
 
-@pytest.mark.parametrize("method", METHODS)
+def grouped(method: str) -> Any:
+    """Those with videos of their own may run in another process than the others."""
+    group = method if method.startswith("model_selection") else "moving_digits"
+    return pytest.param(method, marks=pytest.mark.xdist_group(f"test_method_sweeps-{group}"))
+
+
+@pytest.mark.parametrize("method", map(grouped, METHODS))
 def test_sweep_promote_predict(method: str, home: Path, tmp_path: Path) -> None:
     localizes = method.endswith("localization")
     baseline, data = ("motion_only", "moving_digits_untrimmed") if localizes else ("uniform", "moving_digits")

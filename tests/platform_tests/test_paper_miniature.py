@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from tests.platform_tests.test_sweep import paretovid
 
+from paretovid.infra.ray_cluster import Cluster
 from paretovid.platform.config.load import group_options, load_sweep_config
 from paretovid.platform.sweeps.sweep import plan_sweep
 from paretovid.trainables.data.moving_digits.encoding import encode_mp4
@@ -61,7 +62,9 @@ def test_a_sweep_at_paper_sizes_is_planned(method: str, activitynet: list[str], 
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(420)
-def test_every_stage_of_a_sweep_at_paper_sizes(activitynet: list[str], tmp_path: Path) -> None:
+def test_every_stage_of_a_sweep_at_paper_sizes(
+    shared_cluster: Cluster, activitynet: list[str], tmp_path: Path
+) -> None:
     home = tmp_path / "home"
     words = [
         "method=lite_eval_paper_size",
@@ -77,7 +80,7 @@ def test_every_stage_of_a_sweep_at_paper_sizes(activitynet: list[str], tmp_path:
         "cluster.cpus=2",
         "baselines=[{name: uniform, method: uniform}]",
     ]
-    _, err = paretovid("sweep", *words, home=home, timeout=360)
+    _, err = paretovid("sweep", *words, home=home)
     assert "left out: 1 of 13 annotated videos" in err
     for name in ("mobilenet_v2@112", "resnet101@224"):
         meta = json.loads((home / "backbones/activitynet" / name / "backbone.json").read_text())

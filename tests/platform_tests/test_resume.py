@@ -1,10 +1,13 @@
-"""Sweeps that are killed, stopped, taken over, extended: real ones, as users run them, in a few seconds each."""
+"""Sweeps that are killed, stopped, taken over, extended: real ones, as users run them, in a few seconds each.
+
+Drivers that are killed or stopped are processes of their own; what comes after them runs in this one. The same at
+every moment, without a cluster: test_simulated_sweeps.py.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,14 +17,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.platform_tests.conftest import SMALL_DATA
+from tests.platform_tests.conftest import SMALL_DATA, copied
+from tests.platform_tests.test_sweep import paretovid
 
 from paretovid.platform.records.journal import read_journal
 from paretovid.platform.storage.home import Home
 from paretovid.platform.testing.audit import Audit, audit
 from paretovid.platform.testing.sweeps import kill_with_children
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+    pytest.mark.usefixtures("shared_cluster"),
+]
 
 SETTINGS = [
     *SMALL_DATA,
@@ -42,18 +51,9 @@ def start(*words: str, home: Path) -> subprocess.Popen[str]:
     )
 
 
-def run(*words: str, home: Path, status: int = 0) -> tuple[str, str]:
-    process = start(*words, home=home)
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == status, f"status {process.returncode}\n{out}\n{err}"
-    return out, err
-
-
 @pytest.fixture
 def home(prepared_home: Path, tmp_path: Path) -> Path:
-    for part in ("data", "backbones", "features"):
-        shutil.copytree(prepared_home / part, tmp_path / part)
-    return tmp_path
+    return copied(prepared_home, tmp_path / "home")
 
 
 def events(home: Path, event: str) -> list[Any]:
@@ -91,25 +91,25 @@ def test_killed_again_and_again_it_ends_with_exactly_what_was_asked_for(home: Pa
         assert kill_with_children(process.pid) > 3
         process.communicate()
         command = ["resume", "s"]
-    _, err = run("sweeps", "s", home=home)
-    out, _ = run("sweeps", "s", "--json", home=home)
+    _, err = paretovid("sweeps", "s", home=home)
+    out, _ = paretovid("sweeps", "s", "--json", home=home)
     status = json.loads(out)
     assert (status["state"], status["asked"], status["running"]) == ("interrupted", 7, [])
     assert any("paretovid resume s" in text for text in status["waits"])
-    _, err = run(*command, home=home)
+    _, err = paretovid(*command, home=home)
     assert "[4/5] search" in err
     check_whole(audit(Home(home), "s"), trials=6)
     # Nothing that was finished was started again, and nothing was lost but the work since a checkpoint.
     starts = [entry.trial for entry in events(home, "start")]
     assert len(starts) <= 7 + 2 * 2, "only those in flight, at most two, are started again"
-    out, err = run("resume", "s", home=home)
+    out, err = paretovid("resume", "s", home=home)
     assert "sweep s is finished" in err and "Front of s" in out
 
-    out, _ = run("extend", "s", "+2", home=home)
+    out, _ = paretovid("extend", "s", "+2", home=home)
     check_whole(audit(Home(home), "s"), trials=8)
-    _, err = run("sweep", *SETTINGS, home=home)
+    _, err = paretovid("sweep", *SETTINGS, home=home)
     assert "sweep s is finished" in err
-    _, err = run("sweep", *SETTINGS, "search.trials=9", home=home, status=2)
+    _, err = paretovid("sweep", *SETTINGS, "search.trials=9", home=home, status=2)
     assert "paretovid extend s +N" in err
 
 
@@ -117,7 +117,7 @@ def test_a_second_driver_is_refused_or_takes_over_and_sigterm_stops_in_order(hom
     settings = [*SETTINGS, "training.epochs=4000", "search.trials=2", "baselines=[]"]
     first = start("sweep", *settings, home=home)
     wait_until(lambda: len(events(home, "start")) == 2, first)
-    _, err = run("resume", "s", home=home, status=2)
+    _, err = paretovid("resume", "s", home=home, status=2)
     assert f"is being run by process {first.pid}" in err and "--take-over" in err
     second = start("resume", "s", "--take-over", "cluster.cpus=1", home=home)
     wait_until(lambda: len(events(home, "driver")) == 2, second)
@@ -139,18 +139,18 @@ def test_a_second_driver_is_refused_or_takes_over_and_sigterm_stops_in_order(hom
     assert found.study == {"WAITING": 2} and found.zombies == 0 and found.parent == "KILLED"
     kept = list((home / "sweeps" / "s").glob("trials/*/checkpoint-*[0-9]"))
     assert len(kept) == 2
-    out, _ = run("sweeps", "--json", home=home)
+    out, _ = paretovid("sweeps", "--json", home=home)
     assert json.loads(out)["sweeps"][0]["state"] == "interrupted"
 
 
 def test_unknown_sweeps_and_settings_that_cannot_change(home: Path) -> None:
-    _, err = run("resume", "nothing", home=home, status=2)
+    _, err = paretovid("resume", "nothing", home=home, status=2)
     assert "unknown sweep: 'nothing'" in err
-    _, err = run("replay", "nothing", home=home, status=2)
+    _, err = paretovid("replay", "nothing", home=home, status=2)
     assert "unknown sweep: 'nothing'" in err
-    _, err = run("sweeps", "--watch", home=home, status=2)
+    _, err = paretovid("sweeps", "--watch", home=home, status=2)
     assert "which sweep is to be watched" in err
     (home / "sweeps" / "s").mkdir(parents=True)
     (home / "sweeps" / "s" / "sweep.json").write_text("{")
-    _, err = run("resume", "s", home=home, status=1)
+    _, err = paretovid("resume", "s", home=home, status=1)
     assert "sweep.json is damaged" in err

@@ -1,5 +1,8 @@
 """The whole chain on real parts, as a user runs it: a small video set, backbones trained for a moment, a real Ray
 cluster, a real MLflow store. Quality means nothing at this size; everything else is as it will be.
+
+The sweep that most tests look at, its promotion and its prediction are commands in processes of their own, and so is
+the extraction before it (`prepared_home`); the others run in this process, on the cluster that tests share.
 """
 
 from __future__ import annotations
@@ -7,7 +10,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -16,14 +18,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.platform_tests.conftest import SMALL_DATA
+from tests.platform_tests.conftest import SMALL_DATA, copied
 
-from paretovid.platform.cli import main
+from paretovid.platform.cli.main import main
 from paretovid.platform.fronts.build import read_front
 from paretovid.platform.storage.home import Home
 from paretovid.platform.sweeps.status import status_of
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(420)]
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.slow,
+    pytest.mark.timeout(420),
+    pytest.mark.usefixtures("shared_cluster"),
+]
 
 SMALL = [
     *SMALL_DATA,
@@ -33,27 +40,24 @@ SMALL = [
 SWEEP = "lite_eval-moving_digits-1"
 
 
-READING = ("front", "models", "predict", "promote", "rollback", "sweeps")
-
-
 def paretovid(
     *words: str, home: Path, status: int = 0, timeout: float = 400, own_process: bool = False
 ) -> tuple[str, str]:
     """Runs the command; returns what it wrote on stdout and stderr.
 
-    What only reads runs in this process unless `own_process`: torch and MLflow are imported already, seconds each.
+    In this process and on its cluster, unless `own_process`: torch, Ray and MLflow take seconds to import and start.
     """
     settings = {"OMP_NUM_THREADS": "1", "MLFLOW_TRACKING_URI": ""}
     typed = [*words, f"home={home}"]
-    if not own_process and (words[0] in READING or "--dry-run" in words):
+    if own_process:
+        text, errors, found = apart(*typed, environment=settings, timeout=timeout)
+    else:
         out, err = io.StringIO(), io.StringIO()
         with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
             for name, value in settings.items():
                 patch.setenv(name, value)
             found = main(typed)
         text, errors = out.getvalue(), err.getvalue()
-    else:
-        text, errors, found = apart(*typed, environment=settings, timeout=timeout)
     assert found == status, f"status {found}\n{text}\n{errors}"
     return text, errors
 
@@ -72,10 +76,10 @@ def apart(*words: str, environment: Mapping[str, str], timeout: float = 400) -> 
 
 
 @pytest.fixture(scope="module")
-def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
+def swept(prepared_home: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
     """A home with one finished sweep, and what the command wrote."""
-    home = tmp_path_factory.mktemp("home")
-    out, err = paretovid("sweep", *SMALL, home=home)
+    home = copied(prepared_home, tmp_path_factory.mktemp("swept") / "home")
+    out, err = paretovid("sweep", *SMALL, home=home, own_process=True)
     return home, out, err
 
 
@@ -229,9 +233,7 @@ def test_bounds_and_points_that_nothing_meets_say_what_there_is(swept):
 
 
 def test_a_corrupt_video_among_good_ones_is_left_out_and_told(swept, tmp_path):
-    home = tmp_path / "home"
-    shutil.copytree(swept[0] / "data", home / "data")
-    shutil.copytree(swept[0] / "backbones", home / "backbones")
+    home = copied(swept[0], tmp_path / "home", "data", "backbones")
     broken = home / "data" / "moving_digits" / "videos" / "train_00003.mp4"
     broken.write_bytes(b"\0" * 1000)
     _, err = paretovid("extract", *SMALL, home=home)
@@ -240,9 +242,7 @@ def test_a_corrupt_video_among_good_ones_is_left_out_and_told(swept, tmp_path):
 
 
 def test_a_sweep_in_which_every_trial_fails_says_why_and_its_status_is_one(swept, tmp_path):
-    home = tmp_path / "home"
-    for part in ("data", "backbones", "features"):
-        shutil.copytree(swept[0] / part, home / part)
+    home = copied(swept[0], tmp_path / "home")
     _, err = paretovid("sweep", *SMALL, "training.learning_rate=1e30", home=home, status=1)
     assert "all 3 trials failed" in err and "the loss became" in err
     out, _ = paretovid("sweeps", "--json", home=home)
@@ -250,9 +250,7 @@ def test_a_sweep_in_which_every_trial_fails_says_why_and_its_status_is_one(swept
 
 
 def test_videos_of_which_most_are_unreadable_are_refused_every_time(swept, tmp_path):
-    home = tmp_path / "home"
-    shutil.copytree(swept[0] / "data", home / "data")
-    shutil.copytree(swept[0] / "backbones", home / "backbones")
+    home = copied(swept[0], tmp_path / "home", "data", "backbones")
     for path in sorted((home / "data" / "moving_digits" / "videos").glob("*.mp4"))[:20]:
         path.write_bytes(b"nothing")
     for _ in range(2):

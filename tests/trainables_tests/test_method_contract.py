@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import json
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -9,9 +12,11 @@ import numpy as np
 import pytest
 import torch
 
+from paretovid.trainables.caps import CAP, has_cap
 from paretovid.trainables.catalog import method_class, method_config, method_names
 from paretovid.trainables.errors import UsageError
-from paretovid.trainables.outcome import Batch, Progress
+from paretovid.trainables.evaluation.evaluate import run_settings
+from paretovid.trainables.outcome import Batch, Outcome, Progress
 from paretovid.trainables.testing import (
     COMPONENTS,
     padded_by,
@@ -90,7 +95,13 @@ every_trained_method = over([variant for variant in VARIANTS if variant[0] not i
 
 
 def trained(name: str, fields: dict, multi_label: bool = False):
-    method = synthetic_method(name, fields, multi_label=multi_label)
+    """A copy of the variant, which is trained once for all tests."""
+    return copy.deepcopy(_trained(name, json.dumps(fields), multi_label))
+
+
+@cache
+def _trained(name: str, fields: str, multi_label: bool):
+    method = synthetic_method(name, json.loads(fields), multi_label=multi_label)
     train_briefly(method, synthetic_split(seed=1, multi_label=multi_label))
     return method
 
@@ -239,7 +250,7 @@ def test_settings_start_at_the_natural_one_and_name_declared_knobs(name, fields)
     assert all(settings[0][n] == declared[n].default for n in settings[0])
     assert len({tuple(sorted(s.items())) for s in settings}) == len(settings)
     for setting in settings:
-        assert all(declared[n].low <= value <= declared[n].high for n, value in setting.items())
+        assert all(declared[n].low <= float(value) <= declared[n].high for n, value in setting.items())
 
 
 @pytest.mark.parametrize(
@@ -253,3 +264,86 @@ def test_more_frames_never_cost_less(name):
     ]
     assert all(bool((later >= earlier).all()) for earlier, later in pairwise(costs))
     assert bool((costs[-1] > costs[0]).any())
+
+
+WITH_CAP = [variant for variant in VARIANTS if has_cap(method_class(variant[0]))]
+WITH_CHEAP = ("hcms", "lite_eval", "random_gate", "random_levels")
+
+
+def ends(outcome: Outcome) -> torch.Tensor:
+    """Why each video's reading ended."""
+    assert outcome.stopped_by is not None
+    return outcome.stopped_by
+
+
+def curve_of(method, split):
+    """Setting, recorded outcome and the run that it was read off, for every cap that a trial evaluates."""
+    found = []
+    for setting in method.settings():
+        outcome = run_cached(method, split, setting)
+        found += [(s, o, outcome) for s, o in method.stop_points(outcome, setting) if s.get("max_gflops")]
+    return found
+
+
+@over(WITH_CAP)
+def test_no_video_passes_its_cap_and_one_run_answers_all_of_them(name, fields):
+    method, split = trained(name, fields), synthetic_split()
+    costs = synthetic_costs(method)
+    curve = curve_of(method, split)
+    assert len({setting["max_gflops"] for setting, _, _ in curve}) > 1
+    assert {setting["cap_rule"] for setting, _, _ in curve} == {"stop"}
+    for setting, recorded, _ in curve[:: max(1, len(curve) // 8)]:
+        direct = run_cached(method, split, setting)
+        assert (costs.gflops(direct.calls) <= setting["max_gflops"]).all()
+        torch.testing.assert_close(recorded.scores, direct.scores)
+        assert torch.equal(ends(recorded), ends(direct)), setting
+        for component, count in direct.calls.items():
+            assert torch.equal(recorded.calls[component], count), (setting, component)
+    for setting, recorded, uncapped in curve:
+        if name != "frame_exit":  # it replays another
+            dear = costs.gflops(uncapped.calls) > setting["max_gflops"]
+            assert torch.equal(ends(recorded) == CAP, dear), setting
+
+
+@over(WITH_CAP)
+def test_a_cap_of_the_full_cost_changes_nothing_and_one_below_is_said(name, fields):
+    method, split = trained(name, fields), synthetic_split()
+    costs, natural = synthetic_costs(method), method.settings()[0]
+    free = run_cached(method, split, natural)
+    spent = costs.gflops(free.calls)
+    (rules,) = [knob.words for knob in method.inference_knobs if knob.name == "cap_rule"]
+    assert rules == (("stop", "cheap") if name in WITH_CHEAP else ("stop",))
+    assert not (ends(free) == CAP).any() and ends(free).shape == spent.shape
+    cheapest = float(free.trace["cap/cheapest"]) / 1e9
+    for rule in rules:
+        same = run_cached(method, split, {**natural, "max_gflops": float(spent.max()), "cap_rule": rule})
+        assert torch.equal(ends(same), ends(free))
+        assert all(torch.equal(same.calls[c], free.calls[c]) for c in free.calls)
+        torch.testing.assert_close(same.scores, free.scores)
+        for cap in (max(cheapest, 0.4 * float(spent.max())), cheapest):
+            less = run_cached(method, split, {**natural, "max_gflops": cap, "cap_rule": rule})
+            refused = ends(less) == CAP
+            assert (costs.gflops(less.calls) <= cap).all() and refused[spent > cap].all()
+            # Whom the cap refused nothing has the answer and the cost of a run without one.
+            torch.testing.assert_close(less.scores[~refused], free.scores[~refused])
+            assert all(torch.equal(less.calls[c][~refused], free.calls[c][~refused]) for c in less.calls)
+    with pytest.raises(UsageError, match="does not pay for one"):
+        run_cached(method, split, {**natural, "max_gflops": 0.99 * cheapest})
+
+
+def test_what_cannot_go_on_cheaply_refuses_to_and_says_why():
+    for name in {name for name, _ in WITH_CAP} - set(WITH_CHEAP):
+        with pytest.raises(UsageError, match=f"cap_rule of {name} cannot be 'cheap'") as error:
+            run_cached(synthetic_method(name), synthetic_split(), {"max_gflops": 1.0, "cap_rule": "cheap"})
+        assert "no cheaper look" in error.value.hint
+
+
+def test_what_does_not_read_by_the_step_refuses_a_cap_and_says_why():
+    without = [name for name in method_names() if not has_cap(method_class(name))]
+    assert {"model_selection", "top_k", "video_epitoma", "late_fusion", "oracle"} <= set(without)
+    for name in without:
+        method, split = synthetic_method(name), synthetic_split()
+        for asked in ({"max_gflops": 1.0}, {"cap_rule": "stop"}):
+            with pytest.raises(UsageError, match=f"{name} has no .*: it ") as error:
+                run_settings(method, split, [asked], components=COMPONENTS, costs=synthetic_costs(method))
+            assert error.value.hint

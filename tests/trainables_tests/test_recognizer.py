@@ -13,7 +13,13 @@ from paretovid.trainables.data.moving_digits.generate import MovingDigitsConfig,
 from paretovid.trainables.data.videos import VideoReader
 from paretovid.trainables.errors import DataError, UnknownNameError, UsageError
 from paretovid.trainables.methods.lite_eval import LiteEval
-from paretovid.trainables.recognizer import BackbonesOnDemand, Recognizer, checked_setting, write_model_folder
+from paretovid.trainables.recognizer import (
+    CHEAPEST_ONLY,
+    BackbonesOnDemand,
+    Recognizer,
+    checked_setting,
+    write_model_folder,
+)
 from paretovid.trainables.testing import synthetic_method
 from paretovid.trainables.trial import cost_table
 
@@ -104,6 +110,23 @@ def test_features_are_rounded_as_they_were_stored(folder: Path, videos: list[Pat
     assert dict(first.labels)["a"] == pytest.approx(dict(second.labels)["a"], abs=1e-2)
 
 
+def test_the_answer_says_why_reading_ended(recognizer: Recognizer, videos: list[Path]) -> None:
+    always = {"gate_offset": 100}
+    (whole,) = recognizer.predict(videos[:1], always)
+    assert (whole.stopped_by, whole.notes) == ("end", ())
+    assert whole.to_json()["stopped_by"] == "end"
+    (capped,) = recognizer.predict(videos[:1], {**always, "max_gflops": whole.gflops / 2})
+    assert capped.stopped_by == "cap" and "fine" in capped.steps and capped.notes == ()
+    (coarse,) = recognizer.predict(videos[:1], {"gate_offset": -100})
+    assert coarse.gflops < whole.gflops / len(whole.steps)  # all coarse looks cost less than one close look
+    for rule, looked in (("stop", 1), ("cheap", len(whole.steps))):
+        tight = {**always, "max_gflops": coarse.gflops, "cap_rule": rule}
+        (answer,) = recognizer.predict(videos[:1], tight)
+        assert answer.stopped_by == "cap" and answer.gflops <= coarse.gflops
+        assert sum(look == "coarse" for look in answer.steps) == looked and "fine" not in answer.steps
+        assert [note.startswith(f"{CHEAPEST_ONLY} coarse") for note in answer.notes] == [True]
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), "1", None, True, -1.0, [1]])
 def test_impossible_values(value: Any) -> None:
     with pytest.raises(UsageError, match="max_gflops cannot be"):
@@ -112,7 +135,12 @@ def test_impossible_values(value: Any) -> None:
 
 def test_settings_fall_back_to_the_point_then_to_the_knob() -> None:
     setting = checked_setting(LiteEval.inference_knobs, {"online_k": 3}, {"gate_offset": -1.5})
-    assert setting == {"online_k": 3.0, "gate_offset": -1.5, "max_gflops": 0.0}
+    assert setting == {"online_k": 3.0, "gate_offset": -1.5, "max_gflops": 0.0, "cap_rule": "stop"}
+    assert checked_setting(LiteEval.inference_knobs, {"cap_rule": "cheap"}, {})["cap_rule"] == "cheap"
+    for value in ("both", 1, None, ["stop"]):
+        with pytest.raises(UsageError, match="cap_rule cannot be") as refused:
+            checked_setting(LiteEval.inference_knobs, {"cap_rule": value}, {})
+        assert "stop or cheap" in refused.value.hint
     with pytest.raises(UsageError, match="online_k"):
         checked_setting(LiteEval.inference_knobs, {"online_k": 2.5}, {})
     with pytest.raises(UnknownNameError) as error:

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from paretovid.platform.records.trial import read_scores, read_trial
-from paretovid.platform.testing.sweeps import localization_home, small_home
+from paretovid.platform.storage.home import Home
 from paretovid.trainables.catalog import method_class, method_config, method_names
 from paretovid.trainables.context import LocalContext, TrialStopped
 from paretovid.trainables.data.dataset import load_dataset, save_manifest
@@ -26,9 +27,9 @@ from paretovid.trainables.trial import run_trial
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> TrialConfig:
+def base(small_home_copy: Callable[[Path], Home], tmp_path_factory: pytest.TempPathFactory) -> TrialConfig:
     """A configuration over a few real videos."""
-    home = small_home(tmp_path_factory.mktemp("home"))
+    home = small_home_copy(tmp_path_factory.mktemp("home"))
     features = home.features("moving_digits")
     return TrialConfig(
         sweep="s",
@@ -115,9 +116,11 @@ LOCALIZING = [name for name in method_names() if method_class(name).task == "loc
 
 
 @pytest.fixture(scope="module")
-def untrimmed(tmp_path_factory: pytest.TempPathFactory) -> TrialConfig:
+def untrimmed(
+    localization_home_copy: Callable[[Path], Home], tmp_path_factory: pytest.TempPathFactory
+) -> TrialConfig:
     """A configuration of localization over a few real videos."""
-    home = localization_home(tmp_path_factory.mktemp("untrimmed"))
+    home = localization_home_copy(tmp_path_factory.mktemp("untrimmed"))
     features = home.features("moving_digits_untrimmed")
     return TrialConfig(
         sweep="s",
@@ -296,6 +299,28 @@ def test_one_setting_only_if_the_study_searches_them(base, tmp_path):
     assert [p["inference_knobs"] for p in result["points"]] == [{"gate_offset": 1.0, "online_k": 2}]
 
 
+def test_a_trial_measures_a_curve_of_caps_behind_its_other_points(base, tmp_path):
+    points = run(base, tmp_path / "a")["points"]
+    has_cap = ["max_gflops" in point["inference_knobs"] for point in points]
+    assert has_cap == sorted(has_cap) and not has_cap[0] and has_cap[-1]
+    assert points[0]["test"]["stopped_by"] == {"end": 1.0, "method": 0.0, "cap": 0.0}
+    for point in points[has_cap.index(True) :]:
+        assert point["inference_knobs"]["cap_rule"] == "stop"
+        assert point["test"]["gflops_p95"] <= point["inference_knobs"]["max_gflops"]
+        # One that had refused nothing would be another's equal, and not be kept.
+        assert max(point[split]["stopped_by"]["cap"] for split in ("val", "test")) > 0
+
+
+def test_a_study_may_search_the_rule_and_a_cap_that_a_method_cannot_have_is_refused_first(base, tmp_path):
+    for rule in ("stop", "cheap"):
+        asked = {"gate_offset": 100.0, "max_gflops": 0.002, "cap_rule": rule}
+        (point,) = run(base, tmp_path / rule, inference_setting=asked)["points"]
+        assert point["inference_knobs"].items() >= asked.items() and point["test"]["stopped_by"]["cap"] > 0
+    with pytest.raises(UsageError, match="top_k has no max_gflops"):
+        run(base, tmp_path / "none", method="top_k", model={}, inference_setting={"max_gflops": 1.0})
+    assert not (tmp_path / "none").exists()
+
+
 def test_paper_accounting_counts_less_of_the_recurrent_part(base, tmp_path):
     honest, paper = run(base, tmp_path / "a"), run(base, tmp_path / "b", accounting="paper")
     assert paper["accounting"] == "paper"
@@ -331,14 +356,6 @@ def test_features_that_are_gone_are_told_with_the_command_that_mends_it(base, tm
     assert "paretovid extract" in error.value.hint
 
 
-@pytest.fixture(scope="module")
-def cluster():
-    from paretovid.infra.ray_cluster import connect
-
-    with connect(cpus=2):
-        yield
-
-
 def launch(base: TrialConfig, storage: Path, workers: int) -> Path:
     from paretovid.infra.placement import TrialResources
     from paretovid.platform.execution.launcher import launch_trials
@@ -361,7 +378,7 @@ def launch(base: TrialConfig, storage: Path, workers: int) -> Path:
 
 @pytest.mark.ray
 @pytest.mark.timeout(180)
-def test_the_tune_process_gives_the_same_as_no_ray_at_all(cluster, base, tmp_path):
+def test_the_tune_process_gives_the_same_as_no_ray_at_all(shared_cluster, base, tmp_path):
     run(base, tmp_path / "plain")
     launched = launch(base, tmp_path / "tune", workers=1)
     assert same_weights(tmp_path / "plain", launched)
@@ -371,7 +388,7 @@ def test_the_tune_process_gives_the_same_as_no_ray_at_all(cluster, base, tmp_pat
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("method", ["lite_eval", "uniform"])
-def test_two_gloo_workers_train_one_model(cluster, base, tmp_path, method):
+def test_two_gloo_workers_train_one_model(shared_cluster, base, tmp_path, method):
     launched = launch(dataclasses.replace(base, method=method, model={}), tmp_path / method, workers=2)
     result = json.loads((launched / "result.json").read_text())
     assert len(result["training"]["history"]) == 4 and result["points"]

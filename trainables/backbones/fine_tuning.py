@@ -41,6 +41,7 @@ from paretovid.trainables.backbones.training import (
 from paretovid.trainables.data.dataset import Dataset
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.layers.functional import classification_loss
+from paretovid.trainables.ranges import Count, Decay, Positive, PositiveFraction, Seed, check_ranges
 
 if TYPE_CHECKING:
     from paretovid.trainables.context import TrialContext
@@ -52,30 +53,25 @@ _STATE, _ABOUT = "state.safetensors", "about.json"
 class FineTuningConfig:
     """How a backbone is fine-tuned."""
 
-    samples: int = 200_000
+    samples: Count = 200_000
     """Steps drawn in all, over all workers."""
-    batch_size: int = 64
+    batch_size: Count = 64
     """Over all workers."""
-    learning_rate: float = 1e-4
+    learning_rate: Positive = 1e-4
     """The highest: it rises over the first tenth and falls as a cosine to nothing."""
-    weight_decay: float = 0.02
+    weight_decay: Decay = 0.02
     precision: Precision = "float32"
     """`float32`, or `bfloat16` or `float16` by autocast; weights stay float32, float16 scales its loss."""
-    checkpoint_every_steps: int = 200
-    video_share: float = 1.0
+    checkpoint_every_steps: Count = 200
+    video_share: PositiveFraction = 1.0
     """Share of the training split's videos (`is_for_backbones`)."""
-    memory_mb: int = 16_384
+    memory_mb: Count = 16_384
     """Decoded inputs kept, over all workers; beyond it, a part of each video's steps is kept."""
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
+        check_ranges(self, "backbones.fine_tuning")
         check_precision(self.precision)
-        for name in ("samples", "batch_size", "checkpoint_every_steps", "learning_rate"):
-            if not getattr(self, name) > 0:
-                raise UsageError(
-                    f"backbones.fine_tuning.{name} is {getattr(self, name)}", "It must be above 0."
-                )
-        self.decoding()
 
     @property
     def total_steps(self) -> int:

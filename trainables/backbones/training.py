@@ -35,7 +35,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, final
+from typing import TYPE_CHECKING, Annotated, Any, Literal, final
 
 import numpy as np
 import torch
@@ -50,6 +50,15 @@ from paretovid.trainables.data.s3 import ObjectStoreError
 from paretovid.trainables.data.videos import VideoReader
 from paretovid.trainables.errors import DataError, NonFiniteError, UsageError, VideoError
 from paretovid.trainables.layers.functional import classification_loss
+from paretovid.trainables.ranges import (
+    Count,
+    Decay,
+    OpenFraction,
+    Positive,
+    PositiveFraction,
+    Seed,
+    check_ranges,
+)
 
 if TYPE_CHECKING:
     from paretovid.trainables.context import TrialContext
@@ -64,33 +73,21 @@ class BackboneTrainingConfig:
     """How backbones are trained."""
 
     labels: Labels = "step"
-    effort: float = 1.0
+    effort: Positive = 1.0
     """Multiplies the samples that each component's training draws."""
-    weight_decay: float = 0.02
-    background_share: float = 0.3
+    weight_decay: Decay = 0.02
+    background_share: OpenFraction = 0.3
     """Share of the samples without evidence, with `labels=step`."""
-    own_share: float = 0.7
+    own_share: OpenFraction = 0.7
     """Share of the samples with evidence that are of a component's own class groups, where those are known."""
-    video_share: float = 1.0
+    video_share: Annotated[PositiveFraction, "1: all videos."] = 1.0
     """Share of the training split's videos that backbones are trained on (`is_for_backbones`)."""
-    memory_mb: int = 2048
+    memory_mb: Count = 2048
     """Decoded inputs kept, over all workers; beyond it, a part of each video's steps is kept."""
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
-        for name in ("effort", "memory_mb"):
-            if not getattr(self, name) > 0:
-                raise UsageError(f"backbones.{name} must be above 0, not {getattr(self, name)}", "Raise it.")
-        for name in ("background_share", "own_share"):
-            if not 0 < getattr(self, name) < 1:
-                raise UsageError(
-                    f"backbones.{name} must be between 0 and 1, not {getattr(self, name)}", "Change it."
-                )
-        if not 0 < self.video_share <= 1:
-            raise UsageError(
-                f"backbones.video_share must be above 0 and at most 1, not {self.video_share}",
-                "1: all videos.",
-            )
+        check_ranges(self, "backbones.training")
         if self.labels not in LABELS:
             raise UsageError(f"backbones.labels cannot be {self.labels!r}", f"Allowed: {', '.join(LABELS)}.")
 

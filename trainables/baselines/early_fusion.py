@@ -14,16 +14,31 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor, nn
 
-from paretovid.trainables.baselines.uniform import FRAME_COUNTS, NUM_FRAMES, check_frame_counts
+from paretovid.trainables.baselines.uniform import (
+    FRAME_COUNTS,
+    NUM_FRAMES,
+    FrameCount,
+    TrainingFrames,
+    check_frame_counts,
+)
+from paretovid.trainables.caps import (
+    DEFAULT_CAPS,
+    KNOBS,
+    Cap,
+    CapUnits,
+    affordable_frames,
+    check_caps,
+    frames_under_caps,
+)
 from paretovid.trainables.cost import ComponentCost, measure_macs
-from paretovid.trainables.errors import UsageError
 from paretovid.trainables.layers.frame_sampling import uniform_steps
-from paretovid.trainables.layers.functional import classification_loss, probabilities
+from paretovid.trainables.layers.functional import classification_loss, probabilities, stack_steps
 from paretovid.trainables.layers.recurrent import Cell, CellKind, Projection
 from paretovid.trainables.method import Method, register
 from paretovid.trainables.methods.hcms import check_sources
 from paretovid.trainables.outcome import Batch, Loss, Outcome, Progress, Setting
 from paretovid.trainables.provider import Provider
+from paretovid.trainables.ranges import Dropout, Width, check_ranges
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,23 +47,23 @@ class EarlyFusionConfig:
 
     sources: tuple[str, ...] = ("audio", "fine", "motion")
     cell: CellKind = "lstm"
-    projection: int = 64
+    projection: Width = 64
     """Width to which each source's features are projected before they are joined."""
-    hidden: int = 128
-    dropout: float = 0.0
+    hidden: Width = 128
+    dropout: Dropout = 0.0
     """Of projected features, in training."""
-    training_frames: int = -1
+    training_frames: TrainingFrames = -1
     """Views per video in training: -1 varies it over `frame_counts`, 0 takes every step."""
-    frame_counts: tuple[int, ...] = FRAME_COUNTS
+    frame_counts: tuple[FrameCount, ...] = FRAME_COUNTS
     """Inference settings to evaluate; the first is the natural one."""
+    caps: tuple[CapUnits, ...] = DEFAULT_CAPS
+    """Caps to evaluate at the natural setting, in units of what one frame costs. Frames are read in order of time."""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         check_sources(self.sources)
         check_frame_counts(self.frame_counts)
-        if self.training_frames < -1:
-            raise UsageError(
-                f"training_frames must be -1 or more, not {self.training_frames}", "-1 varies it."
-            )
+        check_caps(self.caps)
 
 
 @register
@@ -58,7 +73,7 @@ class EarlyFusion(Method):
 
     name: ClassVar[str] = "early_fusion"
     Config: ClassVar[type[Any]] = EarlyFusionConfig
-    inference_knobs = (NUM_FRAMES,)
+    inference_knobs = (NUM_FRAMES, *KNOBS)
     is_baseline: ClassVar[bool] = True
 
     @classmethod
@@ -103,20 +118,48 @@ class EarlyFusion(Method):
 
     def run(self, provider: Provider, setting: Setting) -> Outcome:
         num_frames = int(setting.get("num_frames", NUM_FRAMES.default))
-        if not num_frames:
+        cap = Cap.of(setting, self)
+        if not num_frames and not cap.is_set:
             provider.expect(self.config.sources[0])
         decisions = torch.zeros(provider.batch_size, provider.max_steps, dtype=torch.int64)
         state = self.cell.initial(provider.batch_size, self.head.weight)
-        for index in uniform_steps(provider.num_steps, num_frames):
+        frames = affordable_frames(
+            provider,
+            cap,
+            uniform_steps(provider.num_steps, num_frames),
+            sources=self.config.sources,
+            own=[f"{self.name}.rnn"],
+            answer=f"{self.name}.head",
+        )
+        before, hidden = decisions.clone(), []
+        for index in frames.steps.T:
             wanted = index >= 0
             features = {source: provider.read(source, index, wanted) for source in self.config.sources}
             state = self._next(state, self._project(features), wanted)
+            hidden.append(state[0])
             provider.charge(f"{self.name}.rnn", wanted)
             rows = torch.nonzero(wanted).flatten()
             decisions[rows, index[rows]] = len(self.config.sources)
         provider.charge(f"{self.name}.head", torch.ones_like(provider.num_steps))
         scores = probabilities(self.head(state[0]), self.multi_label)
-        return Outcome(scores=scores, calls=dict(provider.calls), decisions=decisions)
+        return Outcome(
+            scores=scores,
+            calls=dict(provider.calls),
+            decisions=decisions,
+            trace={"hidden": stack_steps(hidden), "before": before, **frames.trace},
+            stopped_by=frames.stopped_by,
+        )
+
+    def stop_points(self, outcome: Outcome, setting: Setting) -> list[tuple[Setting, Outcome]]:
+        if setting != self.settings()[0]:
+            return []
+
+        def answer(count: Tensor) -> Tensor:
+            hidden = outcome.trace["hidden"][torch.arange(len(count)), count - 1]
+            return probabilities(self.head(hidden), self.multi_label)
+
+        before = outcome.trace["before"]
+        return frames_under_caps(outcome, setting, self.config.caps, before=before, answer=answer)
 
     def settings(self) -> list[Setting]:
         return [{"num_frames": n} for n in self.config.frame_counts]

@@ -19,21 +19,34 @@ Departures from the paper, and why:
 B videos, T = `max_frames` positions, C classes, P projected features. Positions count from 0 in code and from 1
 in t above.
 
-Budget knobs: beta in training; at inference `exit_threshold`, and `min_confidence` for comparison, which needs
-no gate but a classifier at every position.
+Budget knobs: beta in training; at inference `exit_threshold`, `min_confidence` for comparison, which needs no gate but
+a classifier at every position, and a cap per video (`caps.py`). Under it a video is answered by the classifier of the
+last position whose frame, with the gate that is asked there, it pays for.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from typing import Annotated, Any, ClassVar, final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from paretovid.trainables.caps import (
+    CAP,
+    DEFAULT_CAPS,
+    END,
+    KNOBS,
+    METHOD,
+    Cap,
+    CapUnits,
+    cap_grid,
+    capped,
+    check_caps,
+    record,
+)
 from paretovid.trainables.cost import ComponentCost, measure_macs
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.layers.coarse_to_fine import FINE
@@ -44,6 +57,7 @@ from paretovid.trainables.layers.recurrent import Projection
 from paretovid.trainables.method import Method, check_distinct, register
 from paretovid.trainables.outcome import Batch, InferenceKnob, Loss, Outcome, Progress, Setting
 from paretovid.trainables.provider import Provider
+from paretovid.trainables.ranges import Positive, Range, Width, check_ranges
 
 EXIT_THRESHOLD = InferenceKnob(
     name="exit_threshold",
@@ -60,6 +74,7 @@ MIN_CONFIDENCE = InferenceKnob(
     description="stop where the largest class probability is at least this; 0: whatever it is",
 )
 _GATE_HIDDEN = 64
+_PARTS = ("projection", "gate", "classifier")
 
 
 def refining_order(count: int) -> list[int]:
@@ -86,30 +101,37 @@ def exit_steps(num_steps: Tensor, max_frames: int) -> Tensor:
 class FrameExitConfig:
     """Training settings of FrameExit."""
 
-    beta: float = 1e-3
+    beta: Annotated[Positive, "Higher stops earlier."] = 1e-3
     """Scale of the loss below which a gate learns to stop: higher stops earlier."""
-    max_frames: int = 10
+    max_frames: Annotated[int, Range(2, 1000), "The paper: 10."] = 10
     """T."""
-    projection: int = 64
+    projection: Width = 64
     """P."""
-    exit_weight: float = 1.0
+    exit_weight: Annotated[float, Range(0, 1e6, above=True), "The paper: 1."] = 1.0
     """Of the gates' loss."""
-    thresholds: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+    thresholds: tuple[Annotated[float, EXIT_THRESHOLD.range], ...] = (
+        0.1,
+        0.2,
+        0.3,
+        0.4,
+        0.6,
+        0.7,
+        0.8,
+        0.9,
+        0.95,
+        0.99,
+    )
     """Values of `exit_threshold` to evaluate besides the natural one and 1."""
-    confidences: tuple[float, ...] = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+    confidences: tuple[Annotated[float, MIN_CONFIDENCE.range], ...] = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
     """Values of `min_confidence` to evaluate, without gates."""
+    caps: tuple[CapUnits, ...] = DEFAULT_CAPS
+    """Caps to evaluate at the natural `exit_threshold` and at 1, in units of what one frame costs."""
 
     def __post_init__(self) -> None:
-        if not (self.beta > 0 and math.isfinite(self.beta)):
-            raise UsageError(f"beta must be above 0, not {self.beta}", "Higher stops earlier.")
-        if self.max_frames < 2:
-            raise UsageError(f"max_frames must be at least 2, not {self.max_frames}", "The paper: 10.")
-        if self.projection < 1:
-            raise UsageError(f"projection must be at least 1, not {self.projection}", "Raise it.")
-        if not (self.exit_weight > 0 and math.isfinite(self.exit_weight)):
-            raise UsageError(f"exit_weight must be above 0, not {self.exit_weight}", "The paper: 1.")
-        check_distinct("thresholds", self.thresholds, EXIT_THRESHOLD.low, EXIT_THRESHOLD.high)
-        check_distinct("confidences", self.confidences, MIN_CONFIDENCE.low, MIN_CONFIDENCE.high)
+        check_ranges(self)
+        check_distinct("thresholds", self.thresholds)
+        check_distinct("confidences", self.confidences)
+        check_caps(self.caps)
         if 0 in self.confidences:
             raise UsageError(
                 "confidences cannot have 0", "It means that confidence stops nobody: leave it out."
@@ -123,7 +145,7 @@ class FrameExit(Method):
 
     name: ClassVar[str] = "frame_exit"
     Config: ClassVar[type[Any]] = FrameExitConfig
-    inference_knobs = (EXIT_THRESHOLD, MIN_CONFIDENCE)
+    inference_knobs = (EXIT_THRESHOLD, MIN_CONFIDENCE, *KNOBS)
     is_baseline: ClassVar[bool] = True
 
     @classmethod
@@ -191,36 +213,65 @@ class FrameExit(Method):
             states.append(torch.maximum(states[-1], frames * active[:, None]))
             return states[-1]
 
-        walk = self._walk(look, index, setting)
+        names = (provider.components[FINE], *(f"{self.name}.{part}" for part in _PARTS))
+        macs = torch.tensor([provider.costs[name].macs for name in names])
+        cap = Cap.of(setting, self)
+        cheapest = self._spent(macs, setting, 0, has_next=torch.ones(1, dtype=torch.bool))
+        cap.check(int(cheapest), FINE)
+        walk = self._walk(look, index, setting, macs)
         for component, count in self._own_calls(walk).items():
             provider.charge(component, count)
+        trace = {"states": stack_steps(states[1:]), "steps": index, "macs": macs}
+        if not cap.is_set:
+            # Replayed walks keep their own accounts, so that no read has to be recorded.
+            step = int(macs[:2].sum())
+            trace |= record(index.new_zeros(len(index), 0), cheapest=int(macs.sum()), step=step)
         return Outcome(
             scores=walk.scores,
             calls=dict(provider.calls),
             decisions=_decisions(index, walk.looks, provider.max_steps),
-            trace={"states": stack_steps(states[1:]), "steps": index},
+            trace=trace,
+            stopped_by=walk.stopped_by,
         )
 
-    def _walk(self, look: Callable[[int, Tensor], Tensor], index: Tensor, setting: Setting) -> _Walk:
+    def _spent(self, macs: Tensor, setting: Setting, position: int, has_next: Tensor) -> Tensor:
+        """`[B]` int64: what videos have cost that are answered after they looked at positions up to this one.
+
+        Arguments:
+            macs: of a backbone, a projection, a gate and a classifier.
+            has_next: `[B]` bool; a gate is asked only where there is another frame.
+        """
+        asks_gates = float(setting.get("exit_threshold", EXIT_THRESHOLD.default)) < 1
+        asks_all = float(setting.get("min_confidence", MIN_CONFIDENCE.default)) > 0
+        gates = (position + has_next.long()) * asks_gates
+        return (position + 1) * macs[:2].sum() + gates * macs[2] + (1 + position * asks_all) * macs[3]
+
+    def _walk(
+        self, look: Callable[[int, Tensor], Tensor], index: Tensor, setting: Setting, macs: Tensor
+    ) -> _Walk:
         """Visits the steps `index` `[B, T]` until every video has stopped.
 
         Arguments:
             look: `(position, active [B]) -> [B, P]`: the maximum of the frames up to this position.
+            macs: as `_spent` takes them.
         """
+        cap = Cap.of(setting, self)
         threshold = float(setting.get("exit_threshold", EXIT_THRESHOLD.default))
         confidence = float(setting.get("min_confidence", MIN_CONFIDENCE.default))
         there = index >= 0
         active = there[:, 0]
         state = torch.zeros(len(index), self.config.projection, device=index.device)
         scores = torch.zeros(len(index), self.num_classes, device=index.device)
-        looks, gates, classifiers = (torch.zeros_like(index[:, 0]) for _ in range(3))
+        looks, gates, classifiers, by = (torch.zeros_like(index[:, 0]) for _ in range(4))
+        has_next = _shifted(there)
         for position in range(index.shape[1]):
             if not bool(active.any()):
                 break
             before, state = state, look(position, active)
             looks = looks + active
-            has_next = there[:, position + 1] if position + 1 < index.shape[1] else torch.zeros_like(active)
-            stops = active & ~has_next
+            stops = active & ~has_next[:, position]
+            by = torch.where(stops, END, by)
+            going = active & ~stops
             if confidence > 0:
                 here = self._scores(position, state)
                 classifiers = classifiers + active
@@ -229,13 +280,17 @@ class FrameExit(Method):
             if threshold < 1 and bool(asked.any()):
                 gates = gates + asked
                 stops = stops | (asked & (torch.sigmoid(self._gate(position, before, state)) > threshold))
+            by = torch.where(going & stops, METHOD, by)
+            then = self._spent(macs, setting, position + 1, _shifted(has_next)[:, position])
+            refused = active & ~stops & ~cap.fits(then)
+            by, stops = torch.where(refused, CAP, by), stops | refused
             if confidence == 0 and bool(stops.any()):
                 here = self._scores(position, state)
                 classifiers = classifiers + stops
             if bool(stops.any()):
                 scores = torch.where(stops[:, None], here, scores)
             active = active & ~stops
-        return _Walk(scores, looks, gates, classifiers)
+        return _Walk(scores, looks, gates, classifiers, by)
 
     def _own_calls(self, walk: _Walk) -> dict[str, Tensor]:
         return {
@@ -248,22 +303,26 @@ class FrameExit(Method):
         return [{"exit_threshold": EXIT_THRESHOLD.default}, {"exit_threshold": EXIT_THRESHOLD.high}]
 
     def stop_points(self, outcome: Outcome, setting: Setting) -> list[tuple[Setting, Outcome]]:
-        if setting.get("exit_threshold", EXIT_THRESHOLD.default) < 1 or setting.get("min_confidence", 0) > 0:
+        threshold = float(setting.get("exit_threshold", EXIT_THRESHOLD.default))
+        if threshold < 1 or float(setting.get("min_confidence", 0)) > 0 or "cap/step" not in outcome.trace:
             return []  # it stopped early: what came later was not seen
         measured = [value for each in self.settings() for value in each.values()]
         further: list[Setting] = [
             {**setting, "exit_threshold": value} for value in self.config.thresholds if value not in measured
         ]
         further += [{**setting, "min_confidence": value} for value in self.config.confidences]
+        limits = cap_grid(outcome, self.config.caps)
+        further += [capped(each, limit) for each in self.settings() for limit in limits]
         return [(each, self._stopped(outcome, each)) for each in further]
 
     def _stopped(self, outcome: Outcome, setting: Setting) -> Outcome:
         """The outcome at `setting`, from one that never stopped early."""
         states, index = outcome.trace["states"], outcome.trace["steps"]
-        walk = self._walk(lambda position, _: states[:, position], index, setting)
+        walk = self._walk(lambda position, _: states[:, position], index, setting, outcome.trace["macs"])
         # Whatever is not the method's own is the backbone, once per look.
         calls = dict.fromkeys(outcome.calls, walk.looks) | self._own_calls(walk)
-        return Outcome(walk.scores, calls, _decisions(index, walk.looks, outcome.decisions.shape[1]))
+        decisions = _decisions(index, walk.looks, outcome.decisions.shape[1])
+        return Outcome(walk.scores, calls, decisions, stopped_by=walk.stopped_by)
 
     def component_costs(self) -> dict[str, ComponentCost]:
         example = next(self.parameters())
@@ -294,6 +353,13 @@ class _Walk:
     """`[B]` int64: gates asked."""
     classifiers: Tensor
     """`[B]` int64: classifiers run."""
+    stopped_by: Tensor
+    """`[B]` int64, as of an outcome."""
+
+
+def _shifted(there: Tensor) -> Tensor:
+    """`[B, T]` bool: whether the next position is there."""
+    return F.pad(there[:, 1:], (0, 1))
 
 
 def _decisions(index: Tensor, looks: Tensor, max_steps: int) -> Tensor:

@@ -14,15 +14,15 @@ B episodes, K steps, H hidden units. An episode ends at the first step where "st
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, final
+from typing import Annotated, Any, ClassVar, final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from paretovid.trainables.caps import DEFAULT_CAPS, KNOBS, Cap, CapUnits, check_caps
 from paretovid.trainables.cost import ComponentCost
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.layers.frame_agent import (
@@ -39,6 +39,7 @@ from paretovid.trainables.layers.policy_gradient import returns, rewards
 from paretovid.trainables.method import Method, check_distinct, register
 from paretovid.trainables.outcome import Batch, InferenceKnob, Loss, Outcome, Progress, Setting
 from paretovid.trainables.provider import Provider
+from paretovid.trainables.ranges import Count, Fraction, Positive, Range, Weight, check_ranges
 
 STOP_THRESHOLD = InferenceKnob(
     name="stop_threshold",
@@ -54,43 +55,54 @@ class JumpingAgentConfig:
     """Training settings of both agents."""
 
     agent: AgentConfig = field(default_factory=lambda: AgentConfig(memory=MemoryConfig(kind="none")))
-    steps: int = 10
+    steps: Annotated[int, Range(1, 100), "It is K."] = 10
     """K: most steps of a walk."""
-    frame_price: float = 0.02
+    frame_price: Weight = 0.02
     """Reward that a further frame costs."""
-    discount: float = 0.9
-    location_deviation: float = 0.1
+    discount: Fraction = 0.9
+    location_deviation: Positive = 0.1
     """Of `frame_glimpse`: standard deviation of the place in training, as a share of the video."""
-    jumps: tuple[float, ...] = (-0.25, -0.125, 0.0625, 0.125, 0.25, 0.5)
+    jumps: tuple[Annotated[float, Range(-1, 1), "A share of the video, none of them 0."], ...] = (
+        -0.25,
+        -0.125,
+        0.0625,
+        0.125,
+        0.25,
+        0.5,
+    )
     """Of `fast_forward`: shares of the video to go forward (above 0) or back."""
-    rollouts: int = 1
+    rollouts: Count = 1
     """Walks per video in a batch."""
-    thresholds: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9)
+    thresholds: tuple[Annotated[float, STOP_THRESHOLD.range], ...] = (
+        0.05,
+        0.1,
+        0.2,
+        0.3,
+        0.4,
+        0.6,
+        0.7,
+        0.8,
+        0.9,
+    )
     """Values of `stop_threshold` to answer besides the natural one and 1."""
+    caps: tuple[CapUnits, ...] = DEFAULT_CAPS
+    """Caps to evaluate, in units of what one look costs, at the natural `stop_threshold` and at 1."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.steps <= 100:
-            raise UsageError(f"steps (K) must be from 1 to 100, not {self.steps}", "For example 10.")
-        finite = math.isfinite(self.frame_price) and math.isfinite(self.location_deviation)
-        if not finite or self.frame_price < 0 or self.location_deviation <= 0 or self.rollouts < 1:
-            raise UsageError(
-                "frame_price must not be negative, location_deviation above 0 and rollouts at least 1",
-                "For example 0.02, 0.1 and 1.",
-            )
-        if not 0 <= self.discount <= 1:
-            raise UsageError(f"discount must be from 0 to 1, not {self.discount}", "For example 0.9.")
-        if not self.jumps or any(not -1 <= jump <= 1 or jump == 0 for jump in self.jumps):
+        check_ranges(self)
+        if not self.jumps or 0 in self.jumps:
             raise UsageError(
                 f"jumps cannot be {list(self.jumps)}", "Give shares from -1 to 1, none of them 0."
             )
-        check_distinct("thresholds", self.thresholds, STOP_THRESHOLD.low, STOP_THRESHOLD.high)
+        check_distinct("thresholds", self.thresholds)
+        check_caps(self.caps)
 
 
 class _JumpingAgent(Method):
     """What both agents share: all but the policy."""
 
     Config: ClassVar[type[Any]] = JumpingAgentConfig
-    inference_knobs = (STOP_THRESHOLD,)
+    inference_knobs = (STOP_THRESHOLD, *KNOBS)
     is_baseline: ClassVar[bool] = True
 
     @classmethod
@@ -159,15 +171,17 @@ class _JumpingAgent(Method):
             stop = torch.sigmoid(self.agent.deciders["stop"](hidden)).squeeze(-1)
             return Decision(stop=stop > threshold, trace={"stop": stop})
 
-        return self.agent.run(provider, self.config.steps, decide)
+        return self.agent.run(provider, self.config.steps, decide, Cap.of(setting, self))
 
     def settings(self) -> list[Setting]:
         return [{"stop_threshold": STOP_THRESHOLD.default}, {"stop_threshold": STOP_THRESHOLD.high}]
 
     def stop_points(self, outcome: Outcome, setting: Setting) -> list[tuple[Setting, Outcome]]:
-        if setting != self.settings()[1]:
+        if setting not in self.settings():
             return []
-        answered: list[tuple[Setting, Outcome]] = []
+        answered = self.agent.under_caps(outcome, setting, self.config.caps)
+        if setting == self.settings()[0]:
+            return answered
         known = [point["stop_threshold"] for point in self.settings()]
         for threshold in (each for each in self.config.thresholds if each not in known):
             goes_on = (outcome.trace["stop"] <= threshold).long().cumprod(dim=1)

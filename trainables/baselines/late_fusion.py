@@ -12,7 +12,7 @@ from typing import Any, ClassVar, final
 
 import torch
 
-from paretovid.trainables.baselines.uniform import FRAME_COUNTS, NUM_FRAMES, check_frame_counts
+from paretovid.trainables.baselines.uniform import FRAME_COUNTS, NUM_FRAMES, FrameCount, check_frame_counts
 from paretovid.trainables.cost import ComponentCost
 from paretovid.trainables.layers.frame_classifier import FrameScores
 from paretovid.trainables.layers.frame_sampling import uniform_steps
@@ -20,6 +20,7 @@ from paretovid.trainables.method import Method, register
 from paretovid.trainables.methods.hcms import check_sources
 from paretovid.trainables.outcome import Batch, Loss, Outcome, Progress, Setting
 from paretovid.trainables.provider import Provider
+from paretovid.trainables.ranges import check_ranges
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,10 +28,11 @@ class LateFusionConfig:
     """Settings of late fusion."""
 
     sources: tuple[str, ...] = ("audio", "fine", "motion")
-    frame_counts: tuple[int, ...] = FRAME_COUNTS
+    frame_counts: tuple[FrameCount, ...] = FRAME_COUNTS
     """Inference settings to evaluate; the first is the natural one."""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         check_sources(self.sources)
         check_frame_counts(self.frame_counts)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, final
+from typing import Annotated, Any, ClassVar, final
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,7 @@ from paretovid.trainables.methods.model_selection_localization import (
 )
 from paretovid.trainables.outcome import Batch, InferenceKnob, Loss, Outcome, Progress, Setting
 from paretovid.trainables.provider import Provider
+from paretovid.trainables.ranges import check_ranges
 
 SHARE = InferenceKnob(
     name="share",
@@ -55,12 +56,13 @@ class ClipBaselineConfig:
     motion: Motion = "flow"
     heads: HeadConfig = field(default_factory=HeadConfig)
     proposals: ProposalConfig = field(default_factory=ProposalConfig)
-    shares: tuple[float, ...] = (0.5, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9)
+    shares: tuple[Annotated[float, SHARE.range], ...] = (0.5, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9)
     """Of `random_clips`: inference settings to evaluate, all answered from one run; 0.5 is the natural one."""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         check_motion(self.motion)
-        check_distinct("shares", self.shares, SHARE.low, SHARE.high)
+        check_distinct("shares", self.shares)
 
 
 class _ClipBaseline(Method, ABC):
@@ -257,7 +259,7 @@ class RandomClips(_ClipBaseline):
 
     def _narrowed(self, outcome: Outcome, setting: Setting) -> Outcome:
         trace = outcome.trace
-        to_motion = trace["valid"] & (trace["drawn"] < setting["share"])
+        to_motion = trace["valid"] & (trace["drawn"] < float(setting["share"]))
         calls = {
             name: to_motion.sum(dim=1) if f"per_motion/{name}" in trace else count
             for name, count in outcome.calls.items()

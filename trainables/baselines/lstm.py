@@ -18,20 +18,31 @@ from torch import Tensor, nn
 from paretovid.trainables.baselines.uniform import (
     FRAME_COUNTS,
     NUM_FRAMES,
+    FrameCount,
+    TrainingFrames,
     check_frame_counts,
     with_memory_source,
 )
+from paretovid.trainables.caps import (
+    DEFAULT_CAPS,
+    KNOBS,
+    Cap,
+    CapUnits,
+    affordable_frames,
+    check_caps,
+    frames_under_caps,
+)
 from paretovid.trainables.cost import ComponentCost, measure_macs
-from paretovid.trainables.errors import UsageError
 from paretovid.trainables.layers.coarse_to_fine import COARSE, FINE, LOOKED_COARSE
 from paretovid.trainables.layers.frame_classifier import mark_looked
 from paretovid.trainables.layers.frame_sampling import Sampling, check_sampling, sampled_steps
-from paretovid.trainables.layers.functional import classification_loss, probabilities
+from paretovid.trainables.layers.functional import classification_loss, probabilities, stack_steps
 from paretovid.trainables.layers.global_memory import GlobalMemory, Memory, MemoryConfig
 from paretovid.trainables.layers.recurrent import Cell, CellKind, Projection
 from paretovid.trainables.method import Method, register
 from paretovid.trainables.outcome import Batch, Loss, Outcome, Progress, Setting
 from paretovid.trainables.provider import Provider
+from paretovid.trainables.ranges import Dropout, Width, check_ranges
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,28 +54,23 @@ class LstmConfig:
     """Where in the video the frames lie. Training draws random ones anew for each batch."""
     memory: MemoryConfig = field(default_factory=lambda: MemoryConfig(kind="none"))
     cell: CellKind = "lstm"
-    fine_projection: int = 64
-    coarse_projection: int = 32
-    hidden: int = 128
-    dropout: float = 0.0
+    fine_projection: Width = 64
+    coarse_projection: Width = 32
+    hidden: Width = 128
+    dropout: Dropout = 0.0
     """Of projected features, in training."""
-    training_frames: int = -1
+    training_frames: TrainingFrames = -1
     """Frames per video in training: -1 varies it over `frame_counts`, 0 takes every step."""
-    frame_counts: tuple[int, ...] = FRAME_COUNTS
+    frame_counts: tuple[FrameCount, ...] = FRAME_COUNTS
     """Inference settings to evaluate; the first is the natural one."""
+    caps: tuple[CapUnits, ...] = DEFAULT_CAPS
+    """Caps to evaluate at the natural setting, in units of what one frame costs. Frames are read in order of time."""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         check_sampling(self.sampling)
         check_frame_counts(self.frame_counts)
-        if not 0 <= self.dropout < 1:
-            raise UsageError(f"dropout must be from 0 to below 1, not {self.dropout}", "0: none.")
-        for name in ("fine_projection", "coarse_projection", "hidden"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}", "Raise it.")
-        if self.training_frames < -1:
-            raise UsageError(
-                f"training_frames must be -1 or more, not {self.training_frames}", "-1 varies it."
-            )
+        check_caps(self.caps)
 
 
 @final
@@ -82,11 +88,11 @@ class _Query(nn.Module):
 @register
 @final
 class Lstm(Method):
-    """See the module's text."""
+    """See the module's text. Under a cap the answer comes from the frames that come first in time."""
 
     name: ClassVar[str] = "lstm"
     Config: ClassVar[type[Any]] = LstmConfig
-    inference_knobs = (NUM_FRAMES,)
+    inference_knobs = (NUM_FRAMES, *KNOBS)
     is_baseline: ClassVar[bool] = True
 
     @classmethod
@@ -156,15 +162,44 @@ class Lstm(Method):
         for index in memory.steps.T if memory else ():
             mark_looked(decisions, index, LOOKED_COARSE)
         num_frames = int(setting.get("num_frames", 0))
-        for index in sampled_steps(self.config.sampling, provider.num_steps, provider.video_keys, num_frames):
+        frames = affordable_frames(
+            provider,
+            Cap.of(setting, self),
+            sampled_steps(self.config.sampling, provider.num_steps, provider.video_keys, num_frames),
+            sources=self.sources,
+            own=["lstm.rnn"],
+            answer="lstm.head",
+            remembered={} if memory is None else {self.config.memory.source or "": memory.steps},
+            before=self.memory.most_macs(provider) if self.memory else 0,
+        )
+        before, hidden = decisions.clone(), []
+        for index in frames.steps.T:
             wanted = index >= 0
             features = {source: provider.read(source, index, wanted) for source in self.sources}
             state = self._next(state, self._project(features), wanted, memory)
+            hidden.append(state[0])
             provider.charge("lstm.rnn", wanted)
             mark_looked(decisions, index)
         provider.charge("lstm.head", torch.ones_like(provider.num_steps))
         scores = probabilities(self.head(state[0]), self.multi_label)
-        return Outcome(scores=scores, calls=dict(provider.calls), decisions=decisions)
+        return Outcome(
+            scores=scores,
+            calls=dict(provider.calls),
+            decisions=decisions,
+            trace={"hidden": stack_steps(hidden), "before": before, **frames.trace},
+            stopped_by=frames.stopped_by,
+        )
+
+    def stop_points(self, outcome: Outcome, setting: Setting) -> list[tuple[Setting, Outcome]]:
+        if setting != self.settings()[0]:
+            return []
+
+        def answer(count: Tensor) -> Tensor:
+            hidden = outcome.trace["hidden"][torch.arange(len(count)), count - 1]
+            return probabilities(self.head(hidden), self.multi_label)
+
+        before = outcome.trace["before"]
+        return frames_under_caps(outcome, setting, self.config.caps, before=before, answer=answer)
 
     def settings(self) -> list[Setting]:
         return [{"num_frames": n} for n in self.config.frame_counts]

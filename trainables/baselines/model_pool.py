@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from typing import Annotated, Any, ClassVar, final
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ from paretovid.trainables.layers.model_pool import (
     CLIP_COUNTS,
     CLIPS,
     X3D_POOL,
+    ClipCount,
     Clips,
     ModelPool,
     check_clip_counts,
@@ -39,6 +40,7 @@ from paretovid.trainables.layers.model_pool import (
 from paretovid.trainables.method import Method, check_distinct, register
 from paretovid.trainables.outcome import Batch, InferenceKnob, Loss, Outcome, Progress, Setting, SourceFacts
 from paretovid.trainables.provider import Provider
+from paretovid.trainables.ranges import Count, check_ranges
 
 MOST_MEMBERS = 100
 MEMBER = InferenceKnob(
@@ -77,10 +79,11 @@ class SingleModelConfig:
     """Settings of single members."""
 
     pool: tuple[str, ...] = X3D_POOL
-    clip_counts: tuple[int, ...] = (3, 1, 2, 4, 5, 6, 7, 8, 9, 10)
+    clip_counts: tuple[ClipCount, ...] = (3, 1, 2, 4, 5, 6, 7, 8, 9, 10)
     """Inference settings to evaluate, with every member; the first is the natural one."""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         check_pool(self.pool)
         check_clip_counts(self.clip_counts)
 
@@ -166,18 +169,15 @@ class RandomModelConfig:
     """Settings of random members."""
 
     pool: tuple[str, ...] = X3D_POOL
-    steps_per_member: int = 4
+    steps_per_member: Annotated[Count, "1: no mixtures."] = 4
     """Inference settings to evaluate: mixtures between neighbours in so many equal parts."""
-    clip_counts: tuple[int, ...] = CLIP_COUNTS
+    clip_counts: tuple[ClipCount, ...] = CLIP_COUNTS
     """The first is the natural one."""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         check_pool(self.pool)
         check_clip_counts(self.clip_counts)
-        if self.steps_per_member < 1:
-            raise UsageError(
-                f"steps_per_member must be at least 1, not {self.steps_per_member}", "1: no mixtures."
-            )
 
 
 @register
@@ -210,7 +210,7 @@ class ModelCascadeConfig:
     """Settings of the cascade."""
 
     pool: tuple[str, ...] = X3D_POOL
-    confidences: tuple[float, ...] = (
+    confidences: tuple[Annotated[float, CONFIDENCE.range], ...] = (
         0.9,
         0.05,
         0.1,
@@ -227,13 +227,14 @@ class ModelCascadeConfig:
         0.95,
     )
     """Inference settings to evaluate, all answered from one run per number of clips, in which nobody stops early."""
-    clip_counts: tuple[int, ...] = CLIP_COUNTS
+    clip_counts: tuple[ClipCount, ...] = CLIP_COUNTS
     """The first is the natural one."""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         check_pool(self.pool)
         check_clip_counts(self.clip_counts)
-        check_distinct("confidences", self.confidences, CONFIDENCE.low, CONFIDENCE.high)
+        check_distinct("confidences", self.confidences)
 
 
 @register
@@ -242,6 +243,9 @@ class ModelCascade(_PoolBaseline):
     """See the module's text. With several labels a video, the least certain of them decides: |2 p - 1|, from 0 to 1."""
 
     name: ClassVar[str] = "model_cascade"
+    no_cap: ClassVar[str] = (
+        "it asks whole models one after another, each over all of its clips, not step by step"
+    )
     Config: ClassVar[type[Any]] = ModelCascadeConfig
     inference_knobs = (CONFIDENCE, CLIPS)
 
@@ -284,7 +288,7 @@ class ModelCascade(_PoolBaseline):
         return [natural, *({"confidence": CONFIDENCE.high, "clips": n} for n in self.config.clip_counts)]
 
     def stop_points(self, outcome: Outcome, setting: Setting) -> list[tuple[Setting, Outcome]]:
-        if setting["confidence"] < CONFIDENCE.high:
+        if float(setting["confidence"]) < CONFIDENCE.high:
             return []  # it stopped early: what came later was not seen
         further: list[Setting] = [{**setting, "confidence": value} for value in self.config.confidences]
         known = self.settings()
@@ -305,10 +309,11 @@ class ModelEnsembleConfig:
     """Settings of the ensemble."""
 
     pool: tuple[str, ...] = X3D_POOL
-    clip_counts: tuple[int, ...] = CLIP_COUNTS
+    clip_counts: tuple[ClipCount, ...] = CLIP_COUNTS
     """Inference settings to evaluate; the first is the natural one."""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         check_pool(self.pool)
         check_clip_counts(self.clip_counts)
 
@@ -347,15 +352,16 @@ class ModelOracleConfig:
     """Settings of the oracle."""
 
     pool: tuple[str, ...] = X3D_POOL
-    prices: tuple[float, ...] = (0.01, 0.0, 0.5, 1.0, 1.2, 1.5, 2.0, 3.0, 5.0, 20.0)
+    prices: tuple[Annotated[float, PRICE.range], ...] = (0.01, 0.0, 0.5, 1.0, 1.2, 1.5, 2.0, 3.0, 5.0, 20.0)
     """Inference settings to evaluate."""
-    clip_counts: tuple[int, ...] = CLIP_COUNTS
+    clip_counts: tuple[ClipCount, ...] = CLIP_COUNTS
     """The first is the natural one."""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         check_pool(self.pool)
         check_clip_counts(self.clip_counts)
-        check_distinct("prices", self.prices, PRICE.low, PRICE.high)
+        check_distinct("prices", self.prices)
         if self.prices[0] != PRICE.default:
             raise UsageError(
                 f"prices cannot be {list(self.prices)}", f"Begin with the natural one, {PRICE.default:g}."

@@ -9,28 +9,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, final
+from typing import Annotated, Any, ClassVar, final
 
 import torch
 from torch import Tensor
 
+from paretovid.trainables.caps import DEFAULT_CAPS, KNOBS_WITH_CHEAP, Cap, CapUnits, check_caps
 from paretovid.trainables.cost import ComponentCost
-from paretovid.trainables.errors import UsageError
 from paretovid.trainables.layers.coarse_to_fine import (
     COARSE,
     FINE,
     NetworkConfig,
     coarse_to_fine,
+    levels_under_caps,
     paper_component_costs,
     run_setting,
 )
 from paretovid.trainables.layers.frame_sampling import uniform_hash
 from paretovid.trainables.layers.functional import classification_loss
-from paretovid.trainables.layers.gated_stack import MAX_GFLOPS, Gate
+from paretovid.trainables.layers.gated_stack import Gate
 from paretovid.trainables.method import Method, check_distinct, register
 from paretovid.trainables.methods.lite_eval import ONLINE_K
 from paretovid.trainables.outcome import Batch, InferenceKnob, Loss, Outcome, Progress, Setting
 from paretovid.trainables.provider import Provider
+from paretovid.trainables.ranges import Fraction, check_ranges
 
 USAGE = InferenceKnob(
     name="usage",
@@ -46,17 +48,17 @@ class RandomGateConfig:
     """Training settings of the random gate."""
 
     network: NetworkConfig = field(default_factory=NetworkConfig)
-    training_usage: float = 0.0
+    training_usage: Annotated[Fraction, "0 varies it."] = 0.0
     """Usage to train with; 0: another one per batch, log-uniform between 0.03 and 1."""
-    usages: tuple[float, ...] = (0.2, 0.05, 0.1, 0.15, 0.3, 0.4, 0.5, 0.75, 1.0)
+    usages: tuple[Annotated[float, USAGE.range], ...] = (0.2, 0.05, 0.1, 0.15, 0.3, 0.4, 0.5, 0.75, 1.0)
     """Inference settings to evaluate; the first is the natural one."""
+    caps: tuple[CapUnits, ...] = DEFAULT_CAPS
+    """As LiteEval's, at each of the `usages`."""
 
     def __post_init__(self) -> None:
-        check_distinct("usages", self.usages, USAGE.low, USAGE.high)
-        if not 0 <= self.training_usage <= 1:
-            raise UsageError(
-                f"training_usage must lie between 0 and 1, not {self.training_usage}", "0 varies it."
-            )
+        check_ranges(self)
+        check_distinct("usages", self.usages)
+        check_caps(self.caps)
 
 
 @register
@@ -66,7 +68,7 @@ class RandomGate(Method):
 
     name: ClassVar[str] = "random_gate"
     Config: ClassVar[type[Any]] = RandomGateConfig
-    inference_knobs = (USAGE, ONLINE_K, MAX_GFLOPS)
+    inference_knobs = (USAGE, ONLINE_K, *KNOBS_WITH_CHEAP)
     is_baseline: ClassVar[bool] = True
 
     @classmethod
@@ -100,10 +102,14 @@ class RandomGate(Method):
         def decide(step: int, _: Tensor) -> Tensor:
             return uniform_hash(provider.video_keys, step) < usage
 
-        return run_setting(self.network, provider, Gate(decide=decide, component=None), setting)
+        gate = Gate(decide=decide, component=None)
+        return run_setting(self.network, provider, gate, setting, Cap.of(setting, self))
 
     def settings(self) -> list[Setting]:
         return [{"usage": usage, "online_k": 0} for usage in self.config.usages]
+
+    def stop_points(self, outcome: Outcome, setting: Setting) -> list[tuple[Setting, Outcome]]:
+        return levels_under_caps(self.network, outcome, setting, self.config.caps)
 
     def component_costs(self) -> dict[str, ComponentCost]:
         return self.network.component_costs()

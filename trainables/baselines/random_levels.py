@@ -15,22 +15,23 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor
 
+from paretovid.trainables.caps import DEFAULT_CAPS, KNOBS_WITH_CHEAP, Cap, CapUnits, check_caps
 from paretovid.trainables.cost import ComponentCost
 from paretovid.trainables.errors import UsageError
+from paretovid.trainables.layers.coarse_to_fine import levels_under_caps
 from paretovid.trainables.layers.frame_sampling import uniform_hash
 from paretovid.trainables.layers.functional import classification_loss
-from paretovid.trainables.layers.gated_stack import MAX_GFLOPS, Decide, Gate
+from paretovid.trainables.layers.gated_stack import Decide, Gate
 from paretovid.trainables.method import Method, register
 from paretovid.trainables.methods.hcms import (
     MOST_LEVELS,
     HierarchyConfig,
-    check_caps,
     hierarchy,
-    points_under_caps,
     run_capped,
 )
 from paretovid.trainables.outcome import Batch, InferenceKnob, Loss, Outcome, Progress, Setting
 from paretovid.trainables.provider import Provider
+from paretovid.trainables.ranges import Fraction, check_ranges
 
 LEAST_TRAINED_USAGE = 0.03
 USAGES = tuple(
@@ -52,15 +53,16 @@ class RandomLevelsConfig:
     sources: tuple[str, ...] = ("audio", "fine", "motion")
     """As HCMS's."""
     network: HierarchyConfig = field(default_factory=HierarchyConfig)
-    training_usages: tuple[float, ...] = ()
+    training_usages: tuple[Fraction, ...] = ()
     """Usages of the gated levels to train with; empty: others per batch, log-uniform between 0.03 and 1."""
-    usages: tuple[tuple[float, ...], ...] = ()
+    usages: tuple[tuple[Fraction, ...], ...] = ()
     """Inference settings to evaluate, a usage per gated level each; the first is the natural one. Empty: the
     knobs' defaults, then a grid."""
-    caps: tuple[float, ...] = ()
-    """As HCMS's."""
+    caps: tuple[CapUnits, ...] = DEFAULT_CAPS
+    """As HCMS's, at the natural setting alone."""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         self.network.sizes(self.sources)
         check_caps(self.caps)
         for usages in (*self.usages, *([self.training_usages] if self.training_usages else [])):
@@ -71,7 +73,7 @@ class RandomLevelsConfig:
 
 def _check_usages(usages: Sequence[float], sources: Sequence[str]) -> None:
     falling = all(above <= below for below, above in zip((1.0, *usages), usages, strict=False))
-    if len(usages) != len(sources) - 1 or not falling or min(usages) < 0:
+    if len(usages) != len(sources) - 1 or not falling:
         raise UsageError(
             f"usages cannot be {list(usages)}",
             f"Give one for each of {', '.join(sources[1:])}, from 1 to 0, none above that of the level below.",
@@ -85,7 +87,7 @@ class RandomLevels(Method):
 
     name: ClassVar[str] = "random_levels"
     Config: ClassVar[type[Any]] = RandomLevelsConfig
-    inference_knobs = (*USAGES, MAX_GFLOPS)
+    inference_knobs = (*USAGES, *KNOBS_WITH_CHEAP)
     is_baseline: ClassVar[bool] = True
 
     @classmethod
@@ -139,14 +141,14 @@ class RandomLevels(Method):
 
         usages = [float(setting.get(knob.name, knob.default)) for knob in self._knobs()]
         gates = [Gate(decide=below(usage), component=None) for usage in usages]
-        return run_capped(self.network, provider, gates, setting)
+        return run_capped(self.network, provider, gates, Cap.of(setting, self))
 
     def _knobs(self) -> tuple[InferenceKnob, ...]:
         return USAGES[: len(self.config.sources) - 1]
 
     def settings(self) -> list[Setting]:
         gated = len(self._knobs())
-        natural = tuple(knob.default for knob in self._knobs())
+        natural = tuple(float(knob.default) for knob in self._knobs())
         grid = [(first, *(first * share**i for i in range(1, gated))) for first, share in _GRID]
         usages = self.config.usages or tuple(dict.fromkeys((natural, *grid)))
         return [
@@ -155,7 +157,9 @@ class RandomLevels(Method):
         ]
 
     def stop_points(self, outcome: Outcome, setting: Setting) -> list[tuple[Setting, Outcome]]:
-        return points_under_caps(self.network, outcome, setting, self.config.caps)
+        if setting != self.settings()[0]:
+            return []
+        return levels_under_caps(self.network, outcome, setting, self.config.caps)
 
     def component_costs(self) -> dict[str, ComponentCost]:
         return self.network.component_costs()

@@ -13,18 +13,25 @@ from typing import Any, ClassVar, final
 
 import torch
 
-from paretovid.trainables.baselines.uniform import FRAME_COUNTS, NUM_FRAMES, check_frame_counts
+from paretovid.trainables.baselines.uniform import (
+    FRAME_COUNTS,
+    NUM_FRAMES,
+    FrameCount,
+    TrainingFrames,
+    check_frame_counts,
+)
 from paretovid.trainables.cost import ComponentCost
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.layers.coarse_to_fine import COARSE
 from paretovid.trainables.layers.frame_classifier import mark_looked
 from paretovid.trainables.layers.frame_sampling import Sampling, check_sampling, sampled_steps
 from paretovid.trainables.layers.functional import classification_loss, probabilities
-from paretovid.trainables.layers.temporal_attention import VideoClassifier, check_layers
+from paretovid.trainables.layers.temporal_attention import VideoClassifier
 from paretovid.trainables.method import Method, register
 from paretovid.trainables.methods.video_epitoma import HEAVY_SOURCES, Heavy, gathered
 from paretovid.trainables.outcome import Batch, Loss, Outcome, Progress, Setting
 from paretovid.trainables.provider import Provider
+from paretovid.trainables.ranges import Dropout, Width, check_ranges
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,24 +41,20 @@ class EpitomaSampledConfig:
     heavy: Heavy = "fine"
     sampling: Sampling = "uniform"
     """Where in the video the timesteps lie. Training draws random ones anew for each batch."""
-    projection: int = 64
-    classifier_hidden: int = 64
-    dropout: float = 0.0
-    training_frames: int = -1
+    projection: Width = 64
+    classifier_hidden: Width = 64
+    dropout: Dropout = 0.0
+    training_frames: TrainingFrames = -1
     """Timesteps per video in training: -1 varies it over `frame_counts`, 0 takes every step."""
-    frame_counts: tuple[int, ...] = FRAME_COUNTS
+    frame_counts: tuple[FrameCount, ...] = FRAME_COUNTS
     """Inference settings to evaluate; the first is the natural one."""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if self.heavy not in HEAVY_SOURCES:
             raise UsageError(f"heavy cannot be {self.heavy!r}", f"Allowed: {', '.join(HEAVY_SOURCES)}.")
         check_sampling(self.sampling)
         check_frame_counts(self.frame_counts)
-        check_layers(self, ("projection", "classifier_hidden"))
-        if self.training_frames < -1:
-            raise UsageError(
-                f"training_frames must be -1 or more, not {self.training_frames}", "-1 varies it."
-            )
 
 
 @register

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, Literal, final
+from typing import Annotated, Any, ClassVar, Literal, final
 
 import torch
 from torch import Tensor
@@ -31,6 +31,7 @@ from paretovid.trainables.layers.timestep_selector import (
 from paretovid.trainables.method import Method, check_distinct, register
 from paretovid.trainables.outcome import Batch, InferenceKnob, Loss, Outcome, Progress, Setting
 from paretovid.trainables.provider import Provider
+from paretovid.trainables.ranges import check_ranges
 
 TOP_FRAMES = InferenceKnob(
     name="num_frames",
@@ -52,10 +53,11 @@ class TopKConfig:
     """Folder of the selector, or of the trial that trained it; `sha256:...`: its weights are in this model's file."""
     selector_shape: SelectorShape = field(default_factory=SelectorShape)
     """Read from the folder, where there is one."""
-    frame_counts: tuple[int, ...] = (8, 1, 2, 3, 4, 6, 10, 12)
+    frame_counts: tuple[Annotated[int, TOP_FRAMES.range], ...] = (8, 1, 2, 3, 4, 6, 10, 12)
     """Inference settings to evaluate; the first is the natural one."""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if self.saliency not in ("confidence", "selector"):
             raise UsageError(f"unknown saliency: {self.saliency!r}", "Allowed: confidence, selector.")
         if (self.saliency == "selector") != bool(self.selector):
@@ -64,7 +66,7 @@ class TopKConfig:
                 "saliency=selector needs the folder of one, and nothing else has a use for it.",
             )
         SavedSelector.named(self.selector)  # raises if there is none
-        check_distinct("frame_counts", self.frame_counts, TOP_FRAMES.low, TOP_FRAMES.high)
+        check_distinct("frame_counts", self.frame_counts)
 
 
 def most_salient(saliency: Tensor, num_steps: Tensor, num_frames: int) -> list[Tensor]:

@@ -16,11 +16,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, final
+from typing import Annotated, Any, ClassVar, final
 
 import torch
 from torch import Tensor, nn
 
+from paretovid.trainables.caps import (
+    DEFAULT_CAPS,
+    KNOBS,
+    Cap,
+    CapUnits,
+    affordable_frames,
+    check_caps,
+    frames_under_caps,
+)
 from paretovid.trainables.cost import ComponentCost, measure_macs
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.layers.coarse_to_fine import COARSE, FINE, LOOKED_COARSE
@@ -31,6 +40,7 @@ from paretovid.trainables.layers.global_memory import GlobalMemory, Memory, Memo
 from paretovid.trainables.method import Method, check_distinct, register
 from paretovid.trainables.outcome import Batch, InferenceKnob, Loss, Outcome, Progress, Setting
 from paretovid.trainables.provider import Provider
+from paretovid.trainables.ranges import Range, check_ranges
 
 NUM_FRAMES = InferenceKnob(
     name="num_frames",
@@ -43,9 +53,15 @@ NUM_FRAMES = InferenceKnob(
 FRAME_COUNTS = (0, 1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 25)
 
 
+FrameCount = Annotated[int, NUM_FRAMES.range]
+TrainingFrames = Annotated[
+    int, Range(-1, NUM_FRAMES.high), "-1 varies it from batch to batch, 0 takes every step."
+]
+
+
 def check_frame_counts(counts: tuple[int, ...]) -> None:
-    """Raises `UsageError` for a negative number of frames, one that is there twice, or none at all."""
-    check_distinct("frame_counts", counts, NUM_FRAMES.low, NUM_FRAMES.high)
+    """Raises `UsageError` for a number of frames that is there twice, or none at all."""
+    check_distinct("frame_counts", counts)
 
 
 def with_memory_source(sources: tuple[str, ...], memory: MemoryConfig) -> tuple[str, ...]:
@@ -81,13 +97,18 @@ class _MemoryScores(nn.Module):
         """The same in training."""
         return self(self.memory.remember(batch.features[self.memory.source], batch.mask.sum(dim=1)))
 
-    def read(self, provider: Provider, decisions: Tensor) -> Tensor:
-        """The same from a provider, each entry paid once and noted in the decisions `[B, T]`."""
+    def read(self, provider: Provider, decisions: Tensor) -> tuple[Memory, Tensor]:
+        """The memory and the same from a provider, each entry paid once and noted in the decisions `[B, T]`."""
         memory = self.memory.read(provider)
         provider.charge(self.component, memory.mask.sum(dim=1))
         for index in memory.steps.T:
             mark_looked(decisions, index, LOOKED_COARSE)
-        return self(memory)
+        return memory, self(memory)
+
+    def most_macs(self, provider: Provider) -> int:
+        """What the entries cost a video that is long enough for all of them."""
+        each = provider.costs[self.component].macs
+        return self.memory.most_macs(provider) + self.memory.config.frames * each
 
     def component_costs(self) -> dict[str, ComponentCost]:
         example = torch.zeros(1, self.memory.width, device=next(self.parameters()).device)
@@ -103,22 +124,33 @@ class UniformConfig:
     sampling: Sampling = "uniform"
     """Where in the video the frames lie. Training takes all of them either way."""
     memory: MemoryConfig = field(default_factory=lambda: MemoryConfig(kind="none"))
-    frame_counts: tuple[int, ...] = FRAME_COUNTS
+    frame_counts: tuple[FrameCount, ...] = FRAME_COUNTS
     """Inference settings to evaluate; the first is the natural one."""
+    caps: tuple[CapUnits, ...] = DEFAULT_CAPS
+    """Caps to evaluate at the natural setting, in units of what one frame costs. Frames are read in order of time."""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         check_sampling(self.sampling)
         check_frame_counts(self.frame_counts)
+        check_caps(self.caps)
+
+
+def _mean_of_first(trace: Mapping[str, Tensor], count: Tensor) -> Tensor:
+    """`[B, C]`: mean scores of the first `count` `[B]` frames, and of the memory if there is one, from a trace."""
+    rows = torch.arange(len(count), device=count.device)
+    scores = trace["totals"][rows, (count - 1).clamp(min=0)] / count.clamp(min=1)[:, None]
+    return (scores + trace["remembered"]) / 2 if "remembered" in trace else scores
 
 
 @register
 @final
 class Uniform(Method):
-    """UNIFORM-N: see the module's text."""
+    """UNIFORM-N: see the module's text. Under a cap the frames that come first in time are averaged."""
 
     name: ClassVar[str] = "uniform"
     Config: ClassVar[type[Any]] = UniformConfig
-    inference_knobs = (NUM_FRAMES,)
+    inference_knobs = (NUM_FRAMES, *KNOBS)
     is_baseline: ClassVar[bool] = True
 
     @classmethod
@@ -157,20 +189,46 @@ class Uniform(Method):
 
     def run(self, provider: Provider, setting: Setting) -> Outcome:
         num_frames = int(setting.get("num_frames", 0))
-        steps = sampled_steps(self.config.sampling, provider.num_steps, provider.video_keys, num_frames)
         decisions = torch.zeros(provider.batch_size, provider.max_steps, dtype=torch.int64)
-        remembered = self.memory_scores.read(provider, decisions) if self.memory_scores else None
-        total, count = None, torch.zeros_like(provider.num_steps)
-        for index in steps:
-            scores, wanted = self.frame_scores.read(provider, self.name, index)
-            total = scores if total is None else total + scores
-            count = count + wanted
+        memory, remembered = None, None
+        if self.memory_scores is not None:
+            memory, remembered = self.memory_scores.read(provider, decisions)
+        frames = affordable_frames(
+            provider,
+            Cap.of(setting, self),
+            sampled_steps(self.config.sampling, provider.num_steps, provider.video_keys, num_frames),
+            sources=tuple(self.frame_scores.heads),
+            own=[f"{self.name}.{source}_head" for source in self.frame_scores.heads],
+            remembered={} if memory is None else {self.config.memory.source or "": memory.steps},
+            before=self.memory_scores.most_macs(provider) if self.memory_scores else 0,
+        )
+        before = decisions.clone()
+        totals: list[Tensor] = []
+        for index in frames.steps.T:
+            scores, _ = self.frame_scores.read(provider, self.name, index)
+            totals.append(totals[-1] + scores if totals else scores)
             mark_looked(decisions, index)
-        assert total is not None
-        scores = total / count.clamp(min=1)[:, None]
+        trace = {"totals": torch.stack(totals, dim=1), "before": before, **frames.trace}
         if remembered is not None:
-            scores = (scores + remembered) / 2
-        return Outcome(scores=scores, calls=dict(provider.calls), decisions=decisions)
+            trace["remembered"] = remembered
+        return Outcome(
+            scores=_mean_of_first(trace, frames.count),
+            calls=dict(provider.calls),
+            decisions=decisions,
+            trace=trace,
+            stopped_by=frames.stopped_by,
+        )
+
+    def stop_points(self, outcome: Outcome, setting: Setting) -> list[tuple[Setting, Outcome]]:
+        if setting != self.settings()[0]:
+            return []
+        return frames_under_caps(
+            outcome,
+            setting,
+            self.config.caps,
+            before=outcome.trace["before"],
+            answer=lambda count: _mean_of_first(outcome.trace, count),
+        )
 
     def settings(self) -> list[Setting]:
         return [{"num_frames": n} for n in self.config.frame_counts]
@@ -187,9 +245,10 @@ class Uniform(Method):
 class OracleConfig:
     """Settings of the oracle."""
 
-    frame_counts: tuple[int, ...] = (0, 1, 2, 3, 4, 6, 8, 12)
+    frame_counts: tuple[FrameCount, ...] = (0, 1, 2, 3, 4, 6, 8, 12)
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         check_frame_counts(self.frame_counts)
 
 

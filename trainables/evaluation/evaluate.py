@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from paretovid.trainables.caps import STOPPED_BY, check_known
 from paretovid.trainables.cost import CostTable, deterministic_eval
 from paretovid.trainables.data.dataset import Dataset, VideoRecord
 from paretovid.trainables.errors import DataError
@@ -57,6 +58,8 @@ class Measured:
     """`[N, T]`"""
     detections: tuple[tuple[Detection, ...], ...] | None = None
     """N videos' instances, of a method of localization."""
+    stopped_by: NDArray[np.int8] | None = None
+    """`[N]`, places in `STOPPED_BY`; None of a method that does not read by the step."""
 
     def metrics(
         self,
@@ -91,7 +94,13 @@ class Measured:
             "usage": float(usage.mean()),
             "usage_std_over_mean": float(usage.std() / usage.mean()) if usage.any() else 0.0,
             "videos": len(self.scores),
+            **({} if self.stopped_by is None else {"stopped_by": _shares(self.stopped_by)}),
         }
+
+
+def _shares(stopped_by: NDArray[np.int8]) -> dict[str, float]:
+    """Share of the videos whose reading ended for each reason."""
+    return {word: float(np.mean(stopped_by == i)) for i, word in enumerate(STOPPED_BY)}
 
 
 def multi_label_figures(
@@ -114,13 +123,15 @@ def run_settings(
     expand: bool = True,
     step_seconds: float = 1.0,
 ) -> list[tuple[Setting, Outcome]]:
-    """One batch at each setting that is an operating point, and (`expand`) at those that a run answers as well.
+    """One batch at each setting that is an operating point, and (`expand`) at those that a run answers as well: those
+    under a cap last.
 
     Without `expand` every setting that is asked for is answered.
     """
     answered: list[tuple[Setting, Outcome]] = []
     with deterministic_eval(method):
         for setting in settings:
+            check_known(method, tuple(setting))
             provider = FeatureProvider(
                 split.features,
                 num_steps=split.num_steps,
@@ -135,7 +146,8 @@ def run_settings(
                 answered.append((setting, outcome))
             if expand:
                 answered += method.stop_points(outcome, setting)
-    return answered
+    # Last, so that the curve of caps moves no other point from its place among a trial's.
+    return sorted(answered, key=lambda each: bool(each[0].get("max_gflops")))
 
 
 def measure(
@@ -169,7 +181,13 @@ def _joined(setting: Setting, outcomes: list[Outcome], costs: CostTable, max_ste
         calls=calls,
         decisions=torch.cat(decisions).cpu().numpy().astype(np.int8),
         detections=_joined_detections(outcomes),
+        stopped_by=_joined_ends(outcomes),
     )
+
+
+def _joined_ends(outcomes: list[Outcome]) -> NDArray[np.int8] | None:
+    ends = [outcome.stopped_by for outcome in outcomes if outcome.stopped_by is not None]
+    return torch.cat(ends).cpu().numpy().astype(np.int8) if len(ends) == len(outcomes) else None
 
 
 def _joined_detections(outcomes: list[Outcome]) -> tuple[tuple[Detection, ...], ...] | None:

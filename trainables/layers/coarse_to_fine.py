@@ -6,15 +6,20 @@ network is a stack of two levels (`gated_stack.py`); its sizes, its accounting a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
+
+from paretovid.trainables.caps import METHOD, Cap, points_under_caps
 from paretovid.trainables.cost import ComponentCost
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.layers.gated_stack import Gate, GatedLevels, LevelSize, Limits
 from paretovid.trainables.layers.recurrent import CellKind
 from paretovid.trainables.outcome import Outcome, Setting
 from paretovid.trainables.provider import Provider
+from paretovid.trainables.ranges import Dropout, Width, check_ranges
 
 COARSE, FINE = "coarse", "fine"
 LOOKED_COARSE, LOOKED_FINE = 1, 2
@@ -26,23 +31,21 @@ class NetworkConfig:
     """Sizes of the two networks. The papers' for ActivityNet: hidden units 64 and 512."""
 
     cell: CellKind = "lstm"
-    coarse_projection: int = 32
-    fine_projection: int = 64
-    coarse_hidden: int = 32
-    fine_hidden: int = 128
-    dropout: float = 0.0
+    coarse_projection: Width = 32
+    fine_projection: Width = 64
+    coarse_hidden: Width = 32
+    fine_hidden: Width = 128
+    dropout: Dropout = 0.0
     """Of projected features, in training. Not in the papers, which train on far more videos."""
-    step_dropout: float = 0.4
+    step_dropout: Dropout = 0.4
     """Share of a video's steps that training leaves out, others each time. Not in the papers either."""
     synchronize: bool = True
     """False: the fine state stays as it is at skipped steps (the paper's ablation, Table 8)."""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if self.cell not in ("lstm", "gru"):
             raise UsageError(f"unknown cell: {self.cell!r}", "Allowed: lstm, gru.")
-        for name in ("coarse_projection", "fine_projection", "coarse_hidden", "fine_hidden"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}", "Raise it.")
         if self.coarse_hidden >= self.fine_hidden:
             raise UsageError(
                 f"coarse_hidden ({self.coarse_hidden}) must be smaller than fine_hidden ({self.fine_hidden})",
@@ -70,14 +73,13 @@ def coarse_to_fine(
     )
 
 
-def run_setting(network: GatedLevels, provider: Provider, gate: Gate, setting: Setting) -> Outcome:
-    """A run with `online_k` (stop right after the K-th fine read; 0: never) and `max_gflops` (0: no cap).
+def run_setting(network: GatedLevels, provider: Provider, gate: Gate, setting: Setting, cap: Cap) -> Outcome:
+    """A run with `online_k` (stop right after the K-th fine read; 0: never) under a cap.
 
-    What the cap does not pay for is not looked at; coarse looks go on for as long as they fit. Raises
-    `UsageError` if it does not pay for the first of them.
+    Raises `UsageError` if the cap does not pay for the first coarse look.
     """
-    limits = Limits(max_gflops=float(setting.get("max_gflops", 0)), top_runs=int(setting.get("online_k", 0)))
-    return network.run(provider, [gate], limits)
+    limits = Limits(cap=cap, top_runs=int(setting.get("online_k", 0)))
+    return network.run(provider, [gate], limits, traces_every_level=not cap.is_set)
 
 
 def stopped_after(network: GatedLevels, outcome: Outcome, reads: int) -> Outcome:
@@ -85,7 +87,19 @@ def stopped_after(network: GatedLevels, outcome: Outcome, reads: int) -> Outcome
     use = outcome.trace["ran"][..., 1].long()
     # A step counts if fewer than `reads` fine reads came before it.
     kept = use.cumsum(dim=1) - use < reads
-    return network.cut(outcome, outcome.trace["ran"] & kept[..., None])
+    cut = network.cut(outcome, outcome.trace["ran"] & kept[..., None])
+    is_early = (cut.decisions > 0).sum(dim=1) < (outcome.decisions > 0).sum(dim=1)
+    assert outcome.stopped_by is not None
+    return dataclasses.replace(cut, stopped_by=torch.where(is_early, METHOD, outcome.stopped_by))
+
+
+def levels_under_caps(
+    network: GatedLevels, outcome: Outcome, setting: Setting, caps: Sequence[float]
+) -> list[tuple[Setting, Outcome]]:
+    """What a run would have given under each cap, in steps, from one without any that traced every level."""
+    return points_under_caps(
+        outcome, setting, caps, lambda fits: network.cut(outcome, fits.view(outcome.trace["ran"].shape))
+    )
 
 
 def paper_component_costs(network: GatedLevels) -> dict[str, ComponentCost]:

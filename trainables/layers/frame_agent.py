@@ -8,13 +8,14 @@ B videos, T steps of a video, K steps of the agent, P width of a projected frame
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, final
 
 import torch
 from torch import Tensor, nn
 
+from paretovid.trainables.caps import METHOD, Cap, points_under_caps, record, spent_macs, stopped_by
 from paretovid.trainables.cost import ComponentCost, measure_macs
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.layers.coarse_to_fine import COARSE, FINE, LOOKED_COARSE, LOOKED_FINE
@@ -23,8 +24,9 @@ from paretovid.trainables.layers.frame_policies import FramePolicy, View
 from paretovid.trainables.layers.functional import probabilities, stack_steps
 from paretovid.trainables.layers.global_memory import GlobalMemory, Memory, MemoryConfig, positional_encoding
 from paretovid.trainables.layers.recurrent import Cell, CellKind, Projection
-from paretovid.trainables.outcome import Batch, Outcome
+from paretovid.trainables.outcome import Batch, Outcome, Setting
 from paretovid.trainables.provider import Provider
+from paretovid.trainables.ranges import Dropout, Width, check_ranges
 
 PLACE_WIDTH = 16
 """Width of the encoding of a place, for agents that are told theirs."""
@@ -50,9 +52,9 @@ class AgentConfig:
 
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     cell: CellKind = "lstm"
-    frame_projection: int = 64
-    hidden: int = 128
-    dropout: float = 0.0
+    frame_projection: Width = 64
+    hidden: Width = 128
+    dropout: Dropout = 0.0
     """Of projected frames, in training. Not in the paper, which trains on far more videos."""
     initial_state: Literal["zero", "learned"] = "zero"
     """With zero (the paper) the first query of the memory attends to all entries alike, so that the second frame
@@ -64,17 +66,13 @@ class AgentConfig:
     """Whether the network is told where it looks. The paper's has to find out from what it sees."""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if self.cell not in ("lstm", "gru"):
             raise UsageError(f"unknown cell: {self.cell!r}", "Allowed: lstm, gru.")
         if self.initial_state not in ("zero", "learned"):
             raise UsageError(f"unknown initial_state: {self.initial_state!r}", "Allowed: zero, learned.")
         if self.revisits not in ("allow", "nearest_new"):
             raise UsageError(f"unknown revisits: {self.revisits!r}", "Allowed: allow, nearest_new.")
-        for name in ("frame_projection", "hidden"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}", "Raise it.")
-        if not 0 <= self.dropout < 1:
-            raise UsageError(f"dropout must be from 0 to below 1, not {self.dropout}", "0: none.")
 
 
 def agent_sources(config: AgentConfig) -> tuple[str, ...]:
@@ -125,11 +123,13 @@ class _Visited:
             return ~memory.mask
         return ~memory.mask | self._seen.gather(1, memory.steps.clamp(min=0))
 
-    def look(self, index: Tensor, active: Tensor) -> Tensor:
-        """Marks what the active videos look at; returns who had not seen it before, `[B]` bool."""
-        is_new = active & ~self._seen[self._rows, index]
+    def is_new(self, index: Tensor) -> Tensor:
+        """Who has not seen a step yet, `[B]` bool."""
+        return ~self._seen[self._rows, index]
+
+    def look(self, index: Tensor, active: Tensor) -> None:
+        """Marks what the active videos look at."""
         self._seen[self._rows, index] |= active
-        return is_new
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,18 +247,24 @@ class FrameAgent(nn.Module):
             return walk.actions
         return self.policy.log_probability(walk.hidden[:, :-1], walk.actions, walk.views)
 
-    def run(self, provider: Provider, num_steps: int, decide: Decide) -> Outcome:
-        """Evaluation and production: asks only for the frames that it jumps to.
+    def run(self, provider: Provider, num_steps: int, decide: Decide, cap: Cap) -> Outcome:
+        """Evaluation and production: asks only for the frames that it jumps to. A read is one look.
 
         The trace holds `steps` (the step looked at, -1 after stopping) `[B, K]`, `scores` `[B, K, C]`, `calls/NAME`
-        `[B, K]` and what `decide` leaves; `memory` names the steps that the memory was made from.
+        `[B, K]` and what `decide` leaves; `memory` names the steps that the memory was made from; without a cap,
+        what `under_caps` needs.
+
+        Raises `UsageError` if the cap does not pay for the memory and one look.
         """
         device = provider.num_steps.device
+        cheapest, look_macs = self._cheapest(provider)
+        cap.check(cheapest, FINE)
         memory = self.memory.read(provider) if self.memory is not None else None
         remembered = memory.mask.sum(dim=1) if memory is not None else torch.zeros_like(provider.num_steps)
         state = self._start(provider.batch_size, torch.zeros(1, device=device))
         place = torch.zeros(provider.batch_size, device=device)
         active = provider.num_steps > 0
+        refused = torch.zeros_like(active)
         visited = _Visited(provider.num_steps, provider.max_steps, self.config.revisits)
         answer = probabilities(self.head(state[0]), self.multi_label)
         trace: dict[str, list[Tensor]] = {}
@@ -266,23 +272,24 @@ class FrameAgent(nn.Module):
             if t and not bool(active.any()):
                 break
             index = visited.index(place)
-            fresh = visited.look(index, active)
+            look = self._calls_of_look(provider, active & visited.is_new(index), active, remembered * (t > 0))
+            fits = cap.fits(spent_macs(provider) + _macs(look, provider))
+            refused, active = refused | (active & ~fits), active & fits
+            if t and not bool(active.any()):
+                break
+            look = {name: count * active for name, count in look.items()}
+            visited.look(index, active)
             frame = self.project(provider.read(FINE, index, active))
             place = place_of(index, provider.num_steps)
             state = torch.where(active[None, :, None], self._step(frame, memory, state, place), state)
             scores = probabilities(self.head(state[0]), self.multi_label)
             answer = torch.where(active[:, None], scores, answer)
-            own = {
-                f"{self.prefix}.step": active.long(),
-                f"{self.prefix}.revisit": (active & ~fresh).long(),
-                f"{self.prefix}.memory_reuse": remembered * active if t else torch.zeros_like(remembered),
-            }
-            for name, count in own.items():
-                provider.charge(name, count)
+            for name in self._own:
+                provider.charge(name, look[name])
             decision = decide(t, state[0], scores)
             kept = {"steps": torch.where(active, index, -1), "scores": scores, **decision.trace}
-            kept |= {f"calls/{name}": count for name, count in own.items()}
-            kept[f"calls/{provider.components[FINE]}"] = fresh.long()
+            kept |= {f"calls/{name}": count for name, count in look.items()}
+            kept["spent"] = spent_macs(provider)
             for name, value in kept.items():
                 trace.setdefault(name, []).append(value)
             active = active & ~decision.stop
@@ -293,12 +300,39 @@ class FrameAgent(nn.Module):
         joined = {name: stack_steps(values) for name, values in trace.items()}
         if memory is not None:
             joined["memory"] = memory.steps
+        if not cap.is_set:
+            joined |= record(joined["spent"], cheapest=cheapest, step=look_macs)
+        is_early = (joined["steps"] >= 0).sum(dim=1) < num_steps
         return Outcome(
             scores=answer,
             calls={name: count.clone() for name, count in provider.calls.items()},
             decisions=_decisions(joined, provider.batch_size, provider.max_steps),
             trace=joined,
+            stopped_by=stopped_by(refused=refused, is_early=is_early),
         )
+
+    @property
+    def _own(self) -> tuple[str, ...]:
+        """What a look may call of the agent's own: its step, a frame seen before, the memory asked again."""
+        return tuple(f"{self.prefix}.{name}" for name in ("step", "revisit", "memory_reuse"))
+
+    def _calls_of_look(
+        self, provider: Provider, fresh: Tensor, active: Tensor, reused: Tensor
+    ) -> dict[str, Tensor]:
+        """Component to `[B]` int64, of the active videos' next look.
+
+        Arguments:
+            fresh: `[B]` bool, the frame was not seen before.
+            reused: `[B]`, entries of the memory that are asked again.
+        """
+        step, revisit, reuse = self._own
+        own = {step: active.long(), revisit: (active & ~fresh).long(), reuse: reused * active}
+        return {**own, provider.components[FINE]: fresh.long()}
+
+    def _cheapest(self, provider: Provider) -> tuple[int, int]:
+        """Multiply-accumulates of the cheapest answer (a full memory and one look), and of one look."""
+        look = provider.costs[self._own[0]].macs + provider.costs[provider.components[FINE]].macs
+        return look + (0 if self.memory is None else self.memory.most_macs(provider)), look
 
     def stopped(self, outcome: Outcome, looks: Tensor) -> Outcome:
         """The outcome of stopping after `looks` `[B]` (at least 1) steps, from one that walked on."""
@@ -306,6 +340,7 @@ class FrameAgent(nn.Module):
         kept = torch.arange(trace["steps"].shape[1], device=looks.device) < looks[:, None]
         steps = torch.where(kept, trace["steps"], -1)
         rows = torch.arange(len(looks), device=looks.device)
+        assert outcome.stopped_by is not None
         return Outcome(
             scores=trace["scores"][rows, looks - 1],
             calls={
@@ -315,6 +350,16 @@ class FrameAgent(nn.Module):
                 for name, count in outcome.calls.items()
             },
             decisions=_decisions({**trace, "steps": steps}, *outcome.decisions.shape),
+            stopped_by=torch.where(looks < (trace["steps"] >= 0).sum(dim=1), METHOD, outcome.stopped_by),
+        )
+
+    def under_caps(
+        self, outcome: Outcome, setting: Setting, caps: Sequence[float]
+    ) -> list[tuple[Setting, Outcome]]:
+        """What a run would have given under each cap, in looks, from one without any."""
+        looked = outcome.trace["steps"] >= 0
+        return points_under_caps(
+            outcome, setting, caps, lambda fits: self.stopped(outcome, (fits & looked).sum(dim=1))
         )
 
     def component_costs(self) -> dict[str, ComponentCost]:
@@ -365,6 +410,11 @@ class FrameAgent(nn.Module):
         return ComponentCost(
             macs=macs, input=f"{self.fine_width} features, {self.config.hidden} units, memory and heads"
         )
+
+
+def _macs(calls: Mapping[str, Tensor], provider: Provider) -> Tensor:
+    """`[B]` int64: what calls cost."""
+    return torch.stack([count * provider.costs[name].macs for name, count in calls.items()]).sum(dim=0)
 
 
 class _WholeStep(nn.Module):

@@ -20,7 +20,6 @@ cell, and the gate in front of level l + 1, which has to be asked whenever level
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
@@ -28,8 +27,8 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from paretovid.trainables.caps import STOP, Cap, record, stopped_by
 from paretovid.trainables.cost import ComponentCost, measure_macs
-from paretovid.trainables.errors import UsageError
 from paretovid.trainables.layers.functional import last_valid, probabilities, stack_steps
 from paretovid.trainables.layers.recurrent import (
     Cell,
@@ -39,19 +38,13 @@ from paretovid.trainables.layers.recurrent import (
     state_as_features,
     synchronize,
 )
-from paretovid.trainables.outcome import InferenceKnob, Outcome
+from paretovid.trainables.outcome import Outcome
 from paretovid.trainables.provider import Provider
 
 Decide = Callable[[int, Tensor], Tensor]
 """`(step, gate input [B, G_l]) -> use [B]`: 0/1 floats with gradient in training, bool in evaluation."""
 
-MAX_GFLOPS = InferenceKnob(
-    name="max_gflops",
-    default=0,
-    low=0,
-    high=1e9,
-    description="answer before a video's cost would pass this many GFLOPs; 0: no cap",
-)
+NO_CAP = Cap(max_gflops=0, rule=STOP)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,19 +71,16 @@ class Gate:
 class Limits:
     """Where a run stops reading a video before its end. The defaults: nowhere."""
 
-    max_gflops: float = 0
-    """A level that would take a video's cost past this is refused, the answer's own cost kept in reserve. A
-    refused first level ends the video. 0: no cap."""
-    ends_when_refused: bool = False
-    """A refusal at any level ends the video, after that step with the refused level skipped. False: reading
-    goes on, with what is still affordable."""
+    cap: Cap = NO_CAP
+    """A read is one run of a level. A refused one that stops a video ends it after that step, with the level
+    skipped; one that does not is skipped alone. A refused first level ends the video in any case."""
     top_runs: int = 0
     """The video ends right after so many runs of the last level; 0: never."""
 
     @property
     def may_stop(self) -> bool:
         """False if every step of every video is sure to be read."""
-        return bool(self.max_gflops) or bool(self.top_runs)
+        return self.cap.is_set or bool(self.top_runs)
 
 
 @final
@@ -238,13 +228,14 @@ class GatedLevels(nn.Module):
 
         The outcome's trace: `ran [B, T, L]` bool; `states [B, T, K, H]`, entry k the hidden state of the last
         level after the step had only levels 0..k run (K = L, or K = 1: all levels that ran); `level/COMPONENT`,
-        the level that calls it; `macs [L + 1]`, the cost of running each level once and, last, of the answer.
+        the level that calls it; without a cap what `caps.points_under_caps` needs, a read per step and level.
 
-        Raises `UsageError` if `max_gflops` does not pay for the first level at the first step.
+        Raises `UsageError` if the cap does not pay for the first level at the first step.
         """
         device = provider.num_steps.device
-        walk = _Walk(provider, gates, _Budget(self.level_macs(provider, gates), limits.max_gflops, device))
-        walk.budget.check(self.levels[0].source)
+        macs = self.level_macs(provider, gates)
+        limits.cap.check(macs[0] + macs[-1], self.levels[0].source)
+        walk = _Walk(provider, gates, _Budget(macs, limits.cap, device))
         if not limits.may_stop:
             provider.expect(self.levels[0].source)
         states = [
@@ -252,11 +243,13 @@ class GatedLevels(nn.Module):
         ]
         runs = torch.zeros(provider.batch_size, len(self.levels), dtype=torch.int64, device=device)
         stopped = torch.zeros(provider.batch_size, dtype=torch.bool, device=device)
+        refused_once = torch.zeros_like(stopped)
         ran_at, tops = [], []
         for t in range(provider.max_steps):
             asked = provider.valid(t) & ~stopped
             starts = asked & walk.budget.affords(0, runs)
             stopped = stopped | (asked & ~starts)
+            refused_once = refused_once | (asked & ~starts)
             if provider.batch_size == 1 and not bool(starts):
                 break
             new, ran, refused = self._step(t, starts, states, runs, walk)
@@ -265,7 +258,8 @@ class GatedLevels(nn.Module):
             tops.append(self._tops(new, states, here) if traces_every_level else after[-1][0][:, None])
             ran_at.append(ran)
             states, runs = after, runs + ran
-            if limits.ends_when_refused:
+            refused_once = refused_once | refused
+            if limits.cap.stops:
                 stopped = stopped | refused
             if limits.top_runs:
                 stopped = stopped | (runs[:, -1] >= limits.top_runs)
@@ -273,7 +267,11 @@ class GatedLevels(nn.Module):
             for name in self._components_of(level, provider, gates)[1:]:  # the backbone is charged when read
                 provider.charge(name, runs[:, level])
         provider.charge(f"{self.prefix}.head", torch.ones_like(runs[:, 0]))
-        trace = {"ran": stack_steps(ran_at), "states": stack_steps(tops), "macs": walk.budget.macs}
+        trace = {"ran": stack_steps(ran_at), "states": stack_steps(tops)}
+        if not limits.cap.is_set:
+            trace |= record(
+                spent_after(trace["ran"], walk.budget.macs), cheapest=macs[0] + macs[-1], step=sum(macs[:-1])
+            )
         for level in range(len(self.levels)):
             for name in self._components_of(level, provider, gates):
                 trace[f"level/{name}"] = torch.tensor(level)
@@ -282,6 +280,7 @@ class GatedLevels(nn.Module):
             calls={name: count.clone() for name, count in provider.calls.items()},
             decisions=trace["ran"].sum(dim=-1),
             trace=trace,
+            stopped_by=stopped_by(refused=refused_once, is_early=runs[:, 0] < provider.num_steps),
         )
 
     def _step(
@@ -398,52 +397,28 @@ class GatedLevels(nn.Module):
         }
 
 
-def affordable(ran: Tensor, macs: Tensor, max_gflops: float) -> Tensor:
-    """`[B, T, L]` bool: the runs of a level that a run under a cap would have made before its first refusal.
+def spent_after(ran: Tensor, macs: Tensor) -> Tensor:
+    """`[B, T * L]` int64: what a video that ended after each run of a level would have cost.
 
     Arguments:
         ran: `[B, T, L]` bool, of a run without a cap.
-        macs: `[L + 1]` int64, as `GatedLevels.run` traces it.
+        macs: `[L + 1]` int64, as `GatedLevels.level_macs` gives it.
     """
-    spent = (ran * macs[:-1]).flatten(1).cumsum(dim=1).view(ran.shape) + macs[-1]
-    return ran & _within(spent, max_gflops)
-
-
-def _within(macs: Tensor, max_gflops: float) -> Tensor:
-    # As `CostTable.gflops` computes it, in float64: against a number PyTorch would compare integers in float32.
-    return macs.to(torch.float64) / 1e9 <= max_gflops
-
-
-def _rounded_up(gflops: float) -> float:
-    # To three digits, so that the number that an error names is enough.
-    unit = 10.0 ** (math.floor(math.log10(gflops)) - 2)
-    return math.ceil(gflops / unit) * unit
+    return (ran * macs[:-1]).flatten(1).cumsum(dim=1) + macs[-1]
 
 
 @final
 class _Budget:
     """Keeps each video's cost under a cap, with the answer's own cost in reserve."""
 
-    def __init__(self, macs: Sequence[int], max_gflops: float, device: torch.device) -> None:
+    def __init__(self, macs: Sequence[int], cap: Cap, device: torch.device) -> None:
         self.macs = torch.tensor(macs, device=device)
-        self._max_gflops = max_gflops
-
-    def check(self, first: str) -> None:
-        """Raises `UsageError` if the cap does not pay for one run of the first level and the answer."""
-        cheapest = self.macs[0] + self.macs[-1]
-        if self._max_gflops and not bool(_within(cheapest, self._max_gflops)):
-            raise UsageError(
-                f"max_gflops={self._max_gflops:g} does not pay for one {first} look",
-                f"The cheapest answer costs {_rounded_up(float(cheapest) / 1e9):.3g} GFLOPs; raise the cap.",
-            )
+        self._cap = cap
 
     def affords(self, level: int, runs: Tensor) -> Tensor:
         """`[B]` bool: after `runs [B, L]`, another one of this level fits."""
-        if not self._max_gflops:
-            return torch.ones_like(runs[:, 0], dtype=torch.bool)
-        return _within(
-            (runs * self.macs[:-1]).sum(dim=1) + self.macs[level] + self.macs[-1], self._max_gflops
-        )
+        spent = (runs * self.macs[:-1]).sum(dim=1)
+        return self._cap.fits(spent + self.macs[level] + self.macs[-1])
 
 
 @final

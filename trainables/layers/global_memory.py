@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import Annotated, Literal, final
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from paretovid.trainables.layers.coarse_to_fine import COARSE
 from paretovid.trainables.layers.frame_sampling import uniform_steps
 from paretovid.trainables.layers.recurrent import Projection
 from paretovid.trainables.provider import Provider
+from paretovid.trainables.ranges import Count, Dropout, Range, check_ranges
 
 AUDIO = "audio"
 MemoryKind = Literal["visual", "audio", "none"]
@@ -34,27 +35,22 @@ class MemoryConfig:
     """What is remembered. The paper: V16 by default, V12, V32, A16 (audio) and none in Table 4."""
 
     kind: MemoryKind = "visual"
-    frames: int = 16
+    frames: Annotated[Count, "The paper: 16."] = 16
     """M."""
-    projection: int = 32
+    projection: Annotated[int, Range(0, 65_536), "0: none."] = 32
     """D, through a learned layer; 0 takes the features as they are, normalised (the paper)."""
-    dropout: float = 0.0
+    dropout: Dropout = 0.0
     """Of projected entries, in training. Not in the paper."""
     values: Literal["encoded", "raw"] = "encoded"
     """What attention averages: entries with their positions, or without. The paper's formula says raw; the
     position then reaches the network only through the weights, which it does not see."""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if self.kind not in ("visual", "audio", "none"):
             raise UsageError(f"unknown memory kind: {self.kind!r}", "Allowed: visual, audio, none.")
         if self.values not in ("encoded", "raw"):
             raise UsageError(f"unknown memory values: {self.values!r}", "Allowed: encoded, raw.")
-        if self.frames < 1:
-            raise UsageError(f"memory.frames must be at least 1, not {self.frames}", "The paper: 16.")
-        if not 0 <= self.dropout < 1:
-            raise UsageError(f"memory.dropout must be from 0 to below 1, not {self.dropout}", "0: none.")
-        if self.projection < 0:
-            raise UsageError(f"memory.projection must not be negative: {self.projection}", "0: none.")
 
     @property
     def source(self) -> str | None:
@@ -130,6 +126,11 @@ class GlobalMemory(nn.Module):
             read.append(provider.read(self.source, index, index >= 0))
             provider.charge(self.component, index >= 0)
         return self._encode(torch.stack(read, dim=1), steps, provider.num_steps)
+
+    def most_macs(self, provider: Provider) -> int:
+        """Multiply-accumulates of reading a memory whose every entry is there."""
+        names = (provider.components[self.source], self.component)
+        return self.config.frames * sum(provider.costs[name].macs for name in names)
 
     def context(self, memory: Memory, hidden: Tensor) -> Tensor:
         """Eq. 2 and u_t: what the state `[B, H]` asks for, `[B, D]`."""

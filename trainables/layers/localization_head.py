@@ -21,15 +21,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Annotated, final
 
 import torch
 from torch import Tensor, nn
 
 from paretovid.trainables.cost import ComponentCost, measure_macs
-from paretovid.trainables.errors import NonFiniteError, UsageError
+from paretovid.trainables.errors import NonFiniteError
 from paretovid.trainables.outcome import Batch, Detection, Outcome
 from paretovid.trainables.provider import Provider
+from paretovid.trainables.ranges import (
+    Count,
+    Dropout,
+    NonNegative,
+    OpenFraction,
+    Range,
+    Weight,
+    Whole,
+    Width,
+    check_ranges,
+)
+from paretovid.trainables.whole_batch import rows_of_all_workers
 
 APPEARANCE = "appearance"
 MOTION_SOURCES = ("flow", "difference")
@@ -39,65 +51,38 @@ MOTION_SOURCES = ("flow", "difference")
 class HeadConfig:
     """A localization head and its losses."""
 
-    hidden: int = 64
-    dropout: float = 0.5
+    hidden: Width = 64
+    dropout: Dropout = 0.5
     """Of the embedded clips in training; W-TALC has 0.7 for 2048 units."""
-    clips_per_best: int = 8
+    clips_per_best: Count = 8
     """k = ceil(T / this): how many clips stand for a video."""
-    similarity_weight: float = 0.5
+    similarity_weight: Annotated[
+        float, Range(0, 1, below=True), "W-TALC has 0.5; 0 leaves the co-activity similarity out."
+    ] = 0.5
     """Share of the co-activity similarity loss; the rest goes to the multiple-instance loss."""
-    similarity_margin: float = 0.5
+    similarity_margin: NonNegative = 0.5
 
     def __post_init__(self) -> None:
-        for name in ("hidden", "clips_per_best"):
-            if getattr(self, name) < 1:
-                raise UsageError(
-                    f"heads.{name} must be 1 or more, not {getattr(self, name)}", "64 and 8 are usual."
-                )
-        if not 0 <= self.dropout < 1:
-            raise UsageError(
-                f"heads.dropout must be at least 0 and below 1, not {self.dropout}", "0.5 is usual."
-            )
-        if not 0 <= self.similarity_weight < 1:
-            raise UsageError(
-                f"heads.similarity_weight must be at least 0 and below 1, not {self.similarity_weight}",
-                "W-TALC has 0.5; 0 leaves the co-activity similarity out.",
-            )
-        if not self.similarity_margin >= 0:
-            raise UsageError(
-                f"heads.similarity_margin must not be negative: {self.similarity_margin}", "W-TALC has 0.5."
-            )
+        check_ranges(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProposalConfig:
     """How activations become instances."""
 
-    threshold: float = 0.5
+    threshold: OpenFraction = 0.5
     """Where between a class's smallest and largest activation in a video an instance begins."""
-    least_clips: int = 2
+    least_clips: Count = 2
     """Shorter runs are no instance; a video of fewer clips may be one."""
-    class_weight: float = 0.7
+    class_weight: Weight = 0.7
     """Weight of the class's video score in an instance's score, beside its largest activation."""
-    snap_clips: int = 0
+    snap_clips: Whole = 0
     """Moves both ends of an instance to the sharpest change of appearance within so many clips; 0: leaves them. After
     ActionBytes (Jain et al., CVPR 2020), which cuts videos where features change; the step that Conditional Model
     Selection takes with it is not described, so this one is ours."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.threshold < 1:
-            raise UsageError(
-                f"proposals.threshold must lie between 0 and 1, not {self.threshold}", "Midrange: 0.5."
-            )
-        if self.least_clips < 1 or self.snap_clips < 0:
-            raise UsageError(
-                f"proposals.least_clips={self.least_clips} and snap_clips={self.snap_clips} cannot be",
-                "least_clips is 1 or more, snap_clips 0 or more.",
-            )
-        if not self.class_weight >= 0:
-            raise UsageError(
-                f"proposals.class_weight must not be negative: {self.class_weight}", "W-TALC has 0.7."
-            )
+        check_ranges(self)
 
 
 @final
@@ -149,7 +134,7 @@ def multiple_instance_loss(video_logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def co_activity_loss(
-    embedded: Tensor, logits: Tensor, mask: Tensor, targets: Tensor, margin: float
+    embedded: Tensor, logits: Tensor, mask: Tensor, targets: Tensor, margin: float, workers: int = 1
 ) -> Tensor:
     """Scalar: the co-activity similarity loss over all pairs of the batch that share a class (Eq. 6-8 of W-TALC).
 
@@ -159,6 +144,7 @@ def co_activity_loss(
     Arguments:
         embedded: `[B, T, H]`.
         logits: `[B, T, C]`.
+        workers: that share the batch (`Batch.workers`); pairs are of all its videos.
 
     Videos of one clip have no inactive part and are left out; without a pair the loss is 0.
     """
@@ -166,11 +152,13 @@ def co_activity_loss(
     attention = torch.softmax(logits.masked_fill(~mask[..., None], -torch.inf), dim=1)
     rest = (1 - attention) * mask[..., None] / (mask.sum(dim=1) - 1).clamp(min=1)[:, None, None]
     active, inactive = (
-        nn.functional.normalize(torch.einsum("btc,bth->cbh", weights, embedded), dim=-1)
+        rows_of_all_workers(
+            nn.functional.normalize(torch.einsum("btc,bth->bch", weights, embedded), dim=-1), workers
+        ).transpose(0, 1)
         for weights in (attention, rest)
     )
-    shared = (targets > 0) & long[:, None]
-    pair = torch.triu(torch.einsum("bc,dc->cbd", shared.float(), shared.float()), diagonal=1)
+    shared = rows_of_all_workers(((targets > 0) & long[:, None]).float(), workers)
+    pair = torch.triu(torch.einsum("bc,dc->cbd", shared, shared), diagonal=1)
     together = 1 - active @ active.transpose(1, 2)  # [C, B, B]
     apart = 1 - active @ inactive.transpose(1, 2)
     hinges = torch.relu(together - apart + margin) + torch.relu(together - apart.transpose(1, 2) + margin)
@@ -188,7 +176,9 @@ def head_loss(
     weight = config.similarity_weight
     if weight == 0:
         return instance, instance.new_zeros(())
-    similarity = co_activity_loss(embedded, logits, batch.mask, batch.targets, config.similarity_margin)
+    similarity = co_activity_loss(
+        embedded, logits, batch.mask, batch.targets, config.similarity_margin, batch.workers
+    )
     return (1 - weight) * instance, weight * similarity
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Annotated, final
 
 import torch
 from torch import Tensor, nn
@@ -44,9 +44,12 @@ def check_pool(pool: Sequence[str]) -> None:
         )
 
 
+ClipCount = Annotated[int, CLIPS.range]
+
+
 def check_clip_counts(clip_counts: Sequence[int]) -> None:
     """Raises `UsageError` unless the numbers of clips to evaluate are different and begin with the natural one."""
-    check_distinct("clip_counts", clip_counts, CLIPS.low, CLIPS.high)
+    check_distinct("clip_counts", clip_counts)
     if clip_counts[0] != CLIPS.default:
         raise UsageError(
             f"clip_counts cannot be {list(clip_counts)}", f"Begin with the natural one, {CLIPS.default:g}."

@@ -27,23 +27,11 @@ import torch
 from torch import Tensor, nn
 
 from paretovid.trainables.cost import ComponentCost, measure_macs
-from paretovid.trainables.errors import UsageError
 from paretovid.trainables.layers.functional import probabilities
 from paretovid.trainables.layers.recurrent import Cell, Projection
 from paretovid.trainables.provider import Provider
 
 _MASKED = -1e9  # finite, so that a video without any open timestep attends to zeros instead of making NaN
-
-
-def check_layers(config: object, names: tuple[str, ...]) -> None:
-    """Checks `dropout` and the layer widths `names` of a configuration. Raises `UsageError`."""
-    for name in names:
-        if getattr(config, name) < 1:
-            raise UsageError(f"{name} must be at least 1, not {getattr(config, name)}", "Raise it.")
-    for name in ("dropout", "step_dropout"):
-        share = getattr(config, name, 0.0)
-        if not 0 <= share < 1:
-            raise UsageError(f"{name} must be from 0 to below 1, not {share}", "0: none.")
 
 
 @final

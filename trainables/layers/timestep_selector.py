@@ -31,6 +31,8 @@ from paretovid.trainables.cost import ComponentCost
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.layers.recurrent import Projection
 from paretovid.trainables.layers.temporal_attention import SelfAttention, step_and_pair_macs
+from paretovid.trainables.ranges import Width, check_ranges
+from paretovid.trainables.whole_batch import sum_over_workers
 
 L0Form = Literal["open_probability", "hard_concrete"]
 CLIP = 0.5
@@ -52,10 +54,13 @@ class SelectorShape:
 
     light: str = "coarse"
     """The source that it reads."""
-    projection: int = 32
-    kernels: int = 32
-    hidden: int = 32
+    projection: Width = 32
+    kernels: Width = 32
+    hidden: Width = 32
     has_context: bool = True
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 def clipped_sigmoid(logits: Tensor) -> Tensor:
@@ -70,7 +75,7 @@ def logistic_noise(like: Tensor) -> Tensor:
     return torch.logit(uniform)
 
 
-def l0_penalty(alpha: Tensor, valid: Tensor, form: L0Form) -> Tensor:
+def l0_penalty(alpha: Tensor, valid: Tensor, form: L0Form, workers: int = 1) -> Tensor:
     """Scalar: the expected share of open timesteps, mean over each video's `valid` ones, then over videos.
 
     `open_probability` is sigmoid(alpha), exact for logistic noise at any temperature. `hard_concrete` is the formula
@@ -79,11 +84,13 @@ def l0_penalty(alpha: Tensor, valid: Tensor, form: L0Form) -> Tensor:
     Arguments:
         alpha: `[B, T]`.
         valid: `[B, T]` bool; a video without any counts as nothing.
+        workers: that share the batch (`Batch.workers`); the mean is over the videos of all.
     """
     opened = torch.sigmoid(alpha + HARD_CONCRETE_SHIFT if form == "hard_concrete" else alpha) * valid
     count = valid.sum(dim=1)
     shares = opened.sum(dim=1) / count.clamp(min=1)
-    return shares.sum() / (count > 0).sum().clamp(min=1)
+    videos = sum_over_workers((count > 0).sum(), workers).clamp(min=1)
+    return sum_over_workers(shares.sum(), workers) / videos
 
 
 def best_open(alpha: Tensor, valid: Tensor, top_k: int) -> Tensor:

@@ -32,11 +32,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, final
+from typing import Annotated, Any, ClassVar, Literal, final
 
 import torch
 from torch import Tensor
 
+from paretovid.trainables.caps import DEFAULT_CAPS, KNOBS, Cap, CapUnits, check_caps
 from paretovid.trainables.cost import ComponentCost
 from paretovid.trainables.errors import NonFiniteError, UsageError
 from paretovid.trainables.layers.frame_agent import (
@@ -53,6 +54,7 @@ from paretovid.trainables.layers.policy_gradient import ReturnsFrom, RewardKind,
 from paretovid.trainables.method import Method, check_distinct, register
 from paretovid.trainables.outcome import Batch, InferenceKnob, Loss, Outcome, Progress, Setting
 from paretovid.trainables.provider import Provider
+from paretovid.trainables.ranges import Count, Fraction, Positive, Range, Weight, check_ranges
 
 MARGIN_OR_PATIENCE, ALGORITHM2 = 0, 1
 NEVER = 1000.0
@@ -89,6 +91,7 @@ MAX_ENTROPY = InferenceKnob(
     high=1.0,
     description="stop when the prediction's entropy, as a share of the largest possible, is below this; 0: off",
 )
+_OWN_KNOBS = (MU, PATIENCE, STOP_RULE, MAX_ENTROPY)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,30 +99,55 @@ class AdaFrameConfig:
     """Training settings of AdaFrame."""
 
     agent: AgentConfig = field(default_factory=AgentConfig)
-    steps: int = 10
+    steps: Annotated[int, Range(1, 100), "It is K: 3, 5, 8 or 10 in the paper."] = 10
     """K: steps of the walk, 1 to 100. A video may be shorter; the walk then comes back to frames it has seen."""
     reward: RewardKind = "margin"
     returns_from: ReturnsFrom = "current"
-    discount: float = 0.9
+    discount: Fraction = 0.9
     policy: Literal["gaussian", "pointer", "uniform", "random"] = "gaussian"
     """`gaussian`: a place (the paper). `pointer`: an entry of the memory, ours; needs a memory. `uniform` and
     `random` choose without looking: the same network as a control."""
-    location_deviation: float = 0.1
+    location_deviation: Positive = 0.1
     """Standard deviation of the Gaussian policy in training, as a share of the video."""
     prediction_loss: Literal["last", "every"] = "last"
-    rollouts: int = 1
+    rollouts: Count = 1
     """Walks per video in a batch."""
-    policy_weight: float = 1.0
+    policy_weight: Weight = 1.0
     """Weight of the policy's objective; the paper's is 1."""
-    mus: tuple[float, ...] = (0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.9, NEVER)
+    mus: tuple[Annotated[float, MU.range], ...] = (
+        0.0,
+        0.01,
+        0.02,
+        0.05,
+        0.1,
+        0.15,
+        0.2,
+        0.3,
+        0.4,
+        0.5,
+        0.6,
+        0.7,
+        0.9,
+        NEVER,
+    )
     """Inference settings to answer from one walk; further patiences, rules and entropies as well."""
-    patiences: tuple[int, ...] = (0, 1, 2, 3, 10_000)
-    stop_rules: tuple[int, ...] = (MARGIN_OR_PATIENCE, ALGORITHM2)
-    max_entropies: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7)
+    patiences: tuple[Annotated[int, PATIENCE.range], ...] = (0, 1, 2, 3, 10_000)
+    stop_rules: tuple[Annotated[int, STOP_RULE.range], ...] = (MARGIN_OR_PATIENCE, ALGORITHM2)
+    max_entropies: tuple[Annotated[float, MAX_ENTROPY.range], ...] = (
+        0.02,
+        0.05,
+        0.1,
+        0.2,
+        0.3,
+        0.4,
+        0.5,
+        0.7,
+    )
+    caps: tuple[CapUnits, ...] = DEFAULT_CAPS
+    """Caps to evaluate, in units of what one look costs, at the natural setting and where the utility stops nobody."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.steps <= 100:
-            raise UsageError(f"steps (K) must be from 1 to 100, not {self.steps}", "The paper: 3, 5, 8, 10.")
+        check_ranges(self)
         for name, value, allowed in (
             ("reward", self.reward, ("margin", "prediction", "transition")),
             ("returns_from", self.returns_from, ("current", "next")),
@@ -128,22 +156,15 @@ class AdaFrameConfig:
         ):
             if value not in allowed:
                 raise UsageError(f"unknown {name}: {value!r}", f"Allowed: {', '.join(allowed)}.")
-        if not 0 <= self.discount <= 1:
-            raise UsageError(f"discount must be from 0 to 1, not {self.discount}", "The paper: 0.9.")
-        finite = math.isfinite(self.location_deviation) and math.isfinite(self.policy_weight)
-        if not finite or self.location_deviation <= 0 or self.rollouts < 1 or self.policy_weight < 0:
-            raise UsageError(
-                "location_deviation must be above 0, rollouts at least 1 and policy_weight not negative",
-                "The paper: 0.1, 1 and 1.",
-            )
         if self.policy == "pointer" and self.agent.memory.source is None:
             raise UsageError(
                 "policy=pointer needs a memory to point into", "Set agent.memory.kind to visual or audio."
             )
-        check_distinct("mus", self.mus, MU.low, MU.high)
-        check_distinct("patiences", self.patiences, PATIENCE.low, PATIENCE.high)
-        check_distinct("stop_rules", self.stop_rules, STOP_RULE.low, STOP_RULE.high)
-        check_distinct("max_entropies", self.max_entropies, MAX_ENTROPY.low, MAX_ENTROPY.high)
+        check_distinct("mus", self.mus)
+        check_distinct("patiences", self.patiences)
+        check_distinct("stop_rules", self.stop_rules)
+        check_distinct("max_entropies", self.max_entropies)
+        check_caps(self.caps)
 
 
 @final
@@ -199,7 +220,7 @@ class AdaFrame(Method):
 
     name: ClassVar[str] = "ada_frame"
     Config: ClassVar[type[Any]] = AdaFrameConfig
-    inference_knobs = (MU, PATIENCE, STOP_RULE, MAX_ENTROPY)
+    inference_knobs = (*_OWN_KNOBS, *KNOBS)
 
     @classmethod
     def sources_of(cls, config: AdaFrameConfig) -> tuple[str, ...]:
@@ -280,16 +301,19 @@ class AdaFrame(Method):
                 trace={"utility": utility, "entropy": entropy},
             )
 
-        return self.agent.run(provider, self.config.steps, decide)
+        return self.agent.run(provider, self.config.steps, decide, Cap.of(setting, self))
 
     def settings(self) -> list[Setting]:
-        natural = {knob.name: knob.default for knob in self.inference_knobs}
+        natural = {knob.name: knob.default for knob in _OWN_KNOBS}
         # All others are answered from the second: a walk that the utility never ends.
         return [natural, {**natural, "mu": NEVER}]
 
     def stop_points(self, outcome: Outcome, setting: Setting) -> list[tuple[Setting, Outcome]]:
-        if setting != self.settings()[1]:
+        if setting not in self.settings():
             return []
+        capped = self.agent.under_caps(outcome, setting, self.config.caps)
+        if setting == self.settings()[0]:
+            return capped
         config = self.config
         others = [
             {**setting, "mu": mu, "patience": patience, "stop_rule": rule}
@@ -299,7 +323,7 @@ class AdaFrame(Method):
         ]
         others += [{**setting, "max_entropy": entropy} for entropy in config.max_entropies]
         known = self.settings()
-        return [(other, self._stopped(outcome, other)) for other in others if other not in known]
+        return [(other, self._stopped(outcome, other)) for other in others if other not in known] + capped
 
     def _stopped(self, outcome: Outcome, setting: Setting) -> Outcome:
         """What a recorded walk would have given at another setting."""

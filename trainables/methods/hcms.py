@@ -34,38 +34,41 @@ Departures from the paper, and why:
   per epoch.
 
 Budget knobs: gamma_l and lambda in training. At inference `gate_offset_l` (ours: added to the "use" logit of
-level l) and `max_gflops`, a cap per video (Table 2). Under a cap, **a video is answered right before the first
-run of a level that would take its cost past the cap**: the backbone, projection, cell and next gate of that
-level together, with the cost of the answer itself held in reserve. What was read at that step before counts;
-the level that was refused, and those above, are skipped there as any skipped level is. Until then the run is
-the run without a cap, so one pass answers every cap. A cap below the cheapest answer is an error.
+level l) and `max_gflops`, a cap per video (Table 2). Under a cap (`caps.py`; `cap_rule=stop`), **a video is answered
+right before the first run of a level that would take its cost past the cap**: the backbone, projection, cell and next
+gate of that level together, with the cost of the answer itself held in reserve. What was read at that step before
+counts; the level that was refused, and those above, are skipped there as any skipped level is. Until then the run is
+the run without a cap, so one pass answers every cap. With `cap_rule=cheap` the refused level alone is skipped, and the
+video goes on. A cap below the cheapest answer is an error.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, final
+from typing import Annotated, Any, ClassVar, Literal, final
 
 from torch import Tensor, nn
 
+from paretovid.trainables.caps import DEFAULT_CAPS, KNOBS_WITH_CHEAP, Cap, CapUnits, check_caps
 from paretovid.trainables.cost import ComponentCost
 from paretovid.trainables.errors import UsageError
+from paretovid.trainables.layers.coarse_to_fine import levels_under_caps
 from paretovid.trainables.layers.functional import classification_loss
-from paretovid.trainables.layers.gated_stack import (
-    MAX_GFLOPS,
-    Decide,
-    Gate,
-    GatedLevels,
-    LevelSize,
-    Limits,
-    affordable,
-)
+from paretovid.trainables.layers.gated_stack import Decide, Gate, GatedLevels, LevelSize, Limits
 from paretovid.trainables.layers.recurrent import CellKind, gumbel_use
 from paretovid.trainables.method import Method, check_distinct, register
 from paretovid.trainables.outcome import Batch, InferenceKnob, Loss, Outcome, Progress, Setting
 from paretovid.trainables.provider import Provider
+from paretovid.trainables.ranges import (
+    Dropout,
+    OpenFraction,
+    PositiveFraction,
+    Weight,
+    Width,
+    check_ranges,
+)
+from paretovid.trainables.whole_batch import sum_over_workers
 
 MOST_LEVELS = 4
 DEFAULT_SKIPS = (0.7, 0.95, 0.98)
@@ -87,27 +90,21 @@ class HierarchyConfig:
     """Sizes of the levels, in the order of the sources. The paper's: P 512, 1024, 2048 and H 128, 512, 2048."""
 
     cell: CellKind = "lstm"
-    projections: tuple[int, ...] = ()
+    projections: tuple[Width, ...] = ()
     """P_l. Empty: 32, then 64 each."""
-    hidden: tuple[int, ...] = ()
+    hidden: tuple[Width, ...] = ()
     """H_l, rising. Empty: 32, and twice as many at each level above."""
-    dropout: float = 0.0
+    dropout: Dropout = 0.0
     """Of projected features, in training. Not in the paper, which trains on far more videos."""
-    step_dropout: float = 0.4
+    step_dropout: Dropout = 0.4
     """Share of a video's steps that training leaves out, others each time. Not in the paper either."""
     synchronize: bool = True
     """False: the state of a skipped level stays as it is."""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if self.cell not in ("lstm", "gru"):
             raise UsageError(f"unknown cell: {self.cell!r}", "Allowed: lstm, gru.")
-        if any(width < 1 for width in (*self.projections, *self.hidden)):
-            raise UsageError(
-                f"widths of levels must be at least 1: {[*self.projections, *self.hidden]}", "Raise them."
-            )
-        for name in ("dropout", "step_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UsageError(f"{name} must be from 0 to below 1, not {getattr(self, name)}", "0: none.")
         if any(above <= below for below, above in zip(self.hidden, self.hidden[1:], strict=False)):
             raise UsageError(
                 f"hidden must rise from level to level, not {list(self.hidden)}",
@@ -145,10 +142,9 @@ def check_sources(sources: Sequence[str]) -> None:
         )
 
 
-def check_caps(caps: Sequence[float]) -> None:
-    """Raises `UsageError` for caps that cannot be evaluated; none at all is allowed."""
-    if caps:
-        check_distinct("caps", caps, 1e-3, 1e6)
+Skip = Annotated[
+    OpenFraction, "gamma is the share of steps at which the level is skipped; a share u used is skip = 1 - u."
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -158,39 +154,31 @@ class HcmsConfig:
     sources: tuple[str, ...] = ("audio", "fine", "motion")
     """The levels' sources, the one that is read at every step first."""
     network: HierarchyConfig = field(default_factory=HierarchyConfig)
-    skip_1: float | None = None
+    skip_1: Skip | None = None
     """gamma_1: share of steps at which level 1 is to be skipped, between 0 and 1. null: 0.7."""
-    skip_2: float | None = None
+    skip_2: Skip | None = None
     """The same for level 2, if there is one. null: 0.95."""
-    skip_3: float | None = None
+    skip_3: Skip | None = None
     """The same for level 3, if there is one. null: 0.98."""
-    usage_weight: float = 2.0
+    usage_weight: Annotated[Weight, "It is lambda; the paper: 2."] = 2.0
     """lambda: weight of the usage loss."""
     usage_reduction: Literal["batch", "video"] = "batch"
-    temperature_floor: float = 0.5
+    temperature_floor: PositiveFraction = 0.5
     """The Gumbel temperature falls from 1 to this, which it reaches after 60 % of training."""
-    gate_offsets: tuple[float, ...] = (0.0, -2.0, -1.0, 1.0, 2.0)
+    gate_offsets: tuple[Annotated[float, GATE_OFFSETS[0].range], ...] = (0.0, -2.0, -1.0, 1.0, 2.0)
     """Inference settings to evaluate: each at all gates together and at each gate alone. 0 is the natural one."""
-    caps: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0)
+    caps: tuple[CapUnits, ...] = DEFAULT_CAPS
     """Caps to evaluate, in units of what one step with every source costs, the answer not counted."""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         self.network.sizes(self.sources)
         for level, target in enumerate((self.skip_1, self.skip_2, self.skip_3), start=1):
             _check_skip(level, target, self.sources)
-        if not (math.isfinite(self.usage_weight) and self.usage_weight >= 0):
-            raise UsageError(
-                f"usage_weight (lambda) must be 0 or more, not {self.usage_weight}", "The paper: 2."
-            )
         if self.usage_reduction not in ("batch", "video"):
             raise UsageError(f"unknown usage_reduction: {self.usage_reduction!r}", "Allowed: batch, video.")
-        check_distinct("gate_offsets", self.gate_offsets, GATE_OFFSETS[0].low, GATE_OFFSETS[0].high)
+        check_distinct("gate_offsets", self.gate_offsets)
         check_caps(self.caps)
-        if not 0 < self.temperature_floor <= 1:
-            raise UsageError(
-                f"temperature_floor must be above 0 and at most 1: {self.temperature_floor}",
-                "The default: 0.5.",
-            )
 
     @property
     def skips(self) -> tuple[float, ...]:
@@ -207,11 +195,6 @@ def _check_skip(level: int, target: float | None, sources: Sequence[str]) -> Non
             f"skip_{level} is {target:g}, but {', '.join(sources)} have no gated level {level}",
             f"Level 0 ({sources[0]}) is never skipped. Leave skip_{level} out (of a sweep: "
             f"~method.training_knobs.skip_{level}), or give more sources.",
-        )
-    if not 0 < target < 1:
-        raise UsageError(
-            f"skip_{level} (gamma) must lie between 0 and 1, not {target}",
-            f"It is the share of steps at which {sources[level]} is skipped; a share u used is skip = 1 - u.",
         )
 
 
@@ -238,33 +221,9 @@ def hierarchy(
     )
 
 
-def run_capped(network: GatedLevels, provider: Provider, gates: Sequence[Gate], setting: Setting) -> Outcome:
-    """A run that is answered before a video's cost would pass `max_gflops` (0: no cap)."""
-    limits = Limits(max_gflops=float(setting.get("max_gflops", 0)), ends_when_refused=True)
-    return network.run(provider, gates, limits, traces_every_level=not limits.may_stop)
-
-
-def points_under_caps(
-    network: GatedLevels, outcome: Outcome, setting: Setting, caps: Sequence[float]
-) -> list[tuple[Setting, Outcome]]:
-    """What `run_capped` would have given under each cap, from a run without one.
-
-    Arguments:
-        caps: in units of what one step with every source costs. Those that do not pay for an answer are left
-            out; costs alone decide that, so it is the same for every batch.
-    """
-    if setting.get("max_gflops"):
-        return []
-    ran, macs = outcome.trace["ran"], outcome.trace["macs"]
-    step = float(macs[:-1].sum()) / 1e9
-    cheapest = float(macs[0] + macs[-1]) / 1e9
-    # Rounded, as these are the values that users read and type.
-    limits = [float(f"{cap * step:.3g}") for cap in caps]
-    return [
-        ({**setting, "max_gflops": limit}, network.cut(outcome, affordable(ran, macs, limit)))
-        for limit in dict.fromkeys(limits)
-        if limit >= cheapest
-    ]
+def run_capped(network: GatedLevels, provider: Provider, gates: Sequence[Gate], cap: Cap) -> Outcome:
+    """A run under a cap; without one it keeps what `levels_under_caps` needs."""
+    return network.run(provider, gates, Limits(cap=cap), traces_every_level=not cap.is_set)
 
 
 @register
@@ -274,7 +233,7 @@ class Hcms(Method):
 
     name: ClassVar[str] = "hcms"
     Config: ClassVar[type[Any]] = HcmsConfig
-    inference_knobs = (*GATE_OFFSETS, MAX_GFLOPS)
+    inference_knobs = (*GATE_OFFSETS, *KNOBS_WITH_CHEAP)
 
     @classmethod
     def sources_of(cls, config: HcmsConfig) -> tuple[str, ...]:
@@ -310,21 +269,23 @@ class Hcms(Method):
         )
         skips = 1 - usage
         classification = classification_loss(logits, batch.targets, self.multi_label)
-        penalty = self._usage_loss(skips)
+        penalty = self._usage_loss(skips, batch.workers)
         parts = {"classification": classification, "usage_penalty": penalty}
         parts |= {f"skip_{level}": skip for level, skip in enumerate(skips.mean(dim=0), start=1)}
         total = classification + self.config.usage_weight * penalty
         return Loss(total, {name: float(value.detach()) for name, value in parts.items()})
 
-    def _usage_loss(self, skips: Tensor) -> Tensor:
-        """Eq. 10 over `[B, L - 1]` shares of steps skipped, per video or for the batch mean."""
+    def _usage_loss(self, skips: Tensor, workers: int = 1) -> Tensor:
+        """Eq. 10 over `[B, L - 1]` shares of steps skipped, per video or for the mean of the whole batch, whatever
+        part a worker holds."""
         if self.config.usage_reduction == "batch":
-            skips = skips.mean(dim=0, keepdim=True)
+            videos = sum_over_workers(skips.new_tensor(len(skips)), workers)
+            skips = sum_over_workers(skips.sum(dim=0, keepdim=True), workers) / videos
         targets = skips.new_tensor(self.config.skips)
         return (skips - targets).square().sum(dim=1).mean()
 
     def run(self, provider: Provider, setting: Setting) -> Outcome:
-        return run_capped(self.network, provider, self._gates_at(setting), setting)
+        return run_capped(self.network, provider, self._gates_at(setting), Cap.of(setting, self))
 
     def _gates_at(self, setting: Setting) -> list[Gate]:
         """The gates with the setting's offsets. Raises `UsageError` for one of a level that is not there."""
@@ -361,7 +322,7 @@ class Hcms(Method):
         return list(found)
 
     def stop_points(self, outcome: Outcome, setting: Setting) -> list[tuple[Setting, Outcome]]:
-        return points_under_caps(self.network, outcome, setting, self.config.caps)
+        return levels_under_caps(self.network, outcome, setting, self.config.caps)
 
     def component_costs(self) -> dict[str, ComponentCost]:
         gates = {

@@ -23,17 +23,20 @@ Departures from the paper, and why:
   so that it stays near 1: `temperature_floor=1` gives that.
 
 Budget knobs: gamma and lambda in training; at inference `gate_offset` (ours: added to the "use" logit),
-`online_k` (the paper's online mode: answer right after the K-th close look) and `max_gflops` (a cap per video).
+`online_k` (the paper's online mode: answer right after the K-th close look) and a cap per video (`caps.py`): `cap_rule`
+`stop` answers right before the first look that would pass `max_gflops`, `cheap` leaves out the close look and goes on
+coarsely. (Versions that were promoted before there was a `cap_rule` do what is now `cheap`.)
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, final
+from typing import Annotated, Any, ClassVar, Literal, final
 
 from torch import Tensor
 
+from paretovid.trainables.caps import DEFAULT_CAPS, KNOBS_WITH_CHEAP, Cap, CapUnits, check_caps
 from paretovid.trainables.cost import ComponentCost
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.layers.coarse_to_fine import (
@@ -41,16 +44,19 @@ from paretovid.trainables.layers.coarse_to_fine import (
     FINE,
     NetworkConfig,
     coarse_to_fine,
+    levels_under_caps,
     paper_component_costs,
     run_setting,
     stopped_after,
 )
 from paretovid.trainables.layers.functional import classification_loss
-from paretovid.trainables.layers.gated_stack import MAX_GFLOPS, Gate
+from paretovid.trainables.layers.gated_stack import Gate
 from paretovid.trainables.layers.recurrent import gumbel_use
 from paretovid.trainables.method import Method, check_distinct, register
 from paretovid.trainables.outcome import Batch, InferenceKnob, Loss, Outcome, Progress, Setting
 from paretovid.trainables.provider import Provider
+from paretovid.trainables.ranges import Fraction, PositiveFraction, Range, Weight, check_ranges
+from paretovid.trainables.whole_batch import sum_over_workers
 
 ONLINE_K = InferenceKnob(
     name="online_k",
@@ -74,36 +80,29 @@ class LiteEvalConfig:
     """Training settings of LiteEval."""
 
     network: NetworkConfig = field(default_factory=NetworkConfig)
-    target_usage: float = 0.1
+    target_usage: Annotated[
+        Fraction,
+        "gamma is the share of steps that are looked at closely; a skip ratio s is target_usage = 1 - s.",
+    ] = 0.1
     """gamma: share of steps to look at closely, between 0 and 1."""
-    usage_weight: float = 2.0
+    usage_weight: Weight = 2.0
     """lambda: weight of the usage penalty."""
     usage_reduction: Literal["batch", "video"] = "batch"
-    temperature_floor: float = 0.5
+    temperature_floor: PositiveFraction = 0.5
     """The Gumbel temperature falls from 1 to this, which it reaches after 60 % of training."""
-    gate_offsets: tuple[float, ...] = (0.0, -2.0, -1.0, -0.5, 0.5, 1.0, 2.0)
+    gate_offsets: tuple[Annotated[float, GATE_OFFSET.range], ...] = (0.0, -2.0, -1.0, -0.5, 0.5, 1.0, 2.0)
     """Inference settings to evaluate; 0 is the natural one."""
-    online_ks: tuple[int, ...] = (1, 2, 3, 4, 6, 8)
+    online_ks: tuple[Annotated[int, Range(1, ONLINE_K.high)], ...] = (1, 2, 3, 4, 6, 8)
+    caps: tuple[CapUnits, ...] = DEFAULT_CAPS
+    """Caps to evaluate at each of the `gate_offsets`, in units of what one step with both looks costs."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.target_usage <= 1:
-            raise UsageError(
-                f"target_usage (gamma) must lie between 0 and 1, not {self.target_usage}",
-                "It is the share of steps that are looked at closely; a skip ratio s is target_usage = 1 - s.",
-            )
-        if self.usage_weight < 0:
-            raise UsageError(
-                f"usage_weight (lambda) must not be negative: {self.usage_weight}", "0 is allowed."
-            )
+        check_ranges(self)
         if self.usage_reduction not in ("batch", "video"):
             raise UsageError(f"unknown usage_reduction: {self.usage_reduction!r}", "Allowed: batch, video.")
-        check_distinct("gate_offsets", self.gate_offsets, GATE_OFFSET.low, GATE_OFFSET.high)
-        check_distinct("online_ks", self.online_ks, 1, ONLINE_K.high)
-        if not 0 < self.temperature_floor <= 1:
-            raise UsageError(
-                f"temperature_floor must be above 0 and at most 1: {self.temperature_floor}",
-                "The paper: 0.5.",
-            )
+        check_distinct("gate_offsets", self.gate_offsets)
+        check_distinct("online_ks", self.online_ks)
+        check_caps(self.caps)
 
 
 @register
@@ -113,7 +112,7 @@ class LiteEval(Method):
 
     name: ClassVar[str] = "lite_eval"
     Config: ClassVar[type[Any]] = LiteEvalConfig
-    inference_knobs = (GATE_OFFSET, ONLINE_K, MAX_GFLOPS)
+    inference_knobs = (GATE_OFFSET, ONLINE_K, *KNOBS_WITH_CHEAP)
 
     @classmethod
     def sources_of(cls, config: LiteEvalConfig) -> tuple[str, ...]:
@@ -141,15 +140,16 @@ class LiteEval(Method):
         )
         usage = usage[:, 0]
         classification = classification_loss(logits, batch.targets, self.multi_label)
-        penalty = self._usage_penalty(usage)
+        penalty = self._usage_penalty(usage, batch.workers)
         total = classification + self.config.usage_weight * penalty
         parts = {"classification": classification, "usage_penalty": penalty, "usage": usage.mean()}
         return Loss(total, {name: float(value.detach()) for name, value in parts.items()})
 
-    def _usage_penalty(self, usage: Tensor) -> Tensor:
-        """Eq. 7 over `[B]` usages, per video or for the batch mean."""
+    def _usage_penalty(self, usage: Tensor, workers: int = 1) -> Tensor:
+        """Eq. 7 over `[B]` usages, per video or for the mean of the whole batch, whatever part a worker holds."""
         if self.config.usage_reduction == "batch":
-            usage = usage.mean()
+            videos = sum_over_workers(usage.new_tensor(len(usage)), workers)
+            usage = sum_over_workers(usage.sum(), workers) / videos
         return (usage - self.config.target_usage).square().mean()
 
     def run(self, provider: Provider, setting: Setting) -> Outcome:
@@ -159,19 +159,19 @@ class LiteEval(Method):
             logits = self.gate(seen)
             return logits[:, 1] + offset > logits[:, 0]
 
-        return run_setting(
-            self.network, provider, Gate(decide=decide, component=f"{self.name}.gate"), setting
-        )
+        gate = Gate(decide=decide, component=f"{self.name}.gate")
+        return run_setting(self.network, provider, gate, setting, Cap.of(setting, self))
 
     def settings(self) -> list[Setting]:
         offsets = (0.0, *(offset for offset in self.config.gate_offsets if offset != 0.0))
         return [{"gate_offset": offset, "online_k": 0} for offset in offsets]
 
     def stop_points(self, outcome: Outcome, setting: Setting) -> list[tuple[Setting, Outcome]]:
-        return [
+        online: list[tuple[Setting, Outcome]] = [
             ({**setting, "online_k": k}, stopped_after(self.network, outcome, k))
             for k in self.config.online_ks
         ]
+        return online + levels_under_caps(self.network, outcome, setting, self.config.caps)
 
     def component_costs(self) -> dict[str, ComponentCost]:
         return {**self.network.component_costs(), f"{self.name}.gate": self.network.gate_cost(self.gate, 1)}

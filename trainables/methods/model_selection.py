@@ -45,7 +45,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, final
+from typing import Annotated, Any, ClassVar, Literal, final
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +57,7 @@ from paretovid.trainables.layers.model_pool import (
     CLIP_COUNTS,
     CLIPS,
     X3D_POOL,
+    ClipCount,
     Clips,
     ModelPool,
     check_clip_counts,
@@ -68,6 +69,8 @@ from paretovid.trainables.layers.model_pool import (
 from paretovid.trainables.method import Method, check_distinct, register
 from paretovid.trainables.outcome import Batch, InferenceKnob, Loss, Outcome, Progress, Setting, SourceFacts
 from paretovid.trainables.provider import Provider
+from paretovid.trainables.ranges import Positive, Range, Width, check_ranges
+from paretovid.trainables.whole_batch import sum_over_workers
 
 THETA = InferenceKnob(
     name="theta",
@@ -99,6 +102,13 @@ LabelRule = Literal["eq2", "agree_then_cheapest"]
 LabelForm = Literal["binary", "soft"]
 
 
+Alpha = Annotated[
+    float,
+    Range(0, TRAINED_ALPHA.high),
+    "It is a price: 0 asks for the lowest loss at any cost, 1 is a high price.",
+]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelSelectionConfig:
     """Training settings of the selection."""
@@ -107,28 +117,41 @@ class ModelSelectionConfig:
     """Sources that classify, cheapest first."""
     selector_source: str = ""
     """The member that the selector reads, always paid; empty: the cheapest."""
-    alpha: float = 5e-4
+    alpha: Alpha = 5e-4
     """Price of the whole pool's compute, in units of the classification loss."""
-    alphas: tuple[float, ...] = ()
+    alphas: tuple[Alpha, ...] = ()
     """Further alphas to train selectors for, in the same training."""
-    alpha_multiples: tuple[float, ...] = ()
+    alpha_multiples: tuple[Annotated[Positive, "For example [0.3, 3]."], ...] = ()
     """The same, as multiples of `alpha`: a search over alpha then sees its surroundings with every trial."""
     label_rule: LabelRule = "eq2"
     label_form: LabelForm = "binary"
-    temperature: float = 0.1
+    temperature: Annotated[Positive, "Ours: 0.1."] = 0.1
     """Of `label_form=soft`, in units of the loss: lower is closer to binary."""
     selector_videos: Literal["unseen", "all"] = "unseen"
     """Training videos to learn from: those that the pool was not trained on, or all."""
-    hidden: int = 64
+    hidden: Width = 64
     """Width of the selector's hidden layer."""
-    training_clips: int = 3
+    training_clips: ClipCount = 3
     """Clips per video in training."""
-    thetas: tuple[float, ...] = (0.5, 0.45, 0.4, 0.35, 0.3, 0.25, 0.2, 0.15, 0.1, 0.05, 0.0)
+    thetas: tuple[Annotated[float, THETA.range], ...] = (
+        0.5,
+        0.45,
+        0.4,
+        0.35,
+        0.3,
+        0.25,
+        0.2,
+        0.15,
+        0.1,
+        0.05,
+        0.0,
+    )
     """Inference settings to evaluate, all answered from one run per number of clips."""
-    clip_counts: tuple[int, ...] = CLIP_COUNTS
+    clip_counts: tuple[ClipCount, ...] = CLIP_COUNTS
     """The same for `clips`; the first is the natural one."""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         check_pool(self.pool)
         if len(self.pool) == 1:
             raise UsageError(
@@ -136,22 +159,22 @@ class ModelSelectionConfig:
                 "Give two sources or more; method single_model measures one by itself.",
             )
         check_clip_counts(self.clip_counts)
-        check_distinct("thetas", self.thetas, THETA.low, THETA.high)
+        check_distinct("thetas", self.thetas)
         if self.selector_source and self.selector_source not in self.pool:
             raise UsageError(
                 f"selector_source {self.selector_source!r} is not in the pool",
                 f"Allowed: {', '.join(self.pool)}; empty: the cheapest.",
             )
-        if not all(math.isfinite(each) and each > 0 and each != 1 for each in self.alpha_multiples):
+        if 1 in self.alpha_multiples:
             raise UsageError(
                 f"alpha_multiples cannot be {list(self.alpha_multiples)}",
-                "Give numbers above 0, such as [0.3, 3].",
+                "1 is alpha itself, which is trained anyway: leave it out.",
             )
         for alpha in self.trained_alphas():
-            if not (math.isfinite(alpha) and 0 <= alpha <= TRAINED_ALPHA.high):
+            if alpha > TRAINED_ALPHA.high:
                 raise UsageError(
-                    f"alpha cannot be {alpha}",
-                    "It is a price: 0 asks for the lowest loss at any cost, 1 is a high price.",
+                    f"a multiple of alpha is {alpha:g}, more than {TRAINED_ALPHA.high:g}",
+                    "Lower method.model.alpha_multiples.",
                 )
         if len(set(self.alphas)) != len(self.alphas):
             raise UsageError(f"alphas cannot be {list(self.alphas)}", "Give each once.")
@@ -164,15 +187,6 @@ class ModelSelectionConfig:
                 raise UsageError(
                     f"{name} cannot be {getattr(self, name)!r}", f"Allowed: {', '.join(allowed)}."
                 )
-        if not (math.isfinite(self.temperature) and self.temperature > 0):
-            raise UsageError(f"temperature must be above 0, not {self.temperature}", "Ours: 0.1.")
-        if self.hidden < 1:
-            raise UsageError(f"hidden must be at least 1, not {self.hidden}", "Raise it.")
-        if not CLIPS.low <= self.training_clips <= CLIPS.high:
-            raise UsageError(
-                f"training_clips cannot be {self.training_clips}",
-                f"Give {CLIPS.low:g} to {CLIPS.high:g}.",
-            )
 
     def trained_alphas(self) -> tuple[float, ...]:
         """The alpha of each selector of the bank: first `alpha`, each once."""
@@ -336,10 +350,11 @@ class ModelSelection(Method):
         taken = torch.ones_like(batch.video_keys, dtype=torch.bool)
         if config.selector_videos == "unseen":
             taken = ~is_for_backbones(batch.video_keys, self.pool.video_share)
-        weights = taken / taken.sum().clamp(min=1)
+        weights = taken / sum_over_workers(taken.sum(), batch.workers).clamp(min=1)
         log_confidence = self.selectors(scores[self.reads])
         losses = -((labels * log_confidence).sum(dim=-1) * weights).sum(dim=-1)  # Eq. 1, as a mean
-        labelled = (labels[0] * weights[:, None]).sum(dim=0)
+        losses = sum_over_workers(losses, batch.workers)
+        labelled = sum_over_workers((labels[0] * weights[:, None]).sum(dim=0), batch.workers)
         parts = {f"labels_{source}": float(labelled[k]) for k, source in enumerate(config.pool)}
         # A sum: a selector's gradients are those that it would have alone, before their norm is bounded.
         return Loss(losses.sum(), {"selection": float(losses[0].detach()), **parts})

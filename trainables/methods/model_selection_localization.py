@@ -30,7 +30,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, final
+from typing import Annotated, Any, ClassVar, Literal, final
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +53,8 @@ from paretovid.trainables.layers.recurrent import Projection
 from paretovid.trainables.method import Method, Task, check_distinct, register
 from paretovid.trainables.outcome import Batch, InferenceKnob, Loss, Outcome, Progress, Setting
 from paretovid.trainables.provider import Provider
+from paretovid.trainables.ranges import Dropout, OpenFraction, Width, check_ranges
+from paretovid.trainables.whole_batch import sum_over_workers
 
 BY_APPEARANCE, BY_MOTION = 1, 2
 """Decisions: which model's activations a clip has."""
@@ -70,7 +72,7 @@ THETA = InferenceKnob(
 class ModelSelectionLocalizationConfig:
     """Training settings."""
 
-    beta: float = 0.7
+    beta: Annotated[OpenFraction, "The paper has 0.7."] = 0.7
     """Share of a training video's clips that pseudo-labels give to motion."""
     affinity: Literal["soft", "hard"] = "soft"
     """`soft` weights a pseudo-label with the distance of its disparity from the threshold (Eq. 4); `hard` does not."""
@@ -78,33 +80,29 @@ class ModelSelectionLocalizationConfig:
     """`flow`: a network on optical flow; `difference`: one on RGB differences, cheaper and without flow."""
     fallback: Literal["motion", "argmax"] = "motion"
     """What is chosen if neither model's confidence reaches theta."""
-    heads_share: float = 0.7
+    heads_share: OpenFraction = 0.7
     """Share of training that goes to the heads; the rest goes to the selector."""
-    selector_hidden: int = 32
-    selector_dropout: float = 0.1
+    selector_hidden: Width = 32
+    selector_dropout: Dropout = 0.1
     heads: HeadConfig = field(default_factory=HeadConfig)
     proposals: ProposalConfig = field(default_factory=ProposalConfig)
-    thetas: tuple[float, ...] = (0.5, 0.0, *(round(0.025 * k, 3) for k in range(4, 37) if k != 20), 0.95, 1.0)
+    thetas: tuple[Annotated[float, THETA.range], ...] = (
+        0.5,
+        0.0,
+        *(round(0.025 * k, 3) for k in range(4, 37) if k != 20),
+        0.95,
+        1.0,
+    )
     """Inference settings to evaluate, all answered from one run; 0.5 is the natural one, 1 is there anyway."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.beta < 1:
-            raise UsageError(f"beta must lie between 0 and 1, not {self.beta}", "The paper has 0.7.")
-        if not 0 < self.heads_share < 1:
-            raise UsageError(
-                f"heads_share must lie between 0 and 1, not {self.heads_share}", "0.7 is the default."
-            )
+        check_ranges(self)
         if self.affinity not in ("soft", "hard"):
             raise UsageError(f"unknown affinity: {self.affinity!r}", "Allowed: soft, hard.")
         if self.fallback not in ("motion", "argmax"):
             raise UsageError(f"unknown fallback: {self.fallback!r}", "Allowed: motion, argmax.")
         check_motion(self.motion)
-        if self.selector_hidden < 1 or not 0 <= self.selector_dropout < 1:
-            raise UsageError(
-                f"selector_hidden={self.selector_hidden}, selector_dropout={self.selector_dropout} cannot be",
-                "One unit or more; dropout at least 0 and below 1.",
-            )
-        check_distinct("thetas", self.thetas, THETA.low, THETA.high)
+        check_distinct("thetas", self.thetas)
 
 
 def check_motion(motion: str) -> None:
@@ -212,8 +210,8 @@ class ModelSelectionLocalization(Method):
         labelled = batch.mask & (batch.targets.sum(dim=1) > 0)[:, None]
         weights = affinity(apart, labelled, config.beta, is_soft=config.affinity == "soft")
         log_confidence = torch.log_softmax(self.selector(seen), dim=-1)
-        clips = labelled.sum().clamp(min=1)
-        total = -(weights * log_confidence).sum() / clips
+        clips = sum_over_workers(labelled.sum(), batch.workers).clamp(min=1)
+        total = sum_over_workers(-(weights * log_confidence).sum(), batch.workers) / clips
         chosen = (log_confidence[..., 1] > log_confidence[..., 0]) & labelled
         kinds = ("rgb_instance", "rgb_similarity", "motion_instance", "motion_similarity")
         return Loss(
@@ -221,7 +219,7 @@ class ModelSelectionLocalization(Method):
             {
                 **dict.fromkeys(kinds, 0.0),
                 "selector": float(total.detach()),
-                "to_motion": float(chosen.sum() / clips),
+                "to_motion": float(sum_over_workers(chosen.sum(), batch.workers) / clips),
             },
         )
 
@@ -277,7 +275,7 @@ class ModelSelectionLocalization(Method):
     def settings(self) -> list[Setting]:
         natural: Setting = {"theta": THETA.default}
         if self.config.fallback == "argmax":  # then no theta computes motion everywhere
-            return [natural, *({"theta": t} for t in self.config.thetas if t < THETA.default)]
+            return [natural, *({"theta": t} for t in self.config.thetas if t < float(THETA.default))]
         # All others are answered from the second, which does.
         return [natural, {"theta": THETA.high}]
 
@@ -291,7 +289,7 @@ class ModelSelectionLocalization(Method):
     def _narrowed(self, outcome: Outcome, setting: Setting) -> Outcome:
         """What a run that computed motion everywhere would have given at another setting."""
         trace = outcome.trace
-        to_motion = self._to_motion(trace["confidence"], trace["valid"], setting["theta"])
+        to_motion = self._to_motion(trace["confidence"], trace["valid"], float(setting["theta"]))
         calls = {
             name: to_motion.sum(dim=1) if f"per_motion/{name}" in trace else count
             for name, count in outcome.calls.items()

@@ -37,11 +37,10 @@ step function), `top_k` (exactly the k best, for the fixed budgets of Tables 1 a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, final
+from typing import Annotated, Any, ClassVar, Literal, final
 
 import torch
 from torch import Tensor
@@ -58,7 +57,6 @@ from paretovid.trainables.layers.temporal_attention import (
     MeanClassifier,
     VideoClassifier,
     build_classifier,
-    check_layers,
 )
 from paretovid.trainables.layers.timestep_selector import (
     CLIP,
@@ -75,6 +73,7 @@ from paretovid.trainables.layers.timestep_selector import (
 from paretovid.trainables.method import Method, check_distinct, register
 from paretovid.trainables.outcome import Batch, InferenceKnob, Loss, Outcome, Progress, Setting
 from paretovid.trainables.provider import Provider
+from paretovid.trainables.ranges import Dropout, OpenFraction, Positive, Range, Weight, Width, check_ranges
 
 MOTION = "motion"
 Heavy = Literal["fine", "motion"]
@@ -114,39 +113,51 @@ class VideoEpitomaConfig:
     light: str = COARSE
     heavy: Heavy = "fine"
     regime: Literal["end_to_end", "stand_alone"] = "end_to_end"
-    selector_share: float = 0.5
+    selector_share: OpenFraction = 0.5
     """Stand-alone: share of training that goes to the selector; the rest goes to the heavy classifier."""
     selector: str = ""
     """Folder of a selector that was trained before (or of its trial): it stays as it is, and decides its own shape.
     `sha256:...`: one whose weights are in this model's own file."""
     classifier: ClassifierKind = "attention"
     """What answers from the selected timesteps; the paper's own is `attention`."""
-    timesteps: int = 0
+    timesteps: Annotated[int, TIMESTEPS.range, "0: every step."] = 0
     """T: timesteps at even distances, in training and evaluation; 0: every step of the video."""
-    l0_weight: float = 0.1
+    l0_weight: Annotated[Weight, "It is lambda; 0 is allowed."] = 0.1
     """lambda: weight of the penalty for open gates."""
     l0_form: L0Form = "open_probability"
-    kernels: int = 32
+    kernels: Width = 32
     """N: concept kernels."""
     context: Literal["self_attention", "none"] = "self_attention"
     """`none`: each timestep is judged by itself ("frame gating", Fig. 6)."""
-    temperature: float = 1.0
+    temperature: Annotated[Positive, "1 is the plain sigmoid."] = 1.0
     """Of the gates in training."""
-    light_projection: int = 32
-    heavy_projection: int = 64
-    gate_hidden: int = 32
-    classifier_hidden: int = 64
-    dropout: float = 0.0
+    light_projection: Width = 32
+    heavy_projection: Width = 64
+    gate_hidden: Width = 32
+    classifier_hidden: Width = 64
+    dropout: Dropout = 0.0
     """Of projected features and in the classifier, in training. Not in the paper."""
-    step_dropout: float = 0.4
+    step_dropout: Dropout = 0.4
     """Share of a video's steps that training leaves out, others each time."""
-    gate_thresholds: tuple[float, ...] = (0.5, 0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9, 1.0)
+    gate_thresholds: tuple[Annotated[float, GATE_THRESHOLD.range], ...] = (
+        0.5,
+        0.1,
+        0.2,
+        0.3,
+        0.4,
+        0.6,
+        0.7,
+        0.8,
+        0.9,
+        1.0,
+    )
     """Inference settings to evaluate, all answered from one run; 0.5 is the natural one, 0 is there anyway."""
-    top_ks: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 12)
-    timestep_counts: tuple[int, ...] = (8,)
+    top_ks: tuple[Annotated[int, Range(1, TOP_K.high)], ...] = (1, 2, 3, 4, 6, 8, 12)
+    timestep_counts: tuple[Annotated[int, Range(1, TIMESTEPS.high)], ...] = (8,)
     """Further T to evaluate, each with all of the above; one more pass each."""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if self.heavy not in HEAVY_SOURCES:
             raise UsageError(
                 f"heavy cannot be {self.heavy!r}",
@@ -172,25 +183,10 @@ class VideoEpitomaConfig:
             raise UsageError(
                 f"unknown l0_form: {self.l0_form!r}", "Allowed: open_probability, hard_concrete."
             )
-        if not 0 < self.selector_share < 1:
-            raise UsageError(
-                f"selector_share must lie between 0 and 1, not {self.selector_share}", "Half: 0.5."
-            )
-        if self.timesteps < 0:
-            raise UsageError(f"timesteps must not be negative: {self.timesteps}", "0: every step.")
-        if not math.isfinite(self.l0_weight) or self.l0_weight < 0:
-            raise UsageError(f"l0_weight (lambda) must not be negative: {self.l0_weight}", "0 is allowed.")
-        if not math.isfinite(self.temperature) or self.temperature <= 0:
-            raise UsageError(
-                f"temperature must be above 0, not {self.temperature}", "1 is the plain sigmoid."
-            )
-        check_layers(
-            self, ("kernels", "light_projection", "heavy_projection", "gate_hidden", "classifier_hidden")
-        )
-        check_distinct("gate_thresholds", self.gate_thresholds, GATE_THRESHOLD.low, GATE_THRESHOLD.high)
-        check_distinct("top_ks", self.top_ks, 1, TOP_K.high)
+        check_distinct("gate_thresholds", self.gate_thresholds)
+        check_distinct("top_ks", self.top_ks)
         if self.timestep_counts:
-            check_distinct("timestep_counts", self.timestep_counts, 1, TIMESTEPS.high)
+            check_distinct("timestep_counts", self.timestep_counts)
 
     @property
     def shape(self) -> SelectorShape:
@@ -296,7 +292,7 @@ class VideoEpitoma(Method):
             heavy = gathered(batch.features[config.heavy], index)
             logits = self.classifier(self.classifier.project(heavy), gates)
         classification = classification_loss(logits, batch.targets, self.multi_label)
-        penalty = l0_penalty(alpha, valid, config.l0_form)
+        penalty = l0_penalty(alpha, valid, config.l0_form, batch.workers)
         parts = {
             "classification": classification,
             "l0": penalty,

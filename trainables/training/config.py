@@ -6,31 +6,29 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from paretovid.trainables.errors import UsageError
 from paretovid.trainables.layers.timestep_selector import by_content
 from paretovid.trainables.provenance import code_version
+from paretovid.trainables.ranges import Count, Decay, Finite, Positive, Range, Seed, check_ranges
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingConfig:
     """How a method's own parameters are trained on cached features."""
 
-    epochs: int = 40
-    batch_size: int = 64
+    epochs: Count = 40
+    batch_size: Count = 64
     """Videos per step, over all workers."""
-    learning_rate: float = 3e-3
-    weight_decay: float = 1e-4
-    clip_norm: float = 5.0
-    warmup_fraction: float = 0.1
+    learning_rate: Positive = 3e-3
+    weight_decay: Decay = 1e-4
+    clip_norm: Positive = 5.0
+    warmup_fraction: Annotated[float, Range(0, 1, below=True)] = 0.1
     """Share of the steps in which the learning rate rises; it falls to zero over the rest."""
-    checkpoint_every_epochs: int = 10
+    checkpoint_every_epochs: Count = 10
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "learning_rate", "clip_norm", "checkpoint_every_epochs"):
-            if getattr(self, name) <= 0:
-                raise UsageError(f"training.{name} must be above 0, not {getattr(self, name)}", "Raise it.")
+        check_ranges(self, "training")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,12 +40,12 @@ class TrialConfig:
     method: str
     model: dict[str, Any] = field(default_factory=dict)
     """Fields of the method's Config, the knobs' values included."""
-    training_knobs: dict[str, float | str] = field(default_factory=dict)
+    training_knobs: dict[str, Finite | str] = field(default_factory=dict)
     """The knobs as the search knows them (`gamma`), for the record."""
-    inference_setting: dict[str, float] | None = None
+    inference_setting: dict[str, Finite | str] | None = None
     """Evaluate this setting only, with inference knobs searched by the study (`search.inference_knobs=study`)."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
-    seed: int = 0
+    seed: Seed = 0
     dataset: str
     """Folder of the data set."""
     features: dict[str, str]
@@ -55,6 +53,9 @@ class TrialConfig:
     output: str
     """Folder for the trial's results."""
     accounting: str = "honest"
+
+    def __post_init__(self) -> None:
+        check_ranges(self, f"trial {self.trial}")
 
     @property
     def digest(self) -> str:

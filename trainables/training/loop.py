@@ -42,8 +42,11 @@ def _train(method: Method, data: _Data, config: TrialConfig, context: TrialConte
             for group in optimizer.param_groups:
                 group["lr"] = training.learning_rate * _rate(progress.fraction, training.warmup_fraction)
             mine = _share(chosen, context.rank, context.world_size)
-            batch = _batch(data.load([records[j] for j in mine]), context.device)
-            parts.append(_step(method, optimizer, batch, progress, training.clip_norm, context))
+            workers = 1 if len(mine) == len(chosen) else context.world_size
+            batch = _batch(data.load([records[j] for j in mine]), context.device, workers)
+            # Parts may differ by a video: their losses count by their videos.
+            weight = len(mine) * workers / len(chosen)
+            parts.append(_step(method, optimizer, batch, progress, training.clip_norm, context, weight))
             context.heartbeat()
         history.append({name: float(np.mean([part[name] for part in parts])) for name in parts[0]})
         stopping = _asked_to_stop(context)
@@ -76,12 +79,13 @@ def _share(chosen: Any, rank: int, world_size: int) -> Any:
     return chosen if len(chosen) < world_size else chosen[rank::world_size]
 
 
-def _batch(split: FeatureSplit, device: torch.device) -> Batch:
+def _batch(split: FeatureSplit, device: torch.device, workers: int = 1) -> Batch:
     return Batch(
         features={source: values.to(device) for source, values in split.features.items()},
         mask=split.mask.to(device),
         targets=split.targets.to(device),
         video_keys=split.video_keys.to(device),
+        workers=workers,
     )
 
 
@@ -92,7 +96,9 @@ def _step(
     progress: Progress,
     clip_norm: float,
     context: TrialContext,
+    weight: float = 1.0,
 ) -> dict[str, float]:
+    """One step of the optimizer. `weight`: of this worker's loss, mean 1 over the workers."""
     loss = method.loss(batch, progress)
     if not bool(torch.isfinite(loss.total)):
         raise NonFiniteError(
@@ -100,7 +106,7 @@ def _step(
             "Lower training.learning_rate or the knob's range.",
         )
     optimizer.zero_grad()
-    loss.total.backward()
+    (loss.total if weight == 1 else loss.total * weight).backward()
     if context.world_size > 1:
         _average_gradients(method, context.world_size)
     torch.nn.utils.clip_grad_norm_(method.parameters(), clip_norm)

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from paretovid.infra.nodes import NodeFacts, own_versions
+from paretovid.infra.ray_cluster import Cluster
 from paretovid.platform.cli import commands, doctor
 from paretovid.platform.cli import main as cli
 from paretovid.platform.cli.commands import Answer
@@ -39,6 +40,7 @@ COMMANDS = [
     "models",
     "predict",
     "flops",
+    "relocate",
     "doctor",
 ]
 PROMOTE = ["promote", "s", "--as", "digits"]
@@ -68,7 +70,7 @@ def raising(error: BaseException) -> Run:
 def test_help_imports_nothing_heavy(command: list[str]) -> None:
     code = (
         "import sys\n"
-        "from paretovid.platform.cli import main\n"
+        "from paretovid.platform.cli.main import main\n"
         "try: main([*sys.argv[1:], '--help'])\n"
         f"finally: print('heavy:', [name for name in {HEAVY} if name in sys.modules])\n"
     )
@@ -212,7 +214,7 @@ def test_json_is_never_written_with_nan(replace: Callable[[str, Run], None], cap
 def test_a_reader_that_leaves_is_no_traceback() -> None:
     code = (
         "import sys\n"
-        "from paretovid.platform import cli, commands\n"
+        "from paretovid.platform.cli import main as cli, commands\n"
         "commands.models = lambda _: commands.Answer(text='line\\n' * 100_000)\n"
         "sys.exit(cli.main(['models']))\n"
     )
@@ -267,7 +269,9 @@ def check(found: list[doctor.Check], name: str) -> doctor.Check:
 
 @pytest.mark.ray
 @pytest.mark.timeout(120)
-def test_doctor_finds_this_installation_in_order(tmp_path: Path, capsys: Capture) -> None:
+def test_doctor_finds_this_installation_in_order(
+    shared_cluster: Cluster, tmp_path: Path, capsys: Capture
+) -> None:
     assert cli.main(["doctor", "--json", f"home={tmp_path}"]) == 0
     states = {entry["name"]: entry["state"] for entry in json.loads(capsys.readouterr().out)["checks"]}
     expected = {
@@ -340,7 +344,7 @@ def test_memory_is_the_containers_if_that_is_less(limit: str, gib: int, tmp_path
 def test_predict_goes_on_past_a_bad_video(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     good: dict[str, Any] = {"path": "a.mp4", "labels": [{"label": "three", "score": 0.9}], "gflops": 0.5}
     good |= {"calls": {"fine": 2}, "steps": ["coarse", "fine", "fine"], "error": None}
-    good |= {"notes": ["no audio: silence"]}
+    good |= {"notes": ["no audio: silence"], "stopped_by": "cap"}
     bad: dict[str, Any] = {
         "path": "b.txt",
         "labels": [],
@@ -350,14 +354,17 @@ def test_predict_goes_on_past_a_bad_video(monkeypatch: pytest.MonkeyPatch, capsy
         "notes": [],
         "error": "not a video",
     }
-    monkeypatch.setattr(commands, "_predict_document", lambda _: {"model": "m", "videos": [good, bad]})
+    document = {"model": "m", "videos": [good, bad], "notes": ["of both videos"]}
+    monkeypatch.setattr(commands, "_predict_document", lambda _: document)
     assert cli.main(["predict", "m", "a.mp4", "b.txt"]) == 1
     assert capsys.readouterr().out.splitlines() == [
         "a.mp4: three 0.900",
         "  0.5 GFLOPs; looked at 2 of 3 steps closely (steps 1, 2)",
         "  calls: fine x 2",
+        "  the cap refused at least one look",
         "  note: no audio: silence",
         "b.txt: not a video",
+        "note: of both videos",
     ]
 
 
@@ -365,3 +372,31 @@ def test_a_setting_among_videos_is_no_video(tmp_path: Path, capsys: Capture) -> 
     status = cli.main(["predict", "models:/m@c", "a.mp4", "tracking.uri=http://x", f"home={tmp_path}"])
     assert status == 2
     assert "not a video: 'tracking.uri=http://x'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (
+            "sweep --dry-run method.model.network.step_dropout=1",
+            "lite_eval.network.step_dropout must be in [0, 1), not 1.0",
+        ),
+        (
+            "sweep --dry-run method.model.temperature_floor=nan",
+            "lite_eval.temperature_floor must be in (0, 1], not nan",
+        ),
+        ("sweep baselines=[{name:a,method:early_fusion,model:{hidden:0}}]", "early_fusion.hidden must be in"),
+        ("sweep training.warmup_fraction=1", "training.warmup_fraction must be in [0, 1), not 1.0"),
+        ("sweep cluster.cpus=0", "cluster.cpus must be 1 or more, not 0"),
+        ("extract backbones.training.effort=inf", "backbones.training.effort must be above 0, not inf"),
+        ("data make data.sparsity=2", "data.sparsity must be in [0.01, 0.9], not 2.0"),
+    ],
+)
+def test_a_number_out_of_range_is_refused_before_anything_is_made(
+    command: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = tmp_path / "home"
+    assert cli.main([*command.split(), f"home={home}"]) == 2
+    told = capsys.readouterr().err
+    assert said in told and "hint: Give a" in told
+    assert not home.exists()

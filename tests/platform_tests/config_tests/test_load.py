@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -16,7 +17,9 @@ from paretovid.platform.config.load import (
     to_record,
     training_settings,
 )
+from paretovid.platform.sweeps import sweep
 from paretovid.platform.sweeps.sweep import plan_sweep
+from paretovid.search_spaces.schema import KnobConfig
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.layers.timestep_selector import SelectorShape, build_selector, save_selector
 
@@ -99,15 +102,19 @@ BAD = [
     ("baselines=[{name: a, methode: b}]", "Key 'methode' not in 'BaselineConfig'", "schema.py"),
     ("search.trials=1,2", "gives several values", "[…]"),
     ("x==", "not an override", "key=value"),
-    ("search.trials=0", "search.trials=0", "from 1"),
+    ("search.trials=0", "search.trials must be 1 or more, not 0", "from 1"),
     ("search.sampler=tpee", "unknown value of search.sampler", "Did you mean 'tpe'"),
-    ("search.max_gflops=-1", "search.max_gflops=-1", "above 0"),
+    ("search.max_gflops=-1", "search.max_gflops must be above 0, not -1", "above 0"),
     ("search.max_gflops=.nan", "search.max_gflops", "schema.py"),
-    ("search.hours=inf", "search.hours=inf", "finite"),
+    ("search.hours=inf", "search.hours must be above 0, not inf", "finite"),
     ("accounting=honst", "unknown value of accounting", "honest"),
     ("name=a/b", "name='a/b'", "letters"),
-    ("seed=-1", "seed=-1", "from 0"),
-    ("cluster.workers_per_trial=0", "cluster.workers_per_trial=0", "from 1"),
+    ("seed=-1", "seed must be in [0, 999999999], not -1", "from 0"),
+    ("seed=1000000000", "seed must be in [0, 999999999]", "to 999999999"),
+    ("cluster.workers_per_trial=0", "cluster.workers_per_trial must be 1 or more", "from 1"),
+    ("cluster.resources_per_trial.fast=-1", "cluster.resources_per_trial.fast must be above 0", "above 0"),
+    ("extraction.workers=0", "extraction.workers must be 1 or more, not 0", "from 1"),
+    ("backbones.workers=0", "backbones.workers must be 1 or more, not 0", "from 1"),
     ("method.training_knobs.gamma.low=0.6", "low (0.6) is above high (0.5)", "Exchange"),
     ("method.training_knobs.gamma.low=0.5", "the range is empty", "method.model.target_usage=0.5"),
     ("method.training_knobs.gamma.low=0", "logarithmic range cannot begin at 0", "above 0"),
@@ -169,13 +176,41 @@ def test_method_settings_are_checked_by_the_method() -> None:
     for word, message in (
         ("method.model.usage_reductoin=batch", "usage_reductoin"),
         ("method.model.network.fine_hidden=abc", "fine_hidden must be int"),
-        ("method.training_knobs.gamma.high=1.5", "between 0 and 1"),
+        ("method.training_knobs.gamma.high=1.5", "gamma.high must be in [0, 1], not 1.5"),
         ("method.training_knobs.gamma.field=target", "'target'"),
         ("baselines=[{name: a, method: unifrom}]", "unknown method: 'unifrom'"),
     ):
         with pytest.raises(UsageError) as caught:
             check_method(load_sweep_config([word]))
         assert message in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["method.training_knobs.lambda.high=2e6"],
+            "method.training_knobs.lambda.high must be in [0, 1000000]",
+        ),
+        (
+            ["method.inference_knobs.gate_offset.high=200"],
+            "method.inference_knobs.gate_offset.high must be in [-100, 100]",
+        ),
+        (
+            ["method.published=[{gamma: 0.1},{gamma: 7}]"],
+            "method.published[1].gamma must be in [0, 1], not 7",
+        ),
+        (
+            ["method.training_knobs.gamma.choices=[0.1,1.2,0.3]"],
+            "method.training_knobs.gamma.choices[1] must be in [0, 1], not 1.2",
+        ),
+    ],
+)
+def test_no_knob_leaves_the_range_of_what_it_sets(words: list[str], said: str) -> None:
+    config = load_sweep_config(words)
+    with pytest.raises(UsageError) as caught:
+        check_method(config)
+    assert said in caught.value.message
 
 
 @pytest.mark.parametrize("method", group_options("method"))
@@ -200,7 +235,7 @@ def test_every_method_file_is_sound(method: str, tmp_path: Path) -> None:
         (["method.model.pool=[m,xs]"], "not in order of cost"),
         (["method.model.pool=[m]"], r"selector.choices=\['m'\] is not allowed"),
         (["backbones.training.video_share=1.0"], "trained on all training videos"),
-        (["method.model.alpha_multiples=[0]"], "alpha_multiples cannot be"),
+        (["method.model.alpha_multiples=[0]"], r"alpha_multiples\[0\] must be above 0"),
     ],
 )
 def test_a_pool_that_cannot_be_is_told_before_anything_is_made(
@@ -209,3 +244,26 @@ def test_a_pool_that_cannot_be_is_told_before_anything_is_made(
     with pytest.raises(UsageError, match=said):
         plan_sweep(load_sweep_config(["method=model_selection", f"home={tmp_path}", *words]))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("method", "name", "knob", "message"),
+    [
+        (
+            "video_epitoma",
+            "max_gflops",
+            KnobConfig(low=0.1, high=1.0),
+            "video_epitoma has no max_gflops: it settles",
+        ),
+        ("ada_frame", "cap_rule", KnobConfig(choices=["stop", "cheap"]), "cap_rule of ada_frame cannot be"),
+        ("lite_eval", "cap_rule", KnobConfig(low=0.0, high=1.0), "cap_rule of lite_eval cannot be a range"),
+        ("lite_eval", "cap_rule", KnobConfig(choices=["stop", "cheap"]), None),
+    ],
+)
+def test_a_cap_that_a_method_cannot_have_is_refused_before_work_begins(
+    method: str, name: str, knob: KnobConfig, message: str | None
+) -> None:
+    config = load_sweep_config([f"method={method}"])
+    config.method.inference_knobs[name] = knob
+    with pytest.raises(UsageError, match=message) if message else contextlib.nullcontext():
+        sweep._check(config)

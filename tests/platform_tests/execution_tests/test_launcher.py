@@ -7,8 +7,9 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,13 @@ import ray
 from ray import tune
 
 from paretovid.infra.placement import GIB, TrialResources
-from paretovid.infra.ray_cluster import connect
+from paretovid.infra.ray_cluster import Cluster
 from paretovid.platform.execution import launcher as launch
 from paretovid.platform.execution.context import _finite, keep_checkpoint, kept_checkpoint
 from paretovid.platform.execution.heartbeat import Signs, ask_to_stop, take_back_stop
 from paretovid.platform.execution.launcher import launch_trials
 from paretovid.platform.execution.outcome import FixedTrial, Hooks
+from paretovid.platform.execution.stopping import StopSwitch, SweepStopped, on_signals
 from paretovid.platform.execution.trial_process import failure, result_to_json
 from paretovid.platform.execution.watchdog import cause_of_death, killed_for_memory
 from paretovid.platform.search.study import ParetoStudy
@@ -32,12 +34,6 @@ from paretovid.search_spaces.schema import KnobConfig
 from paretovid.trainables.errors import NonFiniteError, ParetovidError, UsageError
 
 KNOBS = {"gamma": KnobConfig(field="gamma", low=0.01, high=0.5, log=True)}
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    with connect(cpus=2):
-        yield
 
 
 def study(folder: Path, trials: int, **changes: Any) -> ParetoStudy:
@@ -120,7 +116,7 @@ FIXED = FixedTrial(trial_id="uniform", config={"knobs": {"gamma": 0.3}})
 
 
 @pytest.mark.ray
-def test_fixed_and_searched_trials_share_reused_processes(cluster: None, tmp_path: Path) -> None:
+def test_fixed_and_searched_trials_share_reused_processes(shared_cluster: Cluster, tmp_path: Path) -> None:
     seen: dict[str, Any] = {}
     progress: list[tuple[str, float]] = []
     watching = hooks(seen)
@@ -149,7 +145,7 @@ def test_fixed_and_searched_trials_share_reused_processes(cluster: None, tmp_pat
 
 @pytest.mark.ray
 @pytest.mark.timeout(180)
-def test_failures_of_every_kind_do_not_end_the_sweep(cluster: None, tmp_path: Path) -> None:
+def test_failures_of_every_kind_do_not_end_the_sweep(shared_cluster: Cluster, tmp_path: Path) -> None:
     seen: dict[str, Any] = {}
     act = {"t0000": "raise", "t0001": "diverge", "t0002": "nan", "t0003": "die once", "uniform": "raise"}
     fixed = [FixedTrial(trial_id="uniform", config={"knobs": {"gamma": 0.3}, "act": act})]
@@ -176,7 +172,7 @@ def test_failures_of_every_kind_do_not_end_the_sweep(cluster: None, tmp_path: Pa
 
 
 @pytest.mark.ray
-def test_a_sweep_in_which_all_fail_says_why(cluster: None, tmp_path: Path) -> None:
+def test_a_sweep_in_which_all_fail_says_why(shared_cluster: Cluster, tmp_path: Path) -> None:
     with pytest.raises(
         ParetovidError, match=r"all 2 trials failed, most often: ValueError: no such thing"
     ) as caught:
@@ -192,7 +188,7 @@ def test_a_sweep_in_which_all_fail_says_why(cluster: None, tmp_path: Path) -> No
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(180)
-def test_several_workers_are_a_train_run(cluster: None, tmp_path: Path) -> None:
+def test_several_workers_are_a_train_run(shared_cluster: Cluster, tmp_path: Path) -> None:
     seen: dict[str, Any] = {}
     searched = study(tmp_path, 2, max_failures=0)
     summary = launch_trials(
@@ -210,7 +206,7 @@ def test_several_workers_are_a_train_run(cluster: None, tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
-def test_no_room_and_no_second_driver(cluster: None, tmp_path: Path) -> None:
+def test_no_room_and_no_second_driver(shared_cluster: Cluster, tmp_path: Path) -> None:
     trainable = make_trainable(tmp_path)
     with pytest.raises(UsageError, match=r"1 nodes \(.*2 CPU.*no room for a trial of 3 x \(1 CPU"):
         launch_trials(trainable, sweep=SweepPaths(tmp_path / "s"), resources=TrialResources(workers=3))
@@ -223,7 +219,7 @@ def test_no_room_and_no_second_driver(cluster: None, tmp_path: Path) -> None:
 
 @pytest.mark.ray
 def test_a_run_that_ray_ends_for_memory_is_taken_up_again(
-    cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shared_cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A cluster with Ray's memory monitor on: Tune raises, and what ran has failed once."""
     seen: dict[str, Any] = {}
@@ -265,7 +261,7 @@ def test_a_run_that_ray_ends_for_memory_is_taken_up_again(
 
 
 @pytest.mark.ray
-def test_time_limit_starts_nothing_more(cluster: None, tmp_path: Path) -> None:
+def test_time_limit_starts_nothing_more(shared_cluster: Cluster, tmp_path: Path) -> None:
     summary = launch_trials(
         make_trainable(tmp_path),
         sweep=SweepPaths(tmp_path / "s"),
@@ -280,7 +276,7 @@ DRIVER = """
 import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from test_launcher import hooks, make_trainable, study, FIXED
+from test_launcher import hooks, make_trainable, study
 from paretovid.infra.ray_cluster import connect
 from paretovid.platform.execution.launcher import launch_trials
 from paretovid.platform.execution.stopping import StopSwitch, SweepStopped, on_signals
@@ -295,11 +291,10 @@ with on_signals(switch, lambda text: print(text.strip(), flush=True)), connect(c
     except SweepStopped as stopped:
         print(stopped.reason, flush=True)
         sys.exit(stopped.exit_status)
-print("finished", {{name: result["first"] for name, result in seen.items()}})
 """
 
 
-def drive(folder: Path, *, hold: str | None) -> subprocess.Popen[str]:
+def drive(folder: Path, *, hold: str) -> subprocess.Popen[str]:
     code = DRIVER.format(tests=str(Path(__file__).parent), folder=str(folder), hold=hold)
     return subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(code)],
@@ -317,39 +312,65 @@ def wait_for_checkpoints(folder: Path, number: int) -> None:
 
 
 def check_goes_on(folder: Path) -> None:
-    second = drive(folder, hold=None)
-    output, errors = second.communicate(timeout=240)
-    assert second.returncode == 0, errors
-    assert errors == ""
-    began = output.removeprefix("finished ").replace("'", '"')
-    assert json.loads(began) == {"t0000": 2, "t0001": 2, "t0002": 0, "t0003": 0}
+    """In this process, on its cluster, whatever the first one was."""
+    seen: dict[str, Any] = {}
+    launch_trials(
+        make_trainable(folder), sweep=SweepPaths(folder / "s"), study=study(folder, 4), hooks=hooks(seen)
+    )
+    began = {name: result["first"] for name, result in seen.items()}
+    assert began == {"t0000": 2, "t0001": 2, "t0002": 0, "t0003": 0}
     counts = study(folder, 4).counts()
     assert (counts.complete, counts.failed, counts.running) == (4, 0, 0)
 
 
 @pytest.mark.ray
+@pytest.mark.timeout(180)
+def test_a_signal_ends_the_run_in_order_and_it_goes_on_from_checkpoints(
+    shared_cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """SIGTERM, to a command: test_resume.py."""
+    switch = StopSwitch()
+
+    def interrupt() -> None:
+        wait_for_checkpoints(tmp_path, 2)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    sending = threading.Thread(target=interrupt)
+    with on_signals(switch, print):
+        switch.arm()
+        sending.start()
+        with pytest.raises(SweepStopped, match="interrupted by ctrl-C") as stopped:
+            launch_trials(
+                make_trainable(tmp_path),
+                sweep=SweepPaths(tmp_path / "s"),
+                study=study(tmp_path, 4),
+                hooks=hooks({}, hold="listens"),
+                switch=switch,
+            )
+    sending.join()
+    assert stopped.value.exit_status == 130
+    written = capsys.readouterr()
+    assert written.out.strip().startswith("stopping: running trials write a checkpoint")
+    assert written.err == ""
+    assert study(tmp_path, 4).counts().running == 0
+    check_goes_on(tmp_path)
+
+
+@pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize(
-    ("signals", "said", "status"),
-    [
-        ([signal.SIGINT], "interrupted by ctrl-C", 130),
-        ([signal.SIGINT, signal.SIGINT], "interrupted by ctrl-C", 130),
-    ],
-)
-def test_signals_end_the_run_and_it_goes_on_from_checkpoints(
-    tmp_path: Path, signals: list[signal.Signals], said: str, status: int
+def test_two_signals_end_the_run_at_once_though_its_trials_do_not_listen(
+    shared_cluster: Cluster, tmp_path: Path
 ) -> None:
-    """Once: in order. Twice: at once, though these trials do not listen. SIGTERM: test_resume.py."""
-    first = drive(tmp_path, hold="deaf" if len(signals) > 1 else "listens")
+    first = drive(tmp_path, hold="deaf")
     wait_for_checkpoints(tmp_path, 2)
-    for number in signals:
-        first.send_signal(number)
+    for _ in range(2):
+        first.send_signal(signal.SIGINT)
         time.sleep(1)
     output, errors = first.communicate(timeout=60)
     assert output.splitlines()[0].startswith("stopping: running trials write a checkpoint")
-    assert output.splitlines()[1:] == [said]
-    assert first.returncode == status
+    assert output.splitlines()[1:] == ["interrupted by ctrl-C"]
+    assert first.returncode == 130
     assert errors == ""
     assert study(tmp_path, 4).counts().running == 0
     check_goes_on(tmp_path)
@@ -358,7 +379,7 @@ def test_signals_end_the_run_and_it_goes_on_from_checkpoints(
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_a_killed_run_goes_on_from_checkpoints(tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_from_checkpoints(shared_cluster: Cluster, tmp_path: Path) -> None:
     first = drive(tmp_path, hold="listens")
     wait_for_checkpoints(tmp_path, 2)
     first.kill()
@@ -369,7 +390,9 @@ def test_a_killed_run_goes_on_from_checkpoints(tmp_path: Path) -> None:
 
 @pytest.mark.ray
 @pytest.mark.timeout(120)
-def test_a_trial_that_hangs_is_ended_and_goes_on_from_its_checkpoint(cluster: None, tmp_path: Path) -> None:
+def test_a_trial_that_hangs_is_ended_and_goes_on_from_its_checkpoint(
+    shared_cluster: Cluster, tmp_path: Path
+) -> None:
     seen: dict[str, Any] = {}
     faults: list[tuple[str, str, bool]] = []
     watching = hooks(seen, act={"t0000": "hang once"})
@@ -386,7 +409,7 @@ def test_a_trial_that_hangs_is_ended_and_goes_on_from_its_checkpoint(cluster: No
 
 
 @pytest.mark.ray
-def test_a_full_disk_ends_the_sweep_and_blames_no_trial(cluster: None, tmp_path: Path) -> None:
+def test_a_full_disk_ends_the_sweep_and_blames_no_trial(shared_cluster: Cluster, tmp_path: Path) -> None:
     seen: dict[str, Any] = {}
     full = {f"t{i:04d}": "full disk" for i in range(3)}
 

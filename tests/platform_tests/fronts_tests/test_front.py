@@ -79,6 +79,23 @@ def test_choice_looks_at_validation_only(tmp_path: Path) -> None:
     assert choose(front, max_gflops=0.1).id == "t0000-p00"
 
 
+def test_caps_of_before_there_was_a_rule_keep_their_meaning(tmp_path: Path) -> None:
+    """LiteEval's cap was what is now `cheap`, HCMS's what is now `stop`; what has a rule, or no cap, is left alone."""
+    sweep = write_sweep(tmp_path / "sweeps" / "s")
+    for method, setting, rule in (
+        ("lite_eval", {"max_gflops": 0.03}, "cheap"),
+        ("hcms", {"max_gflops": 0.03}, "stop"),
+        ("lite_eval", {"max_gflops": 0.03, "cap_rule": "stop"}, "stop"),
+        ("lite_eval", {"max_gflops": 0.0}, None),
+    ):
+        trial = write_trial(sweep, f"t{method}{len(setting)}{rule}", [(0.3, 0.01)], method=method)
+        result = json.loads((trial / "result.json").read_text())
+        result["points"][0]["inference_knobs"] = setting
+        (trial / "result.json").write_text(json.dumps(result))
+        (point,) = read_trial(trial).points
+        assert point.inference_knobs.get("cap_rule") == rule
+
+
 def test_shown_figures_are_those_of_the_split(tmp_path: Path) -> None:
     sweep = two_points(tmp_path)
     edited(sweep.trial("t0000").folder, 0, "test", map=0.123)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from paretovid.infra.ray_cluster import Cluster
 from paretovid.platform.config.load import group_options, load_sweep_config
 from paretovid.platform.console.progress import Progress
 from paretovid.platform.preparation import backbones as stage
@@ -143,7 +144,10 @@ def test_features_of_real_videos_through_real_backbones(videos: Dataset, tmp_pat
 @pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_fine_tuning_is_a_ray_train_run_and_done_once(
-    videos: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    shared_cluster: Cluster,
+    videos: Dataset,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     name, folder = "mobilenet_v2@112", tmp_path / "home" / "backbones" / "moving_digits" / "mobilenet_v2@112"
     words = ["backbones=paper", "backbones.weights=random", f"home={tmp_path / 'home'}", "cluster.cpus=2"]

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
-from tests.platform_tests.conftest import SMALL_DATA
+import ray
+from tests.platform_tests.conftest import SMALL_DATA, copied
+from tests.platform_tests.test_sweep import paretovid
 
+from paretovid.infra import ray_cluster
 from paretovid.platform.config.load import data_settings, group_options, load_sweep_config
 from paretovid.platform.console.progress import Progress
+from paretovid.platform.execution.cluster import cluster_of
 from paretovid.platform.preparation import prepare as pipeline
 from paretovid.platform.preparation.datasets import make_data
 from paretovid.platform.preparation.prepare import check_settings
@@ -103,14 +110,41 @@ def test_a_pool_is_not_taught_background_and_that_is_told_at_once() -> None:
     check_settings(load_sweep_config([words[0], "backbones.training.labels=trimmed"]))
 
 
+def test_a_whole_extraction_starts_one_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Videos, backbones and features each ask for one."""
+    started: list[str] = []
+    config = load_sweep_config([f"home={tmp_path}"])
+
+    @contextlib.contextmanager
+    def connection(address: str, *settings: object) -> Iterator[None]:
+        started.append(address)
+        monkeypatch.setattr(ray, "is_initialized", lambda: True)
+        yield
+        monkeypatch.setattr(ray, "is_initialized", lambda: False)
+
+    def prepared(config: Any, progress: Progress) -> Any:
+        for _ in range(3):
+            with cluster_of(config):
+                pass
+        return SimpleNamespace(features={})
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "cluster_resources", dict)
+    monkeypatch.setattr(ray_cluster, "_connection", connection)
+    monkeypatch.setattr(pipeline, "prepare", prepared)
+    pipeline.extract(config, Progress.silent())
+    assert started == ["local"]
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_extraction_that_is_killed_goes_on_with_what_is_missing(prepared_home: Path, tmp_path: Path) -> None:
-    for part in ("data", "backbones"):
-        shutil.copytree(prepared_home / part, tmp_path / part)
-    command = [str(Path(sys.executable).with_name("paretovid")), "extract", *SMALL_DATA]
-    command += [f"home={tmp_path}", "extraction.videos_per_shard=2", "extraction.workers=1"]
+def test_extraction_that_is_killed_goes_on_with_what_is_missing(
+    shared_cluster: ray_cluster.Cluster, prepared_home: Path, tmp_path: Path
+) -> None:
+    copied(prepared_home, tmp_path, "data", "backbones")
+    words = ["extract", *SMALL_DATA, "extraction.videos_per_shard=2", "extraction.workers=1"]
+    command = [str(Path(sys.executable).with_name("paretovid")), *words, f"home={tmp_path}"]
 
     def shards() -> dict[Path, int]:
         return {path: path.stat().st_mtime_ns for path in tmp_path.glob("features/*/*/shard_*.json")}
@@ -123,8 +157,7 @@ def test_extraction_that_is_killed_goes_on_with_what_is_missing(prepared_home: P
         assert first.wait() == -signal.SIGKILL, (tmp_path / "log").read_text()
     kept = shards()
     assert 3 * 4 <= len(kept) < 16 * 4
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
+    paretovid(*words, home=tmp_path)
     again = shards()
     assert len(again) == 16 * 4
     # Of a shard that not all components had when it was killed, those that had it keep theirs.

@@ -217,10 +217,9 @@ def test_settings_out_of_bounds(wrong: dict[str, Any]) -> None:
         check_extraction(ExtractionConfig(**wrong))
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with connect(cpus=2) as connected:
-        yield connected
+@pytest.fixture
+def cluster(shared_cluster: Cluster) -> Cluster:
+    return shared_cluster
 
 
 def extract(
@@ -243,13 +242,14 @@ def extract(
     return {name: store(folder, writer.num_shards) for name, folder in folders.items()}, shown
 
 
-# Before those of one cluster for all: workers have the environment, and so the credentials, that it began with.
+# Before those of the shared cluster: workers have the environment, and so the credentials, that theirs began with.
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_videos_of_a_bucket_give_what_those_of_a_folder_give(
-    videos, backbones, in_one_process, bucket, tmp_path
+    clusters, videos, backbones, in_one_process, bucket, tmp_path
 ):
+    clusters.end()
     client = boto3.client("s3")
     name = bucket.removeprefix("s3://")
     for record in videos.records[:-1]:  # the last is not there any more

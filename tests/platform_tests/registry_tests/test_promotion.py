@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,15 @@ from paretovid.platform.registry import prediction
 from paretovid.platform.registry import promotion as registry
 from paretovid.platform.registry.package import REQUIRED
 from paretovid.platform.storage.home import Home
-from paretovid.platform.testing.sweeps import small_home
 from paretovid.platform.tracking.store import open_store
 from paretovid.trainables.errors import StaleFeaturesError, UnknownNameError, UsageError
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+def home(small_home_copy: Callable[[Path], Home], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        yield small_home(tmp_path_factory.mktemp("home"))
+        yield small_home_copy(tmp_path_factory.mktemp("home"))
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +54,7 @@ def test_promotion_passes_gates_and_moves_the_alias(promoted: list[registry.Prom
 def test_versions_keep_their_own_code_and_weights(promoted: list[registry.Promotion], home: Home) -> None:
     first = prediction.Predictor(home, "models:/digits/1")
     second = prediction.Predictor(home, "models:/digits/2")
-    assert "gate_offset" in first.params and list(second.params) == ["num_frames"]
+    assert "gate_offset" in first.params and list(second.params) == ["num_frames", "max_gflops", "cap_rule"]
     assert second.params["num_frames"] == 2.0
 
 
@@ -65,9 +64,10 @@ def test_prediction_document(promoted: list[registry.Promotion], home: Home, vid
     document = json.loads(
         json.dumps(prediction.predict(home, "models:/digits/1", [videos[0], str(bad), videos[1]]))
     )
-    assert list(document) == ["model", "videos"]
+    assert list(document) == ["model", "videos", "notes"] and document["notes"] == []
     good, broken, other = document["videos"]
-    assert list(good) == ["path", "labels", "gflops", "calls", "steps", "notes", "error"]
+    assert list(good) == [*("path", "labels", "gflops", "calls", "steps", "stopped_by", "notes", "error")]
+    assert (good["stopped_by"], broken["stopped_by"]) == ("end", None)
     assert broken["error"] and broken["labels"] == [] and "words.mp4" in broken["error"]
     assert good["error"] is None and other["error"] is None
     scores = [label["score"] for label in good["labels"]]
@@ -80,8 +80,30 @@ def test_a_cap_is_kept(promoted: list[registry.Promotion], home: Home, videos: l
     capped = prediction.predict(
         home, "models:/digits/1", videos, max_gflops=0.02, params={"gate_offset": 100}
     )["videos"]
-    assert all(video["gflops"] > 0.02 for video in free)
-    assert all(video["gflops"] <= 0.02 for video in capped)
+    assert all(video["gflops"] > 0.02 and video["stopped_by"] == "end" for video in free)
+    assert all(video["gflops"] <= 0.02 and video["stopped_by"] == "cap" for video in capped)
+
+
+def test_a_cap_below_one_close_look_is_said(
+    promoted: list[registry.Promotion], home: Home, videos: list[str]
+) -> None:
+    answers = {
+        rule: prediction.predict(
+            home,
+            "models:/digits/1",
+            videos,
+            max_gflops=0.001,
+            params={"gate_offset": 100, "cap_rule": rule},
+        )
+        for rule in ("stop", "cheap")
+    }
+    for rule, document in answers.items():
+        looks = [sum(step != "none" for step in video["steps"]) for video in document["videos"]]
+        assert all(count == 1 if rule == "stop" else count > 1 for count in looks)
+        assert document["notes"] == [
+            f"the cap pays for no closer look: {len(videos)} of {len(videos)} videos answered from coarse looks "
+            "only; raise it to use what the model was chosen for"
+        ]
 
 
 @pytest.mark.parametrize(
@@ -92,6 +114,9 @@ def test_a_cap_is_kept(promoted: list[registry.Promotion], home: Home, videos: l
         ({"max_gflops": float("inf")}, "inf"),
         ({"online_k": 1.5}, "online_k"),
         ({"max_gflops": 1e-9}, "coarse look"),
+        ({"cap_rule": "both"}, "cap_rule cannot be 'both'"),
+        ({"cap_rule": 1.0}, "cap_rule"),
+        ({"online_k": "cheap"}, "online_k"),
     ],
 )
 def test_wrong_parameters_are_errors(

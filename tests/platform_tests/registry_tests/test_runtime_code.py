@@ -11,8 +11,11 @@ from paretovid.platform.registry.runtime_code import needed_modules, write_runti
 
 def test_only_what_prediction_needs_travels() -> None:
     modules = set(needed_modules())
-    assert {"", "recognizer", "lite_eval", "uniform", "data", "data.videos", "provider"} <= modules
-    assert not {"trial", "testing", "data.extract", "data.moving_digits", "backbone_training"} & modules
+    assert {"", "recognizer", "methods.lite_eval", "baselines.uniform", "data.videos", "provider"} <= modules
+    assert (
+        not {"trial", "testing", "features.extract", "data.moving_digits.generate", "backbones.training"}
+        & modules
+    )
 
 
 def test_package_runs_without_paretovid(tmp_path: Path) -> None:
@@ -57,5 +60,5 @@ def test_name_follows_content_and_versions_live_side_by_side(
 def test_what_does_not_travel_is_an_error(tmp_path: Path) -> None:
     source = small_source(tmp_path / "source", 1)
     (source / "values.py").write_text("from paretovid.platform.storage.home import Home\n")
-    with pytest.raises(ValueError, match=r"paretovid\.platform\.home"):
+    with pytest.raises(ValueError, match=r"paretovid\.platform\.storage\.home"):
         write_runtime_package(tmp_path / "out", root=source)

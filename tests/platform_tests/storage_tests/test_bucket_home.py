@@ -30,7 +30,6 @@ from paretovid.platform.search.study import ParetoStudy
 from paretovid.platform.storage.home import MODEL_FILE, Home, open_home
 from paretovid.platform.sweeps.naming import new_info
 from paretovid.platform.sweeps.status import list_sweeps
-from paretovid.platform.testing.sweeps import small_home
 from paretovid.platform.tracking.store import open_registry
 from paretovid.search_spaces.schema import KnobConfig
 from paretovid.trainables.errors import UsageError
@@ -51,9 +50,9 @@ def machine(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mac
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Home:
+def made(small_home_copy: Callable[[Path], Home], tmp_path_factory: pytest.TempPathFactory) -> Home:
     """A home that is a folder: real videos, backbones, features, and a sweep of three trials."""
-    return small_home(tmp_path_factory.mktemp("made"))
+    return small_home_copy(tmp_path_factory.mktemp("made"))
 
 
 def send(made: Home, home: Home) -> None:

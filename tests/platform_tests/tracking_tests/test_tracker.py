@@ -176,14 +176,14 @@ def test_a_process_killed_while_it_makes_the_store_leaves_none(tmp_path: Path) -
     assert not list(tmp_path.glob("mlflow.db.*.partial"))
 
 
-def test_a_copied_home_is_refused_before_it_writes_into_the_first_one(tmp_path: Path) -> None:
+def test_a_copied_home_writes_into_itself_and_not_into_the_first_one(tmp_path: Path) -> None:
     first = Home(tmp_path / "first")
-    first.root.mkdir()
-    open_store(first)
-    shutil.copytree(first.root, tmp_path / "second")
-    with pytest.raises(StoreError, match="moved or copied"):
-        open_store(Home(tmp_path / "second"))
-    assert open_store(first).experiment_id
+    log_sweep(first, read_sweep(synthetic_sweep(first.sweep("s1"), trials=1)), None)
+    before = sorted(first.mlflow_artifacts.rglob("*"))
+    second = Home(shutil.copytree(first.root, tmp_path / "second"))
+    run_id = log_sweep(second, read_sweep(synthetic_sweep(second.sweep("s2"), trials=1)), None)
+    assert sorted(first.mlflow_artifacts.rglob("*")) == before
+    assert (second.mlflow_artifacts / run_id / "artifacts" / "config.yaml").is_file()
 
 
 def test_sweeps_of_one_name_in_two_homes_share_a_server_and_nothing_else(tmp_path: Path) -> None:

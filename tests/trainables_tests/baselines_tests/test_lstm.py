@@ -93,7 +93,7 @@ def test_without_a_memory_the_network_is_as_it_was():
     [
         ({"sampling": "even"}, "Allowed: uniform, random"),
         ({"memory": {"values": "coded"}}, "Allowed: encoded, raw"),
-        ({"training_frames": -2}, "must be -1 or more"),
+        ({"training_frames": -2}, r"must be in \[-1, 10000\]"),
     ],
 )
 def test_a_bad_configuration_says_what_is_allowed(fields, message):

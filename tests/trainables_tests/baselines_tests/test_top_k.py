@@ -102,7 +102,7 @@ def test_of_equals_the_earlier_comes_first():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"frame_counts": [0, 8]}, "different numbers from 1"),
+        ({"frame_counts": [0, 8]}, r"frame_counts\[0\] must be in \[1, 10000\]"),
         ({"frame_counts": [2, 2]}, "frame_counts cannot be"),
         ({"saliency": "learned"}, "Allowed: confidence"),
     ],

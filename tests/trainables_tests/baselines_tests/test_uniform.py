@@ -136,7 +136,7 @@ def test_without_a_memory_nothing_of_it_is_there():
     [
         ({"sampling": "often"}, "Allowed: uniform, random"),
         ({"memory": {"kind": "smell"}}, "Allowed: visual, audio, none"),
-        ({"memory": {"frames": 0}}, "memory.frames must be at least 1"),
+        ({"memory": {"frames": 0}}, "memory.frames must be 1 or more"),
         ({"frame_counts": []}, "frame_counts cannot be"),
         ({"frame_counts": [3, 3]}, "frame_counts cannot be"),
     ],

@@ -111,8 +111,8 @@ def test_the_encoding_is_the_usual_one():
     ("fields", "message"),
     [
         ({"kind": "smell"}, "unknown memory kind"),
-        ({"frames": 0}, "at least 1"),
-        ({"projection": -1}, "must not be negative"),
+        ({"frames": 0}, "1 or more"),
+        ({"projection": -1}, "projection must be in"),
         ({"values": "keys"}, "unknown memory values"),
     ],
 )

@@ -16,12 +16,13 @@ from torch import Tensor
 
 from paretovid.trainables.backbones.catalog import FAMILIES, component, save_backbone
 from paretovid.trainables.baselines.random_levels import RandomLevels
+from paretovid.trainables.caps import within
 from paretovid.trainables.catalog import build_method, method_config
 from paretovid.trainables.data.dataset import Dataset
 from paretovid.trainables.data.videos import VideoReader
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.evaluation.evaluate import Measured
-from paretovid.trainables.layers.gated_stack import Gate, GatedLevels, Limits, affordable
+from paretovid.trainables.layers.gated_stack import Gate, GatedLevels, Limits, spent_after
 from paretovid.trainables.methods.hcms import Hcms
 from paretovid.trainables.outcome import Batch, Outcome, Progress
 from paretovid.trainables.provider import FeatureProvider
@@ -204,10 +205,10 @@ def test_targets_have_defaults_for_the_levels_there_are() -> None:
 @pytest.mark.parametrize(
     ("fields", "message", "hint"),
     [
-        ({"skip_1": 0.0}, r"skip_1 \(gamma\) must lie between 0 and 1, not 0", "fine is skipped"),
-        ({"skip_2": 1.0}, "must lie between 0 and 1", "motion is skipped"),
-        ({"skip_2": -0.1}, "must lie between 0 and 1", "skip = 1 - u"),
-        ({"skip_1": float("nan")}, "must lie between 0 and 1", ""),
+        ({"skip_1": 0.0}, r"skip_1 must be in \(0, 1\), not 0", "is skipped"),
+        ({"skip_2": 1.0}, r"must be in \(0, 1\)", "is skipped"),
+        ({"skip_2": -0.1}, r"must be in \(0, 1\)", "skip = 1 - u"),
+        ({"skip_1": float("nan")}, r"must be in \(0, 1\), not nan", ""),
         ({"skip_3": 0.9}, "have no gated level 3", "~method.training_knobs.skip_3"),
         ({"sources": ["audio", "fine"], "skip_2": 0.9}, "audio, fine have no gated level 2", "more sources"),
         ({"skip_4": 0.9}, "unknown setting of method hcms: 'skip_4'", "skip_1"),
@@ -217,7 +218,7 @@ def test_targets_have_defaults_for_the_levels_there_are() -> None:
         ({"sources": "audio"}, "sources must be", ""),
         ({"network": {"hidden": [64, 32, 128]}}, "hidden must rise", "copied"),
         ({"network": {"hidden": [64, 128]}}, "hidden has 2 values for 3 sources", "one each"),
-        ({"network": {"projections": [64, 0, 8]}}, "at least 1", ""),
+        ({"network": {"projections": [64, 0, 8]}}, r"projections\[1\] must be in \[1, ", ""),
         ({"network": {"cell": "rnn"}}, "unknown cell|cell cannot be", "lstm, gru"),
         ({"usage_weight": -1}, "usage_weight", ""),
         ({"usage_reduction": "frame"}, "usage_reduction", "batch, video"),
@@ -264,11 +265,11 @@ def test_one_pass_answers_every_cap_and_no_video_passes_it(offsets: tuple[float,
     method, split = trained(), synthetic_split(num_videos=24)
     costs = synthetic_costs(method)
     uncapped = run_cached(method, split, at(*offsets))
-    ran, macs = uncapped.trace["ran"], uncapped.trace["macs"]
+    ran, spent_then = uncapped.trace["ran"], uncapped.trace["cap/spent"]
     unfinished = 0
     for cap in (0.0005, 0.011, 0.0125, 0.0605, 0.0615, 0.075, 0.13, 0.2, 0.5, 10.0):
         direct = run_cached(method, split, at(*offsets, max_gflops=cap))
-        cut = method.network.cut(uncapped, affordable(ran, macs, cap))
+        cut = method.network.cut(uncapped, within(spent_then, cap).view(ran.shape))
         torch.testing.assert_close(cut.scores, direct.scores)
         assert torch.equal(cut.decisions, direct.decisions)
         assert cut.calls.keys() >= direct.calls.keys()
@@ -304,8 +305,8 @@ def test_what_was_read_of_the_last_step_counts_and_the_rest_is_skipped() -> None
 def test_a_cap_of_exactly_the_cost_is_kept_and_one_multiply_accumulate_less_is_not() -> None:
     ran = torch.ones(1, 2, 1, dtype=torch.bool)
     macs = torch.tensor([8_388_608, 1])  # twice this and one more is the first integer that float32 lacks
-    assert affordable(ran, macs, 16_777_217 / 1e9).tolist() == [[[True], [True]]]
-    assert affordable(ran, macs, 16_777_216 / 1e9).tolist() == [[[True], [False]]]
+    assert within(spent_after(ran, macs), 16_777_217 / 1e9).tolist() == [[True, True]]
+    assert within(spent_after(ran, macs), 16_777_216 / 1e9).tolist() == [[True, False]]
     method, split = trained(), synthetic_split(num_videos=1)
     everything = run_cached(method, split, at(ALWAYS, ALWAYS))
     cost = float(synthetic_costs(method).gflops(everything.calls)[0])
@@ -327,7 +328,7 @@ def test_a_cap_below_the_cheapest_answer_says_what_that_costs() -> None:
 def test_caps_that_are_evaluated_pay_for_an_answer_and_are_the_same_for_every_batch() -> None:
     method = trained(sources=["motion", "fine", "audio"], caps=[0.1, 0.5, 1.0, 2.0])
     found = [
-        [setting["max_gflops"] for setting, _ in method.stop_points(run_cached(method, split, {}), {})]
+        [float(setting["max_gflops"]) for setting, _ in method.stop_points(run_cached(method, split, {}), {})]
         for split in (synthetic_split(num_videos=3, seed=4), synthetic_split(num_videos=9, seed=5))
     ]
     assert found[0] == found[1] and len(found[0]) == 2  # half a step does not pay for motion

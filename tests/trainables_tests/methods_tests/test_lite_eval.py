@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from paretovid.trainables.caps import STOPPED_BY
 from paretovid.trainables.catalog import method_config
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.layers.recurrent import Cell, gumbel_use, mix, synchronize
@@ -88,10 +89,37 @@ def test_no_video_passes_its_cap_and_the_cap_is_used():
     costs = synthetic_costs(method)
     free = costs.gflops(run_cached(method, split, {"gate_offset": 100.0}).calls)
     for cap in (0.0002, 0.011, 0.025, 0.05):
-        spent = costs.gflops(run_cached(method, split, {"gate_offset": 100.0, "max_gflops": cap}).calls)
-        assert bool((spent <= cap).all())
-        # A look at fine scale that was not taken would not have fitted, or there was none left to take.
-        assert bool(((spent + 0.0102 > cap) | (spent == free)).all())
+        for rule in ("stop", "cheap"):
+            setting = {"gate_offset": 100.0, "max_gflops": cap, "cap_rule": rule}
+            spent = costs.gflops(run_cached(method, split, setting).calls)
+            assert bool((spent <= cap).all())
+            # A look at fine scale that was not taken would not have fitted, or there was none left to take.
+            assert bool(((spent + 0.0102 > cap) | (spent == free)).all())
+
+
+def test_a_refused_look_ends_a_video_or_is_left_out_alone():
+    method, split = synthetic_method("lite_eval"), synthetic_split()
+    at_two = {"gate_offset": 100.0, "max_gflops": 0.025}
+    stopped, cheap = (run_cached(method, split, {**at_two, "cap_rule": rule}) for rule in ("stop", "cheap"))
+    assert split.num_steps[0] == 9 and split.num_steps[-1] == 1
+    assert stopped.decisions[0].tolist() == [2, 2, 1, *[0] * 6]
+    assert cheap.decisions[0].tolist() == [2, 2, *[1] * 7]
+    assert torch.equal(run_cached(method, split, at_two).scores, stopped.scores)
+    for outcome in (stopped, cheap):
+        assert outcome.stopped_by is not None
+        assert [STOPPED_BY[i] for i in outcome.stopped_by.tolist()][:: len(split.num_steps) - 1] == [
+            "cap",
+            "end",
+        ]
+    assert torch.equal(stopped.scores[-1], cheap.scores[-1]) and not torch.equal(stopped.scores, cheap.scores)
+
+
+def test_online_k_is_the_methods_own_end():
+    method, split = synthetic_method("lite_eval"), synthetic_split()
+    outcome = run_cached(method, split, {"gate_offset": 100.0, "online_k": 1})
+    assert outcome.stopped_by is not None
+    words = [STOPPED_BY[i] for i in outcome.stopped_by.tolist()]
+    assert words == ["end" if steps == 1 else "method" for steps in split.num_steps.tolist()]
 
 
 def test_a_cap_below_one_coarse_look_says_what_the_cheapest_answer_costs():
@@ -116,10 +144,10 @@ def test_paper_accounting_counts_one_gate_of_four():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"target_usage": 1.5}, "between 0 and 1"),
+        ({"target_usage": 1.5}, r"target_usage must be in \[0, 1\], not 1.5"),
         ({"target_usage": "often"}, "must be float"),
         ({"gamma": 0.1}, "unknown setting of method lite_eval: 'gamma'"),
-        ({"online_ks": [0, 1]}, "different numbers from 1"),
+        ({"online_ks": [0, 1]}, r"online_ks\[0\] must be in \[1, 10000\]"),
         ({"online_ks": [2, 2]}, "online_ks cannot be"),
         ({"gate_offsets": []}, "gate_offsets cannot be"),
         ({"usage_reduction": "frame"}, "Allowed: batch, video"),
@@ -168,7 +196,7 @@ def test_results_of_a_seed_stay_what_they_were_before_levels_became_general():
         "lite_eval.fine_rnn": 13,
         "lite_eval.head": 12,
     }
-    capped = run_cached(method, split, {"gate_offset": 2.0, "max_gflops": 0.03})
+    capped = run_cached(method, split, {"gate_offset": 2.0, "max_gflops": 0.03, "cap_rule": "cheap"})
     assert capped.scores[0].tolist() == pytest.approx([0.662891, 0.316799, 0.019591, 0.000719], abs=2e-5)
     assert capped.decisions[0].tolist() == [2, 1, 1, 2, 1, 1, 1, 1, 1]  # the cap ends close looks only
     for k, first, looked in (

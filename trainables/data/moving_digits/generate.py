@@ -27,7 +27,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -43,6 +43,7 @@ from paretovid.trainables.data.dataset import (
 from paretovid.trainables.data.moving_digits.drawing import Painter, render_audio, scans
 from paretovid.trainables.data.moving_digits.encoding import encode_mp4
 from paretovid.trainables.errors import UsageError
+from paretovid.trainables.ranges import Count, Fraction, Positive, Range, Seed, check_ranges
 
 NAME = "moving_digits"
 _WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -89,52 +90,31 @@ class MovingDigitsConfig:
             a video have one size and contrast, drawn per video from large and bright to small and faint; 1 is widest.
     """
 
-    videos_train: int = 400
-    videos_val: int = 150
-    videos_test: int = 150
-    appearance_classes: int = 6
-    motion_classes: int = 2
-    sound_classes: int = 2
-    easy_classes: int = 2
-    min_seconds: float = 6.0
-    max_seconds: float = 10.0
-    frame_size: int = 64
-    frames_per_second: int = 16
-    step_seconds: float = 0.5
-    sparsity: float = 0.2
-    lookalikes: float = 0.2
-    difficulty: float = 1.0
-    seed: int = 0
+    videos_train: Count = 400
+    videos_val: Count = 150
+    videos_test: Count = 150
+    appearance_classes: Annotated[int, Range(0, 8)] = 6
+    motion_classes: Annotated[int, Range(0, len(_DIRECTIONS))] = 2
+    sound_classes: Annotated[int, Range(0, len(_SOUNDS))] = 2
+    easy_classes: Annotated[int, Range(0, len(_EASY_DIGITS))] = 2
+    min_seconds: Positive = 6.0
+    max_seconds: Positive = 10.0
+    frame_size: Annotated[int, Range(32, 512), "It must be a multiple of 16, such as 64."] = 64
+    frames_per_second: Annotated[int, Range(4, 120)] = 16
+    step_seconds: Positive = 0.5
+    sparsity: Annotated[float, Range(0.01, 0.9)] = 0.2
+    lookalikes: Fraction = 0.2
+    difficulty: Annotated[float, Range(0, 3)] = 1.0
+    seed: Seed = 0
     multi_label: bool = False
     untrimmed: bool = False
     long_range: bool = False
-    action_classes: int = 0
-    context: float = 0.0
-    spread: float = 0.0
+    action_classes: Annotated[int, Range(0, len(_ACTIONS))] = 0
+    context: Fraction = 0.0
+    spread: Fraction = 0.0
 
     def __post_init__(self) -> None:
-        ranges: dict[str, tuple[float, float]] = {
-            "videos_train": (1, math.inf),
-            "videos_val": (1, math.inf),
-            "videos_test": (1, math.inf),
-            "appearance_classes": (0, 8),
-            "motion_classes": (0, len(_DIRECTIONS)),
-            "sound_classes": (0, len(_SOUNDS)),
-            "easy_classes": (0, len(_EASY_DIGITS)),
-            "frame_size": (32, 512),
-            "frames_per_second": (4, 120),
-            "sparsity": (0.01, 0.9),
-            "lookalikes": (0.0, 1.0),
-            "difficulty": (0.0, 3.0),
-            "spread": (0.0, 1.0),
-            "seed": (0, math.inf),
-            "action_classes": (0, len(_ACTIONS)),
-            "context": (0.0, 1.0),
-        }
-        for name, (low, high) in ranges.items():
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise UsageError(f"{name} is {value}", f"It must be from {low} to {high}.")
+        check_ranges(self, "data")
         self._check_together()
 
     def _check_together(self) -> None:
@@ -156,7 +136,7 @@ class MovingDigitsConfig:
                 f"{given} make {per_step:g} frames a step",
                 "It must be a whole number of frames, 4 or more, such as 0.5 s at 16 per second.",
             )
-        if not self.min_seconds <= self.max_seconds < math.inf:
+        if not self.min_seconds <= self.max_seconds:
             raise UsageError(
                 f"min_seconds is {self.min_seconds} and max_seconds is {self.max_seconds}",
                 "The shortest video cannot be longer than the longest.",

@@ -5,7 +5,6 @@ A reader turns files into `Annotations` and touches no video; `assemble.py` find
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from paretovid.trainables.data.s3 import is_object
 from paretovid.trainables.errors import UsageError
+from paretovid.trainables.ranges import Fraction, OpenFraction, Positive, check_ranges
 
 TO_DIVIDE = ""
 """Stands for the split of a video that nobody put into one."""
@@ -94,20 +94,13 @@ class ReaderConfig:
 
     videos: str
     classes: str | None = None
-    step_seconds: float = 1.0
-    val_share: float = 0.1
-    max_missing_share: float = 0.2
+    step_seconds: Positive = 1.0
+    val_share: OpenFraction = 0.1
+    max_missing_share: Fraction = 0.2
     leave_out: str | None = None
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.step_seconds) and self.step_seconds > 0):
-            raise UsageError(f"data.step_seconds is {self.step_seconds}", "It must be above 0, as 1.0.")
-        if not 0 < self.val_share < 1:
-            raise UsageError(f"data.val_share is {self.val_share}", "It must be above 0 and below 1, as 0.1.")
-        if not 0 <= self.max_missing_share <= 1:
-            raise UsageError(
-                f"data.max_missing_share is {self.max_missing_share}", "It must be from 0 to 1, as 0.2."
-            )
+        check_ranges(self, "data")
         if "://" in self.videos and not is_object(self.videos):
             raise UsageError(
                 f"data.videos is {self.videos}",

@@ -24,6 +24,7 @@ from paretovid.trainables.data.readers.files import ClassList, existing, read_cl
 from paretovid.trainables.data.readers.matching import VideoFiles
 from paretovid.trainables.data.s3 import is_object
 from paretovid.trainables.errors import UsageError
+from paretovid.trainables.ranges import OpenFraction
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,15 +35,7 @@ class ClassFoldersConfig(ReaderConfig):
         test_share: share of the videos that become `test`, where no folders say which.
     """
 
-    test_share: float = 0.2
-
-    def __post_init__(self) -> None:
-        # Not super(): a dataclass with slots is another class than the one that super() would look up.
-        ReaderConfig.__post_init__(self)
-        if not 0 < self.test_share < 1:
-            raise UsageError(
-                f"data.test_share is {self.test_share}", "It must be above 0 and below 1, as 0.2."
-            )
+    test_share: OpenFraction = 0.2
 
 
 def read_class_folders(config: ClassFoldersConfig) -> Annotations:

@@ -25,6 +25,7 @@ from paretovid.trainables.data.readers.files import (
 )
 from paretovid.trainables.data.readers.lists import read_list
 from paretovid.trainables.errors import DataError, UsageError
+from paretovid.trainables.ranges import Whole
 
 _SPLIT_FILE, _LABEL_FILE = "FCVID_VideoName_TrainTestSplit.txt", "FCVID_Label.txt"
 _LISTS = {"train": "fcvid_train_split.txt", "test": "fcvid_val_split.txt"}
@@ -44,7 +45,7 @@ class FcvidConfig(ReaderConfig):
 
     annotations: str
     multi_label: bool = False
-    first_label: int = 0
+    first_label: Whole = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

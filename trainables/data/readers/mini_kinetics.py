@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from paretovid.trainables.data.readers.annotations import AnnotatedVideo, Annotations, Reader, ReaderConfig
 from paretovid.trainables.data.readers.files import ClassList, existing, file_in, read_class_list
 from paretovid.trainables.data.readers.lists import read_list
+from paretovid.trainables.ranges import Whole
 
 _TIMES = re.compile(r"_\d{6}_\d{6}$")
 
@@ -33,7 +34,7 @@ class MiniKineticsConfig(ReaderConfig):
     train_file: str = "mini_train_videofolder.txt"
     test_file: str = "mini_val_videofolder.txt"
     class_file: str = "minik_classInd.txt"
-    first_label: int = 0
+    first_label: Whole = 0
 
 
 def read_mini_kinetics(config: MiniKineticsConfig) -> Annotations:

@@ -28,6 +28,7 @@ from paretovid.trainables.data.readers.files import (
 )
 from paretovid.trainables.data.readers.instances import Line, gather, read_instances, split_of
 from paretovid.trainables.errors import DataError, UsageError
+from paretovid.trainables.ranges import Positive
 
 _CLASS_FILE = "class_list.txt"
 _SUBSETS = {"training": "train", "testing": "test"}
@@ -43,7 +44,7 @@ class MultiThumosConfig(ReaderConfig):
     """
 
     annotations: str
-    step_seconds: float = 0.64
+    step_seconds: Positive = 0.64
 
 
 def read_multithumos(config: MultiThumosConfig) -> Annotations:

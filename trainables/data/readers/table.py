@@ -32,7 +32,8 @@ from paretovid.trainables.data.readers.files import (
     read_class_list,
     read_table,
 )
-from paretovid.trainables.errors import DataError, UsageError
+from paretovid.trainables.errors import DataError
+from paretovid.trainables.ranges import OpenFraction
 
 _COLUMNS = ("path", "label")
 _OPTIONAL = ("split", "start", "end", "group")
@@ -52,15 +53,7 @@ class TableConfig(ReaderConfig):
 
     annotations: str
     multi_label: bool = False
-    test_share: float = 0.2
-
-    def __post_init__(self) -> None:
-        # Not super(): a dataclass with slots is another class than the one that super() would look up.
-        ReaderConfig.__post_init__(self)
-        if not 0 < self.test_share < 1:
-            raise UsageError(
-                f"data.test_share is {self.test_share}", "It must be above 0 and below 1, as 0.2."
-            )
+    test_share: OpenFraction = 0.2
 
 
 def read_own_table(config: TableConfig) -> Annotations:

@@ -15,6 +15,7 @@ from paretovid.trainables.data.readers.annotations import Annotations, Reader, R
 from paretovid.trainables.data.readers.files import ClassList, existing, file_in, read_class_list
 from paretovid.trainables.data.readers.instances import Line, gather, read_instances, split_of
 from paretovid.trainables.errors import DataError
+from paretovid.trainables.ranges import Positive
 
 _SUFFIXES = {"_val": "train", "_test": "test"}
 _AMBIGUOUS = "Ambiguous"
@@ -31,7 +32,7 @@ class Thumos14Config(ReaderConfig):
     """
 
     annotations: str
-    step_seconds: float = 0.64
+    step_seconds: Positive = 0.64
     class_file: str = "detclasslist.txt"
 
 

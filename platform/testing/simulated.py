@@ -1,0 +1,216 @@
+"""Sweeps whose trials cost nothing: a table says what each setting reaches. For tests of what a sweep does; no result
+of the platform is made from them, and every file of one says that it is simulated.
+
+Everything but the cluster, the preparation and the training is real: configuration, lock, study, reconciliation,
+records, journal, tracking, signals, front. A plug-in's tests may run their own knobs and samplers through it:
+
+    report = run_sweep(load_sweep_config([...]), Progress.silent(), backend=simulated())
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any, final
+
+from paretovid.platform.console.progress import Progress
+from paretovid.platform.execution.launcher import LaunchSummary, Watch, handing_back
+from paretovid.platform.execution.outcome import OUTCOME, Cause, FixedTrial, Hooks
+from paretovid.platform.execution.searcher import ParetoSearcher
+from paretovid.platform.execution.stopping import StopSwitch
+from paretovid.platform.execution.trial_process import failure, result_to_json
+from paretovid.platform.preparation.prepare import Prepared
+from paretovid.platform.search.study import ParetoStudy
+from paretovid.platform.storage.home import SweepPaths, TrialPaths, open_home
+from paretovid.platform.storage.locks import alone
+from paretovid.platform.sweeps.sweep import Backend
+from paretovid.platform.sweeps.trials import finished_result, summary_of, trial_config
+from paretovid.platform.testing.sweeps import CLASSES, write_trial
+from paretovid.search_spaces.schema import SweepConfig
+from paretovid.trainables.backbones.catalog import family
+from paretovid.trainables.catalog import method_class
+from paretovid.trainables.context import TrialStopped
+from paretovid.trainables.data.dataset import Dataset, VideoRecord, save_manifest
+from paretovid.trainables.errors import UsageError
+from paretovid.trainables.provenance import code_version
+from paretovid.trainables.training.config import TrialConfig
+
+Table = Callable[[TrialConfig], Sequence[tuple[float, float]]]
+"""A trial to the (skill, mean GFLOPs) of its operating points, the natural one first. Skill 0 is chance, mAP is
+measured on scores that are right more often the higher it is. What it raises, the trial has failed of."""
+
+VIDEOS_PER_SPLIT = 24
+
+
+class ProcessDied(Exception):
+    """A table raises it for a trial whose process is to die, as for lack of memory."""
+
+
+def dearer_is_better(trial: TrialConfig) -> list[tuple[float, float]]:
+    """A table for any method: higher numeric knobs see more and cost more, with diminishing returns."""
+    values = [float(each) for each in trial.training_knobs.values() if not isinstance(each, str)]
+    share = sum(value / (1 + value) for value in values) / max(1, len(values))
+    return [(0.2 + 0.7 * (share * scale) ** 0.5, 0.01 + 0.1 * share * scale) for scale in (1.0, 0.5)]
+
+
+def simulated(table: Table = dearer_is_better, *, at_once: int = 2) -> Backend:
+    """A backend for `run_sweep`, `resume_sweep` and `extend_sweep`.
+
+    Arguments:
+        at_once: trials that are under way at a time, unless `search.concurrent` says less.
+    """
+    return Backend(
+        cluster=lambda config: contextlib.nullcontext(),
+        preparation=_prepare,
+        launcher=_Launcher(table, at_once).launch,
+    )
+
+
+def _prepare(config: SweepConfig, progress: Progress) -> Prepared:
+    """A manifest of videos that are empty files, and the names of features that nobody has made.
+
+    Raises `UsageError` for a method of localization: its results hold instances, which a table does not give.
+    """
+    if method_class(config.method.name).task != "classification":
+        raise UsageError(
+            f"{config.method.name} cannot be simulated: it localizes",
+            "Simulated sweeps are of classification.",
+        )
+    home, name = open_home(config.home), str(config.data["name"])
+    records = tuple(
+        VideoRecord(
+            video_id=f"{split}_{number:05d}",
+            path=f"videos/{split}_{number:05d}.mp4",
+            split=split,
+            labels=(number % len(CLASSES),),
+            num_steps=4,
+            duration_seconds=2.0,
+        )
+        for split in ("train", "val", "test")
+        for number in range(VIDEOS_PER_SPLIT)
+    )
+    dataset = Dataset(
+        name=name,
+        root=home.data(name),
+        classes=CLASSES,
+        step_seconds=0.5,
+        multi_label=False,
+        records=records,
+        generator={"simulated": True},
+    )
+    with progress.stage("simulated videos and features") as stage:
+        (dataset.root / "videos").mkdir(parents=True, exist_ok=True)
+        for record in records:
+            (dataset.root / record.path).touch()
+        save_manifest(dataset)
+        stage.done(f"{len(records)} records")
+    names = family(config.backbones.family)
+    features = {source: home.features(name) / f"{each}@simulated" for source, each in names.items()}
+    return Prepared(home=home, dataset=dataset, backbones={}, features=features)
+
+
+@final
+class _Launcher:
+    """Drives the searcher as Ray Tune does, one trial after the other, in this process."""
+
+    def __init__(self, table: Table, at_once: int) -> None:
+        self._table = table
+        self._at_once = at_once
+        self._ids = count()
+
+    def launch(
+        self,
+        trainable: object,
+        *,
+        sweep: SweepPaths,
+        study: ParetoStudy | None = None,
+        fixed: Sequence[FixedTrial] = (),
+        hooks: Hooks | None = None,
+        concurrent: int | None = None,
+        max_failures: int = 1,
+        hours: float | None = None,
+        switch: StopSwitch | None = None,
+        **_: object,
+    ) -> LaunchSummary:
+        """As `launch_trials`, of which the cluster's part is left out: resources, hangs, node caches."""
+        switch = switch or StopSwitch()
+        watch = Watch(hooks or Hooks())
+        searcher = ParetoSearcher(
+            study,
+            fixed=fixed,
+            hooks=watch.hooks(),
+            concurrent=min(self._at_once, concurrent or self._at_once),
+            deadline=None if hours is None else time.time() + 3600 * hours,
+            max_failures=max_failures,
+        )
+        with alone(sweep.folder), handing_back(searcher, study, sweep, switch):
+            self._run(searcher, switch, watch.hooks().on_look)
+        return watch.summary(searcher, study, switch)
+
+    def _run(self, searcher: ParetoSearcher, switch: StopSwitch, on_look: Callable[[], None]) -> None:
+        waiting: list[tuple[str, Mapping[str, Any]]] = []
+        while True:
+            if switch.is_lost:
+                raise switch.stopped()
+            if switch.reason is not None or searcher.environment_fault is not None:
+                searcher.stop()
+            while isinstance(suggested := searcher.suggest(name := f"simulated-{next(self._ids)}"), dict):
+                waiting.append((name, suggested))
+            if not waiting:
+                return
+            name, config = waiting.pop(0)
+            if switch.reason is not None:
+                searcher.on_trial_complete(name, {OUTCOME: json.dumps({"stopped": True})})
+                continue
+            searcher.on_trial_result(name, {"progress/epoch": 1.0, "progress/epochs": 1.0})
+            try:
+                searcher.on_trial_complete(name, {OUTCOME: self._outcome(config)})
+            except ProcessDied as error:
+                searcher.explain(name, Cause(reason=f"the trial's process died: {error}"))
+                searcher.on_trial_complete(name, error=True)
+            on_look()
+
+    def _outcome(self, config: Mapping[str, Any]) -> str:
+        """What a worker would tell. As there, a trial whose result is there already is not run again."""
+        trial = trial_config({key: value for key, value in config.items() if key in _FIELDS})
+        try:
+            result = finished_result(trial)
+            if result is None:
+                self._write(trial, self._table(trial))
+                result = finished_result(trial)
+                assert result is not None, "what was written is found by its digest"
+            return result_to_json(summary_of(result))
+        except ProcessDied:
+            raise
+        except TrialStopped:
+            return json.dumps({"stopped": True})
+        except Exception as error:
+            return failure(error)
+
+    @staticmethod
+    def _write(trial: TrialConfig, points: Sequence[tuple[float, float]]) -> None:
+        paths = TrialPaths(Path(trial.output))
+        method = method_class(trial.method)
+        write_trial(
+            paths.sweep,
+            trial.trial,
+            points,
+            method=trial.method,
+            videos=VIDEOS_PER_SPLIT,
+            seed=trial.seed,
+            simulated=True,
+            digest=trial.digest,
+            code_version=code_version(),
+            training_knobs=trial.training_knobs,
+            model=trial.model,
+            accounting=trial.accounting,
+            is_baseline=method.is_baseline,
+            deployable=method.deployable,
+        )
+
+
+_FIELDS = frozenset(TrialConfig.__dataclass_fields__)

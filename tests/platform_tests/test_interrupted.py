@@ -1,0 +1,165 @@
+"""A signal at any stage ends a command in order: exit status, how to go on, the sweep's state."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from paretovid.platform.cli import commands
+from paretovid.platform.cli import main as cli
+from paretovid.platform.config.load import load_sweep_config
+from paretovid.platform.console.progress import Progress
+from paretovid.platform.execution import stopping
+from paretovid.platform.execution.stopping import StopSwitch, SweepStopped, ended_in_order
+from paretovid.platform.preparation import datasets
+from paretovid.platform.preparation.backbones import _interruptible
+from paretovid.platform.records.sweep import read_info
+from paretovid.platform.storage.home import Home
+from paretovid.platform.sweeps import sweep as sweeping
+from paretovid.trainables.errors import DataError
+
+LONG = ["data.videos_train=4", "data.videos_val=2", "data.videos_test=2", "backbones.training.effort=500"]
+
+
+def quiet(_: str) -> None:
+    """Says nothing."""
+
+
+@pytest.mark.parametrize(
+    "raised", [KeyboardInterrupt(), SystemExit(0), RuntimeError("The actor died"), DataError("no shard", "")]
+)
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_whatever_an_interrupted_library_raises_is_told_as_the_signal(
+    raised: BaseException, number: signal.Signals, status: int
+) -> None:
+    before = signal.getsignal(number)
+    with pytest.raises(SweepStopped) as caught, ended_in_order(StopSwitch(), "Go on: so", quiet):
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(5)
+        except SweepStopped:
+            raise raised from None  # as `ray.get` and Ray Train do
+    assert (caught.value.exit_status, caught.value.hint) == (status, "Go on: so")
+    assert caught.value.reason.startswith("interrupted by ")
+    assert signal.getsignal(number) == before
+
+
+@pytest.mark.parametrize("raised", [SystemExit(3), DataError("no shard", "")])
+def test_without_a_signal_an_error_stays_what_it_is(raised: BaseException) -> None:
+    with pytest.raises(type(raised)), ended_in_order(StopSwitch(), "", quiet):
+        raise raised
+
+
+def test_an_error_after_another_driver_has_taken_the_sweep_stays_what_it_is() -> None:
+    switch = StopSwitch()
+    with pytest.raises(DataError), ended_in_order(switch, "", quiet):
+        switch.lose("taken over")
+        raise DataError("gone", "")
+
+
+def test_signals_that_ray_has_taken_are_taken_again() -> None:
+    with pytest.raises(SweepStopped), ended_in_order(StopSwitch(), "", quiet):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as connecting does
+        stopping.take_signals_again()
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+
+
+def test_a_training_of_backbones_leaves_ctrl_c_to_us() -> None:
+    from ray.train.torch import TorchTrainer
+
+    before = signal.getsignal(signal.SIGINT)
+    _interruptible(TorchTrainer)(lambda: None)._register_sigint_handler(None)
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+@pytest.mark.parametrize("stage", ["prepare", "read_front"])
+@pytest.mark.parametrize("raised", [KeyboardInterrupt(), SystemExit(0), RuntimeError("The actor died")])
+def test_a_sweep_that_is_interrupted_at_any_stage_is_called_so(
+    stage: str, raised: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> NoReturn:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        except SweepStopped:
+            raise raised from None
+        raise AssertionError
+
+    monkeypatch.setattr(sweeping, stage, interrupted)
+    if stage == "read_front":
+        monkeypatch.setattr(sweeping, "prepare", lambda *_: None)
+        summary = sweeping.LaunchSummary(succeeded=1, failed=0, reasons={}, is_out_of_time=False)
+        monkeypatch.setattr(sweeping._Run, "_search", lambda *_: summary)
+    monkeypatch.setattr(sweeping, "cluster_of", lambda _: contextlib.nullcontext())
+    config = load_sweep_config([f"home={tmp_path}", "name=s"])
+    with pytest.raises(SweepStopped) as caught:
+        sweeping.run_sweep(config, Progress(5))
+    assert caught.value.exit_status == 143 and "resume s" in caught.value.hint
+    info = read_info(Home(tmp_path).sweep("s"))
+    assert info is not None
+    assert (info["state"], info["error"]) == ("interrupted", "interrupted by SIGTERM")
+
+
+@pytest.mark.parametrize("typed", [["data", "make"], ["extract"]])
+def test_the_commands_before_a_sweep_say_how_to_go_on(
+    typed: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> NoReturn:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+        raise AssertionError
+
+    monkeypatch.setattr(datasets, "make_data", interrupted)
+    assert cli.main([*typed, f"home={tmp_path}"]) == 143
+    told = capsys.readouterr().err
+    assert "interrupted by SIGTERM" in told and commands._SAME_COMMAND in told
+
+
+def _interrupt(command: list[str], home: Path, number: signal.Signals) -> tuple[int, str]:
+    """Exit status and stderr of a command that gets a signal while it trains backbones."""
+    told = home / "stderr.txt"
+    with told.open("w") as stderr:
+        process = subprocess.Popen(
+            [str(Path(sys.executable).with_name("paretovid")), *command, f"home={home}"],
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "MLFLOW_TRACKING_URI": ""},
+            start_new_session=True,
+        )
+    try:
+        end = time.monotonic() + 240
+        while not re.search(r"\] backbones +\d+/100 ", told.read_text()):
+            assert process.poll() is None and time.monotonic() < end, told.read_text()
+            time.sleep(0.1)
+        process.send_signal(number)
+        process.wait(timeout=60)
+    finally:
+        if process.poll() is None:
+            process.kill()
+    return process.returncode, told.read_text()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(700)
+def test_a_signal_while_backbones_train_ends_in_order(tmp_path: Path) -> None:
+    status, err = _interrupt(["sweep", "name=s", *LONG], tmp_path, signal.SIGINT)
+    assert status == 130, err
+    assert "interrupted by ctrl-C" in err and re.search(r"hint: Go on: .*resume s", err), err
+    assert "Traceback" not in err
+    info = read_info(Home(tmp_path).sweep("s"))
+    assert info is not None and info["state"] == "interrupted"
+    assert not list((tmp_path / "backbones").glob("*/.progress-*.json")), "what tells the progress is gone"
+    status, err = _interrupt(["extract", *LONG], tmp_path, signal.SIGTERM)
+    assert status == 143, err
+    assert "interrupted by SIGTERM" in err and "the same command goes on" in err

@@ -1,0 +1,380 @@
+"""What a sweep does from its first trial to its front, and what becomes of one that fails, is stopped, killed or
+extended: real but for the cluster and the training (`platform/testing/simulated.py`). The same on real parts:
+test_sweep.py, test_resume.py.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from functools import cache
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from paretovid.platform.config.load import load_sweep_config
+from paretovid.platform.console.progress import Progress
+from paretovid.platform.execution import searcher
+from paretovid.platform.execution.stopping import SweepStopped
+from paretovid.platform.fronts.build import read_front
+from paretovid.platform.records.journal import read_journal
+from paretovid.platform.records.sweep import read_info
+from paretovid.platform.storage.home import Home
+from paretovid.platform.sweeps import sweep
+from paretovid.platform.sweeps.summary import SweepReport
+from paretovid.platform.sweeps.sweep import extend_sweep, resume_sweep, run_sweep
+from paretovid.platform.testing.audit import Audit, audit
+from paretovid.platform.testing.simulated import ProcessDied, Table, dearer_is_better, simulated
+from paretovid.platform.tracking.store import open_store
+from paretovid.search_spaces.schema import SweepConfig
+from paretovid.trainables.errors import NonFiniteError, ParetovidError, UsageError
+from paretovid.trainables.training.config import TrialConfig
+
+pytestmark = pytest.mark.timeout(180)  # the first of them waits for MLflow's tables
+
+Points = Sequence[tuple[float, float]]
+TRIALS = 6
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+    """One for all tests, each with a sweep of its own name: making MLflow's store takes longer than any of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.setattr(
+            sweep, "STOPPED_TRACKING_SECONDS", 30.0
+        )  # a busy machine must not change what is tracked
+        made = Home(tmp_path_factory.mktemp("home"))
+        open_store(made)
+        yield made
+
+
+@pytest.fixture
+def name(request: pytest.FixtureRequest) -> str:
+    return "".join(letter if letter.isalnum() else "-" for letter in request.node.name)[:60]
+
+
+@pytest.fixture(autouse=True)
+def unpainted(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One test looks at the picture; for the others it would take half of their time."""
+    if "painted" not in request.node.name:
+        monkeypatch.setattr(sweep, "write_png", lambda front, path: path.touch())
+
+
+@cache
+def _composed(home: Home, words: tuple[str, ...]) -> SweepConfig:
+    few = ["baselines=[{name: uniform, method: uniform}]", f"search.trials={TRIALS}"]
+    return load_sweep_config([f"home={home.root}", *few, *words])
+
+
+def config(home: Home, name: str, *words: str) -> SweepConfig:
+    made = copy.deepcopy(_composed(home, words))
+    made.name = name
+    return made
+
+
+def run(home: Home, name: str, *words: str, table: Table = dearer_is_better, at_once: int = 2) -> SweepReport:
+    backend = simulated(table, at_once=at_once)
+    return run_sweep(config(home, name, *words), Progress.silent(), backend=backend)
+
+
+def resume(home: Home, name: str, *words: str, table: Table = dearer_is_better) -> SweepReport:
+    return resume_sweep(str(home.root), name, words, Progress.silent(), backend=simulated(table))
+
+
+def events(home: Home, name: str, event: str) -> list[Any]:
+    return [entry for entry in read_journal(home.sweep(name)).entries if entry.event == event]
+
+
+def state(home: Home, name: str) -> str:
+    info = read_info(home.sweep(name))
+    assert info is not None
+    return str(info["state"])
+
+
+def check_whole(home: Home, name: str, trials: int = TRIALS) -> Audit:
+    """All stores say that everything asked for was done, once."""
+    found = audit(home, name)
+    assert found.searched_with_result == trials and found.baselines_with_result == 1
+    assert found.study == {"COMPLETE": trials}
+    assert found.mlflow == {"FINISHED": trials + 1} and found.parent == "FINISHED"
+    assert (found.mlflow_duplicates, found.zombies, found.repeated, found.finished_again) == (0, 0, 0, 0)
+    assert state(home, name) == "finished"
+    return found
+
+
+class Acting:
+    """A table that does something before it answers for a trial the n-th time."""
+
+    def __init__(self, **acts: Any) -> None:
+        self.acts = acts
+        self.asked: list[str] = []
+
+    def __call__(self, trial: TrialConfig) -> Points:
+        self.asked.append(trial.trial)
+        act = self.acts.get(trial.trial)
+        if isinstance(act, BaseException):
+            raise act
+        if isinstance(act, tuple) and self.asked.count(trial.trial) == 1:
+            signal.raise_signal(act[0])
+            raise act[1]
+        if isinstance(act, list) and act:
+            raise act.pop(0)
+        if isinstance(act, signal.Signals) and self.asked.count(trial.trial) == 1:
+            signal.raise_signal(act)
+        return dearer_is_better(trial)
+
+
+def test_painted_from_a_configuration_to_a_front_in_all_stores(home: Home, name: str) -> None:
+    report = run(home, name)
+    found = check_whole(home, name)
+    assert found.starts == TRIALS + 1
+    folder = home.sweep(name).folder
+    assert (folder / "front.png").stat().st_size > 10_000
+    assert {path.suffix for path in folder.glob("front.*")} == {".html", ".json", ".png", ".txt"}
+    # The table is what the front shows: the natural point of a trial is its first row.
+    result = json.loads((folder / "trials" / "t0002" / "result.json").read_text())
+    assert result["simulated"] is True, "nobody takes it for a measured one"
+    assert result["training_knobs"] == {"gamma": 0.1, "lambda": 2.0}
+    trial = TrialConfig(
+        sweep="",
+        trial="",
+        method="",
+        dataset="",
+        features={},
+        output="",
+        training_knobs={"gamma": 0.1, "lambda": 2.0},
+    )
+    assert [point["val"]["gflops"] for point in result["points"]] == pytest.approx(
+        [gflops for _, gflops in dearer_is_better(trial)]
+    )
+    document = report.front.to_json()
+    assert {point["trial"] for point in document["points"]} == {f"t{i:04d}" for i in range(TRIALS)}
+    assert {each["trial"] for each in document["baselines"]} == {"uniform"}
+    assert "promote" in str(report)
+
+
+def test_a_finished_one_is_shown_and_its_trials_are_not_run_again(home: Home, name: str) -> None:
+    first = run(home, name)
+    table = Acting()
+    again = run(home, name, table=table)
+    resumed = resume(home, name, table=table)
+    assert table.asked == []
+    assert str(again.front.to_json()) == str(resumed.front.to_json()) == str(first.front.to_json())
+    check_whole(home, name)
+
+
+def test_extended_it_has_the_trials_of_both_and_tries_nothing_twice(home: Home, name: str) -> None:
+    run(home, name)
+    table = Acting()
+    extend_sweep(str(home.root), name, 3, [], Progress.silent(), backend=simulated(table))
+    assert table.asked == [f"t{i:04d}" for i in range(TRIALS, TRIALS + 3)]
+    check_whole(home, name, TRIALS + 3)
+    # The command that started it shows it; one that wants another number is told what to type.
+    run(home, name)
+    with pytest.raises(UsageError, match="exists with other settings") as refused:
+        run(home, name, f"search.trials={TRIALS + 3}")
+    assert f"paretovid extend {name} +N" in refused.value.hint
+
+
+def test_a_seed_gives_the_same_trials_again(home: Home, name: str) -> None:
+    def tried(part: str, *words: str) -> list[Any]:
+        # Two anchors and four published settings, which every seed has, come before those of the sampler.
+        run(home, f"{name}-{part}", f"search.trials={TRIALS + 2}", *words)
+        paths = sorted(home.sweep(f"{name}-{part}").trials.glob("t*/result.json"))
+        return [json.loads(path.read_text())["training_knobs"] for path in paths]
+
+    first = tried("first")
+    assert tried("again") == first
+    other = tried("other", "seed=1")
+    assert other[:TRIALS] == first[:TRIALS] and other[TRIALS:] != first[TRIALS:]
+
+
+def test_failures_are_tried_again_and_do_not_end_it(home: Home, name: str) -> None:
+    table = Acting(
+        t0000=[ValueError("once")],
+        t0001=NonFiniteError("the loss became nan"),
+        t0002=[ProcessDied("memory")],
+        t0003=ValueError("always"),
+        uniform=[ProcessDied("memory")],
+    )
+    report = run(home, name, table=table)
+    assert report.summary is not None and (report.summary.succeeded, report.summary.failed) == (TRIALS - 1, 2)
+    starts = {each: table.asked.count(each) for each in set(table.asked)}
+    assert starts == {"t0000": 2, "t0001": 1, "t0002": 2, "t0003": 3, "t0004": 1, "t0005": 1, "uniform": 2}
+    found = audit(home, name)
+    assert found.study == {"COMPLETE": TRIALS - 2, "FAIL": 2} and found.baselines_with_result == 1
+    assert found.mlflow == {"FINISHED": TRIALS - 1, "FAILED": 2} and found.zombies == 0
+    again = {(entry.trial, entry.facts["again"]) for entry in events(home, name, "fault")}
+    assert {("t0000", True), ("t0001", False), ("t0003", True), ("t0003", False)} <= again
+    kept = json.loads(home.trial(name, "t0003").failure.read_text())
+    assert kept == {"reason": "ValueError: always"}
+    info = read_info(home.sweep(name))
+    assert info is not None and info["failures"].keys() == {"t0001", "t0003"}
+
+
+def test_one_in_which_all_fail_says_why(home: Home, name: str) -> None:
+    table = Acting(**{f"t{i:04d}": NonFiniteError("the loss became nan") for i in range(TRIALS)})
+    with pytest.raises(ParetovidError, match=f"all {TRIALS} trials failed, most often: the loss became nan"):
+        run(home, name, table=table)
+    assert state(home, name) == "failed" and audit(home, name).parent == "FAILED"
+
+
+def test_a_full_disk_ends_it_and_blames_no_trial(home: Home, name: str) -> None:
+    table = Acting(t0002=[OSError(28, "No space left on device")])
+    with pytest.raises(ParetovidError, match="trials cannot work here"):
+        run(home, name, table=table)
+    found = audit(home, name)
+    assert "FAIL" not in found.study and found.zombies == 0 and events(home, name, "fault") == []
+    resume(home, name, table=table)
+    check_whole(home, name)
+    assert table.asked.count("t0002") == 2 and table.asked.count("t0000") == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "said", "status"),
+    [(signal.SIGINT, "interrupted by ctrl-C", 130), (signal.SIGTERM, "interrupted by SIGTERM", 143)],
+)
+def test_a_signal_stops_it_in_order_and_it_goes_on(
+    home: Home, name: str, number: signal.Signals, said: str, status: int
+) -> None:
+    before = signal.getsignal(number)
+    with pytest.raises(SweepStopped, match=said) as stopped:
+        run(home, name, table=Acting(t0003=number), at_once=3)
+    assert stopped.value.exit_status == status and f"resume {name}" in stopped.value.hint
+    assert signal.getsignal(number) is before
+    found = audit(home, name)
+    # What was being trained when it came is finished, what was handed out beside it waits.
+    assert found.searched_with_result == 4 and found.study["COMPLETE"] == 4
+    aside = [entry.trial for entry in events(home, name, "aside")]
+    assert aside == ["t0004", "t0005"] and found.study["WAITING"] == 2
+    assert found.zombies == 0 and found.parent == "KILLED" and state(home, name) == "interrupted"
+    resume(home, name)
+    check_whole(home, name)
+    starts = [(entry.trial, entry.facts["attempt"]) for entry in events(home, name, "start")]
+    assert [each for each in starts if each[0] in aside] == [
+        ("t0004", 1),
+        ("t0005", 1),
+        ("t0004", 2),
+        ("t0005", 2),
+    ]
+
+
+def test_a_trial_that_fails_while_the_sweep_stops_waits_for_its_next_start(home: Home, name: str) -> None:
+    with pytest.raises(SweepStopped):
+        run(home, name, table=Acting(t0001=(signal.SIGTERM, ValueError("once"))), at_once=1)
+    found = audit(home, name)
+    assert found.study == {"COMPLETE": 1, "WAITING": 1} and found.zombies == 0
+    resume(home, name)
+    check_whole(home, name)
+    starts = [entry.facts["attempt"] for entry in events(home, name, "start") if entry.trial == "t0001"]
+    assert starts == [1, 2]
+
+
+def test_out_of_time_it_starts_nothing_more_and_goes_on_later(
+    home: Home, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def long(trial: TrialConfig) -> Points:
+        if trial.trial == "t0001":
+            later = SimpleNamespace(time=lambda: time.time() + 7200)
+            monkeypatch.setattr(searcher, "time", later)
+        return dearer_is_better(trial)
+
+    report = run(home, name, "search.hours=1", table=long)
+    assert report.summary is not None and report.summary.is_out_of_time
+    found = audit(home, name)
+    assert found.searched_with_result == 3 and found.starts == 4 and found.zombies == 0
+    assert state(home, name) == "out_of_time" and found.parent == "FINISHED"
+    monkeypatch.undo()
+    resume(home, name, "search.hours=1")
+    check_whole(home, name)
+
+
+def test_a_result_that_is_gone_is_made_again_and_no_other(home: Home, name: str) -> None:
+    run(home, name)
+    write = home.sweep(name).record
+    info = json.loads(write.read_text())
+    write.write_text(json.dumps({**info, "state": "interrupted"}))
+    home.trial(name, "t0001").result.unlink()
+    home.trial(name, "uniform").result.unlink()
+    table = Acting()
+    resume(home, name, table=table)
+    assert sorted(table.asked) == ["t0001", "uniform"]
+    points = read_front([home.sweep(name)]).to_json()["points"]
+    assert {point["trial"] for point in points} == {f"t{i:04d}" for i in range(TRIALS)}
+
+
+def test_results_made_by_other_code_count_and_that_is_said(
+    home: Home, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(home, name)
+    file = home.sweep(name).record
+    file.write_text(json.dumps({**json.loads(file.read_text()), "state": "interrupted"}))
+    monkeypatch.setattr("paretovid.platform.sweeps.reconcile.code_version", lambda: "another")
+    table = Acting()
+    resume_sweep(str(home.root), name, [], Progress(5, terminal=False), backend=simulated(table))
+    assert table.asked == []
+    assert f"{TRIALS + 1} finished trials were made by other code" in capsys.readouterr().err
+
+
+def test_methods_of_localization_are_refused(home: Home, name: str) -> None:
+    words = ["method=model_selection_localization", "data=moving_digits_untrimmed", "backbones=localization"]
+    settings = load_sweep_config([f"home={home.root}", f"name={name}", *words])
+    with pytest.raises(UsageError, match="cannot be simulated"):
+        run_sweep(settings, Progress.silent(), backend=simulated())
+
+
+KILLED = """
+import os, signal, sys
+from paretovid.platform import simulated as module
+from paretovid.platform import searcher, sweep
+from paretovid.platform.config.load import load_sweep_config
+from paretovid.platform.console.progress import Progress
+from paretovid.platform.sweeps.sweep import resume_sweep
+home, name, moment = sys.argv[1:]
+made = []
+write = module.write_trial
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def table(trial):
+    made.append(trial.trial)
+    if moment == "training" and len(made) == 3:
+        die()
+    return module.dearer_is_better(trial)
+
+def write_trial(*arguments, **fields):
+    write(*arguments, **fields)
+    if moment == "told nobody" and len(made) == 3:
+        die()
+
+module.write_trial = write_trial
+resume_sweep(home, name, [], Progress.silent(), backend=module.simulated(table))
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_ends_with_exactly_what_was_asked_for(home: Home, name: str) -> None:
+    """Really killed: nothing of the driver's own ending is done."""
+    with pytest.raises(SweepStopped):
+        run(home, name, table=Acting(t0000=signal.SIGTERM), at_once=1)
+    for moment in ("training", "told nobody"):
+        command = [sys.executable, "-c", KILLED, str(home.root), name, moment]
+        killed = subprocess.run(command, capture_output=True, text=True, env={**os.environ})
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        assert state(home, name) == "running"
+    result = resume(home, name)
+    found = check_whole(home, name)
+    # In flight when it was killed: at most two each time, and what had a result is not started again.
+    assert found.starts <= TRIALS + 1 + 2 * 2
+    adopted = [entry.trial for entry in events(home, name, "finish") if entry.facts.get("found")]
+    assert len(adopted) == 1, "its driver did not live to hear of it"
+    assert result.summary is not None and result.summary.failed == 0
