@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import shutil
-import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -62,20 +59,6 @@ def check_space(folder: Path, wanted: int) -> None:
         )
         full.errno = errno.ENOSPC
         raise full
-
-
-@contextlib.contextmanager
-def locked(path: Path, heartbeat: Callable[[], object]) -> Iterator[None]:
-    """Holds a lock between processes of this machine for the block; `heartbeat` is called while it waits."""
-    with path.open("w") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                heartbeat()
-                time.sleep(0.1)
-        yield
 
 
 @final

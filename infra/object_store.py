@@ -25,7 +25,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar, final
 
-from paretovid.infra.local_copy import Blob, LocalCopy, check_space, digest_of, files_below, locked
+from paretovid.infra.local_copy import Blob, LocalCopy, check_space, digest_of, files_below
+from paretovid.infra.locks import exclusive_lock
 from paretovid.trainables.data.s3 import (
     CHUNK_BYTES,
     PATIENCE_SECONDS,
@@ -253,7 +254,7 @@ class ObjectStore:
             here = LocalCopy(folder)
             if here.has(blobs):
                 return True
-            with locked(folder.with_name(f".{folder.name}.lock"), heartbeat):
+            with exclusive_lock(folder.with_name(f".{folder.name}.lock"), waiting=heartbeat):
                 here = LocalCopy(folder)
                 try:
                     self._fill(key, folder, blobs, here, heartbeat)

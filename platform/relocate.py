@@ -11,15 +11,14 @@ root that the home had before: killed anywhere, the same command does the rest.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import sqlite3
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from paretovid.infra.locks import exclusive_lock
 from paretovid.platform.artifact_places import (
     ArtifactPlaces,
     artifact_places,
@@ -150,16 +149,7 @@ def _check_idle(home: Home) -> None:
 @contextlib.contextmanager
 def _sole_use(home: Home) -> Iterator[None]:
     """Keeps paretovid's other commands from the store. One that holds it for long is not waited for."""
-    until = time.monotonic() + _LOCK_SECONDS
-    with (home.root / "mlflow.lock").open("w") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError as error:
-                if time.monotonic() > until:
-                    raise _in_use(home) from error
-                time.sleep(0.1)
+    with exclusive_lock(home.mlflow_lock, wait_seconds=_LOCK_SECONDS, refusal=_in_use(home)):
         yield
 
 

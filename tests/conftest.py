@@ -21,8 +21,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
-from filelock import FileLock
 
+from paretovid.infra.locks import exclusive_lock
 from paretovid.infra.testing import PostgresServer, S3Server, postgres_programs, postgres_server, s3_server
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[P
 
     def made(name: str, make: Callable[[Path], object]) -> Path:
         path, whole = root / name, root / f"{name}.whole"
-        with FileLock(root / f"{name}.lock"):
+        with exclusive_lock(root / f"{name}.lock"):
             if not whole.exists():
                 make(path)
                 whole.touch()

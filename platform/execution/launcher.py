@@ -15,6 +15,7 @@ import logging
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, final
 
@@ -22,6 +23,7 @@ import ray
 from ray import tune
 from ray.exceptions import RayError
 
+from paretovid.infra.locks import exclusive_lock
 from paretovid.infra.placement import GIB, TrialResources
 from paretovid.infra.ray_cluster import environment
 from paretovid.platform.execution.heartbeat import take_back_stop
@@ -32,7 +34,6 @@ from paretovid.platform.execution.trial_process import Trainable, in_process, ne
 from paretovid.platform.execution.watchdog import ExplainingScheduler, Overseer, killed_for_memory
 from paretovid.platform.search.study import ParetoStudy
 from paretovid.platform.storage.home import SweepPaths
-from paretovid.platform.storage.locks import alone
 from paretovid.trainables.errors import ParetovidError, UsageError
 
 _TUNE_ENVIRONMENT = {
@@ -114,13 +115,19 @@ def launch_trials(
         searcher, sweep, switch, hang_seconds=hang_seconds, room=room, on_look=watch.hooks().on_look
     )
     with (
-        alone(sweep.folder),
+        launch_lock(sweep),
         environment(_TUNE_ENVIRONMENT),
         _quiet(),
         handing_back(searcher, study, sweep, switch),
     ):
         _run(trainable, searcher, sweep, wanted, switch, overseer, cache)
     return watch.summary(searcher, study, switch)
+
+
+def launch_lock(sweep: SweepPaths) -> AbstractContextManager[None]:
+    """Keeps other processes of this machine from running the sweep's trials. Raises `UsageError` if one does."""
+    running = UsageError(f"the sweep in {sweep.folder} is running already", "Wait for it, or end it.")
+    return exclusive_lock(sweep.launch_lock, wait_seconds=0, refusal=running)
 
 
 @contextlib.contextmanager

@@ -280,7 +280,7 @@ def _rows(
     context.target_max_block_size = _BLOCK_BYTES
     # Each is told in an info line otherwise.
     context.print_on_execution_start = False
-    in_bucket = job.shared.url is not None
+    in_bucket = job.home.url is not None
     workers = min(config.workers or len(numbers), len(numbers), max(1, int(cluster.cpus)))
     per_task = max(1, min(_MOST_VIDEOS_PER_TASK, len(numbers) // (_TASKS_PER_WORKER * workers)))
     num_tasks = -(-len(numbers) // per_task)

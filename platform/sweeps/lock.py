@@ -9,7 +9,6 @@ order, and one that finds another name than its own in `driver.json` has lost th
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import socket
@@ -17,11 +16,11 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from typing import Any, TextIO, final
+from typing import Any, final
 
+from paretovid.infra.locks import LockHeldError, exclusive_lock, is_locked
 from paretovid.platform.execution.stopping import StopSwitch
 from paretovid.platform.storage.home import SweepPaths
-from paretovid.platform.storage.locks import _flock
 from paretovid.trainables.errors import UsageError
 
 HEARTBEAT_SECONDS = 2.0
@@ -37,20 +36,8 @@ def driver_of(sweep: SweepPaths) -> dict[str, Any] | None:
         return None
     found["silent_seconds"] = max(0.0, time.time() - float(found.get("heartbeat", 0.0)))
     if found.get("host") == socket.gethostname():
-        return found if _is_held(sweep) else None
+        return found if is_locked(sweep.driver_lock) else None
     return found if found["silent_seconds"] < SILENT_SECONDS else None
-
-
-def _is_held(sweep: SweepPaths) -> bool:
-    """Whether a process of this machine holds the lock."""
-    try:
-        with sweep.driver_lock.open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    return False
 
 
 @final
@@ -88,7 +75,7 @@ class SweepLock:
                     with contextlib.suppress(OSError):
                         self._write(ended=True)
 
-    def _get(self, take_over: bool, say: Callable[[str], None]) -> TextIO:
+    def _get(self, take_over: bool, say: Callable[[str], None]) -> contextlib.ExitStack:
         until = time.monotonic() + TAKE_OVER_SECONDS
         is_asked = False
         while True:
@@ -116,13 +103,15 @@ class SweepLock:
                 )
             time.sleep(0.5)
 
-    def _try(self) -> TextIO | None:
-        # More than once: somebody who only looks (`driver_of`) holds it for a moment.
-        for _ in range(3):
-            if (lock := _flock(self._sweep.driver_lock)) is not None:
-                return lock
-            time.sleep(0.05)
-        return None
+    def _try(self) -> contextlib.ExitStack | None:
+        """The lock, held until the stack is closed; None if another process of this machine has it."""
+        lock = contextlib.ExitStack()
+        try:
+            # Not at once: somebody who only looks (`driver_of`) holds it for a moment.
+            lock.enter_context(exclusive_lock(self._sweep.driver_lock, wait_seconds=0.15))
+        except LockHeldError:
+            return None
+        return lock
 
     def _living(self, *, has_lock: bool) -> dict[str, Any] | None:
         """Another driver that is alive. `has_lock`: nobody on this machine is."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, final
 
 from paretovid.platform.console.progress import Progress
-from paretovid.platform.execution.launcher import LaunchSummary, Watch, handing_back
+from paretovid.platform.execution.launcher import LaunchSummary, Watch, handing_back, launch_lock
 from paretovid.platform.execution.outcome import OUTCOME, Cause, FixedTrial, Hooks
 from paretovid.platform.execution.searcher import ParetoSearcher
 from paretovid.platform.execution.stopping import StopSwitch
@@ -26,7 +26,6 @@ from paretovid.platform.execution.trial_process import failure, result_to_json
 from paretovid.platform.preparation.prepare import Prepared
 from paretovid.platform.search.study import ParetoStudy
 from paretovid.platform.storage.home import SweepPaths, TrialPaths, open_home
-from paretovid.platform.storage.locks import alone
 from paretovid.platform.sweeps.sweep import Backend
 from paretovid.platform.sweeps.trials import finished_result, summary_of, trial_config
 from paretovid.platform.testing.sweeps import CLASSES, write_trial
@@ -147,7 +146,7 @@ class _Launcher:
             deadline=None if hours is None else time.time() + 3600 * hours,
             max_failures=max_failures,
         )
-        with alone(sweep.folder), handing_back(searcher, study, sweep, switch):
+        with launch_lock(sweep), handing_back(searcher, study, sweep, switch):
             self._run(searcher, switch, watch.hooks().on_look)
         return watch.summary(searcher, study, switch)
 

@@ -211,7 +211,7 @@ def test_no_room_and_no_second_driver(shared_cluster: Cluster, tmp_path: Path) -
     with pytest.raises(UsageError, match=r"1 nodes \(.*2 CPU.*no room for a trial of 3 x \(1 CPU"):
         launch_trials(trainable, sweep=SweepPaths(tmp_path / "s"), resources=TrialResources(workers=3))
     with (
-        launch.alone(tmp_path / "s"),
+        launch.launch_lock(SweepPaths(tmp_path / "s")),
         pytest.raises(UsageError, match="running already"),
     ):
         launch_trials(trainable, sweep=SweepPaths(tmp_path / "s"))

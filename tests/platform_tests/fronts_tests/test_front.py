@@ -49,7 +49,7 @@ def edited(trial: Path, point: int, split: str, **values: Any) -> None:
     (trial / "result.json").write_text(json.dumps(result))
 
 
-def two_points(tmp_path: Path) -> Path:
+def two_points(tmp_path: Path) -> SweepPaths:
     """A sweep of one trial with a cheap point and a dear one."""
     sweep = write_sweep(tmp_path / "sweeps" / "s")
     write_trial(sweep, "t0000", [(0.3, 0.01), (0.6, 0.05)])
@@ -226,7 +226,7 @@ TEST: tuple[Figures, ...] = ((0.70, 1.5), (0.75, 2.5), (0.90, 3.5), (0.80, 3.25)
 
 
 def measured(
-    sweep: Path,
+    sweep: SweepPaths,
     trial: str,
     val: Sequence[Figures] = VAL,
     test: Sequence[Figures] = TEST,
@@ -255,7 +255,7 @@ def add_instances(trial: Path, points: int) -> None:
     save_file(tensors, trial / "scores.safetensors")
 
 
-def localization(tmp_path: Path, name: str = "s", gflops: float = 10.0) -> Path:
+def localization(tmp_path: Path, name: str = "s", gflops: float = 10.0) -> SweepPaths:
     """An empty sweep whose reference corner lies at this cost."""
     return write_sweep(tmp_path / "sweeps" / name, {"reference": {OVERLAP: 0.0, "gflops": gflops}})
 

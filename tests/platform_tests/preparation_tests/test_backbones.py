@@ -159,8 +159,8 @@ def test_fine_tuning_is_a_ray_train_run_and_done_once(
 
     def made(words: list[str]) -> tuple[dict[str, Any], str]:
         config = load_sweep_config(words)
-        open_home(config.home)
-        stage.load_given(config, videos, {"coarse": name}, {"coarse": folder}, Progress(2, terminal=False))
+        home, progress = open_home(config.home), Progress(2, terminal=False)
+        stage.load_given(config, home, videos, {"coarse": name}, {"coarse": folder}, progress)
         return read_backbone_meta(folder), capsys.readouterr().err
 
     loaded, _ = made(words)
