@@ -170,12 +170,18 @@ def mlflow_tables_once(once: Callable[..., Path]) -> Iterator[None]:
 
     make = mlflow_store._make_whole
 
-    def copied(database: Path) -> None:
+    def made(database: Path) -> None:
+        make(database, database.parent)  # where artifacts lie is said of each copy
+
+    def copied(database: Path, artifacts: Path) -> None:
         if not database.exists():
             # As `make` does: what a killed process has left goes, and the store appears whole.
             for left in database.parent.glob(f"{database.name}.*.partial"):
                 left.unlink()
-            shutil.copy(once("mlflow-template.db", make), database)
+            partial = database.with_name(f"{database.name}.copy.partial")
+            shutil.copy(once("mlflow-template.db", made), partial)
+            mlflow_store._own_default_experiment(partial, artifacts)
+            partial.rename(database)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mlflow_store, "_make_whole", copied)

@@ -66,7 +66,7 @@ def test_nobody_else_gets_it_and_death_frees_it(path: Path, holder: subprocess.P
 
 
 def test_a_wait_is_a_sign_of_life_and_ends_when_the_lock_is_free(path: Path) -> None:
-    held, beats = threading.Event(), []
+    held, beats = threading.Event(), list[int]()
 
     def hold() -> None:
         with exclusive_lock(path):
