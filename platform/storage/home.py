@@ -402,10 +402,10 @@ def open_home(override: str | None = None, *, is_there: bool = False) -> Home:
 
     Raises `UsageError` if it cannot be made or written, or is missing and not to be made.
     """
-    stated = override or os.environ.get(HOME_VARIABLE) or DEFAULT_HOME
-    if is_bucket(stated):
-        return _open_bucket(stated)
-    root = Path(stated).expanduser().absolute()
+    given = override or os.environ.get(HOME_VARIABLE) or DEFAULT_HOME
+    if is_bucket(given):
+        return _open_bucket(given)
+    root = Path(given).expanduser().absolute()
     if is_there and not root.is_dir():
         raise UsageError(f"there is no home {root}", f"Name the folder: home=FOLDER, or {HOME_VARIABLE}.")
     hint = f"Choose a folder that you can write: home=FOLDER, or the variable {HOME_VARIABLE}."
