@@ -16,55 +16,51 @@ import statistics
 import tempfile
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 
 from paretovid.infra.ray_cluster import connect
-from paretovid.platform.config.load import load_sweep_config, searched_knobs, to_record
+from paretovid.platform.config.load import load_sweep_config, searched_knobs
 from paretovid.platform.console.progress import Progress
 from paretovid.platform.execution.launcher import launch_trials
 from paretovid.platform.fronts.build import read_front
 from paretovid.platform.fronts.report import front_table, write_html, write_png
 from paretovid.platform.records.journal import SweepJournal
-from paretovid.platform.records.sweep import write_info
+from paretovid.platform.records.sweep import write_record
+from paretovid.platform.records.trial import read_trial
 from paretovid.platform.search.study import ParetoStudy, Suggestion
 from paretovid.platform.storage.home import Home, SweepPaths, open_home
 from paretovid.platform.sweeps.events import SweepDriver
+from paretovid.platform.sweeps.naming import started_record
 from paretovid.platform.sweeps.status import LiveStatus
-from paretovid.platform.sweeps.trials import summary_of
 from paretovid.platform.testing.sweeps import write_trial
 from paretovid.platform.tracking.exporter import TrackingSender
+from paretovid.trainables.evaluation.results import RESULT_FILE, TrialResult
 
 CONCURRENT = 2
 
 
-def no_op(config: dict[str, Any], context: Any) -> dict[str, Any]:
+def no_op(config: dict[str, Any], context: Any) -> TrialResult:
     """A trial that trains nothing: its result is a copy of one made before."""
     folder = Path(config["output"])
     shutil.copytree(config["template"], folder, dirs_exist_ok=True)
-    result = json.loads((folder / "result.json").read_text())
-    result |= {"trial": config["trial"], "training_knobs": config["knobs"]}
-    for point in result["points"]:
-        point["id"] = config["trial"] + point["id"][-4:]
-    (folder / "result.json").write_text(json.dumps(result))
-    return summary_of(result)
+    made, trial = read_trial(folder), config["trial"]
+    points = tuple(replace(point, id=trial + point.id[-4:]) for point in made.points)
+    result = replace(made, trial=trial, training_knobs=config["knobs"], points=points)
+    (folder / RESULT_FILE).write_text(json.dumps(result.to_json()))
+    return result
 
 
 def ours(home: Home, name: str, trials: int, template: Path) -> float:
     """Seconds of a sweep of trials that do nothing, from the first suggestion to the last picture."""
     config = load_sweep_config([])
     sweep = home.sweep(name)
-    info = {
-        "name": name,
-        "method": "lite_eval",
-        "data": "none",
-        "state": "running",
-        "config": to_record(config),
-    }
+    record = started_record(config, name, None)
     started = time.perf_counter()
-    write_info(sweep, info)
+    write_record(sweep, record)
     study = ParetoStudy(storage=home.optuna_url, name=name, knobs=searched_knobs(config), trials=trials)
     sender = TrackingSender(home, name, None, print)
     journal = SweepJournal(sweep)
@@ -81,9 +77,10 @@ def ours(home: Home, name: str, trials: int, template: Path) -> float:
             "template": str(template),
         }
 
-    hooks = driver.hooks(configure, tell_swept=False)
-    launch_trials(no_op, sweep=sweep, study=study, hooks=hooks, concurrent=CONCURRENT)
-    write_info(sweep, {**info, "state": "finished"})
+    launch_trials(
+        no_op, sweep=sweep, study=study, configure=configure, callback=driver, concurrent=CONCURRENT
+    )
+    write_record(sweep, replace(record, state="finished"))
     front = read_front([sweep])
     front_table(front)
     write_png(front, sweep.folder / "front.png")

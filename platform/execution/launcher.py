@@ -16,7 +16,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, final
 
 import ray
@@ -27,14 +27,16 @@ from paretovid.infra.locks import exclusive_lock
 from paretovid.infra.placement import GIB, TrialResources
 from paretovid.infra.ray_cluster import environment
 from paretovid.platform.execution.heartbeat import take_back_stop
-from paretovid.platform.execution.outcome import FixedTrial, Hooks
-from paretovid.platform.execution.searcher import ParetoSearcher
+from paretovid.platform.execution.outcome import FixedTrial, TrialCallback
+from paretovid.platform.execution.searcher import Configure, ParetoSearcher, knobs_alone
 from paretovid.platform.execution.stopping import StopSwitch, SweepStopped
 from paretovid.platform.execution.trial_process import Trainable, in_process, nested
-from paretovid.platform.execution.watchdog import ExplainingScheduler, Overseer, killed_for_memory
+from paretovid.platform.execution.watchdog import ExplainingScheduler, Watchdog, killed_for_memory
 from paretovid.platform.search.study import ParetoStudy
 from paretovid.platform.storage.home import SweepPaths
+from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.errors import ParetovidError, UsageError
+from paretovid.trainables.evaluation.results import TrialResult
 
 _TUNE_ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -68,7 +70,9 @@ def launch_trials(
     sweep: SweepPaths,
     study: ParetoStudy | None = None,
     fixed: Sequence[FixedTrial] = (),
-    hooks: Hooks | None = None,
+    configure: Configure = knobs_alone,
+    callback: TrialCallback | None = None,
+    all_points: bool = False,
     resources: TrialResources | None = None,
     concurrent: int | None = None,
     max_failures: int = 1,
@@ -82,10 +86,11 @@ def launch_trials(
     Arguments:
         trainable: called as `trainable(config, context)`; `config["trial"]` is the trial's id.
         sweep: where trials write, each in its own folder; all nodes see its store.
-        hooks: what the driver does with suggestions, progress and results.
+        configure: a suggestion to the configuration of its trial.
+        callback: is notified of starts, progress, results and failures.
+        all_points: the study sees all operating points of a trial, not only its first.
         concurrent: trials at a time; None: as many as there is room for.
-        max_failures: how often a fixed trial that failed is started again. A `ParetovidError` is final: the
-            same would happen again.
+        max_failures: how often a fixed trial that failed is started again, unless it would fail in the same way.
         hours: no trial is started after this time.
         hang_seconds: a trial without a sign of life for so long is killed, which is a failure; None: never.
         switch: turned, it ends the run in order.
@@ -102,26 +107,23 @@ def launch_trials(
     def room() -> int:
         return _room(wanted) if concurrent is None else min(_room(wanted), concurrent)
 
-    watch = Watch(hooks or Hooks())
+    counter = Counter(callback or TrialCallback())
     searcher = ParetoSearcher(
         study,
         fixed=fixed,
-        hooks=watch.hooks(),
+        configure=configure,
+        callback=counter,
+        all_points=all_points,
         concurrent=room(),
         deadline=None if hours is None else time.time() + 3600 * hours,
         max_failures=max_failures,
     )
-    overseer = Overseer(
-        searcher, sweep, switch, hang_seconds=hang_seconds, room=room, on_look=watch.hooks().on_look
+    watchdog = Watchdog(
+        searcher, sweep, switch, hang_seconds=hang_seconds, room=room, on_poll=counter.on_poll
     )
-    with (
-        launch_lock(sweep),
-        environment(_TUNE_ENVIRONMENT),
-        _quiet(),
-        handing_back(searcher, study, sweep, switch),
-    ):
-        _run(trainable, searcher, sweep, wanted, switch, overseer, cache)
-    return watch.summary(searcher, study, switch)
+    with launch_lock(sweep), _quiet_tune(), handing_back(searcher, study, sweep, switch):
+        _run(trainable, searcher, sweep, wanted, switch, watchdog, cache)
+    return counter.summary(searcher, study, switch)
 
 
 def launch_lock(sweep: SweepPaths) -> AbstractContextManager[None]:
@@ -134,7 +136,7 @@ def launch_lock(sweep: SweepPaths) -> AbstractContextManager[None]:
 def handing_back(
     searcher: ParetoSearcher, study: ParetoStudy | None, sweep: SweepPaths, switch: StopSwitch
 ) -> Iterator[None]:
-    """Whatever ends the block, the trials that did not come back wait to be handed out again.
+    """Whatever ends the block, the trials that did not come back wait to be dispatched again.
 
     Raises `SweepStopped` where the switch was turned and something else has come of it.
     """
@@ -150,9 +152,9 @@ def handing_back(
         raise switch.stopped() from None
     finally:
         if not switch.is_lost:
-            searcher.set_all_aside()
+            searcher.requeue_all()
             if study is not None:
-                study.set_open_aside()
+                study.requeue_open()
 
 
 def _room(wanted: TrialResources) -> int:
@@ -193,7 +195,7 @@ def _run(
     sweep: SweepPaths,
     wanted: TrialResources,
     switch: StopSwitch,
-    overseer: Overseer,
+    watchdog: Watchdog,
     cache: str | None,
 ) -> None:
     """Tune, started again if Ray ends it because a worker was killed for memory."""
@@ -217,7 +219,7 @@ def _run(
                 **sweep.store.ray_storage(sweep.ray),
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=0),
-                callbacks=[overseer],
+                callbacks=[watchdog],
             ),
         )
         try:
@@ -240,17 +242,35 @@ def _directory(trial: Any) -> str:
 
 
 @final
-class Watch:
-    """Counts what comes back, and passes it on."""
+class Counter(TrialCallback):
+    """Counts what comes back, and passes everything on."""
 
-    def __init__(self, hooks: Hooks) -> None:
-        self._hooks = hooks
+    def __init__(self, callback: TrialCallback) -> None:
+        self._callback = callback
         self.succeeded = 0
         self.reasons: dict[str, str] = {}
+        """Trials that have failed for good, and why."""
 
-    def hooks(self) -> Hooks:
-        """For the searcher."""
-        return replace(self._hooks, on_result=self._on_result)
+    def on_start(self, trial_id: str, config: JsonObject, attempt: int) -> None:
+        self._callback.on_start(trial_id, config, attempt)
+
+    def on_progress(self, trial_id: str, progress: Mapping[str, float]) -> None:
+        self._callback.on_progress(trial_id, progress)
+
+    def on_result(self, trial_id: str, result: TrialResult) -> None:
+        self.succeeded += 1
+        self._callback.on_result(trial_id, result)
+
+    def on_failure(self, trial_id: str, reason: str, will_retry: bool) -> None:
+        if not will_retry:
+            self.reasons[trial_id] = reason
+        self._callback.on_failure(trial_id, reason, will_retry)
+
+    def on_requeue(self, trial_id: str) -> None:
+        self._callback.on_requeue(trial_id)
+
+    def on_poll(self) -> None:
+        self._callback.on_poll()
 
     def summary(
         self, searcher: ParetoSearcher, study: ParetoStudy | None, switch: StopSwitch
@@ -272,24 +292,17 @@ class Watch:
             is_out_of_time=searcher.is_out_of_time,
         )
 
-    def _on_result(
-        self, trial_id: str, config: Mapping[str, Any], result: Mapping[str, Any] | None, error: str | None
-    ) -> None:
-        if error is None:
-            self.succeeded += 1
-        else:
-            self.reasons[trial_id] = error
-        self._hooks.on_result(trial_id, config, result, error)
-
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet_tune() -> Iterator[None]:
+    """Tune with our settings, and without Ray's messages."""
     loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.train")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
     try:
-        yield
+        with environment(_TUNE_ENVIRONMENT):
+            yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

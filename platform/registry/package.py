@@ -12,25 +12,32 @@ from pathlib import Path
 from typing import Any
 
 from paretovid.platform.fronts.front import FrontPoint
-from paretovid.platform.records.trial import TrialRecord
-from paretovid.platform.registry.runtime_code import rewritten, write_runtime_package
+from paretovid.platform.registry.runtime_code import (
+    rewritten,
+    third_party_requirements,
+    write_runtime_package,
+)
 from paretovid.platform.storage.home import MODEL_FILE, Home
 from paretovid.trainables.backbones import catalog as components
 from paretovid.trainables.backbones.catalog import read_backbone_meta
 from paretovid.trainables.caps import has_cap
 from paretovid.trainables.catalog import method_class
 from paretovid.trainables.errors import DataError, StaleFeaturesError
+from paretovid.trainables.evaluation.results import TrialResult
 from paretovid.trainables.features.store import INDEX_FILE
+from paretovid.trainables.method import METHODS
+from paretovid.trainables.model_description import ModelDescription, ModelOrigin
+from paretovid.trainables.plugins import Catalog, check_travels
 from paretovid.trainables.recognizer import knobs_of, write_model_folder
 
 REQUIRED = ("mlflow-skinny", "pandas", "torch", "torchvision", "av", "numpy", "safetensors")
 
 
-def backbone_folders(home: Home, trial: TrialRecord) -> dict[str, Path]:
+def backbone_folders(home: Home, trial: TrialResult) -> dict[str, Path]:
     """Source to backbone folder. Raises `StaleFeaturesError` if it is not the one behind the features."""
     folders = {}
     for source, component in trial.sources.items():
-        folder = home.backbone(trial.data["name"], component)
+        folder = home.backbone(trial.data.name, component)
         home.store.download(folder)
         made_with = _features_header(home, trial, source).get("weights_sha256")
         if made_with not in (None, read_backbone_meta(folder)["weights_sha256"]):
@@ -42,19 +49,37 @@ def backbone_folders(home: Home, trial: TrialRecord) -> dict[str, Path]:
     return folders
 
 
-def _features_header(home: Home, trial: TrialRecord, source: str) -> dict[str, Any]:
-    path = home.features(trial.data["name"]) / trial.data["features"][source] / INDEX_FILE
+def _features_header(home: Home, trial: TrialResult, source: str) -> dict[str, Any]:
+    path = home.features(trial.data.name) / trial.data.features[source] / INDEX_FILE
     home.store.download(path.parent, lambda names: [path.name])
     try:
         header: dict[str, Any] = json.loads(path.read_text())["header"]
     except (OSError, ValueError, KeyError) as error:
         raise StaleFeaturesError(
-            f"{path} cannot be read: {error}", f"Run `paretovid extract data={trial.data['name']}`."
+            f"{path} cannot be read: {error}", f"Run `paretovid extract data={trial.data.name}`."
         ) from error
     return header
 
 
-def requirements(trial: TrialRecord) -> list[str]:
+def plugged_in(trial: TrialResult) -> dict[str, dict[str, str]]:
+    """What a trial takes of plug-ins: group of entry points to name to where it is.
+
+    Raises `UsageError` if a file of theirs may not travel with a model, `UnknownNameError` for what is not there.
+    """
+    found: dict[str, dict[str, str]] = {}
+    wanted: list[tuple[Catalog[Any], str, str]] = [(METHODS, trial.method, f"method {trial.method}")]
+    for name in trial.sources.values():
+        if (brought_by := components.component_family(name)) is not None:
+            wanted.append((components.BACKBONES, brought_by, f"component {name}"))
+    for catalog, name, what in wanted:
+        entry = catalog.entry(name)
+        if not entry.is_own:
+            check_travels(entry, what)
+            found.setdefault(catalog.group, {})[name] = entry.where
+    return found
+
+
+def requirements(trial: TrialResult) -> list[str]:
     """What a consumer must install, pinned to the versions that are installed here."""
     backbones = trial.sources.values()
     names = [*REQUIRED]
@@ -64,46 +89,57 @@ def requirements(trial: TrialRecord) -> list[str]:
         names.append("timm")
     if any(components.component(name).input.kind == "flow" for name in backbones):
         names.append("opencv-python-headless")
+    stated = {_normal(name) for name in names}
+    names += [name for name in third_party_requirements(plugged_in(trial)) if _normal(name) not in stated]
     # A local build tag (`+cpu`) is in no package index.
     return [f"{name}=={importlib.metadata.version(name).split('+')[0]}" for name in names]
 
 
-def describe(home: Home, point: FrontPoint) -> dict[str, Any]:
-    """The content of `model.json`."""
+def _normal(distribution: str) -> str:
+    return distribution.lower().replace("_", "-")
+
+
+def describe(home: Home, point: FrontPoint) -> ModelDescription:
+    """What is written as `model.json`."""
     trial = point.trial
     types = {str(_features_header(home, trial, source).get("dtype", "float32")) for source in trial.sources}
     if len(types) != 1:
         raise DataError(f"features of different types: {sorted(types)}", "Extract them with one dtype.")
-    return {
-        "format": 1,
-        "method": trial.method,
-        "config": trial.model,
-        "sources": trial.sources,
-        "widths": trial.extra["widths"],
-        "feature_dtype": types.pop(),
-        "costs": trial.costs,
-        "classes": trial.data["classes"],
-        "multi_label": trial.data["multi_label"],
-        "step_seconds": trial.data["step_seconds"],
-        "setting": point.record.inference_knobs,
-        "accounting": trial.accounting,
-        "point": {"sweep": trial.sweep, "trial": trial.trial, "id": point.id, "seed": trial.seed},
-        "training_knobs": trial.training_knobs,
-        "data": {"name": trial.data["name"], "fingerprint": trial.data["fingerprint"]},
-        "code_version": trial.code_version,
-        "backbones": {
-            source: read_backbone_meta(home.backbone(trial.data["name"], component))
-            for source, component in trial.sources.items()
-        },
-    }
+    return ModelDescription(
+        method=trial.method,
+        config=trial.model,
+        sources=trial.sources,
+        widths=trial.widths,
+        feature_dtype=types.pop(),
+        costs=trial.costs,
+        classes=tuple(trial.data.classes),
+        multi_label=trial.data.multi_label,
+        step_seconds=trial.data.step_seconds,
+        setting=point.record.inference_knobs,
+        origin=ModelOrigin(
+            sweep=trial.sweep,
+            trial=trial.trial,
+            point=point.id,
+            seed=trial.seed,
+            accounting=trial.accounting,
+            training_knobs=trial.training_knobs,
+            data_name=trial.data.name,
+            data_fingerprint=trial.data.fingerprint,
+            code_version=trial.code_version,
+            backbones={
+                source: read_backbone_meta(home.backbone(trial.data.name, component))
+                for source, component in trial.sources.items()
+            },
+        ),
+    )
 
 
 def write_package(scratch: Path, home: Home, point: FrontPoint, backbones: Mapping[str, Path]) -> Path:
     """The whole MLflow model as a folder below `scratch`; returns it. Pickles nothing."""
     import mlflow
 
-    write_model_folder(scratch / "model", describe(home, point), point.trial.folder / MODEL_FILE, backbones)
-    runtime = write_runtime_package(scratch / "code")
+    write_model_folder(scratch / "model", describe(home, point), point.folder / MODEL_FILE, backbones)
+    runtime = write_runtime_package(scratch / "code", plugged=plugged_in(point.trial))
     code = scratch / "pyfunc_model.py"
     code.write_text(rewritten(Path(__file__).with_name("pyfunc_model.py").read_text(), runtime))
     package = scratch / "package"

@@ -35,6 +35,7 @@ from paretovid.platform.storage.store import (
 )
 from paretovid.trainables.data.s3 import ObjectStoreError
 from paretovid.trainables.errors import UsageError
+from paretovid.trainables.evaluation.results import RESULT_FILE, SCORES_FILE
 
 HOME_VARIABLE = "PARETOVID_HOME"
 DEFAULT_HOME = "paretovid-home"
@@ -44,8 +45,6 @@ DRIVER_FILE = "driver.json"
 TAKE_OVER_FILE = "take-over.json"
 STOP_FILE = "stop.json"
 TRACKED_FILE = "tracked.json"
-RESULT_FILE = "result.json"
-SCORES_FILE = "scores.safetensors"
 MODEL_FILE = "model.safetensors"
 ALIVE_FILE = "alive.json"
 FAILURE_FILE = "failure.json"

@@ -1,7 +1,8 @@
 """Makes the stores of a sweep agree before it goes on: study, trials' folders, journal.
 
-What each is the truth for: a trial's folder for what it measured (its result is written last, and whole); the
-study for what was asked and what failed; the journal for when. MLflow is told from these, and holds no truth.
+What each is the source of truth for: a trial's folder for what it measured (its result is written last, and complete);
+the study for what was asked and what failed; the journal for when. MLflow is notified from these, and is the source of
+truth for nothing.
 """
 
 from __future__ import annotations
@@ -12,23 +13,18 @@ from dataclasses import dataclass
 
 from paretovid.platform.execution.outcome import FixedTrial
 from paretovid.platform.records.failure import failure_of, record_failure
-from paretovid.platform.records.journal import read_journal
+from paretovid.platform.records.journal import FinishedTrial, read_journal
+from paretovid.platform.records.trial import find_trial
 from paretovid.platform.search.study import ParetoStudy
-from paretovid.platform.storage.documents import read_json_object
 from paretovid.platform.storage.home import SweepPaths
-from paretovid.platform.sweeps.trials import (
-    SweepTrials,
-    figures_of,
-    finished_result,
-    summary_of,
-    trial_config,
-)
+from paretovid.platform.sweeps.trials import SweepTrials, finished_result
 from paretovid.trainables.provenance import code_version
+from paretovid.trainables.training.config import TrialConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reconciled:
-    """What is left to do beside what the study hands out, and what was found."""
+    """What is left to do beside what the study dispatches, and what was found."""
 
     fixed: tuple[FixedTrial, ...]
     finished: int
@@ -43,31 +39,35 @@ def reconcile(
     trials: SweepTrials,
     record: Callable[..., None],
     *,
-    tell_swept: bool = False,
+    all_points: bool = False,
 ) -> Reconciled:
-    """Compares the stores and mends what a killed driver left half done. Starts nothing.
+    """Compares the stores and repairs what a killed driver left half done. Starts nothing.
 
     Arguments:
         sweep: nobody else may be running it.
         record: takes an event and its facts, as `SweepJournal.write` does.
+        all_points: the study sees all operating points of a trial.
     """
     notes: list[str] = []
     fixed: list[FixedTrial] = []
     for baseline in trials.baselines():
-        is_finished = finished_result(trial_config(baseline.config)) is not None
-        if not is_finished and failure_of(sweep.trial(baseline.trial_id)) is None:
+        if finished_result(TrialConfig.from_json(baseline.config)) is not None:
+            continue
+        if find_trial(sweep.trial(baseline.trial_id).folder) is not None:
+            # Features of another version of the code, for one: what was paid for is not thrown away.
+            notes.append(f"{baseline.trial_id} was made from other features or settings; it is kept")
+        elif failure_of(sweep.trial(baseline.trial_id)) is None:
             fixed.append(baseline)
     for suggestion in study.interrupted_ones():
-        found = finished_result(trial_config(trials.searched(suggestion)))
+        found = finished_result(TrialConfig.from_json(trials.searched(suggestion)))
         if found is not None:
-            study.adopt(suggestion.trial_id, summary_of(found)["objectives"])
-            if tell_swept:
-                study.tell_swept(suggestion.trial_id, summary_of(found)["swept"])
+            study.adopt(suggestion.trial_id, found.points[0].val)
+            if all_points:
+                study.report_all_points(suggestion.trial_id, found.points)
     for suggestion in study.complete_ones():
         config = trials.searched(suggestion)
-        if finished_result(trial_config(config)) is None:
-            if read_json_object(sweep.trial(suggestion.trial_id).result) is not None:
-                # Features of another version of the code, for one: what was paid for is not thrown away.
+        if finished_result(TrialConfig.from_json(config)) is None:
+            if find_trial(sweep.trial(suggestion.trial_id).folder) is not None:
                 notes.append(f"{suggestion.trial_id} was made from other features or settings; it is kept")
                 continue
             fixed.append(FixedTrial(trial_id=suggestion.trial_id, config=config))
@@ -78,40 +78,40 @@ def reconcile(
     for dead in sweep.with_heartbeat():
         sweep.store.remove(dead.heartbeat)
     notes += _made_by_others(sweep)
-    finished = _tell_of_finished(sweep, record)
-    failed = _tell_of_failed(sweep, record)
+    finished = _record_finished(sweep, record)
+    failed = _record_failed(sweep, record)
     return Reconciled(fixed=tuple(fixed), finished=finished, failed=failed, notes=tuple(notes))
 
 
 def _made_by_others(sweep: SweepPaths) -> list[str]:
     """A note for each other version of the code that has made results of this sweep."""
-    results = [read_json_object(trial.result) or {} for trial in sweep.with_result()]
-    made_by = Counter(str(result.get("code_version")) for result in results)
+    results = (find_trial(trial.folder) for trial in sweep.with_result())
+    made_by = Counter(result.code_version for result in results if result is not None)
     del made_by[code_version()]
     return [
         f"{n} finished trials were made by other code ({code}); they are kept" for code, n in made_by.items()
     ]
 
 
-def _tell_of_finished(sweep: SweepPaths, record: Callable[..., None]) -> int:
+def _record_finished(sweep: SweepPaths, record: Callable[..., None]) -> int:
     """Writes the events that a killed driver did not come to write. Returns how many trials have a result."""
-    told = {entry.trial for entry in read_journal(sweep).entries if entry.event == "finish"}
+    recorded = {entry.trial for entry in read_journal(sweep).entries if entry.event == "finish"}
     trials = sweep.with_result()
     for trial in trials:
-        result = read_json_object(trial.result)
-        if result is not None and trial.name not in told:
-            record("finish", trial=trial.name, found=True, **figures_of(result))
+        result = find_trial(trial.folder)
+        if result is not None and trial.name not in recorded:
+            record("finish", trial=trial.name, found=True, **FinishedTrial.of(result).to_json())
     return len(trials)
 
 
-def _tell_of_failed(sweep: SweepPaths, record: Callable[..., None]) -> int:
-    told = {
+def _record_failed(sweep: SweepPaths, record: Callable[..., None]) -> int:
+    recorded = {
         entry.trial
         for entry in read_journal(sweep).entries
         if entry.event == "fault" and not entry.facts.get("again")
     }
     trials = sweep.with_failure()
     for trial in trials:
-        if trial.name not in told:
+        if trial.name not in recorded:
             record("fault", trial=trial.name, reason=failure_of(trial), again=False, found=True)
     return len(trials)

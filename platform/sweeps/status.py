@@ -13,14 +13,15 @@ from typing import Any, Protocol, final
 
 from paretovid.platform.console.progress import format_seconds
 from paretovid.platform.records.failure import failure_of
-from paretovid.platform.records.journal import Entry, TrialClock, hours_spent, read_journal
-from paretovid.platform.records.sweep import known_info, read_info
-from paretovid.platform.records.trial import stated_reference
-from paretovid.platform.storage.home import RESULT_FILE, Home, SweepPaths
+from paretovid.platform.records.journal import Entry, FinishedTrial, TrialClock, hours_spent, read_journal
+from paretovid.platform.records.sweep import SweepRecord, known_record, read_record
+from paretovid.platform.storage.home import Home, SweepPaths
 from paretovid.platform.sweeps.lock import driver_of
 from paretovid.platform.tracking.exporter import last_sent
-from paretovid.trainables.errors import UsageError
+from paretovid.trainables.documents import JsonValue
+from paretovid.trainables.errors import DataError, UsageError
 from paretovid.trainables.evaluation.pareto import Reference, hypervolume, non_dominated, reference_of
+from paretovid.trainables.evaluation.results import RESULT_FILE
 
 _CURVE_POINTS = 12
 _ENDED = ("finish", "fault", "aside")
@@ -79,7 +80,7 @@ class SweepStatus:
 
 def status_of(home: Home, name: str) -> SweepStatus:
     """Reads a sweep's state. Raises `UnknownNameError` if there is no such sweep."""
-    info = known_info(home, name)
+    record = known_record(home.sweep(name))
     sweep = home.sweep(name)
     sweep.refresh(_RESULT_ONLY)
     now = time.time()
@@ -89,8 +90,8 @@ def status_of(home: Home, name: str) -> SweepStatus:
     finished = {trial.name for trial in sweep.with_result()}
     failed = _failures(sweep, finished)
     running = _running(sweep, entries, now) if driver else ()
-    asked = int(info["config"]["search"]["trials"]) + len(info["config"].get("baselines") or [])
-    state = "interrupted" if info["state"] == "running" and driver is None else str(info["state"])
+    asked = record.searched_trials + record.baselines
+    state = "interrupted" if record.state == "running" and driver is None else record.state
     cpu_hours, gpu_hours = hours_spent(entries, now if driver else (entries[-1].at if entries else now))
     left = max(0, asked - len(finished) - len(failed))
     untracked = _untracked(sweep, entries)
@@ -103,7 +104,7 @@ def status_of(home: Home, name: str) -> SweepStatus:
         failed=failed,
         running=running,
         restarts=sum(entry.event == "fault" and bool(entry.facts.get("again")) for entry in entries),
-        validation_hypervolume=curve(entries, stated_reference(info)),
+        validation_hypervolume=curve(entries, record.corner),
         cpu_hours=cpu_hours,
         gpu_hours=gpu_hours,
         untracked=untracked,
@@ -113,28 +114,73 @@ def status_of(home: Home, name: str) -> SweepStatus:
     )
 
 
-def list_sweeps(home: Home) -> list[dict[str, Any]]:
-    """All sweeps under a home, oldest first, with state, trials and, once finished, the hypervolume on test."""
-    infos = [info for name in home.sweep_names() if (info := read_info(home.sweep(name)))]
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SweepListing:
+    """One line of `paretovid sweeps`."""
+
+    name: str
+    record: SweepRecord | None
+    """None: `sweep.json` cannot be read."""
+    state: str
+    """As recorded; `interrupted` also if its driver is gone without a word, `unreadable` without a record."""
+    trials: int
+    """Finished, baselines included."""
+    failed: int
+    error: str | None
+    """Why it failed or was interrupted, or why its record cannot be read."""
+
+    @property
+    def asked(self) -> int | None:
+        """Trials, baselines included."""
+        return None if self.record is None else self.record.searched_trials + self.record.baselines
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """Plain data, for `--json`."""
+        record = self.record
+        reference = None if record is None or record.reference is None else record.reference.to_json()
+        return {
+            "name": self.name,
+            "method": record and record.method,
+            "data": record and record.data,
+            "state": self.state,
+            "trials": self.trials,
+            "asked": self.asked,
+            "failed": self.failed,
+            "hypervolume": record and record.hypervolume,
+            "reference": reference,
+            "created": record and record.created,
+            "tracked": record and record.tracked,
+            "error": self.error,
+        }
+
+
+def list_sweeps(home: Home) -> list[SweepListing]:
+    """All sweeps under a home, oldest first; those whose record cannot be understood before them, and why."""
     listed = []
-    for info in sorted(infos, key=lambda each: str(each["created"])):
-        sweep = home.sweep(info["name"])
-        sweep.refresh(_RESULT_ONLY)
-        done = {trial.name for trial in sweep.with_result()}
-        is_gone = info["state"] == "running" and driver_of(sweep) is None
-        config = info.get("config") or {}
-        searched = int((config.get("search") or {}).get("trials") or 0)
-        keys = ("name", "method", "data", "state", "created", "hypervolume", "reference", "tracked", "error")
-        listed.append(
-            {
-                "trials": len(done),
-                "asked": searched + len(config.get("baselines") or []),
-                "failed": len(_failures(sweep, done)),
-                **{key: info.get(key) for key in keys},
-                **({"state": "interrupted"} if is_gone else {}),
-            }
-        )
-    return listed
+    for sweep in map(home.sweep, home.sweep_names()):
+        try:
+            record = read_record(sweep)
+        except DataError as error:
+            listed.append(_listing(sweep, None, error.message))
+        else:
+            listed += [] if record is None else [_listing(sweep, record, record.error)]
+    return sorted(listed, key=lambda each: each.record.created if each.record else "")
+
+
+def _listing(sweep: SweepPaths, record: SweepRecord | None, error: str | None) -> SweepListing:
+    sweep.refresh(_RESULT_ONLY)
+    done = {trial.name for trial in sweep.with_result()}
+    state: str = "unreadable" if record is None else record.state
+    if state == "running" and driver_of(sweep) is None:
+        state = "interrupted"
+    return SweepListing(
+        name=sweep.name if record is None else record.name,
+        record=record,
+        state=state,
+        trials=len(done),
+        failed=len(_failures(sweep, done)),
+        error=error,
+    )
 
 
 def watch(home: Home, name: str | None, seconds: float = 2.0) -> Iterator[str]:
@@ -296,44 +342,18 @@ def curve(entries: Sequence[Entry], stated: Reference | None = None) -> tuple[tu
     return tuple(found)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Told:
-    """What the journal says of a finished trial."""
-
-    front: tuple[tuple[float, float], ...]
-    """Quality and GFLOPs on validation."""
-    dearest: float
-    """GFLOPs of its dearest point on either split."""
-    is_baseline: bool
-    deployable: bool
-
-    @classmethod
-    def by(cls, entry: Entry) -> _Told:
-        """Entries of earlier versions do not know the last three: then as far as the front and the name tell."""
-        facts = entry.facts
-        natural = [[facts["quality"], facts["gflops"]]] if "quality" in facts else []
-        front = tuple((float(quality), float(gflops)) for quality, gflops in facts.get("front") or natural)
-        searched = entry.trial[:1] == "t" and entry.trial[1:].isdigit()
-        return cls(
-            front=front,
-            dearest=float(facts.get("dearest", max((gflops for _, gflops in front), default=0.0))),
-            is_baseline=bool(facts.get("is_baseline", not searched)),
-            deployable=bool(facts.get("deployable", True)),
-        )
-
-
 @final
 class ValidationHypervolume:
-    """What the trials told of so far cover on validation, at a cost that does not grow with them.
+    """What the trials finished so far cover on validation, at a cost that does not grow with them.
 
-    By the definition of `front.build_front`: when all trials have been told of it is, to the last digit, the
+    By the definition of `front.build_front`: when all trials have finished it is, to the last digit, the
     hypervolume of `paretovid front --split val`. That of test, which a finished sweep states, is another figure, and
     nobody looks at it while a sweep runs.
     """
 
     def __init__(self, entries: Iterable[Entry] = (), stated: Reference | None = None) -> None:
         self._stated = stated
-        self._trials: dict[str, _Told] = {}
+        self._trials: dict[str, FinishedTrial] = {}
         self._fronts: dict[bool, tuple[tuple[float, float], ...]] = {}
         """Of the method, and of the baselines that can be deployed."""
         for entry in entries:
@@ -342,10 +362,10 @@ class ValidationHypervolume:
     def add(self, entry: Entry) -> None:
         """A trial has finished. One that was trained again counts as it is now."""
         is_again = entry.trial in self._trials
-        self._trials[entry.trial] = told = _Told.by(entry)
+        self._trials[entry.trial] = finished = FinishedTrial.in_entry(entry)
         if is_again:
             self._fronts.clear()
-        for each in self._trials.values() if is_again else (told,):
+        for each in self._trials.values() if is_again else (finished,):
             if each.is_baseline and not each.deployable:
                 continue
             points = [*self._fronts.get(each.is_baseline, ()), *each.front]
@@ -354,14 +374,14 @@ class ValidationHypervolume:
 
     def counts(self, entry: Entry) -> bool:
         """Whether this finished trial's points are among those that could be on the front."""
-        told = self._trials[entry.trial]
-        return not told.is_baseline if False in self._fronts else told.deployable
+        finished = self._trials[entry.trial]
+        return not finished.is_baseline if False in self._fronts else finished.deployable
 
     @property
     def reference(self) -> Reference:
         """The corner that it is measured from."""
-        dearest = max((told.dearest for told in self._trials.values()), default=0.0)
-        return reference_of([self._stated], dearest)
+        most_gflops = max((each.most_gflops for each in self._trials.values()), default=0.0)
+        return reference_of([self._stated], most_gflops)
 
     def value(self, reference: Reference | None = None) -> float | None:
         """In GFLOPs times the objective (fraction); None before a trial has finished. Of the baselines alone as long

@@ -2,86 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, final
 
 from paretovid.infra.node_cache import NodeCacheError, node_cache
 from paretovid.infra.node_cache import fetch as copy_to_node
-from paretovid.platform.config.load import model_with_knobs, training_settings
+from paretovid.platform.config.load import model_with_knobs
+from paretovid.platform.config.resolve import SweepPlan
 from paretovid.platform.execution.outcome import FixedTrial
+from paretovid.platform.execution.trial_process import Trainable
 from paretovid.platform.preparation.prepare import Prepared, is_whole_store
+from paretovid.platform.records.trial import find_trial
 from paretovid.platform.search.study import Suggestion
-from paretovid.platform.storage.documents import read_json_object
-from paretovid.platform.storage.home import RESULT_FILE, HomeReference, TrialPaths, some_of_dataset
-from paretovid.search_spaces.schema import SweepConfig
-from paretovid.trainables.config import typed_config
+from paretovid.platform.storage.home import HomeReference, TrialPaths, some_of_dataset
+from paretovid.trainables.context import TrialContext
+from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.errors import DataError, UsageError
-from paretovid.trainables.evaluation.pareto import non_dominated
+from paretovid.trainables.evaluation.results import TrialResult
+from paretovid.trainables.plugins import use_plugins
 from paretovid.trainables.provenance import code_version
-from paretovid.trainables.training.config import TrainingConfig, TrialConfig
-from paretovid.trainables.trial import EVALUATED_SPLITS, run_trial
+from paretovid.trainables.training.config import TrialConfig
+from paretovid.trainables.trial import run_trial
 
 
 @final
 class SweepTrials:
     """Makes the configurations of a sweep's trials."""
 
-    def __init__(self, config: SweepConfig, sweep: str, prepared: Prepared) -> None:
-        self._config = config
+    def __init__(self, plan: SweepPlan, sweep: str, prepared: Prepared) -> None:
+        self._plan = plan
         self._sweep = sweep
         self._prepared = prepared
 
-    def searched(self, suggestion: Suggestion) -> dict[str, Any]:
+    def searched(self, suggestion: Suggestion) -> JsonObject:
         """A suggestion of the study."""
-        method = self._config.method
-        training = {n: v for n, v in suggestion.knobs.items() if n in method.training_knobs}
-        setting = {n: v for n, v in suggestion.knobs.items() if n not in method.training_knobs}
+        method = self._plan.config.method
+        training: dict[str, float | str] = {
+            n: v for n, v in suggestion.knobs.items() if n in method.training_knobs
+        }
+        setting: dict[str, float | str] = {
+            n: v for n, v in suggestion.knobs.items() if n not in method.training_knobs
+        }
         return self._trial(
-            suggestion.trial_id,
-            method.name,
-            model_with_knobs(method, training),
-            training_knobs=training,
-            inference_setting=setting or None,
+            suggestion.trial_id, method.name, model_with_knobs(method, training), training, setting or None
         )
 
     def baselines(self) -> list[FixedTrial]:
         """The configured baselines."""
         return [
-            FixedTrial(trial_id=each.name, config=self._trial(each.name, each.method, dict(each.model)))
-            for each in self._config.baselines
+            FixedTrial(trial_id=trial, config=self._trial(trial, each.name, each.model))
+            for trial, each in self._plan.baselines.items()
         ]
 
     def _trial(
         self,
         trial: str,
         method: str,
-        model: dict[str, Any],
-        *,
-        training_knobs: dict[str, Any] | None = None,
-        inference_setting: dict[str, Any] | None = None,
-    ) -> dict[str, Any]:
-        config = TrialConfig(
+        model: JsonObject,
+        training_knobs: Mapping[str, float | str] | None = None,
+        inference_setting: Mapping[str, float | str] | None = None,
+    ) -> JsonObject:
+        config = self._plan.config
+        return TrialConfig(
             sweep=self._sweep,
             trial=trial,
             method=method,
             model=model,
-            training_knobs=training_knobs or {},
-            inference_setting=inference_setting,
-            training=typed_config(TrainingConfig, training_settings(self._config), "training"),
-            seed=self._config.seed,
+            training_knobs=dict(training_knobs or {}),
+            inference_setting=None if inference_setting is None else dict(inference_setting),
+            training=self._plan.training,
+            seed=config.seed,
             dataset=str(self._prepared.dataset.root),
             features={source: str(folder) for source, folder in self._prepared.features.items()},
             output=str(self._prepared.home.trial(self._sweep, trial).folder),
-            accounting=self._config.accounting,
-        )
-        return asdict(config)
+            accounting=config.accounting,
+        ).to_json()
 
 
 def trainable_on(
-    cache: str | None, code: str, home: HomeReference | None = None
-) -> Callable[[dict[str, Any], Any], dict[str, Any]]:
+    cache: str | None, code: str, home: HomeReference | None = None, plugins: Sequence[str] = ()
+) -> Trainable:
     """What a worker runs for each trial.
 
     Arguments:
@@ -89,19 +91,22 @@ def trainable_on(
             home is in a bucket, its mirror is kept there.
         code: version of the driver's code.
         home: that the paths in configurations are of; None: one that is a folder.
+        home: its root, if it may be in a bucket.
+        plugins: modules to import before anything else.
 
     A trial whose result is there already (its driver died before it heard of it) is not trained again.
     """
 
     reference = home or HomeReference(url=None, root=Path())
 
-    def run(config: dict[str, Any], context: Any) -> dict[str, Any]:
+    def run(config: dict[str, Any], context: TrialContext) -> TrialResult | None:
+        use_plugins(plugins)
         if code_version() != code:
             raise UsageError(
                 f"this node runs paretovid {code_version()}, the driver {code}",
                 "Install the driver's version on every node.",
             )
-        trial = trial_config(config)
+        trial = TrialConfig.from_json(config)
         if reference.url is not None:
             trial = _downloaded(trial, reference, context.heartbeat)
         else:
@@ -111,7 +116,7 @@ def trainable_on(
             result = run_trial(trial, context)
         if context.rank == 0:
             TrialPaths(Path(trial.output), reference.home.store).upload()
-        return summary_of(result) if result else {}
+        return result
 
     return run
 
@@ -146,51 +151,10 @@ def _downloaded(trial: TrialConfig, home: HomeReference, heartbeat: Callable[[],
     )
 
 
-def summary_of(result: Mapping[str, Any]) -> dict[str, Any]:
-    """What the driver wants to know of a trial's result."""
-    objectives = (result["objective"], "gflops")
-    return {
-        "objectives": {name: result["points"][0]["val"][name] for name in objectives},
-        "swept": [
-            {"setting": p["inference_knobs"], **{name: p["val"][name] for name in objectives}}
-            for p in result["points"][1:]
-        ],
-        "figures": figures_of(result),
-    }
-
-
-def figures_of(result: Mapping[str, Any]) -> dict[str, Any]:
-    """What the journal keeps of a trial's result: its natural point, and the front of all its points on validation;
-    `dearest` of them on either split, and what kind of trial it is, as a hypervolume needs them.
-    """
-    name = result["objective"]
-    points = [(float(point["val"][name]), float(point["val"]["gflops"])) for point in result["points"]]
-    kept = non_dominated([gflops for _, gflops in points], [quality for quality, _ in points])
-    quality, gflops = points[0]
-    seconds = float(result.get("seconds", 0.0))
-    return {
-        "quality": quality,
-        "gflops": gflops,
-        "seconds": seconds,
-        "front": [points[i] for i in kept],
-        "dearest": max(float(p[split]["gflops"]) for p in result["points"] for split in EVALUATED_SPLITS),
-        "is_baseline": bool(result["is_baseline"]),
-        "deployable": bool(result["deployable"]),
-    }
-
-
-def finished_result(trial: TrialConfig) -> dict[str, Any] | None:
+def finished_result(trial: TrialConfig) -> TrialResult | None:
     """The result that is there already of a trial with this configuration.
 
     One that an older version of the code has made counts: what is finished is never trained again.
     """
-    result = read_json_object(Path(trial.output) / RESULT_FILE)
-    if result is None or "points" not in result:
-        return None
-    made_by = str(result.get("code_version", ""))
-    return result if result.get("digest") == trial.digest_by(made_by) else None
-
-
-def trial_config(config: Mapping[str, Any]) -> TrialConfig:
-    """The typed form of a configuration that was sent as plain data."""
-    return TrialConfig(**{**config, "training": TrainingConfig(**config["training"])})
+    result = find_trial(Path(trial.output))
+    return result if result and result.digest == trial.digest_by(result.code_version) else None

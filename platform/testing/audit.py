@@ -11,8 +11,8 @@ import optuna
 from optuna.trial import TrialState
 
 from paretovid.platform.records.journal import read_journal
-from paretovid.platform.records.sweep import read_info
-from paretovid.platform.search.location import study_place
+from paretovid.platform.records.sweep import known_record
+from paretovid.platform.search.location import study_location
 from paretovid.platform.search.storage import connect_storage
 from paretovid.platform.storage.home import Home
 from paretovid.platform.tracking.store import open_store
@@ -47,10 +47,10 @@ def audit(home: Home, sweep: str, uri: str | None = None) -> Audit:
     paths = home.sweep(sweep)
     paths.refresh()
     done = [trial.name for trial in paths.with_result()]
-    info = read_info(paths) or {"name": sweep}
-    place = study_place(home, info, (info.get("config") or {}).get("search", {}).get("storage"))
-    storage, _ = connect_storage(place.url)
-    trials = optuna.load_study(study_name=place.name, storage=storage).get_trials(deepcopy=False)
+    record = known_record(paths)
+    location = study_location(home, sweep, record.uid, record.study_storage, record.study)
+    storage, _ = connect_storage(location.url)
+    trials = optuna.load_study(study_name=location.name, storage=storage).get_trials(deepcopy=False)
     started = [trial for trial in trials if "starts" in trial.user_attrs]
     knobs = Counter(str(sorted(trial.params.items())) for trial in started)
     store = open_store(home, uri)

@@ -10,36 +10,45 @@ records, journal, tracking, signals, front. A plug-in's tests may run their own 
 from __future__ import annotations
 
 import contextlib
-import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
+from paretovid.platform.config.resolve import PreparationPlan
 from paretovid.platform.console.progress import Progress
-from paretovid.platform.execution.launcher import LaunchSummary, Watch, handing_back, launch_lock
-from paretovid.platform.execution.outcome import OUTCOME, Cause, FixedTrial, Hooks
-from paretovid.platform.execution.searcher import ParetoSearcher
+from paretovid.platform.execution.launcher import Counter, LaunchSummary, handing_back, launch_lock
+from paretovid.platform.execution.outcome import (
+    OUTCOME,
+    Failed,
+    Finished,
+    FixedTrial,
+    Stopped,
+    TrialCallback,
+    TrialOutcome,
+    outcome_text,
+)
+from paretovid.platform.execution.searcher import Configure, ParetoSearcher, knobs_alone
 from paretovid.platform.execution.stopping import StopSwitch
-from paretovid.platform.execution.trial_process import failure, result_to_json
+from paretovid.platform.execution.trial_process import failure
 from paretovid.platform.preparation.prepare import Prepared
 from paretovid.platform.search.study import ParetoStudy
 from paretovid.platform.storage.home import SweepPaths, TrialPaths, open_home
 from paretovid.platform.sweeps.sweep import Backend
-from paretovid.platform.sweeps.trials import finished_result, summary_of, trial_config
+from paretovid.platform.sweeps.trials import finished_result
 from paretovid.platform.testing.sweeps import CLASSES, write_trial
-from paretovid.search_spaces.schema import SweepConfig
 from paretovid.trainables.backbones.catalog import family
 from paretovid.trainables.catalog import method_class
 from paretovid.trainables.context import TrialStopped
 from paretovid.trainables.data.dataset import Dataset, VideoRecord, save_manifest
+from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.provenance import code_version
 from paretovid.trainables.training.config import TrialConfig
 
 Table = Callable[[TrialConfig], Sequence[tuple[float, float]]]
-"""A trial to the (skill, mean GFLOPs) of its operating points, the natural one first. Skill 0 is chance, mAP is
+"""A trial to the (skill, mean GFLOPs) of its operating points, the default one first. Skill 0 is chance, mAP is
 measured on scores that are right more often the higher it is. What it raises, the trial has failed of."""
 
 VIDEOS_PER_SPLIT = 24
@@ -69,11 +78,12 @@ def simulated(table: Table = dearer_is_better, *, at_once: int = 2) -> Backend:
     )
 
 
-def _prepare(config: SweepConfig, progress: Progress) -> Prepared:
+def _prepare(plan: PreparationPlan, progress: Progress) -> Prepared:
     """A manifest of videos that are empty files, and the names of features that nobody has made.
 
     Raises `UsageError` for a method of localization: its results hold instances, which a table does not give.
     """
+    config = plan.config
     if method_class(config.method.name).task != "classification":
         raise UsageError(
             f"{config.method.name} cannot be simulated: it localizes",
@@ -128,7 +138,9 @@ class _Launcher:
         sweep: SweepPaths,
         study: ParetoStudy | None = None,
         fixed: Sequence[FixedTrial] = (),
-        hooks: Hooks | None = None,
+        configure: Configure = knobs_alone,
+        callback: TrialCallback | None = None,
+        all_points: bool = False,
         concurrent: int | None = None,
         max_failures: int = 1,
         hours: float | None = None,
@@ -137,21 +149,23 @@ class _Launcher:
     ) -> LaunchSummary:
         """As `launch_trials`, of which the cluster's part is left out: resources, hangs, node caches."""
         switch = switch or StopSwitch()
-        watch = Watch(hooks or Hooks())
+        counter = Counter(callback or TrialCallback())
         searcher = ParetoSearcher(
             study,
             fixed=fixed,
-            hooks=watch.hooks(),
+            configure=configure,
+            callback=counter,
+            all_points=all_points,
             concurrent=min(self._at_once, concurrent or self._at_once),
             deadline=None if hours is None else time.time() + 3600 * hours,
             max_failures=max_failures,
         )
         with launch_lock(sweep), handing_back(searcher, study, sweep, switch):
-            self._run(searcher, switch, watch.hooks().on_look)
-        return watch.summary(searcher, study, switch)
+            self._run(searcher, switch, counter.on_poll)
+        return counter.summary(searcher, study, switch)
 
-    def _run(self, searcher: ParetoSearcher, switch: StopSwitch, on_look: Callable[[], None]) -> None:
-        waiting: list[tuple[str, Mapping[str, Any]]] = []
+    def _run(self, searcher: ParetoSearcher, switch: StopSwitch, on_poll: Callable[[], None]) -> None:
+        waiting: list[tuple[str, JsonObject]] = []
         while True:
             if switch.is_lost:
                 raise switch.stopped()
@@ -163,30 +177,30 @@ class _Launcher:
                 return
             name, config = waiting.pop(0)
             if switch.reason is not None:
-                searcher.on_trial_complete(name, {OUTCOME: json.dumps({"stopped": True})})
+                searcher.on_trial_complete(name, {OUTCOME: outcome_text(Stopped())})
                 continue
             searcher.on_trial_result(name, {"progress/epoch": 1.0, "progress/epochs": 1.0})
             try:
-                searcher.on_trial_complete(name, {OUTCOME: self._outcome(config)})
+                searcher.on_trial_complete(name, {OUTCOME: outcome_text(self._outcome(config))})
             except ProcessDied as error:
-                searcher.explain(name, Cause(reason=f"the trial's process died: {error}"))
+                searcher.explain(name, Failed(reason=f"the trial's process died: {error}", retry=True))
                 searcher.on_trial_complete(name, error=True)
-            on_look()
+            on_poll()
 
-    def _outcome(self, config: Mapping[str, Any]) -> str:
-        """What a worker would tell. As there, a trial whose result is there already is not run again."""
-        trial = trial_config({key: value for key, value in config.items() if key in _FIELDS})
+    def _outcome(self, config: JsonObject) -> TrialOutcome:
+        """What the trial comes to. As there, a trial whose result is there already is not run again."""
+        trial = TrialConfig.from_json(config)
         try:
             result = finished_result(trial)
             if result is None:
                 self._write(trial, self._table(trial))
                 result = finished_result(trial)
                 assert result is not None, "what was written is found by its digest"
-            return result_to_json(summary_of(result))
+            return Finished(result=result)
         except ProcessDied:
             raise
         except TrialStopped:
-            return json.dumps({"stopped": True})
+            return Stopped()
         except Exception as error:
             return failure(error)
 

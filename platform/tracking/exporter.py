@@ -20,12 +20,13 @@ from paretovid.platform.artifact_places import artifact_places
 from paretovid.platform.fronts.build import read_front
 from paretovid.platform.fronts.front import Front
 from paretovid.platform.records.journal import Entry, read_journal
-from paretovid.platform.records.sweep import read_info
-from paretovid.platform.records.trial import SweepRecord, TrialRecord, read_sweep, read_trial
+from paretovid.platform.records.sweep import known_record
+from paretovid.platform.records.trial import SweepResults, read_sweep, read_trial
 from paretovid.platform.storage.home import Home, SweepPaths
 from paretovid.platform.tracking.store import StoreError, open_store, store_uri
 from paretovid.platform.tracking.tracker import Tracker, log_sweep
 from paretovid.trainables.errors import ParetovidError
+from paretovid.trainables.evaluation.results import TrialResult
 
 EMBEDDED = "home"
 """In the place of an address: the store under home, wherever that lies."""
@@ -82,13 +83,7 @@ class Delivery:
 
     def _send(self, batch: Sequence[Entry]) -> list[str]:
         if self._tracker is None:
-            described = SweepRecord(
-                name=self._paths.name,
-                folder=self._paths.folder,
-                info=read_info(self._paths) or {},
-                trials=(),
-            )
-            self._tracker = Tracker(open_store(self._home, self._uri), described)
+            self._tracker = Tracker(open_store(self._home, self._uri), self._results(()))
         tracker, first = self._tracker, batch[0]
         left_out: list[str] = []
         if first.event == "finish":
@@ -101,16 +96,16 @@ class Delivery:
             state = str(first.facts.get("state"))
             front = (self.front or read_front([self._paths])) if state in _ENDED else None
             trials = self._read([trial.name for trial in self._paths.with_result()], left_out)
-            info = read_info(self._paths) or {}
-            sweep = SweepRecord(
-                name=self._paths.name, folder=self._paths.folder, info=info, trials=tuple(trials)
-            )
-            tracker.finish(sweep, front, state)
+            tracker.finish(self._results(trials), front, state)
         return left_out
 
-    def _read(self, trials: Sequence[str], left_out: list[str]) -> list[TrialRecord]:
+    def _results(self, trials: Sequence[TrialResult]) -> SweepResults:
+        record = known_record(self._paths)
+        return SweepResults(record=record, folder=self._paths.folder, trials=tuple(trials))
+
+    def _read(self, trials: Sequence[str], left_out: list[str]) -> list[TrialResult]:
         """The results that can be read; why another cannot goes to `left_out`."""
-        found: list[TrialRecord] = []
+        found: list[TrialResult] = []
         for trial in trials:
             paths = self._paths.trial(trial)
             try:

@@ -18,6 +18,7 @@ from typing import Annotated, Any, ClassVar, Literal, final
 import torch
 from torch import Tensor
 
+from paretovid.trainables.companions import ChecksFeatures, NeedsFiles
 from paretovid.trainables.cost import ComponentCost
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.layers.coarse_to_fine import COARSE, FINE, LOOKED_COARSE
@@ -82,7 +83,7 @@ def most_salient(saliency: Tensor, num_steps: Tensor, num_frames: int) -> list[T
 
 @register
 @final
-class TopK(Method):
+class TopK(Method, ChecksFeatures, NeedsFiles):
     """See the module's text."""
 
     name: ClassVar[str] = "top_k"

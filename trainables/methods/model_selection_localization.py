@@ -35,6 +35,7 @@ from typing import Annotated, Any, ClassVar, Literal, final
 import torch
 from torch import Tensor, nn
 
+from paretovid.trainables.companions import Warns
 from paretovid.trainables.cost import ComponentCost, deterministic_eval, measure_macs
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.layers.localization_head import (
@@ -50,6 +51,7 @@ from paretovid.trainables.layers.localization_head import (
     valid_clips,
 )
 from paretovid.trainables.layers.recurrent import Projection
+from paretovid.trainables.measurement import Metrics
 from paretovid.trainables.method import Method, Task, check_distinct, register
 from paretovid.trainables.outcome import Batch, InferenceKnob, Loss, Outcome, Progress, Setting
 from paretovid.trainables.provider import Provider
@@ -144,7 +146,7 @@ def affinity(apart: Tensor, mask: Tensor, beta: float, *, is_soft: bool) -> Tens
 
 @register
 @final
-class ModelSelectionLocalization(Method):
+class ModelSelectionLocalization(Method, Warns):
     """See the module's text."""
 
     name: ClassVar[str] = "model_selection_localization"
@@ -300,8 +302,8 @@ class ModelSelectionLocalization(Method):
         assert BY_MOTION == BY_APPEARANCE + 1
         return ("none", APPEARANCE, self.config.motion)
 
-    def remarks(self, natural: Mapping[str, Any]) -> list[str]:
-        share = natural["calls"][self.motion.component] / natural["calls"][self.appearance.component]
+    def warnings(self, at_default: Metrics) -> list[str]:
+        share = at_default.calls[self.motion.component] / at_default.calls[self.appearance.component]
         if share in (0, 1):
             which = "every clip" if share else "no clip"
             return [f"collapsed: at theta 0.5 motion is computed at {which}; other thetas may divide them."]

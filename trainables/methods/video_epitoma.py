@@ -45,6 +45,7 @@ from typing import Annotated, Any, ClassVar, Literal, final
 import torch
 from torch import Tensor
 
+from paretovid.trainables.companions import ChecksFeatures, Exports, NeedsFiles, Warns
 from paretovid.trainables.cost import ComponentCost, deterministic_eval
 from paretovid.trainables.errors import NonFiniteError, UsageError
 from paretovid.trainables.layers.coarse_to_fine import COARSE, FINE, LOOKED_COARSE, LOOKED_FINE
@@ -70,6 +71,7 @@ from paretovid.trainables.layers.timestep_selector import (
     save_selector,
     step_open,
 )
+from paretovid.trainables.measurement import Metrics
 from paretovid.trainables.method import Method, check_distinct, register
 from paretovid.trainables.outcome import Batch, InferenceKnob, Loss, Outcome, Progress, Setting
 from paretovid.trainables.provider import Provider
@@ -216,7 +218,7 @@ def without_some(valid: Tensor, share: float) -> Tensor:
 
 @register
 @final
-class VideoEpitoma(Method):
+class VideoEpitoma(Method, ChecksFeatures, Exports, NeedsFiles, Warns):
     """See the module's text."""
 
     name: ClassVar[str] = "video_epitoma"
@@ -410,8 +412,8 @@ class VideoEpitoma(Method):
         assert LOOKED_FINE == LOOKED_COARSE + 1
         return ("none", self.config.light, self.config.heavy)
 
-    def remarks(self, natural: Mapping[str, Any]) -> list[str]:
-        calls = natural["calls"]
+    def warnings(self, at_default: Metrics) -> list[str]:
+        calls = at_default.calls
         opened, seen = calls[self.classifier.step_component], calls[self.selector.step_component]
         if seen <= ONE:  # nothing to choose from
             return []

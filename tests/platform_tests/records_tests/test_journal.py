@@ -14,7 +14,8 @@ from paretovid.platform.execution.heartbeat import Signs
 from paretovid.platform.execution.stopping import StopSwitch
 from paretovid.platform.fronts.build import read_front
 from paretovid.platform.records.failure import record_failure
-from paretovid.platform.records.journal import Entry, SweepJournal, hours_spent, read_journal
+from paretovid.platform.records.journal import Entry, FinishedTrial, SweepJournal, hours_spent, read_journal
+from paretovid.platform.records.trial import read_trial
 from paretovid.platform.storage.home import Home, SweepPaths
 from paretovid.platform.sweeps.lock import SweepLock
 from paretovid.platform.sweeps.status import (
@@ -25,7 +26,6 @@ from paretovid.platform.sweeps.status import (
     status_of,
     status_text,
 )
-from paretovid.platform.sweeps.trials import figures_of
 from paretovid.platform.testing.sweeps import synthetic_sweep, write_sweep, write_trial
 from paretovid.trainables.evaluation.pareto import Reference
 
@@ -141,8 +141,8 @@ def journal_of(sweep: SweepPaths, trials: Sequence[str]) -> SweepJournal:
     """As a driver writes it that has seen these trials finish."""
     journal = SweepJournal(sweep)
     for trial in trials:
-        result = json.loads(sweep.trial(trial).result.read_text())
-        journal.write("finish", trial=trial, **figures_of(result))
+        finished = FinishedTrial.of(read_trial(sweep.trial(trial).folder))
+        journal.write("finish", trial=trial, **finished.to_json())
     return journal
 
 
@@ -227,7 +227,7 @@ def test_a_sweep_whose_driver_is_gone_is_interrupted_and_says_what_waits(tmp_pat
     text = status_text(found)
     assert "1 of 5 finished, 0 running, 3 to come, 1 failed, 1 restarts" in text
     assert "t0002 failed: the loss became nan" in text
-    (listed,) = list_sweeps(home)
+    (listed,) = [listing.to_json() for listing in list_sweeps(home)]
     assert (listed["state"], listed["trials"], listed["asked"], listed["failed"]) == ("interrupted", 1, 5, 1)
 
 

@@ -14,13 +14,14 @@ from sqlalchemy.engine import make_url
 from paretovid.infra.testing import free_port
 from paretovid.platform.config.load import load_sweep_config
 from paretovid.platform.search import retrying_storage as patient_storage
-from paretovid.platform.search.location import STORAGE_VARIABLE, study_place
+from paretovid.platform.search.location import STORAGE_VARIABLE, study_location
 from paretovid.platform.search.retrying_storage import PatientStorage, StudyStorageError
 from paretovid.platform.search.study import ParetoStudy
 from paretovid.platform.storage.home import Home
 from paretovid.platform.storage.urls import check_no_password, shown_url, without_password
 from paretovid.search_spaces.schema import KnobConfig
 from paretovid.trainables.errors import UsageError
+from paretovid.trainables.testing import synthetic_metrics
 
 KNOBS = {"gamma": KnobConfig(field="gamma", low=0.05, high=0.95), "K": KnobConfig(low=1, high=9, whole=True)}
 
@@ -30,12 +31,12 @@ def a_study(storage, name="s", trials=6, **settings):
 
 
 def measured(knobs):
-    return {"map": knobs["gamma"], "gflops": knobs["gamma"] + knobs["K"]}
+    return synthetic_metrics(knobs["gamma"], knobs["gamma"] + knobs["K"])
 
 
 def finish(study):
     while (suggestion := study.ask()) is not None:
-        study.tell(suggestion.trial_id, measured(suggestion.knobs))
+        study.report(suggestion.trial_id, measured(suggestion.knobs))
 
 
 def test_a_search_in_a_database(database):
@@ -50,7 +51,7 @@ def test_a_search_in_a_database(database):
 def test_an_interrupted_trial_goes_on_under_its_own_name(database):
     study = a_study(database)
     first = study.ask()
-    study.set_aside(first.trial_id)
+    study.requeue(first.trial_id)
     second = study.ask()
     assert (second.trial_id, second.knobs, second.attempt) == (first.trial_id, first.knobs, 2)
 
@@ -61,7 +62,7 @@ def test_the_same_suggestions_as_in_a_file(database, tmp_path):
         study = a_study(storage, seed=3)
         asked = []
         while (suggestion := study.ask()) is not None:
-            study.tell(suggestion.trial_id, measured(suggestion.knobs))
+            study.report(suggestion.trial_id, measured(suggestion.knobs))
             asked.append(suggestion.knobs)
         knobs.append(asked)
     assert knobs[0] == knobs[1]
@@ -96,7 +97,7 @@ def test_a_server_that_goes_away_is_waited_for(postgres, database, capfd):
     back.start()
     began = time.monotonic()
     try:
-        study.tell(suggestion.trial_id, measured(suggestion.knobs))
+        study.report(suggestion.trial_id, measured(suggestion.knobs))
     finally:
         back.join()
     assert 2 < time.monotonic() - began < 40
@@ -156,7 +157,7 @@ def test_one_that_stays_away_ends_the_sweep_with_what_to_do(postgres, monkeypatc
     postgres.stop()
     try:
         with pytest.raises(StudyStorageError, match="away for 1 s") as told:
-            study.tell(suggestion.trial_id, measured(suggestion.knobs))
+            study.report(suggestion.trial_id, measured(suggestion.knobs))
     finally:
         postgres.start()
     assert "paretovid resume" in told.value.hint
@@ -218,15 +219,15 @@ def test_urls_are_shown_without_their_passwords():
 
 
 def test_a_study_is_not_looked_for_in_another_store(tmp_path, monkeypatch):
-    home, info = Home(tmp_path), {"name": "s", "uid": "abc"}
+    home = Home(tmp_path)
     monkeypatch.delenv(STORAGE_VARIABLE, raising=False)
-    here = study_place(home, info, None)
+    here = study_location(home, "s", "abc", None)
     assert (here.name, here.described) == ("s", "home")
     monkeypatch.setenv(STORAGE_VARIABLE, "postgresql://me:pass-word@host/x")
-    there = study_place(home, info, None)
+    there = study_location(home, "s", "abc", None)
     assert (there.name, there.described) == ("s-abc", "postgresql://me@host/x")
     with pytest.raises(UsageError, match="kept in home, not in postgresql://me@host/x"):
-        study_place(home, {**info, "study": here.described}, None)
+        study_location(home, "s", "abc", None, here.described)
     monkeypatch.delenv(STORAGE_VARIABLE)
     with pytest.raises(UsageError, match=f"{STORAGE_VARIABLE} set to postgresql://me@host/x"):
-        study_place(home, {**info, "study": there.described}, None)
+        study_location(home, "s", "abc", None, there.described)

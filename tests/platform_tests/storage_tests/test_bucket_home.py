@@ -22,17 +22,19 @@ from paretovid.platform.execution.heartbeat import ask_to_stop, take_back_stop
 from paretovid.platform.fronts.build import read_front
 from paretovid.platform.records.failure import failure_of, record_failure
 from paretovid.platform.records.journal import SweepJournal, read_journal
-from paretovid.platform.records.sweep import known_info, read_info, write_info
+from paretovid.platform.records.sweep import known_record, write_record
 from paretovid.platform.records.trial import read_sweep
 from paretovid.platform.registry.package import backbone_folders
 from paretovid.platform.search.bucket_journal import ObjectJournal
 from paretovid.platform.search.study import ParetoStudy
 from paretovid.platform.storage.home import MODEL_FILE, Home, open_home
-from paretovid.platform.sweeps.naming import new_info
+from paretovid.platform.sweeps.naming import started_record
 from paretovid.platform.sweeps.status import list_sweeps
 from paretovid.platform.tracking.store import open_registry
 from paretovid.search_spaces.schema import KnobConfig
 from paretovid.trainables.errors import UsageError
+from paretovid.trainables.evaluation.results import Metrics
+from paretovid.trainables.testing import synthetic_metrics
 
 Machine = Callable[[str], Home]
 POLICY = Path(__file__).parents[3] / "infra" / "s3-policy.json"
@@ -75,21 +77,23 @@ def test_what_one_machine_made_another_one_uses(made: Home, machine: Machine) ->
     assert not home.sweep("tiny").folder.exists()
     front = read_front([home.sweep("tiny")])
     assert front.to_json() == read_front([made.sweep("tiny")]).to_json()
-    assert [(entry["name"], entry["trials"]) for entry in list_sweeps(home)] == [("tiny", 3)]
-    trial = next(trial for trial in read_sweep(home.sweep("tiny")).trials if trial.method == "lite_eval")
-    assert not (trial.folder / "model.safetensors").exists(), "a front needs no weights"
-    home.trial("tiny", trial.trial).download((MODEL_FILE,))
-    assert (trial.folder / "model.safetensors").is_file()
+    assert [(entry.name, entry.trials) for entry in list_sweeps(home)] == [("tiny", 3)]
+    sweep = read_sweep(home.sweep("tiny"))
+    trial = next(trial for trial in sweep.trials if trial.method == "lite_eval")
+    paths = home.trial("tiny", trial.trial)
+    assert not paths.model.exists(), "a front needs no weights"
+    paths.download((MODEL_FILE,))
+    assert paths.model.is_file()
     assert set(backbone_folders(home, trial)) == {"coarse", "fine"}
 
 
 def test_documents_are_read_where_other_machines_write_them(machine: Machine) -> None:
     home = machine("driver")
-    write_info(home.sweep("s"), {**new_info(load_sweep_config(), "s", "running", None)})
+    write_record(home.sweep("s"), started_record(load_sweep_config(), "s", None))
     ask_to_stop(home.sweep("s"), "enough")
     there = machine("worker")
-    assert (read_info(there.sweep("s")) or {})["state"] == "running"
-    assert known_info(there, "s")["uid"] == known_info(home, "s")["uid"]
+    assert known_record(there.sweep("s")).state == "running"
+    assert known_record(there.sweep("s")) == known_record(home.sweep("s"))
     context = ProcessContext(there.trial("s", "t0000"), torch.device("cpu"))
     assert context.heartbeat(), "the driver has asked it to stop"
     driver = machine("driver")
@@ -136,13 +140,13 @@ def a_study(home: Home, storage: str | None = None) -> ParetoStudy:
 
 
 def test_a_study_in_the_bucket_goes_on_elsewhere(machine: Machine, tmp_path: Path) -> None:
-    def result(knobs: dict[str, float]) -> dict[str, float]:
-        return {"map": knobs["gamma"], "gflops": knobs["gamma"] + knobs["K"]}
+    def result(knobs: dict[str, Any]) -> Metrics:
+        return synthetic_metrics(knobs["gamma"], knobs["gamma"] + knobs["K"])
 
-    def search(study: ParetoStudy, trials: int) -> list[dict[str, float]]:
+    def search(study: ParetoStudy, trials: int) -> list[dict[str, Any]]:
         asked: list[Any] = []
         while len(asked) < trials and (suggestion := study.ask()) is not None:
-            study.tell(suggestion.trial_id, result(suggestion.knobs))
+            study.report(suggestion.trial_id, result(suggestion.knobs))
             asked.append(suggestion.knobs)
         return asked
 
@@ -154,7 +158,7 @@ def test_a_study_in_the_bucket_goes_on_elsewhere(machine: Machine, tmp_path: Pat
     again = second.ask()
     assert again is not None
     assert (again.trial_id, again.knobs, again.attempt) == (running.trial_id, running.knobs, 2)
-    second.tell(again.trial_id, result(again.knobs))
+    second.report(again.trial_id, result(again.knobs))
     knobs += [again.knobs, *search(second, 9)]
     assert knobs == search(a_study(machine("second"), f"journal://{tmp_path / 'optuna.journal'}"), 9)
 
@@ -262,7 +266,7 @@ def test_wrong_credentials_are_refused_without_telling_them(
 
 
 def a_sweep(home: Home, name: str) -> None:
-    write_info(home.sweep(name), {**new_info(load_sweep_config(), name, "running", None)})
+    write_record(home.sweep(name), started_record(load_sweep_config(), name, None))
     record_failure(home.trial(name, "t0000"), f"the reason of {name}")
     ProcessContext(home.trial(name, "t0001"), torch.device("cpu"))
 
