@@ -101,10 +101,10 @@ def by_budget(points: Run) -> list[dict[str, Any]]:
     for ours, suffix in (("epitoma-0.1", ""), ("stand_alone-0.03", ""), ("motion", "-motion")):
         for k in BUDGETS:
             own = best_k(points[ours], k).test
-            row = {"selector": ours, "k": k, "map": own["map"], "gflops": own["gflops"]}
+            row = {"selector": ours, "k": k, "map": own.quality, "gflops": own.gflops}
             for sampling in ("uniform", "random"):
                 rival = at(points[f"{sampling}{suffix}"], num_frames=k).test
-                row[f"minus_{sampling}"] = own["map"] - rival["map"]
+                row[f"minus_{sampling}"] = own.quality - rival.quality
             rows.append(row)
     return rows
 
@@ -113,10 +113,10 @@ def half_of_16(points: Run) -> dict[str, float]:
     """Claim (b): 8 selected of 16 against 16 uniform ones."""
     ours, rival = best_k(points["of_16"], 8).test, at(points["uniform"], num_frames=16).test
     return {
-        "map": ours["map"],
-        "uniform_map": rival["map"],
-        "difference": ours["map"] - rival["map"],
-        "cost_ratio": ours["gflops"] / rival["gflops"],
+        "map": ours.quality,
+        "uniform_map": rival.quality,
+        "difference": ours.quality - rival.quality,
+        "cost_ratio": ours.gflops / rival.gflops,
     }
 
 

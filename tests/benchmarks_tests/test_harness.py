@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,10 @@ from paretovid.trainables.errors import DataError, UnknownNameError, UsageError
 
 
 def test_tables_come_back_as_they_were_written(tmp_path: Path) -> None:
-    rows = ({"seed": 0, "trial": "a,b", "map": 0.1 + 0.2, "reached": True}, {"seed": 1, "gflops": 1.0})
+    rows: tuple[Mapping[str, str | float | int | bool], ...] = (
+        {"seed": 0, "trial": "a,b", "map": 0.1 + 0.2, "reached": True},
+        {"seed": 1, "gflops": 1.0},
+    )
     write_results(Results({"dataset": "x"}, {"t": Rows(rows)}), tmp_path)
     back = read_results(tmp_path)
     assert back == Results({"dataset": "x"}, {"t": Rows(rows)})
