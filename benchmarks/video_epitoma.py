@@ -101,10 +101,11 @@ def by_budget(points: Run) -> list[dict[str, Any]]:
     for ours, suffix in (("epitoma-0.1", ""), ("stand_alone-0.03", ""), ("motion", "-motion")):
         for k in BUDGETS:
             own = best_k(points[ours], k).test
-            row = {"selector": ours, "k": k, "map": own["map"], "gflops": own["gflops"]}
+            own_map = own.qualities["map"]
+            row = {"selector": ours, "k": k, "map": own_map, "gflops": own.gflops}
             for sampling in ("uniform", "random"):
                 rival = at(points[f"{sampling}{suffix}"], num_frames=k).test
-                row[f"minus_{sampling}"] = own["map"] - rival["map"]
+                row[f"minus_{sampling}"] = own_map - rival.qualities["map"]
             rows.append(row)
     return rows
 
@@ -113,10 +114,10 @@ def half_of_16(points: Run) -> dict[str, float]:
     """Claim (b): 8 selected of 16 against 16 uniform ones."""
     ours, rival = best_k(points["of_16"], 8).test, at(points["uniform"], num_frames=16).test
     return {
-        "map": ours["map"],
-        "uniform_map": rival["map"],
-        "difference": ours["map"] - rival["map"],
-        "cost_ratio": ours["gflops"] / rival["gflops"],
+        "map": ours.qualities["map"],
+        "uniform_map": rival.qualities["map"],
+        "difference": ours.qualities["map"] - rival.qualities["map"],
+        "cost_ratio": ours.gflops / rival.gflops,
     }
 
 

@@ -37,7 +37,7 @@ def sum_over_workers(values: Tensor, workers: int) -> Tensor:
     """
     if workers == 1:
         return values
-    return _Sum.apply(values)  # type: ignore[no-any-return, no-untyped-call]
+    return _Sum.apply(values)  # type: ignore[no-any-return]
 
 
 def rows_of_all_workers(values: Tensor, workers: int) -> Tensor:

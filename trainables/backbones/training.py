@@ -394,7 +394,8 @@ def _sampling(
         (is_other, evidence * (1 - own_share)),
     ):
         weights[chosen] = share / max(1, chosen.sum())
-    return weights / weights.sum()
+    answer: np.ndarray = weights / weights.sum()
+    return answer
 
 
 def varied(inputs: Tensor, spec: ComponentSpec) -> Tensor:

@@ -470,7 +470,10 @@ def open_container(source: Path | str | bytes, name: str) -> InputContainer:
 
 def _open(file: Any, name: str) -> InputContainer:
     try:
-        return av.open(file, "r", options={"format_whitelist": _FORMATS}, metadata_errors="replace")
+        answer: InputContainer = av.open(
+            file, "r", options={"format_whitelist": _FORMATS}, metadata_errors="replace"
+        )
+        return answer
     except ObjectStoreError:
         raise  # a bucket that is away says nothing of the video
     except (av.error.FFmpegError, OSError) as error:

@@ -49,7 +49,8 @@ def resampled_maps(scores: Floats, targets: Floats, weights: NDArray[np.float32]
     present = total > 0
     average = (precision * drawn) @ member / np.maximum(total, 1)
     share = float((targets.sum(axis=0) > 0).mean())
-    return share * average.sum(axis=1, dtype=np.float64) / np.maximum(present.sum(axis=1), 1)
+    answer: Floats = share * average.sum(axis=1, dtype=np.float64) / np.maximum(present.sum(axis=1), 1)
+    return answer
 
 
 def map_interval(

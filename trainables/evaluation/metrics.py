@@ -42,7 +42,8 @@ def average_precision_paper(scores: Floats, targets: Floats) -> Floats:
     """`[C]`: mean precision at the positives, 0 for a class without any."""
     hits = _ranked_hits(scores, targets)
     positives = hits.sum(axis=0)
-    return (_precision(hits) * hits).sum(axis=0) / np.maximum(positives, 1)
+    answer: Floats = (_precision(hits) * hits).sum(axis=0) / np.maximum(positives, 1)
+    return answer
 
 
 def average_precision_present_only(scores: Floats, targets: Floats) -> Floats:

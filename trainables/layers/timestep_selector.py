@@ -150,7 +150,8 @@ class TimestepSelector(nn.Module):
         if self.context is not None:
             x = self.context(x, valid)
         similarities = x @ self.kernels.T
-        return self.gate(similarities).squeeze(-1)
+        answer: Tensor = self.gate(similarities).squeeze(-1)
+        return answer
 
     def gates(self, alpha: Tensor, valid: Tensor, temperature: float) -> Tensor:
         """Training: z `[B, T]` with noise. Where noise closes all of a video, the best one keeps its sigmoid."""

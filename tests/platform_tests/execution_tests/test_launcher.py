@@ -18,7 +18,6 @@ from ray import tune
 
 from paretovid.infra.placement import GIB, TrialResources
 from paretovid.infra.ray_cluster import Cluster
-from paretovid.platform.execution import launcher as launch
 from paretovid.platform.execution.context import _finite, keep_checkpoint, kept_checkpoint
 from paretovid.platform.execution.heartbeat import ALIVE_FILE, STOP_FILE, Signs, ask_to_stop, take_back_stop
 from paretovid.platform.execution.launcher import launch_trials
@@ -27,6 +26,7 @@ from paretovid.platform.execution.stopping import StopSwitch, SweepStopped, on_s
 from paretovid.platform.execution.watchdog import cause_of_death, killed_for_memory
 from paretovid.platform.search.study import ParetoStudy
 from paretovid.platform.storage.documents import read_document
+from paretovid.platform.storage.locks import alone
 from paretovid.search_spaces.schema import KnobConfig
 from paretovid.trainables.errors import NonFiniteError, ParetovidError, UsageError
 from paretovid.trainables.evaluation.results import TrialResult
@@ -219,7 +219,7 @@ def test_no_room_and_no_second_driver(shared_cluster: Cluster, tmp_path: Path) -
     with pytest.raises(UsageError, match=r"1 nodes \(.*2 CPU.*no room for a trial of 3 x \(1 CPU"):
         launch_trials(trainable, storage=tmp_path / "s", resources=TrialResources(workers=3))
     with (
-        launch.alone(tmp_path / "s"),
+        alone(tmp_path / "s"),
         pytest.raises(UsageError, match="running already"),
     ):
         launch_trials(trainable, storage=tmp_path / "s")
