@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.measurement import Metrics
 from paretovid.trainables.outcome import Setting, SourceFacts
 
@@ -53,7 +54,7 @@ class NeedsFiles(ABC):
     """A method whose configuration names files that are not there where a promoted model runs."""
 
     @abstractmethod
-    def portable(self, model: Mapping[str, Any]) -> dict[str, Any]:
+    def portable(self, model: JsonObject) -> JsonObject:
         """The configuration's fields `model`, such that this method is built from them without the files."""
 
 

@@ -233,8 +233,8 @@ def _tracking_uri(home: Home, sweep: str) -> str | None:
 
 def _plugins(home: Home, sweep: str) -> list[str]:
     """The modules that the sweep was started with."""
-    info = json.loads((home.sweep(sweep) / "sweep.json").read_text())
-    return list((info.get("config") or {}).get("plugins") or [])
+    named = known_record(home.sweep(sweep)).config.get("plugins")
+    return [str(each) for each in named] if isinstance(named, list) else []
 
 
 def _version_tags(point: FrontPoint, gates: list[Gate], digest: str) -> dict[str, str]:

@@ -144,16 +144,16 @@ class SweepListing:
         reference = None if record is None or record.reference is None else record.reference.to_json()
         return {
             "name": self.name,
-            "method": record and record.method,
-            "data": record and record.data,
+            "method": None if record is None else record.method,
+            "data": None if record is None else record.data,
             "state": self.state,
             "trials": self.trials,
             "asked": self.asked,
             "failed": self.failed,
-            "hypervolume": record and record.hypervolume,
+            "hypervolume": None if record is None else record.hypervolume,
             "reference": reference,
-            "created": record and record.created,
-            "tracked": record and record.tracked,
+            "created": None if record is None else record.created,
+            "tracked": None if record is None else record.tracked,
             "error": self.error,
         }
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from paretovid.trainables.companions import ChecksFeatures, NeedsFiles
 from paretovid.trainables.cost import ComponentCost
+from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.layers.coarse_to_fine import COARSE, FINE, LOOKED_COARSE
 from paretovid.trainables.layers.frame_classifier import FrameScores, mark_looked
@@ -116,7 +117,7 @@ class TopK(Method, ChecksFeatures, NeedsFiles):
         if self.saved is not None:
             self.saved.check_features(features)
 
-    def portable(self, model: Mapping[str, Any]) -> dict[str, Any]:
+    def portable(self, model: JsonObject) -> JsonObject:
         if self.saved is None:
             return dict(model)
         return {**model, "selector": self.saved.digest, "selector_shape": asdict(self.saved.shape)}
