@@ -30,7 +30,7 @@ class _Sum(torch.autograd.Function):
 
 
 def sum_over_workers(values: Tensor, workers: int) -> Tensor:
-    """`values` of all workers added up, in the same shape; differentiable. All workers must call it, in turn.
+    """`values` `[...]` of all workers added up, in the same shape; differentiable. All workers must call it, in turn.
 
     Arguments:
         workers: as `Batch.workers`; 1: `values` themselves.

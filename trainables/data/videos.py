@@ -442,7 +442,7 @@ def read_all_steps(
 
 
 def read_steps(reader: VideoReader, specs: Mapping[str, InputSpec]) -> dict[str, np.ndarray]:
-    """As `read_all_steps`, of an open reader, whose notes the caller then has."""
+    """As `read_all_steps`, `[T, ...]` per input, of an open reader, whose notes the caller then has."""
     steps = [
         {key: reader.read(step, spec) for key, spec in specs.items()} for step in range(reader.num_steps)
     ]

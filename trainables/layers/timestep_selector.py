@@ -64,13 +64,15 @@ class SelectorShape:
 
 
 def clipped_sigmoid(logits: Tensor) -> Tensor:
-    """Figure 3: the sigmoid where it is at least 0.5, else 0 without gradient."""
+    """Figure 3: the sigmoid of `[...]` logits where it is at least 0.5, else 0 without gradient."""
     opened = torch.sigmoid(logits)
     return opened * (opened >= CLIP)
 
 
 def logistic_noise(like: Tensor) -> Tensor:
-    """The difference of two Gumbel variables, which is what "Gumbel noise" means for a gate of two states."""
+    """The difference of two Gumbel variables, which is what "Gumbel noise" means for a gate of two states; `[...]` as
+    `like`.
+    """
     uniform = torch.rand_like(like).clamp(1e-6, 1 - 1e-6)
     return torch.logit(uniform)
 

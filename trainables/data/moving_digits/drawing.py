@@ -244,9 +244,7 @@ def _sound(rng: np.random.Generator, name: str, samples: int) -> np.ndarray:
         answer: np.ndarray = fade * rng.standard_normal(samples, dtype=np.float32) * 0.4
         return answer
     if name == "click":
-        answer = np.exp(-progress * rng.uniform(30, 80)) * rng.standard_normal(
-            samples, dtype=np.float32
-        )
+        answer = np.exp(-progress * rng.uniform(30, 80)) * rng.standard_normal(samples, dtype=np.float32)
         return answer
     pitch = {
         "rising chirp": low + (high - low) * progress,
