@@ -20,7 +20,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -509,21 +508,19 @@ def recognizer(prepared: Prepared, trial: Path, folder: Path, *, on_demand: bool
     """A finished trial as a promoted model would be loaded."""
     result = read_trial(trial)
     if not folder.exists():
-        description = {
-            "method": result.method,
-            "config": result.model,
-            "sources": result.sources,
-            "widths": result.widths,
-            "costs": {name: asdict(cost) for name, cost in result.costs.items()},
-            "classes": list(result.data.classes),
-            "multi_label": result.data.multi_label,
-            "step_seconds": result.data.step_seconds,
-            "setting": {},
-        }
-        backbones = {source: prepared.backbones[source] for source in result.sources}
-        write_model_folder(
-            folder, ModelDescription.from_json(description), trial / "model.safetensors", backbones
+        description = ModelDescription(
+            method=result.method,
+            config=result.model,
+            sources=result.sources,
+            widths=result.widths,
+            costs=result.costs,
+            classes=result.data.classes,
+            multi_label=result.data.multi_label,
+            step_seconds=result.data.step_seconds,
+            setting={},
         )
+        backbones = {source: prepared.backbones[source] for source in result.sources}
+        write_model_folder(folder, description, trial / "model.safetensors", backbones)
     return Recognizer.load(folder, on_demand=on_demand)
 
 
