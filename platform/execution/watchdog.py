@@ -46,7 +46,7 @@ class ExplainingScheduler(FIFOScheduler):
     """Trials in their order. Tells the searcher why a trial's process died: Tune tells it only that it did."""
 
     def __init__(self, searcher: ParetoSearcher) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._searcher = searcher
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:

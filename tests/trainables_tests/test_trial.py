@@ -52,7 +52,8 @@ def run(base: TrialConfig, folder: Path, context: Any = None, **changes: Any) ->
     config = dataclasses.replace(base, output=str(folder), **changes)
     result = run_trial(config, context or LocalContext())
     assert result == read_trial(folder), "what is handed on is what is written"
-    return json.loads((folder / "result.json").read_text())
+    answer: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    return answer
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

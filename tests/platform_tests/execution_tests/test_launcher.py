@@ -18,7 +18,6 @@ from ray import tune
 
 from paretovid.infra.placement import GIB, TrialResources
 from paretovid.infra.ray_cluster import Cluster
-from paretovid.platform.execution import launcher as launch
 from paretovid.platform.execution.context import _finite, keep_checkpoint, kept_checkpoint
 from paretovid.platform.execution.heartbeat import Signs, ask_to_stop, take_back_stop
 from paretovid.platform.execution.launcher import launch_trials
@@ -28,6 +27,7 @@ from paretovid.platform.execution.watchdog import cause_of_death, killed_for_mem
 from paretovid.platform.search.study import ParetoStudy
 from paretovid.platform.storage.documents import read_json_object
 from paretovid.platform.storage.home import SweepPaths, TrialPaths
+from paretovid.platform.storage.locks import launch_lock
 from paretovid.search_spaces.schema import KnobConfig
 from paretovid.trainables.errors import NonFiniteError, ParetovidError, UsageError
 from paretovid.trainables.evaluation.results import TrialResult
@@ -227,7 +227,7 @@ def test_no_room_and_no_second_driver(shared_cluster: Cluster, tmp_path: Path) -
     with pytest.raises(UsageError, match=r"1 nodes \(.*2 CPU.*no room for a trial of 3 x \(1 CPU"):
         launch_trials(trainable, sweep=SweepPaths(tmp_path / "s"), resources=TrialResources(workers=3))
     with (
-        launch.launch_lock(SweepPaths(tmp_path / "s")),
+        launch_lock(SweepPaths(tmp_path / "s")),
         pytest.raises(UsageError, match="running already"),
     ):
         launch_trials(trainable, sweep=SweepPaths(tmp_path / "s"))
