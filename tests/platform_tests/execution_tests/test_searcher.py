@@ -296,6 +296,13 @@ def test_losses_that_are_not_the_trials_fault_do_not_count_up_to_a_limit(tmp_pat
     assert study.tell_failure("t0000", "its node was lost", is_innocent=True) == "failed"
 
 
+def test_innocent_losses_use_up_no_failure_and_failures_no_loss(tmp_path: Path) -> None:
+    study = make(tmp_path, trials=1, max_failures=1)
+    for is_innocent, became in ((True, "again"), (False, "again"), (True, "again"), (False, "failed")):
+        study.ask()
+        assert study.tell_failure("t0000", "it ended", is_innocent=is_innocent) == became
+
+
 def test_limit_reaches_the_study(tmp_path: Path) -> None:
     study = make(tmp_path, max_gflops=2.0, trials=3)
     run(study)
@@ -317,6 +324,8 @@ def test_swept_points_are_beside_the_budget(tmp_path: Path) -> None:
     swept = [trial for trial in frozen(tmp_path) if "swept" in trial.user_attrs]
     assert [trial.values for trial in swept] == [[0.8, 3.0], [0.5, 1.0]]
     assert swept[0].params == first.knobs
+    # Above 0: it costs more than it may.
+    assert [trial.constraints["max_gflops"] for trial in swept] == [1.0, -1.0]
     assert make(tmp_path, trials=4).ask() is None
 
 

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -119,3 +120,24 @@ def test_a_driver_that_has_lost_the_sweep_stops(tmp_path: Path, monkeypatch: pyt
     assert json.loads((tmp_path / "driver.json").read_text())["host"] == "elsewhere", (
         "and leaves it to the other"
     )
+
+
+def test_the_heart_of_a_living_driver_goes_on_beating(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without, other machines take it for dead after a minute."""
+    monkeypatch.setattr(sweep_lock, "HEARTBEAT_SECONDS", 0.01)
+
+    def document() -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((tmp_path / "driver.json").read_text())
+        return found
+
+    with SweepLock(tmp_path, StopSwitch()).hold():
+        beats = {document()["heartbeat"]}
+        until = time.time() + 10
+        while len(beats) < 3:
+            assert time.time() < until, "it stopped"
+            time.sleep(0.01)
+            beats.add(document()["heartbeat"])
+        assert document()["ended"] is False and document()["started"] <= min(beats)
+    assert document()["ended"] is True, "and no other machine has to wait for its silence"

@@ -1,20 +1,26 @@
 from __future__ import annotations
 
+import ast
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from paretovid.trainables.backbones.catalog import component, family, save_backbone
+from paretovid.trainables.backbones.catalog import component, family, load_backbone, save_backbone
 from paretovid.trainables.data.dataset import video_key
 from paretovid.trainables.data.videos import read_all_steps
 from paretovid.trainables.errors import DataError, StaleFeaturesError, UsageError
+from paretovid.trainables.features import store as store_module
 from paretovid.trainables.features.extract import compute_features, extract_shard, headers
 from paretovid.trainables.features.store import (
+    _DETERMINING_CODE,
     FeatureStore,
+    _digest,
+    feature_code_version,
     finish,
     header_fingerprint,
     load_padded,
@@ -46,8 +52,6 @@ def extracted(videos, backbone: Path, root: Path, dtype: str = "float32") -> Pat
 def test_features_are_those_of_the_backbone_on_the_decoded_steps(videos, backbone, tmp_path):
     store = FeatureStore.open(extracted(videos, backbone, tmp_path / "features"))
     assert len(store) == len(videos.records) and store.width == component(COARSE).feature_width
-    from paretovid.trainables.backbones.catalog import load_backbone
-
     network, _ = load_backbone(backbone)
     for record in videos.records:
         steps = read_all_steps(
@@ -116,6 +120,119 @@ def test_damage_is_refused_with_the_command_that_mends_it(videos, backbone, tmp_
     if harm not in ("index", "no index"):
         extracted(videos, backbone, tmp_path / "features" / "moving_digits")
         assert len(FeatureStore.open(folder)) == len(videos.records), "the command mends it"
+
+
+def test_a_byte_that_turns_after_the_first_opening_is_noticed_at_the_next(videos, backbone, tmp_path):
+    folder = extracted(videos, backbone, tmp_path / "features")
+    FeatureStore.open(folder)
+    shard = folder / "shard_00000.npy"
+    for place in (-1, 200):
+        content, times = shard.read_bytes(), shard.stat()
+        turned = bytearray(content)
+        turned[place] ^= 1
+        shard.write_bytes(turned)  # as large as before
+        with pytest.raises(StaleFeaturesError, match="damaged"):
+            FeatureStore.open(folder)
+        with pytest.raises(StaleFeaturesError, match="damaged"):
+            FeatureStore.open(folder)  # a refusal is not taken for a check that was passed
+        shard.write_bytes(content)
+        os.utime(shard, ns=(times.st_atime_ns, times.st_mtime_ns + 1))
+        assert len(FeatureStore.open(folder)) == len(videos.records)
+
+
+def test_what_was_checked_is_not_read_again_until_it_changes(videos, backbone, tmp_path, monkeypatch):
+    folder = extracted(videos, backbone, tmp_path / "features")
+    read: list[str] = []
+
+    def digest(path: Path) -> str:
+        read.append(path.name)
+        return _digest(path)
+
+    monkeypatch.setattr(store_module, "_digest", digest)
+    FeatureStore.open(folder)
+    FeatureStore.open(folder)
+    assert read == ["shard_00000.npy", "shard_00001.npy"]
+    os.utime(folder / "shard_00001.npy", ns=(1, 1))
+    FeatureStore.open(folder)
+    assert read[2:] == ["shard_00001.npy"]
+    (folder / "verified.json").write_text("[damaged")
+    FeatureStore.open(folder)
+    assert read[3:] == ["shard_00000.npy", "shard_00001.npy"]
+
+
+def test_precision_type_and_share_are_part_of_the_fingerprint(videos, backbone, tmp_path):
+    save_backbone(
+        tmp_path / "half", COARSE, load_backbone(backbone)[0], {"training": {"video_share": 0.5}}
+    )
+    found = [
+        header_fingerprint(headers(videos, {COARSE: folder}, dtype, precision)[COARSE])
+        for folder, dtype, precision in (
+            (backbone, "float32", "float32"),
+            (backbone, "float16", "float32"),
+            (backbone, "float32", "bfloat16"),
+            (backbone, "float32", "float16"),
+            (tmp_path / "half", "float32", "float32"),
+        )
+    ]
+    assert len(set(found)) == len(found)
+    assert all(len(each) == 12 for each in found)
+
+
+NO_PART_IN_FEATURES = {
+    "cost.py": "counts, computes nothing",
+    "data/dataset.py": "names, lengths and labels, which the fingerprint of the data set holds",
+    "data/s3.py": "brings bytes as they are",
+    "errors.py": "words",
+    "features/store.py": "writes rows as they are; what it says of them is its header",
+    "layers/frame_sampling.py": "the hash of a video's id, for the data set",
+}
+"""Modules that extraction imports and whose changes leave features valid, with the reason."""
+
+
+def test_every_module_that_extraction_imports_is_in_the_version_of_the_code():
+    root = Path(store_module.__file__).parents[1]
+    found: set[str] = set()
+    waiting = ["features/extract.py"]
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting += imported_by(root / name, root)
+    assert set(_DETERMINING_CODE) == found - NO_PART_IN_FEATURES.keys()
+    assert NO_PART_IN_FEATURES.keys() <= found
+    assert feature_code_version() == feature_code_version() and len(feature_code_version()) == 12
+
+
+def imported_by(path: Path, root: Path) -> list[str]:
+    """The modules of `trainables/` that a file imports, inside functions too."""
+    modules: list[str] = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            modules += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            modules += [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
+    names = [m.removeprefix("paretovid.trainables.").replace(".", "/") + ".py" for m in modules]
+    return [name for name in names if (root / name).is_file()]
+
+
+def test_a_change_of_any_of_these_files_is_another_version(tmp_path, monkeypatch):
+    for name in _DETERMINING_CODE:
+        (tmp_path / "trainables" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "trainables" / name).write_text("as it was")
+    monkeypatch.setattr(store_module, "__file__", str(tmp_path / "trainables" / "features" / "store.py"))
+
+    def version() -> str:
+        feature_code_version.cache_clear()
+        return feature_code_version()
+
+    try:
+        versions = {version()}
+        for name in _DETERMINING_CODE:
+            (tmp_path / "trainables" / name).write_text("changed")
+            versions.add(version())
+        assert len(versions) == len(_DETERMINING_CODE) + 1
+    finally:
+        feature_code_version.cache_clear()
 
 
 def test_other_weights_other_videos_or_other_sampling_are_other_features(videos, backbone, tmp_path):
