@@ -163,15 +163,15 @@ def test_a_consumer_has_neither_platform_nor_pickle(
 def test_card_carries_the_numbers(promoted: list[registry.Promotion], home: Home) -> None:
     version = open_store(home).client.get_model_version("digits", "1")
     card = version.description or ""
-    for words in (
-        "95 % interval",
-        "95th percentile",
-        "fingerprint",
-        "Code version",
-        "gate_offset",
-        "raw_video",
+    # What stands in its rows: test_card.py. Here, that it is the card of this version's point.
+    point = json.loads((home.trial("tiny", "t0000") / "result.json").read_text())["points"][0]
+    for line in (
+        f"| top-1 | {100 * point['test']['top1']:.2f} % | {100 * point['val']['top1']:.2f} % |",
+        f"| GFLOPs per video, mean | {point['test']['gflops']:.5g} | {point['val']['gflops']:.5g} |",
+        *(f"* {gate.name}: {gate.detail}" for gate in promoted[0].gates),
     ):
-        assert words in card
+        assert line in card.splitlines()
+    assert version.tags["paretovid.gflops"] == repr(point["test"]["gflops"])
     assert len(version.tags["paretovid.manifest_sha256"]) == 64
 
 
