@@ -124,7 +124,7 @@ NO_PATIENCE = {"patience": 10_000.0, "stop_rule": 0.0, "max_entropy": 0.0}
 
 def whole_walk(points: Sequence[Point]) -> Point:
     """The point that looks K times at every video: the dearest."""
-    return max(points, key=lambda point: point.test["gflops"])
+    return max(points, key=lambda point: point.test.gflops)
 
 
 def frames(point: Point) -> np.ndarray:
@@ -154,8 +154,8 @@ def mu_curve(points: Sequence[Point]) -> list[Point]:
 
 def rises(curve: Sequence[Point]) -> dict[str, float]:
     """Claim (d): how far mAP and cost rise from the smallest to the largest mu, and the largest fall in between."""
-    maps = [point.test["map"] for point in curve]
-    costs = [point.test["gflops"] for point in curve]
+    maps = [point.test.qualities["map"] for point in curve]
+    costs = [point.test.gflops for point in curve]
     falls = [max(0.0, max(maps[: i + 1]) - maps[i]) for i in range(len(maps))]
     return {
         "map_first": maps[0],
@@ -170,10 +170,10 @@ def rises(curve: Sequence[Point]) -> dict[str, float]:
 
 def interpolated(curve: Sequence[Point], gflops: float) -> float | None:
     """The curve's test mAP at a cost between two of its points; None outside."""
-    costs = [point.test["gflops"] for point in curve]
+    costs = [point.test.gflops for point in curve]
     if not costs[0] <= gflops <= costs[-1]:
         return None
-    return float(np.interp(gflops, costs, [point.test["map"] for point in curve]))
+    return float(np.interp(gflops, costs, [point.test.qualities["map"] for point in curve]))
 
 
 def small_against_large(points: Run) -> list[dict[str, Any]]:
@@ -181,9 +181,9 @@ def small_against_large(points: Run) -> list[dict[str, Any]]:
     rows = []
     for small, large in ((3, 7), (3, 10), (5, 7), (5, 10), (7, 10)):
         own = whole_walk(points[f"ada_frame-{small}"])
-        other = interpolated(mu_curve(points[f"ada_frame-{large}"]), own.test["gflops"])
+        other = interpolated(mu_curve(points[f"ada_frame-{large}"]), own.test.gflops)
         if other is not None:
-            rows.append({"small": small, "large": large, "difference": own.test["map"] - other})
+            rows.append({"small": small, "large": large, "difference": own.test.qualities["map"] - other})
     return rows
 
 
@@ -225,11 +225,11 @@ def spread(points: Sequence[Point]) -> dict[str, Any]:
         "utility_frames": float(frames(ours).mean()),
         "utility_std": float(frames(ours).std()),
         "utility_ends": histogram(ours)[0] + histogram(ours)[-1],
-        "utility_map": ours.test["map"],
+        "utility_map": ours.test.qualities["map"],
         "entropy_frames": float(frames(theirs).mean()),
         "entropy_std": float(frames(theirs).std()),
         "entropy_ends": histogram(theirs)[0] + histogram(theirs)[-1],
-        "entropy_map": theirs.test["map"],
+        "entropy_map": theirs.test.qualities["map"],
         "utility_histogram": histogram(ours),
         "entropy_histogram": histogram(theirs),
     }
@@ -239,16 +239,16 @@ def at_equal_frames(points: Run) -> list[dict[str, Any]]:
     """The learned walk of K frames against uniform and random places, the same network and training, and others."""
     rows = []
     for k in STEPS:
-        own = whole_walk(points[f"ada_frame-{k}"]).test["map"]
+        own = whole_walk(points[f"ada_frame-{k}"]).test.qualities["map"]
         row = {"K": k, "map": own}
         for policy in ("uniform", "random"):
-            row[f"walk-{policy}"] = own - whole_walk(points[f"walk-{policy}-{k}"]).test["map"]
+            row[f"walk-{policy}"] = own - whole_walk(points[f"walk-{policy}-{k}"]).test.qualities["map"]
         for name in ("lstm-G", "lstm-R-G", "lstm-d", "uniform"):
             # No fewer frames for the rival: 6 for 5 and 8 for 7 are what was measured.
             counts = sorted({p.setting["num_frames"] for p in points[name]} - {0.0})
             allowed = min(count for count in counts if count >= k)
             rivals = [p for p in points[name] if p.setting["num_frames"] == allowed]
-            row[name] = own - rivals[0].test["map"]
+            row[name] = own - rivals[0].test.qualities["map"]
         rows.append(row)
     return rows
 
@@ -273,10 +273,10 @@ def ablations(points: Run, evidence: np.ndarray, there: np.ndarray) -> dict[str,
     for name in names:
         whole, natural = whole_walk(points[name]), points[name][0]
         rows[name] = {
-            "whole_map": whole.test["map"],
-            "whole_gflops": whole.test["gflops"],
-            "natural_map": natural.test["map"],
-            "natural_gflops": natural.test["gflops"],
+            "whole_map": whole.test.qualities["map"],
+            "whole_gflops": whole.test.gflops,
+            "natural_map": natural.test.qualities["map"],
+            "natural_gflops": natural.test.gflops,
             "natural_frames": float(frames(natural).mean()),
             "steps_seen": float((whole.decisions == 2).sum() / there.sum()),
             "evidence_seen": float(((whole.decisions == 2) & evidence).sum() / evidence.sum()),
@@ -311,10 +311,10 @@ def against_rivals(runs: Sequence[Run]) -> list[dict[str, Any]]:
                 {
                     "rival": f"{rival[0].trial.rsplit('-s', 1)[0]} {_brief(rival[0].setting)}",
                     "ours": f"{chosen[0].trial.rsplit('-s', 1)[0]} {_brief(chosen[0].setting)}",
-                    "rival_map": [p.test["map"] for p in rival],
-                    "rival_gflops": [p.test["gflops"] for p in rival],
-                    "map": [p.test["map"] for p in chosen],
-                    "gflops": [p.test["gflops"] for p in chosen],
+                    "rival_map": [p.test.qualities["map"] for p in rival],
+                    "rival_gflops": [p.test.gflops for p in rival],
+                    "map": [p.test.qualities["map"] for p in chosen],
+                    "gflops": [p.test.gflops for p in chosen],
                 }
             )
     return rows
@@ -400,7 +400,7 @@ def analyse(
 
 
 def _figures(point: Point) -> dict[str, float]:
-    return {"map": point.test["map"], "gflops": point.test["gflops"]}
+    return {"map": point.test.qualities["map"], "gflops": point.test.gflops}
 
 
 def print_tables(document: dict[str, Any]) -> None:
@@ -603,7 +603,7 @@ def draw_exits(points: Sequence[Point], path: Path) -> None:
         counts = np.bincount(frames(point), minlength=longest + 1)[1:] / len(point.scores)
         axes.bar(range(1, longest + 1), 100 * counts, color="#4c78a8")
         mu = "never stops" if point.setting["mu"] == NEVER else f"mu = {point.setting['mu']:g}"
-        text = f"{mu}: {frames(point).mean():.1f} frames, mAP {100 * point.test['map']:.1f}"
+        text = f"{mu}: {frames(point).mean():.1f} frames, mAP {100 * point.test.qualities['map']:.1f}"
         axes.text(0.995, 0.9, text, transform=axes.transAxes, ha="right", va="top", fontsize=8)
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_ylim(0, 100)

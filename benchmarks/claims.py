@@ -13,7 +13,9 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from paretovid.platform.preparation.prepare import Prepared
+from paretovid.platform.records.trial import read_trial
 from paretovid.trainables.context import LocalContext
+from paretovid.trainables.evaluation.results import RESULT_FILE, SCORES_FILE, Metrics, OperatingPoint
 from paretovid.trainables.training.config import TrainingConfig, TrialConfig
 from paretovid.trainables.trial import run_trial
 
@@ -23,15 +25,28 @@ Run = dict[str, list["Point"]]
 
 @dataclass(frozen=True)
 class Point:
-    """One operating point with what it said about every test video."""
+    """One operating point with what it said about every one of N test videos (C classes, T steps)."""
 
     trial: str
-    setting: dict[str, float]
-    val: dict[str, Any]
-    test: dict[str, Any]
+    record: OperatingPoint
     scores: np.ndarray
+    """`[N, C]`"""
     gflops: np.ndarray
+    """`[N]`"""
     decisions: np.ndarray
+    """`[N, T]`"""
+
+    @property
+    def setting(self) -> dict[str, Any]:
+        return dict(self.record.inference_knobs)
+
+    @property
+    def val(self) -> Metrics:
+        return self.record.val
+
+    @property
+    def test(self) -> Metrics:
+        return self.record.test
 
 
 def train_all(
@@ -75,31 +90,24 @@ def train_all(
 
 
 def _train(config: TrialConfig) -> str:
-    if not (Path(config.output) / "result.json").exists():
+    if not (Path(config.output) / RESULT_FILE).exists():
         run_trial(config, LocalContext())
     return config.trial
 
 
 def points_of(folder: Path) -> list[Point]:
-    """The operating points of a finished trial; the natural one first.
+    """The operating points of a finished trial; the default one first.
 
     Those under a cap are HCMS's alone: its page has claims about them, and other pages name the settings they compare.
     """
-    result = json.loads((folder / "result.json").read_text())
-    has_caps = result["method"] == "hcms"
-    tensors = load_file(folder / "scores.safetensors")
+    result = read_trial(folder)
+    has_caps = result.method == "hcms"
+    tensors = load_file(folder / SCORES_FILE)
+    names = ("test/scores", "test/gflops", "test/decisions")
     return [
-        Point(
-            result["trial"],
-            point["inference_knobs"],
-            point["val"],
-            point["test"],
-            tensors["test/scores"][i],
-            tensors["test/gflops"][i],
-            tensors["test/decisions"][i],
-        )
-        for i, point in enumerate(result["points"])
-        if has_caps or not point["inference_knobs"].get("max_gflops")
+        Point(result.trial, each, *(tensors[name][each.index] for name in names))
+        for each in result.points
+        if has_caps or not each.inference_knobs.get("max_gflops")
     ]
 
 
@@ -128,8 +136,8 @@ def settings_of(
                 found.setdefault((name, json.dumps(point.setting, sort_keys=True)), []).append(point)
     return {
         key: (
-            float(np.mean([p.val[metric] for p in each])),
-            float(np.mean([p.val["gflops"] for p in each])),
+            float(np.mean([p.val.numbers()[metric] for p in each])),
+            float(np.mean([p.val.gflops for p in each])),
             each,
         )
         for key, each in found.items()
@@ -170,13 +178,13 @@ def cost_at_quality(
         {
             "reached_on_val": bool(good),
             "baseline": f"{them.trial} {them.setting}",
-            f"baseline_{metric}": them.test[metric],
-            "baseline_gflops": them.test["gflops"],
+            f"baseline_{metric}": them.test.numbers()[metric],
+            "baseline_gflops": them.test.gflops,
             "chosen": f"{point.trial} {point.setting}",
-            metric: point.test[metric],
-            "gflops": point.test["gflops"],
-            f"{metric}_difference": point.test[metric] - them.test[metric],
-            "cost_ratio": point.test["gflops"] / them.test["gflops"],
+            metric: point.test.numbers()[metric],
+            "gflops": point.test.gflops,
+            f"{metric}_difference": point.test.numbers()[metric] - them.test.numbers()[metric],
+            "cost_ratio": point.test.gflops / them.test.gflops,
         }
         for them, point in zip(rival, chosen, strict=True)
     ]

@@ -293,8 +293,8 @@ def trial(config):
         features={k: str(v) for k, v in chosen.items()}, output=str(home / "out" / name)), Context())
     with (home / "starts" / name).open("a") as file:
         file.write("finish\\n")
-    point = result["points"][0]["val"]
-    tune.report({"map": point["map"], "gflops": point["gflops"]})
+    point = result.points[0].val
+    tune.report({"map": point.quality, "gflops": point.gflops})
 
 ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
 path = str(home / "ray" / "s")
@@ -635,11 +635,14 @@ def pace(folder: Path, trials: int) -> dict[str, Any]:
     from paretovid.platform.execution.launcher import launch_trials
     from paretovid.platform.search.study import ParetoStudy
     from paretovid.search_spaces.schema import KnobConfig
+    from paretovid.trainables.evaluation.results import TrialResult
+    from paretovid.trainables.testing import synthetic_result
 
     knobs = {"gamma": KnobConfig(field="gamma", low=0.01, high=0.5, log=True)}
 
-    def nothing(config: Mapping[str, Any], context: Any) -> dict[str, float]:
-        return {"map": config["knobs"]["gamma"], "gflops": config["knobs"]["gamma"]}
+    def nothing(config: Mapping[str, Any], context: Any) -> TrialResult:
+        gamma = config["knobs"]["gamma"]
+        return synthetic_result(config["trial"], [(gamma, gamma)])
 
     rows = []
     for nodes in (1, 2, 3):

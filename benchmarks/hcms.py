@@ -131,7 +131,7 @@ def by_setting(runs: Runs, trials: Iterable[str]) -> dict[tuple[str, str], list[
 
 def mean_val(points: Sequence[Point], key: str) -> float:
     """Mean over seeds of a validation figure."""
-    return float(np.mean([point.val[key] for point in points]))
+    return float(np.mean([point.val.numbers()[key] for point in points]))
 
 
 def cost_at_quality(runs: Runs, rival: list[Point], *, margin: float, natural: bool) -> dict[str, Any]:
@@ -157,12 +157,14 @@ def cost_at_quality(runs: Runs, rival: list[Point], *, margin: float, natural: b
         "reached_on_val": bool(good),
         "rival": f"{rival[0].trial} {rival[0].setting}",
         "hcms": f"{chosen[0].trial} {chosen[0].setting}",
-        "rival_map": [p.test["map"] for p in rival],
-        "rival_gflops": [p.test["gflops"] for p in rival],
-        "hcms_map": [p.test["map"] for p in chosen],
-        "hcms_gflops": [p.test["gflops"] for p in chosen],
-        "map_difference": [o.test["map"] - t.test["map"] for o, t in zip(chosen, rival, strict=True)],
-        "cost_ratio": [o.test["gflops"] / t.test["gflops"] for o, t in zip(chosen, rival, strict=True)],
+        "rival_map": [p.test.qualities["map"] for p in rival],
+        "rival_gflops": [p.test.gflops for p in rival],
+        "hcms_map": [p.test.qualities["map"] for p in chosen],
+        "hcms_gflops": [p.test.gflops for p in chosen],
+        "map_difference": [
+            o.test.qualities["map"] - t.test.qualities["map"] for o, t in zip(chosen, rival, strict=True)
+        ],
+        "cost_ratio": [o.test.gflops / t.test.gflops for o, t in zip(chosen, rival, strict=True)],
     }
 
 
@@ -184,8 +186,8 @@ def fusions(runs: Runs) -> list[dict[str, Any]]:
         {
             "sources": letters(sources),
             "views": views or "all",
-            "map": [point.test["map"] for point in chosen],
-            "gflops": [point.test["gflops"] for point in chosen],
+            "map": [point.test.qualities["map"] for point in chosen],
+            "gflops": [point.test.gflops for point in chosen],
         }
         for sources in FUSIONS
         for views in VIEWS
@@ -215,7 +217,12 @@ def natural_row(points: list[Point], num_steps: np.ndarray) -> dict[str, Any]:
     """Test figures of a trial's natural setting: claims (c) and (f), Tables 1 and 6."""
     point = points[0]
     skips = shares_skipped(point, num_steps)
-    return {"map": point.test["map"], "gflops": point.test["gflops"], "skip_1": skips[0], "skip_2": skips[1]}
+    return {
+        "map": point.test.qualities["map"],
+        "gflops": point.test.gflops,
+        "skip_1": skips[0],
+        "skip_2": skips[1],
+    }
 
 
 def under_caps(points: list[Point]) -> list[dict[str, float]]:
@@ -225,7 +232,8 @@ def under_caps(points: list[Point]) -> list[dict[str, float]]:
     ]
     ordered = sorted(capped, key=lambda p: p.setting["max_gflops"] or float("inf"))
     return [
-        {"cap": p.setting["max_gflops"], "map": p.test["map"], "gflops": p.test["gflops"]} for p in ordered
+        {"cap": p.setting["max_gflops"], "map": p.test.qualities["map"], "gflops": p.test.gflops}
+        for p in ordered
     ]
 
 
@@ -286,8 +294,8 @@ def at_matched_usage(
         rows.append(
             {
                 "skips": list(skips),
-                "hcms_map": ours.test["map"],
-                "hcms_gflops": ours.test["gflops"],
+                "hcms_map": ours.test.qualities["map"],
+                "hcms_gflops": ours.test.gflops,
                 "random_map": mean_average_precision(rival.scores.astype(np.float64), targets),
                 "random_gflops": float(rival.gflops.mean()),
                 "difference": mean,
@@ -475,7 +483,7 @@ def analyse(prepared: Prepared, folder: Path, seed: int, points: dict[str, list[
         "matched": at_matched_usage(prepared, folder, seed, points, targets),
         "late": {
             name: [
-                {"views": p.setting["num_frames"], "map": p.test["map"], "gflops": p.test["gflops"]}
+                {"views": p.setting["num_frames"], "map": p.test.qualities["map"], "gflops": p.test.gflops}
                 for p in points[name]
             ]
             for name in TRIALS

@@ -71,13 +71,13 @@ def cost_at_quality(
         {
             "reached_on_val": bool(good),
             "baseline": f"{theirs.trial} {theirs.setting}",
-            "baseline_map": theirs.test["map"],
-            "baseline_gflops": theirs.test["gflops"],
+            "baseline_map": theirs.test.qualities["map"],
+            "baseline_gflops": theirs.test.gflops,
             "lite_eval": f"{point.trial} {point.setting}",
-            "lite_eval_map": point.test["map"],
-            "lite_eval_gflops": point.test["gflops"],
-            "map_difference": point.test["map"] - theirs.test["map"],
-            "cost_ratio": point.test["gflops"] / theirs.test["gflops"],
+            "lite_eval_map": point.test.qualities["map"],
+            "lite_eval_gflops": point.test.gflops,
+            "map_difference": point.test.qualities["map"] - theirs.test.qualities["map"],
+            "cost_ratio": point.test.gflops / theirs.test.gflops,
         }
         for theirs, point in zip(rival, chosen, strict=True)
     ]
@@ -96,17 +96,17 @@ def against_random(points: dict[str, list[Point]], targets: np.ndarray) -> list[
         dearer = [
             p
             for p in points["random_gate"]
-            if not p.setting.get("online_k") and p.test["gflops"] >= ours.test["gflops"]
+            if not p.setting.get("online_k") and p.test.gflops >= ours.test.gflops
         ]
-        rival = min(dearer, key=lambda p: p.test["gflops"])
+        rival = min(dearer, key=lambda p: p.test.gflops)
         mean, low, high = bootstrap_map_difference(ours.scores, rival.scores, targets)
         rows.append(
             {
                 "gamma": g,
-                "lite_eval_map": ours.test["map"],
-                "lite_eval_gflops": ours.test["gflops"],
-                "random_map": rival.test["map"],
-                "random_gflops": rival.test["gflops"],
+                "lite_eval_map": ours.test.qualities["map"],
+                "lite_eval_gflops": ours.test.gflops,
+                "random_map": rival.test.qualities["map"],
+                "random_gflops": rival.test.gflops,
                 "difference": mean,
                 "low": low,
                 "high": high,
@@ -131,10 +131,10 @@ def against_no_sync(
         rows.append(
             {
                 "gamma": g,
-                "map": ours.test["map"],
-                "gflops": ours.test["gflops"],
-                "no_sync_map": bare.test["map"],
-                "no_sync_gflops": bare.test["gflops"],
+                "map": ours.test.qualities["map"],
+                "gflops": ours.test.gflops,
+                "no_sync_map": bare.test.qualities["map"],
+                "no_sync_gflops": bare.test.gflops,
                 "difference": mean,
                 "low": low,
                 "high": high,
@@ -221,12 +221,12 @@ def print_tables(document: dict[str, Any]) -> None:
 
 def curve(points: list[Point]) -> dict[str, float]:
     """The natural and the best (on validation) point of a trial, as measured on test."""
-    best = max(points, key=lambda p: p.val["map"])
+    best = max(points, key=lambda p: p.val.qualities["map"])
     return {
-        "natural_map": natural(points).test["map"],
-        "natural_gflops": natural(points).test["gflops"],
-        "best_map": best.test["map"],
-        "best_gflops": best.test["gflops"],
+        "natural_map": natural(points).test.qualities["map"],
+        "natural_gflops": natural(points).test.gflops,
+        "best_map": best.test.qualities["map"],
+        "best_gflops": best.test.gflops,
     }
 
 

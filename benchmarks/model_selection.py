@@ -150,7 +150,9 @@ def on(curve: Sequence[tuple[float, float]], cost: float) -> float:
 def singles(points: Sequence[Point], metric: str, clips: int | None = CLIPS) -> list[tuple[float, float]]:
     """(test GFLOPs, test quality) of every member; `clips` None: at every number of them."""
     return [
-        (p.test["gflops"], p.test[metric]) for p in points if clips is None or p.setting["clips"] == clips
+        (p.test.gflops, p.test.numbers()[metric])
+        for p in points
+        if clips is None or p.setting["clips"] == clips
     ]
 
 
@@ -175,13 +177,13 @@ def against_random(
     rows = []
     for alpha in (*ALPHAS, OWN):
         for theta, point in with_alpha(run[trial], alpha, clips).items():
-            cost = point.test["gflops"]
+            cost = point.test.gflops
             rows.append(
                 {
                     "alpha": alpha,
                     "theta": theta,
                     "gflops": cost,
-                    "quality": point.test[metric],
+                    "quality": point.test.numbers()[metric],
                     "random": on(rivals, cost),
                     "share": (cost - rivals[0][0]) / (rivals[-1][0] - rivals[0][0]),
                 }
@@ -191,8 +193,8 @@ def against_random(
 
 def best_at(points: Sequence[Point], cost: float, metric: str) -> Point:
     """The point that is best on validation among those that cost at most so much there; else the cheapest."""
-    good = [p for p in points if p.val["gflops"] <= cost] or [min(points, key=lambda p: p.val["gflops"])]
-    return max(good, key=lambda p: (p.val[metric], -p.val["gflops"]))
+    good = [p for p in points if p.val.gflops <= cost] or [min(points, key=lambda p: p.val.gflops)]
+    return max(good, key=lambda p: (p.val.numbers()[metric], -p.val.gflops))
 
 
 BUDGETS = (0.03, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
@@ -214,12 +216,12 @@ def at_budgets(run: Run, trial: str, metric: str, clips: int | None = CLIPS) -> 
             within = [
                 p
                 for p in selected(run[name])
-                if (clips is None or p.setting["clips"] == clips) and p.val["gflops"] <= share * dearest
+                if (clips is None or p.setting["clips"] == clips) and p.val.gflops <= share * dearest
             ]
             if within:
                 point = best_at(within, share * dearest, metric)
                 shown = "selected" if name == trial else name
-                row |= {shown: point.test[metric], f"{shown}_gflops": point.test["gflops"]}
+                row |= {shown: point.test.numbers()[metric], f"{shown}_gflops": point.test.gflops}
         rows.append(row)
     return rows
 
@@ -227,7 +229,7 @@ def at_budgets(run: Run, trial: str, metric: str, clips: int | None = CLIPS) -> 
 def by_reader(run: Run, metric: str) -> list[dict[str, Any]]:
     """Claim (c): selectors that read another member, against the one that reads the cheapest, at equal cost."""
     curves = {
-        source: hull([(p.test["gflops"], p.test[metric]) for p in at_three(run[f"select-{source}"])])
+        source: hull([(p.test.gflops, p.test.numbers()[metric]) for p in at_three(run[f"select-{source}"])])
         for source in POOL
     }
     alone = dict(zip(POOL, sorted(singles(run["single_model"], metric)), strict=True))
@@ -240,11 +242,11 @@ def by_reader(run: Run, metric: str) -> list[dict[str, Any]]:
             {
                 "reads": source,
                 "own_cost": alone[source][0],
-                "least_cost": min(p.test["gflops"] for p in at_three(run[f"select-{source}"])),
+                "least_cost": min(p.test.gflops for p in at_three(run[f"select-{source}"])),
                 "at_its_start": gaps[0],
                 "mean_gap": float(np.mean(gaps)),
                 "at_its_end": gaps[-1],
-                "best": max(p.test[metric] for p in at_three(run[f"select-{source}"])),
+                "best": max(p.test.numbers()[metric] for p in at_three(run[f"select-{source}"])),
             }
         )
     return rows
@@ -398,7 +400,7 @@ def quality_at_cost(
     }
     rival = found["any clips, not below"][0]["baseline_gflops"]
     cheap = only(
-        lambda p: not p.setting.get("ensemble") and (p.val["gflops"] <= 0.6 * rival or "member" in p.setting)
+        lambda p: not p.setting.get("ensemble") and (p.val.gflops <= 0.6 * rival or "member" in p.setting)
     )
     found["any clips, at 60 % of its cost"] = cost_at_quality(
         cheap, [trial], ["single_model"], margin=-1.0, metric=metric
@@ -428,12 +430,11 @@ def claims(prepared: Prepared, arguments: argparse.Namespace) -> tuple[dict[str,
     shown = [with_alpha(run["select-xs"], OWN)[0.5] for run in runs]
     document = {
         "members": [
-            {**p.setting, "gflops": p.test["gflops"], "top1": p.test["top1"], "map": p.test["map"]}
+            {**p.setting, "gflops": p.test.gflops, "top1": p.test.top1, "map": p.test.qualities["map"]}
             for p in runs[0]["single_model"]
         ],
         "ensemble": [
-            {**p.setting, "gflops": p.test["gflops"], "top1": p.test["top1"]}
-            for p in runs[0]["model_ensemble"]
+            {**p.setting, "gflops": p.test.gflops, "top1": p.test.top1} for p in runs[0]["model_ensemble"]
         ],
         "quality_at_cost": quality_at_cost(runs, "select-xs", "top1", truth),
         "quality_at_cost_map": quality_at_cost(runs, "select-xs", "map", truth),
@@ -471,7 +472,7 @@ def brief(prepared: Prepared, trials: Trials, name: str, arguments: argparse.Nam
         "metric": metric,
         "pool": pool,
         "members": [
-            {**p.setting, "gflops": p.test["gflops"], "top1": p.test["top1"], "map": p.test["map"]}
+            {**p.setting, "gflops": p.test.gflops, "top1": p.test.top1, "map": p.test.qualities["map"]}
             for p in runs[0]["single_model"]
         ],
         "quality_at_cost": quality_at_cost(runs, trial, metric, Truth(folder / "single_model-s0")),
@@ -823,11 +824,11 @@ def draw_curves(runs: Sequence[Run], path: Path) -> None:
         curve = mean_curve([with_alpha(run["select-xs"], alpha) for run in runs])
         left.plot(*curve, "-o", markersize=3, label=f"alpha {alpha:g}")
     cascade = [p for p in runs[0]["model_cascade"] if p.setting["clips"] == CLIPS]
-    dots = np.array(sorted((p.test["gflops"], 100 * p.test["top1"]) for p in cascade))
+    dots = np.array(sorted((p.test.gflops, 100 * p.test.top1) for p in cascade))
     left.plot(*dots.T, ":", color="tab:gray", label="cascade")
     for source in POOL:
         points = [p for run in runs for p in at_three(run[f"select-{source}"])]
-        dots = np.array([(p.test["gflops"], 100 * p.test["top1"]) for p in points])
+        dots = np.array([(p.test.gflops, 100 * p.test.top1) for p in points])
         right.plot(*dots.T, ".", markersize=3, label=f"selector reads {source}")
     for axes in (left, right):
         axes.legend(frameon=False, fontsize=8, loc="lower right")
@@ -839,8 +840,8 @@ def mean_curve(seeds: Sequence[Mapping[float, Point]]) -> tuple[list[float], lis
     shared = set.intersection(*(set(each) for each in seeds))
     dots = sorted(
         (
-            float(np.mean([each[theta].test["gflops"] for each in seeds])),
-            100 * float(np.mean([each[theta].test["top1"] for each in seeds])),
+            float(np.mean([each[theta].test.gflops for each in seeds])),
+            100 * float(np.mean([each[theta].test.top1 for each in seeds])),
         )
         for theta in shared
     )

@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 from paretovid.platform.config.load import load_sweep_config, training_settings
 from paretovid.platform.console.progress import Progress
 from paretovid.platform.preparation.prepare import Prepared, prepare
-from paretovid.platform.records.trial import read_scores, read_trial
+from paretovid.platform.records.trial import read_scores
 from paretovid.platform.registry.localization_plot import draw_timeline
 from paretovid.trainables.backbones.catalog import component
 from paretovid.trainables.catalog import build_method
@@ -76,7 +76,8 @@ SOFT = tuple(name for name in TRIALS if name.startswith("soft-"))
 
 def curve(points: Sequence[Point], split: str = "test") -> tuple[list[float], list[float]]:
     """GFLOPs and quality of a trial's points, cheapest first."""
-    figures = sorted((getattr(p, split)["gflops"], getattr(p, split)[MAP]) for p in points)
+    measured = [p.record.on(split) for p in points]
+    figures = sorted((each.gflops, each.qualities[MAP]) for each in measured)
     return [cost for cost, _ in figures], [quality for _, quality in figures]
 
 
@@ -95,28 +96,28 @@ def best_within(runs: Sequence[Run], names: Sequence[str], limit: float) -> list
     usable = [
         each
         for each in found.values()
-        if len(each) == len(runs) and np.mean([p.val["gflops"] for p in each]) <= limit
+        if len(each) == len(runs) and np.mean([p.val.gflops for p in each]) <= limit
     ]
-    return max(usable, key=lambda each: float(np.mean([p.val[MAP] for p in each])))
+    return max(usable, key=lambda each: float(np.mean([p.val.qualities[MAP] for p in each])))
 
 
 def against_motion(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Claim (e) and the aim: the best point at no more than a share of motion-only's cost, against motion-only."""
     rows = []
     rivals = [run["motion-only"][0] for run in runs]
-    dear = float(np.mean([p.val["gflops"] for p in rivals]))
+    dear = float(np.mean([p.val.gflops for p in rivals]))
     for share in (0.4, 0.5, 0.6, 0.7, 0.78, 1.0):
         chosen = best_within(runs, SOFT, share * dear)
         rows.append(
             {
                 "share": share,
                 "chosen": f"{chosen[0].trial.rpartition('-')[0]} {chosen[0].setting}",
-                "map": [p.test[MAP] for p in chosen],
-                "motion_map": [p.test[MAP] for p in rivals],
-                "difference": [p.test[MAP] - r.test[MAP] for p, r in zip(chosen, rivals, strict=True)],
-                "cost_ratio": [
-                    p.test["gflops"] / r.test["gflops"] for p, r in zip(chosen, rivals, strict=True)
+                "map": [p.test.qualities[MAP] for p in chosen],
+                "motion_map": [p.test.qualities[MAP] for p in rivals],
+                "difference": [
+                    p.test.qualities[MAP] - r.test.qualities[MAP] for p, r in zip(chosen, rivals, strict=True)
                 ],
+                "cost_ratio": [p.test.gflops / r.test.gflops for p, r in zip(chosen, rivals, strict=True)],
             }
         )
     return rows
@@ -128,7 +129,7 @@ def against_random(run: Run) -> list[dict[str, Any]]:
     for name in (*SOFT, *(n for n in TRIALS if n.startswith(("hard-", "difference-0")))):
         rival = run["random-difference" if name.startswith("difference") else "random-clips"]
         costs, _ = curve(rival)
-        low, high = min(p.test["gflops"] for p in run[name]), costs[-1]
+        low, high = min(p.test.gflops for p in run[name]), costs[-1]
         for position in np.linspace(0.1, 0.9, 9):
             cost = float(low + position * (high - low))
             ours = at_cost(run[name], cost)
@@ -146,18 +147,19 @@ def against_random(run: Run) -> list[dict[str, Any]]:
 
 
 def natural(run: Run) -> dict[str, dict[str, float]]:
-    """Every trial at its natural setting, and random clips at all motion."""
+    """Every trial at its default setting, and random clips at all motion."""
     rows = {name: points[0] for name, points in run.items()}
-    rows["random-clips, all motion"] = max(run["random-clips"], key=lambda p: p.test["gflops"])
+    rows["random-clips, all motion"] = max(run["random-clips"], key=lambda p: p.test.gflops)
     keys = (MAP, "map_iou_0.1", "map_iou_0.3", "map_iou_0.5", "map_iou_0.7", "map", "gflops", "usage")
-    return {name: {key: point.test[key] for key in keys} for name, point in rows.items()}
+    figures = {name: {**p.test.numbers(), "usage": p.test.usage or 0.0} for name, p in rows.items()}
+    return {name: {key: values[key] for key in keys} for name, values in figures.items()}
 
 
 def evaluators(folder: Path, seed: int) -> dict[str, dict[str, float]]:
     """The same detections under every evaluator."""
     rows: dict[str, dict[str, float]] = {}
     for name in ("appearance-only", "motion-only", "two-stream", "soft-0.4"):
-        scores = read_scores(read_trial(folder / f"{name}-s{seed}"), "test")
+        scores = read_scores(folder / f"{name}-s{seed}", "test")
         assert scores.detections is not None and scores.truth is not None
         rows[name] = {e: map_iou(scores.detections[0], scores.truth, evaluator=e)[MAP] for e in EVALUATORS}
     return rows
@@ -288,10 +290,8 @@ def draw(runs: Sequence[Run], f: Sequence[Mapping[str, Any]], clips: float, fold
     left, middle, right = figure.subplots(1, 3)
 
     def mean_curve(axes: Any, name: str, label: str, style: str = "-", **more: Any) -> None:
-        costs = (
-            np.mean([[p.test["gflops"] for p in run[name]] for run in _common(runs, name)], axis=0) / clips
-        )
-        maps = np.mean([[p.test[MAP] for p in run[name]] for run in _common(runs, name)], axis=0)
+        costs = np.mean([[p.test.gflops for p in run[name]] for run in _common(runs, name)], axis=0) / clips
+        maps = np.mean([[p.test.qualities[MAP] for p in run[name]] for run in _common(runs, name)], axis=0)
         order = np.argsort(costs)
         axes.plot(1000 * costs[order], 100 * maps[order], style, label=label, markersize=3, **more)
 

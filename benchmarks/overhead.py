@@ -16,6 +16,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,28 +29,28 @@ from paretovid.platform.execution.launcher import launch_trials
 from paretovid.platform.fronts.build import read_front
 from paretovid.platform.fronts.report import front_table, write_html, write_png
 from paretovid.platform.records.journal import SweepJournal
+from paretovid.platform.records.trial import read_trial
 from paretovid.platform.search.study import ParetoStudy, Suggestion
 from paretovid.platform.storage.home import Home, open_home
 from paretovid.platform.sweeps.events import SweepDriver
 from paretovid.platform.sweeps.status import LiveStatus
-from paretovid.platform.sweeps.trials import summary_of
 from paretovid.platform.testing.sweeps import write_trial
 from paretovid.platform.tracking.exporter import TrackingSender
 from paretovid.trainables.data.dataset import write_json
+from paretovid.trainables.evaluation.results import RESULT_FILE, TrialResult
 
 CONCURRENT = 2
 
 
-def no_op(config: dict[str, Any], context: Any) -> dict[str, Any]:
+def no_op(config: dict[str, Any], context: Any) -> TrialResult:
     """A trial that trains nothing: its result is a copy of one made before."""
     folder = Path(config["output"])
     shutil.copytree(config["template"], folder, dirs_exist_ok=True)
-    result = json.loads((folder / "result.json").read_text())
-    result |= {"trial": config["trial"], "training_knobs": config["knobs"]}
-    for point in result["points"]:
-        point["id"] = config["trial"] + point["id"][-4:]
-    (folder / "result.json").write_text(json.dumps(result))
-    return summary_of(result)
+    made, trial = read_trial(folder), config["trial"]
+    points = tuple(replace(point, id=trial + point.id[-4:]) for point in made.points)
+    result = replace(made, trial=trial, training_knobs=config["knobs"], points=points)
+    (folder / RESULT_FILE).write_text(json.dumps(result.to_json()))
+    return result
 
 
 def ours(home: Home, name: str, trials: int, template: Path) -> float:
@@ -81,8 +82,9 @@ def ours(home: Home, name: str, trials: int, template: Path) -> float:
             "template": str(template),
         }
 
-    hooks = driver.hooks(configure, tell_swept=False)
-    launch_trials(no_op, storage=folder, study=study, hooks=hooks, concurrent=CONCURRENT)
+    launch_trials(
+        no_op, storage=folder, study=study, configure=configure, callback=driver, concurrent=CONCURRENT
+    )
     write_json(folder / "sweep.json", {**info, "state": "finished"})
     front = read_front([folder])
     front_table(front)

@@ -26,7 +26,7 @@ from paretovid.trainables.recognizer import WEIGHTS_FILE, Prediction, Recognizer
 
 def load(home: Home, point: FrontPoint, folder: Path) -> Recognizer:
     """The point as a promoted model would load it."""
-    weights = point.trial.folder / "model.safetensors"
+    weights = point.folder / "model.safetensors"
     write_model_folder(folder, describe(home, point), weights, backbone_folders(home, point.trial))
     assert (folder / WEIGHTS_FILE).exists()
     return Recognizer.load(folder)
@@ -64,7 +64,7 @@ def main() -> None:
     front = read_front([home.sweep(arguments.sweep)])
     ours = chosen(front, arguments.point)
     theirs = next(p for p in front.best_baselines() if p.name == arguments.baseline)
-    dataset = load_dataset(home.data(ours.trial.data["name"]))
+    dataset = load_dataset(home.data(ours.trial.data.name))
     paths = [dataset.video_path(record) for record in dataset.split("test")[: arguments.videos]]
     with tempfile.TemporaryDirectory() as folder:
         models = {p.name: load(home, p, Path(folder) / p.name) for p in (ours, theirs)}

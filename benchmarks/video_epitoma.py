@@ -145,19 +145,19 @@ def context(
         rows.append(
             {
                 "weight": weight,
-                "map": with_context.test["map"],
-                "frame_map": alone.test["map"],
+                "map": with_context.test.qualities["map"],
+                "frame_map": alone.test.qualities["map"],
                 "selected": float(shares[0].mean()),
                 "frame_selected": float(shares[1].mean()),
                 "variance": float(shares[0].var()),
                 "frame_variance": float(shares[1].var()),
                 "by_class": shares[0].tolist(),
                 "frame_by_class": shares[1].tolist(),
-                "map_difference": with_context.test["map"] - alone.test["map"],
+                "map_difference": with_context.test.qualities["map"] - alone.test.qualities["map"],
                 "variance_difference": float(shares[0].var() - shares[1].var()),
                 "best": {
                     str(k): [
-                        best_k(points[f"{gate}-{weight:g}"], k).test["map"]
+                        best_k(points[f"{gate}-{weight:g}"], k).test.qualities["map"]
                         for gate in ("epitoma", "frame_gate")
                     ]
                     for k in BUDGETS
@@ -205,8 +205,8 @@ def natural(points: Run, num_steps: np.ndarray) -> dict[str, dict[str, float]]:
     """Every trial at its natural setting."""
     return {
         name: {
-            "map": each[0].test["map"],
-            "gflops": each[0].test["gflops"],
+            "map": each[0].test.qualities["map"],
+            "gflops": each[0].test.gflops,
             "selected": float(((each[0].decisions == 2).sum(axis=1) / num_steps).mean()),
         }
         for name, each in points.items()
@@ -337,7 +337,7 @@ def long_range(arguments: argparse.Namespace) -> None:
                 "context": context(run, targets, num_steps, LONG_RANGE_WEIGHTS),
                 "natural": natural(run, num_steps),
                 "sampled": {
-                    name: {str(k): at(run[name], num_frames=k).test["map"] for k in BUDGETS}
+                    name: {str(k): at(run[name], num_frames=k).test.qualities["map"] for k in BUDGETS}
                     for name in ("uniform",)
                 },
             }
@@ -372,10 +372,10 @@ def selected(arguments: argparse.Namespace) -> None:
             "seed": seed,
             "before": name,
             "k": k,
-            "map": best_k(points[f"selected-{name}"], k).test["map"],
-            "gflops": best_k(points[f"selected-{name}"], k).test["gflops"],
+            "map": best_k(points[f"selected-{name}"], k).test.qualities["map"],
+            "gflops": best_k(points[f"selected-{name}"], k).test.gflops,
             **{
-                sampling: at(first[seed][f"{sampling}{suffix}"], num_frames=k).test["map"]
+                sampling: at(first[seed][f"{sampling}{suffix}"], num_frames=k).test.qualities["map"]
                 for sampling in ("uniform", "random")
                 for suffix in ["-motion" if name == "motion" else ""]
             },
@@ -385,7 +385,7 @@ def selected(arguments: argparse.Namespace) -> None:
         for k in BUDGETS
     ]
     everything = {
-        name: [at(run[name], num_frames=0).test["map"] for run in first]
+        name: [at(run[name], num_frames=0).test.qualities["map"] for run in first]
         for name in ("uniform", "uniform-motion")
     }
     document = {"code_version": code_version(), "rows": rows, "all timesteps": everything}

@@ -168,17 +168,13 @@ def mlflow_tables_once(once: Callable[..., Path]) -> Iterator[None]:
     """
     from paretovid.platform.tracking import store as mlflow_store
 
-    make = mlflow_store._make_whole
+    make = mlflow_store._make_tables
 
     def copied(database: Path) -> None:
-        if not database.exists():
-            # As `make` does: what a killed process has left goes, and the store appears whole.
-            for left in database.parent.glob(f"{database.name}.*.partial"):
-                left.unlink()
-            shutil.copy(once("mlflow-template.db", make), database)
+        shutil.copy(once("mlflow-template.db", make), database)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mlflow_store, "_make_whole", copied)
+        patch.setattr(mlflow_store, "_make_tables", copied)
         yield
 
 

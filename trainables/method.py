@@ -19,6 +19,7 @@ from torch import nn
 
 from paretovid.trainables.cost import ComponentCost
 from paretovid.trainables.errors import UsageError
+from paretovid.trainables.measurement import Metrics
 from paretovid.trainables.outcome import (
     Batch,
     InferenceKnob,
@@ -86,7 +87,7 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def settings(self) -> list[Setting]:
-        """The settings to run. The first is the natural one."""
+        """The settings to run. The first is the default one."""
 
     def is_operating_point(self, setting: Setting) -> bool:
         """Whether a run at one of `settings` is an operating point itself, and not only there for `stop_points`."""
@@ -100,11 +101,11 @@ class Method(nn.Module, ABC):
         """What each value of `Outcome.decisions` is called, from 0: `none`, then the dearest source looked at."""
         return ("none", "coarse", "fine")
 
-    def remarks(self, natural: Mapping[str, Any]) -> list[str]:
-        """What a reader of the result must know, from the figures of the natural setting on validation.
+    def warnings(self, at_default: Metrics) -> list[str]:
+        """What a reader of the result must know, such as a gate that collapsed.
 
         Arguments:
-            natural: as `Measured.metrics` gives them; `calls` holds each component's mean per video.
+            at_default: the figures of the default setting on validation.
         """
         return []
 

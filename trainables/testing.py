@@ -7,7 +7,7 @@ for tests only: no result of the platform is ever made from it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,10 @@ from torch import Tensor
 
 from paretovid.trainables.catalog import build_method, method_class, method_config
 from paretovid.trainables.cost import ComponentCost, CostTable, deterministic_eval
+from paretovid.trainables.documents import JsonObject
+from paretovid.trainables.evaluation.results import DataReference, OperatingPoint, TrialResult
 from paretovid.trainables.features.store import FeatureSplit
+from paretovid.trainables.measurement import MAP, Metrics
 from paretovid.trainables.method import Method
 from paretovid.trainables.outcome import Batch, Outcome, Progress, Setting, SourceFacts
 from paretovid.trainables.provider import FeatureProvider, VideoProvider
@@ -156,6 +159,85 @@ def train_briefly(
         optimizer.step()
         losses.append(float(loss.total.detach()))
     return losses
+
+
+def synthetic_metrics(
+    quality: float = 0.5,
+    gflops: float = 1.0,
+    *,
+    objective: str = MAP,
+    calls: Mapping[str, float] | None = None,
+) -> Metrics:
+    """Figures that nobody has measured: `quality` (fraction) under the objective's name, a constant cost."""
+    whole = dict.fromkeys((MAP, "map_present", "map_interpolated"), quality if objective == MAP else 0.0)
+    return Metrics(
+        objective=objective,
+        qualities={objective: quality, **whole},
+        top1=0.5,
+        gflops=gflops,
+        gflops_std=0.0,
+        gflops_p95=gflops,
+        calls=calls or {},
+        videos=8,
+    )
+
+
+def synthetic_result(
+    trial: str = "t0000",
+    points: Sequence[tuple[float, float]] = ((0.5, 1.0),),
+    *,
+    objective: str = MAP,
+    model: JsonObject | None = None,
+) -> TrialResult:
+    """A result that nobody has measured.
+
+    Arguments:
+        points: quality (fraction) and GFLOPs of each on both splits, the default one first.
+        model: any plain data that a test wants to hand through.
+    """
+    measured = [synthetic_metrics(quality, gflops, objective=objective) for quality, gflops in points]
+    return TrialResult(
+        trial=trial,
+        sweep="synthetic",
+        digest="0" * 12,
+        method="lite_eval",
+        objective=objective,
+        is_baseline=False,
+        deployable=True,
+        seed=0,
+        training_knobs={},
+        model=model or {},
+        training_config={},
+        sources={},
+        widths={},
+        data=DataReference(
+            name="synthetic",
+            fingerprint="0" * 12,
+            features={},
+            classes=("zero", "one"),
+            multi_label=False,
+            step_seconds=0.5,
+        ),
+        code_version="0" * 12,
+        torch_version=torch.__version__,
+        costs={},
+        accounting="honest",
+        parameters=0,
+        history=(),
+        points=tuple(
+            OperatingPoint(
+                id=f"{trial}-p{i:02d}",
+                index=i,
+                is_default=i == 0,
+                inference_knobs={},
+                val=each,
+                test=each,
+            )
+            for i, each in enumerate(measured)
+        ),
+        warnings=(),
+        seconds=1.0,
+    )
 
 
 def padded_by(split: FeatureSplit, extra: int) -> FeatureSplit:

@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -35,22 +34,30 @@ from paretovid.trainables.evaluation.evaluate import (
     same_answers,
     true_instances,
 )
+from paretovid.trainables.evaluation.results import (
+    RESULT_FILE,
+    SCORES_FILE,
+    SPLITS,
+    DataReference,
+    Metrics,
+    OperatingPoint,
+    Split,
+    TrialResult,
+)
 from paretovid.trainables.features.store import FeatureSplit, FeatureStore
 from paretovid.trainables.method import Method
-from paretovid.trainables.outcome import Detection, Setting, SourceFacts
+from paretovid.trainables.outcome import Detection, Outcome, Setting, SourceFacts
 from paretovid.trainables.provenance import code_version
 from paretovid.trainables.training.checkpoint import _keep
 from paretovid.trainables.training.config import TrialConfig
 from paretovid.trainables.training.dataset import _Data
 from paretovid.trainables.training.loop import _train
 
-EVALUATED_SPLITS = ("val", "test")
 
-
-def run_trial(config: TrialConfig, context: TrialContext) -> dict[str, Any]:
+def run_trial(config: TrialConfig, context: TrialContext) -> TrialResult | None:
     """Trains, evaluates, and writes `result.json`, `scores.safetensors` and `model.safetensors`.
 
-    Returns the content of `result.json` on rank 0, `{}` on others. Raises `NonFiniteError` if the loss
+    Returns the result on rank 0, None on others. Raises `NonFiniteError` if the loss
     diverges, `StaleFeaturesError` or `DataError` for features or videos that cannot be used, `TrialStopped` if
     the context asked it to end.
     """
@@ -73,15 +80,39 @@ def run_trial(config: TrialConfig, context: TrialContext) -> dict[str, Any]:
     method = method.to(context.device)
     method.check_features({source: Path(config.features[source]).name for source in sources})
     if method.task == "localization":  # what cannot be measured is not trained first
-        for name in EVALUATED_SPLITS:
+        for name in SPLITS:
             true_instances(dataset, _Data(dataset, stores).records(name))
     history = _train(method, _Data(dataset, stores), config, context)
     if context.rank != 0:
-        return {}
-    result = _describe(config, dataset, stores, method) | {"training": {"history": history}}
-    result["points"] = _evaluate(method.cpu(), _Data(dataset, stores), config, result, context)
-    result["remarks"] = method.remarks(_natural(method, _Data(dataset, stores), config, result))
-    result["seconds"] = time.perf_counter() - started
+        return None
+    data, components = _Data(dataset, stores), {source: store.component for source, store in stores.items()}
+    costs = cost_table(method, components, config.accounting, len(dataset.classes))
+    points = _evaluate(method.cpu(), data, config, costs, context)
+    result = TrialResult(
+        trial=config.trial,
+        digest=config.digest,
+        sweep=config.sweep,
+        method=config.method,
+        objective=OBJECTIVES[method.task],
+        is_baseline=method.is_baseline,
+        deployable=method.deployable,
+        seed=config.seed,
+        training_knobs=config.training_knobs,
+        model=method.portable(config.model),
+        training_config=asdict(config.training),
+        sources=components,
+        widths={source: store.width for source, store in stores.items()},
+        data=_reference(config, dataset, sources),
+        code_version=code_version(),
+        torch_version=torch.__version__,
+        costs={name: costs[name] for name in costs},
+        accounting=config.accounting,
+        parameters=sum(parameter.numel() for parameter in method.parameters()),
+        history=tuple(history),
+        points=tuple(points),
+        warnings=tuple(method.warnings(_at_default(method, data, config, costs, points))),
+        seconds=time.perf_counter() - started,
+    )
     _write(Path(config.output), result, method)
     return result
 
@@ -113,70 +144,36 @@ def cost_table(
     return CostTable({**{components[source]: cost for source, cost in backbones.items()}, **own})
 
 
-def _describe(
-    config: TrialConfig, dataset: Dataset, stores: Mapping[str, FeatureStore], method: Method
-) -> dict[str, Any]:
-    components = {source: store.component for source, store in stores.items()}
-    return {
-        "trial": config.trial,
-        "digest": config.digest,
-        "sweep": config.sweep,
-        "method": config.method,
-        "objective": OBJECTIVES[method.task],
-        "is_baseline": method.is_baseline,
-        "deployable": method.deployable,
-        "seed": config.seed,
-        "training_knobs": config.training_knobs,
-        "model": method.portable(config.model),
-        "training_config": asdict(config.training),
-        "sources": components,
-        "widths": {source: store.width for source, store in stores.items()},
-        "data": {
-            "name": dataset.name,
-            "fingerprint": dataset.fingerprint,
-            "features": {source: Path(config.features[source]).name for source in components},
-            "classes": list(dataset.classes),
-            "multi_label": dataset.multi_label,
-            "step_seconds": dataset.step_seconds,
-        },
-        "code_version": code_version(),
-        "torch_version": torch.__version__,
-        "costs": cost_table(method, components, config.accounting, len(dataset.classes)).to_json(),
-        "accounting": config.accounting,
-        "parameters": sum(parameter.numel() for parameter in method.parameters()),
-    }
+def _reference(config: TrialConfig, dataset: Dataset, sources: Sequence[str]) -> DataReference:
+    return DataReference(
+        name=dataset.name,
+        fingerprint=dataset.fingerprint,
+        features={source: Path(config.features[source]).name for source in sources},
+        classes=tuple(dataset.classes),
+        multi_label=dataset.multi_label,
+        step_seconds=dataset.step_seconds,
+    )
 
 
 def _evaluate(
-    method: Method, data: _Data, config: TrialConfig, result: Mapping[str, Any], context: TrialContext
-) -> list[dict[str, Any]]:
+    method: Method, data: _Data, config: TrialConfig, costs: CostTable, context: TrialContext
+) -> list[OperatingPoint]:
     """Measures every setting on validation and test; writes the scores; returns the operating points."""
-    costs = CostTable.from_json(result["costs"])
-    natural = {knob.name: knob.default for knob in method.inference_knobs if knob.name != "max_gflops"}
+    default = {knob.name: knob.default for knob in method.inference_knobs if knob.name != "max_gflops"}
     settings: list[Setting] = method.settings()
     if config.inference_setting is not None:
-        settings = [complete({**natural, **config.inference_setting})]
-    measured: dict[str, list[Measured]] = {}
-    truth: dict[str, FeatureSplit] = {}
-    instances: dict[str, GroundTruth] = {}
-    for name in EVALUATED_SPLITS:
+        settings = [complete({**default, **config.inference_setting})]
+    measured: dict[Split, list[Measured]] = {}
+    truth: dict[Split, FeatureSplit] = {}
+    instances: dict[Split, GroundTruth] = {}
+    for name in SPLITS:
         splits = list(data.batches(name))
         truth[name] = _concatenated(splits)
         if method.task == "localization":
             instances[name] = true_instances(data.dataset, data.records(name))
+        expand = config.inference_setting is None
         answered = (
-            (
-                split,
-                run_settings(
-                    method,
-                    split,
-                    settings,
-                    components=result["sources"],
-                    costs=costs,
-                    expand=config.inference_setting is None,
-                    step_seconds=data.dataset.step_seconds,
-                ),
-            )
+            (split, _answers(method, data, split, settings, costs, expand=expand))
             for split in _while_wanted(splits, context)
         )
         measured[name] = measure(answered, costs, max_steps=max(s.mask.shape[1] for s in splits))
@@ -184,48 +181,57 @@ def _evaluate(
     _write_scores(
         Path(config.output), {n: [measured[n][i] for i in kept] for n in measured}, truth, instances
     )
+
+    def metrics(split: Split, i: int) -> Metrics:
+        return measured[split][i].metrics(
+            truth[split].targets.numpy(),
+            truth[split].num_steps.numpy(),
+            used_above=min(CHEAPEST, len(method.looks()) - 2),
+            instances=instances.get(split),
+            dataset=data.dataset,
+        )
+
     return [
-        {
-            "id": f"{config.trial}-p{place:02d}",
-            "natural": i == 0,
-            "inference_knobs": dict(measured["val"][i].setting),
-            **{
-                name: measured[name][i].metrics(
-                    truth[name].targets.numpy(),
-                    truth[name].num_steps.numpy(),
-                    used_above=min(CHEAPEST, len(method.looks()) - 2),
-                    instances=instances.get(name),
-                    dataset=data.dataset,
-                )
-                for name in EVALUATED_SPLITS
-            },
-        }
+        OperatingPoint(
+            id=f"{config.trial}-p{place:02d}",
+            index=place,
+            is_default=i == 0,
+            inference_knobs=dict(measured["val"][i].setting),
+            val=metrics("val", i),
+            test=metrics("test", i),
+        )
         for place, i in enumerate(kept)
     ]
 
 
-def _natural(method: Method, data: _Data, config: TrialConfig, result: Mapping[str, Any]) -> dict[str, Any]:
-    """The natural setting's figures on validation, whatever setting the study asked for."""
-    if config.inference_setting is None:
-        figures: dict[str, Any] = result["points"][0]["val"]
-        return figures
-    splits, costs = list(data.batches("val")), CostTable.from_json(result["costs"])
-    natural = method.settings()[:1]
-    answered = (
-        (
-            split,
-            run_settings(
-                method,
-                split,
-                natural,
-                components=result["sources"],
-                costs=costs,
-                expand=False,
-                step_seconds=data.dataset.step_seconds,
-            ),
-        )
-        for split in splits
+def _answers(
+    method: Method,
+    data: _Data,
+    split: FeatureSplit,
+    settings: Sequence[Setting],
+    costs: CostTable,
+    *,
+    expand: bool,
+) -> list[tuple[Setting, Outcome]]:
+    return run_settings(
+        method,
+        split,
+        settings,
+        components={source: store.component for source, store in data.stores.items()},
+        costs=costs,
+        expand=expand,
+        step_seconds=data.dataset.step_seconds,
     )
+
+
+def _at_default(
+    method: Method, data: _Data, config: TrialConfig, costs: CostTable, points: Sequence[OperatingPoint]
+) -> Metrics:
+    """The figures of the default setting on validation, whatever setting the study asked for."""
+    if config.inference_setting is None:
+        return points[0].val
+    splits, default = list(data.batches("val")), method.settings()[:1]
+    answered = ((split, _answers(method, data, split, default, costs, expand=False)) for split in splits)
     (measured,) = measure(answered, costs, max_steps=max(s.mask.shape[1] for s in splits))
     truth = _concatenated(splits)
     instances = true_instances(data.dataset, data.records("val")) if method.task == "localization" else None
@@ -251,7 +257,7 @@ def _concatenated(splits: list[FeatureSplit]) -> FeatureSplit:
     )
 
 
-def _distinct(measured: Mapping[str, list[Measured]]) -> list[int]:
+def _distinct(measured: Mapping[Split, list[Measured]]) -> list[int]:
     """Indices of settings whose answers or cost differ, on any split, from those of all settings before."""
     kept: list[int] = []
     for i in range(len(measured["val"])):
@@ -262,9 +268,9 @@ def _distinct(measured: Mapping[str, list[Measured]]) -> list[int]:
 
 def _write_scores(
     folder: Path,
-    measured: Mapping[str, list[Measured]],
-    truth: Mapping[str, FeatureSplit],
-    instances: Mapping[str, GroundTruth],
+    measured: Mapping[Split, list[Measured]],
+    truth: Mapping[Split, FeatureSplit],
+    instances: Mapping[Split, GroundTruth],
 ) -> None:
     tensors: dict[str, Tensor] = {}
     for name, points in measured.items():
@@ -279,13 +285,13 @@ def _write_scores(
             for i, point in enumerate(points):
                 tensors[f"{name}/detections/{i}"] = _rows(point.detections or ())
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / "scores.safetensors.partial"
+    temporary = folder / f"{SCORES_FILE}.partial"
     save_file(
         tensors,
         temporary,
         metadata={name: json.dumps(list(split.video_ids)) for name, split in truth.items()},
     )
-    _keep(temporary, folder / "scores.safetensors")
+    _keep(temporary, folder / SCORES_FILE)
 
 
 def _rows(videos: Sequence[Sequence[Event | Detection]]) -> Tensor:
@@ -304,13 +310,14 @@ def _segment_rows(videos: Segments) -> Tensor:
     return torch.tensor(rows, dtype=torch.float64).reshape(-1, 3)
 
 
-def _write(folder: Path, result: Mapping[str, Any], method: Method) -> None:
-    """Weights first, `result.json` last: a folder with a result is whole."""
+def _write(folder: Path, result: TrialResult, method: Method) -> None:
+    """Weights first, `result.json` last: a folder with a result is complete."""
     temporary = folder / "model.safetensors.partial"
     save_file({name: value.contiguous() for name, value in method.state_dict().items()}, temporary)
     _keep(temporary, folder / "model.safetensors")
-    about = {key: result[key] for key in ("sweep", "trial", "seed", "data", "code_version")}
+    document = result.to_json()
+    about = {key: document[key] for key in ("sweep", "trial", "seed", "data", "code_version")}
     method.export(folder, about)
-    partial = folder / "result.json.partial"
-    partial.write_text(json.dumps(result, indent=1, allow_nan=False))
-    _keep(partial, folder / "result.json")
+    partial = folder / f"{RESULT_FILE}.partial"
+    partial.write_text(json.dumps(document, indent=1, allow_nan=False))
+    _keep(partial, folder / RESULT_FILE)

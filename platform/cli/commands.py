@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from paretovid.platform.console.tables import _cell, format_table
-from paretovid.platform.preparation import datasets
 
 _CLASSES_OF_HEADS = 12  # as the built-in set has
 _LABELS_SHOWN, _INSTANCES_SHOWN = 3, 10  # of a video, for people; --json prints all
@@ -36,6 +35,7 @@ def data_make(args: argparse.Namespace) -> Answer:
     from paretovid.platform.config.load import load_sweep_config
     from paretovid.platform.console.progress import Progress
     from paretovid.platform.execution.stopping import StopSwitch, ended_in_order
+    from paretovid.platform.preparation import datasets
 
     progress = Progress(1)
     config = load_sweep_config(args.overrides)
@@ -46,6 +46,7 @@ def data_make(args: argparse.Namespace) -> Answer:
 
 def data_upload(args: argparse.Namespace) -> Answer:
     """`paretovid data upload`."""
+    from paretovid.platform.preparation import datasets
     from paretovid.platform.storage.home import open_home
 
     dataset = datasets.upload_data(open_home(args.home), Path(args.folder))

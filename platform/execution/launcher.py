@@ -16,7 +16,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
@@ -27,15 +27,17 @@ from ray.exceptions import RayError
 from paretovid.infra.placement import GIB, TrialResources
 from paretovid.infra.ray_cluster import environment
 from paretovid.platform.execution.heartbeat import take_back_stop
-from paretovid.platform.execution.outcome import FixedTrial, Hooks
-from paretovid.platform.execution.searcher import ParetoSearcher
+from paretovid.platform.execution.outcome import FixedTrial, TrialCallback
+from paretovid.platform.execution.searcher import Configure, ParetoSearcher, knobs_alone
 from paretovid.platform.execution.stopping import StopSwitch, SweepStopped
 from paretovid.platform.execution.trial_process import Trainable, in_process, nested
-from paretovid.platform.execution.watchdog import ExplainingScheduler, Overseer, killed_for_memory
+from paretovid.platform.execution.watchdog import ExplainingScheduler, Watchdog, killed_for_memory
 from paretovid.platform.search.study import ParetoStudy
 from paretovid.platform.storage.locks import alone
 from paretovid.platform.storage.mirror import ray_storage, remove_folder
+from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.errors import ParetovidError, UsageError
+from paretovid.trainables.evaluation.results import TrialResult
 
 _TUNE_ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -69,7 +71,9 @@ def launch_trials(
     storage: Path,
     study: ParetoStudy | None = None,
     fixed: Sequence[FixedTrial] = (),
-    hooks: Hooks | None = None,
+    configure: Configure = knobs_alone,
+    callback: TrialCallback | None = None,
+    all_points: bool = False,
     resources: TrialResources | None = None,
     concurrent: int | None = None,
     max_failures: int = 1,
@@ -83,7 +87,9 @@ def launch_trials(
     Arguments:
         trainable: called as `trainable(config, context)`; `config["trial"]` is the trial's id.
         storage: the sweep's folder, seen by all nodes; trials write below `trials/<id>/`.
-        hooks: what the driver does with suggestions, progress and results.
+        configure: a suggestion to the configuration of its trial.
+        callback: is notified of starts, progress, results and failures.
+        all_points: the study sees all operating points of a trial, not only its first.
         concurrent: trials at a time; None: as many as there is room for.
         max_failures: how often a fixed trial that failed is started again. A `ParetovidError` is final: the
             same would happen again.
@@ -103,17 +109,19 @@ def launch_trials(
     def room() -> int:
         return _room(wanted) if concurrent is None else min(_room(wanted), concurrent)
 
-    watch = Watch(hooks or Hooks())
+    counter = Counter(callback or TrialCallback())
     searcher = ParetoSearcher(
         study,
         fixed=fixed,
-        hooks=watch.hooks(),
+        configure=configure,
+        callback=counter,
+        all_points=all_points,
         concurrent=room(),
         deadline=None if hours is None else time.time() + 3600 * hours,
         max_failures=max_failures,
     )
-    overseer = Overseer(
-        searcher, storage, switch, hang_seconds=hang_seconds, room=room, on_look=watch.hooks().on_look
+    watchdog = Watchdog(
+        searcher, storage, switch, hang_seconds=hang_seconds, room=room, on_poll=counter.on_poll
     )
     with (
         alone(storage),
@@ -121,15 +129,15 @@ def launch_trials(
         _quiet(),
         handing_back(searcher, study, storage, switch),
     ):
-        _run(trainable, searcher, storage, wanted, switch, overseer, cache)
-    return watch.summary(searcher, study, switch)
+        _run(trainable, searcher, storage, wanted, switch, watchdog, cache)
+    return counter.summary(searcher, study, switch)
 
 
 @contextlib.contextmanager
 def handing_back(
     searcher: ParetoSearcher, study: ParetoStudy | None, storage: Path, switch: StopSwitch
 ) -> Iterator[None]:
-    """Whatever ends the block, the trials that did not come back wait to be handed out again.
+    """Whatever ends the block, the trials that did not come back wait to be dispatched again.
 
     Raises `SweepStopped` where the switch was turned and something else has come of it.
     """
@@ -145,9 +153,9 @@ def handing_back(
         raise switch.stopped() from None
     finally:
         if not switch.is_lost:
-            searcher.set_all_aside()
+            searcher.requeue_all()
             if study is not None:
-                study.set_open_aside()
+                study.requeue_open()
 
 
 def _room(wanted: TrialResources) -> int:
@@ -188,7 +196,7 @@ def _run(
     storage: Path,
     wanted: TrialResources,
     switch: StopSwitch,
-    overseer: Overseer,
+    watchdog: Watchdog,
     cache: str | None,
 ) -> None:
     """Tune, started again if Ray ends it because a worker was killed for memory."""
@@ -212,7 +220,7 @@ def _run(
                 **ray_storage(storage / "ray"),
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=0),
-                callbacks=[overseer],
+                callbacks=[watchdog],
             ),
         )
         try:
@@ -236,17 +244,35 @@ def _directory(trial: Any) -> str:
 
 
 @final
-class Watch:
-    """Counts what comes back, and passes it on."""
+class Counter(TrialCallback):
+    """Counts what comes back, and passes everything on."""
 
-    def __init__(self, hooks: Hooks) -> None:
-        self._hooks = hooks
+    def __init__(self, callback: TrialCallback) -> None:
+        self._callback = callback
         self.succeeded = 0
         self.reasons: dict[str, str] = {}
+        """Trials that have failed for good, and why."""
 
-    def hooks(self) -> Hooks:
-        """For the searcher."""
-        return replace(self._hooks, on_result=self._on_result)
+    def on_start(self, trial_id: str, config: JsonObject, attempt: int) -> None:
+        self._callback.on_start(trial_id, config, attempt)
+
+    def on_progress(self, trial_id: str, progress: Mapping[str, float]) -> None:
+        self._callback.on_progress(trial_id, progress)
+
+    def on_result(self, trial_id: str, result: TrialResult) -> None:
+        self.succeeded += 1
+        self._callback.on_result(trial_id, result)
+
+    def on_failure(self, trial_id: str, reason: str, will_retry: bool) -> None:
+        if not will_retry:
+            self.reasons[trial_id] = reason
+        self._callback.on_failure(trial_id, reason, will_retry)
+
+    def on_requeue(self, trial_id: str) -> None:
+        self._callback.on_requeue(trial_id)
+
+    def on_poll(self) -> None:
+        self._callback.on_poll()
 
     def summary(
         self, searcher: ParetoSearcher, study: ParetoStudy | None, switch: StopSwitch
@@ -267,15 +293,6 @@ class Watch:
             reasons=self.reasons,
             is_out_of_time=searcher.is_out_of_time,
         )
-
-    def _on_result(
-        self, trial_id: str, config: Mapping[str, Any], result: Mapping[str, Any] | None, error: str | None
-    ) -> None:
-        if error is None:
-            self.succeeded += 1
-        else:
-            self.reasons[trial_id] = error
-        self._hooks.on_result(trial_id, config, result, error)
 
 
 @contextlib.contextmanager

@@ -1,57 +1,142 @@
-"""What a trial comes to, and who is told of it."""
+"""What a start of a trial comes to, and who is notified of it.
+
+What crosses Ray is the JSON of a `TrialOutcome`: made in the trial's process, parsed once, in the searcher.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeAlias
 
-from paretovid.platform.search.study import Suggestion
+from paretovid.trainables.documents import Fields, JsonObject, JsonValue
+from paretovid.trainables.errors import DataError, NonFiniteError
+from paretovid.trainables.evaluation.results import TrialResult
 
 OUTCOME = "outcome"
 """Key of a Tune result under which a trial's whole outcome stands as one JSON string (`launcher.py`)."""
+VERSION = 1
+_HINT = "The trial's process and the driver must run the same version of paretovid."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Cause:
-    """Why a trial's process is gone."""
+class Finished:
+    """The trial has a result."""
+
+    result: TrialResult
+
+    def to_json(self) -> dict[str, JsonValue]:
+        return {"kind": "finished", "version": VERSION, "result": self.result.to_json()}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Failed:
+    """This start has no result."""
 
     reason: str
-    is_innocent: bool = False
-    """It was not the trial's doing (its node was taken away): the start does not count as a failure."""
+    retry: bool
+    """Another start may do better."""
+    is_infrastructure: bool = False
+    """It was not the trial's doing (its node was taken away): the start does not count as a failure of the trial."""
+
+    def to_json(self) -> dict[str, JsonValue]:
+        return {
+            "kind": "failed",
+            "version": VERSION,
+            "reason": self.reason,
+            "retry": self.retry,
+            "is_infrastructure": self.is_infrastructure,
+        }
 
 
-PROCESS_DIED = Cause(reason="the trial's process died, most often for lack of memory")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stopped:
+    """It ended early because it was asked to; it resumes from its checkpoint."""
+
+    def to_json(self) -> dict[str, JsonValue]:
+        return {"kind": "stopped", "version": VERSION}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EnvironmentFault:
+    """The place is at fault (a full disk), and every trial would fail."""
+
+    reason: str
+
+    def to_json(self) -> dict[str, JsonValue]:
+        return {"kind": "environment_fault", "version": VERSION, "reason": self.reason}
+
+
+TrialOutcome: TypeAlias = Finished | Failed | Stopped | EnvironmentFault
+
+PROCESS_DIED = Failed(reason="the trial's process died, most often for lack of memory", retry=True)
+
+
+def outcome_text(outcome: TrialOutcome) -> str:
+    """The outcome as one line of JSON. Raises `NonFiniteError` for a number in a result that is not finite."""
+    try:
+        return json.dumps(outcome.to_json(), allow_nan=False)
+    except ValueError as error:
+        raise NonFiniteError(f"the trial's result is not finite: {error}", "Is a metric NaN?") from error
+
+
+def parse_outcome(text: str) -> TrialOutcome:
+    """What `outcome_text` wrote.
+
+    Raises `DataError` for anything else, a later version too, `NonFiniteError` for a number that is not finite.
+    """
+    try:
+        data = json.loads(text)
+    except (ValueError, TypeError) as error:
+        raise DataError(f"a trial's outcome cannot be read: {error}", _HINT) from error
+    fields = Fields(data, "a trial's outcome", _HINT)
+    fields.check_version(VERSION)
+    match fields.text("kind"):
+        case "finished":
+            return Finished(result=TrialResult.from_json(fields.raw("result"), "a trial's result"))
+        case "failed":
+            return Failed(
+                reason=fields.text("reason"),
+                retry=fields.flag("retry"),
+                is_infrastructure=fields.flag("is_infrastructure"),
+            )
+        case "stopped":
+            return Stopped()
+        case "environment_fault":
+            return EnvironmentFault(reason=fields.text("reason"))
+        case kind:
+            raise DataError(f"a trial's outcome cannot be {kind!r}", _HINT)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FixedTrial:
-    """A trial with a configuration of its own that runs beside the search and is never told to the study."""
+    """A trial with a configuration of its own that runs beside the search and is never reported to the study."""
 
     trial_id: str
-    config: Mapping[str, Any]
+    config: JsonObject
 
 
-@dataclass(slots=True)
-class Hooks:
-    """What the driver does when something happens to a trial. Called in the driver's main thread."""
+class TrialCallback:
+    """What happens to trials, as methods that do nothing until a driver overrides them.
 
-    configure: Callable[[Suggestion], Mapping[str, Any]] = lambda suggestion: {"knobs": suggestion.knobs}
-    """A suggestion to the trial's configuration."""
-    objectives_of: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda result: result
-    """A trial's result to its `map` and `gflops`."""
-    swept_of: Callable[[Mapping[str, Any]], Sequence[Mapping[str, Any]]] | None = None
-    """A trial's result to the points for `ParetoStudy.tell_swept`; None: they are not told."""
-    on_start: Callable[[str, Mapping[str, Any], int], None] = lambda trial_id, config, attempt: None
-    """`(trial_id, config, attempt)`; `attempt` is 1 for the first start."""
-    on_progress: Callable[[str, Mapping[str, float]], None] = lambda trial_id, progress: None
-    on_result: Callable[[str, Mapping[str, Any], Mapping[str, Any] | None, str | None], None] = (
-        lambda trial_id, config, result, error: None
-    )
-    """`(trial_id, config, result, None)` or `(trial_id, config, None, reason)`, once per trial."""
-    on_fault: Callable[[str, str, bool], None] = lambda trial_id, reason, again: None
-    """Every start that failed; `again`: there will be another one."""
-    on_look: Callable[[], None] = lambda: None
-    """About once a second, while trials run."""
-    on_aside: Callable[[str], None] = lambda trial_id: None
-    """A start that ended early because the sweep ends; the trial goes on when the sweep does."""
+    All are called in the driver's main thread. What they raise ends the run.
+    """
+
+    def on_start(self, trial_id: str, config: JsonObject, attempt: int) -> None:
+        """A trial is started; `attempt` is 1 for its first start."""
+
+    def on_progress(self, trial_id: str, progress: Mapping[str, float]) -> None:
+        """A trial has reported progress, by name."""
+
+    def on_result(self, trial_id: str, result: TrialResult) -> None:
+        """A trial has finished. At most once per trial, and not after its last failure."""
+
+    def on_failure(self, trial_id: str, reason: str, will_retry: bool) -> None:
+        """A start has failed. Without `will_retry` the trial has failed for good."""
+
+    def on_requeue(self, trial_id: str) -> None:
+        """A start ended early because the sweep ends; the trial resumes when the sweep does."""
+
+    def on_poll(self) -> None:
+        """About once a second, while trials run."""

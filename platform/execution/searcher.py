@@ -1,4 +1,7 @@
-"""The adapter between a study and Ray Tune: what is started next, and what becomes of what comes back."""
+"""The adapter between a study and Ray Tune: what is started next, and what becomes of what comes back.
+
+Here, and nowhere else, the JSON of an outcome becomes a `TrialOutcome` again.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +15,36 @@ from typing import Any, final
 
 from ray.tune.search import Searcher
 
-from paretovid.platform.execution.outcome import OUTCOME, PROCESS_DIED, Cause, FixedTrial, Hooks
-from paretovid.platform.search.storage import objectives
-from paretovid.platform.search.study import MOST_LOSSES, ParetoStudy, not_finite
+from paretovid.platform.execution.outcome import (
+    OUTCOME,
+    PROCESS_DIED,
+    EnvironmentFault,
+    Failed,
+    Finished,
+    FixedTrial,
+    Stopped,
+    TrialCallback,
+    TrialOutcome,
+    parse_outcome,
+)
+from paretovid.platform.search.study import MOST_LOSSES, ParetoStudy, Suggestion
+from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.errors import ParetovidError
+from paretovid.trainables.evaluation.results import TrialResult
+
+Configure = Callable[[Suggestion], JsonObject]
+"""A suggestion to the configuration of its trial."""
+
+
+def knobs_alone(suggestion: Suggestion) -> JsonObject:
+    """A configuration that is nothing but the knobs."""
+    return {"knobs": suggestion.knobs}
 
 
 @dataclass(slots=True)
 class _Started:
     trial_id: str
-    config: Mapping[str, Any]
+    config: JsonObject
     fixed: FixedTrial | None
     attempt: int
 
@@ -40,11 +63,14 @@ class ParetoSearcher(Searcher):
 
     Arguments:
         study: the search; None if there are only fixed trials.
+        configure: a suggestion to the configuration of its trial.
+        callback: is notified of starts, progress, results and failures.
+        all_points: the study sees all operating points of a trial, not only its first.
         concurrent: trials at a time; may be changed while the search runs.
         deadline: `time.time()` after which no trial is started.
         max_failures: of a fixed trial (the study has its own).
 
-    Its state is a map of ids, plain JSON. Ray never restores it: a sweep goes on from the study.
+    Its state is a map of ids, plain JSON. Ray never restores it: a sweep resumes from the study.
     """
 
     def __init__(
@@ -52,7 +78,9 @@ class ParetoSearcher(Searcher):
         study: ParetoStudy | None,
         *,
         fixed: Sequence[FixedTrial] = (),
-        hooks: Hooks | None = None,
+        configure: Configure = knobs_alone,
+        callback: TrialCallback | None = None,
+        all_points: bool = False,
         concurrent: int = 1,
         deadline: float | None = None,
         max_failures: int = 1,
@@ -60,12 +88,14 @@ class ParetoSearcher(Searcher):
         super().__init__()
         self._study = study
         self._fixed = _Fixed(waiting=list(fixed))
-        self._hooks = hooks or Hooks()
+        self._configure = configure
+        self._callback = callback or TrialCallback()
+        self._all_points = all_points
         self.concurrent = concurrent
         self._deadline = deadline
         self._max_failures = max_failures
         self._started: dict[str, _Started] = {}
-        self._causes: dict[str, Cause] = {}
+        self._causes: dict[str, Failed] = {}
         self._is_stopping = False
         self.environment_fault: str | None = None
         """Why no trial can work here, if one has found out."""
@@ -76,7 +106,7 @@ class ParetoSearcher(Searcher):
 
     @property
     def running(self) -> tuple[str, ...]:
-        """Trials that were handed out and have not come back."""
+        """Trials that were dispatched and have not come back."""
         return tuple(started.trial_id for started in self._started.values())
 
     def trial_of(self, tune_id: str) -> str | None:
@@ -88,7 +118,7 @@ class ParetoSearcher(Searcher):
         """Starts no trial any more."""
         self._is_stopping = True
 
-    def explain(self, tune_id: str, cause: Cause) -> None:
+    def explain(self, tune_id: str, cause: Failed) -> None:
         """Says why a trial's process is about to be reported dead. The first explanation holds."""
         self._causes.setdefault(tune_id, cause)
 
@@ -104,7 +134,7 @@ class ParetoSearcher(Searcher):
             self.is_exhausted = not self._started
             return None if self._started else Searcher.FINISHED
         self._started[trial_id] = started
-        self._hooks.on_start(started.trial_id, started.config, started.attempt)
+        self._callback.on_start(started.trial_id, started.config, started.attempt)
         return {"trial": started.trial_id, **started.config}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -112,45 +142,41 @@ class ParetoSearcher(Searcher):
         started = self._started.get(trial_id)
         progress = {name[9:]: value for name, value in result.items() if name.startswith("progress/")}
         if started is not None and progress:
-            self._hooks.on_progress(started.trial_id, progress)
+            self._callback.on_progress(started.trial_id, progress)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Tells the study. Understands bare results and the outcomes of `launcher.py`."""
+        """Reports what the trial has come to, to the study and the callback."""
         started = self._started.pop(trial_id, None)
         cause = self._causes.pop(trial_id, PROCESS_DIED)
         if started is None:
-            return None
-        if error or result is None:
-            return self._failed(started, cause.reason, retry=True, is_innocent=cause.is_innocent)
-        if OUTCOME not in result:
-            return self._succeeded(started, result)
-        outcome = json.loads(result[OUTCOME])
-        if outcome.get("stopped"):
-            return self._set_aside(started)
-        if outcome.get("environment"):
-            self.environment_fault = outcome["error"]
-            self.stop()
-            return self._set_aside(started)
-        if outcome.get("error"):
-            is_innocent = bool(outcome.get("innocent"))
-            return self._failed(
-                started, outcome["error"], retry=bool(outcome["retry"]), is_innocent=is_innocent
-            )
-        return self._succeeded(started, outcome["result"])
+            return
+        outcome: TrialOutcome = cause if error or result is None else _outcome_in(result)
+        match outcome:
+            case Finished():
+                self._finished(started, outcome.result)
+            case Failed():
+                self._failed(started, outcome)
+            case Stopped():
+                self._requeue(started)
+            case EnvironmentFault():
+                self.environment_fault = outcome.reason
+                self.stop()
+                self._requeue(started)
 
-    def crashed(self, reason: str, is_guilty: Callable[[str], bool] = lambda trial_id: True) -> None:
-        """Tune itself has ended: the guilty ones of the trials that were running have failed, the others will
-        be handed out again without blame."""
+    def crashed(self, reason: str, is_counted: Callable[[str], bool] = lambda trial_id: True) -> None:
+        """Tune itself has ended: for those of the running trials that are counted it is a failure of their own, the
+        others are dispatched again without one."""
         for tune_id in list(self._started):
             started = self._started.pop(tune_id)
-            self._failed(started, reason, retry=True, is_innocent=not is_guilty(started.trial_id))
+            is_infrastructure = not is_counted(started.trial_id)
+            self._failed(started, Failed(reason=reason, retry=True, is_infrastructure=is_infrastructure))
 
-    def set_all_aside(self) -> None:
-        """The trials that are running will not come back: whoever opens the study again hands them out."""
+    def requeue_all(self) -> None:
+        """The trials that are running will not come back: whoever opens the study again dispatches them."""
         for tune_id in list(self._started):
-            self._set_aside(self._started.pop(tune_id))
+            self._requeue(self._started.pop(tune_id))
 
     def save(self, checkpoint_path: str) -> None:
         """Writes the map of ids."""
@@ -158,7 +184,7 @@ class ParetoSearcher(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Refused: open the study again instead."""
-        raise NotImplementedError("a sweep goes on from its study: open it again")
+        raise NotImplementedError("a sweep resumes from its study: open it again")
 
     def __getstate__(self) -> dict[str, Any]:
         return {"ids": {tune_id: started.trial_id for tune_id, started in self._started.items()}}
@@ -178,43 +204,52 @@ class ParetoSearcher(Searcher):
         suggestion = self._study.ask() if self._study is not None else None
         if suggestion is None:
             return None
-        return _Started(suggestion.trial_id, self._hooks.configure(suggestion), None, suggestion.attempt)
+        return _Started(suggestion.trial_id, self._configure(suggestion), None, suggestion.attempt)
 
-    def _set_aside(self, started: _Started) -> None:
+    def _requeue(self, started: _Started) -> None:
         if started.fixed is None:
             assert self._study is not None
-            self._study.set_aside(started.trial_id)
-        self._hooks.on_aside(started.trial_id)
+            self._study.requeue(started.trial_id)
+        self._callback.on_requeue(started.trial_id)
 
-    def _failed(self, started: _Started, reason: str, *, retry: bool, is_innocent: bool = False) -> None:
+    def _failed(self, started: _Started, failed: Failed) -> None:
         if started.fixed is not None:
-            counts = self._fixed.losses if is_innocent else self._fixed.failures
+            counts = self._fixed.losses if failed.is_infrastructure else self._fixed.failures
             counts[started.trial_id] += 1
-            most = MOST_LOSSES if is_innocent else self._max_failures
-            again = retry and counts[started.trial_id] <= most
-            if again:
+            most = MOST_LOSSES if failed.is_infrastructure else self._max_failures
+            will_retry = failed.retry and counts[started.trial_id] <= most
+            if will_retry:
                 self._fixed.waiting.append(started.fixed)
         else:
             assert self._study is not None
-            told = self._study.tell_failure(started.trial_id, reason, retry=retry, is_innocent=is_innocent)
-            again = told == "again"
-        self._hooks.on_fault(started.trial_id, reason, again)
-        if not again:
-            self._hooks.on_result(started.trial_id, started.config, None, reason)
+            became = self._study.report_failure(
+                started.trial_id,
+                failed.reason,
+                retry=failed.retry,
+                is_infrastructure=failed.is_infrastructure,
+            )
+            will_retry = became == "again"
+        self._callback.on_failure(started.trial_id, failed.reason, will_retry)
 
-    def _succeeded(self, started: _Started, result: Mapping[str, Any]) -> None:
-        try:
-            found = self._hooks.objectives_of(result)
-        except (KeyError, IndexError, TypeError, ParetovidError) as error:
-            reason = f"its result has no objectives: {type(error).__name__}: {error}"
-            return self._failed(started, reason, retry=False)
-        bad = not_finite(found, objectives() if self._study is None else self._study.objectives)
-        if bad is not None:
-            return self._failed(started, bad, retry=False)
+    def _finished(self, started: _Started, result: TrialResult) -> None:
+        reported = result.points[0].val
+        unusable = None if self._study is None else self._study.why_unusable(reported)
+        if unusable is not None:
+            return self._failed(started, Failed(reason=unusable, retry=False))
         if started.fixed is None:
             assert self._study is not None
-            self._study.tell(started.trial_id, found)
-            if self._hooks.swept_of is not None:
-                self._study.tell_swept(started.trial_id, self._hooks.swept_of(result))
-        self._hooks.on_result(started.trial_id, started.config, result, None)
+            self._study.report(started.trial_id, reported)
+            if self._all_points:
+                self._study.report_all_points(started.trial_id, result.points)
+        self._callback.on_result(started.trial_id, result)
         return None
+
+
+def _outcome_in(result: Mapping[str, Any]) -> TrialOutcome:
+    """What a Tune result holds. One that cannot be read is a failure: another start would say the same."""
+    if OUTCOME not in result:
+        return Failed(reason="the trial has ended without an outcome", retry=False)
+    try:
+        return parse_outcome(result[OUTCOME])
+    except ParetovidError as error:
+        return Failed(reason=error.message, retry=False)

@@ -1,17 +1,11 @@
 """A trial inside Ray's processes: the function that Tune runs, with one worker or as a Ray Train group.
 
-What it returns to the driver is one JSON string, an outcome:
-
-    {"result": …}                             finished
-    {"error": reason, "retry": bool}          failed; `retry`: another start may do better
-    {"error": reason, "environment": true}    the place is at fault (a full disk), and every trial would fail
-    {"stopped": true}                         ended early because it was asked to
+What it returns to the driver is one JSON string, a `TrialOutcome`.
 """
 
 from __future__ import annotations
 
 import errno
-import json
 import traceback
 import uuid
 from collections.abc import Callable, Mapping
@@ -23,17 +17,25 @@ import torch
 
 from paretovid.infra.placement import TrialResources
 from paretovid.platform.execution.context import ProcessContext, WorkerContext, forget_checkpoints
-from paretovid.platform.execution.outcome import OUTCOME
+from paretovid.platform.execution.outcome import (
+    OUTCOME,
+    EnvironmentFault,
+    Failed,
+    Finished,
+    Stopped,
+    outcome_text,
+)
 from paretovid.platform.execution.ray_errors import NODE_LOST, cause_of_train_failure, is_node_loss
 from paretovid.platform.storage.documents import write_atomically
 from paretovid.platform.storage.mirror import SharedRoot, ray_storage, read_text, remove
-from paretovid.trainables.context import TrialStopped
+from paretovid.trainables.context import TrialContext, TrialStopped
 from paretovid.trainables.errors import NonFiniteError, ParetovidError
+from paretovid.trainables.evaluation.results import TrialResult
 
-Trainable = Callable[[dict[str, Any], Any], Mapping[str, Any]]
-"""`(config, context) -> result`: a trial as a plain function. The result must be JSON without NaN."""
+Trainable = Callable[[dict[str, Any], TrialContext], TrialResult | None]
+"""`(config, context) -> result`: a trial as a plain function. None on ranks other than 0."""
 
-_STOPPED = json.dumps({"stopped": True})
+_STOPPED = outcome_text(Stopped())
 _FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS))
 
 
@@ -54,20 +56,22 @@ def in_process(
             folder = trial_folder(home.here(storage), config)
             context = ProcessContext(folder, torch.device("cuda" if cuda else "cpu"))
         except OSError as error:
-            return {OUTCOME: failure(error)}
+            return {OUTCOME: outcome_text(failure(error))}
         try:
-            result = result_to_json(trainable(config, context))
+            result = trainable(config, context)
+            assert result is not None, "the only process of a trial is its rank 0"
+            outcome = outcome_text(Finished(result=result))
         except TrialStopped:
             return {OUTCOME: _STOPPED}
         except Exception as error:
             _write_traceback(folder)
             if cuda and not isinstance(error, ParetovidError):
                 raise  # a CUDA error leaves the process unusable; Tune replaces it
-            return {OUTCOME: failure(error, on_gpu=cuda)}
+            return {OUTCOME: outcome_text(failure(error, on_gpu=cuda))}
         finally:
             context.end()
         forget_checkpoints(folder)
-        return {OUTCOME: result}
+        return {OUTCOME: outcome}
 
     return trial
 
@@ -83,7 +87,8 @@ def nested(
         folder = trial_folder(home.here(storage), config)
         context = WorkerContext(folder)
         try:
-            outcome = result_to_json(trainable(config, context))
+            result = trainable(config, context)
+            outcome = None if result is None else outcome_text(Finished(result=result))
         except TrialStopped:
             outcome = _STOPPED
         except Exception:
@@ -93,6 +98,7 @@ def nested(
         finally:
             context.end()
         if context.rank == 0:
+            assert outcome is not None, "rank 0 has the result"
             write_atomically(folder / "outcome.json", outcome)
 
     def trial(config: dict[str, Any]) -> dict[str, str]:
@@ -124,8 +130,8 @@ def nested(
         except Exception as error:
             cause = cause_of_train_failure(error)
             if not isinstance(cause, ParetovidError) and is_node_loss(f"{error} {cause}"):
-                return {OUTCOME: json.dumps({"error": NODE_LOST, "retry": True, "innocent": True})}
-            return {OUTCOME: failure(cause, on_gpu=bool(wanted.gpus))}
+                return {OUTCOME: outcome_text(Failed(reason=NODE_LOST, retry=True, is_infrastructure=True))}
+            return {OUTCOME: outcome_text(failure(cause, on_gpu=bool(wanted.gpus)))}
         remove(folder / "outcome.json")
         if outcome != _STOPPED:
             forget_checkpoints(folder)
@@ -134,16 +140,8 @@ def nested(
     return trial
 
 
-def result_to_json(result: Mapping[str, Any]) -> str:
-    """An outcome with a result. Raises `NonFiniteError` for NaN in it."""
-    try:
-        return json.dumps({"result": dict(result)}, allow_nan=False)
-    except ValueError as error:
-        raise NonFiniteError(f"the trial's result is not finite: {error}", "Is a metric NaN?") from error
-
-
-def failure(error: Exception, *, on_gpu: bool = False) -> str:
-    """An outcome without a result.
+def failure(error: Exception, *, on_gpu: bool = False) -> Failed | EnvironmentFault:
+    """What an error in a trial comes to.
 
     Our own errors are final: a start from the same checkpoint computes the same. On a GPU sums vary from run to
     run, so a loss that was NaN once has another try there.
@@ -151,11 +149,11 @@ def failure(error: Exception, *, on_gpu: bool = False) -> str:
     text = error.message if isinstance(error, ParetovidError) else f"{type(error).__name__}: {error}"
     reason = (text.strip().splitlines() or [type(error).__name__])[0]
     if getattr(error, "errno", None) in _FULL or "No space left on device" in text:
-        return json.dumps({"error": reason, "environment": True})
+        return EnvironmentFault(reason=reason)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         reason = f"out of memory: {reason}"
     is_final = isinstance(error, ParetovidError) and not (on_gpu and isinstance(error, NonFiniteError))
-    return json.dumps({"error": reason, "retry": not is_final})
+    return Failed(reason=reason, retry=not is_final)
 
 
 def trial_folder(storage: Path, config: Mapping[str, Any]) -> Path:

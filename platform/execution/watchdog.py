@@ -1,6 +1,6 @@
 """What the driver looks after while Tune runs: trials that hang, processes that died, the wish to stop.
 
-Tune calls an `Overseer` between its steps, about ten times a second, in the driver's main thread.
+Tune calls a `Watchdog` between its steps, about ten times a second, in the driver's main thread.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler
 
 from paretovid.platform.execution.heartbeat import ALIVE_FILE, ask_to_stop
-from paretovid.platform.execution.outcome import PROCESS_DIED, Cause
+from paretovid.platform.execution.outcome import PROCESS_DIED, Failed
 from paretovid.platform.execution.ray_errors import NODE_LOST, is_node_loss
 from paretovid.platform.execution.searcher import ParetoSearcher
 from paretovid.platform.execution.stopping import StopSwitch
@@ -29,16 +29,16 @@ _LOOK_SECONDS = 1.0
 _ROOM_SECONDS = 5.0
 
 
-def cause_of_death(told: str) -> Cause:
+def cause_of_death(told: str) -> Failed:
     """Why a trial's process is gone, from what Ray says about it."""
     if is_node_loss(told):
-        return Cause(reason=NODE_LOST, is_innocent=True)
+        return Failed(reason=NODE_LOST, retry=True, is_infrastructure=True)
     if "temporarily unavailable" in told or "ActorUnavailable" in told:
-        return Cause(reason="the connection to its node was lost", is_innocent=True)
+        return Failed(reason="the connection to its node was lost", retry=True, is_infrastructure=True)
     if "low on memory" in told or "OutOfMemory" in told:
-        return Cause(reason="its process was killed for lack of memory")
+        return Failed(reason="its process was killed for lack of memory", retry=True)
     if "SIGKILL" in told or "connection error code 2" in told:
-        return Cause(reason="its process was killed, most often for lack of memory")
+        return Failed(reason="its process was killed, most often for lack of memory", retry=True)
     return PROCESS_DIED
 
 
@@ -64,7 +64,7 @@ class ExplainingScheduler(FIFOScheduler):
 
 
 @final
-class Overseer(tune.Callback):
+class Watchdog(tune.Callback):
     """Ends trials that hang, follows the cluster's size, and ends the run when the switch is turned.
 
     Arguments:
@@ -81,14 +81,14 @@ class Overseer(tune.Callback):
         *,
         hang_seconds: float | None,
         room: Callable[[], int],
-        on_look: Callable[[], None] = lambda: None,
+        on_poll: Callable[[], None] = lambda: None,
     ) -> None:
         self._searcher = searcher
         self._storage = storage
         self._switch = switch
         self._hang_seconds = hang_seconds
         self._room = room
-        self._on_look = on_look
+        self._on_poll = on_poll
         self._trials: dict[str, Any] = {}
         self._seen: dict[str, tuple[Any, float]] = {}
         self._looked = self._checked = self._measured = time.monotonic()
@@ -133,7 +133,7 @@ class Overseer(tune.Callback):
             self._searcher.concurrent = max(1, self._room())
         if now - self._looked >= _LOOK_SECONDS:
             self._looked = now
-            self._on_look()
+            self._on_poll()
         # Often enough to be right to a twentieth; a thousand trials are a thousand files to read.
         pause = max(_LOOK_SECONDS, self._hang_look_seconds)
         if self._hang_seconds is not None and now - self._checked >= pause:
@@ -155,7 +155,8 @@ class Overseer(tune.Callback):
                 self._seen[tune_id] = (sign, now)
             elif now - before[1] > hang_seconds and trial.temporary_state.ray_actor is not None:
                 self._searcher.explain(
-                    tune_id, Cause(reason=f"no progress for {hang_seconds:g} s, its process was ended")
+                    tune_id,
+                    Failed(reason=f"no progress for {hang_seconds:g} s, its process was ended", retry=True),
                 )
                 self._seen.pop(tune_id)
                 ray.kill(trial.temporary_state.ray_actor)
@@ -164,12 +165,12 @@ class Overseer(tune.Callback):
 def killed_for_memory(told: str, storage: Path) -> Callable[[str], bool]:
     """Whether a trial is one of those whose processes Ray's memory monitor says it has killed.
 
-    Where it does not say which, all are: one that is never blamed could end the sweep again and again.
+    Where it does not say which, all are: one whose failures are never counted could end the sweep again and again.
     """
     pids = {int(number) for number in re.findall(r"\bpid[=: ]+(\d+)", told, flags=re.IGNORECASE)}
 
-    def is_guilty(trial: str) -> bool:
+    def is_counted(trial: str) -> bool:
         alive: Mapping[str, Any] = read_document(storage / "trials" / trial / ALIVE_FILE) or {}
         return not pids or alive.get("pid") in pids
 
-    return is_guilty
+    return is_counted

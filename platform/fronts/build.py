@@ -8,22 +8,16 @@ Cost needs no labels, so a budget holds on both: a point that fits it on validat
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from paretovid.platform.fronts.front import Front, FrontPoint, _cheapest, _within
-from paretovid.platform.records.trial import (
-    MAP,
-    SPLITS,
-    Scores,
-    SweepRecord,
-    TrialRecord,
-    read_scores,
-    read_sweep,
-)
+from paretovid.platform.records.trial import Scores, SweepResults, read_scores, read_sweep
 from paretovid.trainables.errors import DataError, UsageError
 from paretovid.trainables.evaluation.intervals import detection_interval, map_interval, resample_weights
 from paretovid.trainables.evaluation.pareto import Reference, hypervolume, knee, non_dominated, reference_of
+from paretovid.trainables.evaluation.results import MAP, SCORES_FILE, SPLITS, TrialResult
 
 ALL_INTERVALS_UP_TO = 1000
 """Videos in a split up to which every point gets an interval; beyond, only the front and baselines do."""
@@ -35,7 +29,7 @@ def read_front(folders: Sequence[Path], **options: Any) -> Front:
 
 
 def build_front(
-    sweeps: Sequence[SweepRecord],
+    sweeps: Sequence[SweepResults],
     *,
     split: str = "test",
     max_gflops: float | None = None,
@@ -58,10 +52,11 @@ def build_front(
     trials = [trial for sweep in sweeps for trial in sweep.trials]
     _check_finished(sweeps, trials)
     _check_comparable(trials)
-    points = [p for p in _points(trials, split) if not p.trial.is_baseline]
+    everything = list(_points(sweeps, split))
+    points = [p for p in everything if not p.trial.is_baseline]
     if not points:  # a sweep of nothing but baselines has a front, too
-        points = [p for p in _points(trials, split) if p.trial.deployable]
-    baselines = [p for p in _points(trials, split) if p.trial.is_baseline]
+        points = [p for p in everything if p.trial.deployable]
+    baselines = [p for p in everything if p.trial.is_baseline]
     reference = _reference(sweeps, [*points, *baselines])
     whole = [points[i] for i in _front_indices(points)]
     # Of the whole front whatever bounds are asked for: it is the one that `promote --knee` takes.
@@ -90,7 +85,7 @@ def _front_indices(points: Sequence[FrontPoint]) -> list[int]:
     return [order[k] for k in non_dominated([m.gflops for m in val], [m.quality for m in val])]
 
 
-def baseline_name(trial: TrialRecord) -> str:
+def baseline_name(trial: TrialResult) -> str:
     """A baseline's name with its variant: `uniform`, `uniform+coarse`, `epitoma_sampled+motion+random`."""
     flags = sorted(name.removeprefix("with_") for name, value in trial.model.items() if value is True)
     words = [str(trial.model[name]) for name in sorted(trial.model) if isinstance(trial.model[name], str)]
@@ -98,27 +93,29 @@ def baseline_name(trial: TrialRecord) -> str:
     return "+".join(dict.fromkeys([trial.method, *flags, *variant]))
 
 
-def _points(trials: Sequence[TrialRecord], split: str) -> Iterator[FrontPoint]:
+def _points(sweeps: Sequence[SweepResults], split: str) -> Iterator[FrontPoint]:
     groups: dict[str, set[int]] = {}
-    for trial in trials:
+    trials = [(trial, sweep.folder_of(trial)) for sweep in sweeps for trial in sweep.trials]
+    for trial, _ in trials:
         groups.setdefault(_group(trial), set()).add(trial.seed)
-    for trial in trials:
+    for trial, folder in trials:
         for record in trial.points:
             yield FrontPoint(
                 trial=trial,
                 record=record,
+                folder=folder,
                 name=baseline_name(trial) if trial.is_baseline else trial.method,
-                shown=record.on(split),
+                split=split,
                 quality_ci=None,
                 seeds=len(groups[_group(trial)]),
             )
 
 
-def _group(trial: TrialRecord) -> str:
+def _group(trial: TrialResult) -> str:
     return repr((trial.method, sorted(trial.training_knobs.items()), sorted(map(repr, trial.model.items()))))
 
 
-def _check_finished(sweeps: Sequence[SweepRecord], trials: Sequence[TrialRecord]) -> None:
+def _check_finished(sweeps: Sequence[SweepResults], trials: Sequence[TrialResult]) -> None:
     if trials:
         return
     names = ", ".join(sweep.name for sweep in sweeps)
@@ -129,9 +126,9 @@ def _check_finished(sweeps: Sequence[SweepRecord], trials: Sequence[TrialRecord]
     )
 
 
-def _check_comparable(trials: Sequence[TrialRecord]) -> None:
-    readers: Mapping[str, Callable[[TrialRecord], Any]] = {
-        "data set": lambda t: f"{t.data['name']}@{t.data['fingerprint']}",
+def _check_comparable(trials: Sequence[TrialResult]) -> None:
+    readers: Mapping[str, Callable[[TrialResult], Any]] = {
+        "data set": lambda t: str(t.data),
         "accounting": lambda t: t.accounting,
         "objective": lambda t: t.objective,
     }
@@ -144,8 +141,8 @@ def _check_comparable(trials: Sequence[TrialRecord]) -> None:
             )
 
 
-def _reference(sweeps: Sequence[SweepRecord], points: Sequence[FrontPoint]) -> Reference:
-    dearest = max(max(p.record.val.gflops, p.record.test.gflops) for p in points)
+def _reference(sweeps: Sequence[SweepResults], points: Sequence[FrontPoint]) -> Reference:
+    dearest = max(p.record.most_gflops for p in points)
     return reference_of([sweep.reference for sweep in sweeps], dearest)
 
 
@@ -159,46 +156,38 @@ def _with_intervals(
     seed: int,
 ) -> tuple[list[FrontPoint], list[FrontPoint]]:
     """The points and baselines again, with intervals and the front marked. Reads each trial's scores once."""
-    on_front = {(points[i].trial.folder, points[i].id) for i in chosen}
+    on_front = {(points[i].folder, points[i].id) for i in chosen}
     weights: Any = None
     made: dict[tuple[Path, str], tuple[float, float]] = {}
-    for trial in {p.trial.folder: p.trial for p in [*points, *baselines]}.values():
-        scores = read_scores(trial, split)
+    for folder, trial in {p.folder: p.trial for p in [*points, *baselines]}.items():
+        scores = read_scores(folder, split)
         if len(scores.scores) != len(trial.points):
             raise DataError(
-                f"{trial.folder}: {len(trial.points)} points but scores of {len(scores.scores)}",
+                f"{folder}: {len(trial.points)} points but scores of {len(scores.scores)}",
                 "Remove the trial's folder and run the sweep again under another name=.",
             )
         if weights is None or weights.shape[1] != len(scores.targets):
             weights = resample_weights(len(scores.targets), resample_count, seed)
         for record in trial.points:
-            key = (trial.folder, record.id)
+            key = (folder, record.id)
             few = len(scores.targets) <= ALL_INTERVALS_UP_TO
             if few or trial.is_baseline or key in on_front:
-                made[key] = _interval(trial, scores, record.index, weights)
+                made[key] = _interval(trial.objective, folder, scores, record.index, weights)
 
     def finished(p: FrontPoint) -> FrontPoint:
-        key = (p.trial.folder, p.id)
-        return FrontPoint(
-            trial=p.trial,
-            record=p.record,
-            name=p.name,
-            shown=p.shown,
-            quality_ci=made.get(key),
-            on_front=key in on_front,
-            seeds=p.seeds,
-        )
+        key = (p.folder, p.id)
+        return replace(p, quality_ci=made.get(key), on_front=key in on_front)
 
     return [finished(p) for p in points], [finished(p) for p in baselines]
 
 
-def _interval(trial: TrialRecord, scores: Scores, index: int, weights: Any) -> tuple[float, float]:
-    """Of the trial's objective. Raises `DataError` if its scores lack what that is measured from."""
-    if trial.objective == MAP:
+def _interval(objective: str, folder: Path, scores: Scores, index: int, weights: Any) -> tuple[float, float]:
+    """Of the objective. Raises `DataError` if its scores lack what that is measured from."""
+    if objective == MAP:
         return map_interval(scores.scores[index], scores.targets, weights)
     if scores.detections is None or scores.truth is None:
         raise DataError(
-            f"{trial.folder / 'scores.safetensors'} holds no instances, which {trial.objective} is measured from",
+            f"{folder / SCORES_FILE} holds no instances, which {objective} is measured from",
             "Remove the trial's folder and run the sweep under another name=.",
         )
     return detection_interval(scores.detections[index], scores.truth, weights)

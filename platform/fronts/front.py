@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from paretovid.platform.records.trial import (
-    Measurement,
-    PointRecord,
-    TrialRecord,
-    objective_text,
-)
+from paretovid.platform.records.trial import objective_text
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.evaluation.pareto import Reference
+from paretovid.trainables.evaluation.results import DataReference, Metrics, OperatingPoint, TrialResult
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FrontPoint:
     """One operating point as it is shown."""
 
-    trial: TrialRecord
-    record: PointRecord
+    trial: TrialResult
+    record: OperatingPoint
+    folder: Path
+    """The trial's, with its scores and weights."""
     name: str
     """`method` for a point of a method; a baseline's own name, for example `uniform+coarse`."""
-    shown: Measurement
-    """On the split that is shown."""
+    split: str
+    """The one that is shown."""
     quality_ci: tuple[float, float] | None
     """95 % interval of the objective over videos."""
     on_front: bool = False
@@ -36,6 +35,11 @@ class FrontPoint:
     def id(self) -> str:
         return self.record.id
 
+    @property
+    def shown(self) -> Metrics:
+        """The figures on the split that is shown."""
+        return self.record.on(self.split)
+
     def to_json(self) -> dict[str, Any]:
         """The point as `front --json` prints it."""
         return {
@@ -43,17 +47,17 @@ class FrontPoint:
             "sweep": self.trial.sweep,
             "trial": self.trial.trial,
             "method": self.trial.method,
-            "training_knobs": self.trial.training_knobs,
-            "inference_knobs": self.record.inference_knobs,
+            "training_knobs": dict(self.trial.training_knobs),
+            "inference_knobs": dict(self.record.inference_knobs),
             self.trial.objective: self.shown.quality,
             f"{self.trial.objective}_ci": None if self.quality_ci is None else list(self.quality_ci),
             "top1": self.shown.top1,
             "gflops": self.shown.gflops,
             "gflops_std": self.shown.gflops_std,
-            "calls": self.shown.calls,
+            "calls": dict(self.shown.calls),
             "on_front": self.on_front,
             "seeds": self.seeds,
-            "remarks": list(self.trial.remarks),
+            "remarks": list(self.trial.warnings),
         }
 
     def baseline_json(self) -> dict[str, Any]:
@@ -75,7 +79,7 @@ class Front:
     baselines: tuple[FrontPoint, ...]
     knee_id: tuple[str, str] | None = None
     """Sweep and id of the knee of the whole front, which bounds may have left out of this one."""
-    data: dict[str, Any] = field(default_factory=dict)
+    data: DataReference
 
     @property
     def objective(self) -> str:
@@ -109,13 +113,13 @@ class Front:
 
 
 def _dearest_quality(p: FrontPoint) -> tuple[float, float, bool, str, str]:
-    """Order by quality, best first; ties: cheaper, natural setting, name."""
-    return (-p.record.val.quality, p.record.val.gflops, not p.record.natural, p.trial.sweep, p.id)
+    """Order by quality, best first; ties: cheaper, default setting, name."""
+    return (-p.record.val.quality, p.record.val.gflops, not p.record.is_default, p.trial.sweep, p.id)
 
 
 def _cheapest(p: FrontPoint) -> tuple[float, float, bool, str, str]:
-    """Order by cost, cheapest first; ties: better, natural setting, name."""
-    return (p.record.val.gflops, -p.record.val.quality, not p.record.natural, p.trial.sweep, p.id)
+    """Order by cost, cheapest first; ties: better, default setting, name."""
+    return (p.record.val.gflops, -p.record.val.quality, not p.record.is_default, p.trial.sweep, p.id)
 
 
 def _within(points: list[FrontPoint], max_gflops: float | None, min_map: float | None) -> list[FrontPoint]:
@@ -124,10 +128,10 @@ def _within(points: list[FrontPoint], max_gflops: float | None, min_map: float |
             raise UsageError(f"{name} must be a finite number above 0, not {bound}", "For example 0.05.")
     kept = points
     if max_gflops is not None:
-        kept = [p for p in kept if max(p.record.val.gflops, p.record.test.gflops) <= max_gflops]
+        kept = [p for p in kept if p.record.most_gflops <= max_gflops]
         if not kept:
             least = min(points, key=_cheapest)
-            cost = max(least.record.val.gflops, least.record.test.gflops)
+            cost = least.record.most_gflops
             raise UsageError(
                 f"no operating point costs {max_gflops:g} GFLOPs per video or less on validation and test",
                 f"The cheapest is {least.id} with {rounded_up(cost)} GFLOPs and "

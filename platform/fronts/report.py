@@ -47,22 +47,22 @@ def front_table(front: Front, rows: int = TABLE_ROWS) -> str:
     if front.baselines:
         lines += ["", "Baselines (each at its best on validation)"]
         lines += _aligned([[*head, "setting"], *(_row(front, p, best) for p in front.best_baselines())])
-    lines += ["", *_legend(front, len(chosen) - len(order)), *_remarks(front)]
+    lines += ["", *_legend(front, len(chosen) - len(order)), *_warnings(front)]
     return "\n".join([*_title(front, len(chosen)), "", *lines])
 
 
-def _remarks(front: Front) -> list[str]:
-    """What trials say of themselves, each remark once with the trials that make it."""
+def _warnings(front: Front) -> list[str]:
+    """What trials say of themselves, each warning once with the trials that give it."""
     said: dict[str, list[str]] = {}
     for point in (*front.points, *front.baselines):
         several = f"{point.trial.sweep}/" if len(front.sweeps) > 1 else ""
-        for remark in point.trial.remarks:
-            trials = said.setdefault(remark, [])
+        for warning in point.trial.warnings:
+            trials = said.setdefault(warning, [])
             if f"{several}{point.trial.trial}" not in trials:
                 trials.append(f"{several}{point.trial.trial}")
     if not said:
         return []
-    return ["", "Remarks", *(f"  {', '.join(sorted(trials))}: {remark}" for remark, trials in said.items())]
+    return ["", "Remarks", *(f"  {', '.join(sorted(trials))}: {warning}" for warning, trials in said.items())]
 
 
 def _title(front: Front, count: int) -> list[str]:
@@ -162,7 +162,7 @@ def _curves(front: Front) -> dict[str, list[FrontPoint]]:
 def _best(curve: list[FrontPoint]) -> list[FrontPoint]:
     settings = [p.record.inference_knobs for p in curve]
     several = [knob for knob in settings[0] if len({setting.get(knob) for setting in settings}) > 1]
-    if len({p.trial.folder for p in curve}) == 1 and len(several) < 2:
+    if len({p.folder for p in curve}) == 1 and len(several) < 2:
         return curve
     measured = [p.record.val for p in curve]
     kept = set(non_dominated([m.gflops for m in measured], [m.quality for m in measured]))

@@ -21,6 +21,9 @@ from pathlib import Path
 from typing import Any, Literal, final, get_args
 
 from paretovid.platform.storage.mirror import JOURNAL_FILE, GrowingFile
+from paretovid.trainables.documents import JsonValue
+from paretovid.trainables.evaluation.pareto import non_dominated
+from paretovid.trainables.evaluation.results import TrialResult
 
 Event = Literal["driver", "start", "finish", "fault", "aside", "state"]
 """`driver`: one begins (with `cpus` and `gpus` that a trial takes). `start`, `finish`, `fault`, `aside`: of a
@@ -177,3 +180,64 @@ def _from_line(line: bytes) -> Entry | None:
 
 def _crc(content: dict[str, Any]) -> str:
     return f"{zlib.crc32(json.dumps(content, sort_keys=True).encode()):08x}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FinishedTrial:
+    """What a `finish` entry keeps of a trial's result: what its share in a hypervolume on validation is made of."""
+
+    quality: float
+    """The objective of the first point on validation, a fraction."""
+    gflops: float
+    """Its cost, GFLOPs per video."""
+    seconds: float
+    front: tuple[tuple[float, float], ...]
+    """Quality and GFLOPs on validation of the points that no other of the trial beats there, cheapest first."""
+    most_gflops: float
+    """GFLOPs of the most expensive point on either split."""
+    is_baseline: bool
+    deployable: bool
+
+    @classmethod
+    def of(cls, result: TrialResult) -> FinishedTrial:
+        """The entry of a result."""
+        points = [(point.val.quality, point.val.gflops) for point in result.points]
+        kept = non_dominated([gflops for _, gflops in points], [quality for quality, _ in points])
+        return cls(
+            quality=points[0][0],
+            gflops=points[0][1],
+            seconds=result.seconds,
+            front=tuple(points[i] for i in kept),
+            most_gflops=result.most_gflops,
+            is_baseline=result.is_baseline,
+            deployable=result.deployable,
+        )
+
+    @classmethod
+    def in_entry(cls, entry: Entry) -> FinishedTrial:
+        """What `to_json` wrote. Entries of earlier versions lack some: then as far as the rest and the name tell."""
+        facts = entry.facts
+        first = [[facts["quality"], facts["gflops"]]] if "quality" in facts else []
+        front = tuple((float(quality), float(gflops)) for quality, gflops in facts.get("front") or first)
+        is_searched = entry.trial[:1] == "t" and entry.trial[1:].isdigit()
+        return cls(
+            quality=float(facts.get("quality", 0.0)),
+            gflops=float(facts.get("gflops", 0.0)),
+            seconds=float(facts.get("seconds", 0.0)),
+            front=front,
+            most_gflops=float(facts.get("dearest", max((gflops for _, gflops in front), default=0.0))),
+            is_baseline=bool(facts.get("is_baseline", not is_searched)),
+            deployable=bool(facts.get("deployable", True)),
+        )
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """The facts of the entry, under the keys that they have always had."""
+        return {
+            "quality": self.quality,
+            "gflops": self.gflops,
+            "seconds": self.seconds,
+            "front": self.front,
+            "dearest": self.most_gflops,
+            "is_baseline": self.is_baseline,
+            "deployable": self.deployable,
+        }

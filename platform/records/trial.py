@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +13,16 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 
 from paretovid.platform.home_paths import from_home
+from paretovid.platform.storage.documents import read_document
 from paretovid.platform.storage.mirror import refresh_sweep, refresh_sweeps
 from paretovid.trainables.data.dataset import Event
-from paretovid.trainables.errors import DataError, NonFiniteError, UnknownNameError, UsageError, unknown_name
+from paretovid.trainables.errors import DataError, UnknownNameError, UsageError, unknown_name
 from paretovid.trainables.evaluation.detection import GroundTruth
 from paretovid.trainables.evaluation.pareto import Reference
+from paretovid.trainables.evaluation.results import RESULT_FILE, SCORES_FILE, SPLITS, TrialResult
+from paretovid.trainables.measurement import MAP
 from paretovid.trainables.outcome import Detection
 
-SPLITS = ("val", "test")
-MAP = "map"
-"""The objective of results that name none."""
-_FURTHER = ("map_charades", "map_category_")
 _OVERLAPS = "map_iou_"
 
 
@@ -40,97 +38,6 @@ def knob_text(value: float | str, digits: int = 4) -> str:
     return value if isinstance(value, str) else f"{value:.{digits}g}"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Measurement:
-    """What one operating point reached on one split. Qualities are fractions.
-
-    mAPs without an overlap and top-1 are of whole videos, also where the task is localization.
-    """
-
-    map: float
-    map_present: float
-    map_interpolated: float
-    top1: float
-    gflops: float
-    gflops_std: float
-    gflops_p95: float
-    calls: dict[str, float]
-    """Component to its mean calls per video."""
-    usage_std_over_mean: float | None = None
-    overlaps: dict[str, float] = field(default_factory=dict)
-    """Of localization: mAP of the instances by overlap (`map_iou_0.5`) and its mean (`map_iou_0.1_0.7`)."""
-    further: dict[str, float] = field(default_factory=dict)
-    """Of sets with several labels a video: `map_charades`, `map_category_<name>`."""
-    objective: str = MAP
-    """The name of the quality that decides."""
-
-    @property
-    def quality(self) -> float:
-        """The objective's value: what fronts, choices and gates go by."""
-        return self.map if self.objective == MAP else self.overlaps[self.objective]
-
-    def numbers(self) -> dict[str, float]:
-        """The figures by name, without calls; those that were not measured left out."""
-        names = ("map", "map_present", "map_interpolated", "top1", "gflops", "gflops_std", "gflops_p95")
-        values = {name: getattr(self, name) for name in names} | self.overlaps | self.further
-        if self.usage_std_over_mean is not None:
-            values["usage_std_over_mean"] = self.usage_std_over_mean
-        return values
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PointRecord:
-    """One operating point of a trial."""
-
-    id: str
-    index: int
-    """Its place in the trial's scores."""
-    natural: bool
-    inference_knobs: dict[str, float | str]
-    val: Measurement
-    test: Measurement
-
-    def on(self, split: str) -> Measurement:
-        """The measurement on `val` or `test`."""
-        return self.val if split == "val" else self.test
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrialRecord:
-    """One finished trial."""
-
-    trial: str
-    sweep: str
-    method: str
-    objective: str
-    """The name of the quality that decides: `map`, `map_iou_0.1_0.7`."""
-    is_baseline: bool
-    deployable: bool
-    seed: int
-    training_knobs: dict[str, float | str]
-    model: dict[str, Any]
-    seconds: float
-    sources: dict[str, str]
-    data: dict[str, Any]
-    code_version: str
-    costs: dict[str, dict[str, Any]]
-    accounting: str
-    training: dict[str, Any]
-    points: tuple[PointRecord, ...]
-    folder: Path
-    extra: dict[str, Any]
-    """Whatever else the trial wrote."""
-
-    @property
-    def remarks(self) -> tuple[str, ...]:
-        """What a reader of the result must know, such as a gate that collapsed."""
-        return tuple(self.extra.get("remarks") or ())
-
-    def natural_point(self) -> PointRecord:
-        """The point with every inference knob at its default; the first if none is marked."""
-        return next((point for point in self.points if point.natural), self.points[0])
-
-
 def stated_reference(info: Mapping[str, Any]) -> Reference | None:
     """The reference corner in a sweep's `sweep.json`; None where it has stated none, as while it runs."""
     stated = info.get("reference") or {}
@@ -141,19 +48,23 @@ def stated_reference(info: Mapping[str, Any]) -> Reference | None:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SweepRecord:
+class SweepResults:
     """One sweep and its finished trials, in the order of their names."""
 
     name: str
     folder: Path
     info: dict[str, Any]
     """The content of `sweep.json`."""
-    trials: tuple[TrialRecord, ...]
+    trials: tuple[TrialResult, ...]
 
     @property
     def reference(self) -> Reference | None:
         """The sweep's own reference corner, if it has stated one."""
         return stated_reference(self.info)
+
+    def folder_of(self, trial: TrialResult) -> Path:
+        """Where a trial's scores and weights lie."""
+        return self.folder / "trials" / trial.trial
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -172,7 +83,7 @@ class Scores:
     """Of localization: what the N videos' detections were measured against."""
 
 
-def read_sweep(folder: Path) -> SweepRecord:
+def read_sweep(folder: Path) -> SweepResults:
     """The sweep in `folder`. Trials without a result (failed, still running) are left out.
 
     Raises `UsageError` if there is no such sweep (names those beside it), `DataError` for a damaged file.
@@ -184,29 +95,34 @@ def read_sweep(folder: Path) -> SweepRecord:
         error = unknown_name("sweep", folder.name, names)
         raise UnknownNameError(error.message, f"{error.hint} `paretovid sweeps` lists them.")
     info = from_home(_read_json(folder / "sweep.json"), folder.absolute().parents[1])
-    paths = sorted((folder / "trials").glob("*/result.json"))
+    paths = sorted((folder / "trials").glob(f"*/{RESULT_FILE}"))
     trials = tuple(read_trial(path.parent) for path in paths)
-    return SweepRecord(name=str(info.get("name", folder.name)), folder=folder, info=info, trials=trials)
+    return SweepResults(name=str(info.get("name", folder.name)), folder=folder, info=info, trials=trials)
 
 
-def read_trial(folder: Path) -> TrialRecord:
+def read_trial(folder: Path) -> TrialResult:
     """The finished trial in `folder`. Raises `DataError` if it is damaged, `NonFiniteError` for NaN in it."""
-    path = folder / "result.json"
-    data = _read_json(path)
-    try:
-        return _trial(data, folder)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(
-            f"{path} is not the result of a trial: {type(error).__name__} {error}",
-            "Another version made it, or a hand changed it; run the sweep under another name=.",
-        ) from error
+    path = folder / RESULT_FILE
+    return TrialResult.from_json(_read_json(path), str(path))
 
 
-def read_scores(trial: TrialRecord, split: str) -> Scores:
-    """The trial's scores on `val` or `test`. `UsageError` for another split, `DataError` if damaged."""
+def find_trial(folder: Path) -> TrialResult | None:
+    """As `read_trial`; None if there is no result, or half of one, for the trial can be run again.
+
+    A whole one that cannot be understood is refused, not run over: a later version may have made it.
+    """
+    document = read_document(folder / RESULT_FILE)
+    return None if document is None else TrialResult.from_json(document, str(folder / RESULT_FILE))
+
+
+def read_scores(folder: Path, split: str) -> Scores:
+    """The scores on `val` or `test` of the trial in `folder`.
+
+    Raises `UsageError` for another split, `DataError` if they are damaged.
+    """
     if split not in SPLITS:
         raise UsageError(f"unknown split: {split!r}", f"Allowed: {', '.join(SPLITS)}.")
-    path = trial.folder / "scores.safetensors"
+    path = folder / SCORES_FILE
     try:
         with safe_open(path, framework="np") as file:
             values = {name: file.get_tensor(f"{split}/{name}") for name in ("scores", "gflops", "targets")}
@@ -263,81 +179,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise DataError(f"{path} holds a {type(data).__name__}, not an object", "Was it changed by hand?")
     return data
-
-
-def _measurement(data: Mapping[str, Any], objective: str, where: str) -> Measurement:
-    usage = data.get("usage_std_over_mean")
-    measured = Measurement(
-        map=float(data["map"]),
-        map_present=float(data["map_present"]),
-        map_interpolated=float(data["map_interpolated"]),
-        top1=float(data["top1"]),
-        gflops=float(data["gflops"]),
-        gflops_std=float(data["gflops_std"]),
-        gflops_p95=float(data["gflops_p95"]),
-        calls={str(name): float(count) for name, count in data["calls"].items()},
-        usage_std_over_mean=None if usage is None else float(usage),
-        overlaps={str(name): float(value) for name, value in data.items() if name.startswith(_OVERLAPS)},
-        further={str(name): float(value) for name, value in data.items() if name.startswith(_FURTHER)},
-        objective=objective,
-    )
-    _ = measured.quality  # a KeyError here says what the file lacks
-    for name, value in measured.numbers().items():
-        if not math.isfinite(value):
-            raise NonFiniteError(
-                f"{where}: {name} is {value}",
-                "Remove the trial's folder and run the sweep under another name=.",
-            )
-    return measured
-
-
-def _setting(data: Mapping[str, Any], method: str) -> dict[str, float | str]:
-    values: dict[str, float | str] = {
-        str(name): value if isinstance(value, str) else float(value) for name, value in data.items()
-    }
-    if values.get("max_gflops") and "cap_rule" not in values:
-        # Before there was a rule, LiteEval's cap was what is now `cheap`, and HCMS's what is now `stop`.
-        values["cap_rule"] = "cheap" if method in ("lite_eval", "random_gate") else "stop"
-    return values
-
-
-def _point(data: Mapping[str, Any], index: int, objective: str, method: str, where: str) -> PointRecord:
-    return PointRecord(
-        id=str(data["id"]),
-        index=index,
-        natural=bool(data.get("natural", False)),
-        inference_knobs=_setting(data["inference_knobs"], method),
-        val=_measurement(data["val"], objective, f"{where} {data['id']} val"),
-        test=_measurement(data["test"], objective, f"{where} {data['id']} test"),
-    )
-
-
-_FIELDS = frozenset(TrialRecord.__dataclass_fields__) - {"points", "folder", "extra", "training", "objective"}
-
-
-def _trial(data: Mapping[str, Any], folder: Path) -> TrialRecord:
-    where = f"{data['sweep']}/{data['trial']}"
-    objective = str(data.get("objective", MAP))
-    points = tuple(
-        _point(point, index, objective, str(data["method"]), where)
-        for index, point in enumerate(data["points"])
-    )
-    if not points:
-        raise DataError(
-            f"{where} holds no operating point",
-            "Remove the trial's folder and run the sweep under another name=.",
-        )
-    extra = {
-        name: value
-        for name, value in data.items()
-        if name not in _FIELDS | {"points", "training", "objective"}
-    }
-    known = {name: data[name] for name in _FIELDS}
-    return TrialRecord(
-        **known,
-        objective=objective,
-        training=dict(data.get("training") or {}),
-        points=points,
-        folder=folder,
-        extra=extra,
-    )

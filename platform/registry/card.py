@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from paretovid.platform.fronts.front import Front, FrontPoint
-from paretovid.platform.records.trial import MAP, knob_text, objective_text
+from paretovid.platform.records.trial import knob_text, objective_text
 from paretovid.platform.registry.gates import Gate
 from paretovid.trainables.caps import has_cap
 from paretovid.trainables.catalog import method_class
+from paretovid.trainables.evaluation.results import MAP, Metrics
 from paretovid.trainables.outcome import InferenceKnob
 from paretovid.trainables.recognizer import knobs_of
 
@@ -19,7 +20,7 @@ def model_card(front: Front, point: FrontPoint, name: str, gates: Sequence[Gate]
         [
             f"# {name}: {point.trial.method} at operating point {point.id}",
             "",
-            f"Recognizes {len(point.trial.data['classes'])} classes in videos, spending compute video by "
+            f"Recognizes {len(point.trial.data.classes)} classes in videos, spending compute video by "
             "video. GFLOPs are giga multiply-accumulates per video, as in the papers.",
             "",
             *_numbers(front, point),
@@ -45,11 +46,8 @@ def _numbers(front: Front, point: FrontPoint) -> list[str]:
         "| | test | validation (used to choose) |",
         "|---|---|---|",
         *_objective(point, interval),
-        f"| mAP, present classes | {100 * test.map_present:.2f} % | {100 * val.map_present:.2f} % |",
-        *(
-            f"| {name} | {100 * value:.2f} % | {_share(val.further.get(name))} |"
-            for name, value in test.further.items()
-        ),
+        f"| mAP, present classes | {_percent(test, 'map_present')} | {_percent(val, 'map_present')} |",
+        *(f"| {name} | {_percent(test, name)} | {_percent(val, name)} |" for name in test.further),
         f"| top-1 | {100 * test.top1:.2f} % | {100 * val.top1:.2f} % |",
         f"| GFLOPs per video, mean | {test.gflops:.5g} | {val.gflops:.5g} |",
         f"| GFLOPs per video, std | {test.gflops_std:.5g} | {val.gflops_std:.5g} |",
@@ -57,19 +55,20 @@ def _numbers(front: Front, point: FrontPoint) -> list[str]:
     ]
 
 
-def _share(value: float | None) -> str:
+def _percent(measured: Metrics, quality: str) -> str:
+    value = measured.qualities.get(quality)
     return "-" if value is None else f"{100 * value:.2f} %"
 
 
 def _objective(point: FrontPoint, interval: str) -> list[str]:
     val, test = point.record.val, point.record.test
     over_videos = f"| 95 % interval over videos | {interval} | - |"
-    whole = f"| mAP{{}} (absent classes count 0) | {100 * test.map:.2f} % | {100 * val.map:.2f} % |"
+    whole = f"| mAP{{}} (absent classes count 0) | {_percent(test, MAP)} | {_percent(val, MAP)} |"
     if test.objective == MAP:
         return [whole.format(""), over_videos]
     overlaps = [
-        f"| {objective_text(name)} | {100 * value:.2f} % | {100 * val.overlaps[name]:.2f} % |"
-        for name, value in test.overlaps.items()
+        f"| {objective_text(name)} | {_percent(test, name)} | {_percent(val, name)} |"
+        for name in test.overlaps
         if name != test.objective
     ]
     mean = f"| **{objective_text(test.objective)}** (`{test.objective}`, THUMOS'14 evaluator)"
@@ -90,7 +89,7 @@ def _provenance(point: FrontPoint) -> list[str]:
         f"* Sweep {trial.sweep}, trial {trial.trial}, seed {trial.seed}",
         f"* Training knobs: {joined or 'none'}",
         f"* Inference knobs (defaults of the parameters below): {at or 'none'}",
-        f"* Data: {trial.data['name']}, fingerprint {trial.data['fingerprint']}",
+        f"* Data: {trial.data.name}, fingerprint {trial.data.fingerprint}",
         f"* Components: {', '.join(f'{source}: {name}' for source, name in trial.sources.items())}",
         f"* Code version {trial.code_version}, accounting: {trial.accounting}",
     ]

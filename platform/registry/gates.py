@@ -17,6 +17,7 @@ from paretovid.platform.storage.home import Home
 from paretovid.platform.storage.mirror import fetch, some_of_dataset
 from paretovid.trainables.data.dataset import Dataset, VideoRecord, load_dataset
 from paretovid.trainables.errors import DataError
+from paretovid.trainables.evaluation.results import SCORES_FILE
 from paretovid.trainables.recognizer import Prediction
 
 VIDEOS = 6
@@ -42,11 +43,11 @@ def check_raw_videos(package: Path, home: Home, point: FrontPoint, count: int = 
     import mlflow
 
     try:
-        fetch(home.data(point.trial.data["name"]), some_of_dataset)
-        dataset = load_dataset(home.data(point.trial.data["name"]))
+        fetch(home.data(point.trial.data.name), some_of_dataset)
+        dataset = load_dataset(home.data(point.trial.data.name))
     except DataError as error:
         return Gate(name="raw_video", passed=False, detail=error.message)
-    if dataset.fingerprint != point.trial.data["fingerprint"]:
+    if dataset.fingerprint != point.trial.data.fingerprint:
         return Gate(name="raw_video", passed=False, detail="the data set has changed since the sweep")
     chosen = _evenly(_recorded_videos(point, dataset), count)
     fetch(dataset.root, lambda names: [record.path for _, record in chosen if record.path in names])
@@ -68,7 +69,7 @@ def check_raw_videos(package: Path, home: Home, point: FrontPoint, count: int = 
 
 def _recorded_videos(point: FrontPoint, dataset: Dataset) -> list[tuple[int, VideoRecord]]:
     """Row in the trial's scores and record of each validation video that was evaluated."""
-    with safe_open(point.trial.folder / "scores.safetensors", framework="np") as file:
+    with safe_open(point.folder / SCORES_FILE, framework="np") as file:
         stated = (file.metadata() or {}).get("val")
     records = {record.video_id: record for record in dataset.split("val")}
     ids = json.loads(stated) if stated else list(records)
@@ -86,11 +87,11 @@ class _Recorded:
     """What the trial recorded of the point on validation."""
 
     def __init__(self, point: FrontPoint) -> None:
-        scores = read_scores(point.trial, "val")
+        scores = read_scores(point.folder, "val")
         self._scores = scores.scores[point.record.index]
         self._gflops = scores.gflops[point.record.index]
         self._found = None if scores.detections is None else scores.detections[point.record.index]
-        with safe_open(point.trial.folder / "scores.safetensors", framework="np") as file:
+        with safe_open(point.folder / SCORES_FILE, framework="np") as file:
             names = set(file.keys())
             decided = file.get_tensor("val/decisions") if "val/decisions" in names else None
         self._decisions = None if decided is None else decided[point.record.index]

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from paretovid.platform.fronts.front import FrontPoint
-from paretovid.platform.records.trial import TrialRecord
 from paretovid.platform.registry.runtime_code import rewritten, write_runtime_package
 from paretovid.platform.storage.home import Home
 from paretovid.platform.storage.mirror import fetch
@@ -20,17 +19,19 @@ from paretovid.trainables.backbones import catalog as components
 from paretovid.trainables.backbones.catalog import read_backbone_meta
 from paretovid.trainables.caps import has_cap
 from paretovid.trainables.catalog import method_class
+from paretovid.trainables.cost import CostTable
 from paretovid.trainables.errors import DataError, StaleFeaturesError
+from paretovid.trainables.evaluation.results import TrialResult
 from paretovid.trainables.recognizer import knobs_of, write_model_folder
 
 REQUIRED = ("mlflow-skinny", "pandas", "torch", "torchvision", "av", "numpy", "safetensors")
 
 
-def backbone_folders(home: Home, trial: TrialRecord) -> dict[str, Path]:
+def backbone_folders(home: Home, trial: TrialResult) -> dict[str, Path]:
     """Source to backbone folder. Raises `StaleFeaturesError` if it is not the one behind the features."""
     folders = {}
     for source, component in trial.sources.items():
-        folder = home.backbone(trial.data["name"], component)
+        folder = home.backbone(trial.data.name, component)
         fetch(folder)
         made_with = _features_header(home, trial, source).get("weights_sha256")
         if made_with not in (None, read_backbone_meta(folder)["weights_sha256"]):
@@ -42,19 +43,19 @@ def backbone_folders(home: Home, trial: TrialRecord) -> dict[str, Path]:
     return folders
 
 
-def _features_header(home: Home, trial: TrialRecord, source: str) -> dict[str, Any]:
-    path = home.features(trial.data["name"]) / trial.data["features"][source] / "index.json"
+def _features_header(home: Home, trial: TrialResult, source: str) -> dict[str, Any]:
+    path = home.features(trial.data.name) / trial.data.features[source] / "index.json"
     fetch(path.parent, lambda names: [path.name])
     try:
         header: dict[str, Any] = json.loads(path.read_text())["header"]
     except (OSError, ValueError, KeyError) as error:
         raise StaleFeaturesError(
-            f"{path} cannot be read: {error}", f"Run `paretovid extract data={trial.data['name']}`."
+            f"{path} cannot be read: {error}", f"Run `paretovid extract data={trial.data.name}`."
         ) from error
     return header
 
 
-def requirements(trial: TrialRecord) -> list[str]:
+def requirements(trial: TrialResult) -> list[str]:
     """What a consumer must install, pinned to the versions that are installed here."""
     backbones = trial.sources.values()
     names = [*REQUIRED]
@@ -77,22 +78,22 @@ def describe(home: Home, point: FrontPoint) -> dict[str, Any]:
     return {
         "format": 1,
         "method": trial.method,
-        "config": trial.model,
-        "sources": trial.sources,
-        "widths": trial.extra["widths"],
+        "config": dict(trial.model),
+        "sources": dict(trial.sources),
+        "widths": dict(trial.widths),
         "feature_dtype": types.pop(),
-        "costs": trial.costs,
-        "classes": trial.data["classes"],
-        "multi_label": trial.data["multi_label"],
-        "step_seconds": trial.data["step_seconds"],
-        "setting": point.record.inference_knobs,
+        "costs": CostTable(trial.costs).to_json(),
+        "classes": list(trial.data.classes),
+        "multi_label": trial.data.multi_label,
+        "step_seconds": trial.data.step_seconds,
+        "setting": dict(point.record.inference_knobs),
         "accounting": trial.accounting,
         "point": {"sweep": trial.sweep, "trial": trial.trial, "id": point.id, "seed": trial.seed},
-        "training_knobs": trial.training_knobs,
-        "data": {"name": trial.data["name"], "fingerprint": trial.data["fingerprint"]},
+        "training_knobs": dict(trial.training_knobs),
+        "data": {"name": trial.data.name, "fingerprint": trial.data.fingerprint},
         "code_version": trial.code_version,
         "backbones": {
-            source: read_backbone_meta(home.backbone(trial.data["name"], component))
+            source: read_backbone_meta(home.backbone(trial.data.name, component))
             for source, component in trial.sources.items()
         },
     }
@@ -103,7 +104,7 @@ def write_package(scratch: Path, home: Home, point: FrontPoint, backbones: Mappi
     import mlflow
 
     write_model_folder(
-        scratch / "model", describe(home, point), point.trial.folder / "model.safetensors", backbones
+        scratch / "model", describe(home, point), point.folder / "model.safetensors", backbones
     )
     runtime = write_runtime_package(scratch / "code")
     code = scratch / "pyfunc_model.py"

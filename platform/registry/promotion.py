@@ -21,7 +21,7 @@ from typing import Any
 from paretovid.platform.fronts.build import read_front
 from paretovid.platform.fronts.front import Front, FrontPoint
 from paretovid.platform.fronts.selection import choose
-from paretovid.platform.records.trial import MAP, SPLITS, objective_text
+from paretovid.platform.records.trial import objective_text
 from paretovid.platform.registry.card import model_card
 from paretovid.platform.registry.gates import Gate, check_raw_videos
 from paretovid.platform.registry.package import backbone_folders, write_package
@@ -29,6 +29,7 @@ from paretovid.platform.storage.home import Home
 from paretovid.platform.storage.mirror import fetch_result
 from paretovid.platform.tracking.store import Store, locked, open_registry, quiet_mlflow
 from paretovid.trainables.errors import ParetovidError, UsageError, unknown_name
+from paretovid.trainables.evaluation.results import MAP, SPLITS
 
 EVENT = "paretovid.event."
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -99,7 +100,7 @@ def promote(
     chosen = choose(front, point=point, max_gflops=max_gflops, min_map=min_map, at_knee=knee)
     gates = [*number_gates(chosen, max_gflops)]
     _refuse_unless_passed(chosen, gates)
-    fetch_result(chosen.trial.folder, ("model.safetensors",))
+    fetch_result(chosen.folder, ("model.safetensors",))
     backbones = backbone_folders(home, chosen.trial)
     with tempfile.TemporaryDirectory() as scratch:
         package = write_package(Path(scratch), home, chosen, backbones)
@@ -124,7 +125,7 @@ def number_gates(point: FrontPoint, max_gflops: float | None) -> list[Gate]:
         ),
     ]
     if max_gflops is not None:
-        cost = max(record.val.gflops, record.test.gflops)
+        cost = record.most_gflops
         detail = f"{cost:.4g} GFLOPs per video of {max_gflops:g} allowed"
         gates.append(Gate(name="max_gflops", passed=cost <= max_gflops, detail=detail))
     return gates
@@ -241,7 +242,7 @@ def _version_tags(point: FrontPoint, gates: list[Gate], digest: str) -> dict[str
         "paretovid.gflops": repr(test.gflops),
         "paretovid.training_knobs": json.dumps(trial.training_knobs),
         "paretovid.inference_knobs": json.dumps(point.record.inference_knobs),
-        "paretovid.data": f"{trial.data['name']}@{trial.data['fingerprint']}",
+        "paretovid.data": str(trial.data),
         "paretovid.code_version": trial.code_version,
         "paretovid.accounting": trial.accounting,
         "paretovid.gates": json.dumps({gate.name: gate.detail for gate in gates}),

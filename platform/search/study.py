@@ -4,8 +4,8 @@ Why not Ray's own `OptunaSearch`: there a result that is NaN or missing leaves i
 share one study by default, results cannot carry constraints, starting points must be complete, and its state is
 a pickle of the whole study.
 
-All that a `ParetoStudy` knows lies in its storage. Opened again after any interruption it goes on: a trial that
-was running is handed out again under its own name, so that it can continue from its checkpoint, and what is
+All that a `ParetoStudy` knows lies in its storage. Opened again after any interruption it resumes: a trial that
+was running is dispatched again under its own name, so that it can continue from its checkpoint, and what is
 suggested depends only on the seed, the trial's number and the results so far, not on when the process started.
 """
 
@@ -18,7 +18,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, Literal, TypeAlias, final
 
 import numpy as np
 import optuna
@@ -29,11 +29,15 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from paretovid.platform.search.storage import Directions, objectives, open_study
 from paretovid.search_spaces.schema import KnobConfig
 from paretovid.trainables.errors import unknown_name
+from paretovid.trainables.evaluation.results import Metrics, OperatingPoint
 
 MOST_LOSSES = 20
 """Starts of a trial that may be lost without its doing (nodes taken away) before it counts as failed."""
-_SWEPT = "swept"
+_ALL_POINTS = "swept"
+"""Attribute of a point that was added beside its trial, as studies have it on disk."""
 _REPEATED = "repeats"
+Reported: TypeAlias = Literal["complete", "again", "failed", "known"]
+"""What became of a trial that was reported; `known`: it was finished already."""
 _DRAWS = 20
 """Draws that may repeat what was tried before an untried configuration is looked up."""
 _MOST_COUNTED = 100_000
@@ -53,7 +57,7 @@ class Suggestion:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StudyCounts:
-    """How far a study has come. Swept points are not counted."""
+    """How far a study has come. Points beside their trials are not counted."""
 
     complete: int
     failed: int
@@ -77,10 +81,10 @@ class ParetoStudy:
         sampler: `tpe`, `gp` or `random`.
         published: settings to try early; knobs that are left out are sampled, values out of range left out.
         max_gflops: GFLOPs per video that a trial worth finding may spend.
-        max_failures: how often a failed trial is handed out again.
+        max_failures: how often a failed trial is dispatched again.
         objective: the name of the quality: `map`, `map_iou_0.1_0.7`.
 
-    No configuration is handed out twice: one that the sampler repeats is put away, uncounted, and another drawn.
+    No configuration is dispatched twice: one that the sampler repeats is discarded, uncounted, and another drawn.
 
     Raises `UsageError` if the storage holds a study of this name with other knobs or objectives.
     """
@@ -109,12 +113,12 @@ class ParetoStudy:
         self._max_gflops = max_gflops
         self._knobs = dict(knobs)
         self._distributions = {knob: distribution(config) for knob, config in knobs.items()}
-        self.objectives = objectives(objective)
-        about = describe(knobs, self.objectives)
+        self.objective = objective
+        about = describe(knobs, objectives(objective))
         self._study = open_study(storage, name, about, [*self._anchors(), *self._within(published)])
         self._open: dict[str, Trial] = {}
         for trial in self._study.get_trials(states=(TrialState.RUNNING,)):
-            if _REPEATED in trial.user_attrs:  # its driver was killed while it put it away
+            if _REPEATED in trial.user_attrs:  # its driver was killed while it discarded it
                 self._study.tell(trial.number, state=TrialState.FAIL)
         self._again = [trial.number for trial in self._all(TrialState.RUNNING)]
         # Kept, not looked up for every draw: a large study would be read through once per trial.
@@ -186,7 +190,7 @@ class ParetoStudy:
 
     @property
     def started(self) -> int:
-        """Trials that were handed out so far."""
+        """Trials that were dispatched so far."""
         return len(self._all()) - len(self._all(TrialState.WAITING))
 
     @property
@@ -194,43 +198,48 @@ class ParetoStudy:
         """True if the knobs have no configuration left that was not tried."""
         return self._size_of_space() <= len(self._known)
 
-    def set_aside(self, trial_id: str) -> None:
-        """The trial was ended early with the sweep. It waits, under its own name, to be handed out again."""
+    def requeue(self, trial_id: str) -> None:
+        """The trial was ended early with the sweep. It waits, under its own name, to be dispatched again."""
         trial = self._take(trial_id)
         if trial is not None:
             self._study._storage.set_trial_state_values(trial._trial_id, state=TrialState.WAITING)
 
-    def tell(self, trial_id: str, objectives: Mapping[str, Any], **attributes: Any) -> str:
-        """Records a result: the quality and `gflops`, anything else in `objectives` is ignored.
+    def why_unusable(self, metrics: Metrics) -> str | None:
+        """Why these figures cannot be reported; None if they can: the objective is the study's, all is finite."""
+        if metrics.objective != self.objective or self.objective not in metrics.qualities:
+            return f"{self.objective} is missing"
+        for name, value in ((self.objective, metrics.quality), ("gflops", metrics.gflops)):
+            if not math.isfinite(value):
+                return f"{name} is {value}"
+        return None
 
-        A value that is missing or not finite makes the trial a failed one. Telling a finished trial again
-        changes nothing. Returns what became of it: `complete`, `failed` or `known`.
+    def report(self, trial_id: str, metrics: Metrics) -> Reported:
+        """Records a result: quality and GFLOPs on validation.
+
+        Figures that are unusable make the trial a failed one. Reporting a finished trial again changes nothing.
         """
         trial = self._take(trial_id)
         if trial is None:
             return "known"
-        bad = not_finite(objectives, self.objectives)
-        if bad is not None:
-            return self._fail(trial, bad)
-        for name, attribute in attributes.items():
-            trial.set_user_attr(name, attribute)
+        unusable = self.why_unusable(metrics)
+        if unusable is not None:
+            return self._fail(trial, unusable)
         if self._max_gflops is not None:
-            trial.set_constraint("max_gflops", float(objectives["gflops"]) - self._max_gflops)
-        self._study.tell(trial, [float(objectives[name]) for name in self.objectives])
+            trial.set_constraint("max_gflops", metrics.gflops - self._max_gflops)
+        self._study.tell(trial, [metrics.quality, metrics.gflops])
         return "complete"
 
-    def tell_failure(
-        self, trial_id: str, reason: str, *, retry: bool = True, is_innocent: bool = False
-    ) -> str:
-        """Records that a start of the trial failed. Returns `again` if it will be handed out again,
-        `failed` if it will not, `known` if it was finished already.
+    def report_failure(
+        self, trial_id: str, reason: str, *, retry: bool = True, is_infrastructure: bool = False
+    ) -> Reported:
+        """Records that a start of the trial failed: `again` if it will be dispatched again, else `failed`.
 
-        One that was `is_innocent` (its node was taken away) is handed out again up to `MOST_LOSSES` times.
+        One that `is_infrastructure` (its node was taken away) is dispatched again up to `MOST_LOSSES` times.
         """
         trial = self._take(trial_id)
         if trial is None:
             return "known"
-        kind, most = ("losses", MOST_LOSSES) if is_innocent else ("failures", self.max_failures)
+        kind, most = ("losses", MOST_LOSSES) if is_infrastructure else ("failures", self.max_failures)
         count = int(trial.user_attrs.get(kind, 0)) + 1
         trial.set_user_attr(kind, count)
         if retry and count <= most:
@@ -238,32 +247,32 @@ class ParetoStudy:
             return "again"
         return self._fail(trial, reason)
 
-    def tell_swept(self, trial_id: str, points: Sequence[Mapping[str, Any]]) -> None:
+    def report_all_points(self, trial_id: str, points: Sequence[OperatingPoint]) -> None:
         """Adds the other operating points of a complete trial, so that the sampler sees them.
 
-        Each has the quality, `gflops`, and `knobs` for those searched knobs in which it differs from its trial.
+        Arguments:
+            points: all of the trial's; the first is the one that was reported.
         """
         source = self._study.get_trials(deepcopy=False)[int(trial_id[1:])]
-        for point in points:
-            values = [float(point[name]) for name in self.objectives]
-            limit = self._max_gflops
+        limit = self._max_gflops
+        for point in points[1:]:
             self._study.add_trial(
                 optuna.trial.create_trial(
-                    values=values,
-                    params={**source.params, **point.get("knobs", {})},
+                    values=[point.val.quality, point.val.gflops],
+                    params=source.params,
                     distributions=dict(self._distributions),
-                    constraints=None if limit is None else {"max_gflops": values[1] - limit},
-                    user_attrs={_SWEPT: trial_id},
+                    constraints=None if limit is None else {"max_gflops": point.val.gflops - limit},
+                    user_attrs={_ALL_POINTS: trial_id},
                 )
             )
 
-    def set_open_aside(self) -> None:
-        """Every trial that is open, or waits to be handed out again, waits for whoever opens the study next."""
+    def requeue_open(self) -> None:
+        """Every trial that is open, or waits to be dispatched again, waits for whoever opens the study next."""
         for number in self._again:
             self._open[f"t{number:04d}"] = self._trial(number)
         self._again.clear()
         for trial_id in list(self._open):
-            self.set_aside(trial_id)
+            self.requeue(trial_id)
 
     def counts(self) -> StudyCounts:
         """How far the study has come."""
@@ -281,19 +290,17 @@ class ParetoStudy:
         return [self._suggestion_of(trial) for trial in self._all(TrialState.COMPLETE)]
 
     def interrupted_ones(self) -> list[Suggestion]:
-        """The suggestions that were handed out before this process began, and have no result here."""
+        """The suggestions that were dispatched before this process began, and have no result here."""
         trials = self._all(TrialState.RUNNING, TrialState.WAITING)
         return [self._suggestion_of(trial) for trial in trials if "starts" in trial.user_attrs]
 
-    def adopt(self, trial_id: str, objectives: Mapping[str, Any]) -> str:
-        """Records the result of an interrupted trial: it had finished, and its driver died before it heard of it.
-        Returns as `tell`.
-        """
+    def adopt(self, trial_id: str, metrics: Metrics) -> Reported:
+        """As `report`, for an interrupted trial: it had finished, and its driver died before it heard of it."""
         trial = self._trial(int(trial_id[1:]))
         self._study._storage.set_trial_state_values(trial._trial_id, state=TrialState.RUNNING)
         self._again = [number for number in self._again if number != trial.number]
         self._open[trial_id] = self._trial(trial.number)
-        return self.tell(trial_id, objectives)
+        return self.report(trial_id, metrics)
 
     def _suggestion_of(self, trial: FrozenTrial) -> Suggestion:
         return Suggestion(
@@ -310,22 +317,22 @@ class ParetoStudy:
 
     def _all(self, *states: TrialState) -> list[FrozenTrial]:
         trials = self._study.get_trials(deepcopy=False, states=states or None)
-        beside = (_SWEPT, _REPEATED)
+        beside = (_ALL_POINTS, _REPEATED)
         return [trial for trial in trials if not any(name in trial.user_attrs for name in beside)]
 
     def _trial(self, number: int) -> Trial:
         return Trial(self._study, self._study.get_trials(deepcopy=False)[number]._trial_id)
 
     def _take(self, trial_id: str) -> Trial | None:
-        """The open trial, open no longer. None if it is finished; an assertion if it was never handed out."""
+        """The open trial, open no longer. None if it is finished; an assertion if it was never dispatched."""
         trial = self._open.pop(trial_id, None)
         if trial is None:
             number = int(trial_id[1:])
             trials = self._study.get_trials(deepcopy=False)
-            assert number < len(trials), f"{trial_id} was never handed out"
+            assert number < len(trials), f"{trial_id} was never dispatched"
         return trial
 
-    def _fail(self, trial: Trial, reason: str) -> str:
+    def _fail(self, trial: Trial, reason: str) -> Reported:
         trial.set_user_attr("reason", reason)
         self._study.tell(trial, state=TrialState.FAIL)
         return "failed"
@@ -424,14 +431,3 @@ def _suggest(trial: Trial, name: str, kind: BaseDistribution) -> Any:
         return int(trial.suggest_int(name, kind.low, kind.high, log=kind.log))
     assert isinstance(kind, CategoricalDistribution)
     return trial.suggest_categorical(name, kind.choices)
-
-
-def not_finite(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
-    """Why what was `found` are not the objectives that are `wanted`; None if they are."""
-    for name in wanted:
-        value = found.get(name)
-        if value is None:
-            return f"{name} is missing"
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            return f"{name} is {value}"
-    return None

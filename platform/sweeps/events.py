@@ -8,20 +8,22 @@ from collections.abc import Mapping
 from typing import Any, final
 
 from paretovid.platform.console.progress import Progress, Stage
-from paretovid.platform.execution.outcome import Hooks
+from paretovid.platform.execution.outcome import TrialCallback
 from paretovid.platform.records.failure import FAILURE_FILE, record_failure
-from paretovid.platform.records.journal import Event, SweepJournal
+from paretovid.platform.records.journal import Event, FinishedTrial, SweepJournal
 from paretovid.platform.records.trial import objective_text
 from paretovid.platform.storage.home import Home
 from paretovid.platform.storage.mirror import fetch_result, remove
 from paretovid.platform.sweeps.status import LiveStatus
 from paretovid.platform.tracking.exporter import TrackingSender
 from paretovid.trainables.data.s3 import ObjectStoreError
+from paretovid.trainables.documents import JsonObject
+from paretovid.trainables.evaluation.results import TrialResult
 
 
 @final
-class SweepDriver:
-    """Hears of everything that happens to trials, in the driver's main thread.
+class SweepDriver(TrialCallback):
+    """Journal, progress and MLflow, kept up with what happens to trials.
 
     Arguments:
         live: keeps count for the line of progress.
@@ -43,7 +45,7 @@ class SweepDriver:
         self._progress = progress
         self._live = live
         self._stage: Stage | None = None
-        self._configs: dict[str, Mapping[str, Any]] = {}
+        self._configs: dict[str, JsonObject] = {}
 
     def show_on(self, stage: Stage, done: int) -> None:
         """Progress goes there from now on. `done`: trials that earlier drivers have brought to an end."""
@@ -51,67 +53,49 @@ class SweepDriver:
         stage.begin_at(done)
 
     def record(self, event: Event, **facts: Any) -> None:
-        """Writes an event, and lets MLflow know when it can."""
+        """Writes an event, and notifies MLflow when it can."""
         entry = self._journal.write(event, **facts)
         self._live.add(entry)
         self._sender.put(entry)
 
-    def hooks(self, configure: Any, *, tell_swept: bool) -> Hooks:
-        """For `launch_trials`."""
-        return Hooks(
-            configure=configure,
-            objectives_of=lambda result: result["objectives"],
-            swept_of=(lambda result: result["swept"]) if tell_swept else None,
-            on_start=self._on_start,
-            on_progress=self._on_progress,
-            on_result=self._on_result,
-            on_fault=self._on_fault,
-            on_aside=lambda trial: self.record("aside", trial=trial),
-            on_look=self._on_look,
-        )
+    def on_start(self, trial_id: str, config: JsonObject, attempt: int) -> None:
+        self._configs[trial_id] = config
+        self.record("start", trial=trial_id, attempt=attempt)
 
-    def _on_start(self, trial: str, config: Mapping[str, Any], attempt: int) -> None:
-        self._configs[trial] = config
-        self.record("start", trial=trial, attempt=attempt)
-
-    def _on_progress(self, trial: str, progress: Mapping[str, float]) -> None:
+    def on_progress(self, trial_id: str, progress: Mapping[str, float]) -> None:
         epochs = f"{progress.get('epoch', 0):.0f}/{progress.get('epochs', 0):.0f}"
-        self._advance(0, f"{trial} at epoch {epochs}")
+        self._advance(0, f"{trial_id} at epoch {epochs}")
 
-    def _on_result(
-        self, trial: str, config: Mapping[str, Any], result: Mapping[str, Any] | None, error: str | None
-    ) -> None:
-        self._configs.pop(trial, None)
-        if result is None:
-            record_failure(self._home.trial(self._sweep, trial), str(error))
-            self._advance(1, f"{trial} failed: {error}")
-            return
-        folder = self._home.trial(self._sweep, trial)
+    def on_result(self, trial_id: str, result: TrialResult) -> None:
+        self._configs.pop(trial_id, None)
+        folder = self._home.trial(self._sweep, trial_id)
         remove(folder / FAILURE_FILE)
         with contextlib.suppress(ObjectStoreError):  # whoever reads the sweep's front fetches it as well
             fetch_result(folder)
-        objectives = result["objectives"]
-        self.record("finish", trial=trial, **result["figures"])
-        quality = ", ".join(
-            f"{objective_text(name)} {100 * value:.1f}"
-            for name, value in objectives.items()
-            if name != "gflops"
-        )
-        note = f"{trial}: {quality} at {objectives['gflops']:.4f} GFLOPs"
-        self._advance(1, note)
+        self.record("finish", trial=trial_id, **FinishedTrial.of(result).to_json())
+        first = result.points[0].val
+        quality = f"{objective_text(result.objective)} {100 * first.quality:.1f}"
+        self._advance(1, f"{trial_id}: {quality} at {first.gflops:.4f} GFLOPs")
 
-    def _on_fault(self, trial: str, reason: str, again: bool) -> None:
-        config = self._configs.get(trial, {})
+    def on_failure(self, trial_id: str, reason: str, will_retry: bool) -> None:
+        config = self._configs.get(trial_id, {})
         facts = {
             "method": config.get("method", ""),
             "baseline": not config.get("training_knobs"),
             "knobs": json.loads(json.dumps(config.get("training_knobs") or {})),
         }
-        self.record("fault", trial=trial, reason=reason, again=again, **facts)
-        if again:
-            self._progress.say(f"  {trial} is started again: {reason}")
+        self.record("fault", trial=trial_id, reason=reason, again=will_retry, **facts)
+        if will_retry:
+            self._progress.say(f"  {trial_id} is started again: {reason}")
+            return
+        self._configs.pop(trial_id, None)
+        record_failure(self._home.trial(self._sweep, trial_id), reason)
+        self._advance(1, f"{trial_id} failed: {reason}")
 
-    def _on_look(self) -> None:
+    def on_requeue(self, trial_id: str) -> None:
+        self.record("aside", trial=trial_id)
+
+    def on_poll(self) -> None:
         if self._stage is not None:
             self._stage.note(self._live.line(self._sender))
 

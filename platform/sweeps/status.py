@@ -15,7 +15,7 @@ from typing import Any, Protocol, final
 from paretovid.platform.console.progress import format_seconds
 from paretovid.platform.execution.heartbeat import ALIVE_FILE
 from paretovid.platform.records.failure import failure_of
-from paretovid.platform.records.journal import Entry, TrialClock, hours_spent, read_journal
+from paretovid.platform.records.journal import Entry, FinishedTrial, TrialClock, hours_spent, read_journal
 from paretovid.platform.records.sweep import SWEEP_FILE, known_info, read_info
 from paretovid.platform.records.trial import stated_reference
 from paretovid.platform.storage.documents import read_document
@@ -25,10 +25,11 @@ from paretovid.platform.sweeps.lock import driver_of
 from paretovid.platform.tracking.exporter import last_sent
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.evaluation.pareto import Reference, hypervolume, non_dominated, reference_of
+from paretovid.trainables.evaluation.results import RESULT_FILE
 
 _CURVE_POINTS = 12
 _ENDED = ("finish", "fault", "aside")
-_RESULT_ONLY = ("result.json",)
+_RESULT_ONLY = (RESULT_FILE,)
 
 
 class _Sender(Protocol):
@@ -90,7 +91,7 @@ def status_of(home: Home, name: str) -> SweepStatus:
     reading = read_journal(folder)
     driver = driver_of(folder)
     entries = reading.entries
-    finished = {path.parent.name for path in (folder / "trials").glob("*/result.json")}
+    finished = {path.parent.name for path in (folder / "trials").glob(f"*/{RESULT_FILE}")}
     failed = _failures(folder, finished)
     running = _running(folder, entries, now) if driver else ()
     asked = int(info["config"]["search"]["trials"]) + len(info["config"].get("baselines") or [])
@@ -125,7 +126,7 @@ def list_sweeps(home: Home) -> list[dict[str, Any]]:
     for info in sorted(infos, key=lambda each: str(each["created"])):
         folder = home.sweep(info["name"])
         refresh_sweep(folder, _RESULT_ONLY)
-        done = {path.parent.name for path in (folder / "trials").glob("*/result.json")}
+        done = {path.parent.name for path in (folder / "trials").glob(f"*/{RESULT_FILE}")}
         is_gone = info["state"] == "running" and driver_of(folder) is None
         config = info.get("config") or {}
         searched = int((config.get("search") or {}).get("trials") or 0)
@@ -301,44 +302,18 @@ def curve(entries: Sequence[Entry], stated: Reference | None = None) -> tuple[tu
     return tuple(found)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Told:
-    """What the journal says of a finished trial."""
-
-    front: tuple[tuple[float, float], ...]
-    """Quality and GFLOPs on validation."""
-    dearest: float
-    """GFLOPs of its dearest point on either split."""
-    is_baseline: bool
-    deployable: bool
-
-    @classmethod
-    def by(cls, entry: Entry) -> _Told:
-        """Entries of earlier versions do not know the last three: then as far as the front and the name tell."""
-        facts = entry.facts
-        natural = [[facts["quality"], facts["gflops"]]] if "quality" in facts else []
-        front = tuple((float(quality), float(gflops)) for quality, gflops in facts.get("front") or natural)
-        searched = entry.trial[:1] == "t" and entry.trial[1:].isdigit()
-        return cls(
-            front=front,
-            dearest=float(facts.get("dearest", max((gflops for _, gflops in front), default=0.0))),
-            is_baseline=bool(facts.get("is_baseline", not searched)),
-            deployable=bool(facts.get("deployable", True)),
-        )
-
-
 @final
 class ValidationHypervolume:
-    """What the trials told of so far cover on validation, at a cost that does not grow with them.
+    """What the trials finished so far cover on validation, at a cost that does not grow with them.
 
-    By the definition of `front.build_front`: when all trials have been told of it is, to the last digit, the
+    By the definition of `front.build_front`: when all trials have finished it is, to the last digit, the
     hypervolume of `paretovid front --split val`. That of test, which a finished sweep states, is another figure, and
     nobody looks at it while a sweep runs.
     """
 
     def __init__(self, entries: Iterable[Entry] = (), stated: Reference | None = None) -> None:
         self._stated = stated
-        self._trials: dict[str, _Told] = {}
+        self._trials: dict[str, FinishedTrial] = {}
         self._fronts: dict[bool, tuple[tuple[float, float], ...]] = {}
         """Of the method, and of the baselines that can be deployed."""
         for entry in entries:
@@ -347,10 +322,10 @@ class ValidationHypervolume:
     def add(self, entry: Entry) -> None:
         """A trial has finished. One that was trained again counts as it is now."""
         is_again = entry.trial in self._trials
-        self._trials[entry.trial] = told = _Told.by(entry)
+        self._trials[entry.trial] = finished = FinishedTrial.in_entry(entry)
         if is_again:
             self._fronts.clear()
-        for each in self._trials.values() if is_again else (told,):
+        for each in self._trials.values() if is_again else (finished,):
             if each.is_baseline and not each.deployable:
                 continue
             points = [*self._fronts.get(each.is_baseline, ()), *each.front]
@@ -359,14 +334,14 @@ class ValidationHypervolume:
 
     def counts(self, entry: Entry) -> bool:
         """Whether this finished trial's points are among those that could be on the front."""
-        told = self._trials[entry.trial]
-        return not told.is_baseline if False in self._fronts else told.deployable
+        finished = self._trials[entry.trial]
+        return not finished.is_baseline if False in self._fronts else finished.deployable
 
     @property
     def reference(self) -> Reference:
         """The corner that it is measured from."""
-        dearest = max((told.dearest for told in self._trials.values()), default=0.0)
-        return reference_of([self._stated], dearest)
+        most_gflops = max((each.most_gflops for each in self._trials.values()), default=0.0)
+        return reference_of([self._stated], most_gflops)
 
     def value(self, reference: Reference | None = None) -> float | None:
         """In GFLOPs times the objective (fraction); None before a trial has finished. Of the baselines alone as long

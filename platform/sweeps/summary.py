@@ -85,7 +85,7 @@ class SweepReport:
         if self.summary is not None and self.summary.is_out_of_time:
             lines += ["search.hours is over; the same command goes on with the trials that are left", ""]
         knee = next(p for p in self.front.points if (p.trial.sweep, p.id) == self.front.knee_id)
-        limit = rounded_up(max(knee.record.val.gflops, knee.record.test.gflops))
+        limit = rounded_up(knee.record.most_gflops)
         videos = " ".join(str(path) for path in self.example_videos)
         at = "" if self.home is None else f" home={self.home}"
         # The registry of a server is found by its address; under home it needs none.

@@ -308,7 +308,7 @@ class _Run:
             objective=objective_of(config),
         )
         trials = SweepTrials(config, self._name, prepared)
-        found = reconcile(self._folder, study, trials, self._driver.record, tell_swept=search.tell_swept)
+        found = reconcile(self._folder, study, trials, self._driver.record, all_points=search.tell_swept)
         for note in found.notes:
             self._progress.say(f"  {note}")
         total = search.trials + len(config.baselines)
@@ -319,7 +319,9 @@ class _Run:
                 storage=self._folder,
                 study=study,
                 fixed=found.fixed,
-                hooks=self._driver.hooks(trials.searched, tell_swept=search.tell_swept),
+                configure=trials.searched,
+                callback=self._driver,
+                all_points=search.tell_swept,
                 resources=self._resources,
                 concurrent=search.concurrent,
                 max_failures=search.max_failures,

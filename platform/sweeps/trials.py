@@ -11,9 +11,10 @@ from paretovid.infra.node_cache import NodeCacheError, node_cache
 from paretovid.infra.node_cache import fetch as copy_to_node
 from paretovid.platform.config.load import model_with_knobs, training_settings
 from paretovid.platform.execution.outcome import FixedTrial
+from paretovid.platform.execution.trial_process import Trainable
 from paretovid.platform.preparation.prepare import Prepared, is_whole_store
+from paretovid.platform.records.trial import find_trial
 from paretovid.platform.search.study import Suggestion
-from paretovid.platform.storage.documents import read_document
 from paretovid.platform.storage.mirror import (
     SharedRoot,
     fetch,
@@ -24,11 +25,12 @@ from paretovid.platform.storage.mirror import (
 )
 from paretovid.search_spaces.schema import SweepConfig
 from paretovid.trainables.config import typed_config
+from paretovid.trainables.context import TrialContext
 from paretovid.trainables.errors import DataError, UsageError
-from paretovid.trainables.evaluation.pareto import non_dominated
+from paretovid.trainables.evaluation.results import TrialResult
 from paretovid.trainables.provenance import code_version
 from paretovid.trainables.training.config import TrainingConfig, TrialConfig
-from paretovid.trainables.trial import EVALUATED_SPLITS, run_trial
+from paretovid.trainables.trial import run_trial
 
 
 @final
@@ -86,9 +88,7 @@ class SweepTrials:
         return asdict(config)
 
 
-def trainable_on(
-    cache: str | None, code: str, home: Path | None = None
-) -> Callable[[dict[str, Any], Any], dict[str, Any]]:
+def trainable_on(cache: str | None, code: str, home: Path | None = None) -> Trainable:
     """What a worker runs for each trial.
 
     Arguments:
@@ -102,7 +102,7 @@ def trainable_on(
 
     shared = SharedRoot.of(home or Path(), cache)
 
-    def run(config: dict[str, Any], context: Any) -> dict[str, Any]:
+    def run(config: dict[str, Any], context: TrialContext) -> TrialResult | None:
         if code_version() != code:
             raise UsageError(
                 f"this node runs paretovid {code_version()}, the driver {code}",
@@ -118,7 +118,7 @@ def trainable_on(
             result = run_trial(trial, context)
         if context.rank == 0:
             share(Path(trial.output), is_trial_part)
-        return summary_of(result) if result else {}
+        return result
 
     return run
 
@@ -153,49 +153,13 @@ def _fetched(trial: TrialConfig, shared: SharedRoot, heartbeat: Callable[[], obj
     )
 
 
-def summary_of(result: Mapping[str, Any]) -> dict[str, Any]:
-    """What the driver wants to know of a trial's result."""
-    objectives = (result["objective"], "gflops")
-    return {
-        "objectives": {name: result["points"][0]["val"][name] for name in objectives},
-        "swept": [
-            {"setting": p["inference_knobs"], **{name: p["val"][name] for name in objectives}}
-            for p in result["points"][1:]
-        ],
-        "figures": figures_of(result),
-    }
-
-
-def figures_of(result: Mapping[str, Any]) -> dict[str, Any]:
-    """What the journal keeps of a trial's result: its natural point, and the front of all its points on validation;
-    `dearest` of them on either split, and what kind of trial it is, as a hypervolume needs them.
-    """
-    name = result["objective"]
-    points = [(float(point["val"][name]), float(point["val"]["gflops"])) for point in result["points"]]
-    kept = non_dominated([gflops for _, gflops in points], [quality for quality, _ in points])
-    quality, gflops = points[0]
-    seconds = float(result.get("seconds", 0.0))
-    return {
-        "quality": quality,
-        "gflops": gflops,
-        "seconds": seconds,
-        "front": [points[i] for i in kept],
-        "dearest": max(float(p[split]["gflops"]) for p in result["points"] for split in EVALUATED_SPLITS),
-        "is_baseline": bool(result["is_baseline"]),
-        "deployable": bool(result["deployable"]),
-    }
-
-
-def finished_result(trial: TrialConfig) -> dict[str, Any] | None:
+def finished_result(trial: TrialConfig) -> TrialResult | None:
     """The result that is there already of a trial with this configuration.
 
     One that an older version of the code has made counts: what is finished is never trained again.
     """
-    result = read_document(Path(trial.output) / "result.json")
-    if result is None or "points" not in result:
-        return None
-    made_by = str(result.get("code_version", ""))
-    return result if result.get("digest") == trial.digest_by(made_by) else None
+    result = find_trial(Path(trial.output))
+    return result if result and result.digest == trial.digest_by(result.code_version) else None
 
 
 def trial_config(config: Mapping[str, Any]) -> TrialConfig:

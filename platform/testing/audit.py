@@ -18,6 +18,7 @@ from paretovid.platform.search.storage import connect_storage
 from paretovid.platform.storage.home import Home
 from paretovid.platform.storage.mirror import refresh_sweep
 from paretovid.platform.tracking.store import open_store
+from paretovid.trainables.evaluation.results import RESULT_FILE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,7 +49,7 @@ def audit(home: Home, sweep: str, uri: str | None = None) -> Audit:
     """Reads all stores of a sweep that nobody runs now."""
     folder = home.sweep(sweep)
     refresh_sweep(folder)
-    done = [path.parent.name for path in (folder / "trials").glob("*/result.json")]
+    done = [path.parent.name for path in (folder / "trials").glob(f"*/{RESULT_FILE}")]
     info = read_info(folder) or {"name": sweep}
     place = study_place(home, info, (info.get("config") or {}).get("search", {}).get("storage"))
     storage, _ = connect_storage(place.url)

@@ -10,7 +10,6 @@ records, journal, tracking, signals, front. A plug-in's tests may run their own 
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import count
@@ -18,17 +17,26 @@ from pathlib import Path
 from typing import Any, final
 
 from paretovid.platform.console.progress import Progress
-from paretovid.platform.execution.launcher import LaunchSummary, Watch, handing_back
-from paretovid.platform.execution.outcome import OUTCOME, Cause, FixedTrial, Hooks
-from paretovid.platform.execution.searcher import ParetoSearcher
+from paretovid.platform.execution.launcher import Counter, LaunchSummary, handing_back
+from paretovid.platform.execution.outcome import (
+    OUTCOME,
+    Failed,
+    Finished,
+    FixedTrial,
+    Stopped,
+    TrialCallback,
+    TrialOutcome,
+    outcome_text,
+)
+from paretovid.platform.execution.searcher import Configure, ParetoSearcher, knobs_alone
 from paretovid.platform.execution.stopping import StopSwitch
-from paretovid.platform.execution.trial_process import failure, result_to_json
+from paretovid.platform.execution.trial_process import failure
 from paretovid.platform.preparation.prepare import Prepared
 from paretovid.platform.search.study import ParetoStudy
 from paretovid.platform.storage.home import open_home
 from paretovid.platform.storage.locks import alone
 from paretovid.platform.sweeps.sweep import Backend
-from paretovid.platform.sweeps.trials import finished_result, summary_of, trial_config
+from paretovid.platform.sweeps.trials import finished_result, trial_config
 from paretovid.platform.testing.sweeps import CLASSES, write_trial
 from paretovid.search_spaces.schema import SweepConfig
 from paretovid.trainables.backbones.catalog import family
@@ -40,7 +48,7 @@ from paretovid.trainables.provenance import code_version
 from paretovid.trainables.training.config import TrialConfig
 
 Table = Callable[[TrialConfig], Sequence[tuple[float, float]]]
-"""A trial to the (skill, mean GFLOPs) of its operating points, the natural one first. Skill 0 is chance, mAP is
+"""A trial to the (skill, mean GFLOPs) of its operating points, the default one first. Skill 0 is chance, mAP is
 measured on scores that are right more often the higher it is. What it raises, the trial has failed of."""
 
 VIDEOS_PER_SPLIT = 24
@@ -129,7 +137,9 @@ class _Launcher:
         storage: Path,
         study: ParetoStudy | None = None,
         fixed: Sequence[FixedTrial] = (),
-        hooks: Hooks | None = None,
+        configure: Configure = knobs_alone,
+        callback: TrialCallback | None = None,
+        all_points: bool = False,
         concurrent: int | None = None,
         max_failures: int = 1,
         hours: float | None = None,
@@ -138,20 +148,22 @@ class _Launcher:
     ) -> LaunchSummary:
         """As `launch_trials`, of which the cluster's part is left out: resources, hangs, node caches."""
         switch = switch or StopSwitch()
-        watch = Watch(hooks or Hooks())
+        counter = Counter(callback or TrialCallback())
         searcher = ParetoSearcher(
             study,
             fixed=fixed,
-            hooks=watch.hooks(),
+            configure=configure,
+            callback=counter,
+            all_points=all_points,
             concurrent=min(self._at_once, concurrent or self._at_once),
             deadline=None if hours is None else time.time() + 3600 * hours,
             max_failures=max_failures,
         )
         with alone(storage), handing_back(searcher, study, storage, switch):
-            self._run(searcher, switch, watch.hooks().on_look)
-        return watch.summary(searcher, study, switch)
+            self._run(searcher, switch, counter.on_poll)
+        return counter.summary(searcher, study, switch)
 
-    def _run(self, searcher: ParetoSearcher, switch: StopSwitch, on_look: Callable[[], None]) -> None:
+    def _run(self, searcher: ParetoSearcher, switch: StopSwitch, on_poll: Callable[[], None]) -> None:
         waiting: list[tuple[str, Mapping[str, Any]]] = []
         while True:
             if switch.is_lost:
@@ -164,18 +176,18 @@ class _Launcher:
                 return
             name, config = waiting.pop(0)
             if switch.reason is not None:
-                searcher.on_trial_complete(name, {OUTCOME: json.dumps({"stopped": True})})
+                searcher.on_trial_complete(name, {OUTCOME: outcome_text(Stopped())})
                 continue
             searcher.on_trial_result(name, {"progress/epoch": 1.0, "progress/epochs": 1.0})
             try:
-                searcher.on_trial_complete(name, {OUTCOME: self._outcome(config)})
+                searcher.on_trial_complete(name, {OUTCOME: outcome_text(self._outcome(config))})
             except ProcessDied as error:
-                searcher.explain(name, Cause(reason=f"the trial's process died: {error}"))
+                searcher.explain(name, Failed(reason=f"the trial's process died: {error}", retry=True))
                 searcher.on_trial_complete(name, error=True)
-            on_look()
+            on_poll()
 
-    def _outcome(self, config: Mapping[str, Any]) -> str:
-        """What a worker would tell. As there, a trial whose result is there already is not run again."""
+    def _outcome(self, config: Mapping[str, Any]) -> TrialOutcome:
+        """What the trial comes to. As there, a trial whose result is there already is not run again."""
         trial = trial_config({key: value for key, value in config.items() if key in _FIELDS})
         try:
             result = finished_result(trial)
@@ -183,11 +195,11 @@ class _Launcher:
                 self._write(trial, self._table(trial))
                 result = finished_result(trial)
                 assert result is not None, "what was written is found by its digest"
-            return result_to_json(summary_of(result))
+            return Finished(result=result)
         except ProcessDied:
             raise
         except TrialStopped:
-            return json.dumps({"stopped": True})
+            return Stopped()
         except Exception as error:
             return failure(error)
 

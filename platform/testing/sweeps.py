@@ -18,6 +18,7 @@ from paretovid.trainables.context import LocalContext
 from paretovid.trainables.data.dataset import Dataset
 from paretovid.trainables.data.moving_digits.generate import MovingDigitsConfig, make_moving_digits
 from paretovid.trainables.evaluation.metrics import mean_average_precision, top1
+from paretovid.trainables.evaluation.results import RESULT_FILE, SCORES_FILE
 from paretovid.trainables.features.extract import extract_shard, headers
 from paretovid.trainables.features.store import finish, header_fingerprint
 from paretovid.trainables.training.config import TrainingConfig, TrialConfig
@@ -63,9 +64,9 @@ def write_trial(
             entry[split] = _measurement(answer, cost, targets)
         tensors |= {f"{split}/scores": scores, f"{split}/gflops": gflops, f"{split}/targets": targets}
     arrays = {name: torch.from_numpy(np.asarray(value)) for name, value in tensors.items()}
-    save_file(arrays, folder / "scores.safetensors")
+    save_file(arrays, folder / SCORES_FILE)
     result = {**_description(sweep.name, trial, method, seed), "points": entries, **fields}
-    (folder / "result.json").write_text(json.dumps(result))
+    (folder / RESULT_FILE).write_text(json.dumps(result))
     return folder
 
 

@@ -22,12 +22,13 @@ from paretovid.platform.fronts.build import read_front
 from paretovid.platform.fronts.front import Front
 from paretovid.platform.records.journal import Entry, read_journal
 from paretovid.platform.records.sweep import read_info
-from paretovid.platform.records.trial import SweepRecord, TrialRecord, read_sweep, read_trial
+from paretovid.platform.records.trial import SweepResults, read_sweep, read_trial
 from paretovid.platform.storage.documents import read_document, write_atomically
 from paretovid.platform.storage.home import Home
 from paretovid.platform.tracking.store import StoreError, open_store, store_uri
 from paretovid.platform.tracking.tracker import Tracker, log_sweep
 from paretovid.trainables.errors import ParetovidError
+from paretovid.trainables.evaluation.results import RESULT_FILE, TrialResult
 
 TRACKED_FILE = "tracked.json"
 EMBEDDED = "home"
@@ -85,7 +86,7 @@ class Delivery:
 
     def _send(self, batch: Sequence[Entry]) -> list[str]:
         if self._tracker is None:
-            described = SweepRecord(
+            described = SweepResults(
                 name=self._folder.name, folder=self._folder, info=read_info(self._folder) or {}, trials=()
             )
             self._tracker = Tracker(open_store(self._home, self._uri), described)
@@ -100,20 +101,20 @@ class Delivery:
         elif first.event == "state":
             state = str(first.facts.get("state"))
             front = (self.front or read_front([self._folder])) if state in _ENDED else None
-            paths = sorted((self._folder / "trials").glob("*/result.json"))
+            paths = sorted((self._folder / "trials").glob(f"*/{RESULT_FILE}"))
             trials = self._read([path.parent.name for path in paths], left_out)
             info = read_info(self._folder) or {}
-            sweep = SweepRecord(name=self._folder.name, folder=self._folder, info=info, trials=tuple(trials))
+            sweep = SweepResults(name=self._folder.name, folder=self._folder, info=info, trials=tuple(trials))
             tracker.finish(sweep, front, state)
         return left_out
 
-    def _read(self, trials: Sequence[str], left_out: list[str]) -> list[TrialRecord]:
+    def _read(self, trials: Sequence[str], left_out: list[str]) -> list[TrialResult]:
         """The results that can be read; why another cannot goes to `left_out`."""
-        found: list[TrialRecord] = []
+        found: list[TrialResult] = []
         for trial in trials:
             folder = self._folder / "trials" / trial
             try:
-                if (folder / "result.json").exists():  # else it was lost, and is being trained again
+                if (folder / RESULT_FILE).exists():  # else it was lost, and is being trained again
                     found.append(read_trial(folder))
             except ParetovidError as error:
                 left_out.append(error.message)

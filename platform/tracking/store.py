@@ -146,14 +146,18 @@ def _make_whole(database: Path, artifacts: Path) -> None:
     takes seconds, would leave a file that neither it nor `mlflow db upgrade` can use again."""
     if database.exists():
         return
-    from mlflow import MlflowClient
-
     for left in database.parent.glob(f"{database.name}.*.partial"):
         left.unlink(missing_ok=True)
     partial = database.with_name(f"{database.name}.{uuid.uuid4().hex[:6]}.partial")
-    MlflowClient(tracking_uri=f"sqlite:///{partial}").search_experiments(max_results=1)
+    _make_tables(partial)
     _own_default_experiment(partial, artifacts)
     partial.rename(database)
+
+
+def _make_tables(database: Path) -> None:
+    from mlflow import MlflowClient
+
+    MlflowClient(tracking_uri=f"sqlite:///{database}").search_experiments(max_results=1)
 
 
 def _own_default_experiment(database: Path, artifacts: Path) -> None:

@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from paretovid.platform.fronts.front import Front, FrontPoint
-from paretovid.platform.records.trial import MAP, Measurement, SweepRecord, TrialRecord, knob_text
+from paretovid.platform.records.trial import SweepResults, knob_text
 from paretovid.trainables.errors import NonFiniteError
+from paretovid.trainables.evaluation.results import MAP, Metrics, TrialResult
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric
@@ -75,13 +76,13 @@ def _metric_name(name: str) -> str:
     return name.replace("@", "_at_")
 
 
-def main_figures(measured: Measurement) -> dict[str, float]:
+def main_figures(measured: Metrics) -> dict[str, float]:
     """What an operating point is judged by, under names without a split."""
     names = ("map", "top1", "gflops") if measured.objective == MAP else (measured.objective, "gflops")
     return {name: value for name, value in measured.numbers().items() if name in names}
 
 
-def trial_figures(val: Measurement, test: Measurement) -> dict[str, float]:
+def trial_figures(val: Metrics, test: Metrics) -> dict[str, float]:
     figures = main_figures(test)
     for split, measured in (("val", val), ("test", test)):
         figures |= {f"{split}/{name}": value for name, value in measured.numbers().items()}
@@ -89,14 +90,14 @@ def trial_figures(val: Measurement, test: Measurement) -> dict[str, float]:
     return figures
 
 
-def dataset_name(trial: TrialRecord, split: str) -> str:
-    return f"{trial.data['name']}-{split}"
+def dataset_name(trial: TrialResult, split: str) -> str:
+    return f"{trial.data.name}-{split}"
 
 
 UID_TAG = "paretovid.uid"
 
 
-def sweep_tags(sweep: SweepRecord) -> dict[str, str]:
+def sweep_tags(sweep: SweepResults) -> dict[str, str]:
     names = ("uid", "method", "data", "code_version", "state", "seed", "created")
     return {
         "paretovid.sweep": sweep.name,
@@ -104,7 +105,7 @@ def sweep_tags(sweep: SweepRecord) -> dict[str, str]:
     }
 
 
-def trial_tags(trial: TrialRecord) -> dict[str, str]:
+def trial_tags(trial: TrialResult) -> dict[str, str]:
     return {
         "paretovid.kind": "trial",
         "paretovid.sweep": trial.sweep,
@@ -112,8 +113,8 @@ def trial_tags(trial: TrialRecord) -> dict[str, str]:
         "paretovid.method": trial.method,
         "paretovid.baseline": str(trial.is_baseline).lower(),
         "paretovid.knobs": json.dumps(trial.training_knobs),
-        "paretovid.data": f"{trial.data['name']}@{trial.data['fingerprint']}",
-        "paretovid.features": json.dumps(trial.data.get("features", {})),
+        "paretovid.data": str(trial.data),
+        "paretovid.features": json.dumps(trial.data.features),
         "paretovid.code_version": trial.code_version,
         "paretovid.accounting": trial.accounting,
         "paretovid.seed": str(trial.seed),
@@ -142,17 +143,17 @@ def point_tags(point: FrontPoint) -> dict[str, str]:
     }
 
 
-def trial_name(trial: TrialRecord) -> str:
+def trial_name(trial: TrialResult) -> str:
     knobs = " ".join(f"{name}={knob_text(value, 3)}" for name, value in trial.training_knobs.items())
     return " ".join(part for part in (trial.trial, trial.method, knobs) if part)
 
 
-def trial_note(trial: TrialRecord) -> str:
+def trial_note(trial: TrialResult) -> str:
     return (
         f"One training of {trial.method}{' (baseline)' if trial.is_baseline else ''} with "
-        f"{len(trial.points)} operating points. `{trial.objective}` and `gflops` are those of its natural "
+        f"{len(trial.points)} operating points. `{trial.objective}` and `gflops` are those of its default "
         "operating point on the test split (fractions; giga multiply-accumulates per video); `val/…` is what "
-        "the search was told."
+        "the search sees."
     )
 
 

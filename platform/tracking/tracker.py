@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from paretovid.platform.fronts import report
 from paretovid.platform.fronts.front import Front, FrontPoint
-from paretovid.platform.records.trial import SweepRecord, TrialRecord
+from paretovid.platform.records.trial import SweepResults
 from paretovid.platform.storage.home import Home
 from paretovid.platform.tracking.store import Store, StoreError, open_store, store_uri
 from paretovid.platform.tracking.tags import (
@@ -38,6 +38,7 @@ from paretovid.platform.tracking.tags import (
     trial_tags,
     yaml_text,
 )
+from paretovid.trainables.evaluation.results import TrialResult
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric
@@ -55,7 +56,7 @@ class _Child:
 class Tracker:
     """Writes one sweep. Every method may be called again at any time."""
 
-    def __init__(self, store: Store, sweep: SweepRecord) -> None:
+    def __init__(self, store: Store, sweep: SweepResults) -> None:
         self.store = store
         self.client = store.client
         self.sweep = sweep.name
@@ -64,7 +65,7 @@ class Tracker:
         with _store_errors(store, sweep.name):
             self.run_id = self._parent(sweep)
 
-    def log_trials(self, trials: Sequence[TrialRecord]) -> None:
+    def log_trials(self, trials: Sequence[TrialResult]) -> None:
         """A finished child run per trial; those that are whole already are left alone.
 
         Raises `StoreError` if the store does not take it, `NonFiniteError` for NaN among the figures.
@@ -107,7 +108,7 @@ class Tracker:
             self.client.update_run(self.run_id, status="RUNNING")
             self.client.set_tag(self.run_id, "paretovid.state", "running")
 
-    def finish(self, sweep: SweepRecord, front: Front | None, state: str | None = None) -> None:
+    def finish(self, sweep: SweepResults, front: Front | None, state: str | None = None) -> None:
         """Logs what is new, the front's LoggedModels, figures and artifacts, and ends the parent run.
 
         Arguments:
@@ -142,7 +143,7 @@ class Tracker:
             if not token:
                 return found
 
-    def _parent(self, sweep: SweepRecord) -> str:
+    def _parent(self, sweep: SweepResults) -> str:
         found = self._search(f"tags.`paretovid.sweep` = '{sweep.name}' AND tags.`paretovid.kind` = 'sweep'")
         run = self._only([run for run in found if self._is_ours(run.data.tags)])
         if run is None:
@@ -190,20 +191,20 @@ class Tracker:
             }
         return self._known
 
-    def _log_trial(self, trial: TrialRecord, run_id: str | None) -> str:
-        natural = trial.natural_point()
+    def _log_trial(self, trial: TrialResult, run_id: str | None) -> str:
+        default = trial.default_point
         if run_id is None:
             tags = {**trial_tags(trial), "mlflow.parentRunId": self.run_id}
             tags["mlflow.note.content"] = trial_note(trial)
             run_id = self.client.create_run(
                 self.store.experiment_id, tags=tags, run_name=trial_name(trial)
             ).info.run_id
-        figures = trial_figures(natural.val, natural.test)
+        figures = trial_figures(default.val, default.test)
         figures |= {"seconds": trial.seconds, "points": float(len(trial.points))}
         params = {**trial.training_knobs, **flat(trial.model, "model."), "seed": trial.seed}
         history = [
             (f"train/{name}", value, epoch)
-            for epoch, parts in enumerate(trial.training.get("history") or [])
+            for epoch, parts in enumerate(trial.history)
             for name, value in parts.items()
         ]
         self._log_batch(run_id, figures, params={k: str(v) for k, v in params.items()}, series=history)
@@ -213,16 +214,16 @@ class Tracker:
         self.client.set_tag(run_id, "paretovid.complete", "true")
         return str(run_id)
 
-    def _log_inputs(self, run_id: str, trial: TrialRecord) -> None:
+    def _log_inputs(self, run_id: str, trial: TrialResult) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         inputs = [
             DatasetInput(
                 dataset=Dataset(
                     name=dataset_name(trial, split),
-                    digest=trial.data["fingerprint"],
+                    digest=trial.data.fingerprint,
                     source_type="local",
-                    source=json.dumps({"data": trial.data["name"], "split": split}),
+                    source=json.dumps({"data": trial.data.name, "split": split}),
                 ),
                 tags=[InputTag("mlflow.data.context", "validation" if split == "val" else split)],
             )
@@ -299,7 +300,7 @@ class Tracker:
 
         metrics: list[Metric] = []
         for split, measured in (("val", point.record.val), ("test", point.record.test)):
-            dataset = (dataset_name(point.trial, split), point.trial.data["fingerprint"])
+            dataset = (dataset_name(point.trial, split), point.trial.data.fingerprint)
             figures = {f"{split}/{name}": value for name, value in measured.numbers().items()}
             if split == "test":
                 figures |= main_figures(measured)
@@ -308,7 +309,7 @@ class Tracker:
         self.client.finalize_logged_model(model_id, LoggedModelStatus.READY)
         self.client.set_logged_model_tags(model_id, {"paretovid.complete": "true"})
 
-    def _log_front(self, front: Front, sweep: SweepRecord) -> None:
+    def _log_front(self, front: Front, sweep: SweepResults) -> None:
         chosen = front.front
         figures = {
             "hypervolume": front.hypervolume,
@@ -355,7 +356,7 @@ def _is_complete(run: Any) -> bool:
     return run.data.tags.get("paretovid.complete") == "true" and run.info.status != "RUNNING"
 
 
-def log_sweep(home: Home, sweep: SweepRecord, front: Front | None, uri: str | None = None) -> str:
+def log_sweep(home: Home, sweep: SweepResults, front: Front | None, uri: str | None = None) -> str:
     """Everything about a sweep in one call; again at any time. Returns the parent run's id.
 
     Raises `StoreError` if the store cannot be used. What is on disk is complete without it.

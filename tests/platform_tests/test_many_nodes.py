@@ -25,11 +25,12 @@ from paretovid.platform.execution import cluster as cluster_check
 from paretovid.platform.execution.cluster import check_nodes, code_to_send
 from paretovid.platform.execution.heartbeat import ALIVE_FILE
 from paretovid.platform.execution.launcher import launch_trials
-from paretovid.platform.execution.outcome import FixedTrial, Hooks
+from paretovid.platform.execution.outcome import FixedTrial, TrialCallback
 from paretovid.platform.storage.documents import read_document
 from paretovid.platform.storage.home import Home
-from paretovid.platform.sweeps.trials import trainable_on
+from paretovid.platform.sweeps.trials import trainable_on, trial_config
 from paretovid.trainables.errors import UsageError
+from paretovid.trainables.evaluation.results import TrialResult
 from paretovid.trainables.provenance import code_version
 from paretovid.trainables.training.config import TrainingConfig, TrialConfig
 
@@ -122,7 +123,7 @@ def test_trials_spread_over_the_nodes_and_each_node_copies_the_features_once(
     trials = [trial(home, tmp_path / "s", f"a{seed}", seed, epochs=40) for seed in range(6)]
     train, num_nodes = trainable_on("/nowhere/named", code_version()), NODES
 
-    def once_all_nodes_are_up(config: dict[str, Any], context: Any) -> dict[str, Any]:
+    def once_all_nodes_are_up(config: dict[str, Any], context: Any) -> TrialResult | None:
         """Trials this small would all be done by the node that is up first."""
         import os
         import time
@@ -140,7 +141,6 @@ def test_trials_spread_over_the_nodes_and_each_node_copies_the_features_once(
         once_all_nodes_are_up,
         storage=tmp_path / "s",
         fixed=trials,
-        hooks=Hooks(objectives_of=lambda result: result["objectives"]),
         resources=TrialResources(cpus=1, custom={"slot": 1}),
     )
     assert (summary.succeeded, summary.failed) == (6, 0), summary.reasons
@@ -148,15 +148,21 @@ def test_trials_spread_over_the_nodes_and_each_node_copies_the_features_once(
         copies = [path for path in cache.glob("moving_digits/*") if path.is_dir()]
         assert len(copies) == 2, "coarse and fine, whole and under their names"
     result = json.loads((tmp_path / "s" / "trials" / "a0" / "result.json").read_text())
-    features = TrialConfig(**{**trials[0].config, "training": TrainingConfig(**trials[0].config["training"])})
-    assert result["digest"] == features.digest, "where features were read from does not determine a result"
+    assert result["digest"] == trial_config(trials[0].config).digest, (
+        "where features were read from does not determine a result"
+    )
 
 
-def test_trials_of_a_lost_node_go_on_elsewhere_and_are_not_blamed(
+def test_trials_of_a_lost_node_resume_elsewhere_and_it_is_no_failure_of_theirs(
     nodes: Nodes, home: Home, tmp_path: Path
 ) -> None:
     folder = tmp_path / "s"
     faults: list[tuple[str, str, bool]] = []
+
+    class Failures(TrialCallback):
+        def on_failure(self, trial_id: str, reason: str, will_retry: bool) -> None:
+            faults.append((trial_id, reason, will_retry))
+
     trials = [trial(home, folder, f"a{seed}", seed, epochs=600) for seed in range(4)]
     lost = nodes.workers.pop()
 
@@ -179,10 +185,7 @@ def test_trials_of_a_lost_node_go_on_elsewhere_and_are_not_blamed(
         trainable_on(None, code_version()),
         storage=folder,
         fixed=trials,
-        hooks=Hooks(
-            objectives_of=lambda result: result["objectives"],
-            on_fault=lambda trial_id, reason, again: faults.append((trial_id, reason, again)),
-        ),
+        callback=Failures(),
         resources=TrialResources(cpus=1),
         max_failures=0,
     )

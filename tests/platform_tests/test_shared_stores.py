@@ -20,7 +20,7 @@ from tests.platform_tests.conftest import SMALL_DATA, copied
 from paretovid.infra.object_store import ObjectStore
 from paretovid.infra.ray_cluster import CLUSTER_ENVIRONMENT, environment
 from paretovid.infra.testing import FlakyProxy, PostgresServer, S3Server, mlflow_server
-from paretovid.platform.cli import main
+from paretovid.platform.cli.main import main
 from paretovid.platform.search.location import STORAGE_VARIABLE
 from paretovid.platform.storage import mirror as shared_home
 from paretovid.platform.storage.home import open_home

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from tests.platform_tests.conftest import SMALL_DATA, copied
 
-from paretovid.platform.cli import main
+from paretovid.platform.cli.main import main
 from paretovid.platform.fronts.build import read_front
 from paretovid.platform.storage.home import Home
 from paretovid.platform.sweeps.status import status_of

@@ -48,8 +48,11 @@ def base(small_home_copy: Callable[[Path], Home], tmp_path_factory: pytest.TempP
 
 
 def run(base: TrialConfig, folder: Path, context: Any = None, **changes: Any) -> dict[str, Any]:
+    """The content of `result.json`."""
     config = dataclasses.replace(base, output=str(folder), **changes)
-    return run_trial(config, context or LocalContext())
+    result = run_trial(config, context or LocalContext())
+    assert result == read_trial(folder), "what is handed on is what is written"
+    return json.loads((folder / "result.json").read_text())
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -155,7 +158,7 @@ def test_ambiguous_segments_of_the_manifest_reach_figures_scores_and_remarks(unt
     plain = run(config, tmp_path / "a")["points"][0]
     vague = run(config, tmp_path / "b", dataset=str(dataset.root))["points"][0]
     for split in ("val", "test"):
-        scores = read_scores(read_trial(tmp_path / "b"), split)
+        scores = read_scores(tmp_path / "b", split)
         assert scores.truth is not None and scores.detections is not None
         lengths = [record.duration_seconds for record in dataset.split(split)]
         assert scores.truth.ambiguous == tuple(((0.0, length),) for length in lengths)
@@ -271,8 +274,8 @@ def test_a_result_says_where_it_comes_from_and_what_it_cost(base, tmp_path):
     assert result["training_knobs"] == {"gamma": 0.4} and result["seed"] == 0
     assert result["data"]["fingerprint"] and result["code_version"] and result["accounting"] == "honest"
     assert len(result["training"]["history"]) == 4
-    natural = result["points"][0]
-    assert natural["natural"] and natural["inference_knobs"] == {"gate_offset": 0.0, "online_k": 0}
+    first = result["points"][0]
+    assert first["natural"] and first["inference_knobs"] == {"gate_offset": 0.0, "online_k": 0}
     for point in result["points"]:
         for split in ("val", "test"):
             figures = point[split]
@@ -359,7 +362,7 @@ def test_features_that_are_gone_are_told_with_the_command_that_mends_it(base, tm
 def launch(base: TrialConfig, storage: Path, workers: int) -> Path:
     from paretovid.infra.placement import TrialResources
     from paretovid.platform.execution.launcher import launch_trials
-    from paretovid.platform.execution.outcome import FixedTrial, Hooks
+    from paretovid.platform.execution.outcome import FixedTrial
     from paretovid.platform.sweeps.trials import trainable_on
     from paretovid.trainables.provenance import code_version
 
@@ -368,7 +371,6 @@ def launch(base: TrialConfig, storage: Path, workers: int) -> Path:
         trainable_on(None, code_version()),
         storage=storage,
         fixed=[FixedTrial(trial_id="t", config=trial)],
-        hooks=Hooks(objectives_of=lambda result: result["objectives"]),
         resources=TrialResources(workers=workers, cpus=1),
     )
     assert summary.failed == 0, summary.reasons

@@ -31,6 +31,7 @@ from paretovid.trainables.evaluation.metrics import (
     top1,
 )
 from paretovid.trainables.features.store import FeatureSplit
+from paretovid.trainables.measurement import MAP, Metrics
 from paretovid.trainables.method import Method, Task
 from paretovid.trainables.outcome import Detection, Outcome, Setting
 from paretovid.trainables.provider import FeatureProvider
@@ -38,7 +39,7 @@ from paretovid.trainables.provider import FeatureProvider
 CHEAPEST = 1
 """The decision to look at the first source only. Looks that count as usage are above it."""
 METRIC_NAMES = {"paper": "map", "present_only": "map_present", "activitynet": "map_interpolated"}
-OBJECTIVES: dict[Task, str] = {"classification": "map", "localization": map_iou_name(THUMOS_THRESHOLDS)}
+OBJECTIVES: dict[Task, str] = {"classification": MAP, "localization": map_iou_name(THUMOS_THRESHOLDS)}
 """What a task's quality is called, in every result and wherever one is shown."""
 
 
@@ -68,7 +69,7 @@ class Measured:
         used_above: int = CHEAPEST,
         instances: GroundTruth | None = None,
         dataset: Dataset | None = None,
-    ) -> dict[str, Any]:
+    ) -> Metrics:
         """The figures of an operating point: all mAP variants, top-1, cost and usage.
 
         Arguments:
@@ -78,24 +79,25 @@ class Measured:
         """
         usage = (self.decisions > used_above).sum(axis=1) / num_steps
         scores = self.scores.astype(np.float64)
-        quality = {METRIC_NAMES[v]: mean_average_precision(scores, targets, v) for v in VARIANTS}
+        qualities = {METRIC_NAMES[v]: mean_average_precision(scores, targets, v) for v in VARIANTS}
         if self.detections is not None:
             assert instances is not None, "detections are measured against the true instances"
-            quality = {**map_iou(self.detections, instances), **quality}
+            qualities = {**map_iou(self.detections, instances), **qualities}
         if dataset is not None and dataset.multi_label:
-            quality |= multi_label_figures(scores, targets, dataset)
-        return {
-            **quality,
-            "top1": top1(scores, targets),
-            "gflops": float(self.gflops.mean()),
-            "gflops_std": float(self.gflops.std()),
-            "gflops_p95": float(np.quantile(self.gflops, 0.95)),
-            "calls": {name: float(count.mean()) for name, count in self.calls.items()},
-            "usage": float(usage.mean()),
-            "usage_std_over_mean": float(usage.std() / usage.mean()) if usage.any() else 0.0,
-            "videos": len(self.scores),
-            **({} if self.stopped_by is None else {"stopped_by": _shares(self.stopped_by)}),
-        }
+            qualities |= multi_label_figures(scores, targets, dataset)
+        return Metrics(
+            objective=OBJECTIVES["classification" if self.detections is None else "localization"],
+            qualities=qualities,
+            top1=top1(scores, targets),
+            gflops=float(self.gflops.mean()),
+            gflops_std=float(self.gflops.std()),
+            gflops_p95=float(np.quantile(self.gflops, 0.95)),
+            calls={name: float(count.mean()) for name, count in self.calls.items()},
+            usage=float(usage.mean()),
+            usage_std_over_mean=float(usage.std() / usage.mean()) if usage.any() else 0.0,
+            videos=len(self.scores),
+            stopped_by=None if self.stopped_by is None else _shares(self.stopped_by),
+        )
 
 
 def _shares(stopped_by: NDArray[np.int8]) -> dict[str, float]:

@@ -66,6 +66,7 @@ from paretovid.trainables.layers.model_pool import (
     member_losses,
     picked,
 )
+from paretovid.trainables.measurement import Metrics
 from paretovid.trainables.method import Method, check_distinct, register
 from paretovid.trainables.outcome import Batch, InferenceKnob, Loss, Outcome, Progress, Setting, SourceFacts
 from paretovid.trainables.provider import Provider
@@ -457,8 +458,8 @@ class ModelSelection(Method):
     def looks(self) -> tuple[str, ...]:
         return self.pool.looks()
 
-    def remarks(self, natural: Mapping[str, Any]) -> list[str]:
-        asked = [count for name, count in natural["calls"].items() if name != self.component and count > 0]
+    def warnings(self, at_default: Metrics) -> list[str]:
+        asked = [count for name, count in at_default.calls.items() if name != self.component and count > 0]
         if len(set(asked)) == 1:
             which = self.config.pool[self.reads] if len(asked) == 1 else "the same member"
             return [f"collapsed: every video goes to {which}; another alpha or selector_source may help."]

@@ -50,6 +50,7 @@ from paretovid.trainables.layers.localization_head import (
     valid_clips,
 )
 from paretovid.trainables.layers.recurrent import Projection
+from paretovid.trainables.measurement import Metrics
 from paretovid.trainables.method import Method, Task, check_distinct, register
 from paretovid.trainables.outcome import Batch, InferenceKnob, Loss, Outcome, Progress, Setting
 from paretovid.trainables.provider import Provider
@@ -300,8 +301,8 @@ class ModelSelectionLocalization(Method):
         assert BY_MOTION == BY_APPEARANCE + 1
         return ("none", APPEARANCE, self.config.motion)
 
-    def remarks(self, natural: Mapping[str, Any]) -> list[str]:
-        share = natural["calls"][self.motion.component] / natural["calls"][self.appearance.component]
+    def warnings(self, at_default: Metrics) -> list[str]:
+        share = at_default.calls[self.motion.component] / at_default.calls[self.appearance.component]
         if share in (0, 1):
             which = "every clip" if share else "no clip"
             return [f"collapsed: at theta 0.5 motion is computed at {which}; other thetas may divide them."]

@@ -70,6 +70,7 @@ from paretovid.trainables.layers.timestep_selector import (
     save_selector,
     step_open,
 )
+from paretovid.trainables.measurement import Metrics
 from paretovid.trainables.method import Method, check_distinct, register
 from paretovid.trainables.outcome import Batch, InferenceKnob, Loss, Outcome, Progress, Setting
 from paretovid.trainables.provider import Provider
@@ -410,8 +411,8 @@ class VideoEpitoma(Method):
         assert LOOKED_FINE == LOOKED_COARSE + 1
         return ("none", self.config.light, self.config.heavy)
 
-    def remarks(self, natural: Mapping[str, Any]) -> list[str]:
-        calls = natural["calls"]
+    def warnings(self, at_default: Metrics) -> list[str]:
+        calls = at_default.calls
         opened, seen = calls[self.classifier.step_component], calls[self.selector.step_component]
         if seen <= ONE:  # nothing to choose from
             return []

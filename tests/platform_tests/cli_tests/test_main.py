@@ -70,7 +70,7 @@ def raising(error: BaseException) -> Run:
 def test_help_imports_nothing_heavy(command: list[str]) -> None:
     code = (
         "import sys\n"
-        "from paretovid.platform.cli import main\n"
+        "from paretovid.platform.cli.main import main\n"
         "try: main([*sys.argv[1:], '--help'])\n"
         f"finally: print('heavy:', [name for name in {HEAVY} if name in sys.modules])\n"
     )

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import math
 import os
 import signal
@@ -9,7 +8,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +22,14 @@ from paretovid.platform.execution import launcher as launch
 from paretovid.platform.execution.context import _finite, keep_checkpoint, kept_checkpoint
 from paretovid.platform.execution.heartbeat import ALIVE_FILE, STOP_FILE, Signs, ask_to_stop, take_back_stop
 from paretovid.platform.execution.launcher import launch_trials
-from paretovid.platform.execution.outcome import FixedTrial, Hooks
+from paretovid.platform.execution.outcome import FixedTrial, TrialCallback
 from paretovid.platform.execution.stopping import StopSwitch, SweepStopped, on_signals
-from paretovid.platform.execution.trial_process import failure, result_to_json
 from paretovid.platform.execution.watchdog import cause_of_death, killed_for_memory
 from paretovid.platform.search.study import ParetoStudy
 from paretovid.platform.storage.documents import read_document
 from paretovid.search_spaces.schema import KnobConfig
 from paretovid.trainables.errors import NonFiniteError, ParetovidError, UsageError
+from paretovid.trainables.evaluation.results import TrialResult
 
 KNOBS = {"gamma": KnobConfig(field="gamma", low=0.01, high=0.5, log=True)}
 
@@ -47,10 +46,10 @@ def study(folder: Path, trials: int, **changes: Any) -> ParetoStudy:
     )
 
 
-def make_trainable(folder: Path) -> Callable[[dict[str, Any], Any], dict[str, Any]]:
+def make_trainable(folder: Path) -> Callable[[dict[str, Any], Any], TrialResult | None]:
     """A trial of a few milliseconds that can be told to misbehave. A closure: workers cannot import tests."""
 
-    def trainable(config: dict[str, Any], context: Any) -> dict[str, Any]:
+    def trainable(config: dict[str, Any], context: Any) -> TrialResult | None:
         import os
         import signal
         import tempfile
@@ -59,6 +58,7 @@ def make_trainable(folder: Path) -> Callable[[dict[str, Any], Any], dict[str, An
 
         from paretovid.trainables.context import TrialStopped
         from paretovid.trainables.errors import NonFiniteError
+        from paretovid.trainables.testing import synthetic_result
 
         gamma = config["knobs"]["gamma"]
         marks = folder / "starts" / config["trial"]
@@ -88,27 +88,45 @@ def make_trainable(folder: Path) -> Callable[[dict[str, Any], Any], dict[str, An
             if epoch >= 1 and act == "full disk" and not (folder / "mended").exists():
                 raise OSError(28, "No space left on device", "model.safetensors")
             if epoch >= 1 and act == "nan":
-                return {"map": float("nan"), "gflops": 1.0}
+                return synthetic_result(config["trial"], [(float("nan"), 1.0)])
             if epoch == 1 and act == "die once" and start == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
-        return {
-            "map": gamma**0.5,
-            "gflops": 10 * gamma,
-            "first": first,
-            "pid": os.getpid(),
-            "world": context.world_size,
-            "device": str(context.device),
-        }
+        if context.rank != 0:
+            return None
+        about = {"first": first, "pid": os.getpid(), "world": context.world_size}
+        return synthetic_result(config["trial"], [(gamma**0.5, 10 * gamma)], model=about)
 
     return trainable
 
 
-def hooks(seen: dict[str, Any], **extra: Any) -> Hooks:
-    def on_result(trial_id: str, config: Any, result: Any, error: str | None) -> None:
-        assert trial_id not in seen
-        seen[trial_id] = result if error is None else error
+class Watching(TrialCallback):
+    """Keeps what trials came to: what a result says of its process (`make_trainable`), or why it failed."""
 
-    return Hooks(configure=lambda suggestion: {"knobs": suggestion.knobs, **extra}, on_result=on_result)
+    def __init__(self, seen: dict[str, Any]) -> None:
+        self.seen = seen
+        self.progress: list[tuple[str, float]] = []
+        self.failures: list[tuple[str, str, bool]] = []
+
+    def on_progress(self, trial_id: str, progress: Mapping[str, float]) -> None:
+        self.progress.append((trial_id, progress["epoch"]))
+
+    def on_result(self, trial_id: str, result: TrialResult) -> None:
+        assert trial_id not in self.seen
+        self.seen[trial_id] = {**result.model, "map": result.points[0].val.quality}
+
+    def on_failure(self, trial_id: str, reason: str, will_retry: bool) -> None:
+        self.failures.append((trial_id, reason, will_retry))
+        if not will_retry:
+            assert trial_id not in self.seen
+            self.seen[trial_id] = reason
+
+
+def watched(seen: dict[str, Any], **extra: Any) -> dict[str, Any]:
+    """Arguments of `launch_trials`: trials are configured with `extra`, and what they come to is kept in `seen`."""
+    return {
+        "configure": lambda suggestion: {"knobs": suggestion.knobs, **extra},
+        "callback": Watching(seen),
+    }
 
 
 FIXED = FixedTrial(trial_id="uniform", config={"knobs": {"gamma": 0.3}})
@@ -117,19 +135,17 @@ FIXED = FixedTrial(trial_id="uniform", config={"knobs": {"gamma": 0.3}})
 @pytest.mark.ray
 def test_fixed_and_searched_trials_share_reused_processes(shared_cluster: Cluster, tmp_path: Path) -> None:
     seen: dict[str, Any] = {}
-    progress: list[tuple[str, float]] = []
-    watching = hooks(seen)
-    watching.on_progress = lambda trial_id, values: progress.append((trial_id, values["epoch"]))
+    watching = Watching(seen)
     searched = study(tmp_path, 6)
     summary = launch_trials(
-        make_trainable(tmp_path), storage=tmp_path / "s", study=searched, fixed=[FIXED], hooks=watching
+        make_trainable(tmp_path), storage=tmp_path / "s", study=searched, fixed=[FIXED], callback=watching
     )
     assert (summary.succeeded, summary.failed, summary.is_out_of_time) == (7, 0, False)
     assert set(seen) == {"uniform", *(f"t{i:04d}" for i in range(6))}
     assert len({result["pid"] for result in seen.values()}) <= 2
     assert os.getpid() not in {result["pid"] for result in seen.values()}
     assert searched.counts().complete == 6
-    assert {("uniform", 1.0), ("t0000", 3.0)} <= set(progress)
+    assert {("uniform", 1.0), ("t0000", 3.0)} <= set(watching.progress)
     assert not list((tmp_path / "s").rglob("checkpoint-*"))
     # Nothing is left to do, which is no error and no interrupt.
     assert launch_trials(make_trainable(tmp_path), storage=tmp_path / "s", study=searched).succeeded == 0
@@ -147,7 +163,7 @@ def test_failures_of_every_kind_do_not_end_the_sweep(shared_cluster: Cluster, tm
         storage=tmp_path / "s",
         study=searched,
         fixed=fixed,
-        hooks=hooks(seen, act=act),
+        **watched(seen, act=act),
     )
     assert seen["t0000"] == "ValueError: no such thing"
     assert seen["t0001"] == "the loss became nan"
@@ -172,7 +188,7 @@ def test_a_sweep_in_which_all_fail_says_why(shared_cluster: Cluster, tmp_path: P
             make_trainable(tmp_path),
             storage=tmp_path / "s",
             study=study(tmp_path, 2, max_failures=0),
-            hooks=hooks({}, act_all="raise"),
+            **watched({}, act_all="raise"),
         )
     assert "error.txt" in caught.value.hint
 
@@ -188,7 +204,7 @@ def test_several_workers_are_a_train_run(shared_cluster: Cluster, tmp_path: Path
         storage=tmp_path / "s",
         study=searched,
         resources=TrialResources(workers=2),
-        hooks=hooks(seen, act={"t0001": "diverge"}),
+        **watched(seen, act={"t0001": "diverge"}),
     )
     assert (summary.succeeded, summary.failed) == (1, 1)
     assert seen["t0000"]["world"] == 2
@@ -230,7 +246,7 @@ def test_a_run_that_ray_ends_for_memory_is_taken_up_again(
     monkeypatch.setattr(tune.Tuner, "fit", killed_once)
     searched = study(tmp_path, 2)
     summary = launch_trials(
-        make_trainable(tmp_path), storage=tmp_path / "s", study=searched, hooks=hooks(seen), concurrent=1
+        make_trainable(tmp_path), storage=tmp_path / "s", study=searched, **watched(seen), concurrent=1
     )
     assert (summary.succeeded, len(calls)) == (2, 2)
     assert searched._study.trials[0].user_attrs["failures"] == 1
@@ -241,7 +257,7 @@ def test_a_run_that_ray_ends_for_memory_is_taken_up_again(
     monkeypatch.setattr(tune.Tuner, "fit", broken)
     with pytest.raises(RuntimeError, match="a bug"):
         launch_trials(
-            make_trainable(tmp_path), storage=tmp_path / "s", study=study(tmp_path, 3), hooks=hooks({})
+            make_trainable(tmp_path), storage=tmp_path / "s", study=study(tmp_path, 3), **watched({})
         )
 
 
@@ -252,7 +268,7 @@ def test_time_limit_starts_nothing_more(shared_cluster: Cluster, tmp_path: Path)
         storage=tmp_path / "s",
         study=study(tmp_path, 3),
         hours=1e-9,
-        hooks=hooks({}),
+        **watched({}),
     )
     assert (summary.succeeded, summary.is_out_of_time) == (0, True)
 
@@ -261,7 +277,7 @@ DRIVER = """
 import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from test_launcher import hooks, make_trainable, study
+from test_launcher import make_trainable, study, watched
 from paretovid.infra.ray_cluster import connect
 from paretovid.platform.execution.launcher import launch_trials
 from paretovid.platform.execution.stopping import StopSwitch, SweepStopped, on_signals
@@ -271,7 +287,7 @@ with on_signals(switch, lambda text: print(text.strip(), flush=True)), connect(c
     switch.arm()
     try:
         launch_trials(make_trainable(folder), storage=folder / "s", study=study(folder, 4),
-                      hooks=hooks(seen, hold={hold!r}), switch=switch)
+                      **watched(seen, hold={hold!r}), switch=switch)
     except SweepStopped as stopped:
         print(stopped.reason, flush=True)
         sys.exit(stopped.exit_status)
@@ -298,7 +314,7 @@ def wait_for_checkpoints(folder: Path, number: int) -> None:
 def check_goes_on(folder: Path) -> None:
     """In this process, on its cluster, whatever the first one was."""
     seen: dict[str, Any] = {}
-    launch_trials(make_trainable(folder), storage=folder / "s", study=study(folder, 4), hooks=hooks(seen))
+    launch_trials(make_trainable(folder), storage=folder / "s", study=study(folder, 4), **watched(seen))
     began = {name: result["first"] for name, result in seen.items()}
     assert began == {"t0000": 2, "t0001": 2, "t0002": 0, "t0003": 0}
     counts = study(folder, 4).counts()
@@ -326,7 +342,7 @@ def test_a_signal_ends_the_run_in_order_and_it_goes_on_from_checkpoints(
                 make_trainable(tmp_path),
                 storage=tmp_path / "s",
                 study=study(tmp_path, 4),
-                hooks=hooks({}, hold="listens"),
+                **watched({}, hold="listens"),
                 switch=switch,
             )
     sending.join()
@@ -376,22 +392,20 @@ def test_a_trial_that_hangs_is_ended_and_goes_on_from_its_checkpoint(
     shared_cluster: Cluster, tmp_path: Path
 ) -> None:
     seen: dict[str, Any] = {}
-    faults: list[tuple[str, str, bool]] = []
-    watching = hooks(seen, act={"t0000": "hang once"})
-    watching.on_fault = lambda trial, reason, again: faults.append((trial, reason, again))
+    arguments = watched(seen, act={"t0000": "hang once"})
     launch_trials(
         make_trainable(tmp_path),
         storage=tmp_path / "s",
         study=study(tmp_path, 3),
-        hooks=watching,
+        **arguments,
         hang_seconds=3,
     )
-    assert faults == [("t0000", "no progress for 3 s, its process was ended", True)]
+    assert arguments["callback"].failures == [("t0000", "no progress for 3 s, its process was ended", True)]
     assert (seen["t0000"]["first"], seen["t0001"]["first"]) == (2, 0)
 
 
 @pytest.mark.ray
-def test_a_full_disk_ends_the_sweep_and_blames_no_trial(shared_cluster: Cluster, tmp_path: Path) -> None:
+def test_a_full_disk_ends_the_sweep_and_fails_no_trial(shared_cluster: Cluster, tmp_path: Path) -> None:
     seen: dict[str, Any] = {}
     full = {f"t{i:04d}": "full disk" for i in range(3)}
 
@@ -400,7 +414,7 @@ def test_a_full_disk_ends_the_sweep_and_blames_no_trial(shared_cluster: Cluster,
             make_trainable(tmp_path),
             storage=tmp_path / "s",
             study=study(tmp_path, 3, max_failures=0),
-            hooks=hooks(seen, act=full),
+            **watched(seen, act=full),
             concurrent=1,
         )
 
@@ -415,18 +429,18 @@ def test_a_full_disk_ends_the_sweep_and_blames_no_trial(shared_cluster: Cluster,
 
 def test_what_ray_says_of_a_death_is_put_in_words() -> None:
     node = cause_of_death("ActorDiedError: The actor died because its node has died. Node Id: 4f")
-    assert node.is_innocent and "node was lost" in node.reason
+    assert node.is_infrastructure and "node was lost" in node.reason
     killed = cause_of_death("Worker unexpectedly exits with a connection error code 2. End of file. SIGKILL")
-    assert not killed.is_innocent and "killed" in killed.reason
+    assert not killed.is_infrastructure and "killed" in killed.reason
     assert "memory" in cause_of_death("OutOfMemoryError: the node running low on memory").reason
     assert "process died" in cause_of_death("something new").reason
 
 
-def test_only_the_process_that_ray_killed_for_memory_is_blamed(tmp_path: Path) -> None:
+def test_only_the_process_that_ray_killed_for_memory_has_failed(tmp_path: Path) -> None:
     Signs(tmp_path / "trials" / "t0000")
-    guilty = killed_for_memory(f"1 worker(s) were killed: actor ID: 7, pid={os.getpid()}, memory", tmp_path)
+    counted = killed_for_memory(f"1 worker(s) were killed: actor ID: 7, pid={os.getpid()}, memory", tmp_path)
     other = killed_for_memory("1 worker(s) were killed: actor ID: 7, pid=1, memory used", tmp_path)
-    assert (guilty("t0000"), other("t0000")) == (True, False)
+    assert (counted("t0000"), other("t0000")) == (True, False)
     assert killed_for_memory("1 worker(s) were killed", tmp_path)("t0000")
 
 
@@ -446,20 +460,6 @@ def test_signs_of_life_and_the_wish_to_stop(tmp_path: Path) -> None:
     assert not (tmp_path / STOP_FILE).exists()
     listening.end()
     assert not (folder / ALIVE_FILE).exists()
-
-
-def test_whose_fault_an_error_is() -> None:
-    def read(error: Exception, **place: bool) -> dict[str, Any]:
-        outcome: dict[str, Any] = json.loads(failure(error, **place))
-        return outcome
-
-    assert read(ValueError("no"))["retry"] is True
-    assert read(NonFiniteError("the loss became nan"))["retry"] is False
-    assert read(NonFiniteError("the loss became nan"), on_gpu=True)["retry"] is True
-    assert read(UsageError("bad"), on_gpu=True)["retry"] is False
-    assert read(MemoryError("x"))["error"] == "out of memory: MemoryError: x"
-    assert read(OSError(28, "No space left on device"))["environment"] is True
-    assert "environment" not in read(OSError(2, "No such file"))
 
 
 def test_checkpoints_are_whole_and_only_the_last_is_kept(tmp_path: Path) -> None:
@@ -493,8 +493,6 @@ def test_slots() -> None:
     assert slots([{"CPU": 8.0}, {"CPU": 8.0, "slot": 3.0}], custom={"slot": 1}) == 3
 
 
-def test_results_and_progress_must_be_finite() -> None:
-    with pytest.raises(NonFiniteError):
-        result_to_json({"points": [{"map": math.nan}]})
+def test_progress_must_be_finite() -> None:
     with pytest.raises(NonFiniteError, match="loss became inf"):
         _finite({"loss": math.inf})

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import math
@@ -13,11 +14,23 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from ray.tune.search import Searcher
 
-from paretovid.platform.execution.outcome import OUTCOME, FixedTrial, Hooks
+from paretovid.platform.execution.outcome import (
+    OUTCOME,
+    EnvironmentFault,
+    Failed,
+    Finished,
+    FixedTrial,
+    Stopped,
+    TrialCallback,
+    TrialOutcome,
+    outcome_text,
+)
 from paretovid.platform.execution.searcher import ParetoSearcher
 from paretovid.platform.search.study import MOST_LOSSES, ParetoStudy, Suggestion
 from paretovid.search_spaces.schema import KnobConfig
 from paretovid.trainables.errors import UsageError
+from paretovid.trainables.evaluation.results import Metrics, TrialResult
+from paretovid.trainables.testing import synthetic_metrics, synthetic_result
 
 KNOBS = {
     "gamma": KnobConfig(field="target_usage", low=0.01, high=0.5, log=True, cheapest="low"),
@@ -37,16 +50,46 @@ def stored(folder: Path, name: str = "sweep") -> optuna.Study:
     )
 
 
-def measured(knobs: dict[str, Any]) -> dict[str, float]:
+def measured(knobs: dict[str, Any]) -> Metrics:
     gflops = 10 * knobs["gamma"] + 0.1 / knobs.get("lambda", 1)
-    return {"map": 1 - math.exp(-gflops), "gflops": gflops}
+    return synthetic_metrics(1 - math.exp(-gflops), gflops)
+
+
+def ended(outcome: TrialOutcome) -> dict[str, Any]:
+    """What Tune passes on of a trial that came to this."""
+    return {OUTCOME: outcome_text(outcome)}
+
+
+def finished(quality: float, gflops: float) -> dict[str, Any]:
+    return ended(Finished(result=synthetic_result(points=[(quality, gflops)])))
+
+
+class Seen(TrialCallback):
+    """Keeps what it is notified of."""
+
+    def __init__(self) -> None:
+        self.ends: list[tuple[str, str | None]] = []
+        """Trials that came to an end, and why they failed for good."""
+        self.results: list[TrialResult] = []
+        self.requeued: list[str] = []
+
+    def on_result(self, trial_id: str, result: TrialResult) -> None:
+        self.ends.append((trial_id, None))
+        self.results.append(result)
+
+    def on_failure(self, trial_id: str, reason: str, will_retry: bool) -> None:
+        if not will_retry:
+            self.ends.append((trial_id, reason))
+
+    def on_requeue(self, trial_id: str) -> None:
+        self.requeued.append(trial_id)
 
 
 def run(study: ParetoStudy, most: int = 100) -> list[Suggestion]:
     suggestions: list[Suggestion] = []
     while len(suggestions) < most and (suggestion := study.ask()) is not None:
         suggestions.append(suggestion)
-        study.tell(suggestion.trial_id, measured(suggestion.knobs))
+        study.report(suggestion.trial_id, measured(suggestion.knobs))
     return suggestions
 
 
@@ -70,8 +113,9 @@ def test_a_quality_of_another_name_is_searched_under_that_name(tmp_path: Path) -
     study = make(tmp_path, objective="map_iou_0.1_0.7")
     first, second = study.ask(), study.ask()
     assert first is not None and second is not None
-    assert study.tell(first.trial_id, {"map": 0.9, "map_iou_0.1_0.7": 0.3, "gflops": 1.0}) == "complete"
-    assert study.tell(second.trial_id, {"map": 0.9, "gflops": 1.0}) == "failed"
+    right = synthetic_metrics(0.3, 1.0, objective="map_iou_0.1_0.7")
+    assert study.report(first.trial_id, right) == "complete"
+    assert study.report(second.trial_id, synthetic_metrics(0.9, 1.0)) == "failed"
     assert stored(tmp_path).metric_names == ["map_iou_0.1_0.7", "gflops"]
     assert frozen(tmp_path)[0].values == [0.3, 1.0]
     assert "map_iou_0.1_0.7 is missing" in frozen(tmp_path)[1].user_attrs["reason"]
@@ -103,23 +147,22 @@ def test_a_seed_gives_the_same_suggestions_also_after_a_restart(tmp_path: Path, 
 
 
 @pytest.mark.parametrize(
-    ("objectives", "reason"),
+    ("metrics", "reason"),
     [
-        ({"map": math.nan, "gflops": 1.0}, "map is nan"),
-        ({"map": 0.5, "gflops": math.inf}, "gflops is inf"),
-        ({"gflops": 1.0}, "map is missing"),
-        ({"map": None, "gflops": 1.0}, "map is missing"),
-        ({"map": "0.5", "gflops": 1.0}, "map is 0.5"),
+        (synthetic_metrics(math.nan, 1.0), "map is nan"),
+        (synthetic_metrics(0.5, math.inf), "gflops is inf"),
+        (synthetic_metrics(0.5, 1.0, objective="map_iou_0.5"), "map is missing"),
+        (dataclasses.replace(synthetic_metrics(0.5, 1.0), qualities={}), "map is missing"),
     ],
 )
-def test_results_that_are_no_numbers_fail_with_their_reason(
-    tmp_path: Path, objectives: dict[str, Any], reason: str
+def test_figures_that_cannot_be_used_fail_the_trial_with_their_reason(
+    tmp_path: Path, metrics: Metrics, reason: str
 ) -> None:
     study = make(tmp_path, trials=2)
     first, second = study.ask(), study.ask()
     assert first and second
-    assert study.tell(first.trial_id, objectives) == "failed"
-    assert study.tell(second.trial_id, measured(second.knobs)) == "complete"
+    assert study.report(first.trial_id, metrics) == "failed"
+    assert study.report(second.trial_id, measured(second.knobs)) == "complete"
     trial = frozen(tmp_path)[0]
     assert trial.state == optuna.trial.TrialState.FAIL
     assert trial.user_attrs["reason"] == reason
@@ -131,14 +174,14 @@ def test_failures_are_handed_out_again_and_then_final(tmp_path: Path) -> None:
     study = make(tmp_path, trials=2, max_failures=1)
     first = study.ask()
     assert first is not None and first.attempt == 1
-    assert study.tell_failure(first.trial_id, "boom") == "again"
+    assert study.report_failure(first.trial_id, "boom") == "again"
     again = study.ask()
     assert again is not None
     assert (again.trial_id, again.knobs, again.attempt) == (first.trial_id, first.knobs, 2)
-    assert study.tell_failure(first.trial_id, "boom") == "failed"
+    assert study.report_failure(first.trial_id, "boom") == "failed"
     other = study.ask()
     assert other is not None and other.trial_id == "t0001"
-    assert study.tell_failure(other.trial_id, "hopeless", retry=False) == "failed"
+    assert study.report_failure(other.trial_id, "hopeless", retry=False) == "failed"
     assert study.ask() is None
     assert study.counts().failed == 2
     assert [trial.user_attrs["reason"] for trial in frozen(tmp_path)[:2]] == ["boom", "hopeless"]
@@ -155,7 +198,7 @@ def test_running_trials_of_a_dead_process_are_handed_out_first(tmp_path: Path) -
     for before, after in zip(lost, taken, strict=True):
         assert before and after
         assert (before.trial_id, before.knobs) == (after.trial_id, after.knobs)
-        assert study.tell(after.trial_id, measured(after.knobs)) == "complete"
+        assert study.report(after.trial_id, measured(after.knobs)) == "complete"
     assert study.ask() is None
     counts = study.counts()
     assert (counts.complete, counts.running, counts.failed) == (6, 0, 0)
@@ -207,7 +250,7 @@ def test_a_line_that_the_disk_had_no_room_for_is_taken_back(
         with pytest.raises(OSError, match="No space left"):
             study.ask()
     # What is written next would be glued to it, and no study of the file could be opened again.
-    study.set_open_aside()
+    study.requeue_open()
     assert journal.read_text().endswith("\n") and '"worker{' not in journal.read_text()
     assert make(tmp_path).counts().running == 0
 
@@ -219,22 +262,22 @@ def test_killed_while_a_repeated_configuration_is_put_away(tmp_path: Path) -> No
     assert [trial.state.name for trial in frozen(tmp_path)].count("RUNNING") == 0
 
 
-def test_telling_twice_changes_nothing(tmp_path: Path) -> None:
+def test_reporting_twice_changes_nothing(tmp_path: Path) -> None:
     study = make(tmp_path)
     first = study.ask()
     assert first is not None
-    study.tell(first.trial_id, {"map": 0.5, "gflops": 1.0})
-    assert study.tell(first.trial_id, {"map": 0.9, "gflops": 9.0}) == "known"
-    assert study.tell_failure(first.trial_id, "late") == "known"
+    study.report(first.trial_id, synthetic_metrics(0.5, 1.0))
+    assert study.report(first.trial_id, synthetic_metrics(0.9, 9.0)) == "known"
+    assert study.report_failure(first.trial_id, "late") == "known"
     assert frozen(tmp_path)[0].values == [0.5, 1.0]
 
 
-def test_trials_set_aside_wait_and_go_on_under_their_own_name(tmp_path: Path) -> None:
+def test_requeued_trials_wait_and_resume_under_their_own_name(tmp_path: Path) -> None:
     study = make(tmp_path, trials=5)
     asked = [study.ask() for _ in range(5)]
-    study.set_aside("t0001")
-    study.tell_failure("t0003", "boom")
-    study.set_open_aside()
+    study.requeue("t0001")
+    study.report_failure("t0003", "boom")
+    study.requeue_open()
     assert {trial.state.name for trial in frozen(tmp_path)[:5]} == {"WAITING"}
     again = make(tmp_path, trials=5)
     for before in asked:
@@ -260,11 +303,11 @@ def test_a_result_that_the_driver_did_not_live_to_hear_of_is_adopted(tmp_path: P
     study = make(tmp_path, trials=3)
     for _ in range(3):
         study.ask()
-    study.set_aside("t0002")
+    study.requeue("t0002")
     study = make(tmp_path, trials=3)
     assert [each.trial_id for each in study.interrupted_ones()] == ["t0000", "t0001", "t0002"]
     for trial_id in ("t0001", "t0002"):
-        assert study.adopt(trial_id, {"map": 0.5, "gflops": 1.0}) == "complete"
+        assert study.adopt(trial_id, synthetic_metrics(0.5, 1.0)) == "complete"
     only = study.ask()
     assert only is not None and (only.trial_id, only.attempt) == ("t0000", 2)
     assert study.ask() is None
@@ -291,34 +334,35 @@ def test_losses_that_are_not_the_trials_fault_do_not_count_up_to_a_limit(tmp_pat
     for start in range(1, MOST_LOSSES + 1):
         suggestion = study.ask()
         assert suggestion is not None and suggestion.attempt == start
-        assert study.tell_failure("t0000", "its node was lost", is_innocent=True) == "again"
+        assert study.report_failure("t0000", "its node was lost", is_infrastructure=True) == "again"
     study.ask()
-    assert study.tell_failure("t0000", "its node was lost", is_innocent=True) == "failed"
+    assert study.report_failure("t0000", "its node was lost", is_infrastructure=True) == "failed"
 
 
 def test_innocent_losses_use_up_no_failure_and_failures_no_loss(tmp_path: Path) -> None:
     study = make(tmp_path, trials=1, max_failures=1)
     for is_innocent, became in ((True, "again"), (False, "again"), (True, "again"), (False, "failed")):
         study.ask()
-        assert study.tell_failure("t0000", "it ended", is_innocent=is_innocent) == became
+        assert study.report_failure("t0000", "it ended", is_infrastructure=is_innocent) == became
 
 
 def test_limit_reaches_the_study(tmp_path: Path) -> None:
     study = make(tmp_path, max_gflops=2.0, trials=3)
     run(study)
     values = [trial.constraints["max_gflops"] for trial in frozen(tmp_path)[:3]]
-    assert values[0] == pytest.approx(measured({"gamma": 0.5, "lambda": 0.25})["gflops"] - 2.0)
+    assert values[0] == pytest.approx(measured({"gamma": 0.5, "lambda": 0.25}).gflops - 2.0)
     assert values[0] > 0 > values[1]
     best = stored(tmp_path).best_trials
     assert {trial.number for trial in best} == {1, 2}
 
 
-def test_swept_points_are_beside_the_budget(tmp_path: Path) -> None:
+def test_all_points_of_a_trial_are_beside_the_budget(tmp_path: Path) -> None:
     study = make(tmp_path, trials=4, max_gflops=2.0)
     first = study.ask()
     assert first is not None
-    study.tell(first.trial_id, {"map": 0.9, "gflops": 4.0})
-    study.tell_swept(first.trial_id, [{"map": 0.8, "gflops": 3.0}, {"map": 0.5, "gflops": 1.0}])
+    result = synthetic_result(points=[(0.9, 4.0), (0.8, 3.0), (0.5, 1.0)])
+    study.report(first.trial_id, result.points[0].val)
+    study.report_all_points(first.trial_id, result.points)
     assert len(run(study)) == 3
     assert study.counts().complete == 4
     swept = [trial for trial in frozen(tmp_path) if "swept" in trial.user_attrs]
@@ -382,38 +426,37 @@ def test_whole_knobs_and_choices(tmp_path: Path) -> None:
 
 def test_adapter_fixed_first_limited_and_finished(tmp_path: Path) -> None:
     study = make(tmp_path, trials=2)
-    seen: list[Any] = []
-    hooks = Hooks(
-        configure=lambda suggestion: {"model": suggestion.knobs},
-        on_result=lambda *arguments: seen.append(arguments),
-    )
+    seen = Seen()
     fixed = [FixedTrial(trial_id="uniform", config={"model": {}})]
-    searcher = ParetoSearcher(study, fixed=fixed, hooks=hooks, concurrent=2)
+    searcher = ParetoSearcher(
+        study,
+        fixed=fixed,
+        configure=lambda suggestion: {"model": suggestion.knobs},
+        callback=seen,
+        concurrent=2,
+    )
     assert searcher.suggest("a") == {"trial": "uniform", "model": {}}
     assert searcher.suggest("b") == {"trial": "t0000", "model": {"gamma": 0.5, "lambda": 0.25}}
     assert searcher.suggest("c") is None
     assert searcher.running == ("uniform", "t0000")
-    searcher.on_trial_complete("a", {"map": 0.5, "gflops": 1.0})
+    searcher.on_trial_complete("a", finished(0.5, 1.0))
     assert searcher.suggest("c")["trial"] == "t0001"
-    searcher.on_trial_complete("b", {"map": 0.6, "gflops": 2.0})
+    searcher.on_trial_complete("b", finished(0.6, 2.0))
     assert searcher.suggest("d") is None and not searcher.is_exhausted
-    searcher.on_trial_complete("c", {"map": 0.7, "gflops": 3.0})
+    searcher.on_trial_complete("c", finished(0.7, 3.0))
     assert searcher.suggest("d") == Searcher.FINISHED
     assert searcher.is_exhausted
-    assert [each[0] for each in seen] == ["uniform", "t0000", "t0001"]
+    assert seen.ends == [("uniform", None), ("t0000", None), ("t0001", None)]
+    assert [result.points[0].val.quality for result in seen.results] == [0.5, 0.6, 0.7]
     assert study.counts().complete == 2
     assert {trial.number: trial.values for trial in frozen(tmp_path)[:2]} == {0: [0.6, 2.0], 1: [0.7, 3.0]}
 
 
 def test_adapter_failures(tmp_path: Path) -> None:
-    study = make(tmp_path, trials=4)
-    seen: list[Any] = []
-    hooks = Hooks(
-        objectives_of=lambda result: result["val"],
-        on_result=lambda trial_id, config, result, error: seen.append((trial_id, error)),
-    )
+    study = make(tmp_path, trials=6)
+    seen = Seen()
     fixed = [FixedTrial(trial_id="uniform", config={})]
-    searcher = ParetoSearcher(study, fixed=fixed, hooks=hooks, concurrent=1, max_failures=1)
+    searcher = ParetoSearcher(study, fixed=fixed, callback=seen, concurrent=1, max_failures=1)
 
     def step(tune_id: str, result: Any, error: bool = False) -> str:
         trial = searcher.suggest(tune_id)["trial"]
@@ -422,26 +465,55 @@ def test_adapter_failures(tmp_path: Path) -> None:
 
     assert step("1", None, error=True) == "uniform"
     assert step("2", None, error=True) == "uniform"
-    failed = {OUTCOME: json.dumps({"error": "ValueError: no", "retry": True})}
+    failed = ended(Failed(reason="ValueError: no", retry=True))
     assert [step("3", failed), step("4", failed)] == ["t0000", "t0000"]
-    final = {OUTCOME: json.dumps({"error": "diverged", "retry": False})}
+    final = ended(Failed(reason="diverged", retry=False))
     assert step("5", final) == "t0001"
     assert step("6", {"map": 1.0}) == "t0002"
-    assert step("7", {"val": {"map": math.nan, "gflops": 1.0}}) == "t0003"
-    assert searcher.suggest("8") == Searcher.FINISHED
-    assert [trial_id for trial_id, _ in seen] == ["uniform", "t0000", "t0001", "t0002", "t0003"]
-    errors = [error for _, error in seen]
+    damaged = Finished(result=synthetic_result(points=[(0.5, 1.0)])).to_json()
+    text = json.dumps(damaged).replace('"gflops": 1.0', '"gflops": NaN')
+    assert step("7", {OUTCOME: text}) == "t0003"
+    assert step("8", {OUTCOME: json.dumps({"kind": "finished", "version": 99})}) == "t0004"
+    other = synthetic_result(objective="map_iou_0.5")
+    assert step("9", ended(Finished(result=other))) == "t0005"
+    assert searcher.suggest("10") == Searcher.FINISHED
+    assert [trial for trial, _ in seen.ends] == ["uniform", *(f"t{i:04d}" for i in range(6))]
+    errors = [str(error) for _, error in seen.ends]
     assert "process died" in errors[0]
-    assert errors[1:3] == ["ValueError: no", "diverged"]
-    assert "no objectives" in errors[3]
-    assert errors[4] == "map is nan"
-    assert study.counts().failed == 4
+    assert errors[1:4] == ["ValueError: no", "diverged", "the trial has ended without an outcome"]
+    assert "gflops is nan" in errors[4]
+    assert "version 99" in errors[5]
+    assert errors[6] == "map is missing"
+    assert study.counts().failed == 6 and not seen.results
 
 
-def test_adapter_does_not_blame_a_trial_whose_workers_lost_their_node(tmp_path: Path) -> None:
+def test_adapter_requeues_what_was_stopped_and_ends_where_nothing_can_work(tmp_path: Path) -> None:
+    study, seen = make(tmp_path, trials=3), Seen()
+    searcher = ParetoSearcher(study, callback=seen, concurrent=2)
+    assert [searcher.suggest(name)["trial"] for name in ("a", "b")] == ["t0000", "t0001"]
+    searcher.on_trial_complete("a", ended(Stopped()))
+    assert searcher.environment_fault is None
+    searcher.on_trial_complete("b", ended(EnvironmentFault(reason="the disk is full")))
+    assert searcher.environment_fault == "the disk is full"
+    assert searcher.suggest("c") == Searcher.FINISHED, "no trial is started where none can work"
+    assert seen.requeued == ["t0000", "t0001"] and seen.ends == []
+    assert study.counts().failed == 0
+
+
+@pytest.mark.parametrize("all_points", [True, False])
+def test_adapter_reports_all_points_only_if_asked_to(tmp_path: Path, all_points: bool) -> None:
+    searcher = ParetoSearcher(make(tmp_path, trials=1), all_points=all_points)
+    searcher.suggest("a")
+    result = synthetic_result(points=[(0.5, 2.0), (0.4, 1.0)])
+    searcher.on_trial_complete("a", ended(Finished(result=result)))
+    values = [trial.values for trial in frozen(tmp_path) if trial.values]
+    assert values == ([[0.5, 2.0], [0.4, 1.0]] if all_points else [[0.5, 2.0]])
+
+
+def test_adapter_counts_no_failure_of_a_trial_whose_workers_lost_their_node(tmp_path: Path) -> None:
     study = make(tmp_path, trials=1, max_failures=0)
     searcher = ParetoSearcher(study, concurrent=1, max_failures=0)
-    lost = {OUTCOME: json.dumps({"error": "its node was lost", "retry": True, "innocent": True})}
+    lost = ended(Failed(reason="its node was lost", retry=True, is_infrastructure=True))
     for tune_id in ("1", "2"):
         assert searcher.suggest(tune_id)["trial"] == "t0000"
         searcher.on_trial_complete(tune_id, lost)
@@ -462,7 +534,7 @@ def test_adapter_deadline_and_crash(tmp_path: Path) -> None:
 
 
 def test_adapter_state_is_a_map_of_ids(tmp_path: Path) -> None:
-    searcher = ParetoSearcher(make(tmp_path), hooks=Hooks(configure=lambda suggestion: {"x": 1}))
+    searcher = ParetoSearcher(make(tmp_path), configure=lambda suggestion: {"x": 1})
     searcher.suggest("a")
     searcher.save(str(tmp_path / "state"))
     assert json.loads((tmp_path / "state").read_text()) == {"ids": {"a": "t0000"}}

@@ -98,8 +98,8 @@ def test_caps_of_before_there_was_a_rule_keep_their_meaning(tmp_path: Path) -> N
 def test_shown_figures_are_those_of_the_split(tmp_path: Path) -> None:
     sweep = two_points(tmp_path)
     edited(sweep / "trials" / "t0000", 0, "test", map=0.123)
-    assert read_front([sweep]).front[0].shown.map == 0.123
-    assert read_front([sweep], split="val").front[0].shown.map != 0.123
+    assert read_front([sweep]).front[0].shown.quality == 0.123
+    assert read_front([sweep], split="val").front[0].shown.quality != 0.123
 
 
 def test_budget_holds_on_both_splits(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_budget_holds_on_both_splits(tmp_path: Path) -> None:
     assert choose(read_front([sweep]), max_gflops=0.06).id == "t0000-p00"
 
 
-def test_ties_go_to_the_cheaper_then_to_the_natural_point(tmp_path: Path) -> None:
+def test_ties_go_to_the_cheaper_then_to_the_default_point(tmp_path: Path) -> None:
     sweep = write_sweep(tmp_path / "sweeps" / "s")
     trial = write_trial(sweep, "t0000", [(0.3, 0.05), (0.3, 0.01), (0.3, 0.01)])
     for point in range(3):
@@ -123,7 +123,7 @@ def test_ties_go_to_the_cheaper_then_to_the_natural_point(tmp_path: Path) -> Non
 def test_filters_leave_points_out(tmp_path: Path) -> None:
     sweep = two_points(tmp_path)
     assert [p.id for p in read_front([sweep], max_gflops=0.02).points] == ["t0000-p00"]
-    best = read_front([sweep]).front[-1].record.val.map
+    best = read_front([sweep]).front[-1].record.val.quality
     assert [p.id for p in read_front([sweep], min_map=best).points] == ["t0000-p01"]
 
 

@@ -14,7 +14,8 @@ from paretovid.platform.execution.heartbeat import Signs
 from paretovid.platform.execution.stopping import StopSwitch
 from paretovid.platform.fronts.build import read_front
 from paretovid.platform.records.failure import record_failure
-from paretovid.platform.records.journal import Entry, SweepJournal, hours_spent, read_journal
+from paretovid.platform.records.journal import Entry, FinishedTrial, SweepJournal, hours_spent, read_journal
+from paretovid.platform.records.trial import read_trial
 from paretovid.platform.storage.home import Home
 from paretovid.platform.sweeps.lock import SweepLock
 from paretovid.platform.sweeps.status import (
@@ -25,7 +26,6 @@ from paretovid.platform.sweeps.status import (
     status_of,
     status_text,
 )
-from paretovid.platform.sweeps.trials import figures_of
 from paretovid.platform.testing.sweeps import synthetic_sweep, write_sweep, write_trial
 from paretovid.trainables.evaluation.pareto import Reference
 
@@ -141,8 +141,8 @@ def journal_of(folder: Path, trials: Sequence[str]) -> SweepJournal:
     """As a driver writes it that has seen these trials finish."""
     journal = SweepJournal(folder)
     for trial in trials:
-        result = json.loads((folder / "trials" / trial / "result.json").read_text())
-        journal.write("finish", trial=trial, **figures_of(result))
+        finished = FinishedTrial.of(read_trial(folder / "trials" / trial))
+        journal.write("finish", trial=trial, **finished.to_json())
     return journal
 
 

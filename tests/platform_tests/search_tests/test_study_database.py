@@ -21,6 +21,7 @@ from paretovid.platform.storage.home import Home
 from paretovid.platform.storage.urls import check_no_password, shown_url, without_password
 from paretovid.search_spaces.schema import KnobConfig
 from paretovid.trainables.errors import UsageError
+from paretovid.trainables.testing import synthetic_metrics
 
 KNOBS = {"gamma": KnobConfig(field="gamma", low=0.05, high=0.95), "K": KnobConfig(low=1, high=9, whole=True)}
 
@@ -30,12 +31,12 @@ def a_study(storage, name="s", trials=6, **settings):
 
 
 def measured(knobs):
-    return {"map": knobs["gamma"], "gflops": knobs["gamma"] + knobs["K"]}
+    return synthetic_metrics(knobs["gamma"], knobs["gamma"] + knobs["K"])
 
 
 def finish(study):
     while (suggestion := study.ask()) is not None:
-        study.tell(suggestion.trial_id, measured(suggestion.knobs))
+        study.report(suggestion.trial_id, measured(suggestion.knobs))
 
 
 def test_a_search_in_a_database(database):
@@ -50,7 +51,7 @@ def test_a_search_in_a_database(database):
 def test_an_interrupted_trial_goes_on_under_its_own_name(database):
     study = a_study(database)
     first = study.ask()
-    study.set_aside(first.trial_id)
+    study.requeue(first.trial_id)
     second = study.ask()
     assert (second.trial_id, second.knobs, second.attempt) == (first.trial_id, first.knobs, 2)
 
@@ -61,7 +62,7 @@ def test_the_same_suggestions_as_in_a_file(database, tmp_path):
         study = a_study(storage, seed=3)
         asked = []
         while (suggestion := study.ask()) is not None:
-            study.tell(suggestion.trial_id, measured(suggestion.knobs))
+            study.report(suggestion.trial_id, measured(suggestion.knobs))
             asked.append(suggestion.knobs)
         knobs.append(asked)
     assert knobs[0] == knobs[1]
@@ -96,7 +97,7 @@ def test_a_server_that_goes_away_is_waited_for(postgres, database, capfd):
     back.start()
     began = time.monotonic()
     try:
-        study.tell(suggestion.trial_id, measured(suggestion.knobs))
+        study.report(suggestion.trial_id, measured(suggestion.knobs))
     finally:
         back.join()
     assert 2 < time.monotonic() - began < 40
@@ -156,7 +157,7 @@ def test_one_that_stays_away_ends_the_sweep_with_what_to_do(postgres, monkeypatc
     postgres.stop()
     try:
         with pytest.raises(StudyStorageError, match="away for 1 s") as told:
-            study.tell(suggestion.trial_id, measured(suggestion.knobs))
+            study.report(suggestion.trial_id, measured(suggestion.knobs))
     finally:
         postgres.start()
     assert "paretovid resume" in told.value.hint

@@ -33,6 +33,8 @@ from paretovid.platform.sweeps.status import list_sweeps
 from paretovid.platform.tracking.store import open_registry
 from paretovid.search_spaces.schema import KnobConfig
 from paretovid.trainables.errors import UsageError
+from paretovid.trainables.evaluation.results import Metrics
+from paretovid.trainables.testing import synthetic_metrics
 
 Machine = Callable[[str], Home]
 POLICY = Path(__file__).parents[3] / "infra" / "s3-policy.json"
@@ -79,10 +81,12 @@ def test_what_one_machine_made_another_one_uses(made: Home, machine: Machine) ->
     front = read_front([home.sweep("tiny")])
     assert front.to_json() == read_front([made.sweep("tiny")]).to_json()
     assert [(entry["name"], entry["trials"]) for entry in list_sweeps(home)] == [("tiny", 3)]
-    trial = next(trial for trial in read_sweep(home.sweep("tiny")).trials if trial.method == "lite_eval")
-    assert not (trial.folder / "model.safetensors").exists(), "a front needs no weights"
-    shared_home.fetch_result(trial.folder, ("model.safetensors",))
-    assert (trial.folder / "model.safetensors").is_file()
+    sweep = read_sweep(home.sweep("tiny"))
+    trial = next(trial for trial in sweep.trials if trial.method == "lite_eval")
+    folder = sweep.folder_of(trial)
+    assert not (folder / "model.safetensors").exists(), "a front needs no weights"
+    shared_home.fetch_result(folder, ("model.safetensors",))
+    assert (folder / "model.safetensors").is_file()
     assert set(backbone_folders(home, trial)) == {"coarse", "fine"}
 
 
@@ -138,13 +142,13 @@ def a_study(home: Home, storage: str | None = None) -> ParetoStudy:
 
 
 def test_a_study_in_the_bucket_goes_on_elsewhere(machine: Machine, tmp_path: Path) -> None:
-    def result(knobs: dict[str, float]) -> dict[str, float]:
-        return {"map": knobs["gamma"], "gflops": knobs["gamma"] + knobs["K"]}
+    def result(knobs: dict[str, float]) -> Metrics:
+        return synthetic_metrics(knobs["gamma"], knobs["gamma"] + knobs["K"])
 
     def search(study: ParetoStudy, trials: int) -> list[dict[str, float]]:
         asked: list[Any] = []
         while len(asked) < trials and (suggestion := study.ask()) is not None:
-            study.tell(suggestion.trial_id, result(suggestion.knobs))
+            study.report(suggestion.trial_id, result(suggestion.knobs))
             asked.append(suggestion.knobs)
         return asked
 
@@ -156,7 +160,7 @@ def test_a_study_in_the_bucket_goes_on_elsewhere(machine: Machine, tmp_path: Pat
     again = second.ask()
     assert again is not None
     assert (again.trial_id, again.knobs, again.attempt) == (running.trial_id, running.knobs, 2)
-    second.tell(again.trial_id, result(again.knobs))
+    second.report(again.trial_id, result(again.knobs))
     knobs += [again.knobs, *search(second, 9)]
     assert knobs == search(a_study(machine("second"), f"journal://{tmp_path / 'optuna.journal'}"), 9)
 

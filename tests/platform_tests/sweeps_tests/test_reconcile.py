@@ -19,6 +19,7 @@ from paretovid.platform.sweeps.reconcile import Reconciled, reconcile
 from paretovid.platform.sweeps.trials import SweepTrials, trial_config
 from paretovid.search_spaces.schema import KnobConfig
 from paretovid.trainables.provenance import code_version
+from paretovid.trainables.testing import synthetic_metrics, synthetic_result
 from paretovid.trainables.training.config import TrialConfig
 
 KNOBS = {"gamma": KnobConfig(field="target_usage", low=0.1, high=0.5)}
@@ -55,20 +56,19 @@ class Sweep:
     def baselines(self) -> list[FixedTrial]:
         return [FixedTrial(trial_id=name, config=self.config(name, {})) for name in ("b0000", "b0001")]
 
-    def finish(self, config: dict[str, Any], *, code: str | None = None, **fields: Any) -> dict[str, Any]:
+    def finish(self, config: dict[str, Any], *, code: str | None = None, digest: str | None = None) -> None:
         """Writes a trial's result, of a natural point and another one."""
         trial = trial_config(config)
         made_by = code or code_version()
-        points = [
-            {"inference_knobs": {}, "val": {"map": q, "gflops": g}, "test": {"map": q, "gflops": g}}
-            for q, g in ((0.5, 2.0), (0.4, 0.5))
-        ]
-        result = {"digest": trial.digest_by(made_by), "code_version": made_by, "objective": "map", "points": points}
-        result |= {"is_baseline": False, "deployable": True, "seconds": 7.0, "trial": trial.trial, **fields}
+        result = dataclasses.replace(
+            synthetic_result(trial.trial, ((0.5, 2.0), (0.4, 0.5))),
+            digest=digest or trial.digest_by(made_by),
+            code_version=made_by,
+            seconds=7.0,
+        )
         folder = self.folder / "trials" / trial.trial
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "result.json").write_text(json.dumps(result))
-        return result
+        (folder / "result.json").write_text(json.dumps(result.to_json()))
 
     def started(self) -> Suggestion:
         suggestion = self.study.ask()
@@ -79,7 +79,7 @@ class Sweep:
         """A trial with a result that the study has heard of."""
         suggestion = self.started()
         self.finish(self.searched(suggestion))
-        self.study.tell(suggestion.trial_id, {"map": 0.5, "gflops": 2.0})
+        self.study.report(suggestion.trial_id, synthetic_metrics(0.5, 2.0))
         return suggestion
 
     def reconcile(self, **options: Any) -> Reconciled:
@@ -128,7 +128,7 @@ def test_a_result_that_the_study_has_not_heard_of_is_adopted(sweep: Sweep) -> No
 def test_its_other_points_are_told_if_they_are_to_be_and_once(sweep: Sweep) -> None:
     sweep.finish(sweep.searched(sweep.started()))
     for _ in range(2):
-        sweep.reconcile(tell_swept=True)
+        sweep.reconcile(all_points=True)
     stored = [trial for trial in sweep.study._study.get_trials() if "swept" in trial.user_attrs]
     assert [(trial.values, trial.constraints) for trial in stored] == [([0.4, 0.5], {"max_gflops": -0.5})]
 
@@ -164,7 +164,7 @@ def test_results_of_other_code_are_counted_by_version(sweep: Sweep) -> None:
     for code in (None, "older", "older"):
         suggestion = sweep.started()
         sweep.finish(sweep.searched(suggestion), code=code)
-        sweep.study.tell(suggestion.trial_id, {"map": 0.5, "gflops": 2.0})
+        sweep.study.report(suggestion.trial_id, synthetic_metrics(0.5, 2.0))
     found = sweep.reconcile()
     assert found.notes == ("2 finished trials were made by other code (older); they are kept",)
     assert ids(found) == ["b0000", "b0001"] and found.finished == 3
@@ -172,7 +172,7 @@ def test_results_of_other_code_are_counted_by_version(sweep: Sweep) -> None:
 
 def test_a_failure_of_the_study_is_written_down_and_told_once(sweep: Sweep) -> None:
     suggestion = sweep.started()
-    assert sweep.study.tell_failure(suggestion.trial_id, "boom") == "failed"
+    assert sweep.study.report_failure(suggestion.trial_id, "boom") == "failed"
     assert sweep.reconcile().failed == 1
     folder = sweep.folder / "trials" / suggestion.trial_id
     assert failure_of(folder) == "boom"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from paretovid.platform.fronts.build import build_front
-from paretovid.platform.records.trial import SweepRecord, read_sweep
+from paretovid.platform.records.trial import SweepResults, read_sweep
 from paretovid.platform.storage.home import Home
 from paretovid.platform.testing.sweeps import synthetic_sweep, write_trial
 from paretovid.platform.tracking.store import Store, StoreError, open_store
@@ -29,12 +29,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
 
 
 @pytest.fixture(scope="module")
-def sweep(home: Home) -> SweepRecord:
+def sweep(home: Home) -> SweepResults:
     return read_sweep(synthetic_sweep(home.sweep("s1")))
 
 
 @pytest.fixture(scope="module")
-def store(home: Home, sweep: SweepRecord) -> Store:
+def store(home: Home, sweep: SweepResults) -> Store:
     Tracker(open_store(home), sweep).log_trials(sweep.trials[:2])  # as if the driver had died here
     log_sweep(home, sweep, build_front([sweep]))
     return open_store(home)
@@ -45,7 +45,7 @@ def runs(store: Store, kind: str) -> list[Any]:
     return found
 
 
-def test_trials_are_nested_in_the_sweep(store: Store, sweep: SweepRecord) -> None:
+def test_trials_are_nested_in_the_sweep(store: Store, sweep: SweepResults) -> None:
     (parent,) = runs(store, "sweep")
     children = runs(store, "trial")
     assert parent.info.run_name == "s1" and parent.info.status == "FINISHED"
@@ -54,20 +54,20 @@ def test_trials_are_nested_in_the_sweep(store: Store, sweep: SweepRecord) -> Non
     assert all(child.info.status == "FINISHED" for child in children)
 
 
-def test_a_trial_has_its_knobs_figures_and_data(store: Store, sweep: SweepRecord) -> None:
+def test_a_trial_has_its_knobs_figures_and_data(store: Store, sweep: SweepResults) -> None:
     child = next(run for run in runs(store, "trial") if run.data.tags["paretovid.trial"] == "t0001")
-    natural = next(t for t in sweep.trials if t.trial == "t0001").natural_point()
+    default = next(t for t in sweep.trials if t.trial == "t0001").default_point
     assert child.info.run_name == "t0001 lite_eval gamma=0.1 lambda=2"
     assert child.data.params["gamma"] == "0.1"
-    assert child.data.metrics["val/map"] == natural.val.map
-    assert child.data.metrics["gflops"] == natural.test.gflops
+    assert child.data.metrics["val/map"] == default.val.quality
+    assert child.data.metrics["gflops"] == default.test.gflops
     history = store.client.get_metric_history(child.info.run_id, "train/loss")
     assert [(metric.step, metric.value) for metric in history] == [(0, 1.0), (1, 0.5)]
     named = {(i.dataset.name, i.dataset.digest) for i in child.inputs.dataset_inputs}
     assert ("moving_digits-test", "abcdef012345") in named and len(named) == 3
 
 
-def test_one_query_finds_the_best_point_within_a_budget(store: Store, sweep: SweepRecord) -> None:
+def test_one_query_finds_the_best_point_within_a_budget(store: Store, sweep: SweepResults) -> None:
     data = {"dataset_name": "moving_digits-test", "dataset_digest": "abcdef012345"}
     found = store.client.search_logged_models(
         [store.experiment_id],
@@ -77,7 +77,7 @@ def test_one_query_finds_the_best_point_within_a_budget(store: Store, sweep: Swe
         max_results=1,
     )
     kept = near_front(build_front([sweep]))
-    best = max((p for p in kept if p.record.test.gflops <= 0.03), key=lambda p: p.record.test.map)
+    best = max((p for p in kept if p.record.test.gflops <= 0.03), key=lambda p: p.record.test.quality)
     assert found[0].tags["paretovid.point"] == best.id
 
 
@@ -138,7 +138,7 @@ def test_a_driver_killed_at_the_end_of_a_trial_leaves_no_run_that_runs_for_ever(
     ]
 
 
-def test_no_parameter_is_left_out_however_many_there_are(store: Store, sweep: SweepRecord) -> None:
+def test_no_parameter_is_left_out_however_many_there_are(store: Store, sweep: SweepResults) -> None:
     tracker = Tracker(store, sweep)
     tracker._log_batch(tracker.run_id, {"x": 1.0}, {f"p{number:03d}": str(number) for number in range(230)})
     found = store.client.get_run(tracker.run_id).data

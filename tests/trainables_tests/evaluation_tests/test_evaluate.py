@@ -46,61 +46,68 @@ def measured(**changes: Any) -> Measured:
     return Measured(**{**fields, **changes})
 
 
+def figures_of(found: Measured, targets: Any = None, steps: Any = None, **options: Any) -> dict[str, Any]:
+    """As they stand in a result."""
+    given = (TARGETS if targets is None else targets, STEPS if steps is None else steps)
+    return dict(found.metrics(*given, **options).to_json())
+
+
 TARGETS = np.array([[1, 0], [0, 1], [0, 1], [0, 1]])
 STEPS = np.array([4, 2, 4, 1])
 
 
 def test_cost_is_its_mean_spread_and_95th_percentile_over_videos():
-    figures = measured(gflops=np.arange(101.0)).metrics(TARGETS, STEPS)
+    figures = figures_of(measured(gflops=np.arange(101.0)))
     assert (figures["gflops"], figures["gflops_p95"]) == (50.0, 95.0)
     assert figures["gflops_std"] == pytest.approx(np.arange(101.0).std())
-    assert measured().metrics(TARGETS, STEPS)["gflops"] == 4.0
+    assert figures_of(measured())["gflops"] == 4.0
 
 
 def test_calls_are_their_mean_and_usage_is_each_videos_own_share():
-    figures = measured().metrics(TARGETS, STEPS)
+    figures = figures_of(measured())
     assert figures["calls"] == {"a": 2.5} and figures["videos"] == 4
     shares = np.array([2 / 4, 1 / 2, 0 / 4, 1 / 1])  # of its own steps, not of the longest video's
     assert figures["usage"] == pytest.approx(shares.mean())
     assert figures["usage_std_over_mean"] == pytest.approx(shares.std() / shares.mean())
-    one_source = measured().metrics(TARGETS, STEPS, used_above=0)
+    one_source = figures_of(measured(), used_above=0)
     assert one_source["usage"] == pytest.approx((3 / 4 + 1 / 2 + 4 / 4 + 1 / 1) / 4)
-    nothing = measured(decisions=np.zeros((4, 4), np.int8)).metrics(TARGETS, STEPS)
+    nothing = figures_of(measured(decisions=np.zeros((4, 4), np.int8)))
     assert (nothing["usage"], nothing["usage_std_over_mean"]) == (0.0, 0.0)
 
 
 def test_quality_is_that_of_its_scores_under_every_name():
-    figures = measured().metrics(TARGETS, STEPS)
+    figures = figures_of(measured())
     # Of class 0 the positive comes first; of class 1 all three come before the other.
     assert (figures["map"], figures["map_present"], figures["map_interpolated"]) == (1.0, 1.0, 1.0)
     assert figures["top1"] == 0.75
-    absent = measured().metrics(TARGETS[:, ::-1] * [1, 0], STEPS)
+    absent = figures_of(measured(), TARGETS[:, ::-1] * [1, 0])
     assert absent["map"] == pytest.approx(absent["map_present"] / 2)
 
 
 def test_why_reading_ended_is_a_share_of_the_videos():
     ends = np.array([END, METHOD, CAP, CAP], np.int8)
-    figures = measured(stopped_by=ends).metrics(TARGETS, STEPS)
+    figures = figures_of(measured(stopped_by=ends))
     assert figures["stopped_by"] == {"end": 0.25, "method": 0.25, "cap": 0.5}
-    assert "stopped_by" not in measured().metrics(TARGETS, STEPS)
+    assert "stopped_by" not in figures_of(measured())
 
 
 def test_detections_are_measured_against_the_instances_and_come_first():
     truth = GroundTruth(events=[[Event(label=0, start_seconds=0, end_seconds=10)]] * 4, ambiguous=[[]] * 4)
     found = measured(detections=((FOUND,), (FOUND,), (FOUND,), ()))
-    figures = found.metrics(TARGETS, STEPS, instances=truth)
+    figures = figures_of(found, instances=truth)
+    assert found.metrics(TARGETS, STEPS, instances=truth).objective == "map_iou_0.1_0.7"
     assert next(iter(figures)) == "map_iou_0.1_0.7" and figures["map_iou_0.1_0.7"] == pytest.approx(0.75)
-    assert "map_iou_0.1_0.7" not in measured().metrics(TARGETS, STEPS, instances=truth)
+    assert "map_iou_0.1_0.7" not in figures_of(measured(), instances=truth)
 
 
 def test_several_labels_a_video_have_the_figures_of_their_own_evaluation():
     multi: Any = SimpleNamespace(multi_label=True, classes=("run", "red"), class_groups={"run": "action"})
-    figures = measured().metrics(TARGETS, STEPS, dataset=multi)
+    figures = figures_of(measured(), dataset=multi)
     assert (figures["map_charades"], figures["map_category_action"]) == (1.0, 1.0)
-    without = measured().metrics(TARGETS * [1, 0], STEPS, dataset=multi)
+    without = figures_of(measured(), TARGETS * [1, 0], dataset=multi)
     assert "map_charades" not in without, "a class without a positive has none"
     multi.multi_label = False
-    assert "map_charades" not in measured().metrics(TARGETS, STEPS, dataset=multi)
+    assert "map_charades" not in figures_of(measured(), dataset=multi)
 
 
 def outcome(calls: Mapping[str, Sequence[int]], steps: int = 2, **fields: Any) -> Outcome:

@@ -485,7 +485,7 @@ def test_usage_counts_every_look_beyond_the_first_source() -> None:
         decisions=np.array([[1, 3, 2, 1], [1, 1, 0, 0]], np.int8),
     )
     metrics = measured.metrics(np.eye(2), np.array([4, 2]))
-    assert metrics["usage"] == pytest.approx((2 / 4 + 0 / 2) / 2)
+    assert metrics.usage == pytest.approx((2 / 4 + 0 / 2) / 2)
 
 
 # What is evaluated, and how it is trained

@@ -30,6 +30,7 @@ from paretovid.trainables.testing import (
     run_cached,
     synthetic_costs,
     synthetic_method,
+    synthetic_metrics,
     synthetic_split,
     train_briefly,
 )
@@ -342,8 +343,8 @@ def test_impossible_settings_say_what_is_allowed(fields, said):
 def test_a_collapsed_selector_is_told():
     method = selection()
     calls = {COMPONENTS["xs"]: 3.0, method.component: 1.0}
-    assert "every video goes to xs" in method.remarks({"calls": calls})[0]
-    assert method.remarks({"calls": {**calls, COMPONENTS["l"]: 1.2}}) == []
+    assert "every video goes to xs" in method.warnings(synthetic_metrics(calls=calls))[0]
+    assert method.warnings(synthetic_metrics(calls={**calls, COMPONENTS["l"]: 1.2})) == []
 
 
 def test_the_cost_of_a_selector_does_not_grow_with_the_bank():

@@ -20,6 +20,7 @@ from paretovid.trainables.testing import (
     run_cached,
     synthetic_costs,
     synthetic_method,
+    synthetic_metrics,
     synthetic_split,
     train_briefly,
 )
@@ -173,9 +174,9 @@ def test_the_paper_leaves_its_heads_out_and_we_do_not():
 def test_a_collapsed_selector_is_remarked():
     method = selection()
     calls = {f"{NAME}.appearance_head": 20.0, f"{NAME}.motion_head": 20.0}
-    assert "every clip" in method.remarks({"calls": calls})[0]
-    assert "no clip" in method.remarks({"calls": {**calls, f"{NAME}.motion_head": 0.0}})[0]
-    assert method.remarks({"calls": {**calls, f"{NAME}.motion_head": 7.0}}) == []
+    assert "every clip" in method.warnings(synthetic_metrics(calls=calls))[0]
+    assert "no clip" in method.warnings(synthetic_metrics(calls={**calls, f"{NAME}.motion_head": 0.0}))[0]
+    assert method.warnings(synthetic_metrics(calls={**calls, f"{NAME}.motion_head": 7.0})) == []
 
 
 @pytest.mark.parametrize(

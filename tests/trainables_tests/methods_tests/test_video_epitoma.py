@@ -31,6 +31,7 @@ from paretovid.trainables.testing import (
     run_cached,
     synthetic_costs,
     synthetic_method,
+    synthetic_metrics,
     synthetic_split,
     train_briefly,
 )
@@ -395,24 +396,25 @@ def test_what_is_selected_says_nothing_about_the_batch():
 def test_a_collapsed_selector_is_told():
     method, split = epitoma(), synthetic_split(num_videos=12)
 
-    def remarks() -> list[str]:
+    def warnings() -> list[str]:
         calls = run_cached(method, split, {}).calls
-        return method.remarks({"calls": {name: float(n.float().mean()) for name, n in calls.items()}})
+        return method.warnings(
+            synthetic_metrics(calls={name: float(n.float().mean()) for name, n in calls.items()})
+        )
 
     with_alpha(method, 30.0)
-    assert "opens nearly every timestep" in remarks()[0] and "raise l0_weight" in remarks()[0]
+    assert "opens nearly every timestep" in warnings()[0] and "raise l0_weight" in warnings()[0]
     with_alpha(method, -30.0)
-    assert "one timestep, or none" in remarks()[0] and "lower l0_weight" in remarks()[0]
+    assert "one timestep, or none" in warnings()[0] and "lower l0_weight" in warnings()[0]
     few = epitoma(timesteps=1)
-    assert (
-        few.remarks({"calls": {few.selector.step_component: 1.0, few.classifier.step_component: 1.0}}) == []
-    )
+    once = {few.selector.step_component: 1.0, few.classifier.step_component: 1.0}
+    assert few.warnings(synthetic_metrics(calls=once)) == []
     healthy = epitoma()
     with torch.no_grad():  # opens what is unlike the others
         alpha = run_cached(healthy, split, {}).trace["alpha"]
         healthy.selector.gate.get_parameter("2.bias").sub_(alpha[split.mask].median())
     method = healthy
-    assert remarks() == []
+    assert warnings() == []
 
 
 def test_gates_that_are_not_finite_are_told():
