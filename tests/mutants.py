@@ -33,13 +33,22 @@ from types import FrameType
 from typing import Any
 
 import pytest
-
 from tests.mutations import Mutation, mutations
 
 ROOT = Path(__file__).parents[1]
 TABLE = Path(__file__).with_suffix(".toml")
 QUICK = ("-m", "not ray and not slow")
-_LIBRARIES = ("torch", "torchvision", "sklearn.metrics", "optuna", "mlflow", "ray", "matplotlib", "hydra", "boto3")
+_LIBRARIES = (
+    "torch",
+    "torchvision",
+    "sklearn.metrics",
+    "optuna",
+    "mlflow",
+    "ray",
+    "matplotlib",
+    "hydra",
+    "boto3",
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,9 +62,9 @@ class Table:
 
     def reason(self, mutation: Mutation) -> str | None:
         for one in self.allowed:
-            if (one["module"], one["line"]) == (mutation.module, mutation.line):
-                if one.get("becomes") in (None, mutation.becomes):
-                    return one["reason"]
+            is_its_line = (one["module"], one["line"]) == (mutation.module, mutation.line)
+            if is_its_line and one.get("becomes") in (None, mutation.becomes):
+                return one["reason"]
         return None
 
 
@@ -76,7 +85,9 @@ class Covered:
 
     def of(self, number: int) -> list[str]:
         """Tests that run a line, the quickest first."""
-        return sorted((t for t, lines in self.lines.items() if number in lines), key=lambda t: self.seconds[t])
+        return sorted(
+            (t for t, lines in self.lines.items() if number in lines), key=lambda t: self.seconds[t]
+        )
 
 
 class Coverage:
@@ -146,7 +157,9 @@ def fork(copy: Path, tests: Sequence[str], cpu_seconds: float, *, log: Path, plu
         importlib.invalidate_caches()
         sys.dont_write_bytecode = plugin is None  # times are too coarse to tell two changes of a module apart
         # As a worker of several: what is made once a run (tests/conftest.py) is made once for all forks.
-        os.environ.update(PYTHONPATH=str(copy / "src"), PYTHONDONTWRITEBYTECODE="1", PYTEST_XDIST_WORKER="mutant")
+        os.environ.update(
+            PYTHONPATH=str(copy / "src"), PYTHONDONTWRITEBYTECODE="1", PYTEST_XDIST_WORKER="mutant"
+        )
         resource.setrlimit(resource.RLIMIT_CPU, (int(cpu_seconds), int(cpu_seconds) + 5))
         temporary = copy.parent / f"temporary-of-all/{copy.name}"
         temporary.parent.mkdir(exist_ok=True)
@@ -278,11 +291,15 @@ def shown(mutation: Mutation) -> str:
 
 def main() -> int:
     """Draws, runs, reports."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sample", type=int, default=200, help="changes to make (default 200)")
     parser.add_argument("--seed", type=int, default=15, help="which ones (default 15)")
     parser.add_argument("--processes", type=int, default=2, help="at a time (default 2)")
-    parser.add_argument("--module", action="append", help="only modules whose path holds this; may be repeated")
+    parser.add_argument(
+        "--module", action="append", help="only modules whose path holds this; may be repeated"
+    )
     parser.add_argument("--goal", type=float, default=0.9, help="share to be noticed (default 0.9)")
     asked = parser.parse_args()
     table = read_table()
@@ -298,7 +315,9 @@ def main() -> int:
         known: dict[str, Covered] = {}
         for module in dict.fromkeys(mutation.module for mutation in drawn):
             known[module] = covered(first, module, table.tests[module])
-            print(f"{module}: {len(known[module].lines)} tests, {known[module].cpu_seconds:.0f} s", flush=True)
+            print(
+                f"{module}: {len(known[module].lines)} tests, {known[module].cpu_seconds:.0f} s", flush=True
+            )
         copies = [first]
         for i in range(1, asked.processes):
             copies.append(Path(shutil.copytree(first, Path(scratch) / f"copy{i}", symlinks=True)))
@@ -322,7 +341,9 @@ def report(
     for mutation, said in results:
         may = said == "survived" and table.reason(mutation) is not None
         counts[mutation.module]["allowed" if may else said] += 1
-    print(f"\n{'module':45}{'known':>7}{'drawn':>7}{'killed':>8}{'by time':>9}{'may live':>10}{'survived':>10}")
+    print(
+        f"\n{'module':45}{'known':>7}{'drawn':>7}{'killed':>8}{'by time':>9}{'may live':>10}{'survived':>10}"
+    )
     for module, count in counts.items():
         killed = count["killed"] + count["killed (time)"]
         figures = f"{killed:8}{count['killed (time)']:9}{count['allowed']:10}{count['survived']:10}"
@@ -330,7 +351,9 @@ def report(
     total = sum(counts.values(), Counter[str]())
     changing = total.total() - total["allowed"]
     share = 1 - total["survived"] / max(1, changing)
-    print(f"\n{changing - total['survived']} of {changing} that change something are noticed: {100 * share:.1f} %")
+    print(
+        f"\n{changing - total['survived']} of {changing} that change something are noticed: {100 * share:.1f} %"
+    )
     return 0 if share >= goal else 1
 
 

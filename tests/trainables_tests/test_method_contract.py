@@ -183,7 +183,9 @@ def test_padding_changes_no_loss(name, fields, step, monkeypatch):
 
 
 @every_trained_method
-@pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad")  # features have no gradient otherwise
+@pytest.mark.filterwarnings(
+    "ignore:Converting a tensor with requires_grad"
+)  # features have no gradient otherwise
 def test_padding_gets_no_gradient(name, fields):
     """Also with the noise that it usually has."""
     method, split = trained(name, fields), padded_by(synthetic_split(), 4)

@@ -14,8 +14,22 @@ from paretovid.platform.registry.gates import Gate
 from paretovid.platform.testing.sweeps import write_sweep, write_trial
 
 FIGURES = {
-    "val": {"map": 0.5101, "map_present": 0.5202, "top1": 0.5303, "gflops": 1.404, "gflops_std": 0.105, "gflops_p95": 2.06},
-    "test": {"map": 0.6101, "map_present": 0.6202, "top1": 0.6303, "gflops": 1.454, "gflops_std": 0.115, "gflops_p95": 2.16},
+    "val": {
+        "map": 0.5101,
+        "map_present": 0.5202,
+        "top1": 0.5303,
+        "gflops": 1.404,
+        "gflops_std": 0.105,
+        "gflops_p95": 2.06,
+    },
+    "test": {
+        "map": 0.6101,
+        "map_present": 0.6202,
+        "top1": 0.6303,
+        "gflops": 1.454,
+        "gflops_std": 0.115,
+        "gflops_p95": 2.16,
+    },
 }
 ROWS = {
     "mAP (absent classes count 0)": ("61.01 %", "51.01 %"),
@@ -29,7 +43,11 @@ ROWS = {
 
 def rows(card: str) -> dict[str, tuple[str, ...]]:
     """Name of a row of the card's table to what stands in its columns: test, validation."""
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in card.splitlines() if line.startswith("|")]
+    cells = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in card.splitlines()
+        if line.startswith("|")
+    ]
     return {name: tuple(rest) for name, *rest in cells}
 
 
@@ -45,7 +63,9 @@ def test_every_number_of_the_card_is_that_of_its_row_and_split(tmp_path: Path, s
     path.write_text(json.dumps(result | {"training_knobs": {"gamma": 0.125}, "seed": 3}))
     front = read_front([sweep], split=split)
     point = dataclasses.replace(choose(front, point="t0000-p01"), quality_ci=(0.581, 0.642))
-    card = model_card(front, point, "digits", [Gate(name="finite", passed=True, detail="all figures are finite")])
+    card = model_card(
+        front, point, "digits", [Gate(name="finite", passed=True, detail="all figures are finite")]
+    )
     assert rows(card).items() >= ROWS.items()
     # The interval is that of the split that is shown; the card has a place for that of test.
     interval = "58.1 to 64.2" if split == "test" else "-"

@@ -89,7 +89,9 @@ class Sweep:
 
     def told(self, event: str) -> list[tuple[str, dict[str, Any]]]:
         entries = read_journal(self.folder).entries
-        facts = [(e.trial, {k: v for k, v in e.facts.items() if k != "trial"}) for e in entries if e.event == event]
+        facts = [
+            (e.trial, {k: v for k, v in e.facts.items() if k != "trial"}) for e in entries if e.event == event
+        ]
         return facts
 
 
@@ -121,7 +123,9 @@ def test_a_result_that_the_study_has_not_heard_of_is_adopted(sweep: Sweep) -> No
     (trial,) = sweep.study.complete_ones()
     assert trial.trial_id == suggestion.trial_id
     stored = sweep.study._study.get_trials()
-    assert stored[0].values == [0.5, 2.0] and len(stored) == 2, "its other points are told only if they are to be"
+    assert stored[0].values == [0.5, 2.0] and len(stored) == 2, (
+        "its other points are told only if they are to be"
+    )
     assert sweep.study.ask().trial_id == "t0001"  # type: ignore[union-attr]
 
 

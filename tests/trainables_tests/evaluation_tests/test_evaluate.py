@@ -135,7 +135,9 @@ def test_batches_of_unequal_length_are_joined_in_the_settings_order():
 
 def test_ends_and_detections_are_joined_if_every_batch_has_them():
     split: Any = None
-    whole = [outcome({"a": [1]}, stopped_by=torch.tensor([end]), detections=((FOUND,),)) for end in (CAP, END)]
+    whole = [
+        outcome({"a": [1]}, stopped_by=torch.tensor([end]), detections=((FOUND,),)) for end in (CAP, END)
+    ]
     (joined,) = measure([(split, [({}, each)]) for each in whole], COSTS, max_steps=2)
     assert joined.stopped_by is not None and joined.stopped_by.tolist() == [CAP, END]
     assert joined.detections == ((FOUND,), (FOUND,))

@@ -161,9 +161,7 @@ def test_what_was_checked_is_not_read_again_until_it_changes(videos, backbone, t
 
 
 def test_precision_type_and_share_are_part_of_the_fingerprint(videos, backbone, tmp_path):
-    save_backbone(
-        tmp_path / "half", COARSE, load_backbone(backbone)[0], {"training": {"video_share": 0.5}}
-    )
+    save_backbone(tmp_path / "half", COARSE, load_backbone(backbone)[0], {"training": {"video_share": 0.5}})
     found = [
         header_fingerprint(headers(videos, {COARSE: folder}, dtype, precision)[COARSE])
         for folder, dtype, precision in (

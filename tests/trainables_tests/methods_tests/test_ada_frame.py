@@ -262,7 +262,11 @@ def test_the_policys_weight_is_that_of_its_part_of_the_loss():
 def test_an_agent_that_knows_its_place_hears_of_it_and_another_does_not():
     """Frames that are all alike: only the place tells one from another."""
     for knows_place in (False, True):
-        fields = {"policy": "uniform", "steps": 3, "agent": {"memory": {"kind": "none"}, "knows_place": knows_place}}
+        fields = {
+            "policy": "uniform",
+            "steps": 3,
+            "agent": {"memory": {"kind": "none"}, "knows_place": knows_place},
+        }
         method = synthetic_method("ada_frame", fields)
         assert isinstance(method, AdaFrame)
         agent, like = method.agent, torch.zeros(1)
@@ -275,5 +279,7 @@ def test_an_agent_that_knows_its_place_hears_of_it_and_another_does_not():
         long_enough = split.num_steps > 1
         steps = walk.hidden[long_enough]
         # The second frame lies elsewhere in a video than the first, at the same place in every video.
-        told = agent._step(agent.project(torch.ones(1, agent.fine_width)), None, state, torch.tensor([0.0]))[0]
+        told = agent._step(agent.project(torch.ones(1, agent.fine_width)), None, state, torch.tensor([0.0]))[
+            0
+        ]
         torch.testing.assert_close(steps[:, 0], told.expand_as(steps[:, 0]))

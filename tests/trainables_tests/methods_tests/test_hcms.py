@@ -497,7 +497,9 @@ def test_offsets_are_evaluated_at_all_gates_together_and_at_each_alone() -> None
     assert settings == [{**each, "max_gflops": 0.0} for each in expected]
 
 
-@pytest.mark.parametrize(("offsets", "looks"), [((ALWAYS, NEVER), 2), ((ALWAYS, ALWAYS), 3), ((NEVER, ALWAYS), 1)])
+@pytest.mark.parametrize(
+    ("offsets", "looks"), [((ALWAYS, NEVER), 2), ((ALWAYS, ALWAYS), 3), ((NEVER, ALWAYS), 1)]
+)
 def test_an_offset_moves_its_own_gate(offsets: tuple[float, float], looks: int) -> None:
     split = synthetic_split()
     decisions = run_cached(hcms(), split, at(*offsets)).decisions
@@ -522,6 +524,7 @@ def test_caps_are_in_units_of_one_step_with_every_source() -> None:
     own = ("audio_rnn", "fine_gate", "fine_rnn", "motion_gate", "motion_rnn")  # not the head, which answers
     step = sum(MACS[s] for s in ("audio", "fine", "motion")) + sum(costs[f"hcms.{name}"].macs for name in own)
     outcome = run_cached(method, synthetic_split(), {})
+    assert int(outcome.trace["cap/step"]) == step
     found = [setting["max_gflops"] for setting, _ in method.stop_points(outcome, {})]
     assert found == [pytest.approx(step / 1e9, rel=5e-3), pytest.approx(3 * step / 1e9, rel=5e-3)]
 

@@ -370,6 +370,8 @@ def test_the_price_of_another_member_is_its_share_of_the_whole_pools_cost():
     method = selection(selector_source="s")
     gmacs = [FACTS[source].gmacs for source in method.config.pool]
     shares = [each / sum(gmacs) for each in gmacs]
-    expected = [0.0 if source == "s" else share for source, share in zip(method.config.pool, shares, strict=True)]
+    expected = [
+        0.0 if source == "s" else share for source, share in zip(method.config.pool, shares, strict=True)
+    ]
     assert method._added_shares().tolist() == pytest.approx(expected)
     assert method.pool.cost_shares.tolist() == pytest.approx(shares), "which themselves stay as they are"
