@@ -37,6 +37,8 @@ from tests.mutations import Mutation, mutations
 
 ROOT = Path(__file__).parents[1]
 TABLE = Path(__file__).with_suffix(".toml")
+LEAST = 4
+"""Changes that are drawn of the shortest module."""
 QUICK = ("-m", "not ray and not slow")
 _LIBRARIES = (
     "torch",
@@ -289,6 +291,14 @@ def shown(mutation: Mutation) -> str:
     return "\n".join([f"{mutation.module}:{mutation.number}", *(f"    {line}" for line in changed)])
 
 
+def sampled(everything: Sequence[Sequence[Mutation]], size: int) -> list[Mutation]:
+    """The first of all by their places; of each module, however short, at least `LEAST`, if that many are asked for."""
+    least = min(LEAST, size // max(1, len(everything)))
+    chosen = [mutation for each in everything for mutation in each[:least]]
+    others = sorted((mutation for each in everything for mutation in each[least:]), key=lambda m: m.place)
+    return chosen + others[: size - len(chosen)]
+
+
 def main() -> int:
     """Draws, runs, reports."""
     parser = argparse.ArgumentParser(
@@ -305,8 +315,7 @@ def main() -> int:
     table = read_table()
     modules = [m for m in table.tests if not asked.module or any(part in m for part in asked.module)]
     everything = {m: mutations(m, (ROOT / m).read_text(), asked.seed) for m in modules}
-    drawn = sorted((m for each in everything.values() for m in each), key=lambda m: m.place)[: asked.sample]
-    drawn.sort(key=lambda mutation: (mutation.module, mutation.number))
+    drawn = sampled(list(everything.values()), asked.sample)
     for name in _LIBRARIES:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
@@ -318,6 +327,7 @@ def main() -> int:
             print(
                 f"{module}: {len(known[module].lines)} tests, {known[module].cpu_seconds:.0f} s", flush=True
             )
+        drawn.sort(key=lambda mutation: (known[mutation.module].cpu_seconds, mutation.module, mutation.number))
         copies = [first]
         for i in range(1, asked.processes):
             copies.append(Path(shutil.copytree(first, Path(scratch) / f"copy{i}", symlinks=True)))

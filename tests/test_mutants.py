@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.mutants import ROOT, Covered, Table, read_table, shown
+from tests.mutants import ROOT, Covered, Table, read_table, sampled, shown
 from tests.mutations import Mutation, mutations
 
 CODE = """
@@ -63,6 +63,16 @@ def test_a_seed_draws_the_same_changes_whatever_is_written_elsewhere() -> None:
     after = [(c.line, c.becomes, c.place) for c in found("import os\n\n\nother = 1 + 2\n" + CODE)]
     assert set(before) < set(after)
     assert [c.place for c in found(CODE, seed=1)] != [c[2] for c in before]
+
+
+def test_of_every_module_some_changes_are_drawn_and_else_the_first_of_all() -> None:
+    modules = [mutations(name, code, 0) for name, code in (("a.py", CODE), ("b.py", CODE + "x = 1 + 2 * 3 - 4\n"))]
+    drawn = sampled(modules, 12)
+    assert len({m.place for m in drawn}) == 12
+    assert [m.place for m in drawn[:8]] == [m.place for each in modules for m in each[:4]]
+    others = sorted(m.place for each in modules for m in each[4:])
+    assert [m.place for m in drawn[8:]] == others[:4]
+    assert len(sampled(modules, 10_000)) == sum(map(len, modules)) and len(sampled(modules, 3)) == 3
 
 
 def test_a_survivor_may_be_if_its_line_is_listed() -> None:

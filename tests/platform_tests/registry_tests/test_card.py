@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -53,8 +54,6 @@ def rows(card: str) -> dict[str, tuple[str, ...]]:
 
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_every_number_of_the_card_is_that_of_its_row_and_split(tmp_path: Path, split: str) -> None:
-    import json
-
     sweep = write_sweep(tmp_path / "sweeps" / "s")
     path = write_trial(sweep, "t0000", [(0.3, 0.01), (0.6, 0.05)]) / "result.json"
     result = json.loads(path.read_text())

@@ -149,7 +149,7 @@ def test_ends_and_detections_are_joined_if_every_batch_has_them():
 def test_equal_answers_are_the_same_only_at_equal_cost():
     one = measured(detections=((FOUND,), (), (), ()))
     assert same_answers(one, dataclasses.replace(one, setting={"k": 1.0}, scores=one.scores + 1e-8))
-    assert not same_answers(one, dataclasses.replace(one, gflops=one.gflops + [0, 0, 0, 1e-9]))
+    assert not same_answers(one, dataclasses.replace(one, gflops=one.gflops + np.array([0, 0, 0, 1e-9])))
     assert not same_answers(one, dataclasses.replace(one, scores=one.scores + np.float32(1e-3)))
     assert not same_answers(one, dataclasses.replace(one, detections=((), (), (), ())))
 
