@@ -327,7 +327,9 @@ def main() -> int:
             print(
                 f"{module}: {len(known[module].lines)} tests, {known[module].cpu_seconds:.0f} s", flush=True
             )
-        drawn.sort(key=lambda mutation: (known[mutation.module].cpu_seconds, mutation.module, mutation.number))
+        drawn.sort(
+            key=lambda mutation: (known[mutation.module].cpu_seconds, mutation.module, mutation.number)
+        )
         copies = [first]
         for i in range(1, asked.processes):
             copies.append(Path(shutil.copytree(first, Path(scratch) / f"copy{i}", symlinks=True)))

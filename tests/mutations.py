@@ -221,6 +221,10 @@ class _Finder(ast.NodeVisitor):
             self._replace(node, f"({self._text(node.operand)})")
         self.generic_visit(node)
 
+    def visit_keyword(self, node: ast.keyword) -> None:
+        if node.arg != "strict":  # of `zip`: an assertion
+            self.visit(node.value)
+
     def visit_Constant(self, node: ast.Constant) -> None:
         if isinstance(node.value, bool):
             self._replace(node, str(not node.value))
@@ -239,6 +243,6 @@ class _Finder(ast.NodeVisitor):
     def _dropped(self, node: ast.Call) -> Iterator[tuple[int, int, str]]:
         given: list[ast.expr | ast.keyword] = sorted([*node.args, *node.keywords], key=self._start)
         for before, keyword in zip([None, *given], given, strict=False):
-            if isinstance(keyword, ast.keyword) and keyword.arg is not None:
+            if isinstance(keyword, ast.keyword) and keyword.arg not in (None, "strict"):
                 start = self._start(keyword) if before is None else self._end(before)
                 yield start, self._end(keyword), ""

@@ -15,7 +15,7 @@ def f(x: int = 1, *, flag: bool = True) -> list[int]:
         raise ValueError(f"{x + 1}")
     g(x, key=flag)
     assert x == 5
-    return [max(y, 7) for y in h(-x) if y]
+    return [max(y, 7) for y in h(-x, strict=True) if y]
 """
 BECOMES = {
     "def f(x: int = 2, *, flag: bool = True) -> list[int]:",
@@ -29,10 +29,10 @@ BECOMES = {
     "pass",
     "g(x)",
     "return None",
-    "return [min(y, 7) for y in h(-x) if y]",
-    "return [max(y, 8) for y in h(-x) if y]",
-    "return [max(y, 7) for y in h((x)) if y]",
-    "return [max(y, 7) for y in h(-x) if (not (y))]",
+    "return [min(y, 7) for y in h(-x, strict=True) if y]",
+    "return [max(y, 8) for y in h(-x, strict=True) if y]",
+    "return [max(y, 7) for y in h((x), strict=True) if y]",
+    "return [max(y, 7) for y in h(-x, strict=True) if (not (y))]",
 }
 
 
@@ -66,7 +66,9 @@ def test_a_seed_draws_the_same_changes_whatever_is_written_elsewhere() -> None:
 
 
 def test_of_every_module_some_changes_are_drawn_and_else_the_first_of_all() -> None:
-    modules = [mutations(name, code, 0) for name, code in (("a.py", CODE), ("b.py", CODE + "x = 1 + 2 * 3 - 4\n"))]
+    modules = [
+        mutations(name, code, 0) for name, code in (("a.py", CODE), ("b.py", CODE + "x = 1 + 2 * 3 - 4\n"))
+    ]
     drawn = sampled(modules, 12)
     assert len({m.place for m in drawn}) == 12
     assert [m.place for m in drawn[:8]] == [m.place for each in modules for m in each[:4]]

@@ -4,7 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from paretovid.trainables.cost import ComponentCost, CostTable, check_accounting, deterministic_eval, measure_macs
+from paretovid.trainables.cost import (
+    ComponentCost,
+    CostTable,
+    check_accounting,
+    deterministic_eval,
+    measure_macs,
+)
 from paretovid.trainables.errors import UnknownCostError, UsageError
 from paretovid.trainables.layers.recurrent import Cell
 

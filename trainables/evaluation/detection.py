@@ -35,7 +35,6 @@ from paretovid.trainables.outcome import Detection
 Evaluator = Literal["thumos", "thumos_11_point", "activitynet"]
 EVALUATORS: tuple[Evaluator, ...] = ("thumos", "thumos_11_point", "activitynet")
 THUMOS_THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
-MULTI_THUMOS_THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5)
 Floats = NDArray[np.float64]
 
 

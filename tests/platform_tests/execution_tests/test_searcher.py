@@ -26,7 +26,7 @@ from paretovid.platform.execution.outcome import (
     outcome_text,
 )
 from paretovid.platform.execution.searcher import ParetoSearcher
-from paretovid.platform.search.study import MOST_LOSSES, ParetoStudy, Suggestion
+from paretovid.platform.search.study import MOST_LOSSES, ParetoStudy, Suggestion, number_of
 from paretovid.search_spaces.schema import KnobConfig
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.evaluation.results import Metrics, TrialResult
@@ -107,6 +107,10 @@ def test_anchors_then_published_then_sampler(tmp_path: Path) -> None:
     assert 0.25 <= asked[3].knobs["lambda"] <= 8
     origins = [each.origin for each in asked]
     assert origins == ["anchor: dearest", "anchor: cheapest", "published", "published"] + ["tpe"] * 4
+
+
+def test_a_trials_name_holds_its_number_however_many_there_are() -> None:
+    assert [number_of(name) for name in ("t0000", "t0012", "t1000", "t12345")] == [0, 12, 1000, 12345]
 
 
 def test_a_quality_of_another_name_is_searched_under_that_name(tmp_path: Path) -> None:
@@ -324,7 +328,9 @@ def test_a_configuration_is_never_tried_twice(tmp_path: Path) -> None:
     assert not study.is_used_up
     asked = first + run(study)
     assert len({json.dumps(each.knobs, sort_keys=True) for each in asked}) == len(asked) == 6
+    stored_before = len(frozen(tmp_path))
     assert study.is_used_up and study.ask() is None
+    assert len(frozen(tmp_path)) <= stored_before + 1, "where nothing is left, drawing ends at once"
     counts = study.counts()
     assert (counts.complete, counts.failed, counts.running) == (6, 0, 0)
 

@@ -419,7 +419,9 @@ def test_refusals_name_the_nearest_point_of_those_that_another_bound_leaves(tmp_
     with pytest.raises(UsageError, match="0.9 on validation with 3 GFLOPs") as error:
         read_front([sweep], min_map=0.9, max_gflops=3.0)
     assert error.value.hint == "The best is t0000-p01: 0.6000 at 2 GFLOPs."
-    with pytest.raises(UsageError, match="costs 1.2 GFLOPs per video or less on validation and test") as error:
+    with pytest.raises(
+        UsageError, match="costs 1.2 GFLOPs per video or less on validation and test"
+    ) as error:
         choose(front, max_gflops=1.2)
     # On test it costs more.
     assert "t0000-p00 with 1.50 GFLOPs" in error.value.hint and "70.0 %" in error.value.hint
@@ -433,7 +435,14 @@ def test_refusals_name_the_nearest_point_of_those_that_another_bound_leaves(tmp_
 
 
 def test_a_cost_that_is_shown_can_be_typed_back() -> None:
-    shown = {1.23456: "1.24", 0.0123: "0.0123", 0.012301: "0.0124", 12.31: "12.4", 1234.0: "1240", 100.0: "100"}
+    shown = {
+        1.23456: "1.24",
+        0.0123: "0.0123",
+        0.012301: "0.0124",
+        12.31: "12.4",
+        1234.0: "1240",
+        100.0: "100",
+    }
     assert {value: rounded_up(value) for value in shown} == shown
 
 

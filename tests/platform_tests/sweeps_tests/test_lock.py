@@ -141,3 +141,48 @@ def test_the_heart_of_a_living_driver_goes_on_beating(
             beats.add(document()["heartbeat"])
         assert document()["ended"] is False and document()["started"] <= min(beats)
     assert document()["ended"] is True, "and no other machine has to wait for its silence"
+
+
+def test_a_wish_of_before_asks_nobody_who_came_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep_lock, "HEARTBEAT_SECONDS", 0.01)
+    (tmp_path / "take-over.json").write_text(json.dumps({"by": "one who gave up", "at": 0}))
+    switch = StopSwitch()
+    with SweepLock(tmp_path, switch).hold():
+        assert not (tmp_path / "take-over.json").exists()
+        time.sleep(0.1)
+    assert switch.reason is None
+
+
+def test_nothing_beats_after_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep_lock, "HEARTBEAT_SECONDS", 0.01)
+    lock, begun = SweepLock(tmp_path, StopSwitch()), threading.Event()
+    write = lock._write
+
+    def slowly(*, ended: bool = False) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            begun.set()
+            time.sleep(0.2)
+        write(ended=ended)
+
+    monkeypatch.setattr(lock, "_write", slowly)
+    with lock.hold():
+        assert begun.wait(10)
+    assert "driver-heartbeat" not in {thread.name for thread in threading.enumerate()}
+    assert json.loads((tmp_path / "driver.json").read_text())["ended"] is True
+
+
+def test_a_refusal_says_since_when_and_how_long_ago_and_the_wish_who_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep_lock, "TAKE_OVER_SECONDS", 0.1)
+    other_machine(tmp_path, silent_seconds=7)
+    started = time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() - 900))
+    with (
+        pytest.raises(UsageError, match=rf"elsewhere, since {started}:\d\d, last sign of life [78] s ago"),
+        SweepLock(tmp_path, StopSwitch()).hold(take_over=True),
+    ):
+        pass
+    wish = json.loads((tmp_path / "take-over.json").read_text())
+    assert wish["by"] == f"process {os.getpid()} on {socket.gethostname()}"
+    found = driver_of(tmp_path)
+    assert found is not None and 7 <= found["silent_seconds"] < 30

@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +21,14 @@ from paretovid.trainables.features.store import (
     _DETERMINING_CODE,
     FeatureStore,
     _digest,
+    describes_shard,
     feature_code_version,
     finish,
     header_fingerprint,
     load_padded,
+    shard_files,
     shard_is_whole,
+    skipped_videos,
     write_shard,
 )
 
@@ -97,7 +101,7 @@ def test_a_shard_that_is_whole_is_not_made_again(videos, backbone, tmp_path):
     assert stamps == {path: path.stat().st_mtime_ns for path in folder.glob("shard_*.npy")}
 
 
-@pytest.mark.parametrize("harm", ["byte", "short", "gone", "index", "no index"])
+@pytest.mark.parametrize("harm", ["byte", "short", "gone", "index", "no JSON", "no header", "no index"])
 def test_damage_is_refused_with_the_command_that_mends_it(videos, backbone, tmp_path, harm):
     folder = extracted(videos, backbone, tmp_path / "features" / "moving_digits")
     shard, index = folder / "shard_00001.npy", folder / "index.json"
@@ -112,12 +116,20 @@ def test_damage_is_refused_with_the_command_that_mends_it(videos, backbone, tmp_
         changed = json.loads(index.read_text())
         changed["header"]["weights_sha256"] = "0" * 64
         index.write_text(json.dumps(changed))
-    else:
-        index.unlink()
+    elif harm.startswith("no "):
+        index.write_text("{" if harm == "no JSON" else "{}")
+        if harm == "no index":
+            index.unlink()
     with pytest.raises(StaleFeaturesError) as error:
         FeatureStore.open(folder)
     assert "paretovid extract data=moving_digits" in error.value.hint
-    if harm not in ("index", "no index"):
+    said = {
+        "no JSON": "index .* is damaged",
+        "no header": "index .* is damaged",
+        "no index": "no features in",
+    }
+    assert re.search(said.get(harm, "missing" if harm == "gone" else "damaged|changed"), error.value.message)
+    if harm in ("byte", "short", "gone"):
         extracted(videos, backbone, tmp_path / "features" / "moving_digits")
         assert len(FeatureStore.open(folder)) == len(videos.records), "the command mends it"
 
@@ -262,6 +274,8 @@ def test_a_video_that_cannot_be_read_is_named_and_has_no_features(videos, backbo
     finish(folder, header, 1)
     store = FeatureStore.open(folder)
     assert path == str(broken.video_path(bad)) and reason
+    others = [record.video_id for record in videos.records if record is not videos.records[2]]
+    assert list(store) == others and others[0] in store and skipped_videos(folder, 1) == store.skipped
     assert bad.video_id not in store and len(store) == len(videos.records) - 1
     with pytest.raises(StaleFeaturesError, match="could not be read"):
         store.video(bad.video_id)
@@ -280,3 +294,43 @@ def test_a_shard_of_other_videos_is_made_again_and_a_missing_one_is_named(videos
     assert shard_is_whole(folder, 0, ids[:7]) and not shard_is_whole(folder, 0, ids[:6])
     with pytest.raises(DataError, match="shard 2 of 3 is missing"):
         finish(folder, headers(videos, {COARSE: backbone})[COARSE], 3)
+
+
+def test_a_fingerprint_is_of_what_is_said_not_of_the_order_in_which_it_is(videos, backbone):
+    header = headers(videos, {COARSE: backbone})[COARSE]
+    assert header_fingerprint(dict(reversed(header.items()))) == header_fingerprint(header)
+    assert header["sampling"]["step_seconds"] == videos.step_seconds and header["component"] == COARSE
+
+
+def test_a_shard_is_described_by_the_videos_that_it_was_asked_for_and_its_width(tmp_path):
+    write_shard(
+        tmp_path, 3, {"a": np.ones((2, 4))}, asked=["a", "b"], skipped={"b": "why"}, width=4, dtype="float32"
+    )
+    rows, description = shard_files(3)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([rows, description])
+    described = json.loads((tmp_path / description).read_text())
+    assert described["videos"] == {"a": [3, 0, 2]} and described["skipped"] == {"b": "why"}
+    assert described["bytes"] == (tmp_path / rows).stat().st_size
+    assert describes_shard(described, ["a", "b"]) and not describes_shard(described, ["a"])
+    assert not describes_shard({**described, "width": 0}, ["a", "b"]), "as earlier versions left them"
+    assert shard_is_whole(tmp_path, 3, ["a", "b"]) and not shard_is_whole(tmp_path, 2, ["a", "b"])
+    (tmp_path / rows).write_bytes(b"other")
+    assert not shard_is_whole(tmp_path, 3, ["a", "b"])
+
+
+def test_videos_of_a_store_whose_rows_cannot_all_be_had_are_named(tmp_path):
+    videos = {name: np.full((2, 4), np.nan) for name in "abcd"} | {"good": np.ones((1, 4))}
+    with pytest.raises(DataError, match=r"^features of a, b, c and others are not finite as float32"):
+        write_shard(tmp_path, 0, videos, asked=[*videos], skipped={}, width=4, dtype="float32")
+    three = {name: videos[name] for name in ("a", "b", "c", "good")}
+    with pytest.raises(DataError, match=r"^features of a, b, c are not finite"):
+        write_shard(tmp_path, 0, three, asked=[*three], skipped={}, width=4, dtype="float32")
+
+
+def test_a_store_without_one_video_is_none_and_says_why(tmp_path):
+    for shard, reason in ((0, "no file"), (1, "no frame")):
+        write_shard(tmp_path, shard, {}, asked=[reason], skipped={reason: reason}, width=4, dtype="float32")
+    assert skipped_videos(tmp_path, 2) == {"no file": "no file", "no frame": "no frame"}
+    with pytest.raises(DataError, match="not one of 2 videos of some could be read") as error:
+        finish(tmp_path, {"dataset": "some"}, 2)
+    assert "no file; no frame" in error.value.hint and not (tmp_path / "index.json").exists()
