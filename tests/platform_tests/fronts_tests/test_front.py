@@ -416,17 +416,17 @@ def test_refusals_name_the_nearest_point_of_those_that_another_bound_leaves(tmp_
     with pytest.raises(UsageError, match=r"0.9 on validation\n") as error:
         choose(front, min_map=0.9)
     assert error.value.hint == "The best is t0000-p03: 0.7000 at 4 GFLOPs."
-    with pytest.raises(UsageError, match="0.9 on validation with 3 GFLOPs") as error:
+    with pytest.raises(UsageError, match=r"0.9 on validation with 3 GFLOPs") as error:
         read_front([sweep], min_map=0.9, max_gflops=3.0)
     assert error.value.hint == "The best is t0000-p01: 0.6000 at 2 GFLOPs."
     with pytest.raises(
-        UsageError, match="costs 1.2 GFLOPs per video or less on validation and test"
+        UsageError, match=r"costs 1.2 GFLOPs per video or less on validation and test"
     ) as error:
         choose(front, max_gflops=1.2)
     # On test it costs more.
     assert "t0000-p00 with 1.50 GFLOPs" in error.value.hint and "70.0 %" in error.value.hint
     assert error.value.hint.endswith("give at least --max-gflops 1.50.")
-    with pytest.raises(UsageError, match="between 0 and 1, not 1.01"):
+    with pytest.raises(UsageError, match=r"between 0 and 1, not 1.01"):
         choose(front, min_map=1.01)
     with pytest.raises(UsageError, match="1 on validation"):
         choose(front, min_map=1.0)

@@ -186,3 +186,12 @@ def test_a_refusal_says_since_when_and_how_long_ago_and_the_wish_who_asks(
     assert wish["by"] == f"process {os.getpid()} on {socket.gethostname()}"
     found = driver_of(tmp_path)
     assert found is not None and 7 <= found["silent_seconds"] < 30
+
+
+def test_a_record_without_its_lock_file_is_that_of_nobody(tmp_path: Path) -> None:
+    """A folder that was copied from elsewhere, for one."""
+    described = {"name": "x", "host": socket.gethostname(), "pid": 7, "heartbeat": time.time()}
+    (tmp_path / "driver.json").write_text(json.dumps(described))
+    assert driver_of(tmp_path) is None
+    (tmp_path / "driver.json").write_text(json.dumps({**described, "host": "elsewhere"}))
+    assert driver_of(tmp_path) is not None
