@@ -48,7 +48,7 @@ lint: $(TEST_STAMP) ## Style and types
 .PHONY: clean
 clean: ## Remove caches and build products; keeps .venv and paretovid-home
 	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache src/*.egg-info
-	@find platform trainables search_spaces infra tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	@find platform trainables search_spaces infra tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(RUN):
 	@command -v '$(PYTHON)' >/dev/null || { \

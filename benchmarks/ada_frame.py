@@ -1,15 +1,10 @@
-"""Measures AdaFrame's claims on the built-in videos, over several seeds, at measured cost.
+"""AdaFrame's claims on the built-in videos: cost at equal quality, the walk, memory, rewards, budgets, exits.
 
-    python benchmarks/ada_frame.py [--seeds 5] [--workers 2] [home=...] [data...]
-
-Trains AdaFrame, its ablations and its baselines on the same cached features, selects on validation, measures on
-test and writes `benchmarks/ada_frame_results.json` and pictures; the tables it prints are those of
-`benchmarks/ada_frame.md`. Trials that are finished already are not trained again.
+`python -m benchmarks ada_frame` measures them; the tables are those of `ada_frame.md`.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
 import json
 import statistics
@@ -21,22 +16,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from claims import Point, Run, cost_at_quality, settings_of, span, table, train_all
 from safetensors import safe_open
-from safetensors.numpy import load_file
 from torch import nn
 
-from paretovid.platform.config.load import load_sweep_config
-from paretovid.platform.console.progress import Progress
-from paretovid.platform.preparation.prepare import prepare
+from benchmarks.harness.benchmark import Benchmark, Document, Study
+from benchmarks.harness.document import Layout
+from benchmarks.harness.points import Point, Run, cost_at_quality, settings_of
+from benchmarks.harness.results import Results
+from benchmarks.harness.tables import Cell, PageTable, Shown, table
 from paretovid.trainables import outcome
 from paretovid.trainables.catalog import build_method
 from paretovid.trainables.data.dataset import Dataset
 from paretovid.trainables.layers import functional
 from paretovid.trainables.layers.recurrent import Projection
 from paretovid.trainables.methods.ada_frame import NEVER
-from paretovid.trainables.provenance import code_version
-from paretovid.trainables.training.config import TrainingConfig
 
 STEPS = (3, 5, 7, 10)
 """K."""
@@ -403,192 +396,6 @@ def _figures(point: Point) -> dict[str, float]:
     return {"map": point.test.qualities["map"], "gflops": point.test.gflops}
 
 
-def print_tables(document: dict[str, Any]) -> None:
-    """The tables of ada_frame.md: mean and 95 % interval over seeds."""
-    runs = document["runs"]
-    print(f"\nseeds: {len(runs)}; mAP in points\n")
-    keys: tuple[str, ...] = (
-        "baseline_map",
-        "map",
-        "map_difference",
-        "baseline_gflops",
-        "gflops",
-        "cost_ratio",
-    )
-    choices = {
-        "all settings": document["cost_at_quality"],
-        "all, not below": document["cost_at_no_less_quality"],
-        "natural settings": document["cost_at_quality_natural"],
-        "each seed alone": document["cost_at_quality_each"],
-    }
-    print(
-        table(
-            ["cost at quality", *choices],
-            (
-                [key, *(span((r[key] for r in rows), "map" in key) for rows in choices.values())]
-                for key in keys
-            ),
-        )
-    )
-    for name, rows in choices.items():
-        print(f"\n{name}: {rows[0]['chosen']} against {rows[0]['baseline']}")
-    print()
-    names = ("walk-uniform", "walk-random", "lstm-G", "lstm-R-G", "lstm-d", "uniform")
-    print(
-        table(
-            ["K", "AdaFrame-K, all K frames", *(f"minus {name}" for name in names)],
-            (
-                [
-                    str(k),
-                    *(span((run["at_equal_frames"][i][c] for run in runs), True) for c in ("map", *names)),
-                ]
-                for i, k in enumerate(STEPS)
-            ),
-        )
-    )
-    print()
-    columns = (
-        "whole_map",
-        "whole_gflops",
-        "steps_seen",
-        "evidence_seen",
-        "natural_map",
-        "natural_gflops",
-        "natural_frames",
-    )
-    reference = [run["ablations"]["ada_frame-7"]["whole_map"] for run in runs]
-    print(
-        table(
-            ["variant", *columns, "whole walk minus AdaFrame-7"],
-            (
-                [
-                    name,
-                    *(
-                        span((run["ablations"][name][c] for run in runs), "map" in c or "seen" in c)
-                        for c in columns
-                    ),
-                    span(
-                        (
-                            run["ablations"][name]["whole_map"] - r
-                            for run, r in zip(runs, reference, strict=True)
-                        ),
-                        True,
-                    ),
-                ]
-                for name in runs[0]["ablations"]
-            ),
-        )
-    )
-    print()
-    keys = ("map_first", "map_last", "gflops_first", "gflops_last", "largest_fall", "cost_falls")
-    print(
-        table(
-            ["mu from 0 to never", *keys],
-            (
-                [
-                    name,
-                    *(
-                        span((run["rises"][name][k] for run in runs), "map" in k or k == "largest_fall")
-                        for k in keys
-                    ),
-                ]
-                for name in ALL_OURS
-            ),
-        )
-    )
-    print()
-    pairs = [(r["small"], r["large"]) for r in runs[0]["small_against_large"]]
-    rows = []
-    for small, large in pairs:
-        each = [
-            r["difference"]
-            for run in runs
-            for r in run["small_against_large"]
-            if (r["small"], r["large"]) == (small, large)
-        ]
-        rows.append(
-            [f"K={small}, all frames, against K={large} at its cost", span(each, True), str(len(each))]
-        )
-    print(table(["small K", "mAP difference", "seeds"], rows))
-    print()
-    keys = ("early", "late", "frames_std")
-    print(
-        table(
-            ["exits", "accuracy of the early third", "of the late third", "std of frames"],
-            (
-                [
-                    name,
-                    *(
-                        span((run["early_and_late"][name][k] for run in runs), k != "frames_std")
-                        for k in keys
-                    ),
-                ]
-                for name in ALL_OURS
-            ),
-        )
-    )
-    print()
-    keys = (
-        "utility_frames",
-        "entropy_frames",
-        "utility_std",
-        "entropy_std",
-        "utility_ends",
-        "entropy_ends",
-        "utility_map",
-        "entropy_map",
-    )
-    print(
-        table(
-            ["stop signal", *keys],
-            (
-                [
-                    name,
-                    *(
-                        span((run["spread"][name][k] for run in runs), "map" in k or "ends" in k)
-                        for k in keys
-                    ),
-                ]
-                for name in ALL_OURS
-            ),
-        )
-    )
-    print()
-    print(
-        table(
-            ["rival", "its mAP", "GFLOPs", "AdaFrame for no more", "mAP", "GFLOPs", "difference"],
-            (
-                [
-                    row["rival"],
-                    span(row["rival_map"], True),
-                    f"{np.mean(row['rival_gflops']):.4f}",
-                    row["ours"],
-                    span(row["map"], True),
-                    f"{np.mean(row['gflops']):.4f}",
-                    span((a - b for a, b in zip(row["map"], row["rival_map"], strict=True)), True),
-                ]
-                for row in document["against_rivals"]
-            ),
-        )
-    )
-    print()
-    print(
-        table(
-            ["hidden units", "walks per video", "AdaFrame ms", "nn.LSTM ms", "ratio (5 to 95 % of pairs)"],
-            (
-                [
-                    str(row["hidden"]),
-                    str(row["rollouts"]),
-                    f"{1e3 * row['ada_frame_seconds']:.1f}",
-                    f"{1e3 * row['lstm_seconds']:.1f}",
-                    f"{row['ratio']:.2f} ({row['ratio_low']:.2f} to {row['ratio_high']:.2f})",
-                ]
-                for row in document["step_time"]
-            ),
-        )
-    )
-
-
 def draw_exits(points: Sequence[Point], path: Path) -> None:
     """Histograms of the number of frames at which videos exit, one per mu."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -615,42 +422,199 @@ def draw_exits(points: Sequence[Point], path: Path) -> None:
     figure.savefig(path)
 
 
-def main() -> None:
-    """Trains what is missing, prints the tables, writes the results and the picture of exits."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def step_time_text(results: Results) -> str:
+    """Milliseconds of a training step."""
+    return table(
+        ["hidden units", "walks per video", "AdaFrame ms", "nn.LSTM ms", "ratio (5 to 95 % of pairs)"],
+        (
+            [
+                str(row["hidden"]),
+                str(row["rollouts"]),
+                f"{1e3 * float(row['ada_frame_seconds']):.1f}",
+                f"{1e3 * float(row['lstm_seconds']):.1f}",
+                f"{row['ratio']:.2f} ({row['ratio_low']:.2f} to {row['ratio_high']:.2f})",
+            ]
+            for row in results["step_time"].rows
+        ),
     )
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--epochs", type=int, default=TrainingConfig().epochs)
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("ada_frame_results.json"))
-    parser.add_argument("overrides", nargs="*")
-    arguments = parser.parse_args()
-    prepared = prepare(load_sweep_config(["method=ada_frame", *arguments.overrides]), Progress(3))
-    folder = prepared.home.root / "benchmarks" / f"ada_frame-e{arguments.epochs}"
-    runs = train_all(
-        prepared, folder, TRIALS, seeds=arguments.seeds, epochs=arguments.epochs, workers=arguments.workers
-    )
-    targets = load_file(folder / "oracle-s0" / "scores.safetensors")["test/targets"]
-    evidence, there = evidence_of(prepared.dataset, folder / "oracle-s0")
-    document = {
-        "dataset": prepared.dataset.fingerprint,
-        "generator": dict(prepared.dataset.generator),
-        "code_version": code_version(),
-        "cost_at_quality": cost_at_quality(runs, ALL_OURS, BASELINES, margin=0.003),
-        "cost_at_no_less_quality": cost_at_quality(runs, ALL_OURS, BASELINES, margin=0.0),
-        "cost_at_quality_natural": cost_at_quality(runs, ALL_OURS, BASELINES, margin=0.003, is_natural=True),
-        "cost_at_quality_each": [
-            cost_at_quality([run], ALL_OURS, BASELINES, margin=0.003)[0] for run in runs
-        ],
+
+
+def document(study: Study) -> Document:
+    """Everything that is reported."""
+    runs = study.runs
+    targets, _ = study.truth("oracle")
+    evidence, there = evidence_of(study.prepared.dataset, study.folder / "oracle-s0")
+    return {
+        "cost_at_quality": {
+            "all settings": cost_at_quality(runs, ALL_OURS, BASELINES, margin=0.003),
+            "all, not below": cost_at_quality(runs, ALL_OURS, BASELINES, margin=0.0),
+            "natural settings": cost_at_quality(runs, ALL_OURS, BASELINES, margin=0.003, is_natural=True),
+            "each seed alone": [cost_at_quality([run], ALL_OURS, BASELINES, margin=0.003)[0] for run in runs],
+        },
         "against_rivals": against_rivals(runs),
         "step_time": [step_time(hidden, rollouts) for hidden in (128, 1024) for rollouts in (1, 8)],
         "runs": [analyse(run, targets, seed, evidence, there) for seed, run in enumerate(runs)],
     }
-    arguments.out.write_text(json.dumps(document, indent=1, allow_nan=False))
-    print_tables(document)
-    draw_exits(runs[0]["ada_frame-10"], arguments.out.with_name("ada_frame_exits.png"))
 
 
-if __name__ == "__main__":
-    main()
+def draw(study: Study, _: Document, folder: Path) -> None:
+    """When videos exit, of the first seed."""
+    draw_exits(study.runs[0]["ada_frame-10"], folder / "ada_frame_exits.png")
+
+
+WALKS = ("walk-uniform", "walk-random", "lstm-G", "lstm-R-G", "lstm-d", "uniform")
+RISES = (
+    Cell("map_first", percent=True),
+    Cell("map_last", percent=True),
+    Cell("gflops_first"),
+    Cell("gflops_last"),
+    Cell("largest_fall", percent=True),
+    Cell("cost_falls"),
+)
+AGAINST_7 = Cell("whole_map", "whole walk minus AdaFrame-7", percent=True, against=("trial", "ada_frame-7"))
+MAP = Cell("whole_map", percent=True)
+EXITS = (
+    Cell("early", "accuracy of the early third", percent=True),
+    Cell("late", "of the late third", percent=True),
+)
+RIVALS = (
+    Cell("rival_map", "its mAP", percent=True),
+    Cell("rival_gflops", "GFLOPs", only_mean=True, digits=4),
+    Cell("map", "mAP", percent=True),
+    Cell("gflops", "GFLOPs", only_mean=True, digits=4),
+    Cell("map", "difference", percent=True, minus="rival_map"),
+)
+BENCHMARKS = (
+    Benchmark(
+        name="ada_frame",
+        about="AdaFrame against LSTM, sampled frames and early exits; memory, rewards, budgets",
+        overrides=("method=ada_frame",),
+        trials=TRIALS,
+        document=document,
+        layouts={
+            "cost_at_quality": Layout("cost_at_quality.*.*", ("choice", "seed")),
+            "against_rivals": Layout("against_rivals.*", ("row",), unzip="seed"),
+            "step_time": Layout("step_time.*", ("",)),
+            "at_equal_frames": Layout("runs.*.at_equal_frames.*", ("=seed", "")),
+            "ablations": Layout("runs.*.ablations.*", ("=seed", "trial")),
+            "rises": Layout("runs.*.rises.*", ("=seed", "trial")),
+            "small_against_large": Layout("runs.*.small_against_large.*", ("=seed", "")),
+            "early_and_late": Layout("runs.*.early_and_late.*", ("=seed", "trial")),
+            "spread": Layout("runs.*.spread.*", ("=seed", "trial")),
+            "utility_exits": Layout("runs.*.spread.*.utility_histogram.*", ("=seed", "trial", "place")),
+            "entropy_exits": Layout("runs.*.spread.*.entropy_histogram.*", ("=seed", "trial", "place")),
+            "mu_curve": Layout("runs.*.mu_curve.*.*", ("=seed", "trial", "")),
+        },
+        shown=(
+            Shown(
+                "cost at quality",
+                "cost_at_quality",
+                ("choice",),
+                (
+                    *(Cell(name, percent=True) for name in ("baseline_map", "map", "map_difference")),
+                    *(Cell(name) for name in ("baseline_gflops", "gflops", "cost_ratio")),
+                ),
+                turned=True,
+            ),
+            Shown(
+                "K",
+                "at_equal_frames",
+                ("K",),
+                (
+                    Cell("map", "AdaFrame-K, all K frames", percent=True),
+                    *(Cell(name, f"minus {name}", percent=True) for name in WALKS),
+                ),
+            ),
+            Shown(
+                "variant",
+                "ablations",
+                ("trial",),
+                (
+                    MAP,
+                    Cell("whole_gflops"),
+                    *(Cell(name, percent=True) for name in ("steps_seen", "evidence_seen", "natural_map")),
+                    *(Cell(name) for name in ("natural_gflops", "natural_frames")),
+                    AGAINST_7,
+                ),
+            ),
+            Shown("mu from 0 to never", "rises", ("trial",), RISES),
+            Shown(
+                "small K, large K",
+                "small_against_large",
+                ("small", "large"),
+                (Cell("difference", "mAP difference", percent=True),),
+            ),
+            Shown("exits", "early_and_late", ("trial",), (*EXITS, Cell("frames_std", "std of frames"))),
+            Shown(
+                "stop signal",
+                "spread",
+                ("trial",),
+                tuple(
+                    Cell(f"{signal}_{what}", percent=what in ("ends", "map"))
+                    for what in ("frames", "std", "ends", "map")
+                    for signal in ("utility", "entropy")
+                ),
+            ),
+            Shown("rival, AdaFrame for no more", "against_rivals", ("row", "rival", "ours"), RIVALS),
+            step_time_text,
+        ),
+        page_tables=(
+            PageTable(
+                "| variant | mAP, whole walk |",
+                "ablations",
+                {
+                    "AdaFrame-10 with the paper's choices, at our sizes (`method=ada_frame_paper`)": {
+                        "trial": "paper-10"
+                    },
+                    "the same, a seen place stands for the nearest new frame, dropout 0.5, "
+                    "memory 16 wide with dropout 0.3": {"trial": "paper-10-nearest_new"},
+                    "ours at K = 7, but with the paper's Gaussian policy": {"trial": "gaussian-7"},
+                    "ours at K = 7, its policy untrained (weight 0)": {"trial": "reward-none"},
+                    "ours, AdaFrame-7": {"trial": "ada_frame-7"},
+                    "ours, AdaFrame-10": {"trial": "ada_frame-10"},
+                },
+                (
+                    MAP,
+                    Cell("whole_gflops"),
+                    Cell("steps_seen", percent=True),
+                    Cell("evidence_seen", percent=True),
+                    AGAINST_7,
+                ),
+            ),
+            PageTable(
+                "| K | AdaFrame-K, all K frames |",
+                "at_equal_frames",
+                {str(k): {"K": k} for k in STEPS},
+                tuple(Cell(name, percent=True) for name in ("map", *WALKS)),
+            ),
+            PageTable(
+                "| mu from 0 to never |",
+                "rises",
+                {f"K = {k}": {"trial": f"ada_frame-{k}"} for k in STEPS},
+                RISES[:5],
+            ),
+            PageTable(
+                "| | accuracy of the third that exits first |",
+                "early_and_late",
+                {f"K = {k}": {"trial": f"ada_frame-{k}"} for k in STEPS[1:]},
+                EXITS,
+            ),
+            PageTable(
+                "| rival | its mAP |",
+                "against_rivals",
+                {
+                    "top-k by the cheap network's confidence, 6 frames": {"row": 2},
+                    "top-k, 3 frames": {"row": 0},
+                    "early exit in a fixed order (FrameExit), 10 frames": {"row": 4},
+                    "FrameExit, 16 frames, within 0.1": {"row": 5},
+                    "FrameExit, 16 frames, no budget": {"row": 6},
+                    "location agent with learned stop (FrameGlimpse-G)": {"row": 8},
+                    "fixed jumps with learned stop (FastForward-G)": {"row": 10},
+                    "LSTM-G, 3 uniform frames": {"row": 11},
+                },
+                (*RIVALS[:2], None, *RIVALS[2:]),
+            ),
+        ),
+        draw=draw,
+    ),
+)

@@ -1,15 +1,10 @@
-"""Measures HCMS's claims on the built-in videos, over several seeds, at measured cost.
+"""HCMS's claims on the built-in videos: cost at equal quality, what sound adds, skips, caps, classes, orders.
 
-    python benchmarks/hcms.py [--seeds 5] [--workers 2] [--work FOLDER] [--pictures FOLDER] [home=...] [data...]
-
-Trains HCMS at several skip ratios and in several orders, and its baselines, on the same cached features; selects
-on validation, measures on test, and writes `benchmarks/hcms_results.json`; the tables it prints are those of
-`benchmarks/hcms.md`. Trials that are finished already are not trained again.
+`python -m benchmarks hcms` measures them; the tables are those of `hcms.md`.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import time
@@ -19,14 +14,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from claims import Point, span, train_all
 from safetensors import safe_open
 from safetensors.numpy import load_file
 from safetensors.torch import load_file as load_tensors
 
-from paretovid.platform.config.load import load_sweep_config
-from paretovid.platform.console.progress import Progress
-from paretovid.platform.preparation.prepare import Prepared, prepare
+from benchmarks.harness.benchmark import Benchmark, Document, Study
+from benchmarks.harness.document import Layout
+from benchmarks.harness.points import Point, Run
+from benchmarks.harness.results import Results
+from benchmarks.harness.tables import Cell, PageTable, Shown, span, table
+from paretovid.platform.preparation.prepare import Prepared
 from paretovid.trainables.catalog import build_method
 from paretovid.trainables.cost import CostTable
 from paretovid.trainables.data.dataset import Dataset
@@ -40,8 +37,6 @@ from paretovid.trainables.features.store import FeatureSplit, FeatureStore, load
 from paretovid.trainables.methods.hcms import Hcms
 from paretovid.trainables.outcome import Batch
 from paretovid.trainables.outcome import Progress as TrainingProgress
-from paretovid.trainables.provenance import code_version
-from paretovid.trainables.training.config import TrainingConfig
 
 ORDER = ("audio", "fine", "motion")
 LETTERS = {"audio": "A", "fine": "I", "motion": "M"}
@@ -106,7 +101,7 @@ FULL_FUSIONS = (
     f"early-{letters(ORDER)}",
 )
 
-Runs = list[dict[str, list[Point]]]
+Runs = Sequence[Run]
 """Per seed: trial to its operating points."""
 
 
@@ -269,7 +264,7 @@ def costs_of_classes(
 
 
 def at_matched_usage(
-    prepared: Prepared, folder: Path, seed: int, points: Mapping[str, list[Point]], targets: np.ndarray
+    prepared: Prepared, folder: Path, seed: int, points: Run, targets: np.ndarray
 ) -> list[dict[str, Any]]:
     """HCMS minus random levels that run with the same probabilities on test, paired over videos."""
     trial = folder / f"random_levels-s{seed}"
@@ -293,7 +288,7 @@ def at_matched_usage(
         mean, low, high = bootstrap_map_difference(ours.scores, rival.scores.astype(np.float64), targets)
         rows.append(
             {
-                "skips": list(skips),
+                "skips": hcms_name(skips),
                 "hcms_map": ours.test.qualities["map"],
                 "hcms_gflops": ours.test.gflops,
                 "random_map": mean_average_precision(rival.scores.astype(np.float64), targets),
@@ -463,7 +458,7 @@ def _video_ids(trial: Path) -> list[str]:
 # All together
 
 
-def analyse(prepared: Prepared, folder: Path, seed: int, points: dict[str, list[Point]]) -> dict[str, Any]:
+def analyse(prepared: Prepared, folder: Path, seed: int, points: Run) -> dict[str, Any]:
     """What is measured per seed."""
     tensors = load_file(folder / f"random_levels-s{seed}" / "scores.safetensors")
     targets, num_steps = tensors["test/targets"], tensors["test/num_steps"]
@@ -492,68 +487,26 @@ def analyse(prepared: Prepared, folder: Path, seed: int, points: dict[str, list[
     }
 
 
-def print_tables(document: dict[str, Any]) -> None:
-    """The tables of hcms.md: mean and interval over seeds."""
-    runs = document["runs"]
-    print(f"\nseeds: {len(runs)}; mAP in points; interval: 95 % of the mean over seeds\n")
-    print("| (a) cost at quality | full fusion mAP | HCMS mAP | difference | GFLOPs | HCMS | ratio |")
-    print("|---|---|---|---|---|---|---|")
-    for name, row in document["cost_at_quality"].items():
-        maps = [span(row[key], True) for key in ("rival_map", "hcms_map", "map_difference")]
-        costs = [span(row[key]) for key in ("rival_gflops", "hcms_gflops", "cost_ratio")]
-        reached = "" if row["reached_on_val"] else " (not reached on validation: the best there)"
-        print(f"| {name}{reached} | {' | '.join(maps + costs)} |")
-    for name, row in document["cost_at_quality"].items():
-        print(f"\n{name}: {row['hcms']}, against {row['rival']}")
-    print("\n| early fusion, views | mAP | GFLOPs |\n|---|---|---|")
-    for row in document["fusions"]:
-        print(f"| {row['sources']}, {row['views']} | {span(row['map'], True)} | {span(row['gflops'])} |")
-    print("\n| (b) audio added to, views | gain |\n|---|---|")
-    for row in document["gains_of_audio"]:
-        print(f"| {row['to']}, {row['views']} | {span(row['gain'], True)} |")
-    for title, key in (("(c) skip targets", "skips"), ("(f) order", "orders")):
-        print(f"\n| {title} | mAP | GFLOPs | skip 1 | skip 2 |\n|---|---|---|---|---|")
-        for name in runs[0][key]:
-            rows = [run[key][name] for run in runs]
-            cells = [
-                span((row[k] for row in rows), k == "map") for k in ("map", "gflops", "skip_1", "skip_2")
-            ]
-            print(f"| {name} | {' | '.join(cells)} |")
-    print("\n| (d) cap | mAP | GFLOPs |\n|---|---|---|")
-    for name in runs[0]["caps"]:
-        for cap in sorted({row["cap"] for run in runs for row in run["caps"][name]}, key=lambda c: c or 1e9):
-            rows = [_at_cap(run["caps"][name], cap) for run in runs]
-            maps, costs = (span((row[k] for row in rows), k == "map") for k in ("map", "gflops"))
-            print(f"| {name}, {cap or 'none'} | {maps} | {costs} |")
-    print("\n| (e) cost relative to the mean |", " | ".join(runs[0]["classes"]), "|")
-    print("|---|" + "---|" * len(runs[0]["classes"]))
-    for group in next(iter(runs[0]["classes"].values()))["by_group"]:
-        cells = [span(run["classes"][name]["by_group"][group] for run in runs) for name in runs[0]["classes"]]
-        print(f"| {group} | {' | '.join(cells)} |")
-    print("\n| random levels at matched usage | HCMS | random | difference | GFLOPs | random |")
-    print("|---|---|---|---|---|---|")
-    for i, skips in enumerate(SKIPS):
-        rows = [run["matched"][i] for run in runs]
-        cells = [span((row[k] for row in rows), True) for k in ("hcms_map", "random_map", "difference")]
-        cells += [span(row[k] for row in rows) for k in ("hcms_gflops", "random_gflops")]
-        print(f"| {skips} | {' | '.join(cells)} |")
-    print("\ntraining step:", {k: round(v, 4) for k, v in document["step_seconds"].items()})
+def caps_text(results: Results) -> str:
+    """Claim (d): a line per cap. A cap that changes no answer is left out of a trial, and is the uncapped one."""
+    lines = []
+    for (name,), group in results["caps"].groups(("trial",)).items():
+        by_seed = [list(each.rows) for each in group.groups(("seed",)).values()]
+        caps = sorted({float(row["cap"]) for row in group.rows}, key=lambda cap: cap or 1e9)
+        for cap in caps:
+            rows = [next((row for row in rows if row["cap"] == cap), rows[-1]) for rows in by_seed]
+            maps, costs = (span((float(row[k]) for row in rows), k == "map") for k in ("map", "gflops"))
+            lines.append([f"{name}, {cap or 'none'}", maps, costs])
+    return table(["(d) cap", "mAP", "GFLOPs"], lines)
 
 
-def _at_cap(rows: Sequence[dict[str, float]], cap: float) -> dict[str, float]:
-    """The row of a cap; one that changes no answer is left out of a trial, and is the uncapped one."""
-    return next((row for row in rows if row["cap"] == cap), rows[-1])
-
-
-def document_of(prepared: Prepared, folder: Path, points: Runs) -> dict[str, Any]:
+def document(study: Study) -> Document:
     """Everything that is reported."""
-    table = fusions(points)
+    points, prepared = study.runs, study.prepared
+    every_fusion = fusions(points)
     ten = best_full_fusion(points, views=10)
     widths = {source: FeatureStore.open(prepared.features[source]).width for source in ORDER}
     return {
-        "dataset": prepared.dataset.fingerprint,
-        "generator": dict(prepared.dataset.generator),
-        "code_version": code_version(),
         "cost_at_quality": {
             f"against {rival_name}, {kind}, {margin_name}": cost_at_quality(
                 points, rival, margin=margin, natural=kind == "natural settings"
@@ -565,51 +518,133 @@ def document_of(prepared: Prepared, folder: Path, points: Runs) -> dict[str, Any
             for kind in ("all settings", "natural settings")
             for margin_name, margin in (("within half a point", QUALITY_MARGIN), ("not below", 0.0))
         },
-        "fusions": table,
-        "gains_of_audio": gains_of_audio(table),
-        "runs": [analyse(prepared, folder, seed, each) for seed, each in enumerate(points)],
+        "fusions": every_fusion,
+        "gains_of_audio": gains_of_audio(every_fusion),
+        "runs": [analyse(prepared, study.folder, seed, each) for seed, each in enumerate(points)],
         "step_seconds": step_seconds(widths, len(prepared.dataset.classes)),
     }
 
 
-def draw(prepared: Prepared, folder: Path, points: dict[str, list[Point]], pictures: Path) -> None:
+def draw(study: Study, _: Document, pictures: Path) -> None:
     """The pictures of the first seed."""
-    pictures.mkdir(parents=True, exist_ok=True)
-    tensors = load_file(folder / "random_levels-s0" / "scores.safetensors")
-    point = points[hcms_name(ORDER_SKIPS)][0]
-    classes = prepared.dataset.classes
-    picture_of_steps(point, folder, prepared.dataset, pictures / "hcms_steps.png")
-    picture_of_usage(
-        point, tensors["test/num_steps"], tensors["test/targets"], classes, pictures / "hcms_usage.png"
-    )
-    picture_of_training(folder, 0, pictures / "hcms_training.png")
+    targets, num_steps = study.truth("random_levels")
+    point = study.runs[0][hcms_name(ORDER_SKIPS)][0]
+    picture_of_steps(point, study.folder, study.prepared.dataset, pictures / "hcms_steps.png")
+    picture_of_usage(point, num_steps, targets, study.classes, pictures / "hcms_usage.png")
+    picture_of_training(study.folder, 0, pictures / "hcms_training.png")
 
 
-def main() -> None:
-    """Trains what is missing, prints the tables, writes the results and pictures."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--epochs", type=int, default=TrainingConfig().epochs)
-    parser.add_argument("--work", type=Path, help="keeps trials here instead of under home")
-    parser.add_argument("--pictures", type=Path, help="draws into this folder")
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("hcms_results.json"))
-    parser.add_argument("overrides", nargs="*")
-    arguments = parser.parse_args()
-    prepared = prepare(load_sweep_config(["method=hcms", *arguments.overrides]), Progress(3))
-    work = arguments.work or prepared.home.root / "benchmarks"
-    folder = work / f"hcms-e{arguments.epochs}"
-    points = train_all(
-        prepared, folder, TRIALS, seeds=arguments.seeds, epochs=arguments.epochs, workers=arguments.workers
-    )
-    document = document_of(prepared, folder, points)
-    arguments.out.write_text(json.dumps(document, indent=1, allow_nan=False))
-    print_tables(document)
-    if arguments.pictures:
-        draw(prepared, folder, points[0], arguments.pictures)
-
-
-if __name__ == "__main__":
-    main()
+RATES = (Cell("map", percent=True), Cell("gflops"), Cell("skip_1"), Cell("skip_2"))
+BENCHMARKS = (
+    Benchmark(
+        name="hcms",
+        about="HCMS against fusions of all sources; sound, skips, caps, classes, orders",
+        overrides=("method=hcms",),
+        trials=TRIALS,
+        document=document,
+        alone=("step_seconds",),
+        layouts={
+            "cost_at_quality": Layout("cost_at_quality.*", ("choice",), unzip="seed"),
+            "fusions": Layout("fusions.*", ("",), unzip="seed"),
+            "gains_of_audio": Layout("gains_of_audio.*", ("",), unzip="seed"),
+            "skips": Layout("runs.*.skips.*", ("=seed", "trial")),
+            "orders": Layout("runs.*.orders.*", ("=seed", "order")),
+            "caps": Layout("runs.*.caps.*.*", ("=seed", "trial", "")),
+            "classes": Layout("runs.*.classes.*", ("=seed", "trial")),
+            "cost_of_groups": Layout("runs.*.classes.*.by_group.*", ("=seed", "trial", "group")),
+            "cost_of_classes": Layout("runs.*.classes.*.by_class.*", ("=seed", "trial", "class")),
+            "audio_sensitive": Layout("runs.*.classes.*.audio_sensitive.*", ("=seed", "trial", "")),
+            "matched": Layout("runs.*.matched.*", ("=seed", "")),
+            "late": Layout("runs.*.late.*.*", ("=seed", "trial", "")),
+        },
+        shown=(
+            Shown(
+                "(a) cost at quality",
+                "cost_at_quality",
+                ("choice",),
+                (
+                    Cell("rival_map", "full fusion mAP", percent=True),
+                    Cell("hcms_map", "HCMS mAP", percent=True),
+                    Cell("map_difference", "difference", percent=True),
+                    Cell("rival_gflops", "GFLOPs"),
+                    Cell("hcms_gflops", "HCMS"),
+                    Cell("cost_ratio", "ratio"),
+                ),
+            ),
+            Shown("early fusion, views", "fusions", ("sources", "views"), RATES[:2]),
+            Shown(
+                "(b) audio added to, views", "gains_of_audio", ("to", "views"), (Cell("gain", percent=True),)
+            ),
+            Shown("(c) skip targets", "skips", ("trial",), RATES),
+            Shown("(f) order", "orders", ("order",), RATES),
+            caps_text,
+            Shown("(e) cost relative to the mean", "cost_of_groups", ("trial", "group"), (Cell("value"),)),
+            Shown(
+                "random levels at matched usage",
+                "matched",
+                ("skips",),
+                (
+                    *(Cell(name, percent=True) for name in ("hcms_map", "random_map", "difference")),
+                    *(Cell(name) for name in ("hcms_gflops", "random_gflops")),
+                ),
+            ),
+        ),
+        page_tables=(
+            PageTable(
+                "| HCMS against early fusion A+I+M |",
+                "cost_at_quality",
+                {
+                    f"over {page}": {"choice": f"against {choice}"}
+                    for page, choice in (
+                        ("10 views, cheapest setting not below it", "10 views, all settings, not below"),
+                        ("10 views, natural settings only", "10 views, natural settings, not below"),
+                        (
+                            "the best number of views (16), within half a point",
+                            "the best number of views, all settings, within half a point",
+                        ),
+                        (
+                            "the best number of views, not below it",
+                            "the best number of views, all settings, not below",
+                        ),
+                        (
+                            "the best number of views, natural settings",
+                            "the best number of views, natural settings, not below",
+                        ),
+                    )
+                },
+                (
+                    *(Cell(name, percent=True) for name in ("rival_map", "hcms_map", "map_difference")),
+                    *(Cell(name) for name in ("rival_gflops", "hcms_gflops")),
+                    Cell("cost_ratio", percent=True),
+                ),
+            ),
+            PageTable(
+                "| sound added to |",
+                "gains_of_audio",
+                {
+                    f"{to}, {page}": {"to": to, "views": views}
+                    for to in ("I", "M", "I+M")
+                    for page, views in (("10 views", 10), ("every step", "all"))
+                    if (to, views) != ("M", 10)
+                },
+                (Cell("gain", percent=True),),
+            ),
+            PageTable(
+                "| targets (skip 1, skip 2), lambda 2 |",
+                "skips",
+                {f"({a:g}, {b:g})": {"trial": hcms_name((a, b))} for a, b in SKIPS},
+                (*RATES[:2], None),
+            ),
+            PageTable(
+                "| order |",
+                "orders",
+                {
+                    ", ".join(LETTERS[s] for s in order): {"order": "".join(LETTERS[s] for s in order)}
+                    for order in ORDERS
+                },
+                RATES[:2],
+            ),
+        ),
+        draw=draw,
+    ),
+)

@@ -1,30 +1,20 @@
-"""Measures LiteEval's claims on the built-in videos, over several seeds, at measured cost.
+"""LiteEval's claims on the built-in videos: cost at equal quality, the gate, the synchronisation, the usage.
 
-    python benchmarks/lite_eval.py [--seeds 5] [--workers 2] [home=...] [data...]
-
-Trains LiteEval and its baselines on the same cached features, selects on validation, measures on test and
-writes `benchmarks/lite_eval_results.json`; the tables it prints are those of `benchmarks/lite_eval.md`.
-Trials that are finished already are not trained again.
+`python -m benchmarks lite_eval` measures them; the tables are those of `lite_eval.md`.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from claims import Point, settings_of, span, train_all
-from safetensors.numpy import load_file
 
-from paretovid.platform.config.load import load_sweep_config
-from paretovid.platform.console.progress import Progress
-from paretovid.platform.preparation.prepare import prepare
+from benchmarks.harness.benchmark import Benchmark, Document, Study
+from benchmarks.harness.document import Layout
+from benchmarks.harness.points import Point, Run, settings_of
+from benchmarks.harness.tables import Cell, Shown
 from paretovid.trainables.evaluation.metrics import bootstrap_map_difference
-from paretovid.trainables.provenance import code_version
-from paretovid.trainables.training.config import TrainingConfig
 
 GAMMAS = (0.05, 0.1, 0.15, 0.2, 0.3)
 QUALITY_MARGIN = 0.005
@@ -47,7 +37,7 @@ BASELINES = ("uniform", "uniform+coarse", "lstm", "lstm+coarse", "lstm-all", "ls
 
 
 def cost_at_quality(
-    runs: list[dict[str, list[Point]]], margin: float = QUALITY_MARGIN, is_natural: bool = False
+    runs: Sequence[Run], margin: float = QUALITY_MARGIN, is_natural: bool = False
 ) -> list[dict[str, Any]]:
     """Claim (a): the cheapest LiteEval setting as good as the best uniform or LSTM baseline.
 
@@ -88,7 +78,7 @@ def natural(points: list[Point]) -> Point:
     return points[0]
 
 
-def against_random(points: dict[str, list[Point]], targets: np.ndarray) -> list[dict[str, Any]]:
+def against_random(points: Run, targets: np.ndarray) -> list[dict[str, Any]]:
     """At no less cost for the random gate: LiteEval minus random, paired over test videos."""
     rows = []
     for g in GAMMAS:
@@ -121,7 +111,7 @@ def thrifty(points: list[Point]) -> Point:
 
 
 def against_no_sync(
-    points: dict[str, list[Point]], targets: np.ndarray, pick: Callable[[list[Point]], Point]
+    points: Run, targets: np.ndarray, pick: Callable[[list[Point]], Point]
 ) -> list[dict[str, Any]]:
     """Same gamma, same setting: with synchronisation minus without."""
     rows = []
@@ -143,7 +133,7 @@ def against_no_sync(
     return rows
 
 
-def usage(points: dict[str, list[Point]], targets: np.ndarray, num_steps: np.ndarray) -> list[dict[str, Any]]:
+def usage(points: Run, targets: np.ndarray, num_steps: np.ndarray) -> list[dict[str, Any]]:
     """Claim (g): the share of steps looked at closely, over videos and over classes."""
     rows = []
     for g in GAMMAS:
@@ -161,64 +151,6 @@ def usage(points: dict[str, list[Point]], targets: np.ndarray, num_steps: np.nda
     return rows
 
 
-def print_tables(document: dict[str, Any]) -> None:
-    """The tables of lite_eval.md: mean and interval over seeds."""
-    runs = document["runs"]
-    print(f"\nseeds: {len(runs)}; mAP in points; interval: 95 % of the mean over seeds\n")
-    print("| cost at quality | all settings | all, not below | natural settings | each seed alone |")
-    print("|---|---|---|---|---|")
-    choices = (
-        document["cost_at_quality"],
-        document["cost_at_no_less_quality"],
-        document["cost_at_quality_natural"],
-        [run["cost_at_quality"] for run in runs],
-    )
-    for key, percent in [
-        ("baseline_map", True),
-        ("lite_eval_map", True),
-        ("map_difference", True),
-        ("baseline_gflops", False),
-        ("lite_eval_gflops", False),
-        ("cost_ratio", False),
-    ]:
-        print(
-            f"| {key} | " + " | ".join(span((row[key] for row in rows), percent) for rows in choices) + " |"
-        )
-    for rows in choices[:3]:
-        print(f"\nchosen: {rows[0]['lite_eval']}, against {rows[0]['baseline']}")
-    for title, key, columns in [
-        ("random gate at no less cost", "against_random", ("lite_eval_map", "random_map", "difference")),
-        ("without synchronisation", "against_no_sync", ("map", "no_sync_map", "difference")),
-        ("the same at gate offset -2", "against_no_sync_thrifty", ("map", "no_sync_map", "difference")),
-    ]:
-        header = " | ".join(columns)
-        print(f"\n| {title}, gamma | {header} | GFLOPs ours | theirs |\n|---|---|---|---|---|---|")
-        theirs = "random_gflops" if "random" in key else "no_sync_gflops"
-        ours = "lite_eval_gflops" if "random" in key else "gflops"
-        for i, g in enumerate(GAMMAS):
-            rows = [run[key][i] for run in runs]
-            cells = [span((row[c] for row in rows), True) for c in columns]
-            cells += [f"{np.mean([row[k] for row in rows]):.5f}" for k in (ours, theirs)]
-            print(f"| {g} | " + " | ".join(cells) + " |")
-    print(
-        "\n| usage, gamma | measured usage | std/mean over videos | std/mean over classes |\n|---|---|---|---|"
-    )
-    for i, g in enumerate(GAMMAS):
-        rows = [run["usage"][i] for run in runs]
-        keys = ("usage", "videos_std_over_mean", "classes_std_over_mean")
-        print(f"| {g} | " + " | ".join(span(row[k] for row in rows) for k in keys) + " |")
-    print(
-        "\n| method | test mAP, natural setting | best test mAP of its curve | GFLOPs there |\n|---|---|---|---|"
-    )
-    for name in runs[0]["curves"]:
-        curves = [run["curves"][name] for run in runs]
-        print(
-            f"| {name} | {span((c['natural_map'] for c in curves), True)} |"
-            f" {span((c['best_map'] for c in curves), True)}"
-            f" | {np.mean([c['best_gflops'] for c in curves]):.5f} |"
-        )
-
-
 def curve(points: list[Point]) -> dict[str, float]:
     """The natural and the best (on validation) point of a trial, as measured on test."""
     best = max(points, key=lambda p: p.val.qualities["map"])
@@ -230,13 +162,15 @@ def curve(points: list[Point]) -> dict[str, float]:
     }
 
 
-def analyse(points: dict[str, list[Point]], folder: Path, seed: int) -> dict[str, Any]:
-    """All claims for one seed."""
-    tensors = load_file(folder / f"oracle-s{seed}" / "scores.safetensors")
-    targets, num_steps = tensors["test/targets"], tensors["test/num_steps"]
+def analyse(points: Run, targets: np.ndarray, num_steps: np.ndarray, seed: int) -> dict[str, Any]:
+    """All claims for one seed.
+
+    Arguments:
+        targets: of the test videos, `[N, C]`.
+        num_steps: of each of them, `[N]`.
+    """
     return {
         "seed": seed,
-        "cost_at_quality": cost_at_quality([points])[0],
         "against_random": against_random(points, targets),
         "against_no_sync": against_no_sync(points, targets, natural),
         "against_no_sync_thrifty": against_no_sync(points, targets, thrifty),
@@ -245,35 +179,92 @@ def analyse(points: dict[str, list[Point]], folder: Path, seed: int) -> dict[str
     }
 
 
-def main() -> None:
-    """Trains what is missing, prints the tables, writes the results."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--epochs", type=int, default=TrainingConfig().epochs)
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("lite_eval_results.json"))
-    parser.add_argument("overrides", nargs="*")
-    arguments = parser.parse_args()
-    config = load_sweep_config(arguments.overrides)
-    prepared = prepare(config, Progress(3))
-    folder = prepared.home.root / "benchmarks" / f"lite_eval-e{arguments.epochs}"
-    points = train_all(
-        prepared, folder, TRIALS, seeds=arguments.seeds, epochs=arguments.epochs, workers=arguments.workers
-    )
-    document = {
-        "dataset": prepared.dataset.fingerprint,
-        "generator": dict(prepared.dataset.generator),
-        "code_version": code_version(),
-        "cost_at_quality": cost_at_quality(points),
-        "cost_at_no_less_quality": cost_at_quality(points, margin=0.0),
-        "cost_at_quality_natural": cost_at_quality(points, is_natural=True),
-        "runs": [analyse(each, folder, seed) for seed, each in enumerate(points)],
+def document(study: Study) -> Document:
+    """Everything that is reported."""
+    runs = study.runs
+    targets, num_steps = study.truth("oracle")
+    return {
+        "cost_at_quality": {
+            "all settings": cost_at_quality(runs),
+            "all, not below": cost_at_quality(runs, margin=0.0),
+            "natural settings": cost_at_quality(runs, is_natural=True),
+            "each seed alone": [cost_at_quality([run])[0] for run in runs],
+        },
+        "runs": [analyse(run, targets, num_steps, seed) for seed, run in enumerate(runs)],
     }
-    arguments.out.write_text(json.dumps(document, indent=1, allow_nan=False))
-    print_tables(document)
 
 
-if __name__ == "__main__":
-    main()
+def paired(title: str, table: str, ours: str, theirs: str, costs: tuple[str, str]) -> Shown:
+    """A row per gamma: two mAPs, their difference over test videos, and both costs."""
+    cells = (
+        *(Cell(column, percent=True) for column in (ours, theirs, "difference")),
+        Cell(costs[0], "GFLOPs ours", only_mean=True, digits=5),
+        Cell(costs[1], "theirs", only_mean=True, digits=5),
+    )
+    return Shown(f"{title}, gamma", table, ("gamma",), cells)
+
+
+NO_SYNC = ("map", "no_sync_map", ("gflops", "no_sync_gflops"))
+BENCHMARKS = (
+    Benchmark(
+        name="lite_eval",
+        about="LiteEval against LSTM, averaging and a random gate; synchronisation and usage",
+        overrides=(),
+        trials=TRIALS,
+        document=document,
+        layouts={
+            "cost_at_quality": Layout("cost_at_quality.*.*", ("choice", "seed")),
+            "against_random": Layout("runs.*.against_random.*", ("=seed", "")),
+            "against_no_sync": Layout("runs.*.against_no_sync.*", ("=seed", "")),
+            "against_no_sync_thrifty": Layout("runs.*.against_no_sync_thrifty.*", ("=seed", "")),
+            "usage": Layout("runs.*.usage.*", ("=seed", "")),
+            "usage_by_class": Layout("runs.*.usage.*.by_class.*", ("=seed", "=gamma", "class")),
+            "curves": Layout("runs.*.curves.*", ("=seed", "trial")),
+        },
+        shown=(
+            Shown(
+                "cost at quality",
+                "cost_at_quality",
+                ("choice",),
+                (
+                    *(
+                        Cell(name, percent=True)
+                        for name in ("baseline_map", "lite_eval_map", "map_difference")
+                    ),
+                    *(Cell(name) for name in ("baseline_gflops", "lite_eval_gflops", "cost_ratio")),
+                ),
+                turned=True,
+            ),
+            paired(
+                "random gate at no less cost",
+                "against_random",
+                "lite_eval_map",
+                "random_map",
+                ("lite_eval_gflops", "random_gflops"),
+            ),
+            paired("without synchronisation", "against_no_sync", *NO_SYNC),
+            paired("the same at gate offset -2", "against_no_sync_thrifty", *NO_SYNC),
+            Shown(
+                "usage, gamma",
+                "usage",
+                ("gamma",),
+                (
+                    Cell("usage", "measured usage"),
+                    Cell("videos_std_over_mean", "std/mean over videos"),
+                    Cell("classes_std_over_mean", "std/mean over classes"),
+                ),
+            ),
+            Shown(
+                "method",
+                "curves",
+                ("trial",),
+                (
+                    Cell("natural_map", "test mAP, natural setting", percent=True),
+                    Cell("best_map", "best test mAP of its curve", percent=True),
+                    Cell("best_gflops", "GFLOPs there", only_mean=True, digits=5),
+                ),
+            ),
+        ),
+        is_verbatim=True,
+    ),
+)

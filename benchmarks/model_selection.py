@@ -1,50 +1,48 @@
-"""Measures the claims of Conditional Model Selection on the built-in videos, over several seeds, at measured cost.
+"""Claims of Conditional Model Selection on the built-in videos, one benchmark each.
 
-    python benchmarks/model_selection.py [--seeds 5] [--workers 2] [--parts claims,mixed,latency] [home=...] [data...]
+    model_selection_claims    claims (a) to (c), labels, what the selector learns from, which model for which class
+    model_selection_mixed     a 2-D and a 3-D network instead of four sizes
+    model_selection_tags      several labels a video, members that learn the label of each step
+    model_selection_tags_video_labels    the same with members that learn the labels of videos
+    model_selection_harder    digits down to smaller and fainter ones
+    model_selection_seen      a pool that has seen every training video
+    model_selection_few       a pool that was trained on few of them
+    model_selection_bank      many alphas in one training against one training each
+    model_selection_latency   seconds per raw video, with the pool in memory and on demand; after the claims
 
-The pool is trained once; selectors are trained with every seed on its cached outputs. Selects on validation, measures
-on test, writes `benchmarks/model_selection_results.json` (parts that are not asked for stay as they were there) and
-pictures; the tables it prints are those of `benchmarks/model_selection.md`. Parts:
-
-    claims    claims (a) to (c), labels, what the selector learns from, which model for which class
-    mixed     a 2-D and a 3-D network instead of four sizes
-    tags      several labels a video (say data.multi_label=true data.name=moving_digits_tags, and
-              backbones.training.labels=trimmed for members that learn the label of each step)
-    harder    digits down to smaller and fainter ones (say data.spread=1.0 and another home)
-    seen      a pool that has seen every training video (say backbones.training.video_share=1.0 and another home)
-    few       a pool that was trained on few of them (say backbones.training.video_share=0.15 and another home)
-    bank      many alphas in one training against one training each
-    latency   seconds per raw video, with the pool in memory and on demand
-
-Trials that are finished already are not trained again.
+The pool is trained once; selectors are trained with every seed on its cached outputs. Those that change videos or the
+pool need a home of their own. The tables are those of `model_selection.md`.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from claims import Point, Run, cost_at_quality, interval, span, table, train_all
 from safetensors.numpy import load_file
 
-from paretovid.platform.config.load import load_sweep_config
-from paretovid.platform.console.progress import Progress
-from paretovid.platform.preparation.prepare import Prepared, prepare
+from benchmarks.harness.benchmark import Benchmark, Document, Study
+from benchmarks.harness.document import Layout
+from benchmarks.harness.points import Point, Run, cost_at_quality
+from benchmarks.harness.results import Results, Row, Rows
+from benchmarks.harness.tables import Cell, PageTable, Shown, span, table
+from benchmarks.harness.training import Trials
+from paretovid.platform.preparation.prepare import Prepared
+from paretovid.platform.records.trial import read_trial
 from paretovid.trainables.backbones.training import is_for_backbones
 from paretovid.trainables.context import LocalContext
 from paretovid.trainables.evaluation.metrics import mean_average_precision, top1
 from paretovid.trainables.features.store import FeatureStore, load_padded
 from paretovid.trainables.layers.model_pool import Clips, ModelPool, member_losses
 from paretovid.trainables.methods.model_selection import OWN_ALPHA
-from paretovid.trainables.provenance import code_version
+from paretovid.trainables.model_description import ModelDescription
 from paretovid.trainables.recognizer import BackbonesOnDemand, Recognizer, write_model_folder
 from paretovid.trainables.training.config import TrainingConfig, TrialConfig
 from paretovid.trainables.trial import run_trial
@@ -54,11 +52,9 @@ MIXED = ("b0", "m")
 OWN = 0.5
 """Of `alpha`; the others are trained beside it."""
 ALPHAS = (0.0, 5e-5, 5e-4, 5e-3, 0.05, 0.2, 1.0, 2.0)
-PAPER_ALPHAS = (5e-5, 5e-4, 5e-3)
 CLIPS = 3
 RESAMPLES = 2000
 MAP_RESAMPLES = 400
-Trials = dict[str, tuple[str, dict[str, Any]]]
 
 
 def selection(pool: Sequence[str] = POOL, **fields: Any) -> tuple[str, dict[str, Any]]:
@@ -85,13 +81,7 @@ MIXED_TRIALS: Trials = {"select-b0": selection(MIXED), **baselines(MIXED)}
 TAGS: Trials = {"select-xs": selection(), **baselines(POOL)}
 SEEN: Trials = {"all-videos": selection(selector_videos="all", **AT_3), **baselines(POOL)}
 FEW: Trials = {"select-xs": selection(**AT_3), **SEEN}
-OTHER_PARTS: dict[str, Trials] = {
-    "mixed": MIXED_TRIALS,
-    "tags": TAGS,
-    "harder": TAGS,
-    "seen": SEEN,
-    "few": FEW,
-}
+TAGGED = ("data.multi_label=true", "data.name=moving_digits_tags")
 
 
 class Truth:
@@ -268,11 +258,18 @@ def fields_of(run: Run, trials: Sequence[str], metric: str) -> list[dict[str, An
 
 def label_shares(folder: Path) -> dict[str, float]:
     """Share of the labels that each member gets at the trial's own alpha."""
-    last = json.loads((folder / "result.json").read_text())["training"]["history"][-1]
+    last = read_trial(folder).history[-1]
     return {name.removeprefix("labels_"): value for name, value in last.items() if name.startswith("labels_")}
 
 
-def pool_losses(prepared: Prepared, pool: Sequence[str]) -> dict[str, Any]:
+def shares_of_cost(folder: Path, pool: Sequence[str]) -> torch.Tensor:
+    """`[K]`: each member's share of what all of them cost, from the trial of single models."""
+    result = read_trial(folder / "single_model-s0")
+    macs = torch.tensor([float(result.costs[result.sources[source]].macs) for source in pool])
+    return macs / macs.sum()
+
+
+def pool_losses(prepared: Prepared, pool: Sequence[str], cost_shares: torch.Tensor) -> dict[str, Any]:
     """Mean loss and accuracy of each member on training videos that it has seen and has not, on test, at 3 clips; and
     the share of videos for which Eq. 2 names each member at alpha 0.5."""
     stores = {source: FeatureStore.open(prepared.features[source]) for source in pool}
@@ -285,8 +282,6 @@ def pool_losses(prepared: Prepared, pool: Sequence[str]) -> dict[str, Any]:
         num_classes=num_classes,
         multi_label=dataset.multi_label,
     )
-    result = json.loads((prepared.home.root / "benchmarks" / "costs.json").read_text())
-    cost_shares = torch.tensor([result[source] for source in pool])
     found: dict[str, Any] = {}
     for name in ("train", "test"):
         split = load_padded(stores, dataset.split(name), dataset)
@@ -359,23 +354,11 @@ def _point(points: Sequence[Point], chosen: str) -> Point:
     return next(point for point in points if f"{point.trial} {point.setting}" == chosen)
 
 
-def train(
-    prepared: Prepared, trials: Trials, name: str, arguments: argparse.Namespace
-) -> tuple[list[Run], Path]:
+def train(study: Study, trials: Trials) -> list[Run]:
     """Every trial with every seed. Methods without parameters are the same with all of them: measured once."""
-    folder = prepared.home.root / "benchmarks" / f"model_selection-{name}"
-    settings = {"epochs": arguments.epochs, "workers": arguments.workers}
     trained = {key: value for key, value in trials.items() if value[0] == "model_selection"}
-    fixed = {key: value for key, value in trials.items() if key not in trained}
-    (once,) = train_all(prepared, folder, fixed, seeds=1, **settings)
-    runs = train_all(prepared, folder, trained, seeds=arguments.seeds, **settings)
-    result = json.loads((folder / "single_model-s0" / "result.json").read_text())
-    macs = {source: result["costs"][component]["macs"] for source, component in result["sources"].items()}
-    total = sum(macs.values())
-    (prepared.home.root / "benchmarks" / "costs.json").write_text(
-        json.dumps({source: cost / total for source, cost in macs.items()})
-    )
-    return [{**once, **run} for run in runs], folder
+    (once,) = study.train({key: value for key, value in trials.items() if key not in trained}, seeds=1)
+    return [{**once, **run} for run in study.train(trained)]
 
 
 def quality_at_cost(
@@ -422,13 +405,13 @@ def curves(runs: Sequence[Run], trial: str, metric: str) -> dict[str, Any]:
     }
 
 
-def claims(prepared: Prepared, arguments: argparse.Namespace) -> tuple[dict[str, Any], list[Run], Truth]:
+def claims(study: Study) -> Document:
     """Everything about the pool of four sizes."""
-    runs, folder = train(prepared, CLAIMS, "claims", arguments)
+    runs, folder, classes = study.runs, study.folder, study.classes
     truth = Truth(folder / "single_model-s0")
-    classes = prepared.dataset.classes
     shown = [with_alpha(run["select-xs"], OWN)[0.5] for run in runs]
     document = {
+        "pool": list(POOL),
         "members": [
             {**p.setting, "gflops": p.test.gflops, "top1": p.test.top1, "map": p.test.qualities["map"]}
             for p in runs[0]["single_model"]
@@ -442,9 +425,9 @@ def claims(prepared: Prepared, arguments: argparse.Namespace) -> tuple[dict[str,
         "against_random_map": [against_random(run, "select-xs", "map") for run in runs],
         "by_reader": [by_reader(run, "top1") for run in runs],
         "fields": [fields_of(run, ("select-xs", "agree", "soft", "all-videos"), "top1") for run in runs],
-        "losses": pool_losses(prepared, POOL),
+        "losses": pool_losses(study.prepared, POOL, shares_of_cost(folder, POOL)),
         "label_shares": {
-            name: [label_shares(folder / f"{name}-s{seed}") for seed in range(arguments.seeds)]
+            name: [label_shares(folder / f"{name}-s{seed}") for seed in range(study.seeds)]
             for name in ("select-xs", "all-videos")
         },
         "class_cost": dict(
@@ -459,35 +442,36 @@ def claims(prepared: Prepared, arguments: argparse.Namespace) -> tuple[dict[str,
         ).tolist(),
         "classes": list(classes),
     }
-    return document, runs, truth
+    return rounded(document)
 
 
-def brief(prepared: Prepared, trials: Trials, name: str, arguments: argparse.Namespace) -> dict[str, Any]:
+def brief(study: Study, trials: Trials) -> Document:
     """Claims (a) and (b) for another pool or set."""
-    runs, folder = train(prepared, trials, name, arguments)
+    runs, folder = study.runs, study.folder
     pool = tuple(trials["single_model"][1]["pool"])
     trial, *others = (key for key, value in trials.items() if value[0] == "model_selection")
-    metric = "map" if prepared.dataset.multi_label else "top1"
-    return {
+    metric = "map" if study.prepared.dataset.multi_label else "top1"
+    document = {
         "metric": metric,
-        "pool": pool,
+        "pool": list(pool),
         "members": [
             {**p.setting, "gflops": p.test.gflops, "top1": p.test.top1, "map": p.test.qualities["map"]}
             for p in runs[0]["single_model"]
         ],
         "quality_at_cost": quality_at_cost(runs, trial, metric, Truth(folder / "single_model-s0")),
         **curves(runs, trial, metric),
-        "losses": pool_losses(prepared, pool),
+        "losses": pool_losses(study.prepared, pool, shares_of_cost(folder, pool)),
         "label_shares": {
-            each: [label_shares(folder / f"{each}-s{seed}") for seed in range(arguments.seeds)]
+            each: [label_shares(folder / f"{each}-s{seed}") for seed in range(study.seeds)]
             for each in (trial, *others)
         },
         "others": {each: [against_random(run, each, metric) for run in runs] for each in others},
         "selectors": [trial, *others],
     }
+    return rounded(document)
 
 
-def bank(prepared: Prepared, arguments: argparse.Namespace, repeats: int = 3) -> dict[str, Any]:
+def bank(study: Study, repeats: int = 3) -> Document:
     """Seconds of one trial with nine alphas, and of nine trials with one each, in turns in one process."""
     seconds: dict[str, list[float]] = {"one training": [], "one training each": []}
     short = {"clip_counts": [CLIPS], "thetas": [0.5, 0.25]}
@@ -501,9 +485,9 @@ def bank(prepared: Prepared, arguments: argparse.Namespace, repeats: int = 3) ->
                 trial="t",
                 method=method,
                 model=model,
-                training=TrainingConfig(epochs=arguments.epochs),
-                dataset=str(prepared.dataset.root),
-                features={source: str(path) for source, path in prepared.features.items()},
+                training=TrainingConfig(epochs=study.epochs),
+                dataset=str(study.prepared.dataset.root),
+                features={source: str(path) for source, path in study.prepared.features.items()},
                 output=str(folder),
             ),
             LocalContext(),
@@ -518,36 +502,38 @@ def bank(prepared: Prepared, arguments: argparse.Namespace, repeats: int = 3) ->
                 sum(timed(Path(scratch) / "alone", alpha=alpha, alphas=[]) for alpha in (*ALPHAS, OWN))
             )
     ratios = [one / each for one, each in zip(*seconds.values(), strict=True)]
-    return {"seconds": seconds, "alphas": len(ALPHAS) + 1, "ratio": ratios}
+    return rounded({"seconds": seconds, "alphas": len(ALPHAS) + 1, "ratio": ratios})
 
 
 def recognizer(prepared: Prepared, trial: Path, folder: Path, *, on_demand: bool) -> Recognizer:
     """A finished trial as a promoted model would be loaded."""
-    result = json.loads((trial / "result.json").read_text())
+    result = read_trial(trial)
     if not folder.exists():
         description = {
-            "method": result["method"],
-            "config": result["model"],
-            "sources": result["sources"],
-            "widths": result["widths"],
-            "costs": result["costs"],
-            "classes": result["data"]["classes"],
-            "multi_label": result["data"]["multi_label"],
-            "step_seconds": result["data"]["step_seconds"],
+            "method": result.method,
+            "config": result.model,
+            "sources": result.sources,
+            "widths": result.widths,
+            "costs": {name: asdict(cost) for name, cost in result.costs.items()},
+            "classes": list(result.data.classes),
+            "multi_label": result.data.multi_label,
+            "step_seconds": result.data.step_seconds,
             "setting": {},
         }
-        backbones = {source: prepared.backbones[source] for source in result["sources"]}
-        write_model_folder(folder, description, trial / "model.safetensors", backbones)
+        backbones = {source: prepared.backbones[source] for source in result.sources}
+        write_model_folder(
+            folder, ModelDescription.from_json(description), trial / "model.safetensors", backbones
+        )
     return Recognizer.load(folder, on_demand=on_demand)
 
 
-def latency(prepared: Prepared, videos: int) -> dict[str, Any]:
+def latency(study: Study, videos: int = 60) -> Document:
     """Fig. 4b: seconds per raw video, all on every video in turn.
 
     Members alone and selections with the pool in memory; selections whose backbones are read for every video anew.
     """
     torch.set_num_threads(1)
-    root = prepared.home.root / "benchmarks" / "model_selection-claims"
+    prepared, root = study.prepared, study.folder
     records = prepared.dataset.split("test")[:videos]
     paths = [prepared.dataset.video_path(record) for record in records]
     targets = np.array([record.labels[0] for record in records])
@@ -580,7 +566,7 @@ def latency(prepared: Prepared, videos: int) -> dict[str, Any]:
                 row["compute"].append(answer.compute_seconds)
                 row["gflops"].append(answer.gflops)
                 row["right"].append(float(answer.labels[0][0] == prepared.dataset.classes[target]))
-    return {
+    ways_measured = {
         name: {
             "compute": statistics.fmean(row["compute"]),
             "decode": statistics.fmean(row["decode"]),
@@ -591,6 +577,7 @@ def latency(prepared: Prepared, videos: int) -> dict[str, Any]:
         }
         for name, row in rows.items()
     }
+    return rounded({"ways": ways_measured})
 
 
 # Tables
@@ -601,195 +588,131 @@ def percent(values: Any) -> str:
     return span(values, percent=True)
 
 
-def print_members(rows: Sequence[Mapping[str, Any]], pool: Sequence[str]) -> None:
+def members_text(results: Results) -> str:
     """Members at some numbers of clips."""
     counts = (1, 2, 3, 5, 10)
-    print(
-        table(
-            ["member", "GFLOPs per clip", *(f"top-1 (mAP) at {n}" for n in counts)],
-            (
-                [
-                    source,
-                    f"{next(r for r in rows if r['member'] == k and r['clips'] == 1)['gflops']:.4f}",
-                    *(
-                        f"{100 * row['top1']:.1f} ({100 * row['map']:.1f})"
-                        for n in counts
-                        for row in rows
-                        if row["member"] == k and row["clips"] == n
-                    ),
-                ]
-                for k, source in enumerate(pool)
-            ),
+    lines = []
+    for k, source in enumerate(results.about["pool"]):
+        own = results["members"].where(member=k)
+        at_counts = [own.where(clips=n) for n in counts]
+        lines.append(
+            [
+                source,
+                f"{own.where(clips=1).numbers('gflops')[0]:.4f}",
+                *(f"{100 * r.numbers('top1')[0]:.1f} ({100 * r.numbers('map')[0]:.1f})" for r in at_counts),
+            ]
         )
-    )
+    return table(["member", "GFLOPs per clip", *(f"top-1 (mAP) at {n}" for n in counts)], lines)
 
 
-def print_against_random(runs: Sequence[Sequence[Mapping[str, float]]]) -> None:
-    """Claim (a), a row per alpha: thetas together, where a choice remains (5 to 95 % of the way to the dearest)."""
-    rows = []
-    for alpha in sorted({row["alpha"] for row in runs[0]}):
-        gains, least, costs = [], [], []
-        for run in runs:
-            own = [r for r in run if r["alpha"] == alpha and 0.05 < r["share"] < 0.95]
-            if own:
-                gains.append(float(np.mean([r["quality"] - r["random"] for r in own])))
-                least.append(min(r["quality"] - r["random"] for r in own))
-                costs += [r["gflops"] for r in own]
-        if len(gains) > 1:
-            rows.append(
-                [f"{alpha:g}", percent(gains), percent(least), f"{min(costs):.4f} to {max(costs):.4f}"]
-            )
-        else:
-            rows.append([f"{alpha:g}", "no mixture: ends of the curve only", "", ""])
-    print(table(["alpha", "mean over theta", "least over theta", "GFLOPs"], rows))
+def gains(rows: Rows) -> Rows:
+    """Claim (a), a row per alpha and seed: what thetas together gain over mixtures, and the worst of them.
+
+    Where a choice remains: 5 to 95 % of the way to the dearest member.
+    """
+    found: list[Row] = []
+    for (alpha, seed), group in rows.groups(("alpha", "seed")).items():
+        left = Rows(tuple(row for row in group.rows if 0.05 < float(row["share"]) < 0.95))
+        if left.rows:
+            over = [a - b for a, b in zip(left.numbers("quality"), left.numbers("random"), strict=True)]
+            found.append({"alpha": alpha, "seed": seed, "mean": float(np.mean(over)), "least": min(over)})
+    return Rows(tuple(found))
 
 
-def print_quality(found: Mapping[str, Sequence[Mapping[str, Any]]], metric: str) -> None:
+def gains_text(rows: Rows, title: str) -> str:
+    """The same as a table, with the costs that thetas reach."""
+    lines = []
+    of_alpha = gains(rows).groups(("alpha",))
+    for alpha in sorted({float(row["alpha"]) for row in rows.rows}):
+        each = of_alpha.get((alpha,), Rows(()))
+        if len(each.rows) < 2:
+            lines.append([f"{alpha:g}", "no mixture: ends of the curve only", "", ""])
+            continue
+        costs = [
+            float(row["gflops"])
+            for row in rows.rows
+            if row["alpha"] == alpha and 0.05 < float(row["share"]) < 0.95
+        ]
+        spread = f"{min(costs):.4f} to {max(costs):.4f}"
+        lines.append([f"{alpha:g}", percent(each.numbers("mean")), percent(each.numbers("least")), spread])
+    return f"{title}\n\n" + table(["alpha", "mean over theta", "least over theta", "GFLOPs"], lines)
+
+
+def against_random_text(results: Results) -> str:
+    """Claim (a), of every selector and quality that was measured."""
+    titles = {
+        "against_random": "claim (a), at 3 clips",
+        "against_random_map": "claim (a), at 3 clips, mAP",
+        "against_random_of_any_clips": "claim (a), any clips against mixtures of members at any clips",
+    }
+    texts = [gains_text(results[name], title) for name, title in titles.items() if name in results.tables]
+    if "others" in results.tables:
+        others = results["others"].groups(("trial",))
+        texts += [gains_text(rows, f"claim (a), {trial}") for (trial,), rows in others.items()]
+    return "\n\n".join(texts)
+
+
+def quality_shown(metric: str, name: str = "quality_at_cost") -> Shown:
     """Claim (b)."""
-    keys = (f"baseline_{metric}", metric, f"{metric}_difference", "baseline_gflops", "gflops", "cost_ratio")
-    rows = []
-    for name, each in found.items():
-        drawn = each[0]["over_seeds_and_videos"]
-        rows.append(
-            [
-                name + ("" if each[0]["reached_on_val"] else " (not reached)"),
-                *(span((r[key] for r in each), metric in key, digits=3) for key in keys),
-                f"[{100 * drawn['low']:.2f}, {100 * drawn['high']:.2f}]",
-            ]
-        )
-    print(table(["chosen on validation", *keys, "difference over seeds and videos"], rows))
-    for name, each in found.items():
-        print(
-            f"{name}: {each[0]['chosen']} against {each[0]['baseline']}; reached {each[0]['reached_on_val']}"
-        )
+    cells = (
+        *(Cell(column, percent=True) for column in (f"baseline_{metric}", metric, f"{metric}_difference")),
+        *(Cell(column) for column in ("baseline_gflops", "gflops", "cost_ratio")),
+    )
+    return Shown(f"chosen on validation, {metric}", name, ("choice",), cells)
 
 
-def print_budgets(runs: Sequence[Sequence[Mapping[str, Any]]]) -> None:
+def budgets_shown(name: str) -> Shown:
     """What shares of the dearest member's cost buy; empty where nothing fits."""
-    names = ("single_model", "random_model", "model_cascade", "model_ensemble", "model_oracle")
-    rows = []
-    for i, first in enumerate(runs[0]):
-        each = [run[i]["selected"] for run in runs if "selected" in run[i]]
-        rows.append(
+    rivals = ("single_model", "random_model", "model_cascade", "model_ensemble", "model_oracle")
+    cells = tuple(Cell(column, percent=True) for column in ("selected", *rivals))
+    return Shown(f"at most, {name}", name, ("share",), cells)
+
+
+def losses_text(results: Results) -> str:
+    """What Eq. 2 sees on seen and unseen videos."""
+    pool = results.about["pool"]
+    lines = []
+    for (part,), group in results["losses"].groups(("part",)).items():
+        pairs = zip(group.numbers("loss"), group.numbers("top1"), strict=True)
+        lines.append(
             [
-                f"{100 * first['share']:.0f} %",
-                percent(each) if each else "",
-                *(f"{100 * first[name]:.1f}" if name in first else "" for name in names),
+                f"{part} ({group.rows[0]['videos']})",
+                *(f"{loss:.3f}, {100 * right:.1f}" for loss, right in pairs),
+                " / ".join(f"{100 * share:.0f}" for share in group.numbers("labels")),
             ]
         )
-    print(table(["at most", "selected", "one member", "random", "cascade", "all", "oracle"], rows))
+    return table(["videos", *(f"{s}: loss, top-1" for s in pool), f"labels at alpha {OWN:g}"], lines)
 
 
-def print_all_budgets(document: Mapping[str, Any]) -> None:
-    """Both tables."""
-    for name in ("at_budgets", "at_budgets_any_clips"):
-        print(f"\n{name}")
-        print_budgets(document[name])
-
-
-def print_losses(found: Mapping[str, Any], pool: Sequence[str]) -> None:
-    """What Eq. 2 sees on seen and unseen videos."""
-    print(
-        table(
-            ["videos", *(f"{s}: loss, top-1" for s in pool), f"labels at alpha {OWN:g}"],
-            (
-                [
-                    f"{part} ({row['videos']})",
-                    *(
-                        f"{loss:.3f}, {100 * top1:.1f}"
-                        for loss, top1 in zip(row["loss"], row["top1"], strict=True)
-                    ),
-                    " / ".join(f"{100 * share:.0f}" for share in row["labels"]),
-                ]
-                for part, row in found.items()
-            ),
-        )
-    )
-
-
-def print_claims(document: Mapping[str, Any]) -> None:
-    """The tables of model_selection.md for the pool of four sizes."""
-    print_members(document["members"], POOL)
-    print("\nensemble:", [(r["clips"], round(100 * r["top1"], 1)) for r in document["ensemble"]])
-    print("\nclaim (a), top-1")
-    print_against_random(document["against_random"])
-    print("\nclaim (a), mAP")
-    print_against_random(document["against_random_map"])
-    print("\nclaim (b), top-1")
-    print_quality(document["quality_at_cost"], "top1")
-    print("\nclaim (b), mAP")
-    print_quality(document["quality_at_cost_map"], "map")
-    print("\nclaim (a), top-1, any clips against mixtures of members at any clips")
-    print_against_random(document["against_random_of_any_clips"])
-    print_all_budgets(document)
-    print("\nclaim (c)")
-    keys = ("own_cost", "least_cost", "at_its_start", "mean_gap", "at_its_end", "best")
-    rows = zip(*document["by_reader"], strict=True)
-    print(
-        table(
-            ["reads", *keys],
-            (
-                [each[0]["reads"], *(span((r[k] for r in each), "cost" not in k, digits=4) for k in keys)]
-                for each in rows
-            ),
-        )
-    )
-    print()
-    print(
-        table(
-            ["trial", "gain over random, mean", "best"],
-            (
-                [each[0]["trial"], percent(r["gain"] for r in each), percent(r["best_gain"] for r in each)]
-                for each in zip(*document["fields"], strict=True)
-            ),
-        )
-    )
-    print()
-    print_losses(document["losses"], POOL)
-    print_label_shares(document["label_shares"], POOL)
-
-
-def print_label_shares(found: Mapping[str, Sequence[Mapping[str, float]]], pool: Sequence[str]) -> None:
+def label_shares_text(results: Results) -> str:
     """What selectors were taught."""
-    for name, each in found.items():
-        shares = {s: round(100 * float(np.mean([e[s] for e in each])), 1) for s in pool}
-        print(f"labels learned, {name}: {shares}")
+    lines = []
+    for (trial,), group in results["label_shares"].groups(("trial",)).items():
+        shares = {s: round(100 * float(np.mean(group.numbers(s))), 1) for s in results.about["pool"]}
+        lines.append(f"labels learned, {trial}: {shares}")
+    return "\n".join(lines)
 
 
-def print_brief(document: Mapping[str, Any]) -> None:
-    """The same for another pool or set."""
-    print_members(document["members"], document["pool"])
-    print_against_random(document["against_random"])
-    print_quality(document["quality_at_cost"], document["metric"])
-    for name, each in document["others"].items():
-        print(f"\n{name}")
-        print_against_random(each)
-    print("\nany clips against mixtures of members at any clips")
-    print_against_random(document["against_random_of_any_clips"])
-    print_all_budgets(document)
-    print_losses(document["losses"], document["pool"])
-    print_label_shares(document["label_shares"], document["pool"])
-
-
-def print_latency(rows: Mapping[str, Mapping[str, float]]) -> None:
+def latency_text(results: Results) -> str:
     """Ratios to the dearest member."""
-    whole = rows["l alone"]
-    print(
-        table(
-            ["way", "top-1", "GFLOPs / l", "compute / l", "compute + decoding / l", "compute, ms"],
-            (
-                [
-                    name,
-                    f"{100 * row['top1']:.0f}",
-                    f"{row['gflops'] / whole['gflops']:.3f}",
-                    f"{row['compute'] / whole['compute']:.3f}",
-                    f"{(row['compute'] + row['decode']) / (whole['compute'] + whole['decode']):.3f}",
-                    f"{1000 * row['compute']:.1f}",
-                ]
-                for name, row in rows.items()
-            ),
+    rows = {str(row["way"]): row for row in results["ways"].rows}
+    whole = {key: float(value) for key, value in rows["l alone"].items() if key != "way"}
+    lines = []
+    for name, texts in rows.items():
+        row = {key: float(value) for key, value in texts.items() if key != "way"}
+        with_decoding = (row["compute"] + row["decode"]) / (whole["compute"] + whole["decode"])
+        lines.append(
+            [
+                name,
+                f"{100 * row['top1']:.0f}",
+                f"{row['gflops'] / whole['gflops']:.3f}",
+                f"{row['compute'] / whole['compute']:.3f}",
+                f"{with_decoding:.3f}",
+                f"{1000 * row['compute']:.1f}",
+            ]
         )
-    )
+    title = ["way", "top-1", "GFLOPs / l", "compute / l", "compute + decoding / l", "compute, ms"]
+    return table(title, lines)
 
 
 # Pictures
@@ -901,59 +824,244 @@ def draw_latency(rows: Mapping[str, Mapping[str, float]], path: Path) -> None:
     made.savefig(path)
 
 
-def _rounded(value: Any) -> Any:
+def draw_claims(study: Study, document: Document, folder: Path) -> None:
+    """Curves, and classes."""
+    draw_curves(study.runs, folder / "model_selection.png")
+    draw_classes(document, folder / "model_selection_classes.png")
+
+
+def draw_ways(_: Study, document: Document, folder: Path) -> None:
+    """Accuracy against seconds."""
+    draw_latency(document["ways"], folder / "model_selection_latency.png")
+
+
+def rounded(value: Any) -> Any:
     """Five digits: there are thousands of figures."""
     if isinstance(value, Mapping):
-        return {key: _rounded(each) for key, each in value.items()}
+        return {key: rounded(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_rounded(each) for each in value]
+        return [rounded(each) for each in value]
     return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
-def main() -> None:
-    """Measures the parts that are asked for, prints their tables, writes results and pictures."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+# Declarations
+
+POOL_LAYOUTS = {
+    "members": Layout("members.*", ("",)),
+    "quality_at_cost": Layout("quality_at_cost.*.*", ("choice", "seed")),
+    "against_random": Layout("against_random.*.*", ("seed", "")),
+    "against_random_of_any_clips": Layout("against_random_of_any_clips.*.*", ("seed", "")),
+    "at_budgets": Layout("at_budgets.*.*", ("seed", "")),
+    "at_budgets_any_clips": Layout("at_budgets_any_clips.*.*", ("seed", "")),
+    "losses": Layout("losses.*", ("part",), unzip="member"),
+    "label_shares": Layout("label_shares.*.*", ("trial", "seed")),
+    "others": Layout("others.*.*.*", ("trial", "seed", "")),
+}
+CLAIMS_LAYOUTS = {
+    **POOL_LAYOUTS,
+    "ensemble": Layout("ensemble.*", ("",)),
+    "quality_at_cost_map": Layout("quality_at_cost_map.*.*", ("choice", "seed")),
+    "against_random_map": Layout("against_random_map.*.*", ("seed", "")),
+    "by_reader": Layout("by_reader.*.*", ("seed", "")),
+    "fields": Layout("fields.*.*", ("seed", "")),
+    "class_cost": Layout("class_cost.*.*", ("class", "seed")),
+    "members_by_class": Layout("members_by_class.*", ("class",), unzip="member"),
+}
+ALPHA_ROWS: dict[str, dict[str, Any]] = {
+    f"{alpha:g}": {"alpha": alpha} for alpha in (0.0, 5e-4, 5e-3, 0.05, 0.2, OWN, 1.0, 2.0)
+}
+GAINS = (Cell("mean", percent=True), Cell("least", percent=True))
+PAGE_B = {
+    **{
+        f"top-1, {choice}": ("quality_at_cost", {"choice": choice})
+        for choice in ("3 clips, not below", "any clips, not below", "any clips, within half a point")
+    },
+    **{
+        f"mAP, {choice}": ("quality_at_cost_map", {"choice": choice})
+        for choice in ("3 clips, not below", "any clips, not below")
+    },
+    "mAP, any clips, at 60 % (the best there)": (
+        "quality_at_cost_map",
+        {"choice": "any clips, at 60 % of its cost"},
+    ),
+}
+"""Line of the page to its table and rows."""
+
+
+def page_b(name: str, metric: str) -> PageTable:
+    """The lines of one quality in the page's table of claim (b)."""
+    cells = [Cell(column, percent=True) for column in (f"baseline_{metric}", metric, f"{metric}_difference")]
+    return PageTable(
+        "| chosen on validation | best single | selected | difference |",
+        name,
+        {line: row for line, (other, row) in PAGE_B.items() if other == name},
+        (*cells, None, Cell("cost_ratio", percent=True)),
+        elsewhere=tuple(line for line, (other, _) in PAGE_B.items() if other != name),
     )
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--epochs", type=int, default=TrainingConfig().epochs)
-    parser.add_argument("--parts", default="claims,mixed,bank,latency")
-    parser.add_argument("--videos", type=int, default=60, help="of the latency")
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("model_selection_results.json"))
-    parser.add_argument("overrides", nargs="*")
-    arguments = parser.parse_args()
-    document: dict[str, Any] = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
-    prepared = prepare(load_sweep_config(["method=model_selection", *arguments.overrides]), Progress(3))
-    folder = arguments.out.parent
-    for part in arguments.parts.split(","):
-        print(f"\n## {part}\n")
-        if part == "claims":
-            document[part], runs, _ = claims(prepared, arguments)
-            print_claims(document[part])
-            draw_curves(runs, folder / "model_selection.png")
-            draw_classes(document[part], folder / "model_selection_classes.png")
-        elif part == "bank":
-            document[part] = bank(prepared, arguments)
-            print(interval(document[part]["ratio"]), document[part]["seconds"])
-        elif part == "latency":
-            document[part] = latency(prepared, arguments.videos)
-            print_latency(document[part])
-            draw_latency(document[part], folder / "model_selection_latency.png")
-        else:
-            of_part = OTHER_PARTS[part]
-            own = prepared
-            if part == "mixed":
-                words = ["method=model_selection", "backbones=mixed_pool", *arguments.overrides]
-                own = prepare(load_sweep_config(words), Progress(3))
-            document[part] = brief(own, of_part, part, arguments)
-            print_brief(document[part])
-        document[part] = {"code_version": code_version(), "measured": document[part]}
-        document[part]["dataset"] = prepared.dataset.fingerprint
-        arguments.out.write_text(
-            json.dumps(_rounded(document), separators=(",", ":"), allow_nan=False) + "\n"
-        )
 
 
-if __name__ == "__main__":
-    main()
+def of_pool(
+    name: str, about: str, trials: Trials, *overrides: str, metric: str = "top1", **more: Any
+) -> Benchmark:
+    """Claims (a) and (b) for another pool or set."""
+    return Benchmark(
+        name=f"model_selection_{name}",
+        about=about,
+        overrides=("method=model_selection", *overrides),
+        train=lambda study: train(study, trials),
+        document=lambda study: brief(study, trials),
+        alone=("metric", "pool", "selectors"),
+        page="model_selection.md",
+        layouts=POOL_LAYOUTS,
+        shown=(
+            members_text,
+            against_random_text,
+            quality_shown(metric),
+            budgets_shown("at_budgets"),
+            budgets_shown("at_budgets_any_clips"),
+            losses_text,
+            label_shares_text,
+        ),
+        **more,
+    )
+
+
+BENCHMARKS = (
+    Benchmark(
+        name="model_selection_claims",
+        about="model selection against single models, mixtures and a cascade",
+        overrides=("method=model_selection",),
+        train=lambda study: train(study, CLAIMS),
+        document=claims,
+        alone=("pool", "classes"),
+        folder="model_selection",
+        page="model_selection.md",
+        layouts=CLAIMS_LAYOUTS,
+        shown=(
+            members_text,
+            against_random_text,
+            quality_shown("top1"),
+            quality_shown("map", "quality_at_cost_map"),
+            budgets_shown("at_budgets"),
+            budgets_shown("at_budgets_any_clips"),
+            Shown(
+                "(c) reads",
+                "by_reader",
+                ("reads",),
+                (
+                    *(Cell(name, digits=4) for name in ("own_cost", "least_cost")),
+                    *(
+                        Cell(name, percent=True)
+                        for name in ("at_its_start", "mean_gap", "at_its_end", "best")
+                    ),
+                ),
+            ),
+            Shown(
+                "trial, gain over random",
+                "fields",
+                ("trial",),
+                (Cell("gain", "mean", percent=True), Cell("best_gain", "best", percent=True)),
+            ),
+            losses_text,
+            label_shares_text,
+        ),
+        page_tables=(
+            PageTable(
+                "| alpha | top-1: mean over theta |",
+                lambda results: gains(results["against_random"]),
+                ALPHA_ROWS,
+                (*GAINS, None, None, None),
+            ),
+            PageTable(
+                "| alpha | top-1: mean over theta |",
+                lambda results: gains(results["against_random_map"]),
+                ALPHA_ROWS,
+                (None, None, *GAINS, None),
+            ),
+            PageTable(
+                "| at most, of `l` at 3 clips |",
+                "at_budgets_any_clips",
+                {f"{100 * share:.0f} %": {"share": share} for share in BUDGETS},
+                tuple(
+                    Cell(name, percent=True)
+                    for name in ("selected", "single_model", "random_model", "model_cascade", "model_oracle")
+                ),
+            ),
+            page_b("quality_at_cost", "top1"),
+            page_b("quality_at_cost_map", "map"),
+        ),
+        draw=draw_claims,
+    ),
+    of_pool(
+        "mixed",
+        "model selection from a 2-D and a 3-D network",
+        MIXED_TRIALS,
+        "backbones=mixed_pool",
+        page_tables=(
+            PageTable(
+                "| chosen on validation | best single | selected, top-1 |",
+                "quality_at_cost",
+                {
+                    page: {"choice": choice}
+                    for page, choice in (
+                        ("any clips, at 60 % of its cost", "any clips, at 60 % of its cost"),
+                        ("any clips, not below on validation", "any clips, not below"),
+                        ("3 clips, not below", "3 clips, not below"),
+                        ("3 clips, within half a point", "3 clips, within half a point"),
+                    )
+                },
+                (
+                    *(Cell(name, percent=True) for name in ("baseline_top1", "top1", "top1_difference")),
+                    None,
+                    Cell("cost_ratio", percent=True),
+                ),
+            ),
+        ),
+    ),
+    of_pool(
+        "tags",
+        "model selection with several labels a video; members learn the label of each step",
+        TAGS,
+        *TAGGED,
+        "backbones.training.labels=trimmed",
+        metric="map",
+    ),
+    of_pool(
+        "tags_video_labels",
+        "the same; members learn their videos' labels",
+        TAGS,
+        *TAGGED,
+        "backbones.training.labels=video",
+        metric="map",
+    ),
+    of_pool("harder", "model selection on smaller and fainter digits", TAGS, "data.spread=1.0"),
+    of_pool("seen", "a pool that has seen every training video", SEEN, "backbones.training.video_share=1.0"),
+    of_pool("few", "a pool trained on few videos", FEW, "backbones.training.video_share=0.15"),
+    Benchmark(
+        name="model_selection_bank",
+        about="seconds of many alphas in one training, and of a training each",
+        overrides=("method=model_selection",),
+        document=bank,
+        alone=("alphas",),
+        page="model_selection.md",
+        layouts={
+            "seconds": Layout("seconds.*", ("trained",), unzip="repeat"),
+            "ratio": Layout("ratio.*", ("repeat",)),
+        },
+        shown=(
+            Shown("trained", "seconds", ("trained",), (Cell("value", "seconds"),)),
+            Shown("one training over one each", "ratio", (), (Cell("value", "ratio"),)),
+        ),
+    ),
+    Benchmark(
+        name="model_selection_latency",
+        about="seconds per raw video; --resume after model_selection_claims",
+        overrides=("method=model_selection",),
+        document=latency,
+        folder="model_selection",
+        page="model_selection.md",
+        layouts={"ways": Layout("ways.*", ("way",))},
+        shown=(latency_text,),
+        draw=draw_ways,
+    ),
+)

@@ -1,16 +1,11 @@
-"""Measures the claims of Conditional Model Selection for localization on untrimmed videos, over several seeds.
+"""Claims of Conditional Model Selection for localization on untrimmed videos: cost, random clips, labels, disparity.
 
-    python benchmarks/model_selection_localization.py [--seeds 5] [--workers 2] [home=...] [data...]
-
-Trains the selection at several betas, its ablations and the baselines on the same cached features; selects on
-validation, measures on test and writes `benchmarks/model_selection_localization_results.json` and pictures; the tables
-it prints are those of `benchmarks/model_selection_localization.md`. Trials that are finished already are not trained
-again.
+`python -m benchmarks model_selection_localization` measures them; the tables are those of
+`model_selection_localization.md`.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -19,12 +14,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from claims import Point, Run, interval, span, table, train_all
 from safetensors.torch import load_file
 
-from paretovid.platform.config.load import load_sweep_config, training_settings
-from paretovid.platform.console.progress import Progress
-from paretovid.platform.preparation.prepare import Prepared, prepare
+from benchmarks.harness.benchmark import Benchmark, Document, Study
+from benchmarks.harness.document import Layout
+from benchmarks.harness.points import Point, Run
+from benchmarks.harness.results import Results
+from benchmarks.harness.tables import Cell, PageTable, Shown, interval, span, table
+from paretovid.platform.preparation.prepare import Prepared
 from paretovid.platform.records.trial import read_scores
 from paretovid.platform.registry.localization_plot import draw_timeline
 from paretovid.trainables.backbones.catalog import component
@@ -42,8 +39,6 @@ from paretovid.trainables.methods.model_selection_localization import (
     disparity,
 )
 from paretovid.trainables.outcome import Detection
-from paretovid.trainables.provenance import code_version
-from paretovid.trainables.training.config import TrainingConfig
 from paretovid.trainables.trial import cost_table
 
 METHOD = "model_selection_localization"
@@ -398,140 +393,39 @@ def draw_example(prepared: Prepared, folder: Path, path: Path) -> None:
     )
 
 
-def print_tables(document: dict[str, Any]) -> None:
-    """The tables of model_selection_localization.md: mean and 95 % interval over seeds."""
-    runs = document["runs"]
-    print(f"\nseeds: {len(runs)}; mAP in points\n")
-    columns = ("map", "motion_map", "difference", "cost_ratio")
-    print(
-        table(
-            ["at most this share of motion-only's cost", *columns, "chosen"],
-            (
-                [f"{row['share']:g}", *(span(row[c], True) for c in columns), row["chosen"]]
-                for row in document["against_motion"]
-            ),
-        )
-    )
-    print()
-    positions = sorted({row["position"] for row in runs[0]["against_random"]})
-    trials = list(dict.fromkeys(row["trial"] for row in runs[0]["against_random"]))
+def against_random_text(results: Results) -> str:
+    """Points of mAP above random clips, at places between all appearance and all motion."""
+    rows = results["against_random"]
+    places = [place for (place,) in rows.groups(("position",))]
 
-    def differences(trial: str, position: float) -> list[float]:
-        return [
-            row["difference"]
-            for run in runs
-            for row in run["against_random"]
-            if row["trial"] == trial and row["position"] == position
-        ]
-
-    def cell(trial: str, position: float) -> str:
-        mean, low, high = (100 * v for v in interval(differences(trial, position)))
+    def cell(trial: object, place: object) -> str:
+        group = rows.matching({"trial": str(trial), "position": float(str(place))})
+        mean, low, high = (100 * value for value in interval(group.numbers("difference")))
         return f"{mean:+.1f} [{low:.1f}, {high:.1f}]"
 
-    print(
-        table(
-            ["minus random, at this place between all appearance and all motion", *map(str, positions)],
-            ([trial, *(cell(trial, p) for p in positions)] for trial in trials),
-        )
-    )
-    print()
-    keys = (MAP, "map_iou_0.1", "map_iou_0.3", "map_iou_0.5", "map_iou_0.7", "map", "usage")
-    print(
-        table(
-            ["trial, natural setting", *keys, "GFLOPs"],
-            (
-                [
-                    name,
-                    *(span((run["natural"][name][k] for run in runs), True) for k in keys),
-                    span(run["natural"][name]["gflops"] for run in runs),
-                ]
-                for name in runs[0]["natural"]
-            ),
-        )
-    )
-    print()
-    print(
-        table(
-            ["evaluator", *EVALUATORS],
-            (
-                [name, *(span((run["evaluators"][name][e] for run in runs), True) for e in EVALUATORS)]
-                for name in runs[0]["evaluators"]
-            ),
-        )
-    )
-    print()
-    names = ("disparity", "rgb", "motion", "asks_motion")
-    print(
-        table(
-            ["clips", *names],
-            (
-                [kind, *(span(run["disparity"]["means"][kind][n] for run in runs) for n in names)]
-                for kind in KINDS
-            ),
-        )
-    )
-    for label, other in (("context", "action"), ("plain", "action")):
-        gap = [
-            run["disparity"]["means"][label]["disparity"] - run["disparity"]["means"][other]["disparity"]
-            for run in runs
-        ]
-        print(f"disparity, {label} minus {other}: {span(gap)}")
-    gap = [
-        r["disparity"]["background_disparity"] - r["disparity"]["means"]["action"]["disparity"] for r in runs
-    ]
-    print(f"disparity, all background minus action: {span(gap)}\n")
-    print(
-        table(
-            ["pseudo-labels", *(f"{kind}: to motion, confidence" for kind in KINDS)],
-            (
-                [
-                    name,
-                    *(
-                        ", ".join(
-                            span(run["pseudo_labels"][name][kind][key] for run in runs)
-                            for key in ("to_motion", "confidence")
-                        )
-                        for kind in KINDS
-                    ),
-                ]
-                for name in runs[0]["pseudo_labels"]
-            ),
-        )
-    )
-    print(
-        "\nmilliseconds per clip:", {k: round(1000 * v, 2) for k, v in document["seconds_per_clip"].items()}
+    return table(
+        ["minus random, at this place between all appearance and all motion", *map(str, places)],
+        ([str(trial), *(cell(trial, place) for place in places)] for (trial,) in rows.groups(("trial",))),
     )
 
 
-def main() -> None:
-    """Trains what is missing, prints the tables, writes the results and the pictures."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_name(f"{METHOD}_results.json"))
-    parser.add_argument("overrides", nargs="*")
-    arguments = parser.parse_args()
-    config = load_sweep_config([f"method={METHOD}", *arguments.overrides])
-    prepared = prepare(config, Progress(3))
-    training = TrainingConfig(**training_settings(config))
-    folder = prepared.home.root / "benchmarks" / f"{METHOD}-{prepared.dataset.name}"
-    runs = train_all(
-        prepared,
-        folder,
-        TRIALS,
-        seeds=arguments.seeds,
-        epochs=training.epochs,
-        workers=arguments.workers,
-        training={"batch_size": training.batch_size},
-    )
-    f = [disparities(prepared, folder / f"soft-0.4-s{seed}") for seed in range(arguments.seeds)]
+def disparity_text(results: Results) -> str:
+    """How much larger disparity is off the action than on it."""
+    by_kind = {
+        kind: np.array(group.numbers("disparity"))
+        for (kind,), group in results["clips"].groups(("kind",)).items()
+    }
+    background = np.array(results["background"].numbers("background_disparity"))
+    gaps = {kind: by_kind[kind] - by_kind["action"] for kind in ("context", "plain")}
+    gaps["all background"] = background - by_kind["action"]
+    return "\n".join(f"disparity, {name} minus action: {span(gap)}" for name, gap in gaps.items())
+
+
+def document(study: Study) -> Document:
+    """Everything that is reported."""
+    runs, prepared, folder = study.runs, study.prepared, study.folder
     clips = float(np.mean([record.num_steps for record in prepared.dataset.split("test")]))
-    document = {
-        "dataset": prepared.dataset.fingerprint,
-        "generator": dict(prepared.dataset.generator),
-        "code_version": code_version(),
+    return {
         "objective": MAP,
         "clips_per_test_video": clips,
         "seconds_per_clip": flow_seconds(prepared),
@@ -542,7 +436,7 @@ def main() -> None:
                 "against_random": against_random(run),
                 "natural": natural(run),
                 "evaluators": evaluators(folder, seed),
-                "disparity": f[seed],
+                "disparity": disparities(prepared, folder / f"soft-0.4-s{seed}"),
                 "pseudo_labels": {
                     name: pseudo_labels(prepared, folder / f"{name}-s{seed}")
                     for name in ("soft-0.4", "soft-0.7", "soft-0.9")
@@ -551,12 +445,87 @@ def main() -> None:
             for seed, run in enumerate(runs)
         ],
     }
-    arguments.out.write_text(json.dumps(document, indent=1, allow_nan=False))
-    print_tables(document)
-    draw(runs, f, clips, arguments.out.parent)
-    if not prepared.dataset.multi_label:
-        draw_example(prepared, folder / "soft-0.4-s0", arguments.out.with_name(f"{METHOD}_timeline.png"))
 
 
-if __name__ == "__main__":
-    main()
+def draw_all(study: Study, document: Document, folder: Path) -> None:
+    """Curves and disparity, and an example where videos have one class each."""
+    disparity_of = [run["disparity"] for run in document["runs"]]
+    draw(study.runs, disparity_of, document["clips_per_test_video"], folder)
+    if not study.prepared.dataset.multi_label:
+        draw_example(study.prepared, study.folder / "soft-0.4-s0", folder / f"{METHOD}_timeline.png")
+
+
+AGAINST_MOTION = tuple(Cell(name, percent=True) for name in ("map", "motion_map", "difference", "cost_ratio"))
+QUALITIES = (MAP, "map_iou_0.1", "map_iou_0.3", "map_iou_0.5", "map_iou_0.7", "map", "usage")
+NATURAL = tuple(Cell(name, percent=True) for name in QUALITIES)
+CLIPS = tuple(Cell(name) for name in ("disparity", "rgb", "motion", "asks_motion"))
+BENCHMARKS = (
+    Benchmark(
+        name=METHOD,
+        about="model selection per clip against one model, both, and random clips",
+        overrides=(f"method={METHOD}",),
+        trials=TRIALS,
+        document=document,
+        alone=("objective", "clips_per_test_video", "seconds_per_clip"),
+        layouts={
+            "against_motion": Layout("against_motion.*", ("",), unzip="seed"),
+            "against_random": Layout("runs.*.against_random.*", ("=seed", "")),
+            "natural": Layout("runs.*.natural.*", ("=seed", "trial")),
+            "evaluators": Layout("runs.*.evaluators.*", ("=seed", "trial")),
+            "clips": Layout("runs.*.disparity.means.*", ("=seed", "kind")),
+            "background": Layout("runs.*.disparity", ("=seed",)),
+            "disparity_histogram": Layout("runs.*.disparity.histogram.*.*", ("=seed", "kind", "bin")),
+            "pseudo_labels": Layout("runs.*.pseudo_labels.*.*", ("=seed", "trial", "kind")),
+        },
+        shown=(
+            Shown(
+                "at most this share of motion-only's cost, chosen",
+                "against_motion",
+                ("share", "chosen"),
+                AGAINST_MOTION,
+            ),
+            against_random_text,
+            Shown("trial, natural setting", "natural", ("trial",), (*NATURAL, Cell("gflops", "GFLOPs"))),
+            Shown(
+                "evaluator", "evaluators", ("trial",), tuple(Cell(name, percent=True) for name in EVALUATORS)
+            ),
+            Shown("clips", "clips", ("kind",), CLIPS),
+            disparity_text,
+            Shown(
+                "pseudo-labels", "pseudo_labels", ("trial", "kind"), (Cell("to_motion"), Cell("confidence"))
+            ),
+        ),
+        page_tables=(
+            PageTable(
+                "| at theta = 0.5 | mAP@IoU 0.1:0.7 |",
+                "natural",
+                {
+                    "appearance only": {"trial": "appearance-only"},
+                    "difference only": {"trial": "difference-only"},
+                    "flow only": {"trial": "motion-only"},
+                    "two streams, mean of both": {"trial": "two-stream"},
+                    "random clips, half of them to flow": {"trial": "random-clips"},
+                    **{f"selection, beta {b:g}": {"trial": f"soft-{b:g}"} for b in (0.4, 0.5, 0.7)},
+                },
+                (NATURAL[0], NATURAL[1], NATURAL[3], NATURAL[4], Cell("gflops")),
+            ),
+            PageTable(
+                "| at most, of flow-only's cost on validation |",
+                "against_motion",
+                {f"{100 * share:g} %": {"share": share} for share in (0.4, 0.5, 0.6, 0.7, 0.78, 1.0)},
+                (AGAINST_MOTION[0], AGAINST_MOTION[2], AGAINST_MOTION[3]),
+            ),
+            PageTable(
+                "| clips | disparity |",
+                "clips",
+                {
+                    "action": {"kind": "action"},
+                    "context": {"kind": "context"},
+                    "plain background": {"kind": "plain"},
+                },
+                CLIPS,
+            ),
+        ),
+        draw=draw_all,
+    ),
+)

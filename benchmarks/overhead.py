@@ -23,20 +23,21 @@ from typing import Any
 from ray import tune
 
 from paretovid.infra.ray_cluster import connect
-from paretovid.platform.config.load import load_sweep_config, searched_knobs, to_record
+from paretovid.platform.config.load import load_sweep_config, searched_knobs
 from paretovid.platform.console.progress import Progress
 from paretovid.platform.execution.launcher import launch_trials
 from paretovid.platform.fronts.build import read_front
 from paretovid.platform.fronts.report import front_table, write_html, write_png
 from paretovid.platform.records.journal import SweepJournal
+from paretovid.platform.records.sweep import write_record
 from paretovid.platform.records.trial import read_trial
 from paretovid.platform.search.study import ParetoStudy, Suggestion
 from paretovid.platform.storage.home import Home, open_home
 from paretovid.platform.sweeps.events import SweepDriver
+from paretovid.platform.sweeps.naming import started_record
 from paretovid.platform.sweeps.status import LiveStatus
 from paretovid.platform.testing.sweeps import write_trial
 from paretovid.platform.tracking.exporter import TrackingSender
-from paretovid.trainables.data.dataset import write_json
 from paretovid.trainables.evaluation.results import RESULT_FILE, TrialResult
 
 CONCURRENT = 2
@@ -57,15 +58,9 @@ def ours(home: Home, name: str, trials: int, template: Path) -> float:
     """Seconds of a sweep of trials that do nothing, from the first suggestion to the last picture."""
     config = load_sweep_config([])
     folder = home.sweep(name)
-    info = {
-        "name": name,
-        "method": "lite_eval",
-        "data": "none",
-        "state": "running",
-        "config": to_record(config),
-    }
+    record = started_record(config, name, None)
     started = time.perf_counter()
-    write_json(folder / "sweep.json", info)
+    write_record(folder, record)
     study = ParetoStudy(storage=home.optuna_url, name=name, knobs=searched_knobs(config), trials=trials)
     sender = TrackingSender(home, name, None, print)
     journal = SweepJournal(folder)
@@ -85,7 +80,7 @@ def ours(home: Home, name: str, trials: int, template: Path) -> float:
     launch_trials(
         no_op, storage=folder, study=study, configure=configure, callback=driver, concurrent=CONCURRENT
     )
-    write_json(folder / "sweep.json", {**info, "state": "finished"})
+    write_record(folder, replace(record, state="finished"))
     front = read_front([folder])
     front_table(front)
     write_png(front, folder / "front.png")

@@ -1,38 +1,24 @@
-"""Measures VideoEpitoma's claims on the built-in videos, over several seeds, at measured cost.
+"""VideoEpitoma's claims on the built-in videos: selected timesteps against sampled ones, and context in the gate.
 
-    python benchmarks/video_epitoma.py [--seeds 5] [--workers 2] [home=...] [data...]
+    python -m benchmarks video_epitoma                 claims (a) to (c)
+    python -m benchmarks video_epitoma_selected        a selector that was trained alone, before others (Table 2)
+    python -m benchmarks video_epitoma_long_range      claim (c) where context decides, in the paper's batches
 
-Trains VideoEpitoma, its ablations and the same classifier on sampled timesteps, on the same cached features; selects
-on validation, measures on test and writes `benchmarks/video_epitoma_results.json` and pictures; the tables it prints
-are those of `benchmarks/video_epitoma.md`. Trials that are finished already are not trained again.
-
-    python benchmarks/video_epitoma.py --long-range [--seeds 5] data=moving_digits_long_range [...]
-
-Measures claim (c) on the long-range variant, in the paper's batches: `video_epitoma_long_range_results.json`.
-
-    python benchmarks/video_epitoma.py --selected [--seeds 5] [home=...] [data...]
-
-Puts a selector that was trained stand-alone before other classifiers and the motion network (Table 2):
-`video_epitoma_selected_results.json`.
+The tables are those of `video_epitoma.md`. The first two share their trials: `--resume` for the second.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from claims import Point, Run, at, cost_at_quality, span, table, train_all
-from safetensors.numpy import load_file
 
-from paretovid.platform.config.load import load_sweep_config
-from paretovid.platform.console.progress import Progress
-from paretovid.platform.preparation.prepare import prepare
-from paretovid.trainables.provenance import code_version
-from paretovid.trainables.training.config import TrainingConfig
+from benchmarks.harness.benchmark import Benchmark, Document, Study
+from benchmarks.harness.document import Layout
+from benchmarks.harness.points import Point, Run, at, cost_at_quality
+from benchmarks.harness.tables import Cell, PageTable, Shown
 
 BUDGETS = (1, 2, 4, 6, 8, 12)
 """T': timesteps that the heavy network sees."""
@@ -115,10 +101,10 @@ def by_budget(points: Run) -> list[dict[str, Any]]:
     for ours, suffix in (("epitoma-0.1", ""), ("stand_alone-0.03", ""), ("motion", "-motion")):
         for k in BUDGETS:
             own = best_k(points[ours], k).test
-            row = {"selector": ours, "k": k, "map": own["map"], "gflops": own["gflops"]}
+            row = {"selector": ours, "k": k, "map": own.quality, "gflops": own.gflops}
             for sampling in ("uniform", "random"):
                 rival = at(points[f"{sampling}{suffix}"], num_frames=k).test
-                row[f"minus_{sampling}"] = own["map"] - rival["map"]
+                row[f"minus_{sampling}"] = own.quality - rival.quality
             rows.append(row)
     return rows
 
@@ -127,10 +113,10 @@ def half_of_16(points: Run) -> dict[str, float]:
     """Claim (b): 8 selected of 16 against 16 uniform ones."""
     ours, rival = best_k(points["of_16"], 8).test, at(points["uniform"], num_frames=16).test
     return {
-        "map": ours["map"],
-        "uniform_map": rival["map"],
-        "difference": ours["map"] - rival["map"],
-        "cost_ratio": ours["gflops"] / rival["gflops"],
+        "map": ours.quality,
+        "uniform_map": rival.quality,
+        "difference": ours.quality - rival.quality,
+        "cost_ratio": ours.gflops / rival.gflops,
     }
 
 
@@ -167,40 +153,6 @@ def context(
     return rows
 
 
-def print_context(runs: Sequence[dict[str, Any]], weights: Sequence[float]) -> None:
-    """Claim (c)'s tables: at the natural setting, and at equal numbers of heavy looks."""
-    keys = ("map", "frame_map", "selected", "frame_selected")
-    print(
-        table(
-            ["lambda", *keys, "variance over classes", "frame gate's"],
-            (
-                [
-                    str(weight),
-                    *(span((run["context"][i][k] for run in runs), True) for k in keys),
-                    *(
-                        span((run["context"][i][k] for run in runs), digits=4)
-                        for k in ("variance", "frame_variance")
-                    ),
-                ]
-                for i, weight in enumerate(weights)
-            ),
-        )
-    )
-    print()
-    columns = ("in view of the video", "frame alone", "difference")
-    print(
-        table(
-            ["lambda", "T'", *columns],
-            (
-                [str(weight), k, *(span(values, True) for values in (both[0], both[1], both[0] - both[1]))]
-                for i, weight in enumerate(weights)
-                for k in runs[0]["context"][i]["best"]
-                for both in [np.array([run["context"][i]["best"][k] for run in runs]).T]
-            ),
-        )
-    )
-
-
 def natural(points: Run, num_steps: np.ndarray) -> dict[str, dict[str, float]]:
     """Every trial at its natural setting."""
     return {
@@ -213,76 +165,7 @@ def natural(points: Run, num_steps: np.ndarray) -> dict[str, dict[str, float]]:
     }
 
 
-def print_tables(document: dict[str, Any]) -> None:
-    """The tables of video_epitoma.md: mean and 95 % interval over seeds."""
-    runs = document["runs"]
-    keys: tuple[str, ...] = (
-        "baseline_map",
-        "map",
-        "map_difference",
-        "baseline_gflops",
-        "gflops",
-        "cost_ratio",
-    )
-    choices = document["cost_at_quality"]
-    print(f"\nseeds: {len(runs)}; mAP in points\n")
-    print(
-        table(
-            ["cost at quality", *choices],
-            (
-                [key, *(span((r[key] for r in rows), "map" in key) for rows in choices.values())]
-                for key in keys
-            ),
-        )
-    )
-    for name, rows in choices.items():
-        print(f"\n{name}: {rows[0]['chosen']} against {rows[0]['baseline']}")
-    print()
-    columns = ("map", "minus_uniform", "minus_random")
-    print(
-        table(
-            ["selector", "T'", *columns, "GFLOPs"],
-            (
-                [
-                    row["selector"],
-                    str(row["k"]),
-                    *(span((run["by_budget"][i][c] for run in runs), True) for c in columns),
-                    f"{np.mean([run['by_budget'][i]['gflops'] for run in runs]):.4f}",
-                ]
-                for i, row in enumerate(runs[0]["by_budget"])
-            ),
-        )
-    )
-    print()
-    half = ("map", "uniform_map", "difference", "cost_ratio")
-    print(
-        table(
-            ["8 of 16", *half],
-            [["", *(span((run["half_of_16"][k] for run in runs), True) for k in half)]],
-        )
-    )
-    print()
-    print_context(runs, WEIGHTS)
-    print()
-    print(
-        table(
-            ["trial, natural setting", "mAP", "GFLOPs", "selected"],
-            (
-                [
-                    name,
-                    span((run["natural"][name]["map"] for run in runs), True),
-                    span(run["natural"][name]["gflops"] for run in runs),
-                    span((run["natural"][name]["selected"] for run in runs), True),
-                ]
-                for name in runs[0]["natural"]
-            ),
-        )
-    )
-
-
-def draw(
-    document: dict[str, Any], shares: dict[str, np.ndarray], classes: Sequence[str], folder: Path
-) -> None:
+def draw(study: Study, document: Document, folder: Path) -> None:
     """mAP against T' for the samplers (Fig. 4), and selection per class with and without context (Fig. 6)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -301,6 +184,12 @@ def draw(
     left.set_xlabel("timesteps that the heavy network sees, T'")
     left.set_ylabel("test mAP (%)")
     left.legend(frameon=False)
+    targets, num_steps = study.truth("oracle")
+    shares = {
+        label: np.mean([share_by_class(run[name][0], targets, num_steps) for run in study.runs], axis=0)
+        for label, name in (("in view of the video", "epitoma-0.1"), ("frame alone", "frame_gate-0.1"))
+    }
+    classes = study.classes
     width = 0.4
     for i, (label, share) in enumerate(shares.items()):
         right.barh(np.arange(len(classes)) + (i - 0.5) * width, 100 * share, height=width, label=label)
@@ -310,96 +199,6 @@ def draw(
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(folder / "video_epitoma.png")
-
-
-def long_range(arguments: argparse.Namespace) -> None:
-    """Claim (c) where context is what decides."""
-    prepared = prepare(load_sweep_config(["method=video_epitoma", *arguments.overrides]), Progress(3))
-    folder = prepared.home.root / "benchmarks" / f"video_epitoma_long_range-e{arguments.epochs}"
-    runs = train_all(
-        prepared,
-        folder,
-        LONG_RANGE,
-        seeds=arguments.seeds,
-        epochs=arguments.epochs,
-        workers=arguments.workers,
-        training=LONG_RANGE_TRAINING,
-    )
-    tensors = load_file(folder / "oracle-s0" / "scores.safetensors")
-    targets, num_steps = tensors["test/targets"], tensors["test/num_steps"]
-    document: dict[str, Any] = {
-        "dataset": prepared.dataset.fingerprint,
-        "generator": dict(prepared.dataset.generator),
-        "code_version": code_version(),
-        "runs": [
-            {
-                "seed": seed,
-                "context": context(run, targets, num_steps, LONG_RANGE_WEIGHTS),
-                "natural": natural(run, num_steps),
-                "sampled": {
-                    name: {str(k): at(run[name], num_frames=k).test.qualities["map"] for k in BUDGETS}
-                    for name in ("uniform",)
-                },
-            }
-            for seed, run in enumerate(runs)
-        ],
-    }
-    arguments.out.write_text(json.dumps(document, indent=1, allow_nan=False))
-    print_context(document["runs"], LONG_RANGE_WEIGHTS)
-    # The seed in which the gates differ most is the one worth a look; the table has all.
-    telling = max(document["runs"], key=lambda run: run["context"][0]["variance"])
-    picture = arguments.out.parent / "video_epitoma_long_range.png"
-    draw_shares(telling, LONG_RANGE_WEIGHTS[0], prepared.dataset.classes, picture)
-    for name in ("uniform",):
-        spans = (
-            f"{k}: {span((run['sampled'][name][str(k)] for run in document['runs']), True)}" for k in BUDGETS
-        )
-        print(f"\n{name}: {'; '.join(spans)}")
-
-
-def selected(arguments: argparse.Namespace) -> None:
-    """Table 2: a stand-alone selector before other classifiers and another network, against uniform timesteps."""
-    prepared = prepare(load_sweep_config(["method=video_epitoma", *arguments.overrides]), Progress(3))
-    folder = prepared.home.root / "benchmarks" / f"video_epitoma-e{arguments.epochs}"
-    about = {"seeds": arguments.seeds, "epochs": arguments.epochs, "workers": arguments.workers}
-    rivals = ("uniform", "random", "uniform-motion", "random-motion")
-    first = train_all(prepared, folder, {n: TRIALS[n] for n in (SELECTED_FROM, *rivals)}, **about)
-    saved = {"regime": "stand_alone", "selector": f"{folder}/{SELECTED_FROM}-s{{seed}}"}
-    trials = {f"selected-{name}": epitoma(**saved, **fields) for name, fields in SELECTED.items()}
-    second = train_all(prepared, folder, trials, **about)
-    rows = [
-        {
-            "seed": seed,
-            "before": name,
-            "k": k,
-            "map": best_k(points[f"selected-{name}"], k).test.qualities["map"],
-            "gflops": best_k(points[f"selected-{name}"], k).test.gflops,
-            **{
-                sampling: at(first[seed][f"{sampling}{suffix}"], num_frames=k).test.qualities["map"]
-                for sampling in ("uniform", "random")
-                for suffix in ["-motion" if name == "motion" else ""]
-            },
-        }
-        for seed, points in enumerate(second)
-        for name in SELECTED
-        for k in BUDGETS
-    ]
-    everything = {
-        name: [at(run[name], num_frames=0).test.qualities["map"] for run in first]
-        for name in ("uniform", "uniform-motion")
-    }
-    document = {"code_version": code_version(), "rows": rows, "all timesteps": everything}
-    arguments.out.write_text(json.dumps(document, indent=1, allow_nan=False))
-    lines = []
-    for name in SELECTED:
-        for k in BUDGETS:
-            mine = [row for row in rows if row["before"] == name and row["k"] == k]
-            columns = [[row["map"] for row in mine]]
-            columns += [[row["map"] - row[rival] for row in mine] for rival in ("uniform", "random")]
-            lines.append([name, str(k), *(span(values, True) for values in columns)])
-    print(table(["before", "T'", "selected", "minus uniform", "minus random"], lines))
-    for name, values in everything.items():
-        print(f"all timesteps, {name}: {span(values, True)}")
 
 
 def draw_shares(run: dict[str, Any], weight: float, classes: Sequence[str], path: Path) -> None:
@@ -423,38 +222,11 @@ def draw_shares(run: dict[str, Any], weight: float, classes: Sequence[str], path
     figure.savefig(path)
 
 
-def main() -> None:
-    """Trains what is missing, prints the tables, writes the results and the picture."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--long-range", action="store_true", help="claim (c) on the long-range variant")
-    parser.add_argument("--selected", action="store_true", help="a saved selector before other classifiers")
-    parser.add_argument("--epochs", type=int, help="default: the platform's, or 100 with --long-range")
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("overrides", nargs="*")
-    arguments = parser.parse_args()
-    kind = "_long_range" if arguments.long_range else "_selected" if arguments.selected else ""
-    name = f"video_epitoma{kind}"
-    arguments.out = arguments.out or Path(__file__).with_name(f"{name}_results.json")
-    arguments.epochs = arguments.epochs or (100 if arguments.long_range else TrainingConfig().epochs)
-    if arguments.long_range:
-        return long_range(arguments)
-    if arguments.selected:
-        return selected(arguments)
-    prepared = prepare(load_sweep_config(["method=video_epitoma", *arguments.overrides]), Progress(3))
-    folder = prepared.home.root / "benchmarks" / f"video_epitoma-e{arguments.epochs}"
-    runs = train_all(
-        prepared, folder, TRIALS, seeds=arguments.seeds, epochs=arguments.epochs, workers=arguments.workers
-    )
-    tensors = load_file(folder / "oracle-s0" / "scores.safetensors")
-    targets, num_steps = tensors["test/targets"], tensors["test/num_steps"]
-    document = {
-        "dataset": prepared.dataset.fingerprint,
-        "generator": dict(prepared.dataset.generator),
-        "code_version": code_version(),
+def document(study: Study) -> Document:
+    """Everything that is reported."""
+    runs = study.runs
+    targets, num_steps = study.truth("oracle")
+    return {
         "cost_at_quality": {
             "within half a point": cost_at_quality(runs, OURS, SAMPLED, margin=0.005),
             "not below": cost_at_quality(runs, OURS, SAMPLED, margin=0.0),
@@ -471,15 +243,209 @@ def main() -> None:
             for seed, run in enumerate(runs)
         ],
     }
-    arguments.out.write_text(json.dumps(document, indent=1, allow_nan=False))
-    print_tables(document)
-    shares = {
-        label: np.mean([share_by_class(run[name][0], targets, num_steps) for run in runs], axis=0)
-        for label, name in (("in view of the video", "epitoma-0.1"), ("frame alone", "frame_gate-0.1"))
+
+
+def long_range(study: Study) -> Document:
+    """Claim (c) where context is what decides."""
+    targets, num_steps = study.truth("oracle")
+    return {
+        "runs": [
+            {
+                "seed": seed,
+                "context": context(run, targets, num_steps, LONG_RANGE_WEIGHTS),
+                "natural": natural(run, num_steps),
+                "sampled": {
+                    "uniform": {
+                        str(k): at(run["uniform"], num_frames=k).test.qualities["map"] for k in BUDGETS
+                    }
+                },
+            }
+            for seed, run in enumerate(study.runs)
+        ],
     }
-    draw(document, shares, prepared.dataset.classes, arguments.out.parent)
-    return None
 
 
-if __name__ == "__main__":
-    main()
+def train_selected(study: Study) -> list[Run]:
+    """The selector and its rivals, then what a saved selector is put before."""
+    rivals = ("uniform", "random", "uniform-motion", "random-motion")
+    first = study.train({name: TRIALS[name] for name in (SELECTED_FROM, *rivals)})
+    saved = {"regime": "stand_alone", "selector": f"{study.folder}/{SELECTED_FROM}-s{{seed}}"}
+    trials = {f"selected-{name}": epitoma(**saved, **fields) for name, fields in SELECTED.items()}
+    return [{**one, **other} for one, other in zip(first, study.train(trials), strict=True)]
+
+
+def selected(study: Study) -> Document:
+    """Table 2: a stand-alone selector before other classifiers and another network, against sampled timesteps."""
+    rows = []
+    for seed, run in enumerate(study.runs):
+        for name in SELECTED:
+            suffix = "-motion" if name == "motion" else ""
+            for k in BUDGETS:
+                own = best_k(run[f"selected-{name}"], k).test
+                row = {
+                    "seed": seed,
+                    "before": name,
+                    "k": k,
+                    "map": own.qualities["map"],
+                    "gflops": own.gflops,
+                }
+                for sampling in ("uniform", "random"):
+                    rival = at(run[f"{sampling}{suffix}"], num_frames=k).test
+                    row[sampling] = rival.qualities["map"]
+                rows.append(row)
+    everything = {
+        name: [at(run[name], num_frames=0).test.qualities["map"] for run in study.runs]
+        for name in ("uniform", "uniform-motion")
+    }
+    return {"rows": rows, "all_timesteps": everything}
+
+
+def draw_long_range(study: Study, document: Document, folder: Path) -> None:
+    """The seed in which the gates differ most is the one worth a look; the table has all."""
+    telling = max(document["runs"], key=lambda run: run["context"][0]["variance"])
+    draw_shares(telling, LONG_RANGE_WEIGHTS[0], study.classes, folder / "video_epitoma_long_range.png")
+
+
+CONTEXT = {
+    "context": Layout("runs.*.context.*", ("=seed", "")),
+    "context_by_class": Layout("runs.*.context.*.by_class.*", ("=seed", "=weight", "class")),
+    "frame_by_class": Layout("runs.*.context.*.frame_by_class.*", ("=seed", "=weight", "class")),
+    "context_at_budgets": Layout("runs.*.context.*.best.*", ("=seed", "=weight", "k"), unzip="gate"),
+    "natural": Layout("runs.*.natural.*", ("=seed", "trial")),
+}
+"""`gate` of `context_at_budgets`: 0 in view of the video, 1 the frame alone."""
+GATES = (
+    *(Cell(name, percent=True) for name in ("map", "frame_map", "selected", "frame_selected")),
+    Cell("variance", "variance over classes", digits=4),
+    Cell("frame_variance", "frame gate's", digits=4),
+)
+SHOWN_CONTEXT = (
+    Shown("lambda", "context", ("weight",), GATES),
+    Shown(
+        "lambda, T', gate (0: in view of the video, 1: frame alone)",
+        "context_at_budgets",
+        ("weight", "k", "gate"),
+        (Cell("value", "mAP", percent=True),),
+    ),
+)
+NATURAL = Shown(
+    "trial, natural setting",
+    "natural",
+    ("trial",),
+    (Cell("map", percent=True), Cell("gflops"), Cell("selected", percent=True)),
+)
+BY_BUDGET = (
+    *(Cell(name, percent=True) for name in ("map", "minus_uniform", "minus_random")),
+    Cell("gflops", only_mean=True, digits=4),
+)
+BEFORE = (
+    Cell("map", "selected", percent=True),
+    Cell("map", "minus uniform", percent=True, minus="uniform"),
+    Cell("map", "minus random", percent=True, minus="random"),
+)
+BENCHMARKS = (
+    Benchmark(
+        name="video_epitoma",
+        about="VideoEpitoma against sampled timesteps; the gate in view of the video",
+        overrides=("method=video_epitoma",),
+        trials=TRIALS,
+        document=document,
+        layouts={
+            "cost_at_quality": Layout("cost_at_quality.*.*", ("choice", "seed")),
+            "by_budget": Layout("runs.*.by_budget.*", ("=seed", "")),
+            "half_of_16": Layout("runs.*.half_of_16", ("=seed",)),
+            **CONTEXT,
+        },
+        shown=(
+            Shown(
+                "cost at quality",
+                "cost_at_quality",
+                ("choice",),
+                (
+                    *(Cell(name, percent=True) for name in ("baseline_map", "map", "map_difference")),
+                    *(Cell(name) for name in ("baseline_gflops", "gflops", "cost_ratio")),
+                ),
+                turned=True,
+            ),
+            Shown("selector, T'", "by_budget", ("selector", "k"), BY_BUDGET),
+            Shown(
+                "8 of 16",
+                "half_of_16",
+                (),
+                tuple(
+                    Cell(name, percent=True) for name in ("map", "uniform_map", "difference", "cost_ratio")
+                ),
+            ),
+            *SHOWN_CONTEXT,
+            NATURAL,
+        ),
+        page_tables=(
+            PageTable(
+                "| T' | selected |",
+                "by_budget",
+                {str(k): {"selector": "epitoma-0.1", "k": k} for k in BUDGETS},
+                BY_BUDGET,
+            ),
+        ),
+        draw=draw,
+    ),
+    Benchmark(
+        name="video_epitoma_selected",
+        about="VideoEpitoma's selector, trained alone, before other classifiers",
+        overrides=("method=video_epitoma",),
+        train=train_selected,
+        document=selected,
+        folder="video_epitoma",
+        page="video_epitoma.md",
+        layouts={
+            "before": Layout("rows.*", ("",)),
+            "all_timesteps": Layout("all_timesteps.*", ("trial",), unzip="seed"),
+        },
+        shown=(
+            Shown("before, T'", "before", ("before", "k"), BEFORE),
+            Shown("all timesteps", "all_timesteps", ("trial",), (Cell("value", "mAP", percent=True),)),
+        ),
+        page_tables=(
+            PageTable(
+                "| before | T' |",
+                "before",
+                {
+                    name if k == 1 else f"{name} {k}": {"before": before, "k": k}
+                    for name, before in (
+                        ("its own classifier, fine", "attention"),
+                        ("mean of what each timestep says, fine", "mean"),
+                        ("LSTM, fine", "lstm"),
+                        ("its own classifier, motion", "motion"),
+                    )
+                    for k in (1, 4, 8)
+                },
+                (None, *BEFORE),
+            ),
+        ),
+    ),
+    Benchmark(
+        name="video_epitoma_long_range",
+        about="VideoEpitoma's gate where context decides",
+        overrides=("method=video_epitoma", "data=moving_digits_long_range"),
+        trials=LONG_RANGE,
+        document=long_range,
+        epochs=100,
+        training=LONG_RANGE_TRAINING,
+        page="video_epitoma.md",
+        layouts={**CONTEXT, "sampled": Layout("runs.*.sampled.*.*", ("=seed", "trial", "k"))},
+        shown=(
+            *SHOWN_CONTEXT,
+            NATURAL,
+            Shown("uniform, T'", "sampled", ("k",), (Cell("value", "mAP", percent=True),)),
+        ),
+        page_tables=(
+            PageTable(
+                "| lambda | in view of the video: mAP |",
+                "context",
+                {f"{weight:g}": {"weight": weight} for weight in LONG_RANGE_WEIGHTS},
+                GATES,
+            ),
+        ),
+        draw=draw_long_range,
+    ),
+)

@@ -11,7 +11,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 LOOK_SECONDS = 60.0
-COMPARED = ("python", "ray", "torch", "paretovid", "code")
+COMPARED = ("python", "ray", "torch", "paretovid", "plug-ins", "code")
 """What must be the same on the driver and on every node."""
 
 
@@ -23,7 +23,8 @@ class NodeFacts:
     """Host name and the first digits of Ray's id."""
     resources: Mapping[str, float]
     versions: Mapping[str, str]
-    """`python`, `ray`, `torch`, `paretovid`, and `code`, a digest of paretovid's files; missing ones left out."""
+    """`python`, `ray`, `torch`, `paretovid`, `plug-ins` that are installed, and `code`, a digest of paretovid's files
+    and theirs; missing ones left out."""
     clock_offset_seconds: float = 0.0
     """How far its clock is ahead of the driver's, to half of the round trip."""
     free_bytes: int = 0
@@ -69,6 +70,7 @@ def _facts(reference: Any, node: Mapping[str, Any], until: float) -> NodeFacts:
         clock_offset_seconds=_clock_offset(node["NodeID"]),
         free_bytes=found["free_bytes"],
         sees_probe=found["sees_probe"],
+        error=found["error"],
     )
 
 
@@ -123,6 +125,7 @@ def _looking() -> Any:
         import sys
         import tempfile
 
+        error = None
         versions = {"python": sys.version.split()[0]}
         for name in ("ray", "torch"):
             try:
@@ -131,15 +134,24 @@ def _looking() -> Any:
                 continue
         try:
             import paretovid
+            from paretovid.trainables.errors import ParetovidError
+            from paretovid.trainables.plugins import installed_plugins
             from paretovid.trainables.provenance import code_version
 
-            versions |= {"paretovid": paretovid.__version__, "code": code_version()}
+            versions["paretovid"] = paretovid.__version__
+            if installed_plugins():
+                versions["plug-ins"] = ", ".join(installed_plugins())
+            try:
+                versions["code"] = code_version()
+            except ParetovidError as unusable:  # a plug-in that is not there
+                error = unusable.message
         except ImportError:
             pass
         return {
             "versions": versions,
             "free_bytes": shutil.disk_usage(tempfile.gettempdir()).free,
             "sees_probe": probe is None or sees(probe),
+            "error": error,
         }
 
     return look

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import ray
 
+from paretovid.trainables.plugins import VARIABLE
+
 LOCAL = "local"
 ANSWER_SECONDS = 5.0
 
@@ -186,7 +188,8 @@ def _start(
         )
         return
     # Its processes have another environment than this one: workers get theirs with the job.
-    runtime = {"env_vars": {name: os.environ[name] for name in CLUSTER_ENVIRONMENT}}
+    names = [*CLUSTER_ENVIRONMENT, *([VARIABLE] if VARIABLE in os.environ else [])]
+    runtime = {"env_vars": {name: os.environ[name] for name in names}}
     modules = {"py_modules": list(py_modules)} if py_modules else {}
     ray.init(
         address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env={**runtime, **modules}

@@ -200,6 +200,8 @@ class SweepConfig:
     seed: Seed = 0
     name: str | None = None
     """The sweep's name. null: method, data and a number."""
+    plugins: list[str] = dataclasses.field(default_factory=list)
+    """Modules that add methods, backbones or readers and need not be installed: docs/plugins.md."""
     accounting: str = "honest"
     """`honest`: measured cost. `paper`: what the papers' tables count."""
     data: dict[str, Any] = dataclasses.field(default_factory=dict)

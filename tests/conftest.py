@@ -11,11 +11,13 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import threading
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -47,25 +49,41 @@ _LONGEST_FIRST = (
 )
 """Two processes share the groups (`make test`): one that takes minutes must not be the last to begin."""
 
-_IN_TWO_PARTS = {"test_method_contract.py": "name"}
-"""File to the parameter by which its tests are shared out, so that what one process has trained it uses again."""
-
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tests of a file run in one process, after each other, unless they name a group of their own."""
     places = {name: place for place, name in enumerate(_LONGEST_FIRST)}
     items.sort(key=lambda item: places.get(item.path.name, len(places)))
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(_group(item)))
 
 
-def _group(item: pytest.Item) -> str:
-    parameter = _IN_TWO_PARTS.get(item.path.name)
-    callspec = getattr(item, "callspec", None)
-    value = None if callspec is None else callspec.params.get(parameter)
-    return item.path.stem if value is None else f"{item.path.stem}-{zlib.crc32(str(value).encode()) % 2}"
+def group_of(test: str) -> str:
+    """Which group a test is in: those of one group run in one process, after each other.
+
+    A group is a file, with two exceptions. Tests of the methods' contract go by method, so that what one process has
+    trained it uses again; sweeps of methods with videos of their own may run beside those of the others.
+    """
+    file, _, parameters = test.partition("::")
+    method = parameters.partition("[")[2].removesuffix("]").removeprefix("True-").removeprefix("False-")
+    if file.endswith("test_method_contract.py"):
+        return f"{file}-{zlib.crc32(method.partition('-')[0].encode()) % 2}"
+    if file.endswith("test_method_sweeps.py"):
+        return f"{file}-{method if method.startswith('model_selection') else ''}"
+    return file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """For `--dist loadgroup`. The marks of pytest-xdist 3.8 group nothing with pytest 9.2, whose ids of tests it
+    cannot change any more."""
+    if config.getvalue("dist") != "loadgroup":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    return ByGroup(config, log)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -201,6 +219,19 @@ class Clusters:
         """For a test with a cluster of its own in this process."""
         self._open.close()
 
+    def end_unless_idle(self, seconds: float = 10.0) -> None:
+        """What a test that has failed has left running must not keep the next one waiting."""
+        import ray
+
+        until = time.monotonic() + seconds
+        while ray.is_initialized():
+            if ray.available_resources().get("CPU", 0.0) >= ray.cluster_resources().get("CPU", 0.0):
+                return
+            if time.monotonic() > until:
+                self.end()
+                return
+            time.sleep(0.1)
+
 
 @pytest.fixture(scope="session")
 def clusters() -> Iterator[Clusters]:
@@ -211,9 +242,10 @@ def clusters() -> Iterator[Clusters]:
 
 
 @pytest.fixture
-def shared_cluster(clusters: Clusters) -> Cluster:
+def shared_cluster(clusters: Clusters) -> Iterator[Cluster]:
     """One Ray cluster for all tests of this process that can share it: whatever connects in the test uses it."""
-    return clusters.shared()
+    yield clusters.shared()
+    clusters.end_unless_idle()
 
 
 @pytest.fixture(scope="session")
@@ -262,3 +294,33 @@ def postgres(postgres_process: PostgresServer, monkeypatch: pytest.MonkeyPatch) 
 def database(postgres: PostgresServer) -> str:
     """The URL of a new, empty database, without the password."""
     return postgres.make_database(f"paretovid_{next(_NUMBERS)}")
+
+
+@pytest.fixture
+def no_plugins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """The test begins and ends without plug-ins, in a folder of its own."""
+    from paretovid.trainables import plugins
+    from paretovid.trainables.backbones import catalog as backbones
+    from paretovid.trainables.catalog import METHODS
+    from paretovid.trainables.data.readers.catalog import READERS
+
+    backbones.all_components()  # what registers itself when it is imported does so once
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(plugins.VARIABLE, raising=False)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for name in ("_used", "_importing", "_registered_by"):
+        monkeypatch.setattr(plugins, name, type(getattr(plugins, name))())
+    for catalog in (METHODS, backbones.BACKBONES, READERS):
+        for name in ("_entries", "_values"):
+            monkeypatch.setattr(catalog, name, dict(getattr(catalog, name)))
+        monkeypatch.setattr(catalog, "_has_installed", False)
+    monkeypatch.setattr(backbones, "_known", dict(backbones._known))
+    before = set(sys.modules)
+    plugins.installed_entries.cache_clear()
+    yield
+    plugins.installed_entries.cache_clear()
+    plugins.plugin_digest.cache_clear()
+    os.environ.pop(plugins.VARIABLE, None)
+    for name in set(sys.modules) - before:
+        if (getattr(sys.modules[name], "__file__", None) or "").startswith(str(tmp_path)):
+            del sys.modules[name]

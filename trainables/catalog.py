@@ -1,72 +1,62 @@
-"""All methods and baselines by name. Importing this module registers them."""
+"""All methods and baselines by name, those of plug-ins among them. One is imported when it is first asked for."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from paretovid.trainables.baselines import (
-    early_fusion,
-    frame_exit,
-    late_fusion,
-    lstm,
-    random_gate,
-    random_levels,
-    top_k,
-    uniform,
-)
-from paretovid.trainables.baselines import glimpse_agents as jumping_agents
-from paretovid.trainables.baselines import localization as clip_baselines
-from paretovid.trainables.baselines import model_pool as pool_baselines
-from paretovid.trainables.baselines import sampled_timesteps as epitoma_sampled
 from paretovid.trainables.config import typed_config
 from paretovid.trainables.cost import ComponentCost
-from paretovid.trainables.errors import unknown_name
 from paretovid.trainables.method import METHODS, Method
-from paretovid.trainables.methods import (
-    ada_frame,
-    hcms,
-    lite_eval,
-    model_selection,
-    model_selection_localization,
-    video_epitoma,
-)
 
 __all__ = ["build_method", "default_component_costs", "method_class", "method_config", "method_names"]
 
-# One line per method file; the modules register their classes when they are imported.
-_MODULES = (
-    ada_frame,
-    clip_baselines,
-    early_fusion,
-    epitoma_sampled,
-    frame_exit,
-    hcms,
-    jumping_agents,
-    late_fusion,
-    lite_eval,
-    lstm,
-    model_selection_localization,
-    model_selection,
-    pool_baselines,
-    random_gate,
-    random_levels,
-    top_k,
-    uniform,
-    video_epitoma,
+METHODS.own(
+    {
+        "ada_frame": "paretovid.trainables.methods.ada_frame:AdaFrame",
+        "hcms": "paretovid.trainables.methods.hcms:Hcms",
+        "lite_eval": "paretovid.trainables.methods.lite_eval:LiteEval",
+        "model_selection": "paretovid.trainables.methods.model_selection:ModelSelection",
+        "model_selection_localization": (
+            "paretovid.trainables.methods.model_selection_localization:ModelSelectionLocalization"
+        ),
+        "video_epitoma": "paretovid.trainables.methods.video_epitoma:VideoEpitoma",
+        "early_fusion": "paretovid.trainables.baselines.early_fusion:EarlyFusion",
+        "frame_exit": "paretovid.trainables.baselines.frame_exit:FrameExit",
+        "frame_glimpse": "paretovid.trainables.baselines.glimpse_agents:FrameGlimpse",
+        "fast_forward": "paretovid.trainables.baselines.glimpse_agents:FastForward",
+        "late_fusion": "paretovid.trainables.baselines.late_fusion:LateFusion",
+        "appearance_only": "paretovid.trainables.baselines.localization:AppearanceOnly",
+        "motion_only": "paretovid.trainables.baselines.localization:MotionOnly",
+        "two_stream": "paretovid.trainables.baselines.localization:TwoStream",
+        "random_clips": "paretovid.trainables.baselines.localization:RandomClips",
+        "lstm": "paretovid.trainables.baselines.lstm:Lstm",
+        "single_model": "paretovid.trainables.baselines.model_pool:SingleModel",
+        "random_model": "paretovid.trainables.baselines.model_pool:RandomModel",
+        "model_cascade": "paretovid.trainables.baselines.model_pool:ModelCascade",
+        "model_ensemble": "paretovid.trainables.baselines.model_pool:ModelEnsemble",
+        "model_oracle": "paretovid.trainables.baselines.model_pool:ModelOracle",
+        "random_gate": "paretovid.trainables.baselines.random_gate:RandomGate",
+        "random_levels": "paretovid.trainables.baselines.random_levels:RandomLevels",
+        "epitoma_sampled": "paretovid.trainables.baselines.sampled_timesteps:EpitomaSampled",
+        "top_k": "paretovid.trainables.baselines.top_k:TopK",
+        "uniform": "paretovid.trainables.baselines.uniform:Uniform",
+        "oracle": "paretovid.trainables.baselines.uniform:Oracle",
+    }
 )
 
 
 def method_names() -> tuple[str, ...]:
-    """Names of all registered methods and baselines, sorted."""
-    return tuple(sorted(METHODS))
+    """Names of all methods and baselines, sorted."""
+    return METHODS.names()
 
 
 def method_class(name: str) -> type[Method]:
-    """The class of a method. Raises `UnknownNameError` that lists the known names."""
-    if name not in METHODS:
-        raise unknown_name("method", name, METHODS)
-    return METHODS[name]
+    """The class of a method.
+
+    Raises `UnknownNameError` that lists the known names, `UsageError` for a plug-in's that cannot be used.
+    """
+    return METHODS.get(name)
 
 
 def method_config(name: str, fields: Mapping[str, Any]) -> Any:

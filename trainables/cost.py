@@ -22,11 +22,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from paretovid.trainables.documents import Fields
 from paretovid.trainables.errors import UnknownCostError, UsageError
 
 Accounting = Literal["honest", "paper"]
 ACCOUNTINGS: tuple[Accounting, ...] = ("honest", "paper")
-UNIT = "GFLOPs per video (giga multiply-accumulates)"
 
 
 def measure_macs(module: nn.Module, *inputs: Any) -> int:
@@ -59,6 +59,17 @@ class ComponentCost:
     published_gmacs: float | None = None
     """What a paper states for the same component at the same input, if any does."""
     published_source: str | None = None
+
+    @classmethod
+    def read(cls, data: Fields) -> ComponentCost:
+        """From a JSON document. Raises `DataError` for a field that is missing or of another type."""
+        return cls(
+            macs=data.whole("macs"),
+            input=data.text("input"),
+            provenance=data.text("provenance", "torch.utils.flop_counter"),
+            published_gmacs=data.optional_number("published_gmacs"),
+            published_source=data.text("published_source") if "published_source" in data else None,
+        )
 
     @property
     def gmacs(self) -> float:

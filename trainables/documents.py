@@ -84,6 +84,14 @@ class Fields:
         """None where it is missing."""
         return self.number(name) if name in self else None
 
+    def optional_text(self, name: str) -> str | None:
+        """None where it is missing."""
+        return self.text(name) if name in self else None
+
+    def wholes(self, name: str, default: Sequence[int] | None = None) -> tuple[int, ...]:
+        """A list of whole numbers."""
+        return tuple(self._as(int, value, name) for value in self._list(name, default))
+
     def texts(self, name: str, default: Sequence[str] | None = None) -> tuple[str, ...]:
         """A list of texts."""
         return tuple(self._as(str, value, name) for value in self._list(name, default))

@@ -40,8 +40,8 @@ class Metrics:
     videos: int | None = None
     """N."""
     stopped_by: Mapping[str, float] | None = None
-    """Share of the videos whose reading ended at the `end`, by the `method` or by the `cap`; None of a method that
-    does not read by the step."""
+    """Share of the videos whose reading ended for each reason (`caps.STOPPED_BY`); None of a method that does not read
+    by the step."""
 
     @property
     def quality(self) -> float:
@@ -72,12 +72,12 @@ class Metrics:
     def to_json(self) -> dict[str, JsonValue]:
         """Plain data, qualities beside the other figures; `from_json` reads it."""
         numbers = self.numbers()
-        stopped_by = None if self.stopped_by is None else dict(self.stopped_by)
-        optional = {"usage": self.usage, "videos": self.videos, "stopped_by": stopped_by}
+        optional = {"usage": self.usage, "videos": self.videos}
         return {
             **numbers,
             "calls": dict(self.calls),
             **{name: value for name, value in optional.items() if value is not None},
+            **({} if self.stopped_by is None else {"stopped_by": dict(self.stopped_by)}),
         }
 
     @classmethod

@@ -3,23 +3,23 @@
 A method decides, step by step, what it wants to see; a **provider** supplies it and counts the calls
 (`provider.py`). The trainer (`training/loop.py`) calls `loss` on batches in which all features are present; the
 evaluation and the promoted model call `run`, with a provider of cached features or of a raw video. Both
-are the same code, so what is promoted behaves as it was evaluated.
+are the same code, so what is promoted behaves as it was evaluated. What only some methods need to do besides
+(`companions.py`) they say by a second base class.
 
 Shapes: B videos, T steps (padded to the longest of the batch), C classes, D_s the width of source s.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from torch import nn
 
 from paretovid.trainables.cost import ComponentCost
 from paretovid.trainables.errors import UsageError
-from paretovid.trainables.measurement import Metrics
 from paretovid.trainables.outcome import (
     Batch,
     InferenceKnob,
@@ -27,8 +27,8 @@ from paretovid.trainables.outcome import (
     Outcome,
     Progress,
     Setting,
-    SourceFacts,
 )
+from paretovid.trainables.plugins import Catalog
 from paretovid.trainables.provider import Provider
 
 Task = Literal["classification", "localization"]
@@ -64,15 +64,6 @@ class Method(nn.Module, ABC):
         """Builds the modules. `widths`: source to D_s."""
         super().__init__()
 
-    @classmethod
-    def check_facts(cls, config: Any, facts: Mapping[str, SourceFacts]) -> None:
-        """Raises `UsageError` if a configuration does not fit what is known of its sources before anything is made."""
-        return None
-
-    def use_facts(self, facts: Mapping[str, SourceFacts]) -> None:
-        """Told once, before training, about every source that it reads. What `run` needs of it is kept as a buffer."""
-        return None
-
     @abstractmethod
     def loss(self, batch: Batch, progress: Progress) -> Loss:
         """Training loss of a batch, gates relaxed. Not called for a method without parameters.
@@ -89,10 +80,6 @@ class Method(nn.Module, ABC):
     def settings(self) -> list[Setting]:
         """The settings to run. The first is the default one."""
 
-    def is_operating_point(self, setting: Setting) -> bool:
-        """Whether a run at one of `settings` is an operating point itself, and not only there for `stop_points`."""
-        return True
-
     def stop_points(self, outcome: Outcome, setting: Setting) -> list[tuple[Setting, Outcome]]:
         """Further settings that `outcome`, a run at `setting`, answers without another run."""
         return []
@@ -100,35 +87,6 @@ class Method(nn.Module, ABC):
     def looks(self) -> tuple[str, ...]:
         """What each value of `Outcome.decisions` is called, from 0: `none`, then the dearest source looked at."""
         return ("none", "coarse", "fine")
-
-    def warnings(self, at_default: Metrics) -> list[str]:
-        """What a reader of the result must know, such as a gate that collapsed.
-
-        Arguments:
-            at_default: the figures of the default setting on validation.
-        """
-        return []
-
-    def check_features(self, features: Mapping[str, str]) -> None:
-        """Before training: raises `UsageError` if the method cannot be trained on these features.
-
-        Arguments:
-            features: source to the name of its features, which holds their fingerprint.
-        """
-        return None
-
-    def export(self, folder: Path, about: Mapping[str, Any]) -> None:
-        """After training: writes what others may use without this method, beside the trial's result.
-
-        Arguments:
-            folder: of the trial; it exists.
-            about: trial, features, data and code version, for the record.
-        """
-        return None
-
-    def portable(self, model: Mapping[str, Any]) -> dict[str, Any]:
-        """The configuration's fields `model`, such that this method is built from them where its files are not."""
-        return dict(model)
 
     @abstractmethod
     def component_costs(self) -> dict[str, ComponentCost]:
@@ -153,12 +111,53 @@ def check_distinct(name: str, values: Sequence[float]) -> None:
         raise UsageError(f"{name} cannot be {list(values)}", "Give one or more different numbers.")
 
 
-METHODS: dict[str, type[Method]] = {}
+def _checked(name: str, found: object, where: str) -> type[Method]:
+    """The class, if it keeps what can be told of the contract without building one (`testing.py` checks the rest).
+
+    Raises `UsageError` that says which rule it breaks.
+    """
+    broken = _broken_rule(name, found)
+    if broken is not None:
+        raise UsageError(
+            f"{where} breaks the contract of a method: {broken}", "trainables/method.py states the contract."
+        )
+    assert isinstance(found, type) and issubclass(found, Method)
+    return found
+
+
+def _broken_rule(name: str, found: object) -> str | None:
+    if not (isinstance(found, type) and issubclass(found, Method)):
+        return f"it is {found!r}, and must be a class derived from Method"
+    stated = getattr(found, "name", None)
+    if stated != name:
+        return f"its `name` is {stated!r}, and must be {name!r}, as it is registered"
+    if found.__abstractmethods__:
+        return f"it does not define {', '.join(sorted(found.__abstractmethods__))}"
+    if found.task not in get_args(Task):
+        return f"its `task` is {found.task!r}, and must be one of {', '.join(get_args(Task))}"
+    config = getattr(found, "Config", None)
+    if not (isinstance(config, type) and dataclasses.is_dataclass(config)):
+        return "its `Config` must be a dataclass"
+    if not config.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+        return "its `Config` must be frozen"
+    missing = dataclasses.MISSING
+    open_fields = [
+        field.name
+        for field in dataclasses.fields(config)
+        if field.default is missing and field.default_factory is missing
+    ]
+    if open_fields:
+        return f"every field of its `Config` must have a default, and {', '.join(open_fields)} has none"
+    knobs = [getattr(knob, "name", None) for knob in found.inference_knobs]
+    if None in knobs or len(set(knobs)) != len(knobs):
+        return "its `inference_knobs` must be InferenceKnob, each name once"
+    return None
+
+
+METHODS: Catalog[type[Method]] = Catalog("method", "paretovid.methods", _checked)
 
 
 def register(cls: type[Method]) -> type[Method]:
-    """Class decorator: makes a method known by its name. A duplicate name is an error."""
-    if cls.name in METHODS:
-        raise ValueError(f"method {cls.name!r} is registered twice: {METHODS[cls.name]} and {cls}")
-    METHODS[cls.name] = cls
+    """Class decorator: makes a method known by its name. Raises `UsageError` if another one has it."""
+    METHODS.register(cls.name, cls, f"{cls.__module__}:{cls.__qualname__}")
     return cls

@@ -10,7 +10,7 @@ from torch import Tensor
 from paretovid.trainables.ranges import Range
 
 Setting = Mapping[str, float | str]
-"""Values of a method's inference knobs, by name. `{}` is the natural setting: every knob at its default."""
+"""Values of a method's inference knobs, by name. `{}` is the default setting: every knob at its default."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,16 +6,24 @@ import functools
 import hashlib
 from pathlib import Path
 
+from paretovid.trainables.plugins import plugin_digest, plugin_modules
 
-@functools.cache
+
 def code_version() -> str:
-    """A digest of the source files of this package: `<12 hex digits>`.
+    """A digest of the source files of this package and of the plug-ins in use: `<12 hex digits>`.
 
     Does not need git, so it says the same in a clone, a wheel and on a worker; unlike a commit it also
     changes with an uncommitted edit.
     """
+    digest = _own_digest().copy()
+    digest.update(plugin_digest(plugin_modules()))
+    return digest.hexdigest()[:12]
+
+
+@functools.cache
+def _own_digest() -> hashlib._Hash:
     root = Path(__file__).parent
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
         digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()[:12]
+    return digest

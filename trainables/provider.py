@@ -101,13 +101,6 @@ class Provider(ABC):
         count = count.to(torch.int64)
         self.calls[component] = count.clone() if before is None else before + count
 
-    @final
-    def spent_gflops(self) -> Tensor:
-        """`[B]` float64: GFLOPs so far."""
-        if not self.calls:
-            return torch.zeros(self.batch_size, dtype=torch.float64, device=self.num_steps.device)
-        return self.costs.gflops(self.calls)
-
     @abstractmethod
     def _read(self, source: str, index: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
         """`[B, D]` features and `[B]` bool: which of them had not been read before."""

@@ -13,7 +13,6 @@ A model folder:
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import shutil
 import time
@@ -27,7 +26,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from paretovid.trainables.backbones.catalog import component, load_backbone
+from paretovid.trainables.backbones.catalog import BACKBONES, component, load_backbone
 from paretovid.trainables.backbones.spec import Backbone
 from paretovid.trainables.caps import CAP, STOPPED_BY, check_known
 from paretovid.trainables.catalog import build_method, method_class
@@ -36,11 +35,12 @@ from paretovid.trainables.data.dataset import video_key
 from paretovid.trainables.data.s3 import is_object
 from paretovid.trainables.data.videos import InputSpec, VideoReader, read_steps
 from paretovid.trainables.errors import DataError, UsageError, VideoError, unknown_name
-from paretovid.trainables.method import Method
+from paretovid.trainables.method import METHODS, Method
+from paretovid.trainables.model_description import MODEL_FILE, ModelDescription
 from paretovid.trainables.outcome import InferenceKnob, Outcome
+from paretovid.trainables.plugins import IS_COPY
 from paretovid.trainables.provider import VideoProvider
 
-MODEL_FILE = "model.json"
 WEIGHTS_FILE = "method.safetensors"
 MOST_STEPS_AT_ONCE = 512
 """Longer videos are looked at step by step, so that their frames need not be kept."""
@@ -152,19 +152,14 @@ def _in_range(knob: InferenceKnob, value: Any) -> float | str:
 
 
 def write_model_folder(
-    folder: Path, description: Mapping[str, Any], weights: Path, backbones: Mapping[str, Path]
+    folder: Path, description: ModelDescription, weights: Path, backbones: Mapping[str, Path]
 ) -> None:
-    """Makes a model folder from a trial's weights and the backbone folders of its sources.
-
-    Arguments:
-        description: method, config, sources, widths, costs, classes, multi_label, step_seconds,
-            feature_dtype, setting; more is kept.
-    """
+    """Makes a model folder from a trial's weights and the backbone folders of its sources."""
     folder.mkdir(parents=True)
     shutil.copyfile(weights, folder / WEIGHTS_FILE)
     for source, path in backbones.items():
         shutil.copytree(path, folder / "backbones" / source)
-    (folder / MODEL_FILE).write_text(json.dumps(description, indent=1, allow_nan=False))
+    description.write(folder)
 
 
 @final
@@ -204,20 +199,20 @@ class Recognizer:
     """A model folder, loaded. `predict` may be called from one thread at a time."""
 
     def __init__(
-        self, description: Mapping[str, Any], method: Method, backbones: Mapping[str, Backbone]
+        self, description: ModelDescription, method: Method, backbones: Mapping[str, Backbone]
     ) -> None:
-        self.description = dict(description)
+        self.description = description
         self.method = method
         self.backbones = backbones
-        self.classes = tuple(description["classes"])
+        self.classes = description.classes
         self.knobs = method.inference_knobs
         self.looks = method.looks()
         """What a step's decision 0, 1, ... is called."""
-        self.defaults: dict[str, float | str] = dict(description["setting"])
-        self._costs = CostTable.from_json(description["costs"])
-        self._specs = {source: component(name).input for source, name in description["sources"].items()}
+        self.defaults: dict[str, float | str] = dict(description.setting)
+        self._costs = CostTable(description.costs)
+        self._specs = {source: component(name).input for source, name in description.sources.items()}
         # What was measured saw features as they were stored; the last bit can tip a decision.
-        self._dtype = getattr(torch, description.get("feature_dtype", "float32"))
+        self._dtype = getattr(torch, description.feature_dtype)
 
     @classmethod
     def load(cls, folder: Path, *, on_demand: bool = False) -> Recognizer:
@@ -227,23 +222,23 @@ class Recognizer:
             on_demand: read a backbone's weights when it is first run, for pools of which a video needs one or two.
                 A damaged one is then found when it is needed.
         """
+        description = ModelDescription.read(folder)
         try:
-            description = json.loads((folder / MODEL_FILE).read_text())
             weights = load_file(folder / WEIGHTS_FILE)
         except Exception as error:  # safetensors raises its own type, a subclass of Exception
             raise DataError(
                 f"{folder} is not a model folder: {error}", f"It needs {MODEL_FILE} and {WEIGHTS_FILE}."
             ) from error
         method = build_method(
-            description["method"],
-            description["config"],
-            widths=description["widths"],
-            num_classes=len(description["classes"]),
-            multi_label=description["multi_label"],
+            description.method,
+            description.config,
+            widths=description.widths,
+            num_classes=len(description.classes),
+            multi_label=description.multi_label,
         )
         method.load_state_dict(weights)
         backbones: Mapping[str, Backbone] = BackbonesOnDemand(
-            {source: folder / "backbones" / source for source in description["sources"]}
+            {source: folder / "backbones" / source for source in description.sources}
         )
         if not on_demand:
             backbones = dict(backbones)
@@ -276,7 +271,7 @@ class Recognizer:
         try:
             if not isinstance(video, bytes) and not is_object(video) and not Path(video).is_file():
                 raise VideoError(f"{shown}: no such file", "Give the path of a video file.")
-            with VideoReader(video, step_seconds=self.description["step_seconds"], name=shown) as reader:
+            with VideoReader(video, step_seconds=self.description.step_seconds, name=shown) as reader:
                 return self._look(reader, shown, video_id, setting)
         except (DataError, OSError) as error:
             said = (getattr(error, "message", None) or str(error), getattr(error, "hint", ""))
@@ -313,10 +308,10 @@ class Recognizer:
 
         provider = VideoProvider(
             compute,
-            widths=self.description["widths"],
+            widths=self.description.widths,
             num_steps=reader.num_steps,
             video_key=video_key(video_id),
-            components=self.description["sources"],
+            components=self.description.sources,
             costs=self._costs,
             compute_all=compute_all if reader.num_steps <= MOST_STEPS_AT_ONCE else None,
             step_seconds=reader.step_seconds,
@@ -414,3 +409,9 @@ def _video_id(video: VideoSource) -> str:
 def knobs_of(method: str) -> tuple[InferenceKnob, ...]:
     """The inference knobs of a registered method."""
     return method_class(method).inference_knobs
+
+
+if IS_COPY:
+    # Nothing is imported later: the folder that this copy was loaded from may be gone by then.
+    METHODS.get_all()
+    BACKBONES.get_all()

@@ -21,9 +21,11 @@ from torch import Tensor
 from paretovid.trainables.backbones.catalog import measure_component
 from paretovid.trainables.caps import check_known, complete
 from paretovid.trainables.catalog import build_method, method_class, method_config
+from paretovid.trainables.companions import ChecksFeatures, Exports, NeedsFiles, UsesSourceInfo, Warns
 from paretovid.trainables.context import TrialContext, TrialStopped
 from paretovid.trainables.cost import CostTable, check_accounting
 from paretovid.trainables.data.dataset import Dataset, Event, load_dataset
+from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.evaluation.detection import GroundTruth, Segments
 from paretovid.trainables.evaluation.evaluate import (
     CHEAPEST,
@@ -57,9 +59,8 @@ from paretovid.trainables.training.loop import _train
 def run_trial(config: TrialConfig, context: TrialContext) -> TrialResult | None:
     """Trains, evaluates, and writes `result.json`, `scores.safetensors` and `model.safetensors`.
 
-    Returns the result on rank 0, None on others. Raises `NonFiniteError` if the loss
-    diverges, `StaleFeaturesError` or `DataError` for features or videos that cannot be used, `TrialStopped` if
-    the context asked it to end.
+    Returns the result on rank 0, None on others. Raises `NonFiniteError` if the loss diverges, `StaleFeaturesError` or
+    `DataError` for features or videos that cannot be used, `TrialStopped` if the context asked it to end.
     """
     started = time.perf_counter()
     # The sums of a matrix product depend on the number of threads; results must not.
@@ -76,9 +77,11 @@ def run_trial(config: TrialConfig, context: TrialContext) -> TrialResult | None:
         num_classes=len(dataset.classes),
         multi_label=dataset.multi_label,
     )
-    method.use_facts(_facts(stores, len(dataset.classes)))
+    if isinstance(method, UsesSourceInfo):
+        method.use_source_info(_facts(stores, len(dataset.classes)))
     method = method.to(context.device)
-    method.check_features({source: Path(config.features[source]).name for source in sources})
+    if isinstance(method, ChecksFeatures):
+        method.check_features({source: Path(config.features[source]).name for source in sources})
     if method.task == "localization":  # what cannot be measured is not trained first
         for name in SPLITS:
             true_instances(dataset, _Data(dataset, stores).records(name))
@@ -88,6 +91,9 @@ def run_trial(config: TrialConfig, context: TrialContext) -> TrialResult | None:
     data, components = _Data(dataset, stores), {source: store.component for source, store in stores.items()}
     costs = cost_table(method, components, config.accounting, len(dataset.classes))
     points = _evaluate(method.cpu(), data, config, costs, context)
+    warnings = (
+        method.warnings(_at_default(method, data, config, costs, points)) if isinstance(method, Warns) else []
+    )
     result = TrialResult(
         trial=config.trial,
         digest=config.digest,
@@ -98,7 +104,7 @@ def run_trial(config: TrialConfig, context: TrialContext) -> TrialResult | None:
         deployable=method.deployable,
         seed=config.seed,
         training_knobs=config.training_knobs,
-        model=method.portable(config.model),
+        model=_portable(method, config.model),
         training_config=asdict(config.training),
         sources=components,
         widths={source: store.width for source, store in stores.items()},
@@ -110,7 +116,7 @@ def run_trial(config: TrialConfig, context: TrialContext) -> TrialResult | None:
         parameters=sum(parameter.numel() for parameter in method.parameters()),
         history=tuple(history),
         points=tuple(points),
-        warnings=tuple(method.warnings(_at_default(method, data, config, costs, points))),
+        warnings=tuple(warnings),
         seconds=time.perf_counter() - started,
     )
     _write(Path(config.output), result, method)
@@ -142,6 +148,11 @@ def cost_table(
         else method.component_costs()
     )
     return CostTable({**{components[source]: cost for source, cost in backbones.items()}, **own})
+
+
+def _portable(method: Method, model: JsonObject) -> JsonObject:
+    """The fields of the method's Config, as they are built from where its files are not."""
+    return method.portable(model) if isinstance(method, NeedsFiles) else model
 
 
 def _reference(config: TrialConfig, dataset: Dataset, sources: Sequence[str]) -> DataReference:
@@ -316,8 +327,9 @@ def _write(folder: Path, result: TrialResult, method: Method) -> None:
     save_file({name: value.contiguous() for name, value in method.state_dict().items()}, temporary)
     _keep(temporary, folder / "model.safetensors")
     document = result.to_json()
-    about = {key: document[key] for key in ("sweep", "trial", "seed", "data", "code_version")}
-    method.export(folder, about)
+    if isinstance(method, Exports):
+        about = {key: document[key] for key in ("sweep", "trial", "seed", "data", "code_version")}
+        method.export(folder, about)
     partial = folder / f"{RESULT_FILE}.partial"
     partial.write_text(json.dumps(document, indent=1, allow_nan=False))
     _keep(partial, folder / RESULT_FILE)

@@ -33,6 +33,7 @@ class Answer:
 def data_make(args: argparse.Namespace) -> Answer:
     """`paretovid data make`."""
     from paretovid.platform.config.load import load_sweep_config
+    from paretovid.platform.config.resolve import resolve_data
     from paretovid.platform.console.progress import Progress
     from paretovid.platform.execution.stopping import StopSwitch, ended_in_order
     from paretovid.platform.preparation import datasets
@@ -40,7 +41,7 @@ def data_make(args: argparse.Namespace) -> Answer:
     progress = Progress(1)
     config = load_sweep_config(args.overrides)
     with ended_in_order(StopSwitch(), _SAME_COMMAND, progress.say):
-        dataset = datasets.make_data(config, progress)
+        dataset = datasets.make_data(config, resolve_data(config), progress)
     return Answer(text=f"{len(dataset.records)} videos of {len(dataset.classes)} classes in {dataset.root}")
 
 
@@ -124,11 +125,11 @@ def sweeps(args: argparse.Namespace) -> Answer:
     if args.sweep is not None:
         status = status_of(home, args.sweep)
         return Answer(text=status_text(status), document=status.to_document())
-    found: Sequence[Mapping[str, Any]] = list_sweeps(home)
+    found = [listing.to_json() for listing in list_sweeps(home)]
     columns = ("name", "method", "data", "state", "trials", "asked", "failed", "hypervolume", "created")
     rows = [[_cell(entry.get(column)) for column in columns] for entry in found]
     text = format_table(columns, rows) if rows else "No sweeps yet. Start one: paretovid sweep"
-    return Answer(text=text, document={"sweeps": list(found)})
+    return Answer(text=text, document={"sweeps": found})
 
 
 def front(args: argparse.Namespace) -> Answer:

@@ -217,17 +217,17 @@ def _home(override: str | None) -> Iterator[Check]:
 
 
 def _study_store(home: Home) -> Check:
-    from paretovid.platform.search.location import UNDER_HOME, study_place
+    from paretovid.platform.search.location import UNDER_HOME, study_location
     from paretovid.platform.search.storage import connect_storage
 
-    place = study_place(home, {"name": "doctor", "uid": ""}, None)
-    if place.described == UNDER_HOME:
+    location = study_location(home, "doctor", uid="", given=None)
+    if location.described == UNDER_HOME:
         return _store("optuna store", home.optuna_url)
     try:
-        _, names = connect_storage(place.url)
+        _, names = connect_storage(location.url)
     except ParetovidError as error:
         return Check(name="optuna store", state="fail", found=error.message, mend=error.hint)
-    return Check(name="optuna store", state="ok", found=f"{place.described}, {len(names)} studies")
+    return Check(name="optuna store", state="ok", found=f"{location.described}, {len(names)} studies")
 
 
 def _mlflow_store(home: Home) -> Check:

@@ -24,8 +24,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from paretovid.platform.storage.urls import check_no_password
 from paretovid.search_spaces.schema import FREE_SECTIONS, KnobConfig, MethodConfig, SweepConfig
+from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.errors import UsageError, unknown_name
-from paretovid.trainables.ranges import Declared, check_ranges, field_number
+from paretovid.trainables.plugins import search_space_folders, use_plugins
+from paretovid.trainables.ranges import check_ranges
 
 _PACKAGE = "paretovid.search_spaces"
 _GROUPS = ("data", "backbones", "method", "search", "cluster", "tracking")
@@ -37,11 +39,15 @@ def load_sweep_config(overrides: Sequence[str] = ()) -> SweepConfig:
     """The configuration with `overrides` (Hydra's grammar: `search.trials=8`, `method=lite_eval`) applied.
 
     Settings under `data`, `training`, `backbones.training` and `method.model` need no `+` to be added; the
-    dataclasses that they belong to check them (`check_method`, `typed_config`).
+    dataclasses that they belong to check them (`resolve.py`).
 
     Raises `UsageError` for an unknown key, a value of another type, a bad range, or a value out of bounds.
     """
     parsed = [_parse(word) for word in overrides]
+    for each in parsed:
+        if each.key_or_group == "plugins":
+            use_plugins(_modules(each))
+    _check_plugin_files()
     groups = [each for each in parsed if each.key_or_group in _GROUPS]
     for each in groups:
         _check_group(each)
@@ -59,15 +65,43 @@ def load_sweep_config(overrides: Sequence[str] = ()) -> SweepConfig:
     return config
 
 
-def to_record(config: SweepConfig) -> dict[str, Any]:
-    """The resolved configuration as plain JSON-able data."""
-    return asdict(config)
+def to_record(config: SweepConfig) -> JsonObject:
+    """The resolved configuration as plain data, for `sweep.json`."""
+    record = asdict(config)
+    if not record["plugins"]:  # what was started before there were any is the same sweep
+        del record["plugins"]
+    return record
 
 
 def group_options(group: str) -> tuple[str, ...]:
-    """The names that `group=NAME` takes, sorted."""
+    """The names that `group=NAME` takes, those of plug-ins among them, sorted."""
     folder = importlib.resources.files(_PACKAGE) / group
-    return tuple(sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".yaml")))
+    own = {entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".yaml")}
+    added = {path.stem for above in search_space_folders() for path in (above / group).glob("*.yaml")}
+    return tuple(sorted(own | added))
+
+
+def _modules(override: Override) -> list[str]:
+    value = override.value()
+    if not isinstance(value, list):
+        raise UsageError(
+            f"plugins is a list of modules, not {value!r}", "Write plugins=[my_package.my_module]."
+        )
+    return [str(each) for each in value]
+
+
+def _check_plugin_files() -> None:
+    """Raises `UsageError` if two YAML files answer to one choice: only the first would ever be read."""
+    own = Path(str(importlib.resources.files(_PACKAGE)))
+    seen: dict[tuple[str, str], Path] = {}
+    for folder in (own, *search_space_folders()):
+        for group in _GROUPS:
+            for path in sorted((folder / group).glob("*.yaml")):
+                there = seen.setdefault((group, path.stem), path)
+                if not there.samefile(path):
+                    raise UsageError(
+                        f"{group}={path.stem} is there twice: {there}, and {path}", "Rename one of the files."
+                    )
 
 
 def data_settings(config: SweepConfig) -> dict[str, Any]:
@@ -98,45 +132,6 @@ def model_with_knobs(method: MethodConfig, knobs: Mapping[str, Any]) -> dict[str
                 section = section.setdefault(parent, {})
             section[last] = knobs[name]
     return model
-
-
-def check_method(config: SweepConfig) -> None:
-    """Builds the configuration of the method and of every baseline, with the knobs at both ends.
-
-    Imports torch. Raises `UsageError` for an unknown method, field or value, and for a knob that leaves the range of
-    what it sets.
-    """
-    from paretovid.trainables.catalog import method_class, method_config
-
-    knobs = config.method.training_knobs
-    settings = method_class(config.method.name).Config
-    for name, knob in knobs.items():
-        if (number := field_number(settings, knob.field)) is not None:
-            _check_inside(config.method, name, knob, f"method.training_knobs.{name}", number)
-    for each in method_class(config.method.name).inference_knobs:
-        searched = config.method.inference_knobs.get(each.name)
-        if searched is not None and not each.words:  # words have no range
-            number = Declared(int if each.whole else float, each.range, each.description)
-            _check_inside(config.method, each.name, searched, f"method.inference_knobs.{each.name}", number)
-    for end in (0, -1):
-        values = {name: ends(knob)[end] for name, knob in knobs.items()}
-        method_config(config.method.name, model_with_knobs(config.method, values))
-    for baseline in config.baselines:
-        method_config(baseline.method, baseline.model)
-
-
-def _check_inside(method: MethodConfig, name: str, knob: KnobConfig, where: str, number: Declared) -> None:
-    """Every value that a study may give a knob must be one that the knob's field takes."""
-    values = (
-        {f"choices[{index}]": choice for index, choice in enumerate(knob.choices)}
-        if knob.choices
-        else {"low": knob.low, "high": knob.high}
-    )
-    named = {f"{where}.{end}": value for end, value in values.items()}
-    named |= {f"method.published[{i}].{name}": point.get(name) for i, point in enumerate(method.published)}
-    for at, value in named.items():
-        if problem := number.problem(value):
-            raise UsageError(f"{at} {problem}", number.hint)
 
 
 def ends(knob: KnobConfig) -> tuple[Any, Any]:
@@ -181,13 +176,22 @@ def _compose(words: Sequence[str], *, is_resolved: bool = False) -> DictConfig:
     ConfigStore.instance().store(name="sweep_schema", node=SweepConfig)
     try:
         with initialize_config_module(_PACKAGE, version_base="1.3"):
-            config = compose("sweep", overrides=list(words))
+            config = compose("sweep", overrides=[*_search_path(), *words])
         if is_resolved:
             _check_complete(config)
             OmegaConf.resolve(config)
         return config
     except (HydraException, OmegaConfBaseException) as error:
         raise _explained(error) from error
+
+
+def _search_path() -> list[str]:
+    """Where Hydra looks for YAML beside our own folder, as an override."""
+    quoted = [
+        "'file://{}'".format(str(folder).replace("\\", "\\\\").replace("'", "\\'"))
+        for folder in search_space_folders()
+    ]
+    return [f"hydra.searchpath=[{','.join(quoted)}]"] if quoted else []
 
 
 def _check_complete(config: DictConfig) -> None:

@@ -17,6 +17,7 @@ from paretovid.platform.storage.home import Home, open_home
 from paretovid.platform.storage.mirror import remove, share_file
 from paretovid.search_spaces.schema import SweepConfig
 from paretovid.trainables.errors import DataError, UsageError
+from paretovid.trainables.plugins import plugin_roots
 
 
 @contextlib.contextmanager
@@ -48,10 +49,11 @@ def cluster_of(config: SweepConfig) -> Iterator[Cluster]:
 
 
 def code_to_send() -> list[str]:
-    """The package's folder, if it is a checkout's: nodes get it with the job. An installed wheel must be
-    installed on the nodes as well."""
+    """The package's folder, if it is a checkout's, and what `plugins=[...]` names: nodes get it with the job. An
+    installed wheel must be installed on the nodes as well."""
     package = Path(paretovid.__file__).parent
-    return [str(package)] if (package / "platform").is_symlink() else []
+    own = [str(package)] if (package / "platform").is_symlink() else []
+    return own + [str(path) for path in plugin_roots()]
 
 
 def check_nodes(home: Home) -> None:

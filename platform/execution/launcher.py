@@ -91,8 +91,7 @@ def launch_trials(
         callback: is notified of starts, progress, results and failures.
         all_points: the study sees all operating points of a trial, not only its first.
         concurrent: trials at a time; None: as many as there is room for.
-        max_failures: how often a fixed trial that failed is started again. A `ParetovidError` is final: the
-            same would happen again.
+        max_failures: how often a fixed trial that failed is started again, unless it would fail in the same way.
         hours: no trial is started after this time.
         hang_seconds: a trial without a sign of life for so long is killed, which is a failure; None: never.
         switch: turned, it ends the run in order.
@@ -123,12 +122,7 @@ def launch_trials(
     watchdog = Watchdog(
         searcher, storage, switch, hang_seconds=hang_seconds, room=room, on_poll=counter.on_poll
     )
-    with (
-        alone(storage),
-        environment(_TUNE_ENVIRONMENT),
-        _quiet(),
-        handing_back(searcher, study, storage, switch),
-    ):
+    with alone(storage), _quiet_tune(), handing_back(searcher, study, storage, switch):
         _run(trainable, searcher, storage, wanted, switch, watchdog, cache)
     return counter.summary(searcher, study, switch)
 
@@ -296,13 +290,15 @@ class Counter(TrialCallback):
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet_tune() -> Iterator[None]:
+    """Tune with our settings, and without Ray's messages."""
     loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.train")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
     try:
-        yield
+        with environment(_TUNE_ENVIRONMENT):
+            yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

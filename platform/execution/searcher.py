@@ -186,10 +186,10 @@ class ParetoSearcher(Searcher):
         """Refused: open the study again instead."""
         raise NotImplementedError("a sweep resumes from its study: open it again")
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, dict[str, str]]:
         return {"ids": {tune_id: started.trial_id for tune_id, started in self._started.items()}}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: object) -> None:
         # Ray unpickles copies of its settings, never to search with them.
         self.__init__(None)  # type: ignore[misc]
 
@@ -245,11 +245,11 @@ class ParetoSearcher(Searcher):
         return None
 
 
-def _outcome_in(result: Mapping[str, Any]) -> TrialOutcome:
+def _outcome_in(result: Mapping[str, object]) -> TrialOutcome:
     """What a Tune result holds. One that cannot be read is a failure: another start would say the same."""
     if OUTCOME not in result:
         return Failed(reason="the trial has ended without an outcome", retry=False)
     try:
-        return parse_outcome(result[OUTCOME])
+        return parse_outcome(str(result[OUTCOME]))
     except ParetovidError as error:
         return Failed(reason=error.message, retry=False)

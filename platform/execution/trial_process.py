@@ -128,16 +128,21 @@ def nested(
             trainer.fit()
             outcome = read_text(folder / "outcome.json", must_answer=True)
         except Exception as error:
-            cause = cause_of_train_failure(error)
-            if not isinstance(cause, ParetovidError) and is_node_loss(f"{error} {cause}"):
-                return {OUTCOME: outcome_text(Failed(reason=NODE_LOST, retry=True, is_infrastructure=True))}
-            return {OUTCOME: outcome_text(failure(cause, on_gpu=bool(wanted.gpus)))}
+            return {OUTCOME: outcome_text(train_failure(error, on_gpu=bool(wanted.gpus)))}
         remove(folder / "outcome.json")
         if outcome != _STOPPED:
             forget_checkpoints(folder)
         return {OUTCOME: outcome}
 
     return trial
+
+
+def train_failure(error: Exception, *, on_gpu: bool) -> Failed | EnvironmentFault:
+    """What the end of a Ray Train run comes to: that of its worker's error, unless a node was lost."""
+    cause = cause_of_train_failure(error)
+    if not isinstance(cause, ParetovidError) and is_node_loss(f"{error} {cause}"):
+        return Failed(reason=NODE_LOST, retry=True, is_infrastructure=True)
+    return failure(cause, on_gpu=on_gpu)
 
 
 def failure(error: Exception, *, on_gpu: bool = False) -> Failed | EnvironmentFault:
@@ -156,7 +161,7 @@ def failure(error: Exception, *, on_gpu: bool = False) -> Failed | EnvironmentFa
     return Failed(reason=reason, retry=not is_final)
 
 
-def trial_folder(storage: Path, config: Mapping[str, Any]) -> Path:
+def trial_folder(storage: Path, config: Mapping[str, object]) -> Path:
     """Where a trial keeps its checkpoints and its result."""
     return storage.absolute() / "trials" / str(config["trial"])
 

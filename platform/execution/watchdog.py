@@ -58,7 +58,7 @@ class ExplainingScheduler(FIFOScheduler):
             return
         self._searcher.explain(trial.trial_id, cause_of_death(told))
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, str]:
         # Ray pickles its settings, for a restoring that we never do.
         return {}
 
@@ -140,7 +140,7 @@ class Watchdog(tune.Callback):
             self._checked = now
             self._look_for_hangs(now, self._hang_seconds)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, str]:
         return {}  # as above
 
     def _look_for_hangs(self, now: float, hang_seconds: float) -> None:

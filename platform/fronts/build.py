@@ -119,7 +119,7 @@ def _check_finished(sweeps: Sequence[SweepResults], trials: Sequence[TrialResult
     if trials:
         return
     names = ", ".join(sweep.name for sweep in sweeps)
-    states = ", ".join(sorted({str(sweep.info.get("state", "unknown")) for sweep in sweeps}))
+    states = ", ".join(sorted({sweep.record.state for sweep in sweeps}))
     raise DataError(
         f"no trial of {names or 'these sweeps'} has finished (state: {states})",
         "Type its `paretovid sweep` command again: it goes on. If every trial failed, its folder says why.",

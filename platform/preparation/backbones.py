@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
@@ -18,29 +17,29 @@ from typing import Any
 
 from paretovid.infra.local_copy import digest_of
 from paretovid.infra.ray_cluster import Cluster
+from paretovid.platform.config.resolve import PreparationPlan
 from paretovid.platform.console.progress import Progress, Stage
 from paretovid.platform.execution.cluster import cluster_of
 from paretovid.platform.execution.ray_errors import cause_of_train_failure
 from paretovid.platform.storage.home import Home
 from paretovid.platform.storage.mirror import SharedRoot, fetch, ray_storage, remove_folder, share
 from paretovid.search_spaces.schema import SweepConfig
-from paretovid.trainables.backbones.catalog import component, family, read_backbone_meta, save_backbone
+from paretovid.trainables.backbones.catalog import component, read_backbone_meta, save_backbone
 from paretovid.trainables.backbones.fine_tuning import FineTuningConfig, fine_tune, is_fine_tuned
 from paretovid.trainables.backbones.training import BackboneTrainingConfig, labels_taught, train_backbones
-from paretovid.trainables.backbones.weights import RANDOM, build_with_weights, missing_weights
-from paretovid.trainables.config import typed_config
+from paretovid.trainables.backbones.weights import build_with_weights
 from paretovid.trainables.data.dataset import Dataset, load_dataset
-from paretovid.trainables.errors import DataError, UsageError, unknown_name
+from paretovid.trainables.errors import DataError, UsageError
 
 _ABORT_SECONDS = 10.0
 """What the workers may take to end when a training is interrupted."""
 
 
 def train_own(
-    config: SweepConfig, home: Home, dataset: Dataset, names: Sequence[str], progress: Progress
+    plan: PreparationPlan, home: Home, dataset: Dataset, names: Sequence[str], progress: Progress
 ) -> None:
     # Not with the sweep's seed: sweeps over seeds share the backbones, and promotion needs them as they were.
-    training = typed_config(BackboneTrainingConfig, config.backbones.training, "backbones.training")
+    config, training = plan.config, plan.backbones.training
     out_root = home.backbone(dataset.name, names[0]).parent
     with progress.stage("backbones", unit="% trained") as stage:
         for name in names:
@@ -70,7 +69,7 @@ def _is_trained(folder: Path, training: BackboneTrainingConfig, dataset: Dataset
 
 
 def load_given(
-    config: SweepConfig,
+    plan: PreparationPlan,
     dataset: Dataset,
     names: Mapping[str, str],
     folders: Mapping[str, Path],
@@ -79,8 +78,8 @@ def load_given(
     """Fetches, checks and keeps the weights of components that are not trained here; fine-tunes them if that is asked
     for. Both mappings: by source."""
     given = {source: name for source, name in names.items() if component(name).weights is not None}
-    locations, digests = weight_locations(config), config.backbones.sha256
-    tuning = fine_tuning(config)
+    config, tuning = plan.config, plan.backbones.fine_tuning
+    locations, digests = plan.backbones.weights, config.backbones.sha256
     with progress.stage("weights", unit="backbones") as stage:
         stage.total = len(given)
         fetched: list[str] = []
@@ -122,25 +121,6 @@ def load_given(
         for source, name in given.items():
             start = (locations[source], digests.get(source))
             _fine_tune(config, tuning, dataset, name, start, folders[source], progress)
-
-
-def fine_tuning(config: SweepConfig) -> FineTuningConfig | None:
-    """How backbones are fine-tuned; None if they are not. Raises `UsageError` for bad settings."""
-    backbones = config.backbones
-    tuning = typed_config(FineTuningConfig, backbones.fine_tuning, "backbones.fine_tuning")
-    if not backbones.fine_tune:
-        if backbones.fine_tuning:
-            raise UsageError(
-                "backbones.fine_tuning has settings, but backbones.fine_tune is false",
-                "Add backbones.fine_tune=true, or leave them out.",
-            )
-        return None
-    if all(component(name).weights is None for name in family(backbones.family).values()):
-        raise UsageError(
-            f"the family {backbones.family} is trained here, and has nothing to fine-tune",
-            "Leave backbones.fine_tune out, or choose backbones=paper.",
-        )
-    return tuning
 
 
 def _to_begin_with(folder: Path) -> Path:
@@ -214,43 +194,6 @@ def _is_loaded(folder: Path, dataset: Dataset, location: str, sha256: str | None
     if is_same and "://" not in location and here.is_file():  # another file may have taken its place
         is_same = origin.get("file_sha256") == digest_of(here)
     return meta if is_same and meta["dataset_fingerprint"] == dataset.fingerprint else None
-
-
-def weight_locations(config: SweepConfig) -> dict[str, str]:
-    """Source to where its weights come from, for the components that are not trained here.
-
-    Raises `UsageError` for one without, and for a source that has no use for weights.
-    """
-    specs = {source: component(name) for source, name in family(config.backbones.family).items()}
-    takes = [source for source, spec in specs.items() if spec.weights is not None]
-    given = config.backbones.weights
-    if given and not takes:
-        raise UsageError(
-            f"backbones.weights is set, but the family {config.backbones.family} is trained here",
-            "Leave it out, or choose backbones=paper.",
-        )
-    if isinstance(given, str):
-        if given != RANDOM:
-            raise UsageError(
-                f"backbones.weights={given} is not allowed",
-                f"Name a file for each source: {', '.join(f'backbones.weights.{s}=PATH' for s in takes)}; "
-                f"or backbones.weights={RANDOM}.",
-            )
-        given = dict.fromkeys(takes, RANDOM)
-    for name, values in (("weights", given), ("sha256", config.backbones.sha256)):
-        for source in values:
-            if source not in takes:
-                raise unknown_name(f"source in backbones.{name}", source, takes)
-    for source, digest in config.backbones.sha256.items():
-        if not re.fullmatch(r"[0-9a-fA-F]{64}", digest):
-            raise UsageError(
-                f"backbones.sha256.{source}={digest} is no SHA-256",
-                "It has 64 hex digits: sha256sum FILE prints it.",
-            )
-    for source in takes:
-        if not given.get(source):
-            raise missing_weights(specs[source], source)
-    return {source: str(given[source]) for source in takes}
 
 
 def _workers(cluster: Cluster, asked: int | None) -> int:

@@ -14,7 +14,7 @@ import ray
 import torch
 
 from paretovid.infra.ray_cluster import LOCAL
-from paretovid.platform.config.load import data_settings
+from paretovid.platform.config.resolve import DataPlan
 from paretovid.platform.console.progress import Progress, Stage
 from paretovid.platform.execution.cluster import cluster_of
 from paretovid.platform.storage.home import Home, open_home
@@ -25,12 +25,9 @@ from paretovid.platform.storage.mirror import (
     some_of_dataset,
 )
 from paretovid.search_spaces.schema import SweepConfig
-from paretovid.trainables.config import typed_config
 from paretovid.trainables.data.dataset import MANIFEST, Dataset, load_dataset
 from paretovid.trainables.data.moving_digits.generate import MovingDigitsConfig, is_made, make_moving_digits
-from paretovid.trainables.data.readers.annotations import ReaderConfig
 from paretovid.trainables.data.readers.assemble import LEFT_OUT, Assembled, read_dataset
-from paretovid.trainables.data.readers.catalog import reader_config
 from paretovid.trainables.data.s3 import is_object
 from paretovid.trainables.errors import DataError, UsageError
 
@@ -41,24 +38,22 @@ _Item = TypeVar("_Item")
 _Made = TypeVar("_Made")
 
 
-def make_data(config: SweepConfig, progress: Progress) -> Dataset:
-    """The data set that the configuration names: made if it is the built-in one and not whole yet, read from its
+def make_data(config: SweepConfig, data: DataPlan, progress: Progress) -> Dataset:
+    """The data set of this plan: made if it is the built-in one and not whole yet, read from its
     annotation files if it is a public one.
 
     Raises `UsageError` for settings that do not fit what is there, `DataError` for a folder without one.
     """
-    name, settings = str(config.data["name"]), data_settings(config)
-    _check_data(config)
-    home = open_home(config.home)
+    home, name, wanted = open_home(config.home), data.name, data.generated
     root = home.data(name)
     with progress.stage("videos", unit="videos") as stage:
-        if settings.get("reader") is not None:
-            assembled = _read_data(config, home, stage)
+        if data.reader is not None:
+            assembled = _read_data(config, data, home, stage)
             share(root, lambda part: part in (MANIFEST, LEFT_OUT))
             _tell(assembled, root, progress)
             return assembled.dataset
         is_shared_set = fetch(root, some_of_dataset)
-        if settings.pop("generator", None) is None:
+        if wanted is None:
             dataset = load_dataset(root)
             if dataset.name != name:
                 raise DataError(
@@ -67,7 +62,6 @@ def make_data(config: SweepConfig, progress: Progress) -> Dataset:
                 )
             stage.reused(f"{len(dataset.records)} videos of {name}")
             return dataset
-        wanted = typed_config(MovingDigitsConfig, settings, "data")
         found = _made_before(root, wanted, is_whole=is_shared_set)
         if found is not None:
             stage.reused(f"{len(found.records)} videos of {name}")
@@ -82,17 +76,9 @@ def make_data(config: SweepConfig, progress: Progress) -> Dataset:
     return dataset
 
 
-def _reader_of(config: SweepConfig) -> tuple[str, ReaderConfig] | None:
-    """Name and settings of the reader, if the data set has one."""
-    settings = data_settings(config)
-    name = settings.pop("reader", None)
-    return None if name is None else (str(name), reader_config(str(name), settings))
-
-
-def _read_data(config: SweepConfig, home: Home, stage: Stage) -> Assembled:
+def _read_data(config: SweepConfig, data: DataPlan, home: Home, stage: Stage) -> Assembled:
     """Annotations are read every time, in seconds (HVU: half a minute); a video is looked at once."""
-    found = _reader_of(config)
-    assert found is not None
+    assert data.reader is not None and data.settings is not None
 
     def probed(function: Callable[[_Item], _Made], items: Sequence[_Item]) -> Iterable[_Made]:
         stage.total = len(items)
@@ -101,8 +87,8 @@ def _read_data(config: SweepConfig, home: Home, stage: Stage) -> Assembled:
                 stage.advance()
                 yield each
 
-    name = str(config.data["name"])
-    assembled = read_dataset(*found, home.data(name), name=name, map_parallel=probed)
+    name = data.name
+    assembled = read_dataset(data.reader, data.settings, home.data(name), name=name, map_parallel=probed)
     sizes = {split: len(assembled.dataset.split(split)) for split in ("train", "val", "test")}
     said = ", ".join(f"{size} {split}" for split, size in sizes.items())
     (stage.done if stage.count else stage.reused)(
@@ -184,17 +170,3 @@ def _ray_map(function: Callable[[_Item], _Made], items: Sequence[_Item]) -> Iter
 def _apply(function: Callable[[_Item], _Made], items: Sequence[_Item]) -> list[_Made]:
     torch.set_num_threads(1)
     return [function(item) for item in items]
-
-
-def _check_data(config: SweepConfig) -> None:
-    """Builds the typed settings of the data set."""
-    settings = data_settings(config)
-    if _reader_of(config) is not None:
-        return
-    if settings.pop("generator", None) is not None:
-        typed_config(MovingDigitsConfig, settings, "data")
-    elif settings:
-        raise UsageError(
-            f"data={config.data['name']} takes no settings, but has {', '.join(settings)}",
-            "They belong to the built-in set: data=moving_digits.",
-        )

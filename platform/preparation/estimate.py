@@ -6,16 +6,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from paretovid.platform.config.load import data_settings
+from paretovid.platform.config.resolve import PreparationPlan, SweepPlan
 from paretovid.platform.storage.home import open_home
-from paretovid.search_spaces.schema import SweepConfig
-from paretovid.trainables.backbones.catalog import component, family
-from paretovid.trainables.catalog import method_class, method_config
-from paretovid.trainables.config import typed_config
+from paretovid.trainables.backbones.catalog import component
 from paretovid.trainables.cost import ComponentCost
 from paretovid.trainables.data.dataset import MANIFEST, load_dataset
-from paretovid.trainables.data.moving_digits.generate import MovingDigitsConfig
-from paretovid.trainables.data.readers.catalog import reader, reader_config
+from paretovid.trainables.data.readers.catalog import reader
 from paretovid.trainables.data.videos import count_steps
 from paretovid.trainables.errors import DataError
 
@@ -35,20 +31,21 @@ class DataSize:
     classes: int
 
 
-def data_size(config: SweepConfig) -> DataSize | None:
+def data_size(plan: PreparationPlan) -> DataSize | None:
     """From the manifest, the annotations or the settings, in this order; None: there is nothing yet to know it from.
 
     Raises `DataError` and `UsageError` for annotations that cannot be read.
     """
-    name, settings = str(config.data["name"]), data_settings(config)
-    if (root := open_home(config.home).data(name) / MANIFEST).is_file():
+    data = plan.data
+    wanted = data.settings or data.generated
+    if (root := open_home(plan.config.home).data(data.name) / MANIFEST).is_file():
         try:
             made = load_dataset(root.parent)
         except DataError:  # half made: what it will be follows from the settings
             pass
         else:
             # Another length of steps makes the set anew.
-            if settings.get("step_seconds", made.step_seconds) == made.step_seconds:
+            if wanted is None or wanted.step_seconds == made.step_seconds:
                 return DataSize(
                     videos=len(made.records),
                     steps=sum(record.num_steps for record in made.records),
@@ -56,22 +53,21 @@ def data_size(config: SweepConfig) -> DataSize | None:
                     source="as they are",
                     classes=len(made.classes),
                 )
-    if (chosen := settings.pop("reader", None)) is not None:
-        read = reader_config(str(chosen), settings)
-        annotations = reader(str(chosen)).read(read)
+    if data.reader is not None and data.settings is not None:
+        annotations = reader(data.reader).read(data.settings)
         videos = annotations.videos
         lengths = [video.stated_seconds for video in videos]
-        known = [count_steps(length, read.step_seconds) for length in lengths if length is not None]
+        known = [count_steps(length, data.settings.step_seconds) for length in lengths if length is not None]
         return DataSize(
             videos=len(videos),
             steps=sum(known) if len(known) == len(videos) else None,
-            step_seconds=read.step_seconds,
+            step_seconds=data.settings.step_seconds,
             source="by the annotations",
             classes=len(annotations.classes),
         )
-    if settings.pop("generator", None) is None:
+    made_of = data.generated
+    if made_of is None:
         return None
-    made_of = typed_config(MovingDigitsConfig, settings, "data")
     count = sum(made_of.num_videos(split) for split in ("train", "val", "test"))
     mean = (made_of.min_seconds + made_of.max_seconds) / 2 / made_of.step_seconds
     return DataSize(
@@ -83,7 +79,7 @@ def data_size(config: SweepConfig) -> DataSize | None:
     )
 
 
-def estimate(config: SweepConfig, size: DataSize | None, costs: Mapping[str, ComponentCost]) -> list[str]:
+def estimate(plan: SweepPlan, size: DataSize | None, costs: Mapping[str, ComponentCost]) -> list[str]:
     """Lines of a plan.
 
     Arguments:
@@ -95,10 +91,10 @@ def estimate(config: SweepConfig, size: DataSize | None, costs: Mapping[str, Com
     if size.steps is None:
         return [f"{size.videos:,} videos ({size.source}), whose length is known once they are looked at"]
     per_step = sum(cost.gmacs for cost in costs.values())
-    read = method_class(config.method.name).sources_of(method_config(config.method.name, config.method.model))
+    config, read = plan.config, plan.method.sources
     of_method = sum(costs[source].gmacs for source in read)
     mean = size.steps / max(1, size.videos)
-    widths = [_width(name, size.classes) for name in family(config.backbones.family).values()]
+    widths = [_width(name, size.classes) for name in plan.preparation.backbones.components.values()]
     gigabytes = size.steps * sum(widths) * _BYTES[config.backbones.dtype] / 1e9
     total = size.steps * per_step
     at_once = f"{size.videos:,} videos, {size.steps:,} steps of {size.step_seconds:g} s ({size.source})"

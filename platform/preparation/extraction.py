@@ -27,6 +27,7 @@ import torch
 
 from paretovid.infra.local_copy import Part
 from paretovid.infra.ray_cluster import Cluster
+from paretovid.platform.config.resolve import check_extraction
 from paretovid.platform.console.progress import Stage
 from paretovid.platform.preparation.crash_counter import start_attempts
 from paretovid.platform.storage.mirror import (
@@ -40,7 +41,7 @@ from paretovid.platform.storage.mirror import (
 )
 from paretovid.search_spaces.schema import ExtractionConfig
 from paretovid.trainables.backbones.catalog import component, load_backbone, read_backbone_meta
-from paretovid.trainables.backbones.precision import Precision, check_precision
+from paretovid.trainables.backbones.precision import Precision
 from paretovid.trainables.data.dataset import Dataset, VideoRecord, located
 from paretovid.trainables.data.s3 import ObjectStoreError
 from paretovid.trainables.errors import DataError, ParetovidError, UsageError
@@ -51,7 +52,6 @@ from paretovid.trainables.features.store import (
     shard_is_whole,
     write_shard,
 )
-from paretovid.trainables.ranges import check_ranges
 
 _MOST_VIDEOS_PER_TASK = 16
 _TASKS_PER_WORKER = 6
@@ -59,12 +59,6 @@ _TASKS_PER_WORKER = 6
 _BLOCK_BYTES = 32 * 2**20
 _MAX_RETRIES = 2
 """Of a task whose process died. Infinite ones would feed the same poisonous video to one worker after the other."""
-
-
-def check_extraction(config: ExtractionConfig) -> Precision:
-    """The precision to compute in. Raises `UsageError` for settings out of bounds."""
-    check_ranges(config, "extraction")
-    return check_precision(config.precision)
 
 
 def extract_shards(

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from paretovid.infra.ray_cluster import connected_once
+from paretovid.platform.config.resolve import PreparationPlan, resolve_preparation
 from paretovid.platform.console.progress import Progress
 from paretovid.platform.execution.cluster import cluster_of
-from paretovid.platform.preparation.backbones import fine_tuning, load_given, train_own, weight_locations
-from paretovid.platform.preparation.datasets import _check_data, _reader_of, make_data
-from paretovid.platform.preparation.extraction import check_extraction, extract_shards
+from paretovid.platform.preparation.backbones import load_given, train_own
+from paretovid.platform.preparation.datasets import make_data
+from paretovid.platform.preparation.extraction import extract_shards
 from paretovid.platform.storage.home import Home, open_home
 from paretovid.platform.storage.mirror import (
     SharedRoot,
@@ -23,27 +24,20 @@ from paretovid.platform.storage.mirror import (
     seal,
 )
 from paretovid.search_spaces.schema import SweepConfig
-from paretovid.trainables.backbones.catalog import component, family, measure_component
-from paretovid.trainables.backbones.training import BackboneTrainingConfig, check_labels
-from paretovid.trainables.config import typed_config
+from paretovid.trainables.backbones.catalog import component
 from paretovid.trainables.data.dataset import Dataset
-from paretovid.trainables.data.readers.catalog import reader
 from paretovid.trainables.errors import DataError, StaleFeaturesError
 from paretovid.trainables.features.extract import headers
 from paretovid.trainables.features.store import (
     INDEX_FILE,
     FeatureStore,
-    check_feature_type,
     finish,
     header_fingerprint,
     skipped_videos,
 )
-from paretovid.trainables.outcome import SourceFacts
 
 _UNREADABLE_SHARE = 0.5
 """Of the videos that extraction may leave out, where the data set does not say (`data.max_missing_share`)."""
-
-_SOME_CLASSES = 10
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,21 +52,21 @@ class Prepared:
     """Source to the folder of its features."""
 
 
-def prepare(config: SweepConfig, progress: Progress) -> Prepared:
+def prepare(plan: PreparationPlan, progress: Progress) -> Prepared:
     """Data set, backbones and features; three stages of progress.
 
     Raises `UsageError` or `DataError`, with what to do next.
     """
-    home = open_home(config.home)
-    dataset = make_data(config, progress)
-    names = family(config.backbones.family)
+    home = open_home(plan.config.home)
+    dataset = make_data(plan.config, plan.data, progress)
+    names = plan.backbones.components
     folders = {source: home.backbone(dataset.name, name) for source, name in names.items()}
     trained = tuple(name for name in names.values() if component(name).weights is None)
     if trained:
-        train_own(config, home, dataset, trained, progress)
+        train_own(plan, home, dataset, trained, progress)
     if len(trained) < len(names):
-        load_given(config, dataset, names, folders, progress)
-    features = _extract(config, home, dataset, {names[s]: folder for s, folder in folders.items()}, progress)
+        load_given(plan, dataset, names, folders, progress)
+    features = _extract(plan, home, dataset, {names[s]: folder for s, folder in folders.items()}, progress)
     return Prepared(
         home=home,
         dataset=dataset,
@@ -86,15 +80,16 @@ def extract(config: SweepConfig, progress: Progress) -> dict[str, Path]:
 
     Raises `UsageError` before anything is made for a bad setting, and as `prepare`.
     """
-    check_settings(config)
+    plan = resolve_preparation(config)
     with connected_once():
-        return prepare(config, progress).features
+        return prepare(plan, progress).features
 
 
 def _extract(
-    config: SweepConfig, home: Home, dataset: Dataset, backbones: Mapping[str, Path], progress: Progress
+    plan: PreparationPlan, home: Home, dataset: Dataset, backbones: Mapping[str, Path], progress: Progress
 ) -> dict[str, Path]:
     """Component to the folder of its features; every video is decoded once for all that are missing."""
+    config = plan.config
     described = headers(dataset, backbones, config.backbones.dtype, config.extraction.precision)
     folders = {
         name: home.features(dataset.name) / f"{name}@{header_fingerprint(header)}"
@@ -121,8 +116,8 @@ def _extract(
             )
         failures = _failures(dataset, next(iter(missing.values())), writer.num_shards)
         # Before the stores are whole: the same command must not go on with them.
-        found = _reader_of(config)
-        allowed = found[1].max_missing_share if found else _UNREADABLE_SHARE
+        settings = plan.data.settings
+        allowed = settings.max_missing_share if settings else _UNREADABLE_SHARE
         if len(failures) > total * allowed:
             writer.forget_skipped()
         _check_enough(failures, total, allowed)
@@ -158,35 +153,3 @@ def _check_enough(failures: Sequence[tuple[str, str]], total: int, allowed_share
             f"{len(failures)} of {total} videos could not be read",
             f"The first: {failures[0][0]}: {failures[0][1]}. Check the files and the decoder.",
         )
-
-
-def expected_facts(config: SweepConfig) -> dict[str, SourceFacts]:
-    """Source to what trials will find of it: costs are right but for the width of classifiers."""
-    names = family(config.backbones.family)
-    own = typed_config(BackboneTrainingConfig, config.backbones.training, "backbones.training").video_share
-    tuning = fine_tuning(config)
-    given = 1.0 if tuning is None else tuning.video_share
-    return {
-        source: SourceFacts(
-            gmacs=measure_component(name, _SOME_CLASSES).gmacs,
-            video_share=own if component(name).weights is None else given,
-        )
-        for source, name in names.items()
-    }
-
-
-def check_settings(config: SweepConfig) -> None:
-    """Builds the typed settings of data and backbones, so that a bad one is told before anything starts.
-
-    Annotation files are read, too; videos are not looked at.
-    """
-    _check_data(config)
-    if (found := _reader_of(config)) is not None:
-        reader(found[0]).read(found[1])
-    training = typed_config(BackboneTrainingConfig, config.backbones.training, "backbones.training")
-    names = family(config.backbones.family).values()
-    check_labels(training, [name for name in names if component(name).weights is None])
-    weight_locations(config)
-    fine_tuning(config)
-    check_feature_type(config.backbones.dtype)
-    check_extraction(config.extraction)

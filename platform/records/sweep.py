@@ -1,48 +1,225 @@
-"""`sweep.json`: what a sweep is and how far it came."""
+"""`sweep.json`: what a sweep is (its configuration, its name) and how far it says it is.
+
+A file without a version is of version 1, which had the same fields, fewer of them required. Of fields that say how a
+sweep ended, only those that it has are written.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Literal, get_args
 
 from paretovid.platform.home_paths import from_home, to_home
 from paretovid.platform.storage.documents import read_document
-from paretovid.platform.storage.home import Home
 from paretovid.platform.storage.mirror import refresh_sweeps, share_file
 from paretovid.trainables.data.dataset import write_json
+from paretovid.trainables.documents import Fields, JsonObject, JsonValue
 from paretovid.trainables.errors import DataError, UnknownNameError, unknown_name
+from paretovid.trainables.evaluation.pareto import Reference
 
 SWEEP_FILE = "sweep.json"
+VERSION = 2
+_HINT = "Restore the file from a copy, or remove the sweep's folder and start the sweep again."
+
+SweepState = Literal["running", "interrupted", "failed", "out_of_time", "finished"]
 
 
-def read_info(folder: Path) -> dict[str, Any] | None:
-    """The content of `sweep.json`; None if there is none that can be read."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StatedReference:
+    """The corner that a finished sweep's hypervolume was measured from, and of which quality."""
+
+    objective: str
+    corner: Reference
+
+    def to_json(self) -> dict[str, float]:
+        """Plain data, the quality under the name of its objective; `from_json` reads it."""
+        return self.corner.to_json(self.objective)
+
+    @classmethod
+    def from_json(cls, data: Fields) -> StatedReference | None:
+        """What `to_json` wrote; None for a corner without a cost, which is none."""
+        if "gflops" not in data:
+            return None
+        objective = next((name for name in data.names() if name != "gflops"), "map")
+        corner = Reference(quality=data.number(objective, 0.0), gflops=data.number("gflops"))
+        return cls(objective=objective, corner=corner)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SweepRecord:
+    """The content of `sweep.json`. Changed with `dataclasses.replace` and written as a whole."""
+
+    name: str
+    uid: str
+    """Tells it from sweeps of this name in other homes, where a store is shared with them. Empty in records from
+    before there was one."""
+    method: str
+    data: str
+    """The data set's name."""
+    created: str
+    """When it was first started, ISO 8601."""
+    seed: int
+    state: SweepState
+    config: JsonObject
+    """The resolved configuration that it was started with, as it was stored: `SweepConfig` as plain data, perhaps of
+    an earlier version."""
+    code_version: str
+    knobs: tuple[str, ...]
+    """Names of the knobs that the study searches."""
+    asked: tuple[int, ...] = ()
+    """How its number of trials came about, if `paretovid extend` has raised it: `(16, 8)`."""
+    study: str | None = None
+    """Where its study is kept: `home`, or the URL of a database without a password. None: not decided yet."""
+    failures: Mapping[str, str] = field(default_factory=dict)
+    """Trials that have failed for good, with their reasons, as of its last end."""
+    hypervolume: float | None = None
+    """On test, of a sweep that has come to its end: GFLOPs times quality (a fraction)."""
+    reference: StatedReference | None = None
+    """What the hypervolume is measured from."""
+    tracked: bool | None = None
+    """Whether MLflow has been notified of everything; None before the end."""
+    error: str | None = None
+    """Why it failed or was interrupted."""
+
+    @property
+    def corner(self) -> Reference | None:
+        """The sweep's own reference corner; None while it has stated none."""
+        return None if self.reference is None else self.reference.corner
+
+    @property
+    def searched_trials(self) -> int:
+        """Trials of the search that are asked for, extensions included, baselines not."""
+        return sum(self.asked) or self._section("search").whole("trials", 0)
+
+    @property
+    def baselines(self) -> int:
+        """How many baselines are asked for."""
+        return len(self._config.list_of_fields("baselines", ()))
+
+    @property
+    def tracking_uri(self) -> str | None:
+        """The MLflow store that it was started with; None: the one under home."""
+        return self._text("tracking", "uri")
+
+    @property
+    def study_storage(self) -> str | None:
+        """`search.storage` that it was started with; None: the variable, or under home."""
+        return self._text("search", "storage")
+
+    @property
+    def _config(self) -> Fields:
+        return Fields(self.config, f"{SWEEP_FILE} of {self.name}: config", _HINT)
+
+    def _section(self, name: str) -> Fields:
+        return self._config.fields(name, {})
+
+    def _text(self, section: str, name: str) -> str | None:
+        fields = self._section(section)
+        return fields.text(name) if name in fields else None
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """The content of the file; `from_json` reads it."""
+        ended: dict[str, JsonValue] = {
+            "asked": list(self.asked) or None,
+            "study": self.study,
+            "failures": dict(self.failures),
+            "hypervolume": self.hypervolume,
+            "reference": None if self.reference is None else self.reference.to_json(),
+            "tracked": self.tracked,
+            "error": self.error,
+        }
+        return {
+            "version": VERSION,
+            "name": self.name,
+            "uid": self.uid,
+            "method": self.method,
+            "data": self.data,
+            "created": self.created,
+            "seed": self.seed,
+            "state": self.state,
+            "config": self.config,
+            "code_version": self.code_version,
+            "knobs": list(self.knobs),
+            **{name: value for name, value in ended.items() if value is not None},
+        }
+
+    @classmethod
+    def from_json(cls, data: object, where: str) -> SweepRecord:
+        """What `to_json` wrote, or a file of an earlier version.
+
+        Arguments:
+            where: the file, for messages.
+
+        Raises `DataError` for a later version and for a field that is missing or wrong, `NonFiniteError` for a number
+        that is not finite.
+        """
+        fields = Fields(data, where, _HINT)
+        is_first = fields.check_version(VERSION) == 1
+        unknown = "" if is_first else None
+        state = fields.text("state")
+        if state not in get_args(SweepState):
+            raise DataError(
+                f"{where}: state cannot be {state!r}", f"It is {', '.join(get_args(SweepState))}."
+            )
+        return cls(
+            name=fields.text("name"),
+            uid=fields.text("uid", unknown),
+            method=fields.text("method", unknown),
+            data=fields.text("data", unknown),
+            created=fields.text("created", unknown),
+            seed=fields.whole("seed", 0 if is_first else None),
+            state=state,  # type: ignore[arg-type]  # is one of them
+            config=fields.json("config"),
+            code_version=fields.text("code_version", unknown),
+            knobs=fields.texts("knobs", () if is_first else None),
+            asked=fields.wholes("asked", ()),
+            study=fields.optional_text("study"),
+            failures=fields.text_by_name("failures", {}),
+            hypervolume=fields.optional_number("hypervolume"),
+            reference=StatedReference.from_json(fields.fields("reference", {})),
+            tracked=fields.flag("tracked") if "tracked" in fields else None,
+            error=fields.optional_text("error"),
+        )
+
+
+def read_record(folder: Path) -> SweepRecord | None:
+    """The record of the sweep in a folder; None if there is none, or half of one: its sweep can be started anew.
+
+    Raises `DataError` for a whole one that cannot be understood, `ObjectStoreError` if its bucket does not answer.
+    """
     found = read_document(folder / SWEEP_FILE, must_answer=True)
-    return None if found is None else dict(from_home(found, _home_of(folder)))
+    if found is None:
+        return None
+    return SweepRecord.from_json(from_home(found, _home_of(folder)), str(folder / SWEEP_FILE))
 
 
-def write_info(folder: Path, info: Mapping[str, Any]) -> None:
+def write_record(folder: Path, record: SweepRecord) -> None:
     """Replaces `sweep.json`. Paths in the home are written relative to it."""
-    write_json(folder / SWEEP_FILE, to_home(dict(info), _home_of(folder)))
+    write_json(folder / SWEEP_FILE, to_home(record.to_json(), _home_of(folder)))
     share_file(folder / SWEEP_FILE)
+
+
+def known_record(folder: Path) -> SweepRecord:
+    """The record of the sweep in a folder.
+
+    Raises `UnknownNameError` if there is none, naming the others, `DataError` for one that cannot be read.
+    """
+    record = read_record(folder)
+    if record is not None:
+        return record
+    refresh_sweeps(folder.parent)
+    if (folder / SWEEP_FILE).is_file():
+        raise DataError(
+            f"{folder / SWEEP_FILE} is damaged",
+            f"Write it again with the command that the sweep was started with, and name={folder.name}.",
+        )
+    names = [path.parent.name for path in folder.parent.glob(f"*/{SWEEP_FILE}")]
+    error = unknown_name("sweep", folder.name, names)
+    raise UnknownNameError(error.message, f"{error.hint} `paretovid sweeps` lists them.")
 
 
 def _home_of(folder: Path) -> Path:
     """The home that a sweep's folder lies in: `home/sweeps/<name>`."""
     return folder.absolute().parents[1]
-
-
-def known_info(home: Home, name: str) -> dict[str, Any]:
-    """The record of a sweep. Raises `UnknownNameError` if there is none, naming the others."""
-    info = read_info(home.sweep(name))
-    if info is not None:
-        return info
-    refresh_sweeps(home.sweeps)
-    if (home.sweep(name) / SWEEP_FILE).is_file():
-        raise DataError(
-            f"{home.sweep(name) / SWEEP_FILE} is damaged",
-            "Write it anew with the command that the sweep was started with, and name=" + name + ".",
-        )
-    error = unknown_name("sweep", name, [path.parent.name for path in home.sweeps.glob(f"*/{SWEEP_FILE}")])
-    raise UnknownNameError(error.message, f"{error.hint} `paretovid sweeps` lists them.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import safe_open
 
-from paretovid.platform.home_paths import from_home
+from paretovid.platform.records.sweep import SweepRecord, known_record
 from paretovid.platform.storage.documents import read_document
-from paretovid.platform.storage.mirror import refresh_sweep, refresh_sweeps
+from paretovid.platform.storage.mirror import refresh_sweep
 from paretovid.trainables.data.dataset import Event
-from paretovid.trainables.errors import DataError, UnknownNameError, UsageError, unknown_name
+from paretovid.trainables.errors import DataError, UsageError
 from paretovid.trainables.evaluation.detection import GroundTruth
 from paretovid.trainables.evaluation.pareto import Reference
 from paretovid.trainables.evaluation.results import RESULT_FILE, SCORES_FILE, SPLITS, TrialResult
@@ -38,29 +37,24 @@ def knob_text(value: float | str, digits: int = 4) -> str:
     return value if isinstance(value, str) else f"{value:.{digits}g}"
 
 
-def stated_reference(info: Mapping[str, Any]) -> Reference | None:
-    """The reference corner in a sweep's `sweep.json`; None where it has stated none, as while it runs."""
-    stated = info.get("reference") or {}
-    if stated.get("gflops") is None:
-        return None
-    quality = next((value for name, value in stated.items() if name != "gflops"), 0.0)
-    return Reference(quality=float(quality or 0.0), gflops=float(stated["gflops"]))
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SweepResults:
     """One sweep and its finished trials, in the order of their names."""
 
-    name: str
-    folder: Path
-    info: dict[str, Any]
+    record: SweepRecord
     """The content of `sweep.json`."""
+    folder: Path
     trials: tuple[TrialResult, ...]
+
+    @property
+    def name(self) -> str:
+        """The sweep's."""
+        return self.record.name
 
     @property
     def reference(self) -> Reference | None:
         """The sweep's own reference corner, if it has stated one."""
-        return stated_reference(self.info)
+        return self.record.corner
 
     def folder_of(self, trial: TrialResult) -> Path:
         """Where a trial's scores and weights lie."""
@@ -89,15 +83,10 @@ def read_sweep(folder: Path) -> SweepResults:
     Raises `UsageError` if there is no such sweep (names those beside it), `DataError` for a damaged file.
     """
     refresh_sweep(folder)
-    if not (folder / "sweep.json").is_file():
-        refresh_sweeps(folder.parent)
-        names = [path.parent.name for path in folder.parent.glob("*/sweep.json")]
-        error = unknown_name("sweep", folder.name, names)
-        raise UnknownNameError(error.message, f"{error.hint} `paretovid sweeps` lists them.")
-    info = from_home(_read_json(folder / "sweep.json"), folder.absolute().parents[1])
+    record = known_record(folder)
     paths = sorted((folder / "trials").glob(f"*/{RESULT_FILE}"))
     trials = tuple(read_trial(path.parent) for path in paths)
-    return SweepResults(name=str(info.get("name", folder.name)), folder=folder, info=info, trials=trials)
+    return SweepResults(record=record, folder=folder, trials=trials)
 
 
 def read_trial(folder: Path) -> TrialResult:

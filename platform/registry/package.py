@@ -12,16 +12,22 @@ from pathlib import Path
 from typing import Any
 
 from paretovid.platform.fronts.front import FrontPoint
-from paretovid.platform.registry.runtime_code import rewritten, write_runtime_package
+from paretovid.platform.registry.runtime_code import (
+    rewritten,
+    third_party_requirements,
+    write_runtime_package,
+)
 from paretovid.platform.storage.home import Home
 from paretovid.platform.storage.mirror import fetch
 from paretovid.trainables.backbones import catalog as components
 from paretovid.trainables.backbones.catalog import read_backbone_meta
 from paretovid.trainables.caps import has_cap
 from paretovid.trainables.catalog import method_class
-from paretovid.trainables.cost import CostTable
 from paretovid.trainables.errors import DataError, StaleFeaturesError
 from paretovid.trainables.evaluation.results import TrialResult
+from paretovid.trainables.method import METHODS
+from paretovid.trainables.model_description import ModelDescription, ModelOrigin
+from paretovid.trainables.plugins import Catalog, check_travels
 from paretovid.trainables.recognizer import knobs_of, write_model_folder
 
 REQUIRED = ("mlflow-skinny", "pandas", "torch", "torchvision", "av", "numpy", "safetensors")
@@ -55,6 +61,24 @@ def _features_header(home: Home, trial: TrialResult, source: str) -> dict[str, A
     return header
 
 
+def plugged_in(trial: TrialResult) -> dict[str, dict[str, str]]:
+    """What a trial takes of plug-ins: group of entry points to name to where it is.
+
+    Raises `UsageError` if a file of theirs may not travel with a model, `UnknownNameError` for what is not there.
+    """
+    found: dict[str, dict[str, str]] = {}
+    wanted: list[tuple[Catalog[Any], str, str]] = [(METHODS, trial.method, f"method {trial.method}")]
+    for name in trial.sources.values():
+        if (brought_by := components.component_family(name)) is not None:
+            wanted.append((components.BACKBONES, brought_by, f"component {name}"))
+    for catalog, name, what in wanted:
+        entry = catalog.entry(name)
+        if not entry.is_own:
+            check_travels(entry, what)
+            found.setdefault(catalog.group, {})[name] = entry.where
+    return found
+
+
 def requirements(trial: TrialResult) -> list[str]:
     """What a consumer must install, pinned to the versions that are installed here."""
     backbones = trial.sources.values()
@@ -65,38 +89,49 @@ def requirements(trial: TrialResult) -> list[str]:
         names.append("timm")
     if any(components.component(name).input.kind == "flow" for name in backbones):
         names.append("opencv-python-headless")
+    stated = {_normal(name) for name in names}
+    names += [name for name in third_party_requirements(plugged_in(trial)) if _normal(name) not in stated]
     # A local build tag (`+cpu`) is in no package index.
     return [f"{name}=={importlib.metadata.version(name).split('+')[0]}" for name in names]
 
 
-def describe(home: Home, point: FrontPoint) -> dict[str, Any]:
-    """The content of `model.json`."""
+def _normal(distribution: str) -> str:
+    return distribution.lower().replace("_", "-")
+
+
+def describe(home: Home, point: FrontPoint) -> ModelDescription:
+    """What is written as `model.json`."""
     trial = point.trial
     types = {str(_features_header(home, trial, source).get("dtype", "float32")) for source in trial.sources}
     if len(types) != 1:
         raise DataError(f"features of different types: {sorted(types)}", "Extract them with one dtype.")
-    return {
-        "format": 1,
-        "method": trial.method,
-        "config": dict(trial.model),
-        "sources": dict(trial.sources),
-        "widths": dict(trial.widths),
-        "feature_dtype": types.pop(),
-        "costs": CostTable(trial.costs).to_json(),
-        "classes": list(trial.data.classes),
-        "multi_label": trial.data.multi_label,
-        "step_seconds": trial.data.step_seconds,
-        "setting": dict(point.record.inference_knobs),
-        "accounting": trial.accounting,
-        "point": {"sweep": trial.sweep, "trial": trial.trial, "id": point.id, "seed": trial.seed},
-        "training_knobs": dict(trial.training_knobs),
-        "data": {"name": trial.data.name, "fingerprint": trial.data.fingerprint},
-        "code_version": trial.code_version,
-        "backbones": {
-            source: read_backbone_meta(home.backbone(trial.data.name, component))
-            for source, component in trial.sources.items()
-        },
-    }
+    return ModelDescription(
+        method=trial.method,
+        config=trial.model,
+        sources=trial.sources,
+        widths=trial.widths,
+        feature_dtype=types.pop(),
+        costs=trial.costs,
+        classes=tuple(trial.data.classes),
+        multi_label=trial.data.multi_label,
+        step_seconds=trial.data.step_seconds,
+        setting=point.record.inference_knobs,
+        origin=ModelOrigin(
+            sweep=trial.sweep,
+            trial=trial.trial,
+            point=point.id,
+            seed=trial.seed,
+            accounting=trial.accounting,
+            training_knobs=trial.training_knobs,
+            data_name=trial.data.name,
+            data_fingerprint=trial.data.fingerprint,
+            code_version=trial.code_version,
+            backbones={
+                source: read_backbone_meta(home.backbone(trial.data.name, component))
+                for source, component in trial.sources.items()
+            },
+        ),
+    )
 
 
 def write_package(scratch: Path, home: Home, point: FrontPoint, backbones: Mapping[str, Path]) -> Path:
@@ -106,7 +141,7 @@ def write_package(scratch: Path, home: Home, point: FrontPoint, backbones: Mappi
     write_model_folder(
         scratch / "model", describe(home, point), point.folder / "model.safetensors", backbones
     )
-    runtime = write_runtime_package(scratch / "code")
+    runtime = write_runtime_package(scratch / "code", plugged=plugged_in(point.trial))
     code = scratch / "pyfunc_model.py"
     code.write_text(rewritten(Path(__file__).with_name("pyfunc_model.py").read_text(), runtime))
     package = scratch / "package"

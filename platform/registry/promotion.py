@@ -21,6 +21,7 @@ from typing import Any
 from paretovid.platform.fronts.build import read_front
 from paretovid.platform.fronts.front import Front, FrontPoint
 from paretovid.platform.fronts.selection import choose
+from paretovid.platform.records.sweep import known_record
 from paretovid.platform.records.trial import objective_text
 from paretovid.platform.registry.card import model_card
 from paretovid.platform.registry.gates import Gate, check_raw_videos
@@ -30,6 +31,7 @@ from paretovid.platform.storage.mirror import fetch_result
 from paretovid.platform.tracking.store import Store, locked, open_registry, quiet_mlflow
 from paretovid.trainables.errors import ParetovidError, UsageError, unknown_name
 from paretovid.trainables.evaluation.results import MAP, SPLITS
+from paretovid.trainables.plugins import use_plugins
 
 EVENT = "paretovid.event."
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -97,6 +99,7 @@ def promote(
     _check_names(name, alias)
     front = read_front([home.sweep(sweep)])
     store = open_registry(home, _tracking_uri(home, sweep))
+    use_plugins(_plugins(home, sweep))
     chosen = choose(front, point=point, max_gflops=max_gflops, min_map=min_map, at_knee=knee)
     gates = [*number_gates(chosen, max_gflops)]
     _refuse_unless_passed(chosen, gates)
@@ -225,9 +228,13 @@ def _summary(front: Front, point: FrontPoint) -> str:
 
 
 def _tracking_uri(home: Home, sweep: str) -> str | None:
-    info = json.loads((home.sweep(sweep) / "sweep.json").read_text())
-    stated: str | None = ((info.get("config") or {}).get("tracking") or {}).get("uri")
-    return stated
+    return known_record(home.sweep(sweep)).tracking_uri
+
+
+def _plugins(home: Home, sweep: str) -> list[str]:
+    """The modules that the sweep was started with."""
+    named = known_record(home.sweep(sweep)).config.get("plugins")
+    return [str(each) for each in named] if isinstance(named, list) else []
 
 
 def _version_tags(point: FrontPoint, gates: list[Gate], digest: str) -> dict[str, str]:

@@ -18,7 +18,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, final
+from typing import Literal, TypeAlias, final
 
 import numpy as np
 import optuna
@@ -28,6 +28,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from paretovid.platform.search.storage import Directions, objectives, open_study
 from paretovid.search_spaces.schema import KnobConfig
+from paretovid.trainables.documents import JsonValue
 from paretovid.trainables.errors import unknown_name
 from paretovid.trainables.evaluation.results import Metrics, OperatingPoint
 
@@ -36,6 +37,7 @@ MOST_LOSSES = 20
 _ALL_POINTS = "swept"
 """Attribute of a point that was added beside its trial, as studies have it on disk."""
 _REPEATED = "repeats"
+KnobValue: TypeAlias = int | float | str
 Reported: TypeAlias = Literal["complete", "again", "failed", "known"]
 """What became of a trial that was reported; `known`: it was finished already."""
 _DRAWS = 20
@@ -48,7 +50,7 @@ class Suggestion:
     """Knob values to try."""
 
     trial_id: str
-    knobs: dict[str, Any]
+    knobs: dict[str, KnobValue]
     origin: str
     """Where the values come from: an anchor, a published setting, or the sampler's name."""
     attempt: int
@@ -70,8 +72,8 @@ class StudyCounts:
 class ParetoStudy:
     """One sweep's search for the front of a quality (maximised) and GFLOPs (minimised).
 
-    The first trials are two anchors, all knobs at their dearest and all at their cheapest end (without them
-    Optuna's Gaussian process never leaves the neighbourhood of its dearest random start), then `published`.
+    The first trials are two anchors, all knobs at their most expensive and all at their cheapest end (without
+    them Optuna's Gaussian process never leaves the neighbourhood of its most expensive random start), then `published`.
 
     Arguments:
         storage: URL of the studies' storage (`journal:///FILE`, `sqlite:///FILE`, `postgresql://…`); made if missing.
@@ -98,7 +100,7 @@ class ParetoStudy:
         trials: int,
         sampler: str = "tpe",
         seed: int = 0,
-        published: Sequence[Mapping[str, Any]] = (),
+        published: Sequence[Mapping[str, KnobValue]] = (),
         max_gflops: float | None = None,
         max_failures: int = 1,
         objective: str = "map",
@@ -150,10 +152,10 @@ class ParetoStudy:
         origin = str(attributes.get("origin", self._sampler))
         return Suggestion(trial_id=trial_id, knobs=knobs, origin=origin, attempt=attempt)
 
-    def _knobs_of(self, trial: Trial) -> dict[str, Any]:
+    def _knobs_of(self, trial: Trial) -> dict[str, KnobValue]:
         return {knob: _suggest(trial, knob, kind) for knob, kind in self._distributions.items()}
 
-    def _draw(self) -> tuple[Trial, dict[str, Any]] | None:
+    def _draw(self) -> tuple[Trial, dict[str, KnobValue]] | None:
         """A trial with a configuration that no trial has had; None if every one has been tried."""
         known = self._known
         for draw in range(_DRAWS + 1):
@@ -176,7 +178,7 @@ class ParetoStudy:
         sizes = [_size(kind) for kind in self._distributions.values()]
         return math.prod(sizes)
 
-    def _untried(self, known: Mapping[str, int]) -> dict[str, Any] | None:
+    def _untried(self, known: Mapping[str, int]) -> dict[str, KnobValue] | None:
         """A configuration that was not tried, of a space that can be counted; None if there is none."""
         if not self._size_of_space() < _MOST_COUNTED:
             return None
@@ -344,13 +346,13 @@ class ParetoStudy:
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self._study.sampler = _SAMPLERS[self._sampler](seed)
 
-    def _anchors(self) -> list[tuple[str, dict[str, Any]]]:
-        def at(dearest: bool) -> dict[str, Any]:
-            return {name: _end(knob, dearest) for name, knob in self._knobs.items()}
+    def _anchors(self) -> list[tuple[str, dict[str, KnobValue]]]:
+        def at(most_expensive: bool) -> dict[str, KnobValue]:
+            return {name: _end(knob, most_expensive) for name, knob in self._knobs.items()}
 
         return [("anchor: dearest", at(True)), ("anchor: cheapest", at(False))]
 
-    def _within(self, published: Sequence[Mapping[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
+    def _within(self, published: Sequence[Mapping[str, KnobValue]]) -> list[tuple[str, dict[str, KnobValue]]]:
         points = []
         for point in published:
             inside = {name: value for name, value in point.items() if self._allows(name, value)}
@@ -359,7 +361,7 @@ class ParetoStudy:
                 points.append(("published", inside))
         return points
 
-    def _allows(self, name: str, value: Any) -> bool:
+    def _allows(self, name: str, value: KnobValue) -> bool:
         kind = self._distributions.get(name)
         if isinstance(kind, CategoricalDistribution):
             return value in kind.choices
@@ -390,16 +392,16 @@ def distribution(knob: KnobConfig) -> BaseDistribution:
     return FloatDistribution(float(knob.low), float(knob.high), log=knob.log)
 
 
-def describe(knobs: Mapping[str, KnobConfig], directions: Directions) -> dict[str, Any]:
+def describe(knobs: Mapping[str, KnobConfig], directions: Directions) -> dict[str, JsonValue]:
     """What makes two studies the same search: objectives and ranges, as plain data."""
-    ranges: dict[str, Any] = {}
+    ranges: dict[str, JsonValue] = {}
     for name, knob in sorted(knobs.items()):
         ends = {"choices": list(knob.choices)} if knob.choices else {"low": knob.low, "high": knob.high}
         ranges[name] = {**ends, "log": knob.log, "whole": knob.whole}
     return {"objectives": dict(directions), "knobs": ranges}
 
 
-def _key(params: Mapping[str, Any]) -> str:
+def _key(params: Mapping[str, object]) -> str:
     return json.dumps(dict(sorted(params.items())), default=str)
 
 
@@ -412,15 +414,15 @@ def _size(kind: BaseDistribution) -> float:
     return math.inf
 
 
-def _values(kind: BaseDistribution) -> Sequence[Any]:
+def _values(kind: BaseDistribution) -> Sequence[KnobValue]:
     if isinstance(kind, CategoricalDistribution):
-        return kind.choices
+        return [choice for choice in kind.choices if choice is not None]
     assert isinstance(kind, IntDistribution)
     return range(kind.low, kind.high + 1, kind.step)
 
 
-def _end(knob: KnobConfig, dearest: bool) -> Any:
-    low = (knob.cheapest == "low") != dearest
+def _end(knob: KnobConfig, most_expensive: bool) -> KnobValue:
+    low = (knob.cheapest == "low") != most_expensive
     if knob.choices:
         return knob.choices[0 if low else -1]
     value = knob.low if low else knob.high
@@ -428,11 +430,13 @@ def _end(knob: KnobConfig, dearest: bool) -> Any:
     return int(value) if knob.whole else float(value)
 
 
-def _suggest(trial: Trial, name: str, kind: BaseDistribution) -> Any:
+def _suggest(trial: Trial, name: str, kind: BaseDistribution) -> KnobValue:
     if isinstance(kind, FloatDistribution):
         # An enqueued 2 comes back as 2 from this process and as 2.0 from the storage: two configurations.
         return float(trial.suggest_float(name, kind.low, kind.high, log=kind.log))
     if isinstance(kind, IntDistribution):
         return int(trial.suggest_int(name, kind.low, kind.high, log=kind.log))
     assert isinstance(kind, CategoricalDistribution)
-    return trial.suggest_categorical(name, kind.choices)
+    chosen = trial.suggest_categorical(name, kind.choices)
+    assert chosen is not None, "no knob has None among its choices"
+    return chosen

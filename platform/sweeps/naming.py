@@ -1,11 +1,4 @@
-"""`sweep.json`: what a sweep is (its configuration, its name) and how far it says it is.
-
-state       running, interrupted, failed, out_of_time, finished
-config      everything that it was started with; `home:` begins a path in the home
-asked       how its number of trials came about, if `paretovid extend` has raised it: [16, 8]
-uid         tells it from sweeps of this name in other homes, where a store is shared with them
-study       where its study is kept; `home`, or the URL of a database
-"""
+"""A sweep's name, and the configuration that it goes on with: what makes two sweeps the same."""
 
 from __future__ import annotations
 
@@ -13,17 +6,19 @@ import json
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from paretovid.platform.config.load import load_sweep_config, searched_knobs, to_record
-from paretovid.platform.records.sweep import SWEEP_FILE, known_info, read_info
+from paretovid.platform.config.resolve import SweepPlan
+from paretovid.platform.records.sweep import SWEEP_FILE, SweepRecord, SweepState, known_record, read_record
 from paretovid.platform.storage.home import Home
 from paretovid.platform.storage.mirror import refresh_sweeps
 from paretovid.search_spaces.schema import SweepConfig
+from paretovid.trainables.documents import JsonObject, JsonValue
 from paretovid.trainables.errors import DataError, UsageError
+from paretovid.trainables.plugins import use_plugins
 from paretovid.trainables.provenance import code_version
 
 _WHERE_ONLY = ("home", "name", "cluster", "tracking")
@@ -32,45 +27,58 @@ _HOW_ONLY = ("concurrent", "hours", "max_failures", "storage")
 """Settings of `search` that may differ when a sweep goes on."""
 
 
-def new_info(config: SweepConfig, name: str, state: str, before: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The record of a sweep in this state; what only the sweep's first start knows is kept from `before`."""
-    kept = {key: (before or {})[key] for key in ("asked", "failures", "study") if key in (before or {})}
-    return {
-        "name": name,
-        "uid": (before or {}).get("uid") or uuid.uuid4().hex[:8],
-        "method": config.method.name,
-        "data": config.data["name"],
-        "created": (before or {}).get("created") or datetime.now(UTC).isoformat(timespec="seconds"),
-        "seed": config.seed,
-        "state": state,
-        "config": to_record(config),
-        "code_version": code_version(),
-        "knobs": list(searched_knobs(config)),
-        **kept,
-    }
+def started_record(
+    config: SweepConfig, name: str, before: SweepRecord | None, state: SweepState = "running"
+) -> SweepRecord:
+    """The record of a sweep that a driver starts; what only its first start knows is kept from `before`."""
+    return SweepRecord(
+        name=name,
+        uid=(before.uid if before else "") or uuid.uuid4().hex[:8],
+        method=config.method.name,
+        data=str(config.data["name"]),
+        created=(before.created if before else "") or datetime.now(UTC).isoformat(timespec="seconds"),
+        seed=config.seed,
+        state=state,
+        config=to_record(config),
+        code_version=code_version(),
+        knobs=tuple(searched_knobs(config)),
+        asked=before.asked if before else (),
+        study=before.study if before else None,
+        failures=before.failures if before else {},
+    )
 
 
 def name_of(home: Home, config: SweepConfig) -> str:
-    """The stated name, or that of a sweep with this configuration, or a new one.
+    """The given name, or that of a sweep with this configuration, or a new one.
 
-    Raises `UsageError` if the stated name is taken by a sweep with other settings.
+    Raises `UsageError` if the given name is taken by a sweep with other settings, `DataError` if it is taken by one
+    whose record cannot be read.
     """
     wanted = _identity(to_record(config))
     if config.name is not None:
-        info = read_info(home.sweep(config.name))
-        if info and _identity(_first(info)) != wanted:
-            raise _taken(config.name, _differences(_first(info), to_record(config)))
+        record = read_record(home.sweep(config.name))
+        if record and _identity(_first(record)) != wanted:
+            raise _taken(config.name, _differences(_first(record), to_record(config)))
         return config.name
     refresh_sweeps(home.sweeps)
     stem = f"{config.method.name}-{config.data['name']}"
-    taken = {path.parent.name: read_info(path.parent) for path in home.sweeps.glob(f"*/{SWEEP_FILE}")}
-    for name, info in sorted(taken.items()):
-        if info and name.startswith(stem) and _identity(_first(info)) == wanted:
+    taken = sorted(path.parent.name for path in home.sweeps.glob(f"*/{SWEEP_FILE}"))
+    for name in taken:
+        if name.startswith(stem) and _is_same(home, name, wanted):
             return name
     number = 1
     while f"{stem}-{number}" in taken:
         number += 1
     return f"{stem}-{number}"
+
+
+def _is_same(home: Home, name: str, wanted: str) -> bool:
+    """Whether the sweep of this name has this identity; one whose record cannot be read is another one."""
+    try:
+        record = read_record(home.sweep(name))
+    except DataError:
+        return False
+    return record is not None and _identity(_first(record)) == wanted
 
 
 def _taken(name: str, differing: Sequence[str]) -> UsageError:
@@ -80,25 +88,21 @@ def _taken(name: str, differing: Sequence[str]) -> UsageError:
     return UsageError(f"sweep {name} exists with other settings: {'; '.join(differing[:3])}", hint)
 
 
-def with_extensions(config: SweepConfig, info: Mapping[str, Any] | None) -> SweepConfig:
-    """The configuration with the number of trials that `paretovid extend` has raised it to."""
-    if info is not None and info.get("asked"):
-        config.search.trials = sum(info["asked"])
-    return config
+def with_extensions(plan: SweepPlan, record: SweepRecord | None) -> SweepPlan:
+    """The plan with the number of trials that `paretovid extend` has raised it to."""
+    return plan if record is None or not record.asked else plan.with_trials(sum(record.asked))
 
 
-def stored_config(home: Home, name: str, stated_home: str | None, overrides: Sequence[str]) -> SweepConfig:
+def stored_config(home: Home, name: str, given_home: str | None, overrides: Sequence[str]) -> SweepConfig:
     """The configuration that a sweep was started with.
 
     Arguments:
-        stated_home: `home=` of this command; a relative one that is stored means another place from here.
+        given_home: `home=` of this command; a relative one that is stored means another place from here.
         overrides: changes to where and how it runs (`cluster…`, `tracking…`, `search.concurrent`, `hours`,
             `max_failures`); no others.
 
     Raises `UsageError` for another override, `DataError` for a record that another version has written.
     """
-    info = known_info(home, name)
-    record = {**info["config"], "name": name, "home": stated_home}
     words = [word for word in overrides if not word.startswith(("home=", "seed="))]
     allowed = [*(f"search.{key}" for key in _HOW_ONLY), "cluster", "tracking"]
     for word in words:
@@ -109,21 +113,15 @@ def stored_config(home: Home, name: str, stated_home: str | None, overrides: Seq
                 f"What may differ: {', '.join(allowed)}. Other settings make another sweep: paretovid sweep.",
             )
     # The words are checked as for a new sweep, and of that one only what they name is taken over.
-    checked = to_record(load_sweep_config(words))
-    for word in words:
-        key = word.lstrip("+~").partition("=")[0]
-        section, _, rest = key.partition(".")
-        if not rest:
-            record[section] = checked[section]
-    for word in words:
-        *parents, last = word.lstrip("+~").partition("=")[0].split(".")
-        if parents:
-            target, source = record, checked
-            for parent in parents:
-                target, source = target.setdefault(parent, {}), source[parent]
-            target[last] = source[last]
+    checked = OmegaConf.create(dict(to_record(load_sweep_config(words))))
+    record = known_record(home.sweep(name))
+    stored = OmegaConf.create({**record.config, "name": name, "home": given_home})
+    keys = [word.lstrip("+~").partition("=")[0] for word in words]
+    # Sections first: `cluster.cpus=2 cluster=local` means what it means for a new sweep.
+    for key in sorted(keys, key=lambda key: "." in key):
+        OmegaConf.update(stored, key, OmegaConf.select(checked, key), merge=False, force_add=True)
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(SweepConfig), record)
+        merged = OmegaConf.merge(OmegaConf.structured(SweepConfig), stored)
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         raise DataError(
@@ -131,25 +129,29 @@ def stored_config(home: Home, name: str, stated_home: str | None, overrides: Seq
             "Go on with the version of paretovid that started it, or start another sweep.",
         ) from error
     assert isinstance(config, SweepConfig)
+    use_plugins(config.plugins)
     return config
 
 
-def _first(info: Mapping[str, Any]) -> dict[str, Any]:
+def _first(record: SweepRecord) -> JsonObject:
     """The configuration that the sweep was started with, before it was extended."""
-    config = dict(info["config"])
-    if info.get("asked"):
-        config["search"] = {**config["search"], "trials": info["asked"][0]}
-    return config
+    if not record.asked:
+        return record.config
+    return {**record.config, "search": {**_object(record.config.get("search")), "trials": record.asked[0]}}
 
 
-def _identity(config: Mapping[str, Any]) -> str:
+def _identity(config: JsonObject) -> str:
     """What makes two sweeps the same, as text."""
     kept = {key: value for key, value in config.items() if key not in _WHERE_ONLY}
-    kept["search"] = {k: v for k, v in config["search"].items() if k not in _HOW_ONLY}
+    kept["search"] = {k: v for k, v in _object(config.get("search")).items() if k not in _HOW_ONLY}
     return json.dumps(kept, sort_keys=True)
 
 
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> list[str]:
+def _object(value: JsonValue) -> JsonObject:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _differences(before: JsonObject, now: JsonObject, path: str = "") -> list[str]:
     found = []
     for key in [*before, *(key for key in now if key not in before)]:
         old, new = before.get(key), now.get(key)

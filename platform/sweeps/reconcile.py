@@ -22,10 +22,10 @@ from paretovid.platform.storage.mirror import remove
 from paretovid.platform.sweeps.trials import (
     SweepTrials,
     finished_result,
-    trial_config,
 )
 from paretovid.trainables.evaluation.results import RESULT_FILE
 from paretovid.trainables.provenance import code_version
+from paretovid.trainables.training.config import TrialConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,20 +57,23 @@ def reconcile(
     notes: list[str] = []
     fixed: list[FixedTrial] = []
     for baseline in trials.baselines():
-        is_finished = finished_result(trial_config(baseline.config)) is not None
-        if not is_finished and failure_of(folder / "trials" / baseline.trial_id) is None:
+        if finished_result(TrialConfig.from_json(baseline.config)) is not None:
+            continue
+        if find_trial(folder / "trials" / baseline.trial_id) is not None:
+            # Features of another version of the code, for one: what was paid for is not thrown away.
+            notes.append(f"{baseline.trial_id} was made from other features or settings; it is kept")
+        elif failure_of(folder / "trials" / baseline.trial_id) is None:
             fixed.append(baseline)
     for suggestion in study.interrupted_ones():
-        found = finished_result(trial_config(trials.searched(suggestion)))
+        found = finished_result(TrialConfig.from_json(trials.searched(suggestion)))
         if found is not None:
             study.adopt(suggestion.trial_id, found.points[0].val)
             if all_points:
                 study.report_all_points(suggestion.trial_id, found.points)
     for suggestion in study.complete_ones():
         config = trials.searched(suggestion)
-        if finished_result(trial_config(config)) is None:
+        if finished_result(TrialConfig.from_json(config)) is None:
             if find_trial(folder / "trials" / suggestion.trial_id) is not None:
-                # Features of another version of the code, for one: what was paid for is not thrown away.
                 notes.append(f"{suggestion.trial_id} was made from other features or settings; it is kept")
                 continue
             fixed.append(FixedTrial(trial_id=suggestion.trial_id, config=config))

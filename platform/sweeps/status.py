@@ -16,14 +16,14 @@ from paretovid.platform.console.progress import format_seconds
 from paretovid.platform.execution.heartbeat import ALIVE_FILE
 from paretovid.platform.records.failure import failure_of
 from paretovid.platform.records.journal import Entry, FinishedTrial, TrialClock, hours_spent, read_journal
-from paretovid.platform.records.sweep import SWEEP_FILE, known_info, read_info
-from paretovid.platform.records.trial import stated_reference
+from paretovid.platform.records.sweep import SWEEP_FILE, SweepRecord, known_record, read_record
 from paretovid.platform.storage.documents import read_document
 from paretovid.platform.storage.home import Home
 from paretovid.platform.storage.mirror import refresh_sweep, refresh_sweeps
 from paretovid.platform.sweeps.lock import driver_of
 from paretovid.platform.tracking.exporter import last_sent
-from paretovid.trainables.errors import UsageError
+from paretovid.trainables.documents import JsonValue
+from paretovid.trainables.errors import DataError, UsageError
 from paretovid.trainables.evaluation.pareto import Reference, hypervolume, non_dominated, reference_of
 from paretovid.trainables.evaluation.results import RESULT_FILE
 
@@ -84,7 +84,7 @@ class SweepStatus:
 
 def status_of(home: Home, name: str) -> SweepStatus:
     """Reads a sweep's state. Raises `UnknownNameError` if there is no such sweep."""
-    info = known_info(home, name)
+    record = known_record(home.sweep(name))
     folder = home.sweep(name)
     refresh_sweep(folder, _RESULT_ONLY)
     now = time.time()
@@ -94,8 +94,8 @@ def status_of(home: Home, name: str) -> SweepStatus:
     finished = {path.parent.name for path in (folder / "trials").glob(f"*/{RESULT_FILE}")}
     failed = _failures(folder, finished)
     running = _running(folder, entries, now) if driver else ()
-    asked = int(info["config"]["search"]["trials"]) + len(info["config"].get("baselines") or [])
-    state = "interrupted" if info["state"] == "running" and driver is None else str(info["state"])
+    asked = record.searched_trials + record.baselines
+    state = "interrupted" if record.state == "running" and driver is None else record.state
     cpu_hours, gpu_hours = hours_spent(entries, now if driver else (entries[-1].at if entries else now))
     left = max(0, asked - len(finished) - len(failed))
     untracked = _untracked(folder, entries)
@@ -108,7 +108,7 @@ def status_of(home: Home, name: str) -> SweepStatus:
         failed=failed,
         running=running,
         restarts=sum(entry.event == "fault" and bool(entry.facts.get("again")) for entry in entries),
-        validation_hypervolume=curve(entries, stated_reference(info)),
+        validation_hypervolume=curve(entries, record.corner),
         cpu_hours=cpu_hours,
         gpu_hours=gpu_hours,
         untracked=untracked,
@@ -118,29 +118,74 @@ def status_of(home: Home, name: str) -> SweepStatus:
     )
 
 
-def list_sweeps(home: Home) -> list[dict[str, Any]]:
-    """All sweeps under a home, oldest first, with state, trials and, once finished, the hypervolume on test."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SweepListing:
+    """One line of `paretovid sweeps`."""
+
+    name: str
+    record: SweepRecord | None
+    """None: `sweep.json` cannot be read."""
+    state: str
+    """As recorded; `interrupted` also if its driver is gone without a word, `unreadable` without a record."""
+    trials: int
+    """Finished, baselines included."""
+    failed: int
+    error: str | None
+    """Why it failed or was interrupted, or why its record cannot be read."""
+
+    @property
+    def asked(self) -> int | None:
+        """Trials, baselines included."""
+        return None if self.record is None else self.record.searched_trials + self.record.baselines
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """Plain data, for `--json`."""
+        record = self.record
+        reference = None if record is None or record.reference is None else record.reference.to_json()
+        return {
+            "name": self.name,
+            "method": None if record is None else record.method,
+            "data": None if record is None else record.data,
+            "state": self.state,
+            "trials": self.trials,
+            "asked": self.asked,
+            "failed": self.failed,
+            "hypervolume": None if record is None else record.hypervolume,
+            "reference": reference,
+            "created": None if record is None else record.created,
+            "tracked": None if record is None else record.tracked,
+            "error": self.error,
+        }
+
+
+def list_sweeps(home: Home) -> list[SweepListing]:
+    """All sweeps under a home, oldest first; those whose record cannot be understood before them, and why."""
     refresh_sweeps(home.sweeps)
-    infos = [info for path in home.sweeps.glob(f"*/{SWEEP_FILE}") if (info := read_info(path.parent))]
     listed = []
-    for info in sorted(infos, key=lambda each: str(each["created"])):
-        folder = home.sweep(info["name"])
-        refresh_sweep(folder, _RESULT_ONLY)
-        done = {path.parent.name for path in (folder / "trials").glob(f"*/{RESULT_FILE}")}
-        is_gone = info["state"] == "running" and driver_of(folder) is None
-        config = info.get("config") or {}
-        searched = int((config.get("search") or {}).get("trials") or 0)
-        keys = ("name", "method", "data", "state", "created", "hypervolume", "reference", "tracked", "error")
-        listed.append(
-            {
-                "trials": len(done),
-                "asked": searched + len(config.get("baselines") or []),
-                "failed": len(_failures(folder, done)),
-                **{key: info.get(key) for key in keys},
-                **({"state": "interrupted"} if is_gone else {}),
-            }
-        )
-    return listed
+    for path in sorted(home.sweeps.glob(f"*/{SWEEP_FILE}")):
+        try:
+            record = read_record(path.parent)
+        except DataError as error:
+            listed.append(_listing(path.parent, None, error.message))
+        else:
+            listed += [] if record is None else [_listing(path.parent, record, record.error)]
+    return sorted(listed, key=lambda each: each.record.created if each.record else "")
+
+
+def _listing(folder: Path, record: SweepRecord | None, error: str | None) -> SweepListing:
+    refresh_sweep(folder, _RESULT_ONLY)
+    done = {path.parent.name for path in (folder / "trials").glob("*/result.json")}
+    state: str = "unreadable" if record is None else record.state
+    if state == "running" and driver_of(folder) is None:
+        state = "interrupted"
+    return SweepListing(
+        name=folder.name if record is None else record.name,
+        record=record,
+        state=state,
+        trials=len(done),
+        failed=len(_failures(folder, done)),
+        error=error,
+    )
 
 
 def watch(home: Home, name: str | None, seconds: float = 2.0) -> Iterator[str]:

@@ -7,14 +7,14 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from paretovid.platform.config.load import ends, searched_knobs
+from paretovid.platform.config.load import ends
+from paretovid.platform.config.resolve import SweepPlan
 from paretovid.platform.execution.launcher import LaunchSummary
 from paretovid.platform.fronts.front import Front, rounded_up
 from paretovid.platform.fronts.report import front_table
 from paretovid.platform.preparation.estimate import data_size, estimate
 from paretovid.platform.records.trial import knob_text
-from paretovid.search_spaces.schema import SweepConfig
-from paretovid.trainables.backbones.catalog import family, measure_component
+from paretovid.trainables.backbones.catalog import measure_component
 
 _CLASSES_SHOWN = 12  # of what classifies, in a plan over videos of which nothing is known yet
 _ANCHORS = 2
@@ -23,19 +23,19 @@ PICTURE, PAGE, TABLE, DOCUMENT = "front.png", "front.html", "front.txt", "front.
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Plan:
-    """What a sweep would do."""
+class DryRun:
+    """What a sweep would do, as text (`--dry-run`)."""
 
     name: str
-    config: SweepConfig
-    baselines: int
+    plan: SweepPlan
     state: str | None
     """Of the sweep of this name, if there is one."""
 
     def __str__(self) -> str:
-        search, knobs = self.config.search, searched_knobs(self.config)
+        config = self.plan.config
+        search, knobs = config.search, self.plan.knobs
         lines = [f"sweep {self.name} ({'there already: ' + self.state if self.state else 'new'})", ""]
-        lines.append(f"{search.trials} trainings of {self.config.method.name}, sampler {search.sampler}:")
+        lines.append(f"{search.trials} trainings of {config.method.name}, sampler {search.sampler}:")
         for name, knob in knobs.items():
             low, high = ends(knob)
             scale = " (log)" if knob.log else ""
@@ -43,20 +43,18 @@ class Plan:
             if knob.choices:
                 span = ", ".join(knob_text(choice) for choice in knob.choices)
             lines.append(f"  {name:<12} {span}, cheapest: {knob.cheapest}. {knob.description}")
-        published = self.config.method.published[: max(0, search.trials - _ANCHORS)]
+        published = config.method.published[: max(0, search.trials - _ANCHORS)]
         then = ", then the published settings:" if published else ""
-        lines.append(f"first the two anchors (all knobs dearest, all cheapest){then}")
+        lines.append(f"first the two anchors (all knobs most expensive, all cheapest){then}")
         lines += [f"  {point}" for point in published]
-        lines.append(
-            f"{self.baselines} baselines beside them: {', '.join(b.name for b in self.config.baselines)}"
-        )
+        lines.append(f"{len(self.plan.baselines)} baselines beside them: {', '.join(self.plan.baselines)}")
         lines += ["", "cost of one look, in GFLOPs (multiply-accumulates):"]
-        size, costs = data_size(self.config), {}
+        size, costs = data_size(self.plan.preparation), {}
         classes = _CLASSES_SHOWN if size is None else size.classes
-        for source, component in family(self.config.backbones.family).items():
+        for source, component in self.plan.preparation.backbones.components.items():
             cost = costs[source] = measure_component(component, classes)
             lines.append(f"  {source:<10} {component:<32} {cost.gmacs:.6f}  at {cost.input}")
-        lines += ["", *estimate(self.config, size, costs)]
+        lines += ["", *estimate(self.plan, size, costs)]
         if search.max_gflops:
             lines.append(f"points above {search.max_gflops:g} GFLOPs per video are not worth finding")
         lines += ["", "what it trains, extracts and measures is kept; nothing was started (--dry-run)"]

@@ -11,11 +11,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from paretovid.infra.placement import TrialResources
-from paretovid.platform.config.load import check_method, searched_knobs, training_settings
+from paretovid.platform.config.resolve import PreparationPlan, SweepPlan, resolve
 from paretovid.platform.console.progress import Progress
 from paretovid.platform.execution.cluster import cluster_of
 from paretovid.platform.execution.launcher import LaunchSummary, launch_trials
@@ -23,16 +23,23 @@ from paretovid.platform.execution.stopping import StopSwitch, ended_in_order
 from paretovid.platform.fronts.build import read_front
 from paretovid.platform.fronts.front import Front
 from paretovid.platform.fronts.report import front_table, write_html, write_png
-from paretovid.platform.preparation.prepare import Prepared, check_settings, expected_facts, prepare
+from paretovid.platform.preparation.prepare import Prepared, prepare
 from paretovid.platform.records.journal import SweepJournal, read_journal
-from paretovid.platform.records.sweep import known_info, read_info, write_info
-from paretovid.platform.search.location import study_place
+from paretovid.platform.records.sweep import (
+    StatedReference,
+    SweepRecord,
+    SweepState,
+    known_record,
+    read_record,
+    write_record,
+)
+from paretovid.platform.search.location import study_location
 from paretovid.platform.search.study import ParetoStudy
 from paretovid.platform.storage.home import Home, open_home
 from paretovid.platform.storage.mirror import fetch, refresh_sweep, share_file, some_of_dataset
 from paretovid.platform.sweeps.events import SweepDriver
 from paretovid.platform.sweeps.lock import SweepLock, driver_of
-from paretovid.platform.sweeps.naming import name_of, new_info, stored_config, with_extensions
+from paretovid.platform.sweeps.naming import name_of, started_record, stored_config, with_extensions
 from paretovid.platform.sweeps.reconcile import reconcile
 from paretovid.platform.sweeps.status import LiveStatus, list_sweeps
 from paretovid.platform.sweeps.summary import (
@@ -40,7 +47,7 @@ from paretovid.platform.sweeps.summary import (
     PAGE,
     PICTURE,
     TABLE,
-    Plan,
+    DryRun,
     SweepReport,
     shortened,
     typed_command,
@@ -49,15 +56,9 @@ from paretovid.platform.sweeps.trials import SweepTrials, trainable_on
 from paretovid.platform.tracking.exporter import TrackingSender, last_sent, replay
 from paretovid.platform.tracking.store import store_uri
 from paretovid.search_spaces.schema import SweepConfig
-from paretovid.trainables.backbones.catalog import family
-from paretovid.trainables.caps import check_known
-from paretovid.trainables.catalog import method_class, method_config
-from paretovid.trainables.config import typed_config
 from paretovid.trainables.data.dataset import load_dataset, write_json
 from paretovid.trainables.errors import ParetovidError, UsageError
-from paretovid.trainables.evaluation.evaluate import OBJECTIVES
 from paretovid.trainables.provenance import code_version
-from paretovid.trainables.training.config import TrainingConfig
 
 TRACKING_SECONDS = 60.0
 """What MLflow may take, without a sign of getting on, when everything else is done."""
@@ -70,8 +71,8 @@ class Backend:
     """What a sweep runs on. Its default is the real one; `testing/simulated.py` has one that trains nothing."""
 
     cluster: Callable[[SweepConfig], AbstractContextManager[object]] = cluster_of
-    preparation: Callable[[SweepConfig, Progress], Prepared] = prepare
-    """From the configuration to what trials read."""
+    preparation: Callable[[PreparationPlan, Progress], Prepared] = prepare
+    """From the plan to what trials read."""
     launcher: Callable[..., LaunchSummary] = launch_trials
     """Called and answering as `launch_trials`."""
 
@@ -79,15 +80,13 @@ class Backend:
 REAL = Backend()
 
 
-def plan_sweep(config: SweepConfig) -> Plan:
+def plan_sweep(config: SweepConfig) -> DryRun:
     """What `run_sweep` would do, after the checks that it makes. Starts nothing."""
-    _check(config)
+    plan = resolve(config)
     home = open_home(config.home)
     name = name_of(home, config)
-    info = read_info(home.sweep(name))
-    return Plan(
-        name=name, config=config, baselines=len(config.baselines), state=info["state"] if info else None
-    )
+    record = read_record(home.sweep(name))
+    return DryRun(name=name, plan=plan, state=record.state if record else None)
 
 
 def run_sweep(
@@ -103,10 +102,10 @@ def run_sweep(
     sweep that a living driver runs; `ParetovidError` if no trial succeeds or none can work; `SweepStopped` (a
     `KeyboardInterrupt`) if it was ended in order.
     """
-    _check(config)
+    plan = resolve(config)
     home = open_home(config.home)
     name = name_of(home, config)
-    return _go_on(home, name, config, progress, take_over=take_over, backend=backend)
+    return _go_on(home, name, plan, progress, take_over=take_over, backend=backend)
 
 
 def resume_sweep(
@@ -127,9 +126,8 @@ def resume_sweep(
     Raises `UnknownNameError` for a sweep that is not there, and what `run_sweep` raises.
     """
     home = open_home(home_stated)
-    config = stored_config(home, name, home_stated, overrides)
-    _check(config)
-    return _go_on(home, name, config, progress, take_over=take_over, backend=backend)
+    plan = resolve(stored_config(home, name, home_stated, overrides))
+    return _go_on(home, name, plan, progress, take_over=take_over, backend=backend)
 
 
 def extend_sweep(
@@ -146,9 +144,8 @@ def extend_sweep(
     tried again. Raises as `resume_sweep`.
     """
     home = open_home(home_stated)
-    config = stored_config(home, name, home_stated, overrides)
-    _check(config)
-    return _go_on(home, name, config, progress, take_over=take_over, more=more, backend=backend)
+    plan = resolve(stored_config(home, name, home_stated, overrides))
+    return _go_on(home, name, plan, progress, take_over=take_over, more=more, backend=backend)
 
 
 def replay_sweep(
@@ -162,76 +159,70 @@ def replay_sweep(
     Raises `StoreError` if the store does not take it, `UsageError` while a driver of the sweep tells it itself.
     """
     home = open_home(home_stated)
-    info = known_info(home, name)
+    record = known_record(home.sweep(name))
     if driver_of(home.sweep(name)) is not None:
         raise UsageError(f"sweep {name} is running, and its driver tells MLflow", "Wait until it has ended.")
-    stated = uri or (info["config"].get("tracking") or {}).get("uri")
+    given = uri or record.tracking_uri
     with SweepLock(home.sweep(name), StopSwitch()).hold():
-        sent = replay(home, name, stated, progress.say, whole=whole)
-        if stated == (info["config"].get("tracking") or {}).get("uri"):
-            write_info(home.sweep(name), {**known_info(home, name), "tracked": True})
+        sent = replay(home, name, given, progress.say, whole=whole)
+        if given == record.tracking_uri:
+            write_record(home.sweep(name), replace(known_record(home.sweep(name)), tracked=True))
     return sent
 
 
 def _go_on(
     home: Home,
     name: str,
-    config: SweepConfig,
+    plan: SweepPlan,
     progress: Progress,
     *,
     take_over: bool,
     backend: Backend,
     more: int = 0,
 ) -> SweepReport:
-    folder = home.sweep(name)
+    folder, config = home.sweep(name), plan.config
     refresh_sweep(folder)
     switch = StopSwitch()
     hint = f"Go on: {typed_command('paretovid')} resume {name}{_at(config.home)}"
     with ended_in_order(switch, hint, progress.say):
         if not more and _is_finished(home, name):
-            return _show_finished(home, name, config, progress)
+            return _show_finished(home, name, plan, progress)
         # Before anything is written: a second driver of a running sweep must leave no trace in it.
         with SweepLock(folder, switch).hold(take_over=take_over, say=progress.say):
-            info = read_info(folder)
+            before = read_record(folder)
             if not more and _is_finished(home, name):  # by the driver that has just given way
-                return _show_finished(home, name, config, progress)
+                return _show_finished(home, name, plan, progress)
             if more:
-                asked = (info or {}).get("asked") or [config.search.trials]
-                info = {**(info or {}), "asked": [*asked, more]}
-            config = with_extensions(config, info)
-            info = new_info(config, name, "running", info)
-            info["study"] = study_place(home, info, config.search.storage).described
-            write_info(folder, info)
-            summary = _Run(home, name, config, progress, switch, backend).all_of_it()
-    return _report(home, name, summary, config)
+                asked = (before.asked if before else ()) or (config.search.trials,)
+                before = replace(before or started_record(config, name, None), asked=(*asked, more))
+            plan = with_extensions(plan, before)
+            config = plan.config
+            record = started_record(config, name, before)
+            location = study_location(home, name, record.uid, config.search.storage, record.study)
+            record = replace(record, study=location.described)
+            write_record(folder, record)
+            summary = _Run(home, record, plan, progress, switch, backend).all_of_it()
+    return _report(home, name, summary, plan)
 
 
 def _is_finished(home: Home, name: str) -> bool:
-    info = read_info(home.sweep(name))
-    return bool(info and info["state"] == "finished")
+    record = read_record(home.sweep(name))
+    return record is not None and record.state == "finished"
 
 
-def _show_finished(home: Home, name: str, config: SweepConfig, progress: Progress) -> SweepReport:
+def _show_finished(home: Home, name: str, plan: SweepPlan, progress: Progress) -> SweepReport:
     progress.say(
         f"sweep {name} is finished; paretovid extend {name} +N adds trials, "
         "name=NEW starts another one with the same settings"
     )
-    info = known_info(home, name)
-    if not info.get("tracked"):
+    record = known_record(home.sweep(name))
+    if not record.tracked:
         try:
-            replay(home, name, config.tracking.uri, progress.say)
-            write_info(home.sweep(name), {**info, "tracked": True})
+            replay(home, name, plan.config.tracking.uri, progress.say)
+            write_record(home.sweep(name), replace(record, tracked=True))
         except ParetovidError as error:
             progress.say(f"  not tracked: {error}")
-    return _report(home, name, None, with_extensions(config, info))
-
-
-@dataclass(slots=True)
-class _Ended:
-    """How a run ended, for the record."""
-
-    state: str
-    error: str | None = None
+    return _report(home, name, None, plan)
 
 
 class _Run:
@@ -240,15 +231,18 @@ class _Run:
     def __init__(
         self,
         home: Home,
-        name: str,
-        config: SweepConfig,
+        record: SweepRecord,
+        plan: SweepPlan,
         progress: Progress,
         switch: StopSwitch,
         backend: Backend,
     ) -> None:
+        name, config = record.name, plan.config
         self._home = home
+        self._record = record
         self._name = name
         self._folder = home.sweep(name)
+        self._plan = plan
         self._config = config
         self._progress = progress
         self._switch = switch
@@ -279,9 +273,9 @@ class _Run:
         try:
             with self._backend.cluster(self._config):
                 self._switch.arm()
-                prepared = self._backend.preparation(self._config, self._progress)
+                prepared = self._backend.preparation(self._plan.preparation, self._progress)
                 summary = self._search(prepared)
-            state = "out_of_time" if summary.is_out_of_time else "finished"
+            state: SweepState = "out_of_time" if summary.is_out_of_time else "finished"
             with self._progress.stage("front, pictures and tracking") as stage:
                 left = self._finish(state, summary)
                 stage.done("wrote them" if not left else f"wrote them; MLflow has not taken {left} events")
@@ -294,28 +288,31 @@ class _Run:
 
     def _search(self, prepared: Prepared) -> LaunchSummary:
         config, search = self._config, self._config.search
-        place = study_place(self._home, read_info(self._folder) or {}, search.storage)
+        record = self._record
+        location = study_location(self._home, record.name, record.uid, search.storage, record.study)
         study = ParetoStudy(
-            storage=place.url,
-            name=place.name,
-            knobs=searched_knobs(config),
+            storage=location.url,
+            name=location.name,
+            knobs=self._plan.knobs,
             trials=search.trials,
             sampler=search.sampler,
             seed=config.seed,
             published=config.method.published,
             max_gflops=search.max_gflops,
             max_failures=search.max_failures,
-            objective=objective_of(config),
+            objective=self._plan.objective,
         )
-        trials = SweepTrials(config, self._name, prepared)
+        trials = SweepTrials(self._plan, self._name, prepared)
         found = reconcile(self._folder, study, trials, self._driver.record, all_points=search.tell_swept)
         for note in found.notes:
             self._progress.say(f"  {note}")
-        total = search.trials + len(config.baselines)
+        total = search.trials + len(self._plan.baselines)
         with self._progress.stage("search", total=total, unit="trials") as stage:
             self._driver.show_on(stage, found.finished + found.failed)
             summary = self._backend.launcher(
-                trainable_on(config.cluster.node_cache, code_version(), self._home.root),
+                trainable_on(
+                    config.cluster.node_cache, code_version(), self._home.root, tuple(config.plugins)
+                ),
                 storage=self._folder,
                 study=study,
                 fixed=found.fixed,
@@ -336,22 +333,29 @@ class _Run:
             self._progress.say(f"  the knobs have no more than {study.started} settings; all were tried")
         return summary
 
-    def _finish(self, state: str, summary: LaunchSummary) -> int:
+    def _finish(self, state: SweepState, summary: LaunchSummary) -> int:
         """Front, pictures, hypervolume and MLflow, all from what is on disk; the state last.
 
         Returns how many events MLflow has not taken.
         """
         front = read_front([self._folder])
         write_front(self._folder, front)
-        reference = front.reference.to_json(front.objective)
-        info = new_info(self._config, self._name, state, read_info(self._folder))
-        failures = {**(info.get("failures") or {}), **summary.reasons}
-        info |= {"hypervolume": front.hypervolume, "reference": reference, "failures": failures}
-        write_info(self._folder, {**info, "tracked": False})
+        self._update(
+            state=state,
+            hypervolume=front.hypervolume,
+            reference=StatedReference(objective=front.objective, corner=front.reference),
+            failures={**self._record.failures, **summary.reasons},
+            tracked=False,
+        )
         self._driver.record("state", state=state)
         left = self._sender.close(front, TRACKING_SECONDS)
-        write_info(self._folder, {**info, "tracked": left == 0})
+        self._update(tracked=left == 0)
         return left
+
+    def _update(self, **changes: Any) -> None:
+        """Changes fields of the sweep's record, which nobody else writes while this driver holds it."""
+        self._record = replace(self._record, **changes)
+        write_record(self._folder, self._record)
 
     def _record_end(self, error: BaseException) -> None:
         """The state of a sweep that has not come to its end. On a full disk, what can be written."""
@@ -360,12 +364,11 @@ class _Run:
             return
         # After a signal anything may be raised: what was interrupted fails in its own way.
         is_interrupted = isinstance(error, KeyboardInterrupt) or self._switch.reason is not None
-        state = "interrupted" if is_interrupted else "failed"
+        state: SweepState = "interrupted" if is_interrupted else "failed"
         told = self._switch.reason if is_interrupted else None
         reason = (told or str(error) or type(error).__name__).splitlines()[0]
         with contextlib.suppress(OSError):
-            info = new_info(self._config, self._name, state, read_info(self._folder))
-            write_info(self._folder, {**info, "error": reason})
+            self._update(state=state, error=reason, hypervolume=None, reference=None, tracked=None)
             self._driver.record("state", state=state, reason=reason)
         self._sender.close(None, STOPPED_TRACKING_SECONDS)
 
@@ -380,58 +383,14 @@ def write_front(folder: Any, front: Front) -> None:
         share_file(folder / name)
 
 
-def _check(config: SweepConfig) -> None:
-    check_settings(config)
-    check_method(config)
-    typed_config(TrainingConfig, training_settings(config), "training")
-    known = {knob.name: knob for knob in method_class(config.method.name).inference_knobs}
-    check_known(method_class(config.method.name), tuple(config.method.inference_knobs))
-    for name, searched in config.method.inference_knobs.items():
-        if name not in known:
-            raise UsageError(
-                f"{config.method.name} has no inference knob {name!r}", f"Known: {', '.join(sorted(known))}."
-            )
-        unknown = [word for word in searched.choices or () if word not in known[name].words]
-        if known[name].words and (unknown or not searched.choices):
-            raise UsageError(
-                f"method.inference_knobs.{name} of {config.method.name} cannot be {searched.choices or 'a range'}",
-                f"Give choices of {known[name].allowed}",
-            )
-    task = method_class(config.method.name).task
-    for baseline in config.baselines:
-        other = method_class(baseline.method).task
-        if other != task:
-            raise UsageError(
-                f"the baseline {baseline.name} is of {other}, {config.method.name} of {task}",
-                "Their qualities do not compare: leave it out of baselines, or give one of the same task.",
-            )
-    available = family(config.backbones.family)
-    facts = expected_facts(config)
-    readers = {config.method.name: (config.method.name, config.method.model)}
-    readers |= {f"the baseline {b.name}": (b.method, b.model) for b in config.baselines}
-    for reader, (name, model) in readers.items():
-        for source in method_class(name).sources_of(method_config(name, model)):
-            if source not in available:
-                raise UsageError(
-                    f"{reader} reads the source {source!r}, which {config.backbones.family} has not",
-                    f"It has: {', '.join(available)}. Choose other backbones, or say which baselines: baselines=[…].",
-                )
-        method_class(name).check_facts(method_config(name, model), facts)
-
-
-def objective_of(config: SweepConfig) -> str:
-    """The name of the quality that the method of this sweep is judged by."""
-    return OBJECTIVES[method_class(config.method.name).task]
-
-
 def _at(home: str | None) -> str:
     """What a printed command needs behind it to find the same home."""
     return "" if home is None else f" home={home}"
 
 
-def _report(home: Home, name: str, summary: LaunchSummary | None, config: SweepConfig) -> SweepReport:
-    folder = home.sweep(name)
-    root = home.data(str(config.data["name"]))
+def _report(home: Home, name: str, summary: LaunchSummary | None, plan: SweepPlan) -> SweepReport:
+    folder, config = home.sweep(name), plan.config
+    root = home.data(plan.preparation.data.name)
     fetch(root, some_of_dataset)
     dataset = load_dataset(root)
     examples = dataset.split("test")[:2]
@@ -450,7 +409,7 @@ def _report(home: Home, name: str, summary: LaunchSummary | None, config: SweepC
 
 __all__ = [
     "Backend",
-    "Plan",
+    "DryRun",
     "SweepReport",
     "extend_sweep",
     "list_sweeps",

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, final
 
 from paretovid.infra.node_cache import NodeCacheError, node_cache
 from paretovid.infra.node_cache import fetch as copy_to_node
-from paretovid.platform.config.load import model_with_knobs, training_settings
+from paretovid.platform.config.load import model_with_knobs
+from paretovid.platform.config.resolve import SweepPlan
 from paretovid.platform.execution.outcome import FixedTrial
 from paretovid.platform.execution.trial_process import Trainable
 from paretovid.platform.preparation.prepare import Prepared, is_whole_store
@@ -23,13 +24,13 @@ from paretovid.platform.storage.mirror import (
     share,
     some_of_dataset,
 )
-from paretovid.search_spaces.schema import SweepConfig
-from paretovid.trainables.config import typed_config
 from paretovid.trainables.context import TrialContext
+from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.errors import DataError, UsageError
 from paretovid.trainables.evaluation.results import TrialResult
+from paretovid.trainables.plugins import use_plugins
 from paretovid.trainables.provenance import code_version
-from paretovid.trainables.training.config import TrainingConfig, TrialConfig
+from paretovid.trainables.training.config import TrialConfig
 from paretovid.trainables.trial import run_trial
 
 
@@ -37,58 +38,59 @@ from paretovid.trainables.trial import run_trial
 class SweepTrials:
     """Makes the configurations of a sweep's trials."""
 
-    def __init__(self, config: SweepConfig, sweep: str, prepared: Prepared) -> None:
-        self._config = config
+    def __init__(self, plan: SweepPlan, sweep: str, prepared: Prepared) -> None:
+        self._plan = plan
         self._sweep = sweep
         self._prepared = prepared
 
-    def searched(self, suggestion: Suggestion) -> dict[str, Any]:
+    def searched(self, suggestion: Suggestion) -> JsonObject:
         """A suggestion of the study."""
-        method = self._config.method
-        training = {n: v for n, v in suggestion.knobs.items() if n in method.training_knobs}
-        setting = {n: v for n, v in suggestion.knobs.items() if n not in method.training_knobs}
+        method = self._plan.config.method
+        training: dict[str, float | str] = {
+            n: v for n, v in suggestion.knobs.items() if n in method.training_knobs
+        }
+        setting: dict[str, float | str] = {
+            n: v for n, v in suggestion.knobs.items() if n not in method.training_knobs
+        }
         return self._trial(
-            suggestion.trial_id,
-            method.name,
-            model_with_knobs(method, training),
-            training_knobs=training,
-            inference_setting=setting or None,
+            suggestion.trial_id, method.name, model_with_knobs(method, training), training, setting or None
         )
 
     def baselines(self) -> list[FixedTrial]:
         """The configured baselines."""
         return [
-            FixedTrial(trial_id=each.name, config=self._trial(each.name, each.method, dict(each.model)))
-            for each in self._config.baselines
+            FixedTrial(trial_id=trial, config=self._trial(trial, each.name, each.model))
+            for trial, each in self._plan.baselines.items()
         ]
 
     def _trial(
         self,
         trial: str,
         method: str,
-        model: dict[str, Any],
-        *,
-        training_knobs: dict[str, Any] | None = None,
-        inference_setting: dict[str, Any] | None = None,
-    ) -> dict[str, Any]:
-        config = TrialConfig(
+        model: JsonObject,
+        training_knobs: Mapping[str, float | str] | None = None,
+        inference_setting: Mapping[str, float | str] | None = None,
+    ) -> JsonObject:
+        config = self._plan.config
+        return TrialConfig(
             sweep=self._sweep,
             trial=trial,
             method=method,
             model=model,
-            training_knobs=training_knobs or {},
-            inference_setting=inference_setting,
-            training=typed_config(TrainingConfig, training_settings(self._config), "training"),
-            seed=self._config.seed,
+            training_knobs=dict(training_knobs or {}),
+            inference_setting=None if inference_setting is None else dict(inference_setting),
+            training=self._plan.training,
+            seed=config.seed,
             dataset=str(self._prepared.dataset.root),
             features={source: str(folder) for source, folder in self._prepared.features.items()},
             output=str(self._prepared.home.trial(self._sweep, trial)),
-            accounting=self._config.accounting,
-        )
-        return asdict(config)
+            accounting=config.accounting,
+        ).to_json()
 
 
-def trainable_on(cache: str | None, code: str, home: Path | None = None) -> Trainable:
+def trainable_on(
+    cache: str | None, code: str, home: Path | None = None, plugins: Sequence[str] = ()
+) -> Trainable:
     """What a worker runs for each trial.
 
     Arguments:
@@ -96,6 +98,7 @@ def trainable_on(cache: str | None, code: str, home: Path | None = None) -> Trai
             home is in a bucket, its mirror is kept there.
         code: version of the driver's code.
         home: its root, if it may be in a bucket.
+        plugins: modules to import before anything else.
 
     A trial whose result is there already (its driver died before it heard of it) is not trained again.
     """
@@ -103,12 +106,13 @@ def trainable_on(cache: str | None, code: str, home: Path | None = None) -> Trai
     shared = SharedRoot.of(home or Path(), cache)
 
     def run(config: dict[str, Any], context: TrialContext) -> TrialResult | None:
+        use_plugins(plugins)
         if code_version() != code:
             raise UsageError(
                 f"this node runs paretovid {code_version()}, the driver {code}",
                 "Install the driver's version on every node.",
             )
-        trial = trial_config(config)
+        trial = TrialConfig.from_json(config)
         if shared.url is not None:
             trial = _fetched(trial, shared, context.heartbeat)
         else:
@@ -160,8 +164,3 @@ def finished_result(trial: TrialConfig) -> TrialResult | None:
     """
     result = find_trial(Path(trial.output))
     return result if result and result.digest == trial.digest_by(result.code_version) else None
-
-
-def trial_config(config: Mapping[str, Any]) -> TrialConfig:
-    """The typed form of a configuration that was sent as plain data."""
-    return TrialConfig(**{**config, "training": TrainingConfig(**config["training"])})

@@ -12,8 +12,8 @@ from optuna.trial import TrialState
 
 from paretovid.platform.execution.heartbeat import ALIVE_FILE
 from paretovid.platform.records.journal import read_journal
-from paretovid.platform.records.sweep import read_info
-from paretovid.platform.search.location import study_place
+from paretovid.platform.records.sweep import known_record
+from paretovid.platform.search.location import study_location
 from paretovid.platform.search.storage import connect_storage
 from paretovid.platform.storage.home import Home
 from paretovid.platform.storage.mirror import refresh_sweep
@@ -50,10 +50,10 @@ def audit(home: Home, sweep: str, uri: str | None = None) -> Audit:
     folder = home.sweep(sweep)
     refresh_sweep(folder)
     done = [path.parent.name for path in (folder / "trials").glob(f"*/{RESULT_FILE}")]
-    info = read_info(folder) or {"name": sweep}
-    place = study_place(home, info, (info.get("config") or {}).get("search", {}).get("storage"))
-    storage, _ = connect_storage(place.url)
-    trials = optuna.load_study(study_name=place.name, storage=storage).get_trials(deepcopy=False)
+    record = known_record(folder)
+    location = study_location(home, sweep, record.uid, record.study_storage, record.study)
+    storage, _ = connect_storage(location.url)
+    trials = optuna.load_study(study_name=location.name, storage=storage).get_trials(deepcopy=False)
     started = [trial for trial in trials if "starts" in trial.user_attrs]
     knobs = Counter(str(sorted(trial.params.items())) for trial in started)
     store = open_store(home, uri)

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
+from paretovid.platform.config.resolve import PreparationPlan
 from paretovid.platform.console.progress import Progress
 from paretovid.platform.execution.launcher import Counter, LaunchSummary, handing_back
 from paretovid.platform.execution.outcome import (
@@ -36,13 +37,13 @@ from paretovid.platform.search.study import ParetoStudy
 from paretovid.platform.storage.home import open_home
 from paretovid.platform.storage.locks import alone
 from paretovid.platform.sweeps.sweep import Backend
-from paretovid.platform.sweeps.trials import finished_result, trial_config
+from paretovid.platform.sweeps.trials import finished_result
 from paretovid.platform.testing.sweeps import CLASSES, write_trial
-from paretovid.search_spaces.schema import SweepConfig
 from paretovid.trainables.backbones.catalog import family
 from paretovid.trainables.catalog import method_class
 from paretovid.trainables.context import TrialStopped
 from paretovid.trainables.data.dataset import Dataset, VideoRecord, save_manifest
+from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.provenance import code_version
 from paretovid.trainables.training.config import TrialConfig
@@ -78,11 +79,12 @@ def simulated(table: Table = dearer_is_better, *, at_once: int = 2) -> Backend:
     )
 
 
-def _prepare(config: SweepConfig, progress: Progress) -> Prepared:
+def _prepare(plan: PreparationPlan, progress: Progress) -> Prepared:
     """A manifest of videos that are empty files, and the names of features that nobody has made.
 
     Raises `UsageError` for a method of localization: its results hold instances, which a table does not give.
     """
+    config = plan.config
     if method_class(config.method.name).task != "classification":
         raise UsageError(
             f"{config.method.name} cannot be simulated: it localizes",
@@ -164,7 +166,7 @@ class _Launcher:
         return counter.summary(searcher, study, switch)
 
     def _run(self, searcher: ParetoSearcher, switch: StopSwitch, on_poll: Callable[[], None]) -> None:
-        waiting: list[tuple[str, Mapping[str, Any]]] = []
+        waiting: list[tuple[str, JsonObject]] = []
         while True:
             if switch.is_lost:
                 raise switch.stopped()
@@ -186,9 +188,9 @@ class _Launcher:
                 searcher.on_trial_complete(name, error=True)
             on_poll()
 
-    def _outcome(self, config: Mapping[str, Any]) -> TrialOutcome:
+    def _outcome(self, config: JsonObject) -> TrialOutcome:
         """What the trial comes to. As there, a trial whose result is there already is not run again."""
-        trial = trial_config({key: value for key, value in config.items() if key in _FIELDS})
+        trial = TrialConfig.from_json(config)
         try:
             result = finished_result(trial)
             if result is None:

@@ -21,7 +21,7 @@ from paretovid.platform.artifact_places import artifact_places
 from paretovid.platform.fronts.build import read_front
 from paretovid.platform.fronts.front import Front
 from paretovid.platform.records.journal import Entry, read_journal
-from paretovid.platform.records.sweep import read_info
+from paretovid.platform.records.sweep import known_record
 from paretovid.platform.records.trial import SweepResults, read_sweep, read_trial
 from paretovid.platform.storage.documents import read_document, write_atomically
 from paretovid.platform.storage.home import Home
@@ -86,10 +86,7 @@ class Delivery:
 
     def _send(self, batch: Sequence[Entry]) -> list[str]:
         if self._tracker is None:
-            described = SweepResults(
-                name=self._folder.name, folder=self._folder, info=read_info(self._folder) or {}, trials=()
-            )
-            self._tracker = Tracker(open_store(self._home, self._uri), described)
+            self._tracker = Tracker(open_store(self._home, self._uri), self._results(()))
         tracker, first = self._tracker, batch[0]
         left_out: list[str] = []
         if first.event == "finish":
@@ -103,10 +100,11 @@ class Delivery:
             front = (self.front or read_front([self._folder])) if state in _ENDED else None
             paths = sorted((self._folder / "trials").glob(f"*/{RESULT_FILE}"))
             trials = self._read([path.parent.name for path in paths], left_out)
-            info = read_info(self._folder) or {}
-            sweep = SweepResults(name=self._folder.name, folder=self._folder, info=info, trials=tuple(trials))
-            tracker.finish(sweep, front, state)
+            tracker.finish(self._results(trials), front, state)
         return left_out
+
+    def _results(self, trials: Sequence[TrialResult]) -> SweepResults:
+        return SweepResults(record=known_record(self._folder), folder=self._folder, trials=tuple(trials))
 
     def _read(self, trials: Sequence[str], left_out: list[str]) -> list[TrialResult]:
         """The results that can be read; why another cannot goes to `left_out`."""

@@ -98,10 +98,19 @@ UID_TAG = "paretovid.uid"
 
 
 def sweep_tags(sweep: SweepResults) -> dict[str, str]:
-    names = ("uid", "method", "data", "code_version", "state", "seed", "created")
-    return {
-        "paretovid.sweep": sweep.name,
-        **{f"paretovid.{name}": str(sweep.info[name]) for name in names if name in sweep.info},
+    record = sweep.record
+    values = {
+        "uid": record.uid,
+        "method": record.method,
+        "data": record.data,
+        "code_version": record.code_version,
+        "state": record.state,
+        "seed": str(record.seed),
+        "created": record.created,
+    }
+    # A record of an earlier version may lack some: no tag, rather than an empty one.
+    return {"paretovid.sweep": sweep.name} | {
+        f"paretovid.{name}": value for name, value in values.items() if value
     }
 
 

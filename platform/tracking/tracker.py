@@ -60,7 +60,7 @@ class Tracker:
         self.store = store
         self.client = store.client
         self.sweep = sweep.name
-        self._uid = str(sweep.info.get("uid", ""))
+        self._uid = sweep.record.uid
         self._known: dict[str, _Child] | None = None
         with _store_errors(store, sweep.name):
             self.run_id = self._parent(sweep)
@@ -118,10 +118,10 @@ class Tracker:
         """
         self._known = None  # another look: what a lost answer has made twice is put away
         self.log_trials(sweep.trials)
-        state = state or str(sweep.info.get("state", "finished"))
+        state = state or sweep.record.state
         with _store_errors(self.store, self.sweep):
-            if sweep.info.get("failures"):
-                text = json.dumps(sweep.info["failures"], indent=1)
+            if sweep.record.failures:
+                text = json.dumps(dict(sweep.record.failures), indent=1)
                 self._log_text(self.run_id, "failed-trials.json", text)
             if front is not None:
                 self._log_models(front)
@@ -152,7 +152,7 @@ class Tracker:
             run = self.client.create_run(self.store.experiment_id, tags=tags, run_name=sweep.name)
         run_id = str(run.info.run_id)
         if run.data.tags.get("paretovid.described") != "true":
-            config = sweep.info.get("config") or {}
+            config = sweep.record.config
             self._log_batch(run_id, {}, params=flat(config))
             self._log_text(run_id, "config.yaml", yaml_text(config))
             self._log_text(run_id, "environment.json", json.dumps(environment(), indent=1))

@@ -22,7 +22,7 @@ from paretovid.platform.execution import stopping
 from paretovid.platform.execution.stopping import StopSwitch, SweepStopped, ended_in_order
 from paretovid.platform.preparation import datasets
 from paretovid.platform.preparation.backbones import _interruptible
-from paretovid.platform.records.sweep import read_info
+from paretovid.platform.records.sweep import known_record
 from paretovid.platform.storage.home import Home
 from paretovid.platform.sweeps import sweep as sweeping
 from paretovid.trainables.errors import DataError
@@ -105,9 +105,8 @@ def test_a_sweep_that_is_interrupted_at_any_stage_is_called_so(
     with pytest.raises(SweepStopped) as caught:
         sweeping.run_sweep(config, Progress(5))
     assert caught.value.exit_status == 143 and "resume s" in caught.value.hint
-    info = read_info(Home(tmp_path).sweep("s"))
-    assert info is not None
-    assert (info["state"], info["error"]) == ("interrupted", "interrupted by SIGTERM")
+    record = known_record(Home(tmp_path).sweep("s"))
+    assert (record.state, record.error) == ("interrupted", "interrupted by SIGTERM")
 
 
 @pytest.mark.parametrize("typed", [["data", "make"], ["extract"]])
@@ -157,8 +156,7 @@ def test_a_signal_while_backbones_train_ends_in_order(tmp_path: Path) -> None:
     assert status == 130, err
     assert "interrupted by ctrl-C" in err and re.search(r"hint: Go on: .*resume s", err), err
     assert "Traceback" not in err
-    info = read_info(Home(tmp_path).sweep("s"))
-    assert info is not None and info["state"] == "interrupted"
+    assert known_record(Home(tmp_path).sweep("s")).state == "interrupted"
     assert not list((tmp_path / "backbones").glob("*/.progress-*.json")), "what tells the progress is gone"
     status, err = _interrupt(["extract", *LONG], tmp_path, signal.SIGTERM)
     assert status == 143, err

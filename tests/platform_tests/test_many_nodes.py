@@ -28,7 +28,7 @@ from paretovid.platform.execution.launcher import launch_trials
 from paretovid.platform.execution.outcome import FixedTrial, TrialCallback
 from paretovid.platform.storage.documents import read_document
 from paretovid.platform.storage.home import Home
-from paretovid.platform.sweeps.trials import trainable_on, trial_config
+from paretovid.platform.sweeps.trials import trainable_on
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.evaluation.results import TrialResult
 from paretovid.trainables.provenance import code_version
@@ -148,7 +148,7 @@ def test_trials_spread_over_the_nodes_and_each_node_copies_the_features_once(
         copies = [path for path in cache.glob("moving_digits/*") if path.is_dir()]
         assert len(copies) == 2, "coarse and fine, whole and under their names"
     result = json.loads((tmp_path / "s" / "trials" / "a0" / "result.json").read_text())
-    assert result["digest"] == trial_config(trials[0].config).digest, (
+    assert result["digest"] == TrialConfig.from_json(trials[0].config).digest, (
         "where features were read from does not determine a result"
     )
 

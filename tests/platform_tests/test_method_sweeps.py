@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from safetensors.numpy import load_file
@@ -62,13 +61,7 @@ def needs(method: str, home: Path) -> list[str]:
     return [f"method.model.selector={trials / 't0001'}"]
 
 
-def grouped(method: str) -> Any:
-    """Those with videos of their own may run in another process than the others."""
-    group = method if method.startswith("model_selection") else "moving_digits"
-    return pytest.param(method, marks=pytest.mark.xdist_group(f"test_method_sweeps-{group}"))
-
-
-@pytest.mark.parametrize("method", map(grouped, METHODS))
+@pytest.mark.parametrize("method", METHODS)
 def test_sweep_promote_predict(method: str, home: Path, tmp_path: Path) -> None:
     localizes = method.endswith("localization")
     baseline, data = ("motion_only", "moving_digits_untrimmed") if localizes else ("uniform", "moving_digits")

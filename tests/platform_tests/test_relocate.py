@@ -19,7 +19,7 @@ from paretovid.platform.cli import doctor
 from paretovid.platform.cli.main import main
 from paretovid.platform.execution.stopping import StopSwitch
 from paretovid.platform.home_paths import from_home, to_home
-from paretovid.platform.records.sweep import read_info, write_info
+from paretovid.platform.records.sweep import SweepRecord, known_record, write_record
 from paretovid.platform.registry import prediction
 from paretovid.platform.registry import promotion as registry
 from paretovid.platform.storage.home import Home
@@ -126,7 +126,7 @@ def test_what_older_versions_wrote_with_absolute_paths_is_rewritten(made: Home, 
     assert Delivery(moved, "tiny", None).sent == 7, "before it is relocated too"
     done = relocate.relocate(moved)
     assert done.documents == ("sweeps/tiny/sweep.json", f"sweeps/tiny/{TRACKED_FILE}")
-    config: Any = (read_info(folder) or {})["config"]
+    config: Any = known_record(folder).config
     assert config["method"]["model"]["selector"] == str(moved.trial("tiny", "t0001"))
     assert config["home"] == str(moved.root) and config["x"] == "/other"
     assert str(made.root) not in (folder / "sweep.json").read_text()
@@ -135,12 +135,11 @@ def test_what_older_versions_wrote_with_absolute_paths_is_rewritten(made: Home, 
 
 def test_a_record_written_now_follows_the_home_by_itself(tmp_path: Path) -> None:
     first = Home(tmp_path / "first")
-    write_info(first.sweep("s"), {"name": "s", "config": {"m": [{"f": str(first.root / "a/b")}, "/z"]}})
+    data = {"name": "s", "state": "finished", "config": {"m": [{"f": str(first.root / "a/b")}, "/z"]}}
+    write_record(first.sweep("s"), SweepRecord.from_json(data, "here"))
     assert str(first.root) not in (first.sweep("s") / "sweep.json").read_text()
     second = Home(first.root.rename(tmp_path / "second"))
-    assert read_info(second.sweep("s")) == {
-        "name": "s", "config": {"m": [{"f": str(second.root / "a/b")}, "/z"]},
-    }  # fmt: skip
+    assert known_record(second.sweep("s")).config == {"m": [{"f": str(second.root / "a/b")}, "/z"]}
 
 
 def test_a_neighbour_with_a_longer_name_is_not_in_the_home() -> None:

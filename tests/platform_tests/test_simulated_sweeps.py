@@ -25,7 +25,7 @@ from paretovid.platform.execution import searcher
 from paretovid.platform.execution.stopping import SweepStopped
 from paretovid.platform.fronts.build import read_front
 from paretovid.platform.records.journal import read_journal
-from paretovid.platform.records.sweep import read_info
+from paretovid.platform.records.sweep import known_record
 from paretovid.platform.storage.home import Home
 from paretovid.platform.sweeps import sweep
 from paretovid.platform.sweeps.summary import SweepReport
@@ -94,9 +94,7 @@ def events(home: Home, name: str, event: str) -> list[Any]:
 
 
 def state(home: Home, name: str) -> str:
-    info = read_info(home.sweep(name))
-    assert info is not None
-    return str(info["state"])
+    return known_record(home.sweep(name)).state
 
 
 def check_whole(home: Home, name: str, trials: int = TRIALS) -> Audit:
@@ -216,8 +214,7 @@ def test_failures_are_tried_again_and_do_not_end_it(home: Home, name: str) -> No
     assert {("t0000", True), ("t0001", False), ("t0003", True), ("t0003", False)} <= again
     kept = json.loads((home.sweep(name) / "trials" / "t0003" / "failure.json").read_text())
     assert kept == {"reason": "ValueError: always"}
-    info = read_info(home.sweep(name))
-    assert info is not None and info["failures"].keys() == {"t0001", "t0003"}
+    assert known_record(home.sweep(name)).failures.keys() == {"t0001", "t0003"}
 
 
 def test_one_in_which_all_fail_says_why(home: Home, name: str) -> None:

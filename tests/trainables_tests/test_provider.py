@@ -28,7 +28,7 @@ def test_only_wanted_and_existing_steps_are_read_and_paid():
     assert values.tolist() == [[2.0, 3.0], [0.0, 0.0]]  # the second video has one step
     provider.read("fine", 0, torch.tensor([False, True]))
     assert provider.calls["net"].tolist() == [1, 1]
-    assert provider.spent_gflops().tolist() == [1e-6, 1e-6]
+    assert provider.costs.gflops(provider.calls).tolist() == [1e-6, 1e-6]
 
 
 def test_a_step_read_twice_is_paid_once():

@@ -95,7 +95,7 @@ def whole(cls: type[Any]) -> Any:
 
 def test_the_walk_finds_what_there_is() -> None:
     names = {cls.__name__ for cls in CLASSES}
-    assert {METHODS[name].Config.__name__ for name in method_names()} <= names
+    assert {METHODS.get(name).Config.__name__ for name in method_names()} <= names
     assert {"HierarchyConfig", "AgentConfig", "MemoryConfig", "HeadConfig", "SelectorShape"} <= names
     assert {"TrainingConfig", "BackboneTrainingConfig", "FineTuningConfig", "MovingDigitsConfig"} <= names
     assert {"TableConfig", "Thumos14Config", "SearchConfig", "ClusterConfig", "KnobConfig"} <= names
@@ -165,7 +165,7 @@ def test_a_number_without_a_range_must_be_finite() -> None:
 
 
 def test_the_range_of_a_nested_field_is_found_by_its_path() -> None:
-    config = METHODS["lite_eval"].Config
+    config = METHODS.get("lite_eval").Config
     number = field_number(config, "network.step_dropout")
     assert number is not None and number.range == Range(0, 1, below=True)
     assert field_number(config, "network.cell") is None and field_number(config, "nothing.there") is None

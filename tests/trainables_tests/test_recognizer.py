@@ -13,6 +13,7 @@ from paretovid.trainables.data.moving_digits.generate import MovingDigitsConfig,
 from paretovid.trainables.data.videos import VideoReader
 from paretovid.trainables.errors import DataError, UnknownNameError, UsageError
 from paretovid.trainables.methods.lite_eval import LiteEval
+from paretovid.trainables.model_description import ModelDescription
 from paretovid.trainables.recognizer import (
     CHEAPEST_ONLY,
     BackbonesOnDemand,
@@ -54,7 +55,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "step_seconds": 0.5,
         "setting": {"gate_offset": -100.0, "online_k": 0},
     }
-    write_model_folder(root / "model", description, root / "w.safetensors", {s: root / s for s in sources})
+    write_model_folder(
+        root / "model",
+        ModelDescription.from_json(description),
+        root / "w.safetensors",
+        {s: root / s for s in sources},
+    )
     return root / "model"
 
 
@@ -171,7 +177,10 @@ def test_a_pools_weights_are_read_when_a_video_needs_them(tmp_path: Path, videos
         "setting": {},
     }
     write_model_folder(
-        tmp_path / "model", description, tmp_path / "w.safetensors", {s: tmp_path / s for s in sources}
+        tmp_path / "model",
+        ModelDescription.from_json(description),
+        tmp_path / "w.safetensors",
+        {s: tmp_path / s for s in sources},
     )
     eager, lazy = (Recognizer.load(tmp_path / "model", on_demand=flag) for flag in (False, True))
     assert isinstance(lazy.backbones, BackbonesOnDemand) and lazy.backbones.loaded == ()

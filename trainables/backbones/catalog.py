@@ -18,7 +18,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,8 @@ from safetensors.torch import load_file, save_file
 from paretovid.trainables.backbones.small import _CLIP_SPECS, _EFFICIENTNET, _MIXED_POOL, _SPECS, _X3D_POOL
 from paretovid.trainables.backbones.spec import Backbone, ComponentSpec, describe_input
 from paretovid.trainables.cost import ComponentCost, measure_macs
-from paretovid.trainables.errors import DataError, unknown_name
+from paretovid.trainables.errors import DataError, UsageError, unknown_name
+from paretovid.trainables.plugins import Catalog, calling_module
 
 WEIGHTS_FILE = "backbone.safetensors"
 META_FILE = "backbone.json"
@@ -42,35 +43,113 @@ FAMILIES: dict[str, dict[str, str]] = {
     },
     "localization": {**{spec.source: spec.name for spec in _CLIP_SPECS}, "difference": "x3d_w200@8x40"},
 }
-"""Family to source to component."""
+"""Family to source to component, of those that the platform trains by itself."""
+_PAPERS = "paretovid.trainables.backbones.paper"
+_PAPER_FAMILIES = (
+    "paper",
+    "paper_audio_memory",
+    "paper_dpn",
+    "paper_hcms",
+    "paper_localization",
+    "paper_mixed_pool",
+    "paper_slowfast",
+    "paper_video_epitoma",
+    "paper_video_epitoma_resnet",
+    "paper_video_epitoma_shufflenet",
+    "paper_x3d_pool",
+)
+Family = Mapping[str, ComponentSpec | str]
+"""Source to its component, or to the name of one that is there already."""
+
+
+def _checked(name: str, found: object, where: str) -> Mapping[str, str]:
+    """Source to component of a family, whose new components are known from then on.
+
+    Raises `UsageError` that says which rule of the contract it breaks, or which component is there twice.
+    """
+    rule = None
+    if not isinstance(found, Mapping) or not found:
+        rule = f"it is {found!r}, and must map each source to a ComponentSpec, or to the name of a component"
+    else:
+        for source, member in found.items():
+            if not (isinstance(member, ComponentSpec) or member in _known):
+                rule = f"{source!r} must name a ComponentSpec or a known component, not {member!r}"
+    if rule is not None:
+        raise UsageError(
+            f"{where} breaks the contract of a family of backbones: {rule}",
+            "trainables/backbones/spec.py states what a component is.",
+        )
+    assert isinstance(found, Mapping)
+    add_components([member for member in found.values() if isinstance(member, ComponentSpec)], where)
+    return {
+        str(source): member.name if isinstance(member, ComponentSpec) else str(member)
+        for source, member in found.items()
+    }
+
+
+_known: dict[str, tuple[ComponentSpec, str]] = {spec.name: (spec, __name__) for spec in COMPONENTS.values()}
+"""Component to what it is and who has added it."""
+
+
+def add_components(specs: Iterable[ComponentSpec], where: str) -> None:
+    """Makes components known by their names.
+
+    Arguments:
+        where: who adds them, for messages.
+
+    Raises `UsageError` for a name that another component has.
+    """
+    for spec in specs:
+        there, by = _known.setdefault(spec.name, (spec, where))
+        if there is not spec:
+            raise UsageError(
+                f"the component {spec.name!r} is there twice: of {by}, and of {where}",
+                "Give one of them another name: features and trained weights are kept under it.",
+            )
+
+
+BACKBONES: Catalog[Mapping[str, str]] = Catalog("backbone family", "paretovid.backbones", _checked)
+BACKBONES.own(dict.fromkeys(_PAPER_FAMILIES, _PAPERS))
+for _name, _members in FAMILIES.items():
+    BACKBONES.register(_name, _members, __name__)
+
+
+def register_family(name: str, members: Family) -> None:
+    """Makes a family of backbones known by its name; called by a module when it is imported.
+
+    Raises `UsageError` if the family's name or that of a component is taken.
+    """
+    BACKBONES.register(name, members, calling_module())  # type: ignore[arg-type]  # it checks and converts
 
 
 def component(name: str) -> ComponentSpec:
     """The component of that name. Raises `UnknownNameError` that lists what there is."""
-    known = all_components()
-    try:
-        return known[name]
-    except KeyError:
-        raise unknown_name("component", name, known) from None
+    if name not in _known and name not in all_components():
+        raise unknown_name("component", name, _known)
+    return _known[name][0]
+
+
+def component_family(name: str) -> str | None:
+    """The family of a plug-in that brings the component; None for a component of this package."""
+    component(name)
+    # Whether its entry point or its module's import has added it: the module is the same.
+    module = _known[name][1].partition(":")[0]
+    if module.startswith(f"{__name__.partition('.')[0]}."):
+        return None
+    families = (each for each in BACKBONES.names() if name in BACKBONES.get(each).values())
+    return next((each for each in families if BACKBONES.entry(each).module == module), None)
 
 
 def family(name: str) -> dict[str, str]:
     """Source to component of a family. Raises `UnknownNameError` that lists what there is."""
-    from paretovid.trainables.backbones.paper import PAPER_FAMILIES  # which imports this module
-
-    known = {**FAMILIES, **PAPER_FAMILIES}
-    try:
-        return known[name]
-    except KeyError:
-        raise unknown_name("backbone family", name, known) from None
+    return dict(BACKBONES.get(name))
 
 
-@functools.cache
 def all_components() -> dict[str, ComponentSpec]:
-    """`COMPONENTS`, and the papers' backbones, by name."""
-    from paretovid.trainables.backbones.paper import PAPER_SPECS  # which imports this module
-
-    return {**COMPONENTS, **{spec.name: spec for spec in PAPER_SPECS}}
+    """Every component by name: the platform's own, the papers', and those of plug-ins."""
+    for each in BACKBONES.names():
+        BACKBONES.get(each)
+    return {name: spec for name, (spec, _) in _known.items()}
 
 
 @functools.cache

@@ -13,6 +13,7 @@ their training: a span of (frames x stride) / (frames per second) around the mid
 
 from __future__ import annotations
 
+from paretovid.trainables.backbones.catalog import add_components, register_family
 from paretovid.trainables.backbones.networks import i3d, shufflenet_3d, yamnet
 from paretovid.trainables.backbones.networks.libraries import (
     Builder,
@@ -335,3 +336,7 @@ PAPER_FAMILIES: dict[str, dict[str, str]] = {
     "paper_localization": {"appearance": "x3d_m_stride1@16x224", "flow": "i3d_flow@17x224"},
 }
 """Family to source to component. `search_spaces/backbones/paper.yaml` says which method takes which."""
+
+add_components(PAPER_SPECS, __name__)
+for _family, _components in PAPER_FAMILIES.items():
+    register_family(_family, _components)

@@ -22,6 +22,7 @@ from typing import Annotated, Any, ClassVar, final
 import torch
 from torch import Tensor
 
+from paretovid.trainables.companions import UsesSourceInfo
 from paretovid.trainables.cost import ComponentCost
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.layers.frame_sampling import uniform_hash
@@ -88,7 +89,7 @@ class SingleModelConfig:
         check_clip_counts(self.clip_counts)
 
 
-class _PoolBaseline(Method):
+class _PoolBaseline(Method, UsesSourceInfo):
     """What the baselines share: a pool and no parameters."""
 
     is_baseline: ClassVar[bool] = True
@@ -106,8 +107,8 @@ class _PoolBaseline(Method):
         self.multi_label = multi_label
         self.pool = ModelPool(config.pool, widths=widths, num_classes=num_classes, multi_label=multi_label)
 
-    def use_facts(self, facts: Mapping[str, SourceFacts]) -> None:
-        self.pool.use_facts(facts)
+    def use_source_info(self, info: Mapping[str, SourceFacts]) -> None:
+        self.pool.use_source_info(info)
 
     def loss(self, batch: Batch, progress: Progress) -> Loss:
         raise AssertionError(f"{self.name} has nothing to train")

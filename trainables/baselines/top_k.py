@@ -18,7 +18,9 @@ from typing import Annotated, Any, ClassVar, Literal, final
 import torch
 from torch import Tensor
 
+from paretovid.trainables.companions import ChecksFeatures, NeedsFiles
 from paretovid.trainables.cost import ComponentCost
+from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.layers.coarse_to_fine import COARSE, FINE, LOOKED_COARSE
 from paretovid.trainables.layers.frame_classifier import FrameScores, mark_looked
@@ -82,7 +84,7 @@ def most_salient(saliency: Tensor, num_steps: Tensor, num_frames: int) -> list[T
 
 @register
 @final
-class TopK(Method):
+class TopK(Method, ChecksFeatures, NeedsFiles):
     """See the module's text."""
 
     name: ClassVar[str] = "top_k"
@@ -115,7 +117,7 @@ class TopK(Method):
         if self.saved is not None:
             self.saved.check_features(features)
 
-    def portable(self, model: Mapping[str, Any]) -> dict[str, Any]:
+    def portable(self, model: JsonObject) -> JsonObject:
         if self.saved is None:
             return dict(model)
         return {**model, "selector": self.saved.digest, "selector_shape": asdict(self.saved.shape)}

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from paretovid.trainables.caps import STOPPED_BY, check_known
+from paretovid.trainables.companions import RunsForOthers
 from paretovid.trainables.cost import CostTable, deterministic_eval
 from paretovid.trainables.data.dataset import Dataset, VideoRecord
 from paretovid.trainables.errors import DataError
@@ -144,7 +145,10 @@ def run_settings(
                 step_seconds=step_seconds,
             )
             outcome = method.run(provider, setting)
-            if method.is_operating_point(setting) or not expand:
+            if (
+                not (isinstance(method, RunsForOthers) and not method.is_operating_point(setting))
+                or not expand
+            ):
                 answered.append((setting, outcome))
             if expand:
                 answered += method.stop_points(outcome, setting)

@@ -18,14 +18,12 @@ N videos, C classes. Everything is a fraction between 0 and 1.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from paretovid.trainables.errors import DataError, NonFiniteError, unknown_name
 
-Variant = Literal["paper", "present_only", "activitynet"]
 Floats = NDArray[np.float64]
 
 

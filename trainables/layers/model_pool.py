@@ -117,15 +117,15 @@ class ModelPool(nn.Module):
         self.video_share = 1.0
         """Share of the training videos that the members were trained on; only training needs it."""
 
-    def use_facts(self, facts: Mapping[str, SourceFacts]) -> None:
+    def use_source_info(self, info: Mapping[str, SourceFacts]) -> None:
         """Takes the members' cost, F_k of Eq. 2 (`cost_shares` `[K]`, sum 1), and what they were trained on.
 
         Raises `UsageError` if the pool is not in order of cost. Members of equal cost may stand either way.
         """
-        check_order(self.pool, facts)
-        gmacs = [facts[source].gmacs for source in self.pool]
+        check_order(self.pool, info)
+        gmacs = [info[source].gmacs for source in self.pool]
         self.cost_shares.copy_(torch.tensor(gmacs, dtype=torch.float64) / sum(gmacs))
-        self.video_share = max(facts[source].video_share for source in self.pool)
+        self.video_share = max(info[source].video_share for source in self.pool)
 
     def say(self, logits: Tensor) -> Tensor:
         """Class probabilities `[..., C]` of logits."""

@@ -50,6 +50,7 @@ from typing import Annotated, Any, ClassVar, Literal, final
 import torch
 from torch import Tensor, nn
 
+from paretovid.trainables.companions import RunsForOthers, UsesSourceInfo, Warns
 from paretovid.trainables.cost import ComponentCost, deterministic_eval, measure_macs
 from paretovid.trainables.data.dataset import is_for_backbones
 from paretovid.trainables.errors import UsageError
@@ -282,7 +283,7 @@ class SelectorBank(nn.Module):
 
 @register
 @final
-class ModelSelection(Method):
+class ModelSelection(Method, UsesSourceInfo, RunsForOthers, Warns):
     """See the module's text."""
 
     name: ClassVar[str] = "model_selection"
@@ -317,11 +318,11 @@ class ModelSelection(Method):
         self.component = f"{self.name}.selector"
 
     @classmethod
-    def check_facts(cls, config: ModelSelectionConfig, facts: Mapping[str, SourceFacts]) -> None:
-        check_order(config.pool, facts)
+    def check_source_info(cls, config: ModelSelectionConfig, info: Mapping[str, SourceFacts]) -> None:
+        check_order(config.pool, info)
         if (
             config.selector_videos == "unseen"
-            and max(facts[source].video_share for source in config.pool) == 1
+            and max(info[source].video_share for source in config.pool) == 1
         ):
             raise UsageError(
                 "the pool was trained on all training videos: none is left that a selector can learn from",
@@ -329,9 +330,9 @@ class ModelSelection(Method):
                 "selector learn from losses that mean little.",
             )
 
-    def use_facts(self, facts: Mapping[str, SourceFacts]) -> None:
-        self.check_facts(self.config, facts)
-        self.pool.use_facts(facts)
+    def use_source_info(self, info: Mapping[str, SourceFacts]) -> None:
+        self.check_source_info(self.config, info)
+        self.pool.use_source_info(info)
 
     # Training
 

@@ -35,6 +35,7 @@ from typing import Annotated, Any, ClassVar, Literal, final
 import torch
 from torch import Tensor, nn
 
+from paretovid.trainables.companions import Warns
 from paretovid.trainables.cost import ComponentCost, deterministic_eval, measure_macs
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.layers.localization_head import (
@@ -145,7 +146,7 @@ def affinity(apart: Tensor, mask: Tensor, beta: float, *, is_soft: bool) -> Tens
 
 @register
 @final
-class ModelSelectionLocalization(Method):
+class ModelSelectionLocalization(Method, Warns):
     """See the module's text."""
 
     name: ClassVar[str] = "model_selection_localization"

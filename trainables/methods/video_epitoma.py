@@ -45,7 +45,9 @@ from typing import Annotated, Any, ClassVar, Literal, final
 import torch
 from torch import Tensor
 
+from paretovid.trainables.companions import ChecksFeatures, Exports, NeedsFiles, Warns
 from paretovid.trainables.cost import ComponentCost, deterministic_eval
+from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.errors import NonFiniteError, UsageError
 from paretovid.trainables.layers.coarse_to_fine import COARSE, FINE, LOOKED_COARSE, LOOKED_FINE
 from paretovid.trainables.layers.frame_sampling import uniform_steps
@@ -217,7 +219,7 @@ def without_some(valid: Tensor, share: float) -> Tensor:
 
 @register
 @final
-class VideoEpitoma(Method):
+class VideoEpitoma(Method, ChecksFeatures, Exports, NeedsFiles, Warns):
     """See the module's text."""
 
     name: ClassVar[str] = "video_epitoma"
@@ -310,7 +312,7 @@ class VideoEpitoma(Method):
         if self.light_classifier is not None:
             save_selector(folder / SELECTOR_FOLDER, self.selector, self.config.shape, about)
 
-    def portable(self, model: Mapping[str, Any]) -> dict[str, Any]:
+    def portable(self, model: JsonObject) -> JsonObject:
         if self.saved is None:
             return dict(model)
         shape = self.saved.shape

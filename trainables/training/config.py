@@ -6,8 +6,10 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
+from paretovid.trainables.config import typed_config
+from paretovid.trainables.documents import Fields, JsonObject, JsonValue
 from paretovid.trainables.layers.timestep_selector import by_content
 from paretovid.trainables.provenance import code_version
 from paretovid.trainables.ranges import Count, Decay, Finite, Positive, Range, Seed, check_ranges
@@ -38,7 +40,7 @@ class TrialConfig:
     sweep: str
     trial: str
     method: str
-    model: dict[str, Any] = field(default_factory=dict)
+    model: JsonObject = field(default_factory=dict)
     """Fields of the method's Config, the knobs' values included."""
     training_knobs: dict[str, Finite | str] = field(default_factory=dict)
     """The knobs as the search knows them (`gamma`), for the record."""
@@ -56,6 +58,35 @@ class TrialConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self, f"trial {self.trial}")
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """Plain data, which Ray can send; `from_json` reads it."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: object) -> TrialConfig:
+        """What `to_json` wrote; fields that others have added are passed over.
+
+        Raises `DataError` for a field that is missing or wrong, `UsageError` for a number out of its range.
+        """
+        fields = Fields(
+            data, "a trial's configuration", "Node and driver must run the same version of paretovid."
+        )
+        is_one_setting = "inference_setting" in fields
+        return cls(
+            sweep=fields.text("sweep"),
+            trial=fields.text("trial"),
+            method=fields.text("method"),
+            model=fields.json("model"),
+            training_knobs=fields.values_by_name("training_knobs"),
+            inference_setting=fields.values_by_name("inference_setting") if is_one_setting else None,
+            training=typed_config(TrainingConfig, fields.json("training"), "training"),
+            seed=fields.whole("seed"),
+            dataset=fields.text("dataset"),
+            features=fields.text_by_name("features"),
+            output=fields.text("output"),
+            accounting=fields.text("accounting"),
+        )
 
     @property
     def digest(self) -> str:

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from paretovid.platform.config.load import (
-    check_method,
     data_settings,
     ends,
     group_options,
@@ -17,7 +16,7 @@ from paretovid.platform.config.load import (
     to_record,
     training_settings,
 )
-from paretovid.platform.sweeps import sweep
+from paretovid.platform.config.resolve import resolve, resolve_methods
 from paretovid.platform.sweeps.sweep import plan_sweep
 from paretovid.search_spaces.schema import KnobConfig
 from paretovid.trainables.errors import UsageError
@@ -143,7 +142,7 @@ def test_what_only_the_user_can_know_has_to_be_given() -> None:
     baseline = {b.name: b.model for b in config.baselines}["top-k-selector"]
     assert baseline["selector"] == config.method.model["selector"] == str(Path("somewhere").absolute())
     with pytest.raises(UsageError, match=r"no timestep selector in .*/somewhere"):
-        check_method(config)
+        resolve_methods(config)
 
 
 def test_a_knob_can_be_fixed_instead_of_searched() -> None:
@@ -172,7 +171,7 @@ def test_the_study_searches_inference_knobs_only_when_told() -> None:
 
 
 def test_method_settings_are_checked_by_the_method() -> None:
-    check_method(load_sweep_config(["method.model.network.cell=gru"]))
+    resolve_methods(load_sweep_config(["method.model.network.cell=gru"]))
     for word, message in (
         ("method.model.usage_reductoin=batch", "usage_reductoin"),
         ("method.model.network.fine_hidden=abc", "fine_hidden must be int"),
@@ -181,7 +180,7 @@ def test_method_settings_are_checked_by_the_method() -> None:
         ("baselines=[{name: a, method: unifrom}]", "unknown method: 'unifrom'"),
     ):
         with pytest.raises(UsageError) as caught:
-            check_method(load_sweep_config([word]))
+            resolve_methods(load_sweep_config([word]))
         assert message in caught.value.message
 
 
@@ -209,7 +208,7 @@ def test_method_settings_are_checked_by_the_method() -> None:
 def test_no_knob_leaves_the_range_of_what_it_sets(words: list[str], said: str) -> None:
     config = load_sweep_config(words)
     with pytest.raises(UsageError) as caught:
-        check_method(config)
+        resolve_methods(config)
     assert said in caught.value.message
 
 
@@ -220,7 +219,7 @@ def test_every_method_file_is_sound(method: str, tmp_path: Path) -> None:
     save_selector(tmp_path, build_selector(shape, 8, prefix="x"), shape, about)
     needed = {"video_epitoma_selected": [f"method.model.selector={tmp_path}"]}
     config = load_sweep_config([f"method={method}", *needed.get(method, [])])
-    check_method(config)
+    resolve_methods(config)
     knobs = config.method.training_knobs | config.method.inference_knobs
     assert all(len(knob.description) > 20 and knob.unit for knob in knobs.values())
     for point in config.method.published:
@@ -266,4 +265,4 @@ def test_a_cap_that_a_method_cannot_have_is_refused_before_work_begins(
     config = load_sweep_config([f"method={method}"])
     config.method.inference_knobs[name] = knob
     with pytest.raises(UsageError, match=message) if message else contextlib.nullcontext():
-        sweep._check(config)
+        resolve(config)

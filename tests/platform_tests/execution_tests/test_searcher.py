@@ -104,7 +104,7 @@ def test_anchors_then_published_then_sampler(tmp_path: Path) -> None:
     assert asked[1].knobs == {"gamma": 0.01, "lambda": 8.0}
     assert asked[2].knobs == {"gamma": 0.1, "lambda": 2.0}
     assert asked[3].knobs["gamma"] == 0.05
-    assert 0.25 <= asked[3].knobs["lambda"] <= 8
+    assert 0.25 <= float(asked[3].knobs["lambda"]) <= 8
     origins = [each.origin for each in asked]
     assert origins == ["anchor: dearest", "anchor: cheapest", "published", "published"] + ["tpe"] * 4
 

@@ -12,9 +12,9 @@ import torch
 
 from paretovid.infra.ray_cluster import Cluster
 from paretovid.platform.config.load import group_options, load_sweep_config
+from paretovid.platform.config.resolve import resolve_preparation
 from paretovid.platform.console.progress import Progress
 from paretovid.platform.preparation import backbones as stage
-from paretovid.platform.preparation.prepare import check_settings
 from paretovid.platform.storage.home import open_home
 from paretovid.trainables.backbones.catalog import component, family, read_backbone_meta
 from paretovid.trainables.catalog import method_class, method_config
@@ -38,13 +38,13 @@ def test_each_method_takes_its_papers_backbones(method: str) -> None:
     assert family(config.backbones.family) == PAPER_METHODS[method]
     fields = method_config(method, config.method.model)
     assert set(method_class(method).sources_of(fields)) <= PAPER_METHODS[method].keys()
-    check_settings(config)
+    resolve_preparation(config)
 
 
 @pytest.mark.parametrize("name", [name for name in group_options("backbones") if name.startswith("paper")])
 def test_every_choice_names_a_family(name: str) -> None:
     config = load_sweep_config([f"backbones={name}", "backbones.weights=random"])
-    locations = stage.weight_locations(config)
+    locations = resolve_preparation(config).backbones.weights
     assert locations == dict.fromkeys(family(config.backbones.family), "random")
 
 
@@ -63,14 +63,14 @@ def test_weights_that_are_not_right_are_told_before_anything_starts(
     words: list[str], message: str, hint: str
 ) -> None:
     with pytest.raises(UsageError, match=message) as error:
-        check_settings(load_sweep_config(["backbones=paper", *words]))
+        resolve_preparation(load_sweep_config(["backbones=paper", *words]))
     assert hint in error.value.hint
 
 
 def test_the_small_family_takes_no_weights() -> None:
-    check_settings(load_sweep_config([]))
+    resolve_preparation(load_sweep_config([]))
     with pytest.raises(UsageError, match="the family small is trained here"):
-        check_settings(load_sweep_config(["backbones.weights=random"]))
+        resolve_preparation(load_sweep_config(["backbones.weights=random"]))
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def load(home: Path, videos: Dataset, words: list[str]) -> tuple[dict[str, str],
     names = family(config.backbones.family)
     opened = open_home(config.home)
     folders = {source: opened.backbone(videos.name, name) for source, name in names.items()}
-    stage.load_given(config, videos, names, folders, Progress.silent())
+    stage.load_given(resolve_preparation(config), videos, names, folders, Progress.silent())
     return names, folders
 
 
@@ -160,7 +160,13 @@ def test_fine_tuning_is_a_ray_train_run_and_done_once(
     def made(words: list[str]) -> tuple[dict[str, Any], str]:
         config = load_sweep_config(words)
         open_home(config.home)
-        stage.load_given(config, videos, {"coarse": name}, {"coarse": folder}, Progress(2, terminal=False))
+        stage.load_given(
+            resolve_preparation(config),
+            videos,
+            {"coarse": name},
+            {"coarse": folder},
+            Progress(2, terminal=False),
+        )
         return read_backbone_meta(folder), capsys.readouterr().err
 
     loaded, _ = made(words)
@@ -195,4 +201,4 @@ def test_fine_tuning_is_a_ray_train_run_and_done_once(
 )
 def test_settings_that_cannot_be(words: list[str], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        check_settings(load_sweep_config(words))
+        resolve_preparation(load_sweep_config(words))

@@ -22,11 +22,11 @@ from tests.platform_tests.test_sweep import paretovid
 
 from paretovid.infra import ray_cluster
 from paretovid.platform.config.load import data_settings, group_options, load_sweep_config
+from paretovid.platform.config.resolve import resolve_data, resolve_preparation
 from paretovid.platform.console.progress import Progress
 from paretovid.platform.execution.cluster import cluster_of
 from paretovid.platform.preparation import prepare as pipeline
 from paretovid.platform.preparation.datasets import make_data
-from paretovid.platform.preparation.prepare import check_settings
 from paretovid.trainables.data.dataset import load_dataset
 from paretovid.trainables.data.moving_digits.encoding import encode_mp4
 from paretovid.trainables.data.readers.catalog import reader_config, reader_names
@@ -72,7 +72,7 @@ def test_what_only_the_user_knows_must_be_given() -> None:
 def test_a_folder_per_class_becomes_a_data_set(own_videos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (own_videos / "run" / "broken.mp4").write_bytes(b"no video")
     config = load_sweep_config(words(own_videos))
-    made = make_data(config, Progress(1))
+    made = make_data(config, resolve_data(config), Progress(1))
     root = own_videos.parent / "home" / "data" / "mine"
     assert load_dataset(root) == made and made.name == "mine" and len(made.records) == 8
     assert {record.split for record in made.records} == {"train", "val", "test"}
@@ -81,33 +81,34 @@ def test_a_folder_per_class_becomes_a_data_set(own_videos: Path, capsys: pytest.
     assert "left out: 1 of 9 annotated videos" in text and "broken.mp4" in text
     assert json.loads((root / "left_out.json").read_text())["left_out"][0]["video_id"] == "run/broken.mp4"
 
-    assert make_data(config, Progress(1)).fingerprint == made.fingerprint
+    assert make_data(config, resolve_data(config), Progress(1)).fingerprint == made.fingerprint
     text = "".join(capsys.readouterr())
     assert "8 videos of mine" in text and "9/9" not in text  # nothing is looked at again
 
 
 def test_too_many_missing(own_videos: Path) -> None:
     (own_videos / "run" / "broken.mp4").write_bytes(b"no video")
+    config = load_sweep_config(words(own_videos, "data.max_missing_share=0.1"))
     with pytest.raises(DataError, match=r"1 of 9 annotated videos \(11%\)"):
-        make_data(load_sweep_config(words(own_videos, "data.max_missing_share=0.1")), Progress(1))
+        make_data(config, resolve_data(config), Progress(1))
 
 
 def test_settings_are_checked_before_anything_starts(own_videos: Path) -> None:
-    check_settings(load_sweep_config(words(own_videos)))
+    resolve_preparation(load_sweep_config(words(own_videos)))
     with pytest.raises(UnknownNameError, match="'step_second'"):
-        check_settings(load_sweep_config(words(own_videos, "data.step_second=1")))
+        resolve_preparation(load_sweep_config(words(own_videos, "data.step_second=1")))
     with pytest.raises(UnknownNameError, match="unknown reader: 'activity_net'"):
-        check_settings(load_sweep_config(words(own_videos, "data.reader=activity_net")))
+        resolve_preparation(load_sweep_config(words(own_videos, "data.reader=activity_net")))
     with pytest.raises(UsageError, match="no such file or folder"):
-        check_settings(load_sweep_config(words(own_videos / "missing")))
+        resolve_preparation(load_sweep_config(words(own_videos / "missing")))
     assert not (own_videos.parent / "home").exists()
 
 
 def test_a_pool_is_not_taught_background_and_that_is_told_at_once() -> None:
     words = ["backbones=x3d_pool", "backbones.training.labels=step"]
     with pytest.raises(UsageError, match="classifies by itself"):
-        check_settings(load_sweep_config(words))
-    check_settings(load_sweep_config([words[0], "backbones.training.labels=trimmed"]))
+        resolve_preparation(load_sweep_config(words))
+    resolve_preparation(load_sweep_config([words[0], "backbones.training.labels=trimmed"]))
 
 
 def test_a_whole_extraction_starts_one_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,9 +123,9 @@ def test_a_whole_extraction_starts_one_cluster(tmp_path: Path, monkeypatch: pyte
         yield
         monkeypatch.setattr(ray, "is_initialized", lambda: False)
 
-    def prepared(config: Any, progress: Progress) -> Any:
+    def prepared(plan: Any, progress: Progress) -> Any:
         for _ in range(3):
-            with cluster_of(config):
+            with cluster_of(plan.config):
                 pass
         return SimpleNamespace(features={})
 

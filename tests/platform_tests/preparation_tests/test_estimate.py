@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from paretovid.platform.config.load import load_sweep_config
+from paretovid.platform.config.resolve import resolve, resolve_preparation
 from paretovid.platform.preparation.estimate import DataSize, data_size, estimate
-from paretovid.platform.sweeps.summary import Plan
+from paretovid.platform.sweeps.summary import DryRun
 from paretovid.trainables.backbones.catalog import family, measure_component
 from paretovid.trainables.cost import ComponentCost
 
@@ -37,7 +38,7 @@ def activitynet(tmp_path: Path) -> list[str]:
 
 
 def test_annotations_tell_the_steps_before_a_video_is_looked_at(activitynet: list[str]) -> None:
-    size = data_size(load_sweep_config(activitynet))
+    size = data_size(resolve_preparation(load_sweep_config(activitynet)))
     assert size == DataSize(
         videos=3, steps=61 + 30 + 120, step_seconds=1.0, source="by the annotations", classes=2
     )
@@ -48,13 +49,13 @@ def test_it_is_steps_times_the_measured_cost_of_each_look(activitynet: list[str]
     config = load_sweep_config([*activitynet, *paper])
     names = family("paper")
     costs = {source: measure_component(name, 2) for source, name in names.items()}
-    text = "\n".join(estimate(config, data_size(config), costs))
+    text = "\n".join(estimate(resolve(config), data_size(resolve_preparation(config)), costs))
     per_step = sum(cost.gmacs for cost in costs.values())
     assert f"{211 * per_step / 1000:.3g} TFLOPs" in text
     assert f"{211 / 3 * per_step:.4g} GFLOPs" in text
     # 1280 and 2048 values a step, of two bytes
     assert f"{211 * (1280 + 2048) * 2 / 1e9:.3g} GB of float16" in text
-    assert text in str(Plan(name="s", config=config, baselines=0, state=None))
+    assert text in str(DryRun(name="s", plan=resolve(config), state=None))
 
 
 @pytest.mark.parametrize(
@@ -69,10 +70,10 @@ def test_it_is_steps_times_the_measured_cost_of_each_look(activitynet: list[str]
 )
 def test_what_is_not_made_yet(tmp_path: Path, words: list[str], expected: tuple[int, int] | None) -> None:
     config = load_sweep_config([*words, f"home={tmp_path}"])
-    size = data_size(config)
+    size = data_size(resolve_preparation(config))
     assert (None if size is None else (size.videos, size.steps)) == expected
     if expected is None:
-        (line,) = estimate(config, size, {})
+        (line,) = estimate(resolve(config), size, {})
         assert "once they are there" in line
 
 
@@ -83,13 +84,16 @@ def test_a_length_that_annotations_do_not_state_is_not_guessed(tmp_path: Path) -
     config = load_sweep_config(
         ["data=class_folders", "data.name=mine", f"data.videos={tmp_path / 'videos'}", f"home={tmp_path}"]
     )
-    (line,) = estimate(config, data_size(config), {"fine": ComponentCost(macs=1, input="x")})
+    (line,) = estimate(
+        resolve(config), data_size(resolve_preparation(config)), {"fine": ComponentCost(macs=1, input="x")}
+    )
     assert "2 videos" in line and "FLOPs" not in line
 
 
 def test_a_pool_stores_the_classes_of_its_data_set(activitynet: list[str]) -> None:
     words = ["method=model_selection", "backbones=paper", "backbones.weights=random"]
-    text = str(Plan(name="s", config=load_sweep_config([*activitynet, *words]), baselines=0, state=None))
+    words += ["method.model.selector_videos=all"]
+    text = str(DryRun(name="s", plan=resolve(load_sweep_config([*activitynet, *words])), state=None))
     assert f"{211 * 4 * 2 * 2 / 1e9:.3g} GB of float16" in text  # four members, two classes
 
 
@@ -113,7 +117,7 @@ def test_steps_of_another_length_are_not_those_of_the_manifest(activitynet: list
     (root / "manifest.json").write_text(json.dumps(described))
     for each in videos:
         (root / str(each["path"])).touch()
-    size = data_size(config)
+    size = data_size(resolve_preparation(config))
     assert size is not None and (size.steps, size.source) == (123 + 60 + 240, "by the annotations")
-    same = data_size(load_sweep_config(activitynet))
+    same = data_size(resolve_preparation(load_sweep_config(activitynet)))
     assert same is not None and (same.steps, same.source) == (21, "as they are")

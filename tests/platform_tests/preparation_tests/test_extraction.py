@@ -21,13 +21,13 @@ import pytest
 import torch
 
 from paretovid.infra.ray_cluster import Cluster, connect
+from paretovid.platform.config.resolve import check_extraction
 from paretovid.platform.console.progress import Progress
 from paretovid.platform.preparation.crash_counter import Attempts
 from paretovid.platform.preparation.extraction import (
     ShardWriter,
     _decode,
     _Job,
-    check_extraction,
     extract_shards,
 )
 from paretovid.platform.storage import mirror as shared_home

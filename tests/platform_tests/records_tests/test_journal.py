@@ -225,7 +225,7 @@ def test_a_sweep_whose_driver_is_gone_is_interrupted_and_says_what_waits(tmp_pat
     text = status_text(found)
     assert "1 of 5 finished, 0 running, 3 to come, 1 failed, 1 restarts" in text
     assert "t0002 failed: the loss became nan" in text
-    (listed,) = list_sweeps(home)
+    (listed,) = [listing.to_json() for listing in list_sweeps(home)]
     assert (listed["state"], listed["trials"], listed["asked"], listed["failed"]) == ("interrupted", 1, 5, 1)
 
 

@@ -14,7 +14,7 @@ from sqlalchemy.engine import make_url
 from paretovid.infra.testing import free_port
 from paretovid.platform.config.load import load_sweep_config
 from paretovid.platform.search import retrying_storage as patient_storage
-from paretovid.platform.search.location import STORAGE_VARIABLE, study_place
+from paretovid.platform.search.location import STORAGE_VARIABLE, study_location
 from paretovid.platform.search.retrying_storage import PatientStorage, StudyStorageError
 from paretovid.platform.search.study import ParetoStudy
 from paretovid.platform.storage.home import Home
@@ -219,15 +219,15 @@ def test_urls_are_shown_without_their_passwords():
 
 
 def test_a_study_is_not_looked_for_in_another_store(tmp_path, monkeypatch):
-    home, info = Home(tmp_path), {"name": "s", "uid": "abc"}
+    home = Home(tmp_path)
     monkeypatch.delenv(STORAGE_VARIABLE, raising=False)
-    here = study_place(home, info, None)
+    here = study_location(home, "s", "abc", None)
     assert (here.name, here.described) == ("s", "home")
     monkeypatch.setenv(STORAGE_VARIABLE, "postgresql://me:pass-word@host/x")
-    there = study_place(home, info, None)
+    there = study_location(home, "s", "abc", None)
     assert (there.name, there.described) == ("s-abc", "postgresql://me@host/x")
     with pytest.raises(UsageError, match="kept in home, not in postgresql://me@host/x"):
-        study_place(home, {**info, "study": here.described}, None)
+        study_location(home, "s", "abc", None, here.described)
     monkeypatch.delenv(STORAGE_VARIABLE)
     with pytest.raises(UsageError, match=f"{STORAGE_VARIABLE} set to postgresql://me@host/x"):
-        study_place(home, {**info, "study": there.described}, None)
+        study_location(home, "s", "abc", None, there.described)

@@ -20,7 +20,7 @@ from paretovid.platform.execution.context import ProcessContext, forget_checkpoi
 from paretovid.platform.execution.heartbeat import ask_to_stop, take_back_stop
 from paretovid.platform.fronts.build import read_front
 from paretovid.platform.records.journal import SweepJournal, read_journal
-from paretovid.platform.records.sweep import known_info, read_info, write_info
+from paretovid.platform.records.sweep import known_record, write_record
 from paretovid.platform.records.trial import read_sweep
 from paretovid.platform.registry.package import backbone_folders
 from paretovid.platform.search.bucket_journal import ObjectJournal
@@ -28,7 +28,7 @@ from paretovid.platform.search.study import ParetoStudy
 from paretovid.platform.storage import mirror as shared_home
 from paretovid.platform.storage.documents import read_document
 from paretovid.platform.storage.home import Home, open_home
-from paretovid.platform.sweeps.naming import new_info
+from paretovid.platform.sweeps.naming import started_record
 from paretovid.platform.sweeps.status import list_sweeps
 from paretovid.platform.tracking.store import open_registry
 from paretovid.search_spaces.schema import KnobConfig
@@ -80,7 +80,7 @@ def test_what_one_machine_made_another_one_uses(made: Home, machine: Machine) ->
     assert not home.sweep("tiny").exists()
     front = read_front([home.sweep("tiny")])
     assert front.to_json() == read_front([made.sweep("tiny")]).to_json()
-    assert [(entry["name"], entry["trials"]) for entry in list_sweeps(home)] == [("tiny", 3)]
+    assert [(entry.name, entry.trials) for entry in list_sweeps(home)] == [("tiny", 3)]
     sweep = read_sweep(home.sweep("tiny"))
     trial = next(trial for trial in sweep.trials if trial.method == "lite_eval")
     folder = sweep.folder_of(trial)
@@ -92,11 +92,11 @@ def test_what_one_machine_made_another_one_uses(made: Home, machine: Machine) ->
 
 def test_documents_are_read_where_other_machines_write_them(machine: Machine) -> None:
     home = machine("driver")
-    write_info(home.sweep("s"), {**new_info(load_sweep_config(), "s", "running", None)})
+    write_record(home.sweep("s"), started_record(load_sweep_config(), "s", None))
     ask_to_stop(home.sweep("s"), "enough")
     there = machine("worker")
-    assert (read_info(there.sweep("s")) or {})["state"] == "running"
-    assert known_info(there, "s")["uid"] == known_info(home, "s")["uid"]
+    assert known_record(there.sweep("s")).state == "running"
+    assert known_record(there.sweep("s")) == known_record(home.sweep("s"))
     context = ProcessContext(there.trial("s", "t0000"), torch.device("cpu"))
     assert context.heartbeat(), "the driver has asked it to stop"
     driver = machine("driver")
@@ -142,10 +142,10 @@ def a_study(home: Home, storage: str | None = None) -> ParetoStudy:
 
 
 def test_a_study_in_the_bucket_goes_on_elsewhere(machine: Machine, tmp_path: Path) -> None:
-    def result(knobs: dict[str, float]) -> Metrics:
+    def result(knobs: dict[str, Any]) -> Metrics:
         return synthetic_metrics(knobs["gamma"], knobs["gamma"] + knobs["K"])
 
-    def search(study: ParetoStudy, trials: int) -> list[dict[str, float]]:
+    def search(study: ParetoStudy, trials: int) -> list[dict[str, Any]]:
         asked: list[Any] = []
         while len(asked) < trials and (suggestion := study.ask()) is not None:
             study.report(suggestion.trial_id, result(suggestion.knobs))

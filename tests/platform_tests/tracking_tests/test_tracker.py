@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -192,7 +193,7 @@ def test_sweeps_of_one_name_in_two_homes_share_a_server_and_nothing_else(tmp_pat
     for number in range(2):
         home = Home(tmp_path / f"home{number}")
         found = read_sweep(synthetic_sweep(home.sweep("s1"), trials=1))
-        found.info["uid"] = f"uid{number}"
+        found = replace(found, record=replace(found.record, uid=f"uid{number}"))
         for _ in range(2):
             log_sweep(home, found, build_front([found]), shared)
     store = open_store(Home(tmp_path / "home0"), shared)

@@ -10,6 +10,7 @@ import torch
 
 from paretovid.trainables.baselines.top_k import TopK, most_salient
 from paretovid.trainables.catalog import method_config
+from paretovid.trainables.companions import Exports
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.features.store import FeatureSplit
 from paretovid.trainables.testing import (
@@ -115,9 +116,11 @@ def test_a_bad_configuration_says_what_is_allowed(fields, message):
 def test_a_selector_ranks_the_steps_instead(tmp_path):
     selected = synthetic_method("video_epitoma", {"regime": "stand_alone", "top_ks": (3,)})
     train_briefly(selected, synthetic_split(seed=2))
+    assert isinstance(selected, Exports)
     selected.export(tmp_path, {"data": {"features": {"coarse": "light@1"}}})
     fields = {"saliency": "selector", "selector": str(tmp_path)}
     method, split = synthetic_method("top_k", fields), synthetic_split(num_videos=12)
+    assert isinstance(method, TopK)
     train_briefly(method, split, steps=3)
     outcome = run_cached(method, split, {"num_frames": 3})
     assert torch.equal(outcome.decisions, run_cached(selected, split, {"top_k": 3}).decisions)

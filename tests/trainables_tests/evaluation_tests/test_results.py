@@ -42,6 +42,7 @@ def metrics(gflops: float = 0.5) -> Metrics:
         usage=0.25,
         usage_std_over_mean=0.5,
         videos=8,
+        stopped_by={"end": 0.5, "cap": 0.5},
     )
 
 
@@ -121,12 +122,24 @@ def test_a_file_of_before_versions_is_read() -> None:
     for point in old["points"]:
         del point["natural"]
         for split in ("val", "test"):
-            for name in ("usage", "usage_std_over_mean", "videos"):
+            for name in ("usage", "usage_std_over_mean", "videos", "stopped_by"):
                 del point[split][name]
     read = TrialResult.from_json(old, "result.json")
     assert read.objective == "map" and read.default_point.val.quality == 0.9
     assert read.default_point is read.points[0] and not read.points[0].is_default
     assert (read.digest, read.history, read.warnings, read.parameters) == ("", (), (), None)
+
+
+@pytest.mark.parametrize(
+    ("method", "rule"), [("lite_eval", "cheap"), ("random_gate", "cheap"), ("hcms", "stop")]
+)
+def test_a_cap_of_before_there_were_rules_is_read_with_the_rule_that_it_had(method: str, rule: str) -> None:
+    old = document() | {"method": method}
+    old["points"][0]["inference_knobs"] = {"max_gflops": 0.5}
+    old["points"][1]["inference_knobs"] = {"max_gflops": 0}
+    first, second = TrialResult.from_json(old, "result.json").points
+    assert first.inference_knobs == {"max_gflops": 0.5, "cap_rule": rule}
+    assert second.inference_knobs == {"max_gflops": 0.0}
 
 
 def test_a_later_version_is_refused() -> None:

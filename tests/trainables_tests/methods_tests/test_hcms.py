@@ -24,6 +24,7 @@ from paretovid.trainables.errors import UsageError
 from paretovid.trainables.evaluation.evaluate import Measured
 from paretovid.trainables.layers.gated_stack import Gate, GatedLevels, Limits, spent_after
 from paretovid.trainables.methods.hcms import Hcms
+from paretovid.trainables.model_description import ModelDescription
 from paretovid.trainables.outcome import Batch, Outcome, Progress
 from paretovid.trainables.provider import FeatureProvider
 from paretovid.trainables.recognizer import Prediction, Recognizer, write_model_folder
@@ -411,7 +412,12 @@ def recognizer(tmp_path_factory: pytest.TempPathFactory) -> Recognizer:
         "step_seconds": 0.5,
         "setting": {},
     }
-    write_model_folder(root / "model", description, root / "weights", {s: root / s for s in sources})
+    write_model_folder(
+        root / "model",
+        ModelDescription.from_json(description),
+        root / "weights",
+        {s: root / s for s in sources},
+    )
     return Recognizer.load(root / "model")
 
 

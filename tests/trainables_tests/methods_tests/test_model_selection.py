@@ -279,9 +279,9 @@ def test_a_batch_without_any_unseen_video_teaches_nothing_and_is_no_nan():
 def test_a_pool_that_has_seen_everything_leaves_no_video_to_learn_from():
     facts = {s: dataclasses.replace(FACTS[s], video_share=1.0) for s in ("xs", "s", "m", "l")}
     with pytest.raises(UsageError, match="none is left") as error:
-        selection().use_facts(facts)
+        selection().use_source_info(facts)
     assert "video_share" in error.value.hint
-    selection(selector_videos="all").use_facts(facts)
+    selection(selector_videos="all").use_source_info(facts)
 
 
 def test_a_pool_out_of_order_is_told_its_order_and_equal_cost_is_no_disorder():
@@ -297,7 +297,7 @@ def test_a_pool_out_of_order_is_told_its_order_and_equal_cost_is_no_disorder():
             num_classes=4,
             multi_label=False,
         )
-        fresh.use_facts(equal)
+        fresh.use_source_info(equal)
         assert fresh.pool.cost_shares.tolist() == [0.5, 0.5]
         assert method is None or method.looks() == ("none", "s", "m")
 

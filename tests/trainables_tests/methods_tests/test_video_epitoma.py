@@ -292,7 +292,7 @@ def test_a_saved_selector_selects_the_same_before_other_classifiers_and_stays_as
         assert not torch.equal(before, method.classifier.project.state_dict()["layers.0.weight"])
         assert torch.equal(run_cached(method, split, {}).decisions, expected)
         described = method.portable({**fields, **more})
-        assert described["selector"].startswith("sha256:") and str(tmp_path) not in str(described)
+        assert str(described["selector"]).startswith("sha256:") and str(tmp_path) not in str(described)
         elsewhere = reloaded(method, "video_epitoma", described)
         assert torch.equal(run_cached(elsewhere, split, {}).scores, run_cached(method, split, {}).scores)
     assert not (tmp_path / "other").exists()

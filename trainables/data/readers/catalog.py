@@ -7,51 +7,65 @@ from pathlib import Path
 from typing import Any
 
 from paretovid.trainables.config import typed_config
-from paretovid.trainables.data.readers import (
-    activitynet,
-    breakfast,
-    charades,
-    class_folders,
-    fcvid,
-    hvu,
-    kinetics,
-    mini_kinetics,
-    multithumos,
-    table,
-    thumos14,
-)
 from paretovid.trainables.data.readers.annotations import Reader, ReaderConfig
-from paretovid.trainables.errors import unknown_name
+from paretovid.trainables.errors import UsageError
+from paretovid.trainables.plugins import Catalog, calling_module
 
-_READERS = {
-    module.READER.name: module.READER
-    for module in (
-        activitynet,
-        breakfast,
-        charades,
-        class_folders,
-        fcvid,
-        hvu,
-        kinetics,
-        mini_kinetics,
-        multithumos,
-        table,
-        thumos14,
-    )
-}
 _HEAD_BYTES = 64 * 2**10
+
+
+def _checked(name: str, found: object, where: str) -> Reader:
+    """The reader. Raises `UsageError` that says which rule of the contract it breaks."""
+    rule = None
+    if not isinstance(found, Reader):
+        rule = f"it is {found!r}, and must be a Reader"
+    elif found.name != name:
+        rule = f"its `name` is {found.name!r}, and must be {name!r}, as it is registered"
+    elif not (isinstance(found.config, type) and issubclass(found.config, ReaderConfig)):
+        rule = f"its `config` is {found.config!r}, and must be a class derived from ReaderConfig"
+    if rule is not None:
+        raise UsageError(
+            f"{where} breaks the contract of a reader: {rule}",
+            "trainables/data/readers/annotations.py states the contract.",
+        )
+    assert isinstance(found, Reader)
+    return found
+
+
+READERS: Catalog[Reader] = Catalog("reader", "paretovid.readers", _checked)
+READERS.own(
+    {
+        "activitynet": "paretovid.trainables.data.readers.activitynet:READER",
+        "breakfast": "paretovid.trainables.data.readers.breakfast:READER",
+        "charades": "paretovid.trainables.data.readers.charades:READER",
+        "class_folders": "paretovid.trainables.data.readers.class_folders:READER",
+        "fcvid": "paretovid.trainables.data.readers.fcvid:READER",
+        "hvu": "paretovid.trainables.data.readers.hvu:READER",
+        "kinetics400": "paretovid.trainables.data.readers.kinetics:READER",
+        "mini_kinetics": "paretovid.trainables.data.readers.mini_kinetics:READER",
+        "multithumos": "paretovid.trainables.data.readers.multithumos:READER",
+        "table": "paretovid.trainables.data.readers.table:READER",
+        "thumos14": "paretovid.trainables.data.readers.thumos14:READER",
+    }
+)
+
+
+def register_reader(reader: Reader) -> None:
+    """Makes a format known by its name; called by a module when it is imported.
+
+    Raises `UsageError` if another one has the name, or if it breaks the contract.
+    """
+    READERS.register(reader.name, reader, calling_module())
 
 
 def reader_names() -> tuple[str, ...]:
     """Names of all formats, sorted."""
-    return tuple(sorted(_READERS))
+    return READERS.names()
 
 
 def reader(name: str) -> Reader:
     """One format. Raises `UnknownNameError` that lists the known ones."""
-    if name not in _READERS:
-        raise unknown_name("reader", name, _READERS)
-    return _READERS[name]
+    return READERS.get(name)
 
 
 def reader_config(name: str, settings: Mapping[str, Any]) -> ReaderConfig:
@@ -66,4 +80,4 @@ def recognize(path: Path) -> tuple[str, ...]:
             head = file.read(_HEAD_BYTES).decode("utf-8", "replace").removeprefix("\ufeff")
     except OSError:
         return ()
-    return tuple(name for name in reader_names() if _READERS[name].recognizes(path, head))
+    return tuple(name for name in reader_names() if reader(name).recognizes(path, head))

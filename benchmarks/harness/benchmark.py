@@ -1,0 +1,132 @@
+"""What a benchmark declares, and what its analysis is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from benchmarks.harness.document import Layout, results_of
+from benchmarks.harness.points import Run
+from benchmarks.harness.results import Results, Rows
+from benchmarks.harness.tables import PageTable, Shown
+from benchmarks.harness.training import Trials, train_all
+from paretovid.platform.preparation.prepare import Prepared
+from paretovid.trainables.evaluation.results import SCORES_FILE
+
+Document = dict[str, Any]
+COMMON = ("dataset", "generator", "code_version")
+"""What the runner adds to every document."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """Trained trials of a benchmark, on prepared videos, backbones and features."""
+
+    prepared: Prepared
+    folder: Path
+    """Trials lie at `folder/NAME-sSEED`."""
+    seeds: int
+    epochs: int
+    workers: int
+    training: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of `TrainingConfig` besides the epochs."""
+    runs: Sequence[Run] = ()
+    """Per seed: each of the benchmark's trials to its points."""
+
+    def train(self, trials: Trials, seeds: int | None = None) -> list[Run]:
+        """Points of these trials, of each seed; what is finished is not trained again."""
+        return train_all(
+            self.prepared,
+            self.folder,
+            trials,
+            seeds=self.seeds if seeds is None else seeds,
+            epochs=self.epochs,
+            workers=self.workers,
+            training=self.training,
+        )
+
+    def trained(self, trials: Trials) -> Study:
+        """The same with `runs`."""
+        return replace(self, runs=self.train(trials))
+
+    def truth(self, trial: str) -> tuple[np.ndarray, np.ndarray]:
+        """Targets `[N, C]` of the N test videos and their numbers of steps `[N]`, from a trial's scores (seed 0)."""
+        tensors = load_file(self.folder / f"{trial}-s0" / SCORES_FILE)
+        return tensors["test/targets"], tensors["test/num_steps"]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(self.prepared.dataset.classes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """One claim, or several of one method on one set: what is trained, what is made of it, how it is shown."""
+
+    name: str
+    about: str
+    """One line, for the list."""
+    overrides: Sequence[str]
+    """Of the configuration (`method=hcms`), before those of the command line."""
+    document: Callable[[Study], Document]
+    """Everything that is reported."""
+    layouts: Mapping[str, Layout]
+    """Table of the results to where its rows lie in the document."""
+    trials: Trials = field(default_factory=dict)
+    """Trained before the analysis, with every seed."""
+    train: Callable[[Study], Sequence[Run]] | None = None
+    """Instead of `trials`, where not all of them have every seed."""
+    alone: Sequence[str] = ()
+    """Names of the document that belong to all tables."""
+    epochs: int | None = None
+    """Default: the platform's."""
+    training: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of `TrainingConfig`, after those that the method's own file asks for."""
+    folder: str = ""
+    """Of the trials; default: the name. Benchmarks that share trials share it."""
+    page: str = ""
+    """Its page beside the file; default: NAME.md."""
+    shown: Sequence[Shown | Callable[[Results], str]] = ()
+    """Tables that are printed."""
+    is_verbatim: bool = False
+    """The page shows the printed tables line by line."""
+    page_tables: Sequence[PageTable] = ()
+    """Tables of the page in its own words."""
+    draw: Callable[[Study, Document, Path], None] | None = None
+    """Pictures into a folder."""
+
+    def results(self, document: Document) -> Results:
+        """Tables of a document. Raises `ValueError` for a figure that no table holds."""
+        return results_of(document, self.layouts, (*COMMON, *self.alone))
+
+    def text(self, results: Results) -> str:
+        """All printed tables in Markdown."""
+        texts = (each.text(results) if isinstance(each, Shown) else each(results) for each in self.shown)
+        return "\n\n".join(text for text in texts if text)
+
+
+def measured_points(runs: Sequence[Run]) -> Rows:
+    """Every operating point of every trial and seed, as measured."""
+    return Rows(
+        tuple(
+            {
+                "trial": name,
+                "seed": seed,
+                "point": point.record.index,
+                **{f"knob.{knob}": value for knob, value in point.setting.items()},
+                "val": point.val.quality,
+                "val_gflops": point.val.gflops,
+                "test": point.test.quality,
+                "test_top1": point.test.top1,
+                "test_gflops": point.test.gflops,
+            }
+            for seed, run in enumerate(runs)
+            for name, points in run.items()
+            for point in points
+        )
+    )

@@ -1,0 +1,138 @@
+"""Operating points of finished trials with what they said of every test video, and choices among them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from paretovid.platform.records.trial import read_trial
+from paretovid.trainables.evaluation.results import SCORES_FILE, Metrics, OperatingPoint
+
+Run = dict[str, list["Point"]]
+"""Trial name to its operating points, of one seed."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One operating point with what it said about every one of N test videos (C classes, T steps)."""
+
+    trial: str
+    record: OperatingPoint
+    scores: np.ndarray
+    """`[N, C]`"""
+    gflops: np.ndarray
+    """`[N]`"""
+    decisions: np.ndarray
+    """`[N, T]`"""
+
+    @property
+    def setting(self) -> dict[str, Any]:
+        return dict(self.record.inference_knobs)
+
+    @property
+    def val(self) -> Metrics:
+        return self.record.val
+
+    @property
+    def test(self) -> Metrics:
+        return self.record.test
+
+
+def points_of(folder: Path) -> list[Point]:
+    """The operating points of a finished trial; the default one first.
+
+    Those under a cap are HCMS's alone: its page has claims about them, and other pages name the settings they compare.
+    """
+    result = read_trial(folder)
+    tensors = load_file(folder / SCORES_FILE)
+    names = ("test/scores", "test/gflops", "test/decisions")
+    return [
+        Point(result.trial, each, *(tensors[name][each.index] for name in names))
+        for each in result.points
+        if result.method == "hcms" or not each.inference_knobs.get("max_gflops")
+    ]
+
+
+def at(points: Sequence[Point], **setting: float) -> Point:
+    """The point at these values of the inference knobs, whatever the others.
+
+    A setting whose answers equal those of one before is not kept by a trial: then `KeyError`.
+    """
+    for point in points:
+        if all(point.setting.get(name) == value for name, value in setting.items()):
+            return point
+    raise KeyError(f"{points[0].trial} has no point at {setting}")
+
+
+def settings_of(
+    runs: Sequence[Run], trials: Iterable[str], metric: str = "map"
+) -> dict[tuple[str, str], tuple[float, float, list[Point]]]:
+    """Settings that every seed has: mean validation quality, mean validation GFLOPs, and the point of each seed.
+
+    A setting whose answers do not differ from another's is left out of a trial's points, and so here.
+    """
+    found: dict[tuple[str, str], list[Point]] = {}
+    for points in runs:
+        for name in trials:
+            for point in points[name]:
+                found.setdefault((name, json.dumps(point.setting, sort_keys=True)), []).append(point)
+    return {
+        key: (
+            float(np.mean([p.val.numbers()[metric] for p in each])),
+            float(np.mean([p.val.gflops for p in each])),
+            each,
+        )
+        for key, each in found.items()
+        if len(each) == len(runs)
+    }
+
+
+def cost_at_quality(
+    runs: Sequence[Run],
+    ours: Iterable[str],
+    rivals: Iterable[str],
+    *,
+    margin: float,
+    is_natural: bool = False,
+    metric: str = "map",
+) -> list[dict[str, Any]]:
+    """The cheapest setting of `ours` as good as the best of `rivals`.
+
+    Chosen by the mean over seeds on validation, measured per seed on test. With one seed (`runs` of length 1)
+    it is what a single sweep would choose: the luckiest of hundreds of points on a finite split.
+
+    Arguments:
+        margin: how far below the rival a setting may be on validation.
+        is_natural: only the natural setting of each trial.
+        metric: of quality, `map` or `top1`.
+    """
+    theirs = settings_of(runs, rivals, metric)
+    best = max(value for value, _, _ in theirs.values())
+    # Of equally good rivals the cheapest counts: the comparison should be hard on us.
+    _, _, rival = min((v for v in theirs.values() if v[0] >= best - 1e-9), key=lambda v: v[1])
+    candidates = settings_of(runs, ours, metric)
+    if is_natural:
+        natural = {id(run[name][0]) for run in runs for name in ours}
+        candidates = {key: value for key, value in candidates.items() if id(value[2][0]) in natural}
+    good = [v for v in candidates.values() if v[0] >= best - margin]
+    _, _, chosen = min(good, key=lambda v: v[1]) if good else max(candidates.values(), key=lambda v: v[0])
+    return [
+        {
+            "reached_on_val": bool(good),
+            "baseline": f"{them.trial} {them.setting}",
+            f"baseline_{metric}": them.test.numbers()[metric],
+            "baseline_gflops": them.test.gflops,
+            "chosen": f"{point.trial} {point.setting}",
+            metric: point.test.numbers()[metric],
+            "gflops": point.test.gflops,
+            f"{metric}_difference": point.test.numbers()[metric] - them.test.numbers()[metric],
+            "cost_ratio": point.test.gflops / them.test.gflops,
+        }
+        for them, point in zip(rival, chosen, strict=True)
+    ]

@@ -1,0 +1,39 @@
+"""The suites that every plug-in should pass; and what is special to these ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from paretovid.trainables.errors import DataError
+from paretovid.trainables.testing import FamilyContract, MethodContract, ReaderContract
+
+
+class TestFirstSure(MethodContract):
+    plugins = ("paretovid_example_plugins.first_sure",)
+    name = "first_sure"
+
+
+class TestExampleTiny(FamilyContract):
+    plugins = ("paretovid_example_plugins.tiny_backbones",)
+    name = "example_tiny"
+
+
+class TestFileNames(ReaderContract):
+    plugins = ("paretovid_example_plugins.file_names",)
+    name = "file_names"
+    settings: ClassVar[dict[str, object]] = {"videos": "."}
+
+    def write_example(self, folder: Path) -> None:
+        for name in ("run-1.mp4", "run-2.mp4", "jump-1.mp4"):
+            (folder / name).write_bytes(b"")
+
+
+def test_a_file_without_a_class_is_named(tmp_path: Path) -> None:
+    from paretovid_example_plugins.file_names import FileNamesConfig, read_file_names
+
+    (tmp_path / "run.mp4").write_bytes(b"")
+    with pytest.raises(DataError, match=r"run\.mp4 names no class"):
+        read_file_names(FileNamesConfig(videos=str(tmp_path)))

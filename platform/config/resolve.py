@@ -1,0 +1,359 @@
+"""`resolve(SweepConfig) -> SweepPlan`: everything that a configuration says, checked once and typed from there on.
+
+Nothing is made and no video is looked at; annotation files are read. Imports torch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from paretovid.platform.config.load import (
+    data_settings,
+    ends,
+    model_with_knobs,
+    searched_knobs,
+    training_settings,
+)
+from paretovid.search_spaces.schema import ExtractionConfig, KnobConfig, MethodConfig, SweepConfig
+from paretovid.trainables.backbones.catalog import (
+    BACKBONES,
+    component,
+    component_family,
+    family,
+    measure_component,
+)
+from paretovid.trainables.backbones.fine_tuning import FineTuningConfig
+from paretovid.trainables.backbones.precision import Precision, check_precision
+from paretovid.trainables.backbones.training import BackboneTrainingConfig, check_labels
+from paretovid.trainables.backbones.weights import RANDOM, missing_weights
+from paretovid.trainables.caps import check_known
+from paretovid.trainables.catalog import method_class, method_config
+from paretovid.trainables.companions import UsesSourceInfo
+from paretovid.trainables.config import typed_config
+from paretovid.trainables.data.moving_digits.generate import MovingDigitsConfig
+from paretovid.trainables.data.readers.annotations import ReaderConfig
+from paretovid.trainables.data.readers.catalog import reader, reader_config
+from paretovid.trainables.documents import JsonObject
+from paretovid.trainables.errors import UsageError, unknown_name
+from paretovid.trainables.evaluation.evaluate import OBJECTIVES
+from paretovid.trainables.features.store import check_feature_type
+from paretovid.trainables.method import METHODS, Method
+from paretovid.trainables.outcome import SourceFacts
+from paretovid.trainables.plugins import check_travels
+from paretovid.trainables.ranges import Declared, check_ranges, field_number
+from paretovid.trainables.training.config import TrainingConfig
+
+_SOME_CLASSES = 10
+"""Where the data set's are not known yet: costs are right but for the width of classifiers."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataPlan:
+    """Where the videos come from. Neither of the last two: from a folder that has a manifest already."""
+
+    name: str
+    reader: str | None = None
+    """The name of what reads a public set's annotations, with `settings`."""
+    settings: ReaderConfig | None = None
+    generated: MovingDigitsConfig | None = None
+    """Of the built-in set."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BackbonesPlan:
+    """What turns videos into features."""
+
+    components: Mapping[str, str]
+    """Source to its component."""
+    training: BackboneTrainingConfig
+    """Of components that are trained here."""
+    weights: Mapping[str, str]
+    """Source to a path or URL, or `random`, of the others."""
+    fine_tuning: FineTuningConfig | None
+    """Of the others; None: they are taken as they came."""
+
+    def facts(self) -> dict[str, SourceFacts]:
+        """Source to what trials will find of it."""
+        given = 1.0 if self.fine_tuning is None else self.fine_tuning.video_share
+        return {
+            source: SourceFacts(
+                gmacs=measure_component(name, _SOME_CLASSES).gmacs,
+                video_share=self.training.video_share if component(name).weights is None else given,
+            )
+            for source, name in self.components.items()
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PreparationPlan:
+    """Everything on the way to features."""
+
+    config: SweepConfig
+    """As it was composed: where it runs, and settings that need no other type."""
+    data: DataPlan
+    backbones: BackbonesPlan
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MethodPlan:
+    """A method, or a baseline."""
+
+    name: str
+    method: type[Method]
+    model: JsonObject
+    """Fields of the method's `Config` that are not searched, as trials are told them."""
+    config: Any
+    """The method's `Config` of these fields."""
+    sources: tuple[str, ...]
+    """What it reads."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SweepPlan:
+    """A sweep that can be started: nothing in it contradicts anything else."""
+
+    preparation: PreparationPlan
+    method: MethodPlan
+    baselines: Mapping[str, MethodPlan]
+    """By the name of the trial."""
+    training: TrainingConfig
+    knobs: Mapping[str, KnobConfig]
+    """What the study searches."""
+    objective: str
+    """The name of the quality that decides."""
+
+    @property
+    def config(self) -> SweepConfig:
+        """As it was composed."""
+        return self.preparation.config
+
+    def with_trials(self, trials: int) -> SweepPlan:
+        """The same with another number of searched trials."""
+        config = replace(self.config, search=replace(self.config.search, trials=trials))
+        return replace(self, preparation=replace(self.preparation, config=config))
+
+
+def resolve(config: SweepConfig) -> SweepPlan:
+    """The plan of a sweep with this configuration.
+
+    Raises `UsageError` (an unknown name, field or value, a knob that leaves the range of what it sets, things that do
+    not fit each other) or `DataError` (annotations that cannot be read), with what to do about it.
+    """
+    preparation = resolve_preparation(config)
+    method, baselines = resolve_methods(config)
+    plan = SweepPlan(
+        preparation=preparation,
+        method=method,
+        baselines=baselines,
+        training=typed_config(TrainingConfig, training_settings(config), "training"),
+        knobs=searched_knobs(config),
+        objective=OBJECTIVES[method.method.task],
+    )
+    _check_inference_knobs(config.method, method.method)
+    _check_tasks(plan)
+    _check_sources(plan)
+    _check_plugins(plan)
+    return plan
+
+
+def resolve_preparation(config: SweepConfig) -> PreparationPlan:
+    """The plan of everything up to features. Raises as `resolve`."""
+    data = resolve_data(config)
+    if data.reader is not None:
+        reader(data.reader).read(data.settings)
+    backbones = _resolve_backbones(config)
+    check_feature_type(config.backbones.dtype)
+    check_extraction(config.extraction)
+    return PreparationPlan(config=config, data=data, backbones=backbones)
+
+
+def resolve_data(config: SweepConfig) -> DataPlan:
+    """Where videos come from. Raises `UsageError` for settings that it does not take."""
+    name, settings = str(config.data["name"]), data_settings(config)
+    chosen = settings.pop("reader", None)
+    if chosen is not None:
+        return DataPlan(name=name, reader=str(chosen), settings=reader_config(str(chosen), settings))
+    if settings.pop("generator", None) is not None:
+        return DataPlan(name=name, generated=typed_config(MovingDigitsConfig, settings, "data"))
+    if settings:
+        raise UsageError(
+            f"data={name} takes no settings, but has {', '.join(settings)}",
+            "They belong to the built-in set: data=moving_digits.",
+        )
+    return DataPlan(name=name)
+
+
+def check_extraction(config: ExtractionConfig) -> Precision:
+    """The precision to compute in. Raises `UsageError` for settings out of bounds."""
+    check_ranges(config, "extraction")
+    return check_precision(config.precision)
+
+
+def resolve_methods(config: SweepConfig) -> tuple[MethodPlan, dict[str, MethodPlan]]:
+    """The method and its baselines, by the names of their trials, with the knobs tried at both ends.
+
+    Raises `UsageError` for an unknown method, field or value, and for a knob that leaves the range of what it sets.
+    """
+    searched = config.method
+    _check_knob_ranges(searched)
+    for end in (0, -1):
+        values = {name: ends(knob)[end] for name, knob in searched.training_knobs.items()}
+        method_config(searched.name, model_with_knobs(searched, values))
+    method = _resolve_method(searched.name, searched.model)
+    return method, {each.name: _resolve_method(each.method, each.model) for each in config.baselines}
+
+
+def _resolve_method(name: str, model: JsonObject) -> MethodPlan:
+    method, config = method_class(name), method_config(name, model)
+    return MethodPlan(
+        name=name, method=method, model=model, config=config, sources=tuple(method.sources_of(config))
+    )
+
+
+def _check_knob_ranges(method: MethodConfig) -> None:
+    """Every value that a study may give a knob must be one that the knob's field takes."""
+    cls = method_class(method.name)
+    for name, knob in method.training_knobs.items():
+        if (number := field_number(cls.Config, knob.field)) is not None:
+            _check_inside(method, name, knob, f"method.training_knobs.{name}", number)
+    for each in cls.inference_knobs:
+        searched = method.inference_knobs.get(each.name)
+        if searched is not None and not each.words:  # words have no range
+            number = Declared(int if each.whole else float, each.range, each.description)
+            _check_inside(method, each.name, searched, f"method.inference_knobs.{each.name}", number)
+
+
+def _check_inside(method: MethodConfig, name: str, knob: KnobConfig, where: str, number: Declared) -> None:
+    values = (
+        {f"choices[{index}]": choice for index, choice in enumerate(knob.choices)}
+        if knob.choices
+        else {"low": knob.low, "high": knob.high}
+    )
+    named = {f"{where}.{end}": value for end, value in values.items()}
+    named |= {f"method.published[{i}].{name}": point.get(name) for i, point in enumerate(method.published)}
+    for at, value in named.items():
+        if problem := number.problem(value):
+            raise UsageError(f"{at} {problem}", number.hint)
+
+
+def _check_inference_knobs(searched: MethodConfig, method: type[Method]) -> None:
+    known = {knob.name: knob for knob in method.inference_knobs}
+    check_known(method, tuple(searched.inference_knobs))
+    for name, knob in searched.inference_knobs.items():
+        if name not in known:
+            raise UsageError(
+                f"{searched.name} has no inference knob {name!r}", f"Known: {', '.join(sorted(known))}."
+            )
+        unknown = [word for word in knob.choices or () if word not in known[name].words]
+        if known[name].words and (unknown or not knob.choices):
+            raise UsageError(
+                f"method.inference_knobs.{name} of {searched.name} cannot be {knob.choices or 'a range'}",
+                f"Give choices of {known[name].allowed}",
+            )
+
+
+def _check_tasks(plan: SweepPlan) -> None:
+    task = plan.method.method.task
+    for name, baseline in plan.baselines.items():
+        other = baseline.method.task
+        if other != task:
+            raise UsageError(
+                f"the baseline {name} is of {other}, {plan.method.name} of {task}",
+                "Their qualities do not compare: leave it out of baselines, or give one of the same task.",
+            )
+
+
+def _check_sources(plan: SweepPlan) -> None:
+    backbones, chosen = plan.preparation.backbones, plan.config.backbones.family
+    facts = backbones.facts()
+    readers = {plan.method.name: plan.method}
+    readers |= {f"the baseline {name}": baseline for name, baseline in plan.baselines.items()}
+    for who, reads in readers.items():
+        for source in reads.sources:
+            if source not in backbones.components:
+                raise UsageError(
+                    f"{who} reads the source {source!r}, which {chosen} has not",
+                    f"It has: {', '.join(backbones.components)}. Choose other backbones, or say which baselines: "
+                    "baselines=[…].",
+                )
+        if issubclass(reads.method, UsesSourceInfo):
+            reads.method.check_source_info(reads.config, facts)
+
+
+def _check_plugins(plan: SweepPlan) -> None:
+    """Raises `UsageError` if a worker would not know what this process knows, or no model could be made of it."""
+    for each in (plan.method, *plan.baselines.values()):
+        check_travels(METHODS.entry(each.name), f"method {each.name}")
+    for name in plan.preparation.backbones.components.values():
+        if (brought_by := component_family(name)) is not None:
+            check_travels(BACKBONES.entry(brought_by), f"component {name}")
+
+
+def _resolve_backbones(config: SweepConfig) -> BackbonesPlan:
+    components = family(config.backbones.family)
+    training = typed_config(BackboneTrainingConfig, config.backbones.training, "backbones.training")
+    check_labels(training, [name for name in components.values() if component(name).weights is None])
+    return BackbonesPlan(
+        components=components,
+        training=training,
+        weights=_weight_locations(config),
+        fine_tuning=_fine_tuning(config),
+    )
+
+
+def _fine_tuning(config: SweepConfig) -> FineTuningConfig | None:
+    backbones = config.backbones
+    tuning = typed_config(FineTuningConfig, backbones.fine_tuning, "backbones.fine_tuning")
+    if not backbones.fine_tune:
+        if backbones.fine_tuning:
+            raise UsageError(
+                "backbones.fine_tuning has settings, but backbones.fine_tune is false",
+                "Add backbones.fine_tune=true, or leave them out.",
+            )
+        return None
+    if all(component(name).weights is None for name in family(backbones.family).values()):
+        raise UsageError(
+            f"the family {backbones.family} is trained here, and has nothing to fine-tune",
+            "Leave backbones.fine_tune out, or choose backbones=paper.",
+        )
+    return tuning
+
+
+def _weight_locations(config: SweepConfig) -> dict[str, str]:
+    """Source to where its weights come from, for the components that are not trained here.
+
+    Raises `UsageError` for one without, and for a source that has no use for weights.
+    """
+    specs = {source: component(name) for source, name in family(config.backbones.family).items()}
+    takes = [source for source, spec in specs.items() if spec.weights is not None]
+    given = config.backbones.weights
+    if given and not takes:
+        raise UsageError(
+            f"backbones.weights is set, but the family {config.backbones.family} is trained here",
+            "Leave it out, or choose backbones=paper.",
+        )
+    if isinstance(given, str):
+        if given != RANDOM:
+            raise UsageError(
+                f"backbones.weights={given} is not allowed",
+                f"Name a file for each source: {', '.join(f'backbones.weights.{s}=PATH' for s in takes)}; "
+                f"or backbones.weights={RANDOM}.",
+            )
+        given = dict.fromkeys(takes, RANDOM)
+    for name, values in (("weights", given), ("sha256", config.backbones.sha256)):
+        for source in values:
+            if source not in takes:
+                raise unknown_name(f"source in backbones.{name}", source, takes)
+    for source, digest in config.backbones.sha256.items():
+        if not re.fullmatch(r"[0-9a-fA-F]{64}", digest):
+            raise UsageError(
+                f"backbones.sha256.{source}={digest} is no SHA-256",
+                "It has 64 hex digits: sha256sum FILE prints it.",
+            )
+    for source in takes:
+        if not given.get(source):
+            raise missing_weights(specs[source], source)
+    return {source: str(given[source]) for source in takes}

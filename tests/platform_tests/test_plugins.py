@@ -1,0 +1,261 @@
+"""Plug-ins on the command line, on other nodes and in promoted models; and one wheel of a plug-in of each kind."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from paretovid.infra.nodes import NodeFacts, own_versions, version_differences
+from paretovid.platform.config.load import group_options, load_sweep_config, to_record
+from paretovid.platform.execution.cluster import code_to_send, problems_of
+from paretovid.platform.registry.runtime_code import third_party_requirements, write_runtime_package
+from paretovid.platform.sweeps.sweep import plan_sweep
+from paretovid.platform.sweeps.trials import trainable_on
+from paretovid.trainables.backbones.catalog import BACKBONES
+from paretovid.trainables.context import LocalContext
+from paretovid.trainables.errors import UnknownNameError, UsageError
+from paretovid.trainables.method import METHODS
+from paretovid.trainables.plugins import VARIABLE
+from paretovid.trainables.provenance import code_version
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "plugins"
+PACKAGE = "paretovid_example_plugins"
+COMMAND = "import sys; from paretovid.platform.cli.main import main; sys.exit(main())"
+pytestmark = pytest.mark.usefixtures("no_plugins")
+
+
+def with_method(folder: Path, name: str = "first_sure") -> str:
+    """A method of one file and one YAML in a folder; returns the word that names it."""
+    source = EXAMPLES / PACKAGE
+    text = (source / "first_sure.py").read_text().replace('"first_sure"', f'"{name}"')
+    (folder / "mine.py").write_text(text)
+    spaces = folder / "search_spaces" / "method"
+    spaces.mkdir(parents=True)
+    yaml = (source / "search_spaces" / "method" / "first_sure.yaml").read_text()
+    (spaces / f"{name}.yaml").write_text(yaml.replace("name: first_sure", f"name: {name}"))
+    return "plugins=[mine]"
+
+
+def test_a_method_of_one_file_and_one_yaml_is_chosen_by_its_name(tmp_path: Path) -> None:
+    word = with_method(tmp_path)
+    with pytest.raises(UnknownNameError, match="'first_sure'"):
+        load_sweep_config(["method=first_sure"])
+    config = load_sweep_config([word, "method=first_sure", f"home={tmp_path / 'home'}"])
+    assert config.method.name == "first_sure" and list(config.method.training_knobs) == ["stride"]
+    assert to_record(config)["plugins"] == ["mine"]
+    assert "first_sure" in group_options("method") and "lite_eval" in group_options("method")
+    assert plan_sweep(config).name == "first_sure-moving_digits-1"
+
+
+def test_a_sweep_without_plugins_is_recorded_as_before() -> None:
+    assert "plugins" not in to_record(load_sweep_config([]))
+
+
+def test_two_files_for_one_choice_are_named(tmp_path: Path) -> None:
+    word = with_method(tmp_path)
+    (tmp_path / "search_spaces" / "method" / "hcms.yaml").write_text("name: hcms\n")
+    with pytest.raises(
+        UsageError, match=r"method=hcms is there twice: .*method/hcms\.yaml, and .*search_spaces"
+    ):
+        load_sweep_config([word])
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("plugins=mine", "plugins is a list of modules, not 'mine'"),
+        ("plugins=[nowhere]", "there is no module nowhere"),
+        ("plugins=[1]", "'1' is no name of a module"),
+    ],
+)
+def test_bad_words_are_refused_before_anything_is_made(word: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        load_sweep_config([word])
+
+
+def test_what_only_this_process_has_imported_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_method(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    __import__("mine")
+    config = load_sweep_config([f"home={tmp_path / 'home'}", "baselines=[]"])
+    config.method.name, config.method.training_knobs, config.method.inference_knobs = "first_sure", {}, {}
+    with pytest.raises(UsageError, match="method first_sure was registered by importing mine") as raised:
+        plan_sweep(config)
+    assert "plugins=[mine]" in raised.value.hint
+
+
+def test_a_method_that_could_not_be_promoted_is_refused(tmp_path: Path) -> None:
+    word = with_method(tmp_path)
+    with (tmp_path / "mine.py").open("a") as file:
+        file.write("\n\ndef home():\n    from paretovid.platform.storage.home import Home\n    return Home\n")
+    config = load_sweep_config([word, "method=first_sure", f"home={tmp_path / 'home'}"])
+    with pytest.raises(
+        UsageError, match=r"cannot be promoted: .*mine\.py imports paretovid\.platform\.storage\.home"
+    ):
+        plan_sweep(config)
+
+
+def test_nodes_are_sent_the_files_and_asked_for_them(tmp_path: Path) -> None:
+    without = own_versions()
+    assert str(tmp_path / "mine.py") not in code_to_send()
+    load_sweep_config([with_method(tmp_path)])
+    assert str(tmp_path / "mine.py") in code_to_send()
+    there = NodeFacts(name="there", resources={}, versions=without)
+    (difference,) = version_differences(there, own_versions())
+    assert difference == f"code {without['code']} (here {code_version()})"
+
+
+def test_a_node_that_lacks_a_plugin_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = {**own_versions(), "plug-ins": "some-plugins 1.2"}
+    (difference,) = version_differences(NodeFacts(name="there", resources={}, versions=own_versions()), mine)
+    assert difference == "plug-ins missing (here some-plugins 1.2)"
+    monkeypatch.setenv(VARIABLE, "nowhere")
+    from paretovid.infra.nodes import _looking
+
+    assert _looking()(None)["error"] == "plugins=[nowhere]: there is no module nowhere"
+    lost = NodeFacts(
+        name="there", resources={}, versions={}, error="plugins=[nowhere]: there is no module nowhere"
+    )
+    assert problems_of(lost) == ["there cannot be asked: plugins=[nowhere]: there is no module nowhere"]
+
+
+def test_a_worker_imports_the_plugins_before_anything_else() -> None:
+    run = trainable_on(None, code_version(), plugins=("nowhere",))
+    with pytest.raises(UsageError, match="there is no module nowhere"):
+        run({}, LocalContext())
+
+
+def test_a_plugins_code_travels_in_the_models_package(tmp_path: Path) -> None:
+    package = tmp_path / "theirs"
+    package.mkdir()
+    for name in ("__init__", "first_sure", "tiny_backbones"):
+        shutil.copy(EXAMPLES / PACKAGE / f"{name}.py", package)
+    (package / "scale.py").write_text("FACTOR = 1\n")
+    with (package / "first_sure.py").open("a") as file:
+        file.write("\nimport av, theirs.scale\nimport theirs.scale as scale\nfrom . import scale as again\n")
+        file.write("from theirs.scale import (\n    FACTOR,\n)\nSAME = theirs.scale is scale is again\n")
+    load_sweep_config(["plugins=[theirs.first_sure,theirs.tiny_backbones]"])
+    plugged = {
+        "paretovid.methods": {"first_sure": METHODS.entry("first_sure").where},
+        "paretovid.backbones": {"example_tiny": BACKBONES.entry("example_tiny").where},
+    }
+    runtime = write_runtime_package(tmp_path / "out", plugged=plugged)
+    assert write_runtime_package(tmp_path / "again", plugged=plugged) == runtime
+    assert write_runtime_package(tmp_path / "without") != runtime
+    assert set(third_party_requirements(plugged)) == {"av", "torch"}
+    code = (
+        "import sys; sys.modules['paretovid'] = sys.modules['theirs'] = None\n"
+        f"sys.path.insert(0, {str(tmp_path / 'out')!r})\n"
+        f"from {runtime}.recognizer import knobs_of\n"
+        f"from {runtime}.catalog import method_class\n"
+        f"from {runtime}.backbones.catalog import component\n"
+        "print(knobs_of('first_sure')[0].name, component('three_convolutions@48').feature_width)\n"
+        "print(sys.modules[method_class('first_sure').__module__].SAME)\n"
+    )
+    environment = {**os.environ, VARIABLE: "nowhere"}  # of a consumer's own sweep, say
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.split() == ["confidence", "48", "True"]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_one_wheel_of_all_kinds_is_installed_swept_promoted_and_predicted(tmp_path: Path) -> None:
+    """Into a new environment over the existing packages, without dependencies and without a network.
+
+    Whoever then uses the model has neither the plug-in nor its entry points.
+    """
+    source = tmp_path / "source"
+    shutil.copytree(EXAMPLES, source, ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__"))
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*build, "-w", str(tmp_path), str(source)], check=True, capture_output=True, text=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    python = environment_over_this_one(tmp_path / "environment")
+    install = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        str(python),
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-index",
+    ]
+    subprocess.run([*install, str(wheel)], check=True, capture_output=True, text=True)
+    home = tmp_path / "home"
+
+    def paretovid(*words: str) -> str:
+        command = [str(python), "-c", COMMAND, *words, f"home={home}"]
+        ran = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=clean())
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        return ran.stdout
+
+    videos = named_videos(tmp_path / "videos")
+    mine = ["method=first_sure", "backbones=example_tiny", "data=file_names", f"data.videos={videos}"]
+    less = ["search.trials=1", "training.epochs=2", "backbones.training.effort=0.02", "cluster.cpus=2"]
+    suites = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", "pyproject.toml", "tests"]
+    ran = subprocess.run(suites, cwd=source, capture_output=True, text=True, check=False, env=clean())
+    assert ran.returncode == 0, ran.stdout
+    paretovid("sweep", "name=mine", "data.name=mine", *mine, *less)
+    front = json.loads(paretovid("front", "mine", "--json"))
+    best = next(p for p in front["points"] if p["trial"].startswith("t"))
+    paretovid("promote", "mine", "--point", best["id"], "--as", "mine", "--alias", "champion")
+    command = [sys.executable, "-c", COMMAND, "predict", "models:/mine@champion"]
+    video = str(next(videos.glob("*.mp4")))
+    ran = subprocess.run(
+        [*command, video, "--json", f"home={home}"], capture_output=True, text=True, env=clean()
+    )
+    assert ran.returncode == 0, ran.stderr
+    (answer,) = json.loads(ran.stdout)["videos"]
+    assert answer["error"] is None and "three_convolutions@48" in answer["calls"]
+
+
+def clean() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "MLFLOW_TRACKING_URI": ""}
+
+
+def environment_over_this_one(folder: Path) -> Path:
+    """A new virtual environment that sees the packages of this one; returns its Python."""
+    import sysconfig
+
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    (site,) = folder.glob("lib/python*/site-packages")
+    seen = [sysconfig.get_path("purelib"), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    # addsitedir: packages that are installed as links have .pth files of their own.
+    lines = "".join(f"import site; site.addsitedir({path!r})\n" for path in seen)
+    (site / "those_below.pth").write_text(lines)
+    return folder / "bin" / "python"
+
+
+def named_videos(folder: Path) -> Path:
+    """Videos of the built-in set, named as the reader of the plug-in expects them."""
+    from paretovid.trainables.data.moving_digits.generate import MovingDigitsConfig, make_moving_digits
+
+    made = MovingDigitsConfig(
+        videos_train=12,
+        videos_val=6,
+        videos_test=6,
+        min_seconds=2.0,
+        max_seconds=3.0,
+        appearance_classes=2,
+        motion_classes=0,
+        sound_classes=0,
+        easy_classes=0,
+    )
+    dataset = make_moving_digits(made, folder.parent / "made", name="made")
+    folder.mkdir()
+    for number, record in enumerate(dataset.records):
+        shutil.copy(dataset.video_path(record), folder / f"class{record.labels[0]}-{number:03d}.mp4")
+    return folder
