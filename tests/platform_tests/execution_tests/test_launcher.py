@@ -20,14 +20,13 @@ from paretovid.infra.placement import GIB, TrialResources
 from paretovid.infra.ray_cluster import Cluster
 from paretovid.platform.execution.context import _finite, keep_checkpoint, kept_checkpoint
 from paretovid.platform.execution.heartbeat import Signs, ask_to_stop, take_back_stop
-from paretovid.platform.execution.launcher import launch_trials
+from paretovid.platform.execution.launcher import launch_lock, launch_trials
 from paretovid.platform.execution.outcome import FixedTrial, TrialCallback
 from paretovid.platform.execution.stopping import StopSwitch, SweepStopped, on_signals
 from paretovid.platform.execution.watchdog import cause_of_death, killed_for_memory
 from paretovid.platform.search.study import ParetoStudy
 from paretovid.platform.storage.documents import read_json_object
 from paretovid.platform.storage.home import SweepPaths, TrialPaths
-from paretovid.platform.storage.locks import launch_lock
 from paretovid.search_spaces.schema import KnobConfig
 from paretovid.trainables.errors import NonFiniteError, ParetovidError, UsageError
 from paretovid.trainables.evaluation.results import TrialResult
@@ -294,7 +293,7 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 from test_launcher import make_trainable, study, watched
 from paretovid.infra.ray_cluster import connect
-from paretovid.platform.execution.launcher import launch_trials
+from paretovid.platform.execution.launcher import launch_lock, launch_trials
 from paretovid.platform.execution.stopping import StopSwitch, SweepStopped, on_signals
 from paretovid.platform.storage.home import SweepPaths
 folder = Path({folder!r})

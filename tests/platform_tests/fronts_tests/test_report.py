@@ -1,10 +1,13 @@
 """The front for people: the table says what matters, the pictures are whole and hostile names harmless."""
 
+import dataclasses
 import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from paretovid.platform.fronts.build import read_front
 from paretovid.platform.fronts.front import Front
@@ -53,7 +56,16 @@ def test_what_trials_say_of_themselves_is_told_once_with_their_names(tmp_path: P
 
 def test_picture_is_a_picture(front: Front, tmp_path: Path) -> None:
     write_png(front, tmp_path / "front.png")
-    assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
+    fewer = dataclasses.replace(front, points=front.front[:1], baselines=())
+    write_png(fewer, tmp_path / "fewer.png")
+    pictures = []
+    for name in ("front.png", "fewer.png"):
+        with Image.open(tmp_path / name) as picture:
+            picture.load()
+            assert picture.format == "PNG" and picture.width >= 600 and picture.height >= 400
+            pictures.append(np.asarray(picture.convert("RGB"), dtype=np.int64))
+    coloured = [int((np.ptp(pixels, axis=2) > 60).sum()) for pixels in pictures]
+    assert coloured[0] > 2 * coloured[1] > 0, "points and their front are drawn, as many as there are"
     assert not list(tmp_path.glob(".*partial"))
 
 

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -121,3 +122,78 @@ def test_a_driver_that_has_lost_the_sweep_stops(tmp_path: Path, monkeypatch: pyt
     assert json.loads(SweepPaths(tmp_path).lease.read_text())["host"] == "elsewhere", (
         "and leaves it to the other"
     )
+
+
+def test_the_heart_of_a_living_driver_goes_on_beating(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without, other machines take it for dead after a minute."""
+    monkeypatch.setattr(sweep_lock, "HEARTBEAT_SECONDS", 0.01)
+
+    def document() -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((tmp_path / "driver.json").read_text())
+        return found
+
+    with SweepLock(tmp_path, StopSwitch()).hold():
+        beats = {document()["heartbeat"]}
+        until = time.time() + 10
+        while len(beats) < 3:
+            assert time.time() < until, "it stopped"
+            time.sleep(0.01)
+            beats.add(document()["heartbeat"])
+        assert document()["ended"] is False and document()["started"] <= min(beats)
+    assert document()["ended"] is True, "and no other machine has to wait for its silence"
+
+
+def test_a_wish_of_before_asks_nobody_who_came_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep_lock, "HEARTBEAT_SECONDS", 0.01)
+    (tmp_path / "take-over.json").write_text(json.dumps({"by": "one who gave up", "at": 0}))
+    switch = StopSwitch()
+    with SweepLock(tmp_path, switch).hold():
+        assert not (tmp_path / "take-over.json").exists()
+        time.sleep(0.1)
+    assert switch.reason is None
+
+
+def test_nothing_beats_after_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep_lock, "HEARTBEAT_SECONDS", 0.01)
+    lock, begun = SweepLock(tmp_path, StopSwitch()), threading.Event()
+    write = lock._write
+
+    def slowly(*, ended: bool = False) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            begun.set()
+            time.sleep(0.2)
+        write(ended=ended)
+
+    monkeypatch.setattr(lock, "_write", slowly)
+    with lock.hold():
+        assert begun.wait(10)
+    assert "driver-heartbeat" not in {thread.name for thread in threading.enumerate()}
+    assert json.loads((tmp_path / "driver.json").read_text())["ended"] is True
+
+
+def test_a_refusal_says_since_when_and_how_long_ago_and_the_wish_who_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep_lock, "TAKE_OVER_SECONDS", 0.1)
+    other_machine(tmp_path, silent_seconds=7)
+    started = time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() - 900))
+    with (
+        pytest.raises(UsageError, match=rf"elsewhere, since {started}:\d\d, last sign of life [78] s ago"),
+        SweepLock(tmp_path, StopSwitch()).hold(take_over=True),
+    ):
+        pass
+    wish = json.loads((tmp_path / "take-over.json").read_text())
+    assert wish["by"] == f"process {os.getpid()} on {socket.gethostname()}"
+    found = driver_of(tmp_path)
+    assert found is not None and 7 <= found["silent_seconds"] < 30
+
+
+def test_a_record_without_its_lock_file_is_that_of_nobody(tmp_path: Path) -> None:
+    """A folder that was copied from elsewhere, for one."""
+    described = {"name": "x", "host": socket.gethostname(), "pid": 7, "heartbeat": time.time()}
+    (tmp_path / "driver.json").write_text(json.dumps(described))
+    assert driver_of(tmp_path) is None
+    (tmp_path / "driver.json").write_text(json.dumps({**described, "host": "elsewhere"}))
+    assert driver_of(tmp_path) is not None

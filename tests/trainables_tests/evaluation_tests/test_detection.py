@@ -108,10 +108,14 @@ def test_hand_made_cases(case: str, evaluator: str):
 
 
 def test_an_interval_beyond_the_end_is_cut_to_the_video():
-    events = clipped([event(90, 4000), event(150, 160), event(-5, 4)], 100)
+    beyond = [event(150, 160), event(100, 110), event(-5, 0)]  # those that only touch an end have no length
+    events = clipped([event(90, 4000), *beyond, event(-5, 4)], 100)
     assert events == (event(90, 100), event(0, 4))
     assert map_iou([[found(90, 100, 1), found(0, 4, 1)]], known([events]), [0.7])["map_iou_0.7"] == 1
-    assert clipped_segments([(90, 4000), (150, 160), (-5, 4)], 100) == ((90, 100), (0, 4))
+    assert clipped_segments([(90, 4000), (150, 160), (100, 110), (-5, 0), (-5, 4)], 100) == (
+        (90, 100),
+        (0, 4),
+    )
 
 
 def test_the_mean_over_thresholds_and_its_name():
@@ -120,6 +124,7 @@ def test_the_mean_over_thresholds_and_its_name():
     assert said["map_iou_0.1_0.7"] == pytest.approx(4 / 7)
     assert [said[f"map_iou_{t:g}"] for t in THUMOS_THRESHOLDS] == [1, 1, 1, 1, 0, 0, 0]
     assert map_iou_name([0.1, 0.2, 0.5]) == "map_iou_0.1_0.5"
+    assert THUMOS_THRESHOLDS == (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 
 
 def test_overlap_is_intersection_over_union():
