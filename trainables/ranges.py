@@ -16,11 +16,14 @@ import functools
 import math
 import types
 import typing
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
-from paretovid.trainables import documents
+from paretovid.trainables.documents import JsonValue
 from paretovid.trainables.errors import UsageError
+
+_WORDS_OF_JSON = {"Mapping": Mapping, "Sequence": Sequence, "JsonValue": JsonValue}
+"""The type of plain JSON names itself, also in modules that do not import the words of its definition."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -115,13 +118,9 @@ def type_hints(cls: type[Any]) -> dict[str, Any]:
     return _type_hints(typing.cast(Hashable, cls))
 
 
-_JSON = {name: getattr(documents, name) for name in ("JsonValue", "Mapping", "Sequence")}
-
-
 @functools.cache
 def _type_hints(cls: Hashable) -> dict[str, Any]:
-    # The alias of JSON is recursive, and so written as text, which is read where the field is declared.
-    return typing.get_type_hints(cls, localns=_JSON, include_extras=True)
+    return typing.get_type_hints(cls, localns=_WORDS_OF_JSON, include_extras=True)
 
 
 def declared(kind: Any) -> Declared | None:

@@ -16,17 +16,13 @@ import socket
 import time
 import uuid
 from collections.abc import Mapping
-from pathlib import Path
 from typing import final
 
 from paretovid.platform.records.lease import TrialHeartbeat
-from paretovid.platform.storage.documents import read_document, write_atomically
-from paretovid.platform.storage.mirror import is_shared, is_there, remove
+from paretovid.platform.storage.home import SweepPaths, TrialPaths
 from paretovid.trainables.data.s3 import ObjectStoreError
 from paretovid.trainables.errors import DataError
 
-STOP_FILE = "stop.json"
-ALIVE_FILE = "alive.json"
 LOOK_SECONDS = 1.0
 """Between two looks for the driver's wish; a file system over a network is asked no more often."""
 BEAT_SECONDS = float(os.environ.get("PARETOVID_SIGN_SECONDS", "2"))
@@ -34,52 +30,49 @@ BEAT_SECONDS = float(os.environ.get("PARETOVID_SIGN_SECONDS", "2"))
 SLOWER_IN_A_BUCKET = 6.0
 
 
-def ask_to_stop(sweep: Path, reason: str) -> None:
+def ask_to_stop(sweep: SweepPaths, reason: str) -> None:
     """Asks the sweep's trials, wherever they run, to end with a checkpoint."""
-    write_atomically(sweep / STOP_FILE, json.dumps({"reason": reason, "at": time.time()}))
+    sweep.store.write_text(sweep.stop, json.dumps({"reason": reason, "at": time.time()}))
 
 
-def take_back_stop(sweep: Path) -> None:
+def take_back_stop(sweep: SweepPaths) -> None:
     """Trials that start from now on are not asked to end."""
-    remove(sweep / STOP_FILE)
+    sweep.store.remove(sweep.stop)
 
 
-def heartbeat_of(trial: Path) -> TrialHeartbeat | None:
-    """The last heartbeat in a trial's folder; None if no process has the trial.
+def heartbeat_of(trial: TrialPaths) -> TrialHeartbeat | None:
+    """The last heartbeat of a trial; None if no process has the trial.
 
     Raises `DataError` for one that cannot be read, such as one that a later version has written.
     """
-    found = read_document(trial / ALIVE_FILE)
-    return None if found is None else TrialHeartbeat.from_json(found, str(trial / ALIVE_FILE))
+    found = trial.store.read_document(trial.heartbeat)
+    return None if found is None else TrialHeartbeat.from_json(found, str(trial.heartbeat))
 
 
 @final
 class Signs:
-    """One trial's end of it, in the process that has the trial.
+    """One trial's end of it, in the process that has the trial."""
 
-    Arguments:
-        folder: the trial's, `<sweep>/trials/<trial>`.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._stop_file = folder.parent.parent / STOP_FILE
+    def __init__(self, trial: TrialPaths) -> None:
+        self._trial = trial
+        self._store = trial.store
+        self._stop_file = trial.sweep.stop
         self._lease = uuid.uuid4().hex
         # Where every sign is a request over a network, fewer of them.
-        slower = SLOWER_IN_A_BUCKET if is_shared(folder) else 1.0
+        slower = SLOWER_IN_A_BUCKET if self._store.is_remote else 1.0
         self._look_seconds, self._beat_seconds = slower * LOOK_SECONDS, slower * BEAT_SECONDS
         self._looked = self._beaten = -1e9
         self._should_end = False
         self._beats = 0
         self._progress: dict[str, float] = {}
-        folder.mkdir(parents=True, exist_ok=True)
+        trial.folder.mkdir(parents=True, exist_ok=True)
         self._write()
 
     @property
     def is_mine(self) -> bool:
         """False once another process has the trial."""
         try:
-            found = heartbeat_of(self._folder)
+            found = heartbeat_of(self._trial)
         except DataError:  # another version's: this process has written none that it cannot read
             return False
         return found is None or found.lease == self._lease
@@ -99,14 +92,14 @@ class Signs:
                 self._should_end = True
         if not self._should_end and now - self._looked >= self._look_seconds:
             self._looked = now
-            self._should_end = is_there(self._stop_file)
+            self._should_end = self._store.exists(self._stop_file)
         return self._should_end
 
     def end(self) -> None:
         """The trial is over; nobody is alive in it."""
         if self.is_mine:
             with contextlib.suppress(OSError):
-                remove(self._folder / ALIVE_FILE)
+                self._store.remove(self._trial.heartbeat)
 
     def _write(self) -> None:
         heartbeat = TrialHeartbeat(
@@ -117,4 +110,4 @@ class Signs:
             beats=self._beats,
             progress=self._progress,
         )
-        write_atomically(self._folder / ALIVE_FILE, json.dumps(heartbeat.to_json()))
+        self._store.write_text(self._trial.heartbeat, json.dumps(heartbeat.to_json()))

@@ -1,8 +1,8 @@
 """What happened in a sweep, one line per event, in its folder: `journal.jsonl`.
 
-Appended to by the driver and never changed. From it come what MLflow is notified of
-(`platform/tracking/exporter.py`), what `paretovid sweeps SWEEP` shows, and the hours spent. It holds no result:
-those are in the trials' folders, so that a line that is lost costs a time stamp and nothing else.
+Appended to by the driver and never changed. From it come what MLflow is told (`platform/tracking/exporter.py`), what
+`paretovid sweeps SWEEP` shows, and the hours spent. It holds no result: those are in the trials' folders, so that
+a line that is lost costs a time stamp and nothing else.
 
     {"n": 3, "at": 1795264000.1, "event": "start", "trial": "t0001", "attempt": 1, "crc": "9c0e11d2"}
 """
@@ -17,10 +17,10 @@ import time
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal, final, get_args
 
-from paretovid.platform.storage.mirror import JOURNAL_FILE, GrowingFile
+from paretovid.platform.storage.home import SweepPaths
+from paretovid.platform.storage.store import GrowingFile
 from paretovid.trainables.documents import Fields, JsonObject, JsonValue
 from paretovid.trainables.evaluation.pareto import non_dominated
 from paretovid.trainables.evaluation.results import TrialResult
@@ -52,7 +52,7 @@ class Entry:
     @property
     def fields(self) -> Fields:
         """What the line says, to be read field by field."""
-        return Fields(self.info, f"{JOURNAL_FILE}: event {self.n}", _HINT)
+        return Fields(self.info, f"journal.jsonl: event {self.n}", _HINT)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,15 +68,15 @@ class Reading:
 class SweepJournal:
     """The driver's end of the journal. Every event is on disk when `write` returns."""
 
-    def __init__(self, folder: Path, after: int = 0) -> None:
+    def __init__(self, sweep: SweepPaths, after: int = 0) -> None:
         """`after`: a number that all events from now on lie above, should the journal itself be lost."""
-        self.path = folder / JOURNAL_FILE
+        self.path = sweep.journal
         self._lock = threading.Lock()
         self._is_torn = False
-        self._shared = GrowingFile(self.path)
-        self._next = 1 + max((entry.n for entry in read_journal(folder).entries), default=after)
+        self._shared = GrowingFile(self.path, sweep.store)
+        self._next = 1 + max((entry.n for entry in read_journal(sweep).entries), default=after)
         self._next = max(self._next, after + 1)
-        folder.mkdir(parents=True, exist_ok=True)
+        sweep.folder.mkdir(parents=True, exist_ok=True)
         self._repair()
 
     def write(self, event: Event, **info: JsonValue) -> Entry:
@@ -107,10 +107,10 @@ class SweepJournal:
                 file.write(b"\n")
 
 
-def read_journal(folder: Path) -> Reading:
+def read_journal(sweep: SweepPaths) -> Reading:
     """All events that can be read, and which lines cannot."""
     try:
-        lines = (folder / JOURNAL_FILE).read_bytes().splitlines()
+        lines = sweep.journal.read_bytes().splitlines()
     except FileNotFoundError:
         return Reading(entries=(), damaged=())
     entries: list[Entry] = []
