@@ -134,7 +134,7 @@ def test_the_heart_of_a_living_driver_goes_on_beating(
         found: dict[str, Any] = json.loads((tmp_path / "driver.json").read_text())
         return found
 
-    with SweepLock(tmp_path, StopSwitch()).hold():
+    with SweepLock(SweepPaths(tmp_path), StopSwitch()).hold():
         beats = {document()["heartbeat"]}
         until = time.time() + 10
         while len(beats) < 3:
@@ -149,7 +149,7 @@ def test_a_wish_of_before_asks_nobody_who_came_after(tmp_path: Path, monkeypatch
     monkeypatch.setattr(sweep_lock, "HEARTBEAT_SECONDS", 0.01)
     (tmp_path / "take-over.json").write_text(json.dumps({"by": "one who gave up", "at": 0}))
     switch = StopSwitch()
-    with SweepLock(tmp_path, switch).hold():
+    with SweepLock(SweepPaths(tmp_path), switch).hold():
         assert not (tmp_path / "take-over.json").exists()
         time.sleep(0.1)
     assert switch.reason is None
@@ -157,7 +157,7 @@ def test_a_wish_of_before_asks_nobody_who_came_after(tmp_path: Path, monkeypatch
 
 def test_nothing_beats_after_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep_lock, "HEARTBEAT_SECONDS", 0.01)
-    lock, begun = SweepLock(tmp_path, StopSwitch()), threading.Event()
+    lock, begun = SweepLock(SweepPaths(tmp_path), StopSwitch()), threading.Event()
     write = lock._write
 
     def slowly(*, ended: bool = False) -> None:
@@ -181,12 +181,12 @@ def test_a_refusal_says_since_when_and_how_long_ago_and_the_wish_who_asks(
     started = time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() - 900))
     with (
         pytest.raises(UsageError, match=rf"elsewhere, since {started}:\d\d, last sign of life [78] s ago"),
-        SweepLock(tmp_path, StopSwitch()).hold(take_over=True),
+        SweepLock(SweepPaths(tmp_path), StopSwitch()).hold(take_over=True),
     ):
         pass
     wish = json.loads((tmp_path / "take-over.json").read_text())
     assert wish["by"] == f"process {os.getpid()} on {socket.gethostname()}"
-    found = driver_of(tmp_path)
+    found = driver_of(SweepPaths(tmp_path))
     assert found is not None and 7 <= found["silent_seconds"] < 30
 
 
@@ -194,6 +194,6 @@ def test_a_record_without_its_lock_file_is_that_of_nobody(tmp_path: Path) -> Non
     """A folder that was copied from elsewhere, for one."""
     described = {"name": "x", "host": socket.gethostname(), "pid": 7, "heartbeat": time.time()}
     (tmp_path / "driver.json").write_text(json.dumps(described))
-    assert driver_of(tmp_path) is None
+    assert driver_of(SweepPaths(tmp_path)) is None
     (tmp_path / "driver.json").write_text(json.dumps({**described, "host": "elsewhere"}))
-    assert driver_of(tmp_path) is not None
+    assert driver_of(SweepPaths(tmp_path)) is not None
