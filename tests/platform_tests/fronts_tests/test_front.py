@@ -407,7 +407,10 @@ def test_baselines_are_called_by_their_variant(tmp_path: Path) -> None:
 def test_bounds_that_are_none_are_refused_by_name(front: Front, name: str, bound: float) -> None:
     option = f"--{name.replace('_', '-')}"
     with pytest.raises(UsageError, match=f"{option} must be a finite number above 0, not {bound}"):
-        choose(front, **{name: bound})
+        if name == "max_gflops":
+            choose(front, max_gflops=bound)
+        else:
+            choose(front, min_map=bound)
 
 
 def test_refusals_name_the_nearest_point_of_those_that_another_bound_leaves(tmp_path: Path) -> None:
@@ -496,7 +499,7 @@ def test_of_many_videos_only_the_front_and_baselines_have_an_interval(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sweep = two_points(tmp_path)
-    edited(sweep / "trials" / "t0000", 1, "val", map=0.0)  # beaten
+    edited(sweep.trial("t0000").folder, 1, "val", map=0.0)  # beaten
     write_trial(sweep, "b0000", [(0.3, 0.02), (0.1, 0.03)], method="uniform")
     for most, missing in ((60, []), (59, ["t0000-p01"])):  # it has 60 videos
         monkeypatch.setattr("paretovid.platform.fronts.build.ALL_INTERVALS_UP_TO", most)
@@ -506,7 +509,7 @@ def test_of_many_videos_only_the_front_and_baselines_have_an_interval(
 
 def test_scores_that_do_not_belong_to_the_points_are_refused(tmp_path: Path) -> None:
     sweep = two_points(tmp_path)
-    path = sweep / "trials" / "t0000" / "result.json"
+    path = sweep.trial("t0000").result
     result = json.loads(path.read_text())
     path.write_text(json.dumps(result | {"points": result["points"][:1]}))
     with pytest.raises(DataError, match="1 points but scores of 2"):

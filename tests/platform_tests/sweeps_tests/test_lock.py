@@ -180,7 +180,7 @@ def test_a_refusal_says_since_when_and_how_long_ago_and_the_wish_who_asks(
     other_machine(tmp_path, silent_seconds=7)
     started = time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() - 900))
     with (
-        pytest.raises(UsageError, match=rf"elsewhere, since {started}:\d\d, last sign of life [78] s ago"),
+        pytest.raises(UsageError, match=rf"elsewhere, since {started}:\d\d, last heartbeat [78] s ago"),
         SweepLock(SweepPaths(tmp_path), StopSwitch()).hold(take_over=True),
     ):
         pass
