@@ -16,8 +16,9 @@ from paretovid.platform.records.failure import failure_of, record_failure
 from paretovid.platform.records.journal import SweepJournal, read_journal
 from paretovid.platform.search.study import ParetoStudy, Suggestion
 from paretovid.platform.sweeps.reconcile import Reconciled, reconcile
-from paretovid.platform.sweeps.trials import SweepTrials, trial_config
+from paretovid.platform.sweeps.trials import SweepTrials
 from paretovid.search_spaces.schema import KnobConfig
+from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.provenance import code_version
 from paretovid.trainables.testing import synthetic_metrics, synthetic_result
 from paretovid.trainables.training.config import TrialConfig
@@ -38,7 +39,7 @@ class Sweep:
         storage = f"journal://{self.folder}/optuna.journal"
         return ParetoStudy(storage=storage, name="s", knobs=KNOBS, trials=3, max_gflops=1.0, max_failures=0)
 
-    def config(self, trial: str, knobs: Mapping[str, Any]) -> dict[str, Any]:
+    def config(self, trial: str, knobs: Mapping[str, Any]) -> JsonObject:
         config = TrialConfig(
             sweep="s",
             trial=trial,
@@ -48,17 +49,17 @@ class Sweep:
             features={"fine": "fine@1"},
             output=str(self.folder / "trials" / trial),
         )
-        return dataclasses.asdict(config)
+        return config.to_json()
 
-    def searched(self, suggestion: Suggestion) -> dict[str, Any]:
+    def searched(self, suggestion: Suggestion) -> JsonObject:
         return self.config(suggestion.trial_id, suggestion.knobs)
 
     def baselines(self) -> list[FixedTrial]:
         return [FixedTrial(trial_id=name, config=self.config(name, {})) for name in ("b0000", "b0001")]
 
-    def finish(self, config: dict[str, Any], *, code: str | None = None, digest: str | None = None) -> None:
+    def finish(self, config: JsonObject, *, code: str | None = None, digest: str | None = None) -> None:
         """Writes a trial's result, of a natural point and another one."""
-        trial = trial_config(config)
+        trial = TrialConfig.from_json(config)
         made_by = code or code_version()
         result = dataclasses.replace(
             synthetic_result(trial.trial, ((0.5, 2.0), (0.4, 0.5))),
@@ -112,6 +113,13 @@ def test_of_baselines_those_without_an_end_are_left_to_do(sweep: Sweep) -> None:
     record_failure(sweep.folder / "trials" / "b0001", "boom")
     found = sweep.reconcile()
     assert (ids(found), found.finished, found.failed, found.notes) == ([], 1, 1, ())
+
+
+def test_a_baseline_of_other_settings_is_kept_and_said_failed_or_not(sweep: Sweep) -> None:
+    sweep.finish(sweep.config("b0000", {}), digest="another")
+    found = sweep.reconcile()
+    assert ids(found) == ["b0001"]
+    assert found.notes == ("b0000 was made from other features or settings; it is kept",)
 
 
 def test_a_result_that_the_study_has_not_heard_of_is_adopted(sweep: Sweep) -> None:
