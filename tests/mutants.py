@@ -205,7 +205,7 @@ def covered(copy: Path, module: str, tests: Sequence[str]) -> Covered:
     path.unlink(missing_ok=True)
     pid = fork(copy, tests, 3000, log=log, plugin=Coverage(module, path))
     sys.settrace(None)
-    threading.settrace(None)  # type: ignore[arg-type]
+    threading.settrace(None)
     if ended(pid, time.monotonic() + 3000) != 0:
         sys.exit(f"The tests of {module} fail without any change:\n{log.read_text()[-4000:]}")
     found = json.loads(path.read_text())

@@ -16,15 +16,11 @@ import socket
 import time
 import uuid
 from collections.abc import Mapping
-from pathlib import Path
 from typing import final
 
-from paretovid.platform.storage.documents import read_document, write_atomically
-from paretovid.platform.storage.mirror import is_shared, is_there, remove
+from paretovid.platform.storage.home import SweepPaths, TrialPaths
 from paretovid.trainables.data.s3 import ObjectStoreError
 
-STOP_FILE = "stop.json"
-ALIVE_FILE = "alive.json"
 LOOK_SECONDS = 1.0
 """Between two looks for the driver's wish; a file system over a network is asked no more often."""
 BEAT_SECONDS = float(os.environ.get("PARETOVID_SIGN_SECONDS", "2"))
@@ -32,42 +28,39 @@ BEAT_SECONDS = float(os.environ.get("PARETOVID_SIGN_SECONDS", "2"))
 SLOWER_IN_A_BUCKET = 6.0
 
 
-def ask_to_stop(sweep: Path, reason: str) -> None:
+def ask_to_stop(sweep: SweepPaths, reason: str) -> None:
     """Asks the sweep's trials, wherever they run, to end with a checkpoint."""
-    write_atomically(sweep / STOP_FILE, json.dumps({"reason": reason, "at": time.time()}))
+    sweep.store.write_text(sweep.stop, json.dumps({"reason": reason, "at": time.time()}))
 
 
-def take_back_stop(sweep: Path) -> None:
+def take_back_stop(sweep: SweepPaths) -> None:
     """Trials that start from now on are not asked to end."""
-    remove(sweep / STOP_FILE)
+    sweep.store.remove(sweep.stop)
 
 
 @final
 class Signs:
-    """One trial's end of it, in the process that has claimed the trial.
+    """One trial's end of it, in the process that has claimed the trial."""
 
-    Arguments:
-        folder: the trial's, `<sweep>/trials/<trial>`.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._stop_file = folder.parent.parent / STOP_FILE
+    def __init__(self, trial: TrialPaths) -> None:
+        self._trial = trial
+        self._store = trial.store
+        self._stop_file = trial.sweep.stop
         self._claim = uuid.uuid4().hex
         # Where every sign is a request over a network, fewer of them.
-        slower = SLOWER_IN_A_BUCKET if is_shared(folder) else 1.0
+        slower = SLOWER_IN_A_BUCKET if self._store.is_remote else 1.0
         self._look_seconds, self._beat_seconds = slower * LOOK_SECONDS, slower * BEAT_SECONDS
         self._looked = self._beaten = -1e9
         self._should_end = False
         self._beats = 0
         self._progress: dict[str, float] = {}
-        folder.mkdir(parents=True, exist_ok=True)
+        trial.folder.mkdir(parents=True, exist_ok=True)
         self._write()
 
     @property
     def is_mine(self) -> bool:
         """False once another process has claimed the trial."""
-        found = read_document(self._folder / ALIVE_FILE)
+        found = self._store.read_document(self._trial.heartbeat)
         return found is None or found.get("claim") == self._claim
 
     def heartbeat(self, progress: Mapping[str, float] | None = None) -> bool:
@@ -85,14 +78,14 @@ class Signs:
                 self._should_end = True
         if not self._should_end and now - self._looked >= self._look_seconds:
             self._looked = now
-            self._should_end = is_there(self._stop_file)
+            self._should_end = self._store.exists(self._stop_file)
         return self._should_end
 
     def end(self) -> None:
         """The trial is over; nobody is alive in it."""
         if self.is_mine:
             with contextlib.suppress(OSError):
-                remove(self._folder / ALIVE_FILE)
+                self._store.remove(self._trial.heartbeat)
 
     def _write(self) -> None:
         document = {
@@ -103,4 +96,4 @@ class Signs:
             "beats": self._beats,
             **self._progress,
         }
-        write_atomically(self._folder / ALIVE_FILE, json.dumps(document))
+        self._store.write_text(self._trial.heartbeat, json.dumps(document))

@@ -17,10 +17,10 @@ import time
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, final, get_args
 
-from paretovid.platform.storage.mirror import JOURNAL_FILE, GrowingFile
+from paretovid.platform.storage.home import SweepPaths
+from paretovid.platform.storage.store import GrowingFile
 from paretovid.trainables.documents import JsonValue
 from paretovid.trainables.evaluation.pareto import non_dominated
 from paretovid.trainables.evaluation.results import TrialResult
@@ -60,15 +60,15 @@ class Reading:
 class SweepJournal:
     """The driver's end of the journal. Every event is on disk when `write` returns."""
 
-    def __init__(self, folder: Path, after: int = 0) -> None:
+    def __init__(self, sweep: SweepPaths, after: int = 0) -> None:
         """`after`: a number that all events from now on lie above, should the journal itself be lost."""
-        self.path = folder / JOURNAL_FILE
+        self.path = sweep.journal
         self._lock = threading.Lock()
         self._is_torn = False
-        self._shared = GrowingFile(self.path)
-        self._next = 1 + max((entry.n for entry in read_journal(folder).entries), default=after)
+        self._shared = GrowingFile(self.path, sweep.store)
+        self._next = 1 + max((entry.n for entry in read_journal(sweep).entries), default=after)
         self._next = max(self._next, after + 1)
-        folder.mkdir(parents=True, exist_ok=True)
+        sweep.folder.mkdir(parents=True, exist_ok=True)
         self._mend()
 
     def write(self, event: Event, **facts: Any) -> Entry:
@@ -99,10 +99,10 @@ class SweepJournal:
                 file.write(b"\n")
 
 
-def read_journal(folder: Path) -> Reading:
+def read_journal(sweep: SweepPaths) -> Reading:
     """All events that can be read, and which lines cannot."""
     try:
-        lines = (folder / JOURNAL_FILE).read_bytes().splitlines()
+        lines = sweep.journal.read_bytes().splitlines()
     except FileNotFoundError:
         return Reading(entries=(), damaged=())
     entries: list[Entry] = []

@@ -424,7 +424,8 @@ def _values(kind: BaseDistribution) -> Sequence[KnobValue]:
 def _end(knob: KnobConfig, most_expensive: bool) -> KnobValue:
     low = (knob.cheapest == "low") != most_expensive
     if knob.choices:
-        return knob.choices[0 if low else -1]
+        choice: KnobValue = knob.choices[0 if low else -1]
+        return choice
     value = knob.low if low else knob.high
     assert value is not None, "platform/config/load.py refuses a knob without a range"
     return int(value) if knob.whole else float(value)

@@ -9,11 +9,10 @@ from typing import Any, final
 
 from paretovid.platform.console.progress import Progress, Stage
 from paretovid.platform.execution.outcome import TrialCallback
-from paretovid.platform.records.failure import FAILURE_FILE, record_failure
+from paretovid.platform.records.failure import record_failure
 from paretovid.platform.records.journal import Event, FinishedTrial, SweepJournal
 from paretovid.platform.records.trial import objective_text
 from paretovid.platform.storage.home import Home
-from paretovid.platform.storage.mirror import fetch_result, remove
 from paretovid.platform.sweeps.status import LiveStatus
 from paretovid.platform.tracking.exporter import TrackingSender
 from paretovid.trainables.data.s3 import ObjectStoreError
@@ -68,10 +67,10 @@ class SweepDriver(TrialCallback):
 
     def on_result(self, trial_id: str, result: TrialResult) -> None:
         self._configs.pop(trial_id, None)
-        folder = self._home.trial(self._sweep, trial_id)
-        remove(folder / FAILURE_FILE)
-        with contextlib.suppress(ObjectStoreError):  # whoever reads the sweep's front fetches it as well
-            fetch_result(folder)
+        paths = self._home.trial(self._sweep, trial_id)
+        paths.store.remove(paths.failure)
+        with contextlib.suppress(ObjectStoreError):  # whoever reads the sweep's front downloads it as well
+            paths.download()
         self.record("finish", trial=trial_id, **FinishedTrial.of(result).to_json())
         first = result.points[0].val
         quality = f"{objective_text(result.objective)} {100 * first.quality:.1f}"

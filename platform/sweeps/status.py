@@ -9,17 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Protocol, final
 
 from paretovid.platform.console.progress import format_seconds
-from paretovid.platform.execution.heartbeat import ALIVE_FILE
 from paretovid.platform.records.failure import failure_of
 from paretovid.platform.records.journal import Entry, FinishedTrial, TrialClock, hours_spent, read_journal
-from paretovid.platform.records.sweep import SWEEP_FILE, SweepRecord, known_record, read_record
-from paretovid.platform.storage.documents import read_document
-from paretovid.platform.storage.home import Home
-from paretovid.platform.storage.mirror import refresh_sweep, refresh_sweeps
+from paretovid.platform.records.sweep import SweepRecord, known_record, read_record
+from paretovid.platform.storage.home import Home, SweepPaths
 from paretovid.platform.sweeps.lock import driver_of
 from paretovid.platform.tracking.exporter import last_sent
 from paretovid.trainables.documents import JsonValue
@@ -85,20 +81,20 @@ class SweepStatus:
 def status_of(home: Home, name: str) -> SweepStatus:
     """Reads a sweep's state. Raises `UnknownNameError` if there is no such sweep."""
     record = known_record(home.sweep(name))
-    folder = home.sweep(name)
-    refresh_sweep(folder, _RESULT_ONLY)
+    sweep = home.sweep(name)
+    sweep.refresh(_RESULT_ONLY)
     now = time.time()
-    reading = read_journal(folder)
-    driver = driver_of(folder)
+    reading = read_journal(sweep)
+    driver = driver_of(sweep)
     entries = reading.entries
-    finished = {path.parent.name for path in (folder / "trials").glob(f"*/{RESULT_FILE}")}
-    failed = _failures(folder, finished)
-    running = _running(folder, entries, now) if driver else ()
+    finished = {trial.name for trial in sweep.with_result()}
+    failed = _failures(sweep, finished)
+    running = _running(sweep, entries, now) if driver else ()
     asked = record.searched_trials + record.baselines
     state = "interrupted" if record.state == "running" and driver is None else record.state
     cpu_hours, gpu_hours = hours_spent(entries, now if driver else (entries[-1].at if entries else now))
     left = max(0, asked - len(finished) - len(failed))
-    untracked = _untracked(folder, entries)
+    untracked = _untracked(sweep, entries)
     return SweepStatus(
         name=name,
         state=state,
@@ -160,30 +156,29 @@ class SweepListing:
 
 def list_sweeps(home: Home) -> list[SweepListing]:
     """All sweeps under a home, oldest first; those whose record cannot be understood before them, and why."""
-    refresh_sweeps(home.sweeps)
     listed = []
-    for path in sorted(home.sweeps.glob(f"*/{SWEEP_FILE}")):
+    for sweep in map(home.sweep, home.sweep_names()):
         try:
-            record = read_record(path.parent)
+            record = read_record(sweep)
         except DataError as error:
-            listed.append(_listing(path.parent, None, error.message))
+            listed.append(_listing(sweep, None, error.message))
         else:
-            listed += [] if record is None else [_listing(path.parent, record, record.error)]
+            listed += [] if record is None else [_listing(sweep, record, record.error)]
     return sorted(listed, key=lambda each: each.record.created if each.record else "")
 
 
-def _listing(folder: Path, record: SweepRecord | None, error: str | None) -> SweepListing:
-    refresh_sweep(folder, _RESULT_ONLY)
-    done = {path.parent.name for path in (folder / "trials").glob("*/result.json")}
+def _listing(sweep: SweepPaths, record: SweepRecord | None, error: str | None) -> SweepListing:
+    sweep.refresh(_RESULT_ONLY)
+    done = {trial.name for trial in sweep.with_result()}
     state: str = "unreadable" if record is None else record.state
-    if state == "running" and driver_of(folder) is None:
+    if state == "running" and driver_of(sweep) is None:
         state = "interrupted"
     return SweepListing(
-        name=folder.name if record is None else record.name,
+        name=sweep.name if record is None else record.name,
         record=record,
         state=state,
         trials=len(done),
-        failed=len(_failures(folder, done)),
+        failed=len(_failures(sweep, done)),
         error=error,
     )
 
@@ -242,19 +237,19 @@ def _curve_lines(points: Sequence[tuple[float, float]]) -> list[str]:
     ]
 
 
-def _failures(folder: Path, finished: set[str]) -> dict[str, str]:
+def _failures(sweep: SweepPaths, finished: set[str]) -> dict[str, str]:
     found = {}
-    for path in sorted((folder / "trials").glob("*/failure.json")):
-        reason = failure_of(path.parent)
-        if reason is not None and path.parent.name not in finished:
-            found[path.parent.name] = reason
+    for trial in sweep.with_failure():
+        reason = failure_of(trial)
+        if reason is not None and trial.name not in finished:
+            found[trial.name] = reason
     return found
 
 
-def _running(folder: Path, entries: Sequence[Entry], now: float) -> tuple[RunningTrial, ...]:
+def _running(sweep: SweepPaths, entries: Sequence[Entry], now: float) -> tuple[RunningTrial, ...]:
     running = []
     for trial, start in _open_starts(entries).items():
-        alive = read_document(folder / "trials" / trial / ALIVE_FILE) or {}
+        alive = sweep.store.read_document(sweep.trial(trial).heartbeat) or {}
         running.append(
             RunningTrial(
                 trial=trial,
@@ -281,8 +276,8 @@ def _open_starts(entries: Sequence[Entry]) -> dict[str, Entry]:
     return running
 
 
-def _untracked(folder: Path, entries: Sequence[Entry]) -> int:
-    sent = last_sent(folder)
+def _untracked(sweep: SweepPaths, entries: Sequence[Entry]) -> int:
+    sent = last_sent(sweep)
     return sum(entry.n > sent for entry in entries)
 
 

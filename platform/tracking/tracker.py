@@ -353,7 +353,8 @@ class Tracker:
 
 
 def _is_complete(run: Any) -> bool:
-    return run.data.tags.get("paretovid.complete") == "true" and run.info.status != "RUNNING"
+    answer: bool = run.data.tags.get("paretovid.complete") == "true" and run.info.status != "RUNNING"
+    return answer
 
 
 def log_sweep(home: Home, sweep: SweepResults, front: Front | None, uri: str | None = None) -> str:

@@ -57,7 +57,7 @@ def home(prepared_home: Path, tmp_path: Path) -> Path:
 
 
 def events(home: Path, event: str) -> list[Any]:
-    return [entry for entry in read_journal(home / "sweeps" / "s").entries if entry.event == event]
+    return [entry for entry in read_journal(Home(home).sweep("s")).entries if entry.event == event]
 
 
 def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:

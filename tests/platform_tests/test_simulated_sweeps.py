@@ -134,7 +134,7 @@ def test_painted_from_a_configuration_to_a_front_in_all_stores(home: Home, name:
     report = run(home, name)
     found = check_whole(home, name)
     assert found.starts == TRIALS + 1
-    folder = home.sweep(name)
+    folder = home.sweep(name).folder
     assert (folder / "front.png").stat().st_size > 10_000
     assert {path.suffix for path in folder.glob("front.*")} == {".html", ".json", ".png", ".txt"}
     # The table is what the front shows: the natural point of a trial is its first row.
@@ -186,7 +186,7 @@ def test_a_seed_gives_the_same_trials_again(home: Home, name: str) -> None:
     def tried(part: str, *words: str) -> list[Any]:
         # Two anchors and four published settings, which every seed has, come before those of the sampler.
         run(home, f"{name}-{part}", f"search.trials={TRIALS + 2}", *words)
-        paths = sorted(home.sweep(f"{name}-{part}").glob("trials/t*/result.json"))
+        paths = sorted(home.sweep(f"{name}-{part}").trials.glob("t*/result.json"))
         return [json.loads(path.read_text())["training_knobs"] for path in paths]
 
     first = tried("first")
@@ -212,7 +212,7 @@ def test_failures_are_tried_again_and_do_not_end_it(home: Home, name: str) -> No
     assert found.mlflow == {"FINISHED": TRIALS - 1, "FAILED": 2} and found.zombies == 0
     again = {(entry.trial, entry.facts["again"]) for entry in events(home, name, "fault")}
     assert {("t0000", True), ("t0001", False), ("t0003", True), ("t0003", False)} <= again
-    kept = json.loads((home.sweep(name) / "trials" / "t0003" / "failure.json").read_text())
+    kept = json.loads(home.trial(name, "t0003").failure.read_text())
     assert kept == {"reason": "ValueError: always"}
     assert known_record(home.sweep(name)).failures.keys() == {"t0001", "t0003"}
 
@@ -296,11 +296,11 @@ def test_out_of_time_it_starts_nothing_more_and_goes_on_later(
 
 def test_a_result_that_is_gone_is_made_again_and_no_other(home: Home, name: str) -> None:
     run(home, name)
-    write = home.sweep(name) / "sweep.json"
+    write = home.sweep(name).record
     info = json.loads(write.read_text())
     write.write_text(json.dumps({**info, "state": "interrupted"}))
-    (home.sweep(name) / "trials" / "t0001" / "result.json").unlink()
-    (home.sweep(name) / "trials" / "uniform" / "result.json").unlink()
+    home.trial(name, "t0001").result.unlink()
+    home.trial(name, "uniform").result.unlink()
     table = Acting()
     resume(home, name, table=table)
     assert sorted(table.asked) == ["t0001", "uniform"]
@@ -312,7 +312,7 @@ def test_results_made_by_other_code_count_and_that_is_said(
     home: Home, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(home, name)
-    file = home.sweep(name) / "sweep.json"
+    file = home.sweep(name).record
     file.write_text(json.dumps({**json.loads(file.read_text()), "state": "interrupted"}))
     monkeypatch.setattr("paretovid.platform.sweeps.reconcile.code_version", lambda: "another")
     table = Acting()

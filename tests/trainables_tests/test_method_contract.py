@@ -96,7 +96,7 @@ every_method = over(VARIANTS)
 every_trained_method = over([variant for variant in VARIANTS if variant[0] not in UNTRAINED])
 
 
-def trained(name: str, fields: dict, multi_label: bool = False):
+def trained(name: str, fields: dict[str, Any], multi_label: bool = False):
     """A copy of the variant, which is trained once for all tests."""
     return copy.deepcopy(_trained(name, json.dumps(fields), multi_label))
 
@@ -108,7 +108,7 @@ def _trained(name: str, fields: str, multi_label: bool):
     return method
 
 
-def answers(name: str, fields: dict, multi_label: bool = False) -> list[tuple[Any, Any]]:
+def answers(name: str, fields: dict[str, Any], multi_label: bool = False) -> list[tuple[Any, Any]]:
     """Each of the trained variant's settings with its outcome on the split; for reading only."""
     return _answers(name, json.dumps(fields), multi_label)
 

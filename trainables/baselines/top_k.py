@@ -143,7 +143,8 @@ class TopK(Method, ChecksFeatures, NeedsFiles):
         features = torch.stack([provider.read(COARSE, index, index >= 0) for index in indices], dim=1)
         for name, count in self.selector.calls(valid).items():
             provider.charge(name, count)
-        return self.selector(features, valid)
+        answer: Tensor = self.selector(features, valid)
+        return answer
 
     def run(self, provider: Provider, setting: Setting) -> Outcome:
         provider.expect(COARSE)

@@ -64,13 +64,15 @@ class SelectorShape:
 
 
 def clipped_sigmoid(logits: Tensor) -> Tensor:
-    """Figure 3: the sigmoid where it is at least 0.5, else 0 without gradient."""
+    """Figure 3: the sigmoid of `[...]` logits where it is at least 0.5, else 0 without gradient."""
     opened = torch.sigmoid(logits)
     return opened * (opened >= CLIP)
 
 
 def logistic_noise(like: Tensor) -> Tensor:
-    """The difference of two Gumbel variables, which is what "Gumbel noise" means for a gate of two states."""
+    """The difference of two Gumbel variables, which is what "Gumbel noise" means for a gate of two states; `[...]` as
+    `like`.
+    """
     uniform = torch.rand_like(like).clamp(1e-6, 1 - 1e-6)
     return torch.logit(uniform)
 
@@ -150,7 +152,8 @@ class TimestepSelector(nn.Module):
         if self.context is not None:
             x = self.context(x, valid)
         similarities = x @ self.kernels.T
-        return self.gate(similarities).squeeze(-1)
+        answer: Tensor = self.gate(similarities).squeeze(-1)
+        return answer
 
     def gates(self, alpha: Tensor, valid: Tensor, temperature: float) -> Tensor:
         """Training: z `[B, T]` with noise. Where noise closes all of a video, the best one keeps its sigmoid."""

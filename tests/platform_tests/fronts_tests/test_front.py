@@ -16,6 +16,7 @@ from paretovid.platform.fronts.front import Front, FrontPoint, rounded_up
 from paretovid.platform.fronts.selection import choose
 from paretovid.platform.records.trial import read_sweep, read_trial
 from paretovid.platform.registry.promotion import _version_tags, number_gates
+from paretovid.platform.storage.home import SweepPaths
 from paretovid.platform.testing.sweeps import synthetic_sweep, write_sweep, write_trial
 from paretovid.platform.tracking.tags import near_front, trial_figures
 from paretovid.trainables.data.dataset import Event
@@ -48,7 +49,7 @@ def edited(trial: Path, point: int, split: str, **values: Any) -> None:
     (trial / "result.json").write_text(json.dumps(result))
 
 
-def two_points(tmp_path: Path) -> Path:
+def two_points(tmp_path: Path) -> SweepPaths:
     """A sweep of one trial with a cheap point and a dear one."""
     sweep = write_sweep(tmp_path / "sweeps" / "s")
     write_trial(sweep, "t0000", [(0.3, 0.01), (0.6, 0.05)])
@@ -69,7 +70,7 @@ def test_json_is_as_the_design_says(front: Front) -> None:
 
 def test_choice_looks_at_validation_only(tmp_path: Path) -> None:
     sweep = two_points(tmp_path)
-    trial = sweep / "trials" / "t0000"
+    trial = sweep.trial("t0000").folder
     edited(trial, 0, "val", map=0.9)
     edited(trial, 1, "val", map=0.8)  # worse and dearer on validation, however good on test
     edited(trial, 1, "test", map=0.99)
@@ -97,14 +98,14 @@ def test_caps_of_before_there_was_a_rule_keep_their_meaning(tmp_path: Path) -> N
 
 def test_shown_figures_are_those_of_the_split(tmp_path: Path) -> None:
     sweep = two_points(tmp_path)
-    edited(sweep / "trials" / "t0000", 0, "test", map=0.123)
+    edited(sweep.trial("t0000").folder, 0, "test", map=0.123)
     assert read_front([sweep]).front[0].shown.quality == 0.123
     assert read_front([sweep], split="val").front[0].shown.quality != 0.123
 
 
 def test_budget_holds_on_both_splits(tmp_path: Path) -> None:
     sweep = two_points(tmp_path)
-    edited(sweep / "trials" / "t0000", 1, "test", gflops=0.07)
+    edited(sweep.trial("t0000").folder, 1, "test", gflops=0.07)
     assert choose(read_front([sweep]), max_gflops=0.06).id == "t0000-p00"
 
 
@@ -181,7 +182,7 @@ def test_sweeps_on_other_data_do_not_join(tmp_path: Path) -> None:
 
 def test_sweep_without_a_finished_trial(tmp_path: Path) -> None:
     sweep = write_sweep(tmp_path / "sweeps" / "s", {"state": "failed"})
-    (sweep / "trials" / "t0000").mkdir(parents=True)
+    sweep.trial("t0000").folder.mkdir(parents=True)
     with pytest.raises(DataError, match="no trial of s has finished"):
         build_front([read_sweep(sweep)])
 
@@ -189,12 +190,12 @@ def test_sweep_without_a_finished_trial(tmp_path: Path) -> None:
 def test_missing_sweep_lists_what_there_is(tmp_path: Path) -> None:
     two_points(tmp_path)
     with pytest.raises(UnknownNameError) as error:
-        read_sweep(tmp_path / "sweeps" / "sx")
+        read_sweep(SweepPaths(tmp_path / "sweeps" / "sx"))
     assert "Known: s." in error.value.hint
 
 
 def test_damaged_results_are_named(tmp_path: Path) -> None:
-    trial = two_points(tmp_path) / "trials" / "t0000"
+    trial = two_points(tmp_path).trial("t0000").folder
     text = (trial / "result.json").read_text()
     (trial / "result.json").write_text(text[:100])
     with pytest.raises(DataError, match=r"result\.json"):
@@ -227,7 +228,7 @@ TEST: tuple[Figures, ...] = ((0.70, 1.5), (0.75, 2.5), (0.90, 3.5), (0.80, 3.25)
 
 
 def measured(
-    sweep: Path,
+    sweep: SweepPaths,
     trial: str,
     val: Sequence[Figures] = VAL,
     test: Sequence[Figures] = TEST,
@@ -256,7 +257,7 @@ def add_instances(trial: Path, points: int) -> None:
     save_file(tensors, trial / "scores.safetensors")
 
 
-def localization(tmp_path: Path, name: str = "s", gflops: float = 10.0) -> Path:
+def localization(tmp_path: Path, name: str = "s", gflops: float = 10.0) -> SweepPaths:
     """An empty sweep whose reference corner lies at this cost."""
     return write_sweep(tmp_path / "sweeps" / name, {"reference": {OVERLAP: 0.0, "gflops": gflops}})
 
@@ -406,7 +407,10 @@ def test_baselines_are_called_by_their_variant(tmp_path: Path) -> None:
 def test_bounds_that_are_none_are_refused_by_name(front: Front, name: str, bound: float) -> None:
     option = f"--{name.replace('_', '-')}"
     with pytest.raises(UsageError, match=f"{option} must be a finite number above 0, not {bound}"):
-        choose(front, **{name: bound})
+        if name == "max_gflops":
+            choose(front, max_gflops=bound)
+        else:
+            choose(front, min_map=bound)
 
 
 def test_refusals_name_the_nearest_point_of_those_that_another_bound_leaves(tmp_path: Path) -> None:
@@ -495,7 +499,7 @@ def test_of_many_videos_only_the_front_and_baselines_have_an_interval(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sweep = two_points(tmp_path)
-    edited(sweep / "trials" / "t0000", 1, "val", map=0.0)  # beaten
+    edited(sweep.trial("t0000").folder, 1, "val", map=0.0)  # beaten
     write_trial(sweep, "b0000", [(0.3, 0.02), (0.1, 0.03)], method="uniform")
     for most, missing in ((60, []), (59, ["t0000-p01"])):  # it has 60 videos
         monkeypatch.setattr("paretovid.platform.fronts.build.ALL_INTERVALS_UP_TO", most)
@@ -505,7 +509,7 @@ def test_of_many_videos_only_the_front_and_baselines_have_an_interval(
 
 def test_scores_that_do_not_belong_to_the_points_are_refused(tmp_path: Path) -> None:
     sweep = two_points(tmp_path)
-    path = sweep / "trials" / "t0000" / "result.json"
+    path = sweep.trial("t0000").result
     result = json.loads(path.read_text())
     path.write_text(json.dumps(result | {"points": result["points"][:1]}))
     with pytest.raises(DataError, match="1 points but scores of 2"):

@@ -46,7 +46,7 @@ def test_what_trials_say_of_themselves_is_told_once_with_their_names(tmp_path: P
     sweep = write_sweep(tmp_path / "s")
     for trial, remarks in (("t0000", ["collapsed"]), ("t0001", []), ("t0002", ["collapsed", "slow"])):
         write_trial(sweep, trial, [(0.3, 0.01), (0.4, 0.02)])
-        path = sweep / "trials" / trial / "result.json"
+        path = sweep.trial(trial).result
         path.write_text(json.dumps(json.loads(path.read_text()) | {"remarks": remarks}))
     front = read_front([sweep])
     lines = front_table(front).splitlines()
@@ -104,7 +104,7 @@ def test_of_a_baseline_with_several_knobs_only_the_best_points_are_joined(tmp_pa
     write_trial(sweep, "t0000", [(0.5, 0.01)])
     points = [(0.2, 0.02), (0.6, 0.04), (0.4, 0.05), (0.7, 0.08)]
     write_trial(sweep, "single", points, method="single_model", is_baseline=True)
-    path = sweep / "trials" / "single" / "result.json"
+    path = sweep.trial("single").result
     result = json.loads(path.read_text())
     for number, point in enumerate(result["points"]):
         point["inference_knobs"] = {"member": number % 2, "clips": number // 2}

@@ -50,7 +50,7 @@ def test_promotion_passes_gates_and_moves_the_alias(promoted: list[registry.Prom
     newest, oldest = registry.list_models(home)
     assert (newest["version"], newest["aliases"], newest["method"]) == (2, ["champion"], "uniform")
     assert (oldest["version"], oldest["aliases"], oldest["point"]) == (1, [], "tiny/t0000-p00")
-    point = json.loads((home.trial("tiny", "t0000") / "result.json").read_text())["points"][0]["test"]
+    point = json.loads(home.trial("tiny", "t0000").result.read_text())["points"][0]["test"]
     assert (oldest["map"], oldest["gflops"]) == (point["map"], point["gflops"])
     assert oldest["gates"] == newest["gates"] == ["deployable", "finite", "raw_video"]
     assert promoted[0].uri == "models:/digits@champion"
@@ -64,7 +64,7 @@ def test_a_version_stands_on_a_model_of_its_own_and_its_moves_are_numbered(
 ) -> None:
     client = open_store(home).client
     version = client.get_model_version("digits", "1")
-    model = client.get_logged_model(version.source.rpartition("/")[2])
+    model = client.get_logged_model(str(version.source).rpartition("/")[2])
     assert (model.name, model.model_type, str(model.status)) == ("digits", "promoted", "READY")
     assert model.tags.items() >= {"paretovid.point": "t0000-p00", "paretovid.sweep": "tiny"}.items()
     events = {k: json.loads(v) for k, v in client.get_registered_model("digits").tags.items()}
@@ -77,7 +77,7 @@ def test_a_version_stands_on_a_model_of_its_own_and_its_moves_are_numbered(
 
 
 def test_the_store_that_a_sweep_states_is_the_one(home: Home) -> None:
-    path = home.sweep("tiny") / "sweep.json"
+    path = home.sweep("tiny").record
     original = path.read_text()
     assert registry._tracking_uri(home, "tiny") is None
     try:
@@ -205,7 +205,7 @@ def test_card_carries_the_numbers(promoted: list[registry.Promotion], home: Home
     version = open_store(home).client.get_model_version("digits", "1")
     card = version.description or ""
     # What stands in its rows: test_card.py. Here, that it is the card of this version's point.
-    point = json.loads((home.trial("tiny", "t0000") / "result.json").read_text())["points"][0]
+    point = json.loads(home.trial("tiny", "t0000").result.read_text())["points"][0]
     for line in (
         f"| top-1 | {100 * point['test']['top1']:.2f} % | {100 * point['val']['top1']:.2f} % |",
         f"| GFLOPs per video, mean | {point['test']['gflops']:.5g} | {point['val']['gflops']:.5g} |",
@@ -238,7 +238,7 @@ def test_an_oracle_is_refused(home: Home) -> None:
 
 
 def test_other_answers_than_measured_are_refused(home: Home) -> None:
-    path = home.trial("tiny", "b0000") / "model.safetensors"
+    path = home.trial("tiny", "b0000").model
     original = path.read_bytes()
     tensors = load_file(path)
     save_file(

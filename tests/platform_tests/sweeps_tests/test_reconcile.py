@@ -10,11 +10,11 @@ from typing import Any, cast
 
 import pytest
 
-from paretovid.platform.execution.heartbeat import ALIVE_FILE
 from paretovid.platform.execution.outcome import FixedTrial
 from paretovid.platform.records.failure import failure_of, record_failure
-from paretovid.platform.records.journal import SweepJournal, read_journal
+from paretovid.platform.records.journal import Event, SweepJournal, read_journal
 from paretovid.platform.search.study import ParetoStudy, Suggestion
+from paretovid.platform.storage.home import SweepPaths
 from paretovid.platform.sweeps.reconcile import Reconciled, reconcile
 from paretovid.platform.sweeps.trials import SweepTrials
 from paretovid.search_spaces.schema import KnobConfig
@@ -31,8 +31,9 @@ class Sweep:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.paths = SweepPaths(folder)
         self.study = self.opened()
-        self.journal = SweepJournal(folder)
+        self.journal = SweepJournal(self.paths)
 
     def opened(self) -> ParetoStudy:
         """The study as the next driver finds it."""
@@ -86,10 +87,13 @@ class Sweep:
     def reconcile(self, **options: Any) -> Reconciled:
         """As the next driver does it."""
         self.study = self.opened()
-        return reconcile(self.folder, self.study, cast(SweepTrials, self), self.journal.write, **options)
+        return reconcile(self.paths, self.study, cast(SweepTrials, self), self.record, **options)
+
+    def record(self, event: Event, **facts: Any) -> None:
+        self.journal.write(event, **facts)
 
     def told(self, event: str) -> list[tuple[str, dict[str, Any]]]:
-        entries = read_journal(self.folder).entries
+        entries = read_journal(self.paths).entries
         facts = [
             (e.trial, {k: v for k, v in e.facts.items() if k != "trial"}) for e in entries if e.event == event
         ]
@@ -110,7 +114,7 @@ def test_of_baselines_those_without_an_end_are_left_to_do(sweep: Sweep) -> None:
     sweep.finish(sweep.config("b0000", {}))
     found = sweep.reconcile()
     assert (ids(found), found.finished, found.failed) == (["b0001"], 1, 0)
-    record_failure(sweep.folder / "trials" / "b0001", "boom")
+    record_failure(sweep.paths.trial("b0001"), "boom")
     found = sweep.reconcile()
     assert (ids(found), found.finished, found.failed, found.notes) == ([], 1, 1, ())
 
@@ -186,19 +190,19 @@ def test_a_failure_of_the_study_is_written_down_and_told_once(sweep: Sweep) -> N
     suggestion = sweep.started()
     assert sweep.study.report_failure(suggestion.trial_id, "boom") == "failed"
     assert sweep.reconcile().failed == 1
-    folder = sweep.folder / "trials" / suggestion.trial_id
-    assert failure_of(folder) == "boom"
+    paths = sweep.paths.trial(suggestion.trial_id)
+    assert failure_of(paths) == "boom"
     assert sweep.told("fault") == [("t0000", {"reason": "boom", "again": False, "found": True})]
-    record_failure(folder, "as it was written by its driver")
+    record_failure(paths, "as it was written by its driver")
     assert sweep.reconcile().failed == 1
-    assert failure_of(folder) == "as it was written by its driver" and len(sweep.told("fault")) == 1
+    assert failure_of(paths) == "as it was written by its driver" and len(sweep.told("fault")) == 1
 
 
 def test_a_fault_that_was_tried_again_is_not_the_end_of_a_trial(sweep: Sweep) -> None:
     sweep.journal.write("fault", trial="t0000", reason="lost", again=True)
     sweep.journal.write("fault", trial="t0001", reason="boom", again=False)
     for trial in ("t0000", "t0001"):
-        record_failure(sweep.folder / "trials" / trial, "boom")
+        record_failure(sweep.paths.trial(trial), "boom")
     assert sweep.reconcile().failed == 2
     told = sweep.told("fault")
     assert [trial for trial, facts in told if facts.get("found")] == ["t0000"]
@@ -225,7 +229,7 @@ def test_a_result_that_cannot_be_read_is_told_of_nowhere(sweep: Sweep) -> None:
 
 def test_nobody_is_alive_in_a_trial_any_more(sweep: Sweep) -> None:
     for trial in ("t0000", "b0000"):
-        (sweep.folder / "trials" / trial).mkdir(parents=True)
-        (sweep.folder / "trials" / trial / ALIVE_FILE).write_text("{}")
+        sweep.paths.trial(trial).folder.mkdir(parents=True)
+        sweep.paths.trial(trial).heartbeat.write_text("{}")
     sweep.reconcile()
-    assert not list((sweep.folder / "trials").rglob(ALIVE_FILE))
+    assert not any(sweep.paths.trial(trial).heartbeat.exists() for trial in ("t0000", "b0000"))

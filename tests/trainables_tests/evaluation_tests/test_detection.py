@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ def found(start: float, end: float, score: float, label: int = 0) -> Detection:
     return Detection(label=label, start_seconds=start, end_seconds=end, score=score)
 
 
-def known(events: Sequence, ambiguous: Sequence | None = None) -> GroundTruth:
+def known(events: Sequence[Any], ambiguous: Sequence[Any] | None = None) -> GroundTruth:
     return GroundTruth(events=events, ambiguous=[[]] * len(events) if ambiguous is None else ambiguous)
 
 
@@ -168,7 +169,7 @@ def random_case(seed: int, videos: int = 12) -> tuple[list[list[Detection]], lis
     return detections, truth
 
 
-def drawn(each: Sequence, counts: Sequence[int]) -> list:
+def drawn(each: Sequence[Any], counts: Sequence[int]) -> list[Any]:
     return [entry for entry, count in zip(each, counts, strict=True) for _ in range(count)]
 
 
@@ -201,7 +202,7 @@ def test_random_guesses_score_between_nothing_and_everything():
 
 
 def as_released(
-    detections: Sequence, events: Sequence, ambiguous: Sequence, limit: float, *, updated: bool
+    detections: Sequence[Any], events: Sequence[Any], ambiguous: Sequence[Any], limit: float, *, updated: bool
 ) -> float:
     """AP of class 0, step by step as the two releases of THUMOS'14 compute it, one detection at a time."""
     right: list[float] = []
@@ -226,7 +227,8 @@ def as_released(
     hits = [sum(hit for _, hit in listed[: i + 1]) for i in range(len(listed))]
     precisions = [count / (i + 1) for i, count in enumerate(hits)]
     if updated:
-        return sum(p for p, (_, hit) in zip(precisions, listed, strict=True) if hit) / total
+        answer: float = sum(p for p, (_, hit) in zip(precisions, listed, strict=True) if hit) / total
+        return answer
     reached = [
         max(
             (p for p, count in zip(precisions, hits, strict=True) if 10 * count >= tenth * total), default=0.0

@@ -122,8 +122,8 @@ def outcome(calls: Mapping[str, Sequence[int]], steps: int = 2, **fields: Any) -
 
 def test_batches_of_unequal_length_are_joined_in_the_settings_order():
     split: Any = None
-    first = [({"k": 1.0}, outcome({"a": [1, 2]}, 2)), ({"k": 0.0}, outcome({"a": [0, 0]}, 2))]
-    second = [({"k": 1.0}, outcome({"a": [3], "b": [1]}, 3)), ({"k": 0.0}, outcome({"b": [2]}, 3))]
+    first: Any = [({"k": 1.0}, outcome({"a": [1, 2]}, 2)), ({"k": 0.0}, outcome({"a": [0, 0]}, 2))]
+    second: Any = [({"k": 1.0}, outcome({"a": [3], "b": [1]}, 3)), ({"k": 0.0}, outcome({"b": [2]}, 3))]
     one, other = measure([(split, first), (split, second)], COSTS, max_steps=4)
     assert (one.setting, other.setting) == ({"k": 1.0}, {"k": 0.0})
     # A component that a batch never called was called 0 times there.

@@ -247,7 +247,7 @@ def test_the_policys_weight_is_that_of_its_part_of_the_loss():
     split = synthetic_split()
     batch = Batch(split.features, split.mask, split.targets, split.video_keys)
     for weight in (0.0, 1.0, 3.0):
-        method = synthetic_method("ada_frame", {"policy_weight": weight})
+        method: Any = synthetic_method("ada_frame", {"policy_weight": weight})
         torch.manual_seed(0)
         loss = method.loss(batch, Progress(0, 1))
         parts = loss.parts

@@ -517,6 +517,7 @@ def test_an_offset_is_added_to_the_logit_of_use() -> None:
     method = hcms()
     with torch.no_grad():
         for gate in method.gates:
+            assert isinstance(gate, torch.nn.Linear)
             gate.weight.zero_()
             gate.bias.copy_(torch.tensor([3.0, 1.0]))
     for offset, looks in ((1.9, 1), (2.1, 3)):

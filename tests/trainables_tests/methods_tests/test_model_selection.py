@@ -9,9 +9,9 @@ import math
 import pytest
 import torch
 
-from paretovid.trainables.backbones.training import is_for_backbones
 from paretovid.trainables.catalog import method_config
 from paretovid.trainables.cost import measure_macs
+from paretovid.trainables.data.dataset import is_for_backbones
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.evaluation.evaluate import run_settings
 from paretovid.trainables.features.store import FeatureSplit
