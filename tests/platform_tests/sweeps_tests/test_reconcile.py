@@ -119,6 +119,13 @@ def test_of_baselines_those_without_an_end_are_left_to_do(sweep: Sweep) -> None:
     assert (ids(found), found.finished, found.failed, found.notes) == ([], 1, 1, ())
 
 
+def test_a_baseline_of_other_settings_is_kept_and_said_failed_or_not(sweep: Sweep) -> None:
+    sweep.finish(sweep.config("b0000", {}), digest="another")
+    found = sweep.reconcile()
+    assert ids(found) == ["b0001"]
+    assert found.notes == ("b0000 was made from other features or settings; it is kept",)
+
+
 def test_a_result_that_the_study_has_not_heard_of_is_adopted(sweep: Sweep) -> None:
     suggestion = sweep.started()
     sweep.finish(sweep.searched(suggestion))
