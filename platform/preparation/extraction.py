@@ -20,7 +20,7 @@ import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, final
+from typing import Any, TypeAlias, final
 
 import numpy as np
 import torch
@@ -105,6 +105,12 @@ def _width(backbone: Path) -> int:
     return max(1, len(meta["labels"])) if spec.classifies else spec.feature_width
 
 
+Cell: TypeAlias = int | str | np.ndarray
+"""Of a row: `number`, `first`, `total`, `error`, and per component `out NAME`, features `[T, D]`."""
+Column: TypeAlias = list[int] | list[str] | list[np.ndarray] | np.ndarray
+"""Of a batch of rows, as Ray Data has it."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Job:
     """What every worker is told. Paths are the driver's."""
@@ -134,10 +140,10 @@ class _Compute:
             _home_of(job).store.download(folder)
             self._backbones[name] = load_backbone(folder)[0].to(self.device)
 
-    def __call__(self, piece: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        row: dict[str, Any] = {key: piece[key] for key in ("number", "first", "total", "error")}
+    def __call__(self, piece: Mapping[str, Column]) -> dict[str, Column]:
+        row: dict[str, Column] = {key: piece[key] for key in ("number", "first", "total", "error")}
         for name, backbone in self._backbones.items():
-            (inputs,) = piece[f"in {name}"]
+            inputs = np.asarray(piece[f"in {name}"][0])
             empty = np.zeros((0, backbone.width), np.float32)
             row[f"out {name}"] = [self.features(name, inputs) if len(inputs) else empty]
         return row
@@ -166,7 +172,7 @@ def _compute(job: _Job) -> _Compute:
     return _Compute(job)
 
 
-def _decode(batch: Mapping[str, np.ndarray], job: _Job, attempts: Any = None) -> Iterator[dict[str, Any]]:
+def _decode(batch: Mapping[str, np.ndarray], job: _Job, attempts: Any = None) -> Iterator[dict[str, Column]]:
     """Rows of decoded pieces; the last of a video that cannot be read says why, and holds nothing.
 
     Arguments:
@@ -219,7 +225,7 @@ def _decode(batch: Mapping[str, np.ndarray], job: _Job, attempts: Any = None) ->
 
 def _decode_and_compute(
     batch: Mapping[str, np.ndarray], job: _Job, attempts: Any
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[dict[str, Column]]:
     compute = _compute(job)
     for piece in _decode(batch, job, attempts):
         yield compute(piece)
@@ -231,7 +237,7 @@ def _rows_of_all(
     numbers: Sequence[int],
     cluster: Cluster,
     config: ExtractionConfig,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[dict[str, Cell]]:
     """As `_rows`; a video whose worker dies whenever it is read is told as unreadable, and the others go on."""
     import ray
 
@@ -261,7 +267,7 @@ def _rows(
     cluster: Cluster,
     config: ExtractionConfig,
     attempts: Any,
-) -> Generator[dict[str, Any]]:
+) -> Generator[dict[str, Cell]]:
     """Rows of features, in any order. Raises `_WorkerFailed` if a task's process died at each of its attempts."""
     import ray.data
     from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
@@ -345,7 +351,7 @@ class ShardWriter:
     widths: dict[str, int] = field(default_factory=dict)
     blobs: dict[str, dict[str, Blob]] = field(default_factory=dict)
     """Component to the blobs of its features in the bucket; none if the home is a folder."""
-    _pieces: dict[int, dict[int, dict[str, Any]]] = field(default_factory=dict)
+    _pieces: dict[int, dict[int, dict[str, np.ndarray]]] = field(default_factory=dict)
     """Video to first step to row, of videos that are not whole."""
     _videos: dict[int, dict[int, dict[str, np.ndarray]]] = field(default_factory=dict)
     """Shard to video to its features, of shards that are not whole."""
@@ -407,7 +413,7 @@ class ShardWriter:
         shard = number // self.size
         return shard not in self._written and number not in self._videos.get(shard, {})
 
-    def add(self, row: Mapping[str, Any]) -> bool:
+    def add(self, row: Mapping[str, Cell]) -> bool:
         """Takes a row. True if its video is finished."""
         number, total = int(row["number"]), int(row["total"])
         shard = number // self.size

@@ -11,7 +11,6 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from paretovid.trainables.backbones.precision import Precision
 from paretovid.trainables.backbones.spec import Backbone
 from paretovid.trainables.data.dataset import Dataset, VideoRecord
 from paretovid.trainables.data.videos import InputSpec, VideoReader
+from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.errors import StaleFeaturesError, VideoError
 from paretovid.trainables.features.store import (
     check_feature_type,
@@ -162,7 +162,7 @@ def headers(
     backbones: Mapping[str, Path],
     dtype: str = "float32",
     precision: str = "float32",
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, JsonObject]:
     """Component name to the header of the features that its present weights give.
 
     Raises `DataError` if a backbone is missing, `StaleFeaturesError` if a folder holds another component.

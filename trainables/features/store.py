@@ -30,6 +30,7 @@ from torch import Tensor
 
 from paretovid.trainables.backbones.catalog import component
 from paretovid.trainables.data.dataset import Dataset, VideoRecord, video_key
+from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.errors import DataError, StaleFeaturesError, UsageError
 
 FeatureType = Literal["float32", "float16"]
@@ -80,7 +81,7 @@ def features_header(
     dtype: str,
     video_share: float = 1.0,
     precision: str = "float32",
-) -> dict[str, Any]:
+) -> JsonObject:
     """Everything that determines the bytes of a store, as plain data.
 
     Arguments:
@@ -106,7 +107,7 @@ def features_fingerprint(dataset: Dataset, component_name: str, weights_sha256: 
     return header_fingerprint(features_header(dataset, component_name, weights_sha256, dtype))
 
 
-def header_fingerprint(header: Mapping[str, Any]) -> str:
+def header_fingerprint(header: JsonObject) -> str:
     """Twelve hex digits over a header."""
     return hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -185,7 +186,7 @@ def skipped_videos(folder: Path, num_shards: int) -> dict[str, str]:
     return skipped
 
 
-def finish(folder: Path, header: Mapping[str, Any], num_shards: int) -> None:
+def finish(folder: Path, header: JsonObject, num_shards: int) -> None:
     """Writes the index over shards `0 … num_shards - 1`, which makes the store complete.
 
     Only the descriptions of the shards are read: the rows may lie on the disks of the nodes that made them.

@@ -397,7 +397,7 @@ def test_a_bucket_that_is_away_is_at_fault_not_the_video(
     with pytest.raises(DataError, match=r"there is no bucket paretovid-none, seen from"):
         list(_decode(batch, job))
     (row,) = _decode({**batch, "path": np.array([f"{bucket}/a.mp4"])}, job)
-    assert "no such object" in row["error"][0]
+    assert "no such object" in str(row["error"][0])
     monkeypatch.setitem(sys.modules, "s3fs", None)
     objects._files_at.cache_clear()
     with pytest.raises(UsageError, match="needs s3fs"):
