@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import difflib
 import importlib
 import json
 import os
@@ -285,10 +284,9 @@ def outcomes(
 
 def shown(mutation: Mutation) -> str:
     """Where a change is, and what it is."""
-    before = (ROOT / mutation.module).read_text().splitlines()
-    lines = difflib.unified_diff(before, mutation.source.splitlines(), n=0, lineterm="")
-    changed = [line for line in lines if line[:3] not in ("---", "+++") and not line.startswith("@@")]
-    return "\n".join([f"{mutation.module}:{mutation.number}", *(f"    {line}" for line in changed)])
+    return (
+        f"{mutation.module}:{mutation.number}\n    - {mutation.line}\n    + {mutation.becomes or '(nothing)'}"
+    )
 
 
 def sampled(everything: Sequence[Sequence[Mutation]], size: int) -> list[Mutation]:

@@ -131,7 +131,7 @@ def test_the_heart_of_a_living_driver_goes_on_beating(
     monkeypatch.setattr(sweep_lock, "HEARTBEAT_SECONDS", 0.01)
 
     def document() -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((tmp_path / "driver.json").read_text())
+        found: dict[str, Any] = json.loads(SweepPaths(tmp_path).lease.read_text())
         return found
 
     with SweepLock(SweepPaths(tmp_path), StopSwitch()).hold():
@@ -147,10 +147,10 @@ def test_the_heart_of_a_living_driver_goes_on_beating(
 
 def test_a_wish_of_before_asks_nobody_who_came_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep_lock, "HEARTBEAT_SECONDS", 0.01)
-    (tmp_path / "take-over.json").write_text(json.dumps({"by": "one who gave up", "at": 0}))
+    SweepPaths(tmp_path).take_over.write_text(json.dumps({"by": "one who gave up", "at": 0}))
     switch = StopSwitch()
     with SweepLock(SweepPaths(tmp_path), switch).hold():
-        assert not (tmp_path / "take-over.json").exists()
+        assert not SweepPaths(tmp_path).take_over.exists()
         time.sleep(0.1)
     assert switch.reason is None
 
@@ -170,7 +170,7 @@ def test_nothing_beats_after_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with lock.hold():
         assert begun.wait(10)
     assert "driver-heartbeat" not in {thread.name for thread in threading.enumerate()}
-    assert json.loads((tmp_path / "driver.json").read_text())["ended"] is True
+    assert json.loads(SweepPaths(tmp_path).lease.read_text())["ended"] is True
 
 
 def test_a_refusal_says_since_when_and_how_long_ago_and_the_wish_who_asks(
@@ -184,7 +184,7 @@ def test_a_refusal_says_since_when_and_how_long_ago_and_the_wish_who_asks(
         SweepLock(SweepPaths(tmp_path), StopSwitch()).hold(take_over=True),
     ):
         pass
-    wish = json.loads((tmp_path / "take-over.json").read_text())
+    wish = json.loads(SweepPaths(tmp_path).take_over.read_text())
     assert wish["by"] == f"process {os.getpid()} on {socket.gethostname()}"
     found = driver_of(SweepPaths(tmp_path))
     assert found is not None and 7 <= found["silent_seconds"] < 30
@@ -193,7 +193,7 @@ def test_a_refusal_says_since_when_and_how_long_ago_and_the_wish_who_asks(
 def test_a_record_without_its_lock_file_is_that_of_nobody(tmp_path: Path) -> None:
     """A folder that was copied from elsewhere, for one."""
     described = {"name": "x", "host": socket.gethostname(), "pid": 7, "heartbeat": time.time()}
-    (tmp_path / "driver.json").write_text(json.dumps(described))
+    SweepPaths(tmp_path).lease.write_text(json.dumps(described))
     assert driver_of(SweepPaths(tmp_path)) is None
-    (tmp_path / "driver.json").write_text(json.dumps({**described, "host": "elsewhere"}))
+    SweepPaths(tmp_path).lease.write_text(json.dumps({**described, "host": "elsewhere"}))
     assert driver_of(SweepPaths(tmp_path)) is not None
