@@ -433,7 +433,7 @@ def worker(folder: Path) -> dict[str, Any]:
             killed += 1
     status = process.wait(1800)
     faults = [
-        e.facts | {"trial": e.trial}
+        {**e.info, "trial": e.trial}
         for e in read_journal(Home(home).sweep("s")).entries
         if e.event == "fault"
     ]
@@ -469,7 +469,7 @@ def node(folder: Path) -> dict[str, Any]:
         began = time.perf_counter()
         status = process.wait(1800)
     faults = [
-        e.facts | {"trial": e.trial}
+        {**e.info, "trial": e.trial}
         for e in read_journal(Home(home).sweep("s")).entries
         if e.event == "fault"
     ]

@@ -141,7 +141,7 @@ def _check_idle(home: Home) -> None:
         driver = driver_of(home.sweep(name))
         if driver is not None:
             raise UsageError(
-                f"sweep {name} is being run by process {driver.get('pid')} on {driver.get('host')}",
+                f"sweep {name} is being run by process {driver.pid} on {driver.host}",
                 "Wait until it has ended, or stop it; then give the same command again.",
             )
 

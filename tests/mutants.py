@@ -198,15 +198,16 @@ def copied(to: Path) -> Path:
     return to
 
 
-def covered(copy: Path, module: str, tests: Sequence[str]) -> Covered:
-    """Runs the tests of a module as it is; ends the whole run if one fails, for then nothing can be told."""
+def covered(copy: Path, module: str, tests: Sequence[str]) -> Covered | None:
+    """Runs the tests of a module as it is; None, and said, if one fails: then nothing can be told of it."""
     path, log = copy.parent / "covered.json", copy.parent / "log"
     path.unlink(missing_ok=True)
     pid = fork(copy, tests, 3000, log=log, plugin=Coverage(module, path))
     sys.settrace(None)
     threading.settrace(None)
     if ended(pid, time.monotonic() + 3000) != 0:
-        sys.exit(f"The tests of {module} fail without any change:\n{log.read_text()[-4000:]}")
+        print(f"{log.read_text()[-4000:]}\nThe tests of {module} fail without any change.", flush=True)
+        return None
     found = json.loads(path.read_text())
     for name in found["imported"]:
         with contextlib.suppress(Exception):
@@ -321,10 +322,10 @@ def main() -> int:
         first = copied(Path(scratch) / "copy0")
         known: dict[str, Covered] = {}
         for module in dict.fromkeys(mutation.module for mutation in drawn):
-            known[module] = covered(first, module, table.tests[module])
-            print(
-                f"{module}: {len(known[module].lines)} tests, {known[module].cpu_seconds:.0f} s", flush=True
-            )
+            if found := covered(first, module, table.tests[module]):
+                known[module] = found
+                print(f"{module}: {len(found.lines)} tests, {found.cpu_seconds:.0f} s", flush=True)
+        drawn = [mutation for mutation in drawn if mutation.module in known]
         drawn.sort(
             key=lambda mutation: (known[mutation.module].cpu_seconds, mutation.module, mutation.number)
         )
@@ -337,7 +338,7 @@ def main() -> int:
             if said == "survived":
                 may = table.reason(mutation)
                 print(f"survived{f' (may: {may})' if may else ''}: {shown(mutation)}", flush=True)
-    return report(everything, results, table, asked.goal)
+    return report(everything, results, table, asked.goal if len(known) == len(everything) else 2.0)
 
 
 def report(

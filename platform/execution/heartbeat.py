@@ -4,7 +4,7 @@
     trials/<trial>/alive.json    which process has the trial, and when it last got on
 
 A process whose trial was given to another one (its driver died, and the next was quicker than its end) finds
-another claim than its own in `alive.json`, and leaves the trial alone from then on.
+another lease than its own in `alive.json`, and leaves the trial alone from then on.
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ import uuid
 from collections.abc import Mapping
 from typing import final
 
+from paretovid.platform.records.lease import TrialHeartbeat
 from paretovid.platform.storage.home import SweepPaths, TrialPaths
 from paretovid.trainables.data.s3 import ObjectStoreError
+from paretovid.trainables.errors import DataError
 
 LOOK_SECONDS = 1.0
 """Between two looks for the driver's wish; a file system over a network is asked no more often."""
 BEAT_SECONDS = float(os.environ.get("PARETOVID_SIGN_SECONDS", "2"))
-"""Between two signs of life: a thousand trials at a time make five hundred small writes a second."""
+"""Between two heartbeats: a thousand trials at a time make five hundred small writes a second."""
 SLOWER_IN_A_BUCKET = 6.0
 
 
@@ -38,15 +40,24 @@ def take_back_stop(sweep: SweepPaths) -> None:
     sweep.store.remove(sweep.stop)
 
 
+def heartbeat_of(trial: TrialPaths) -> TrialHeartbeat | None:
+    """The last heartbeat of a trial; None if no process has the trial.
+
+    Raises `DataError` for one that cannot be read, such as one that a later version has written.
+    """
+    found = trial.store.read_document(trial.heartbeat)
+    return None if found is None else TrialHeartbeat.from_json(found, str(trial.heartbeat))
+
+
 @final
 class Signs:
-    """One trial's end of it, in the process that has claimed the trial."""
+    """One trial's end of it, in the process that has the trial."""
 
     def __init__(self, trial: TrialPaths) -> None:
         self._trial = trial
         self._store = trial.store
         self._stop_file = trial.sweep.stop
-        self._claim = uuid.uuid4().hex
+        self._lease = uuid.uuid4().hex
         # Where every sign is a request over a network, fewer of them.
         slower = SLOWER_IN_A_BUCKET if self._store.is_remote else 1.0
         self._look_seconds, self._beat_seconds = slower * LOOK_SECONDS, slower * BEAT_SECONDS
@@ -59,12 +70,15 @@ class Signs:
 
     @property
     def is_mine(self) -> bool:
-        """False once another process has claimed the trial."""
-        found = self._store.read_document(self._trial.heartbeat)
-        return found is None or found.get("claim") == self._claim
+        """False once another process has the trial."""
+        try:
+            found = heartbeat_of(self._trial)
+        except DataError:  # another version's: this process has written none that it cannot read
+            return False
+        return found is None or found.lease == self._lease
 
     def heartbeat(self, progress: Mapping[str, float] | None = None) -> bool:
-        """A sign of life. True once the trial should end."""
+        """A heartbeat, if one is due. True once the trial should end."""
         now = time.monotonic()
         self._beats += 1
         if progress is not None:
@@ -88,12 +102,12 @@ class Signs:
                 self._store.remove(self._trial.heartbeat)
 
     def _write(self) -> None:
-        document = {
-            "claim": self._claim,
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "at": time.time(),
-            "beats": self._beats,
-            **self._progress,
-        }
-        self._store.write_text(self._trial.heartbeat, json.dumps(document))
+        heartbeat = TrialHeartbeat(
+            lease=self._lease,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            at=time.time(),
+            beats=self._beats,
+            progress=self._progress,
+        )
+        self._store.write_text(self._trial.heartbeat, json.dumps(heartbeat.to_json()))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, final
 
@@ -15,7 +15,7 @@ import ray
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler
 
-from paretovid.platform.execution.heartbeat import ask_to_stop
+from paretovid.platform.execution.heartbeat import ask_to_stop, heartbeat_of
 from paretovid.platform.execution.outcome import PROCESS_DIED, Failed
 from paretovid.platform.execution.ray_errors import NODE_LOST, is_node_loss
 from paretovid.platform.execution.searcher import ParetoSearcher
@@ -169,7 +169,7 @@ def killed_for_memory(told: str, sweep: SweepPaths) -> Callable[[str], bool]:
     pids = {int(number) for number in re.findall(r"\bpid[=: ]+(\d+)", told, flags=re.IGNORECASE)}
 
     def is_counted(trial: str) -> bool:
-        alive: Mapping[str, Any] = sweep.store.read_document(sweep.trial(trial).heartbeat) or {}
-        return not pids or alive.get("pid") in pids
+        alive = heartbeat_of(sweep.trial(trial))
+        return not pids or (alive is not None and alive.pid in pids)
 
     return is_counted

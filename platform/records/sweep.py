@@ -24,7 +24,7 @@ SweepState = Literal["running", "interrupted", "failed", "out_of_time", "finishe
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class StatedReference:
+class SweepReference:
     """The corner that a finished sweep's hypervolume was measured from, and of which quality."""
 
     objective: str
@@ -35,7 +35,7 @@ class StatedReference:
         return self.corner.to_json(self.objective)
 
     @classmethod
-    def from_json(cls, data: Fields) -> StatedReference | None:
+    def from_json(cls, data: Fields) -> SweepReference | None:
         """What `to_json` wrote; None for a corner without a cost, which is none."""
         if "gflops" not in data:
             return None
@@ -73,7 +73,7 @@ class SweepRecord:
     """Trials that have failed for good, with their reasons, as of its last end."""
     hypervolume: float | None = None
     """On test, of a sweep that has come to its end: GFLOPs times quality (a fraction)."""
-    reference: StatedReference | None = None
+    reference: SweepReference | None = None
     """What the hypervolume is measured from."""
     tracked: bool | None = None
     """Whether MLflow has been notified of everything; None before the end."""
@@ -175,7 +175,7 @@ class SweepRecord:
             study=fields.optional_text("study"),
             failures=fields.text_by_name("failures", {}),
             hypervolume=fields.optional_number("hypervolume"),
-            reference=StatedReference.from_json(fields.fields("reference", {})),
+            reference=SweepReference.from_json(fields.fields("reference", {})),
             tracked=fields.flag("tracked") if "tracked" in fields else None,
             error=fields.optional_text("error"),
         )

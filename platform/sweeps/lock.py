@@ -16,12 +16,13 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from typing import Any, final
+from typing import final
 
 from paretovid.infra.locks import LockHeldError, exclusive_lock, is_locked
 from paretovid.platform.execution.stopping import StopSwitch
+from paretovid.platform.records.lease import DriverLease
 from paretovid.platform.storage.home import SweepPaths
-from paretovid.trainables.errors import UsageError
+from paretovid.trainables.errors import DataError, ParetovidError, UsageError
 
 HEARTBEAT_SECONDS = 2.0
 SILENT_SECONDS = 60.0
@@ -29,15 +30,23 @@ TAKE_OVER_SECONDS = 60.0
 """What a living driver has to stop in, when it is asked to give way."""
 
 
-def driver_of(sweep: SweepPaths) -> dict[str, Any] | None:
-    """The driver that is running the sweep now: `host`, `pid`, `started`, `silent_seconds`. None: nobody."""
-    found = sweep.store.read_document(sweep.lease)
-    if found is None or found.get("ended"):
+def driver_of(sweep: SweepPaths) -> DriverLease | None:
+    """The driver that is running the sweep now. None: nobody.
+
+    Raises `DataError` for a lease that cannot be read, such as one that a later version has written.
+    """
+    lease = _lease_of(sweep)
+    if lease is None or lease.ended:
         return None
-    found["silent_seconds"] = max(0.0, time.time() - float(found.get("heartbeat", 0.0)))
-    if found.get("host") == socket.gethostname():
-        return found if is_locked(sweep.driver_lock) else None
-    return found if found["silent_seconds"] < SILENT_SECONDS else None
+    if lease.host == socket.gethostname():
+        return lease if is_locked(sweep.driver_lock) else None
+    return lease if lease.silent_seconds(time.time()) < SILENT_SECONDS else None
+
+
+def _lease_of(sweep: SweepPaths) -> DriverLease | None:
+    """What `driver.json` says; None if there is none, or half of one."""
+    found = sweep.store.read_document(sweep.lease)
+    return None if found is None else DriverLease.from_json(found, str(sweep.lease))
 
 
 @final
@@ -80,12 +89,17 @@ class SweepLock:
         is_asked = False
         while True:
             lock = self._try()
-            other = self._living(has_lock=lock is not None)
+            try:
+                other = self._living(has_lock=lock is not None)
+            except ParetovidError:
+                if lock is not None:
+                    lock.close()
+                raise
             if lock is not None and other is None:
                 return lock
             if lock is not None:
                 lock.close()
-            who = _describe(other)
+            who = _described(other)
             if not take_over:
                 raise UsageError(
                     f"the sweep {self._sweep.name} is being run by {who}",
@@ -99,7 +113,7 @@ class SweepLock:
             if time.monotonic() > until:
                 raise UsageError(
                     f"{who} does not give way",
-                    f"End it there (kill {(other or {}).get('pid', 'PID')}), then try again.",
+                    f"End it there (kill {other.pid if other else 'PID'}), then try again.",
                 )
             time.sleep(0.5)
 
@@ -113,15 +127,14 @@ class SweepLock:
             return None
         return lock
 
-    def _living(self, *, has_lock: bool) -> dict[str, Any] | None:
-        """Another driver that is alive. `has_lock`: nobody on this machine is."""
-        other = self._store.read_document(self._sweep.lease)
+    def _living(self, *, has_lock: bool) -> DriverLease | None:
+        """Another driver that is alive, if it has said who it is. `has_lock`: nobody on this machine is."""
+        other = _lease_of(self._sweep)
         if not has_lock:
-            return other or {}
-        if other is None or other.get("ended") or other.get("host") == socket.gethostname():
+            return other
+        if other is None or other.ended or other.host == socket.gethostname():
             return None
-        is_silent = time.time() - float(other.get("heartbeat", 0.0)) > SILENT_SECONDS
-        return None if is_silent else other
+        return None if other.silent_seconds(time.time()) > SILENT_SECONDS else other
 
     def _beat(self) -> None:
         while not self._ended.wait(HEARTBEAT_SECONDS):
@@ -135,24 +148,27 @@ class SweepLock:
                 self._write()
 
     def _is_mine(self) -> bool:
-        found = self._store.read_document(self._sweep.lease)
-        return found is None or found.get("name") == self._name
+        try:
+            found = _lease_of(self._sweep)
+        except DataError:  # another version's: this one has written none that it cannot read
+            return False
+        return found is None or found.name == self._name
 
     def _write(self, *, ended: bool = False) -> None:
-        document = {
-            "name": self._name,
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "started": self._started,
-            "heartbeat": time.time(),
-            "ended": ended,
-        }
-        self._store.write_text(self._sweep.lease, json.dumps(document))
+        lease = DriverLease(
+            name=self._name,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            started=self._started,
+            heartbeat=time.time(),
+            ended=ended,
+        )
+        self._store.write_text(self._sweep.lease, json.dumps(lease.to_json()))
 
 
-def _describe(driver: dict[str, Any] | None) -> str:
-    if not driver:
+def _described(driver: DriverLease | None) -> str:
+    if driver is None:
         return "another process of this machine"
-    silent = time.time() - float(driver.get("heartbeat", 0.0))
-    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(float(driver.get("started", 0.0))))
-    return f"process {driver.get('pid')} on {driver.get('host')}, since {since}, last sign of life {silent:.0f} s ago"
+    silent = driver.silent_seconds(time.time())
+    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(driver.started))
+    return f"process {driver.pid} on {driver.host}, since {since}, last heartbeat {silent:.0f} s ago"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from paretovid.platform.execution.outcome import FixedTrial
 from paretovid.platform.records.failure import failure_of, record_failure
-from paretovid.platform.records.journal import FinishedTrial, read_journal
+from paretovid.platform.records.journal import FailedStart, FinishedTrial, read_journal
 from paretovid.platform.records.trial import find_trial
 from paretovid.platform.search.study import ParetoStudy
 from paretovid.platform.storage.home import SweepPaths
@@ -45,7 +45,7 @@ def reconcile(
 
     Arguments:
         sweep: nobody else may be running it.
-        record: takes an event and its facts, as `SweepJournal.write` does.
+        record: takes an event and what there is to say of it, as `SweepJournal.write` does.
         all_points: the study sees all operating points of a trial.
     """
     notes: list[str] = []
@@ -108,7 +108,7 @@ def _record_failed(sweep: SweepPaths, record: Callable[..., None]) -> int:
     recorded = {
         entry.trial
         for entry in read_journal(sweep).entries
-        if entry.event == "fault" and not entry.facts.get("again")
+        if entry.event == "fault" and not FailedStart.in_entry(entry).will_retry
     }
     trials = sweep.with_failure()
     for trial in trials:

@@ -6,14 +6,24 @@ that sees the home.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol, final
+from typing import Protocol, final
 
 from paretovid.platform.console.progress import format_seconds
+from paretovid.platform.execution.heartbeat import heartbeat_of
 from paretovid.platform.records.failure import failure_of
-from paretovid.platform.records.journal import Entry, FinishedTrial, TrialClock, hours_spent, read_journal
+from paretovid.platform.records.journal import (
+    Entry,
+    FailedStart,
+    FinishedTrial,
+    TrialClock,
+    hours_spent,
+    read_journal,
+)
+from paretovid.platform.records.lease import DriverLease
 from paretovid.platform.records.sweep import SweepRecord, known_record, read_record
 from paretovid.platform.storage.home import Home, SweepPaths
 from paretovid.platform.sweeps.lock import driver_of
@@ -43,7 +53,7 @@ class RunningTrial:
     epochs: float | None
     host: str | None
     silent_seconds: float | None
-    """Since its last sign of life, by the clocks of its node and of this one."""
+    """Since its last heartbeat, by the clocks of its node and of this one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,7 +63,7 @@ class SweepStatus:
     name: str
     state: str
     """As recorded; `interrupted` also if its driver is gone without a word."""
-    driver: Mapping[str, Any] | None
+    driver: DriverLease | None
     asked: int
     """Trials, baselines included."""
     finished: int
@@ -67,15 +77,18 @@ class SweepStatus:
     cpu_hours: float
     gpu_hours: float
     untracked: int
-    """Events that MLflow has not been told yet."""
+    """Events that MLflow has not been notified of yet."""
     damaged_lines: tuple[int, ...]
     waits: tuple[str, ...]
     """What is waiting for what."""
     seconds_left: float | None
 
-    def to_document(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, JsonValue]:
         """Plain data, for `--json`."""
-        return asdict(self)
+        if self.driver is None:
+            return asdict(self)
+        driver = {**self.driver.to_json(), "silent_seconds": self.driver.silent_seconds(time.time())}
+        return {**asdict(self), "driver": driver}
 
 
 def status_of(home: Home, name: str) -> SweepStatus:
@@ -103,7 +116,7 @@ def status_of(home: Home, name: str) -> SweepStatus:
         finished=len(finished),
         failed=failed,
         running=running,
-        restarts=sum(entry.event == "fault" and bool(entry.facts.get("again")) for entry in entries),
+        restarts=sum(entry.event == "fault" and FailedStart.in_entry(entry).will_retry for entry in entries),
         validation_hypervolume=curve(entries, record.corner),
         cpu_hours=cpu_hours,
         gpu_hours=gpu_hours,
@@ -171,7 +184,7 @@ def _listing(sweep: SweepPaths, record: SweepRecord | None, error: str | None) -
     sweep.refresh(_RESULT_ONLY)
     done = {trial.name for trial in sweep.with_result()}
     state: str = "unreadable" if record is None else record.state
-    if state == "running" and driver_of(sweep) is None:
+    if state == "running" and not _has_driver(sweep):
         state = "interrupted"
     return SweepListing(
         name=sweep.name if record is None else record.name,
@@ -181,6 +194,13 @@ def _listing(sweep: SweepPaths, record: SweepRecord | None, error: str | None) -
         failed=len(_failures(sweep, done)),
         error=error,
     )
+
+
+def _has_driver(sweep: SweepPaths) -> bool:
+    try:
+        return driver_of(sweep) is not None
+    except DataError:  # of another version: somebody, who is not to hide the other sweeps
+        return True
 
 
 def watch(home: Home, name: str | None, seconds: float = 2.0) -> Iterator[str]:
@@ -200,7 +220,7 @@ def status_text(status: SweepStatus) -> str:
     lines = [f"{status.name}: {status.state}"]
     if status.driver is not None:
         driver = status.driver
-        lines[0] += f", process {driver['pid']} on {driver['host']}"
+        lines[0] += f", process {driver.pid} on {driver.host}"
     left = status.asked - status.finished - len(status.failed)
     lines.append(
         f"trials   {status.finished} of {status.asked} finished, {len(status.running)} running, "
@@ -249,15 +269,17 @@ def _failures(sweep: SweepPaths, finished: set[str]) -> dict[str, str]:
 def _running(sweep: SweepPaths, entries: Sequence[Entry], now: float) -> tuple[RunningTrial, ...]:
     running = []
     for trial, start in _open_starts(entries).items():
-        alive = sweep.store.read_document(sweep.trial(trial).heartbeat) or {}
+        alive = None
+        with contextlib.suppress(DataError):  # another version's: what it says is not shown
+            alive = heartbeat_of(sweep.trial(trial))
         running.append(
             RunningTrial(
                 trial=trial,
-                attempt=int(start.facts.get("attempt", 1)),
-                epoch=alive.get("epoch"),
-                epochs=alive.get("epochs"),
-                host=alive.get("host"),
-                silent_seconds=max(0.0, now - float(alive["at"])) if "at" in alive else None,
+                attempt=start.fields.whole("attempt", 1),
+                epoch=alive.progress.get("epoch") if alive else None,
+                epochs=alive.progress.get("epochs") if alive else None,
+                host=alive.host if alive else None,
+                silent_seconds=max(0.0, now - alive.at) if alive else None,
             )
         )
     return tuple(running)
@@ -300,8 +322,8 @@ def _waits(
         waits.append(f"{untracked} events for MLflow (paretovid replay {name}, if nobody runs the sweep)")
     open_faults: dict[str, str] = {}
     for entry in entries:
-        if entry.event == "fault" and entry.facts.get("again"):
-            open_faults[entry.trial] = str(entry.facts.get("reason"))
+        if entry.event == "fault" and (failed := FailedStart.in_entry(entry)).will_retry:
+            open_faults[entry.trial] = failed.reason
         elif entry.event in ("start", "finish"):
             open_faults.pop(entry.trial, None)
     waits += [f"{trial} for another start, after: {reason}" for trial, reason in open_faults.items()]
@@ -317,7 +339,7 @@ def _seconds_left(entries: Sequence[Entry], left: int, running: int, now: float)
     done = sum(entry.event == "finish" and entry.at > first for entry in entries)
     if done >= 2:
         return (now - first) / done * left
-    seconds = [float(e.facts["seconds"]) for e in entries if e.event == "finish" and "seconds" in e.facts]
+    seconds = [e.fields.number("seconds") for e in entries if e.event == "finish" and "seconds" in e.fields]
     if not seconds or not running:
         return None
     return sum(seconds) / len(seconds) * left / running
@@ -413,7 +435,7 @@ class LiveStatus:
             self._running.add(entry.trial)
         elif entry.event in _ENDED:
             self._running.discard(entry.trial)
-            self._failed += entry.event == "fault" and not entry.facts.get("again")
+            self._failed += entry.event == "fault" and not FailedStart.in_entry(entry).will_retry
         if entry.event == "finish":
             self._reached.add(entry)
 

@@ -26,8 +26,8 @@ from paretovid.platform.fronts.report import front_table, write_html, write_png
 from paretovid.platform.preparation.prepare import Prepared, prepare
 from paretovid.platform.records.journal import SweepJournal, read_journal
 from paretovid.platform.records.sweep import (
-    StatedReference,
     SweepRecord,
+    SweepReference,
     SweepState,
     known_record,
     read_record,
@@ -108,7 +108,7 @@ def run_sweep(
 
 
 def resume_sweep(
-    home_stated: str | None,
+    given_home: str | None,
     name: str,
     overrides: Sequence[str],
     progress: Progress,
@@ -124,13 +124,13 @@ def resume_sweep(
 
     Raises `UnknownNameError` for a sweep that is not there, and what `run_sweep` raises.
     """
-    home = open_home(home_stated)
-    plan = resolve(stored_config(home, name, home_stated, overrides))
+    home = open_home(given_home)
+    plan = resolve(stored_config(home, name, given_home, overrides))
     return _go_on(home, name, plan, progress, take_over=take_over, backend=backend)
 
 
 def extend_sweep(
-    home_stated: str | None,
+    given_home: str | None,
     name: str,
     more: int,
     overrides: Sequence[str],
@@ -142,13 +142,13 @@ def extend_sweep(
     """Adds `more` trials to a sweep, finished or not, and runs what is then missing. Nothing that was tried is
     tried again. Raises as `resume_sweep`.
     """
-    home = open_home(home_stated)
-    plan = resolve(stored_config(home, name, home_stated, overrides))
+    home = open_home(given_home)
+    plan = resolve(stored_config(home, name, given_home, overrides))
     return _go_on(home, name, plan, progress, take_over=take_over, more=more, backend=backend)
 
 
 def replay_sweep(
-    home_stated: str | None, name: str, uri: str | None, progress: Progress, *, whole: bool = False
+    given_home: str | None, name: str, uri: str | None, progress: Progress, *, whole: bool = False
 ) -> int:
     """Tells MLflow what it has not been told of a sweep. Returns how many events.
 
@@ -157,7 +157,7 @@ def replay_sweep(
 
     Raises `StoreError` if the store does not take it, `UsageError` while a driver of the sweep tells it itself.
     """
-    home = open_home(home_stated)
+    home = open_home(given_home)
     record = known_record(home.sweep(name))
     if driver_of(home.sweep(name)) is not None:
         raise UsageError(f"sweep {name} is running, and its driver tells MLflow", "Wait until it has ended.")
@@ -342,7 +342,7 @@ class _Run:
         self._update(
             state=state,
             hypervolume=front.hypervolume,
-            reference=StatedReference(objective=front.objective, corner=front.reference),
+            reference=SweepReference(objective=front.objective, corner=front.reference),
             failures={**self._record.failures, **summary.reasons},
             tracked=False,
         )
@@ -403,7 +403,7 @@ def _report(home: Home, name: str, summary: LaunchSummary | None, plan: SweepPla
         front=read_front([sweep]),
         summary=summary,
         tracking_uri=store_uri(home, config.tracking.uri),
-        stated_uri=config.tracking.uri,
+        given_uri=config.tracking.uri,
         home=config.home,
         example_videos=tuple(shortened(dataset.video_path(r)) for r in examples),
     )

@@ -19,7 +19,7 @@ from typing import final
 from paretovid.platform.artifact_places import artifact_places
 from paretovid.platform.fronts.build import read_front
 from paretovid.platform.fronts.front import Front
-from paretovid.platform.records.journal import Entry, read_journal
+from paretovid.platform.records.journal import Entry, FailedStart, read_journal
 from paretovid.platform.records.sweep import known_record
 from paretovid.platform.records.trial import SweepResults, read_sweep, read_trial
 from paretovid.platform.storage.home import Home, SweepPaths
@@ -88,12 +88,14 @@ class Delivery:
         left_out: list[str] = []
         if first.event == "finish":
             tracker.log_trials(self._read([entry.trial for entry in batch], left_out))
-        elif first.event == "fault" and not first.facts.get("again"):
-            tracker.log_failure(first.trial, str(first.facts.get("reason")), first.facts)
+        elif first.event == "fault":
+            failed = FailedStart.in_entry(first)
+            if not failed.will_retry:
+                tracker.log_failure(first.trial, failed)
         elif first.event == "driver":
             tracker.begin()
         elif first.event == "state":
-            state = str(first.facts.get("state"))
+            state = first.fields.text("state", "")
             front = (self.front or read_front([self._paths])) if state in _ENDED else None
             trials = self._read([trial.name for trial in self._paths.with_result()], left_out)
             tracker.finish(self._results(trials), front, state)

@@ -210,7 +210,7 @@ def test_failures_are_tried_again_and_do_not_end_it(home: Home, name: str) -> No
     found = audit(home, name)
     assert found.study == {"COMPLETE": TRIALS - 2, "FAIL": 2} and found.baselines_with_result == 1
     assert found.mlflow == {"FINISHED": TRIALS - 1, "FAILED": 2} and found.zombies == 0
-    again = {(entry.trial, entry.facts["again"]) for entry in events(home, name, "fault")}
+    again = {(entry.trial, entry.info["again"]) for entry in events(home, name, "fault")}
     assert {("t0000", True), ("t0001", False), ("t0003", True), ("t0003", False)} <= again
     kept = json.loads(home.trial(name, "t0003").failure.read_text())
     assert kept == {"reason": "ValueError: always"}
@@ -255,7 +255,7 @@ def test_a_signal_stops_it_in_order_and_it_goes_on(
     assert found.zombies == 0 and found.parent == "KILLED" and state(home, name) == "interrupted"
     resume(home, name)
     check_whole(home, name)
-    starts = [(entry.trial, entry.facts["attempt"]) for entry in events(home, name, "start")]
+    starts = [(entry.trial, entry.info["attempt"]) for entry in events(home, name, "start")]
     assert [each for each in starts if each[0] in aside] == [
         ("t0004", 1),
         ("t0005", 1),
@@ -271,7 +271,7 @@ def test_a_trial_that_fails_while_the_sweep_stops_waits_for_its_next_start(home:
     assert found.study == {"COMPLETE": 1, "WAITING": 1} and found.zombies == 0
     resume(home, name)
     check_whole(home, name)
-    starts = [entry.facts["attempt"] for entry in events(home, name, "start") if entry.trial == "t0001"]
+    starts = [entry.info["attempt"] for entry in events(home, name, "start") if entry.trial == "t0001"]
     assert starts == [1, 2]
 
 
@@ -372,6 +372,6 @@ def test_killed_at_any_moment_it_ends_with_exactly_what_was_asked_for(home: Home
     found = check_whole(home, name)
     # In flight when it was killed: at most two each time, and what had a result is not started again.
     assert found.starts <= TRIALS + 1 + 2 * 2
-    adopted = [entry.trial for entry in events(home, name, "finish") if entry.facts.get("found")]
+    adopted = [entry.trial for entry in events(home, name, "finish") if entry.info.get("found")]
     assert len(adopted) == 1, "its driver did not live to hear of it"
     assert result.summary is not None and result.summary.failed == 0

@@ -43,7 +43,7 @@ def test_events_are_read_back_in_order_and_numbered_on(tmp_path: Path) -> None:
     entries = read_journal(SweepPaths(tmp_path)).entries
     assert [entry.n for entry in entries] == [1, 2, 3, 4]
     assert [entry.trial for entry in entries] == ["t0000", "t0001", "t0002", ""]
-    assert entries[3].facts == {"state": "finished"}
+    assert entries[3].info == {"state": "finished"}
     assert read_journal(SweepPaths(tmp_path / "nothing")).entries == ()
 
 
@@ -98,7 +98,7 @@ def test_a_journal_that_is_lost_numbers_on_from_what_mlflow_was_told(tmp_path: P
 
 
 def entry(n: int, at: float, event, **facts) -> Entry:
-    return Entry(n=n, at=at, event=event, facts=facts)
+    return Entry(n=n, at=at, event=event, info=facts)
 
 
 def test_hours_count_every_start_until_its_end_or_its_drivers() -> None:
@@ -253,4 +253,4 @@ def test_a_sweep_that_is_running_shows_its_trials_and_an_estimate(tmp_path: Path
         assert found.seconds_left is not None and found.seconds_left >= 0
         assert "2 trials for one of 1 places" in found.waits
         assert "t0002 on" in status_text(found) and "start 2" in status_text(found)
-        assert json.dumps(found.to_document())
+        assert json.dumps(found.to_json())

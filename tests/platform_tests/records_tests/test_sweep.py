@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from paretovid.platform.records.sweep import (
-    StatedReference,
     SweepRecord,
+    SweepReference,
     known_record,
     read_record,
     write_record,
@@ -47,7 +47,7 @@ FINISHED = replace(
     study="home",
     failures={"t0003": "out of memory"},
     hypervolume=0.125,
-    reference=StatedReference(objective="map_iou_0.1_0.7", corner=Reference(quality=0.1, gflops=2.5)),
+    reference=SweepReference(objective="map_iou_0.1_0.7", corner=Reference(quality=0.1, gflops=2.5)),
     tracked=False,
     error="none",
 )

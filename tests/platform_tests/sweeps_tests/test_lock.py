@@ -18,7 +18,7 @@ from paretovid.platform.execution.stopping import StopSwitch
 from paretovid.platform.storage.home import SweepPaths
 from paretovid.platform.sweeps import lock as sweep_lock
 from paretovid.platform.sweeps.lock import SweepLock, driver_of
-from paretovid.trainables.errors import UsageError
+from paretovid.trainables.errors import DataError, UsageError
 
 
 def other_machine(folder: Path, *, silent_seconds: float, ended: bool = False) -> None:
@@ -32,7 +32,7 @@ def other_machine(folder: Path, *, silent_seconds: float, ended: bool = False) -
 def test_a_living_driver_is_respected_and_named(tmp_path: Path) -> None:
     with SweepLock(SweepPaths(tmp_path), StopSwitch()).hold():
         found = driver_of(SweepPaths(tmp_path))
-        assert found is not None and (found["pid"], found["host"]) == (os.getpid(), socket.gethostname())
+        assert found is not None and (found.pid, found.host) == (os.getpid(), socket.gethostname())
         with (
             pytest.raises(UsageError, match=f"run by process {os.getpid()} on") as refused,
             SweepLock(SweepPaths(tmp_path), StopSwitch()).hold(),
@@ -180,20 +180,49 @@ def test_a_refusal_says_since_when_and_how_long_ago_and_the_wish_who_asks(
     other_machine(tmp_path, silent_seconds=7)
     started = time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() - 900))
     with (
-        pytest.raises(UsageError, match=rf"elsewhere, since {started}:\d\d, last sign of life [78] s ago"),
+        pytest.raises(UsageError, match=rf"elsewhere, since {started}:\d\d, last heartbeat [78] s ago"),
         SweepLock(SweepPaths(tmp_path), StopSwitch()).hold(take_over=True),
     ):
         pass
     wish = json.loads(SweepPaths(tmp_path).take_over.read_text())
     assert wish["by"] == f"process {os.getpid()} on {socket.gethostname()}"
     found = driver_of(SweepPaths(tmp_path))
-    assert found is not None and 7 <= found["silent_seconds"] < 30
+    assert found is not None and 7 <= found.silent_seconds(time.time()) < 30
 
 
 def test_a_record_without_its_lock_file_is_that_of_nobody(tmp_path: Path) -> None:
     """A folder that was copied from elsewhere, for one."""
-    described = {"name": "x", "host": socket.gethostname(), "pid": 7, "heartbeat": time.time()}
+    described = {"name": "x", "host": socket.gethostname(), "pid": 7, "started": 0.0, "heartbeat": time.time()}
     SweepPaths(tmp_path).lease.write_text(json.dumps(described))
     assert driver_of(SweepPaths(tmp_path)) is None
     SweepPaths(tmp_path).lease.write_text(json.dumps({**described, "host": "elsewhere"}))
     assert driver_of(SweepPaths(tmp_path)) is not None
+
+
+def test_a_driver_of_a_later_version_is_neither_ignored_nor_run_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def later() -> None:
+        other_machine(tmp_path, silent_seconds=0)
+        found = json.loads(SweepPaths(tmp_path).lease.read_text())
+        SweepPaths(tmp_path).lease.write_text(json.dumps({**found, "version": 2}))
+
+    later()
+    for take_over in (False, True):
+        with (
+            pytest.raises(DataError, match=r"driver\.json is of version 2"),
+            SweepLock(SweepPaths(tmp_path), StopSwitch()).hold(take_over=take_over),
+        ):
+            pass
+    with pytest.raises(DataError, match=r"driver\.json is of version 2"):
+        driver_of(SweepPaths(tmp_path))
+    SweepPaths(tmp_path).lease.unlink()
+    monkeypatch.setattr(sweep_lock, "HEARTBEAT_SECONDS", 0.05)
+    switch = StopSwitch()
+    with SweepLock(SweepPaths(tmp_path), switch).hold():
+        later()
+        until = time.time() + 5
+        while switch.reason is None:
+            assert time.time() < until
+            time.sleep(0.01)
+    assert switch.is_lost and json.loads(SweepPaths(tmp_path).lease.read_text())["version"] == 2

@@ -95,7 +95,7 @@ class Sweep:
     def told(self, event: str) -> list[tuple[str, dict[str, Any]]]:
         entries = read_journal(self.paths).entries
         facts = [
-            (e.trial, {k: v for k, v in e.facts.items() if k != "trial"}) for e in entries if e.event == event
+            (e.trial, {k: v for k, v in e.info.items() if k != "trial"}) for e in entries if e.event == event
         ]
         return facts
 
