@@ -68,6 +68,18 @@ class Table:
                 return one["reason"]
         return None
 
+    def gone(self, everything: Mapping[str, Sequence[Mutation]]) -> list[dict[str, str]]:
+        """Survivors that are listed and can no longer be: their line has changed. They are to be taken out."""
+        found = {(m.module, m.line, m.becomes) for each in everything.values() for m in each}
+        lines = {(module, line) for module, line, _ in found}
+        return [
+            one
+            for one in self.allowed
+            if one["module"] in everything
+            and (one["module"], one["line"], one.get("becomes")) not in found
+            and ("becomes" in one or (one["module"], one["line"]) not in lines)
+        ]
+
 
 def read_table() -> Table:
     """The table of modules, their tests and the survivors that may be."""
@@ -325,6 +337,7 @@ def main() -> int:
             if found := covered(first, module, table.tests[module]):
                 known[module] = found
                 print(f"{module}: {len(found.lines)} tests, {found.cpu_seconds:.0f} s", flush=True)
+        is_whole = all(mutation.module in known for mutation in drawn)
         drawn = [mutation for mutation in drawn if mutation.module in known]
         drawn.sort(
             key=lambda mutation: (known[mutation.module].cpu_seconds, mutation.module, mutation.number)
@@ -338,7 +351,8 @@ def main() -> int:
             if said == "survived":
                 may = table.reason(mutation)
                 print(f"survived{f' (may: {may})' if may else ''}: {shown(mutation)}", flush=True)
-    return report(everything, results, table, asked.goal if len(known) == len(everything) else 2.0)
+    status = report(everything, results, table, asked.goal)
+    return status if is_whole else 1
 
 
 def report(
@@ -359,6 +373,8 @@ def report(
         killed = count["killed"] + count["killed (time)"]
         figures = f"{killed:8}{count['killed (time)']:9}{count['allowed']:10}{count['survived']:10}"
         print(f"{module:45}{len(everything[module]):7}{count.total():7}{figures}")
+    for one in table.gone(everything):
+        print(f"no longer there, take it out of {TABLE.name}: {one['module']}: {one['line']}")
     total = sum(counts.values(), Counter[str]())
     changing = total.total() - total["allowed"]
     share = 1 - total["survived"] / max(1, changing)

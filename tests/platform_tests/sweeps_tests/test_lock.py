@@ -192,7 +192,13 @@ def test_a_refusal_says_since_when_and_how_long_ago_and_the_wish_who_asks(
 
 def test_a_record_without_its_lock_file_is_that_of_nobody(tmp_path: Path) -> None:
     """A folder that was copied from elsewhere, for one."""
-    described = {"name": "x", "host": socket.gethostname(), "pid": 7, "started": 0.0, "heartbeat": time.time()}
+    described = {
+        "name": "x",
+        "host": socket.gethostname(),
+        "pid": 7,
+        "started": 0.0,
+        "heartbeat": time.time(),
+    }
     SweepPaths(tmp_path).lease.write_text(json.dumps(described))
     assert driver_of(SweepPaths(tmp_path)) is None
     SweepPaths(tmp_path).lease.write_text(json.dumps({**described, "host": "elsewhere"}))
