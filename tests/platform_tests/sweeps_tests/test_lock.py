@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from paretovid.infra.locks import exclusive_lock, is_locked
 from paretovid.platform.execution.stopping import StopSwitch
 from paretovid.platform.storage.home import SweepPaths
 from paretovid.platform.sweeps import lock as sweep_lock
@@ -232,3 +234,15 @@ def test_a_driver_of_a_later_version_is_neither_ignored_nor_run_over(
             assert time.time() < until
             time.sleep(0.01)
     assert switch.is_lost and json.loads(SweepPaths(tmp_path).lease.read_text())["version"] == 2
+
+
+@pytest.mark.parametrize("is_held", [False, True])
+def test_a_record_that_cannot_be_read_is_told_whoever_has_the_lock(tmp_path: Path, is_held: bool) -> None:
+    sweep = SweepPaths(tmp_path)
+    sweep.lease.write_text(json.dumps({"version": 99}))
+    with contextlib.ExitStack() as held:
+        if is_held:
+            held.enter_context(exclusive_lock(sweep.driver_lock))
+        with pytest.raises(DataError, match=r"driver\.json"), SweepLock(sweep, StopSwitch()).hold():
+            pass
+        assert is_locked(sweep.driver_lock) == is_held, "and nobody keeps it for that"
