@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import difflib
 import importlib
 import json
 import os
@@ -68,6 +67,18 @@ class Table:
             if is_its_line and one.get("becomes") in (None, mutation.becomes):
                 return one["reason"]
         return None
+
+    def gone(self, everything: Mapping[str, Sequence[Mutation]]) -> list[dict[str, str]]:
+        """Survivors that are listed and can no longer be: their line has changed. They are to be taken out."""
+        found = {(m.module, m.line, m.becomes) for each in everything.values() for m in each}
+        lines = {(module, line) for module, line, _ in found}
+        return [
+            one
+            for one in self.allowed
+            if one["module"] in everything
+            and (one["module"], one["line"], one.get("becomes")) not in found
+            and ("becomes" in one or (one["module"], one["line"]) not in lines)
+        ]
 
 
 def read_table() -> Table:
@@ -199,15 +210,16 @@ def copied(to: Path) -> Path:
     return to
 
 
-def covered(copy: Path, module: str, tests: Sequence[str]) -> Covered:
-    """Runs the tests of a module as it is; ends the whole run if one fails, for then nothing can be told."""
+def covered(copy: Path, module: str, tests: Sequence[str]) -> Covered | None:
+    """Runs the tests of a module as it is; None, and said, if one fails: then nothing can be told of it."""
     path, log = copy.parent / "covered.json", copy.parent / "log"
     path.unlink(missing_ok=True)
     pid = fork(copy, tests, 3000, log=log, plugin=Coverage(module, path))
     sys.settrace(None)
     threading.settrace(None)
     if ended(pid, time.monotonic() + 3000) != 0:
-        sys.exit(f"The tests of {module} fail without any change:\n{log.read_text()[-4000:]}")
+        print(f"{log.read_text()[-4000:]}\nThe tests of {module} fail without any change.", flush=True)
+        return None
     found = json.loads(path.read_text())
     for name in found["imported"]:
         with contextlib.suppress(Exception):
@@ -285,10 +297,9 @@ def outcomes(
 
 def shown(mutation: Mutation) -> str:
     """Where a change is, and what it is."""
-    before = (ROOT / mutation.module).read_text().splitlines()
-    lines = difflib.unified_diff(before, mutation.source.splitlines(), n=0, lineterm="")
-    changed = [line for line in lines if line[:3] not in ("---", "+++") and not line.startswith("@@")]
-    return "\n".join([f"{mutation.module}:{mutation.number}", *(f"    {line}" for line in changed)])
+    return (
+        f"{mutation.module}:{mutation.number}\n    - {mutation.line}\n    + {mutation.becomes or '(nothing)'}"
+    )
 
 
 def sampled(everything: Sequence[Sequence[Mutation]], size: int) -> list[Mutation]:
@@ -323,10 +334,11 @@ def main() -> int:
         first = copied(Path(scratch) / "copy0")
         known: dict[str, Covered] = {}
         for module in dict.fromkeys(mutation.module for mutation in drawn):
-            known[module] = covered(first, module, table.tests[module])
-            print(
-                f"{module}: {len(known[module].lines)} tests, {known[module].cpu_seconds:.0f} s", flush=True
-            )
+            if found := covered(first, module, table.tests[module]):
+                known[module] = found
+                print(f"{module}: {len(found.lines)} tests, {found.cpu_seconds:.0f} s", flush=True)
+        is_whole = all(mutation.module in known for mutation in drawn)
+        drawn = [mutation for mutation in drawn if mutation.module in known]
         drawn.sort(
             key=lambda mutation: (known[mutation.module].cpu_seconds, mutation.module, mutation.number)
         )
@@ -339,7 +351,8 @@ def main() -> int:
             if said == "survived":
                 may = table.reason(mutation)
                 print(f"survived{f' (may: {may})' if may else ''}: {shown(mutation)}", flush=True)
-    return report(everything, results, table, asked.goal)
+    status = report(everything, results, table, asked.goal)
+    return status if is_whole else 1
 
 
 def report(
@@ -360,6 +373,8 @@ def report(
         killed = count["killed"] + count["killed (time)"]
         figures = f"{killed:8}{count['killed (time)']:9}{count['allowed']:10}{count['survived']:10}"
         print(f"{module:45}{len(everything[module]):7}{count.total():7}{figures}")
+    for one in table.gone(everything):
+        print(f"no longer there, take it out of {TABLE.name}: {one['module']}: {one['line']}")
     total = sum(counts.values(), Counter[str]())
     changing = total.total() - total["allowed"]
     share = 1 - total["survived"] / max(1, changing)

@@ -29,7 +29,7 @@ with exclusive_lock(Path(sys.argv[1])):
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    return tmp_path / "folder" / "x.lock"
+    return tmp_path / "some" / "folder" / "x.lock"
 
 
 @pytest.fixture

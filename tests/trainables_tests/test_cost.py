@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
@@ -11,7 +13,8 @@ from paretovid.trainables.cost import (
     deterministic_eval,
     measure_macs,
 )
-from paretovid.trainables.errors import UnknownCostError, UsageError
+from paretovid.trainables.documents import Fields
+from paretovid.trainables.errors import DataError, UnknownCostError, UsageError
 from paretovid.trainables.layers.recurrent import Cell
 
 
@@ -109,3 +112,17 @@ def test_what_is_measured_needs_no_gradient_and_is_in_evaluation():
             return x @ x.T
 
     assert measure_macs(Noted(), torch.ones(3, 5)) == 45
+
+
+def test_a_cost_is_read_back_as_it_was_written_and_a_short_one_has_its_defaults():
+    whole = ComponentCost(
+        macs=3, input="x", provenance="a paper", published_gmacs=0.1, published_source="Table 1"
+    )
+    short = ComponentCost(macs=3, input="x")
+    for cost in (whole, short):
+        written = {name: value for name, value in dataclasses.asdict(cost).items() if value is not None}
+        assert ComponentCost.read(Fields(written, "result.json", "Mend it.")) == cost
+    minimal = Fields({"macs": 3, "input": "x"}, "result.json", "Mend it.")
+    assert ComponentCost.read(minimal) == short
+    with pytest.raises(DataError, match="input"):
+        ComponentCost.read(Fields({"macs": 3}, "result.json", "Mend it."))

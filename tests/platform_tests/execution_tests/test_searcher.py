@@ -171,7 +171,7 @@ def test_figures_that_cannot_be_used_fail_the_trial_with_their_reason(
     assert trial.state == optuna.trial.TrialState.FAIL
     assert trial.user_attrs["reason"] == reason
     assert study.ask() is None
-    assert study.counts().reasons == (reason,)
+    assert study.counts().reasons == (reason,) and study.failures() == {first.trial_id: reason}
 
 
 def test_failures_are_handed_out_again_and_then_final(tmp_path: Path) -> None:

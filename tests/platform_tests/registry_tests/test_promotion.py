@@ -84,7 +84,6 @@ def test_the_store_that_a_sweep_states_is_the_one(home: Home) -> None:
         for config, stated in (
             ({"tracking": {"uri": "http://host"}}, "http://host"),
             ({}, None),
-            (None, None),
         ):
             path.write_text(json.dumps(json.loads(original) | {"config": config}))
             assert registry._tracking_uri(home, "tiny") == stated

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from paretovid.infra.locks import exclusive_lock, is_locked
 from paretovid.platform.execution.stopping import StopSwitch
 from paretovid.platform.storage.home import SweepPaths
 from paretovid.platform.sweeps import lock as sweep_lock
@@ -131,7 +133,7 @@ def test_the_heart_of_a_living_driver_goes_on_beating(
     monkeypatch.setattr(sweep_lock, "HEARTBEAT_SECONDS", 0.01)
 
     def document() -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((tmp_path / "driver.json").read_text())
+        found: dict[str, Any] = json.loads(SweepPaths(tmp_path).lease.read_text())
         return found
 
     with SweepLock(SweepPaths(tmp_path), StopSwitch()).hold():
@@ -147,10 +149,10 @@ def test_the_heart_of_a_living_driver_goes_on_beating(
 
 def test_a_wish_of_before_asks_nobody_who_came_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep_lock, "HEARTBEAT_SECONDS", 0.01)
-    (tmp_path / "take-over.json").write_text(json.dumps({"by": "one who gave up", "at": 0}))
+    SweepPaths(tmp_path).take_over.write_text(json.dumps({"by": "one who gave up", "at": 0}))
     switch = StopSwitch()
     with SweepLock(SweepPaths(tmp_path), switch).hold():
-        assert not (tmp_path / "take-over.json").exists()
+        assert not SweepPaths(tmp_path).take_over.exists()
         time.sleep(0.1)
     assert switch.reason is None
 
@@ -170,7 +172,7 @@ def test_nothing_beats_after_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with lock.hold():
         assert begun.wait(10)
     assert "driver-heartbeat" not in {thread.name for thread in threading.enumerate()}
-    assert json.loads((tmp_path / "driver.json").read_text())["ended"] is True
+    assert json.loads(SweepPaths(tmp_path).lease.read_text())["ended"] is True
 
 
 def test_a_refusal_says_since_when_and_how_long_ago_and_the_wish_who_asks(
@@ -184,7 +186,7 @@ def test_a_refusal_says_since_when_and_how_long_ago_and_the_wish_who_asks(
         SweepLock(SweepPaths(tmp_path), StopSwitch()).hold(take_over=True),
     ):
         pass
-    wish = json.loads((tmp_path / "take-over.json").read_text())
+    wish = json.loads(SweepPaths(tmp_path).take_over.read_text())
     assert wish["by"] == f"process {os.getpid()} on {socket.gethostname()}"
     found = driver_of(SweepPaths(tmp_path))
     assert found is not None and 7 <= found.silent_seconds(time.time()) < 30
@@ -199,9 +201,9 @@ def test_a_record_without_its_lock_file_is_that_of_nobody(tmp_path: Path) -> Non
         "started": 0.0,
         "heartbeat": time.time(),
     }
-    (tmp_path / "driver.json").write_text(json.dumps(described))
+    SweepPaths(tmp_path).lease.write_text(json.dumps(described))
     assert driver_of(SweepPaths(tmp_path)) is None
-    (tmp_path / "driver.json").write_text(json.dumps({**described, "host": "elsewhere"}))
+    SweepPaths(tmp_path).lease.write_text(json.dumps({**described, "host": "elsewhere"}))
     assert driver_of(SweepPaths(tmp_path)) is not None
 
 
@@ -210,8 +212,8 @@ def test_a_driver_of_a_later_version_is_neither_ignored_nor_run_over(
 ) -> None:
     def later() -> None:
         other_machine(tmp_path, silent_seconds=0)
-        found = json.loads((tmp_path / "driver.json").read_text())
-        (tmp_path / "driver.json").write_text(json.dumps({**found, "version": 2}))
+        found = json.loads(SweepPaths(tmp_path).lease.read_text())
+        SweepPaths(tmp_path).lease.write_text(json.dumps({**found, "version": 2}))
 
     later()
     for take_over in (False, True):
@@ -222,7 +224,7 @@ def test_a_driver_of_a_later_version_is_neither_ignored_nor_run_over(
             pass
     with pytest.raises(DataError, match=r"driver\.json is of version 2"):
         driver_of(SweepPaths(tmp_path))
-    (tmp_path / "driver.json").unlink()
+    SweepPaths(tmp_path).lease.unlink()
     monkeypatch.setattr(sweep_lock, "HEARTBEAT_SECONDS", 0.05)
     switch = StopSwitch()
     with SweepLock(SweepPaths(tmp_path), switch).hold():
@@ -231,4 +233,16 @@ def test_a_driver_of_a_later_version_is_neither_ignored_nor_run_over(
         while switch.reason is None:
             assert time.time() < until
             time.sleep(0.01)
-    assert switch.is_lost and json.loads((tmp_path / "driver.json").read_text())["version"] == 2
+    assert switch.is_lost and json.loads(SweepPaths(tmp_path).lease.read_text())["version"] == 2
+
+
+@pytest.mark.parametrize("is_held", [False, True])
+def test_a_record_that_cannot_be_read_is_told_whoever_has_the_lock(tmp_path: Path, is_held: bool) -> None:
+    sweep = SweepPaths(tmp_path)
+    sweep.lease.write_text(json.dumps({"version": 99}))
+    with contextlib.ExitStack() as held:
+        if is_held:
+            held.enter_context(exclusive_lock(sweep.driver_lock))
+        with pytest.raises(DataError, match=r"driver\.json"), SweepLock(sweep, StopSwitch()).hold():
+            pass
+        assert is_locked(sweep.driver_lock) == is_held, "and nobody keeps it for that"

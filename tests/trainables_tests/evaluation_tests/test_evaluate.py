@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from paretovid.trainables.caps import CAP, END, METHOD
+from paretovid.trainables.companions import RunsForOthers
 from paretovid.trainables.cost import ComponentCost, CostTable
 from paretovid.trainables.data.dataset import Event
 from paretovid.trainables.errors import DataError
@@ -154,7 +155,7 @@ def test_equal_answers_are_the_same_only_at_equal_cost():
     assert not same_answers(one, dataclasses.replace(one, detections=((), (), (), ())))
 
 
-class Asked(nn.Module):
+class Asked(nn.Module, RunsForOthers):
     """Notes what it is asked with. Its settings with `k` at 2 are only there to answer others."""
 
     name, inference_knobs, no_cap = "asked", (), "it is a test"
