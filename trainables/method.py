@@ -28,7 +28,7 @@ from paretovid.trainables.outcome import (
     Progress,
     Setting,
 )
-from paretovid.trainables.plugins import Catalog
+from paretovid.trainables.plugins.catalog import Catalog
 from paretovid.trainables.provider import Provider
 
 Task = Literal["classification", "localization"]
@@ -50,7 +50,7 @@ class Method(nn.Module, ABC):
     no_cap: ClassVar[str] = (
         "it settles what to look at for the whole video at once, so there is no read to stop before"
     )
-    """Why a method without `max_gflops` has none (`caps.py`)."""
+    """Why a method without `max_gflops` has none (`layers/caps.py`)."""
 
     @classmethod
     @abstractmethod

@@ -28,17 +28,17 @@ from torch import Tensor
 
 from paretovid.trainables.backbones.catalog import BACKBONES, component, load_backbone
 from paretovid.trainables.backbones.spec import Backbone
-from paretovid.trainables.caps import CAP, STOPPED_BY, check_known
 from paretovid.trainables.catalog import build_method, method_class
 from paretovid.trainables.cost import CostTable, deterministic_eval
 from paretovid.trainables.data.dataset import video_key
 from paretovid.trainables.data.s3 import is_object
 from paretovid.trainables.data.videos import InputSpec, VideoReader, read_steps
 from paretovid.trainables.errors import DataError, UsageError, VideoError, unknown_name
+from paretovid.trainables.layers.caps import CAP, STOPPED_BY, check_known
 from paretovid.trainables.method import METHODS, Method
 from paretovid.trainables.model_description import MODEL_FILE, ModelDescription
 from paretovid.trainables.outcome import InferenceKnob, Outcome
-from paretovid.trainables.plugins import IS_COPY
+from paretovid.trainables.plugins.catalog import IS_COPY
 from paretovid.trainables.provider import VideoProvider
 
 WEIGHTS_FILE = "method.safetensors"

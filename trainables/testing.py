@@ -27,7 +27,7 @@ from paretovid.trainables.features.store import FeatureSplit
 from paretovid.trainables.measurement import MAP, Metrics
 from paretovid.trainables.method import Method
 from paretovid.trainables.outcome import Batch, Outcome, Progress, Setting, SourceFacts
-from paretovid.trainables.plugins import use_plugins
+from paretovid.trainables.plugins.catalog import use_plugins
 from paretovid.trainables.provider import FeatureProvider, VideoProvider
 
 NUM_CLASSES = 4

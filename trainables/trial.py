@@ -19,7 +19,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from paretovid.trainables.backbones.catalog import measure_component
-from paretovid.trainables.caps import check_known, complete
 from paretovid.trainables.catalog import build_method, method_class, method_config
 from paretovid.trainables.companions import ChecksFeatures, Exports, NeedsFiles, UsesSourceInfo, Warns
 from paretovid.trainables.context import TrialContext, TrialStopped
@@ -46,6 +45,7 @@ from paretovid.trainables.evaluation.results import (
     TrialResult,
 )
 from paretovid.trainables.features.store import FeatureSplit, FeatureStore
+from paretovid.trainables.layers.caps import check_known, complete
 from paretovid.trainables.method import Method
 from paretovid.trainables.outcome import Detection, Outcome, Setting, SourceFacts
 from paretovid.trainables.provenance import code_version

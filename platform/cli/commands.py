@@ -257,8 +257,8 @@ def flops(args: argparse.Namespace) -> Answer:
 
 def relocate(args: argparse.Namespace) -> Answer:
     """`paretovid relocate`."""
-    from paretovid.platform import relocate as relocating
     from paretovid.platform.storage.home import open_home
+    from paretovid.platform.sweeps import relocate as relocating
 
     done = relocating.relocate(open_home(args.home, is_there=True), dry_run=args.dry_run)
     return Answer(text=str(done), document=done.to_document())

@@ -252,7 +252,7 @@ def _mlflow_store(home: Home) -> Check:
 
 def _moved(home: Home) -> Check | None:
     """What MLflow alone does not know of a home that was moved or copied."""
-    from paretovid.platform.artifact_places import artifact_places
+    from paretovid.platform.tracking.artifact_places import artifact_places
 
     places = artifact_places(home)
     if not places.is_moved:

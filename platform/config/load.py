@@ -26,7 +26,7 @@ from paretovid.platform.storage.urls import check_no_password
 from paretovid.search_spaces.schema import FREE_SECTIONS, KnobConfig, MethodConfig, SweepConfig
 from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.errors import UsageError, unknown_name
-from paretovid.trainables.plugins import search_space_folders, use_plugins
+from paretovid.trainables.plugins.catalog import search_space_folders, use_plugins
 from paretovid.trainables.ranges import check_ranges
 
 _PACKAGE = "paretovid.search_spaces"

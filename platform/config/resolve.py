@@ -29,7 +29,6 @@ from paretovid.trainables.backbones.fine_tuning import FineTuningConfig
 from paretovid.trainables.backbones.precision import Precision, check_precision
 from paretovid.trainables.backbones.training import BackboneTrainingConfig, check_labels
 from paretovid.trainables.backbones.weights import RANDOM, missing_weights
-from paretovid.trainables.caps import check_known
 from paretovid.trainables.catalog import method_class, method_config
 from paretovid.trainables.companions import UsesSourceInfo
 from paretovid.trainables.config import typed_config
@@ -40,9 +39,10 @@ from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.errors import UsageError, unknown_name
 from paretovid.trainables.evaluation.evaluate import OBJECTIVES
 from paretovid.trainables.features.store import check_feature_type
+from paretovid.trainables.layers.caps import check_known
 from paretovid.trainables.method import METHODS, Method
 from paretovid.trainables.outcome import SourceFacts
-from paretovid.trainables.plugins import check_travels
+from paretovid.trainables.plugins.catalog import check_travels
 from paretovid.trainables.ranges import Declared, check_ranges, field_number
 from paretovid.trainables.training.config import TrainingConfig
 

@@ -17,7 +17,7 @@ from paretovid.platform.storage.home import Home, open_home
 from paretovid.platform.storage.mirror import remove, share_file
 from paretovid.search_spaces.schema import SweepConfig
 from paretovid.trainables.errors import DataError, UsageError
-from paretovid.trainables.plugins import plugin_roots
+from paretovid.trainables.plugins.catalog import plugin_roots
 
 
 @contextlib.contextmanager

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
-from paretovid.platform.home_paths import from_home, to_home
 from paretovid.platform.storage.documents import read_document
+from paretovid.platform.storage.home_paths import from_home, to_home
 from paretovid.platform.storage.mirror import refresh_sweeps, share_file
 from paretovid.trainables.data.dataset import write_json
 from paretovid.trainables.documents import Fields, JsonObject, JsonValue

@@ -13,8 +13,8 @@ from typing import Any, final
 
 from paretovid.platform.storage.home import Home
 from paretovid.platform.tracking.store import open_registry, quiet_mlflow
-from paretovid.trainables.caps import no_cap_error
 from paretovid.trainables.errors import DataError, ParetovidError, UsageError
+from paretovid.trainables.layers.caps import no_cap_error
 from paretovid.trainables.recognizer import CHEAPEST_ONLY
 
 KEYS = ("path", "labels", "instances", "gflops", "calls", "steps", "stopped_by", "notes", "error")

@@ -31,7 +31,7 @@ from paretovid.platform.storage.mirror import fetch_result
 from paretovid.platform.tracking.store import Store, locked, open_registry, quiet_mlflow
 from paretovid.trainables.errors import ParetovidError, UsageError, unknown_name
 from paretovid.trainables.evaluation.results import MAP, SPLITS
-from paretovid.trainables.plugins import use_plugins
+from paretovid.trainables.plugins.catalog import use_plugins
 
 EVENT = "paretovid.event."
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")

@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import final
 
-from paretovid.platform.artifact_places import artifact_places
 from paretovid.platform.fronts.build import read_front
 from paretovid.platform.fronts.front import Front
 from paretovid.platform.records.journal import Entry, read_journal
@@ -25,6 +24,7 @@ from paretovid.platform.records.sweep import known_record
 from paretovid.platform.records.trial import SweepResults, read_sweep, read_trial
 from paretovid.platform.storage.documents import read_document, write_atomically
 from paretovid.platform.storage.home import Home
+from paretovid.platform.tracking.artifact_places import artifact_places
 from paretovid.platform.tracking.store import StoreError, open_store, store_uri
 from paretovid.platform.tracking.tracker import Tracker, log_sweep
 from paretovid.trainables.errors import ParetovidError

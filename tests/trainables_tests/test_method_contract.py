@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from paretovid.trainables.caps import CAP, has_cap
 from paretovid.trainables.catalog import method_class, method_config, method_names
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.evaluation.evaluate import run_settings
+from paretovid.trainables.layers.caps import CAP, has_cap
 from paretovid.trainables.outcome import Batch, Outcome, Progress
 from paretovid.trainables.testing import (
     COMPONENTS,

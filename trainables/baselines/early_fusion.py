@@ -21,7 +21,8 @@ from paretovid.trainables.baselines.uniform import (
     TrainingFrames,
     check_frame_counts,
 )
-from paretovid.trainables.caps import (
+from paretovid.trainables.cost import ComponentCost, measure_macs
+from paretovid.trainables.layers.caps import (
     DEFAULT_CAPS,
     KNOBS,
     Cap,
@@ -30,7 +31,6 @@ from paretovid.trainables.caps import (
     check_caps,
     frames_under_caps,
 )
-from paretovid.trainables.cost import ComponentCost, measure_macs
 from paretovid.trainables.layers.frame_sampling import uniform_steps
 from paretovid.trainables.layers.functional import classification_loss, probabilities, stack_steps
 from paretovid.trainables.layers.recurrent import Cell, CellKind, Projection

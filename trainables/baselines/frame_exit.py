@@ -34,7 +34,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from paretovid.trainables.caps import (
+from paretovid.trainables.cost import ComponentCost, measure_macs
+from paretovid.trainables.errors import UsageError
+from paretovid.trainables.layers.caps import (
     CAP,
     DEFAULT_CAPS,
     END,
@@ -47,8 +49,6 @@ from paretovid.trainables.caps import (
     check_caps,
     record,
 )
-from paretovid.trainables.cost import ComponentCost, measure_macs
-from paretovid.trainables.errors import UsageError
 from paretovid.trainables.layers.coarse_to_fine import FINE
 from paretovid.trainables.layers.frame_classifier import mark_looked
 from paretovid.trainables.layers.frame_sampling import uniform_steps

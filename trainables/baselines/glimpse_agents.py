@@ -22,9 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from paretovid.trainables.caps import DEFAULT_CAPS, KNOBS, Cap, CapUnits, check_caps
 from paretovid.trainables.cost import ComponentCost
 from paretovid.trainables.errors import UsageError
+from paretovid.trainables.layers.caps import DEFAULT_CAPS, KNOBS, Cap, CapUnits, check_caps
 from paretovid.trainables.layers.frame_agent import (
     AgentConfig,
     Decision,

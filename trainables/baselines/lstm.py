@@ -23,7 +23,8 @@ from paretovid.trainables.baselines.uniform import (
     check_frame_counts,
     with_memory_source,
 )
-from paretovid.trainables.caps import (
+from paretovid.trainables.cost import ComponentCost, measure_macs
+from paretovid.trainables.layers.caps import (
     DEFAULT_CAPS,
     KNOBS,
     Cap,
@@ -32,7 +33,6 @@ from paretovid.trainables.caps import (
     check_caps,
     frames_under_caps,
 )
-from paretovid.trainables.cost import ComponentCost, measure_macs
 from paretovid.trainables.layers.coarse_to_fine import COARSE, FINE, LOOKED_COARSE
 from paretovid.trainables.layers.frame_classifier import mark_looked
 from paretovid.trainables.layers.frame_sampling import Sampling, check_sampling, sampled_steps

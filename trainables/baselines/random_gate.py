@@ -14,8 +14,8 @@ from typing import Annotated, Any, ClassVar, final
 import torch
 from torch import Tensor
 
-from paretovid.trainables.caps import DEFAULT_CAPS, KNOBS_WITH_CHEAP, Cap, CapUnits, check_caps
 from paretovid.trainables.cost import ComponentCost
+from paretovid.trainables.layers.caps import DEFAULT_CAPS, KNOBS_WITH_CHEAP, Cap, CapUnits, check_caps
 from paretovid.trainables.layers.coarse_to_fine import (
     COARSE,
     FINE,

@@ -15,9 +15,9 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor
 
-from paretovid.trainables.caps import DEFAULT_CAPS, KNOBS_WITH_CHEAP, Cap, CapUnits, check_caps
 from paretovid.trainables.cost import ComponentCost
 from paretovid.trainables.errors import UsageError
+from paretovid.trainables.layers.caps import DEFAULT_CAPS, KNOBS_WITH_CHEAP, Cap, CapUnits, check_caps
 from paretovid.trainables.layers.coarse_to_fine import levels_under_caps
 from paretovid.trainables.layers.frame_sampling import uniform_hash
 from paretovid.trainables.layers.functional import classification_loss

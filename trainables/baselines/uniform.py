@@ -21,7 +21,9 @@ from typing import Annotated, Any, ClassVar, final
 import torch
 from torch import Tensor, nn
 
-from paretovid.trainables.caps import (
+from paretovid.trainables.cost import ComponentCost, measure_macs
+from paretovid.trainables.errors import UsageError
+from paretovid.trainables.layers.caps import (
     DEFAULT_CAPS,
     KNOBS,
     Cap,
@@ -30,8 +32,6 @@ from paretovid.trainables.caps import (
     check_caps,
     frames_under_caps,
 )
-from paretovid.trainables.cost import ComponentCost, measure_macs
-from paretovid.trainables.errors import UsageError
 from paretovid.trainables.layers.coarse_to_fine import COARSE, FINE, LOOKED_COARSE
 from paretovid.trainables.layers.frame_classifier import FrameScores, mark_looked, score_loss
 from paretovid.trainables.layers.frame_sampling import Sampling, check_sampling, sampled_steps

@@ -31,8 +31,8 @@ from paretovid.trainables.cost import ComponentCost
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.layers.recurrent import Projection
 from paretovid.trainables.layers.temporal_attention import SelfAttention, step_and_pair_macs
+from paretovid.trainables.layers.whole_batch import sum_over_workers
 from paretovid.trainables.ranges import Width, check_ranges
-from paretovid.trainables.whole_batch import sum_over_workers
 
 L0Form = Literal["open_probability", "hard_concrete"]
 CLIP = 0.5

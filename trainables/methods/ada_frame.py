@@ -37,9 +37,9 @@ from typing import Annotated, Any, ClassVar, Literal, final
 import torch
 from torch import Tensor
 
-from paretovid.trainables.caps import DEFAULT_CAPS, KNOBS, Cap, CapUnits, check_caps
 from paretovid.trainables.cost import ComponentCost
 from paretovid.trainables.errors import NonFiniteError, UsageError
+from paretovid.trainables.layers.caps import DEFAULT_CAPS, KNOBS, Cap, CapUnits, check_caps
 from paretovid.trainables.layers.frame_agent import (
     AgentConfig,
     Decision,

@@ -50,13 +50,14 @@ from typing import Annotated, Any, ClassVar, Literal, final
 
 from torch import Tensor, nn
 
-from paretovid.trainables.caps import DEFAULT_CAPS, KNOBS_WITH_CHEAP, Cap, CapUnits, check_caps
 from paretovid.trainables.cost import ComponentCost
 from paretovid.trainables.errors import UsageError
+from paretovid.trainables.layers.caps import DEFAULT_CAPS, KNOBS_WITH_CHEAP, Cap, CapUnits, check_caps
 from paretovid.trainables.layers.coarse_to_fine import levels_under_caps
 from paretovid.trainables.layers.functional import classification_loss
 from paretovid.trainables.layers.gated_stack import Decide, Gate, GatedLevels, LevelSize, Limits
 from paretovid.trainables.layers.recurrent import CellKind, gumbel_use
+from paretovid.trainables.layers.whole_batch import sum_over_workers
 from paretovid.trainables.method import Method, check_distinct, register
 from paretovid.trainables.outcome import Batch, InferenceKnob, Loss, Outcome, Progress, Setting
 from paretovid.trainables.provider import Provider
@@ -68,7 +69,6 @@ from paretovid.trainables.ranges import (
     Width,
     check_ranges,
 )
-from paretovid.trainables.whole_batch import sum_over_workers
 
 MOST_LEVELS = 4
 DEFAULT_SKIPS = (0.7, 0.95, 0.98)

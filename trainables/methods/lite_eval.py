@@ -36,9 +36,9 @@ from typing import Annotated, Any, ClassVar, Literal, final
 
 from torch import Tensor
 
-from paretovid.trainables.caps import DEFAULT_CAPS, KNOBS_WITH_CHEAP, Cap, CapUnits, check_caps
 from paretovid.trainables.cost import ComponentCost
 from paretovid.trainables.errors import UsageError
+from paretovid.trainables.layers.caps import DEFAULT_CAPS, KNOBS_WITH_CHEAP, Cap, CapUnits, check_caps
 from paretovid.trainables.layers.coarse_to_fine import (
     COARSE,
     FINE,
@@ -52,11 +52,11 @@ from paretovid.trainables.layers.coarse_to_fine import (
 from paretovid.trainables.layers.functional import classification_loss
 from paretovid.trainables.layers.gated_stack import Gate
 from paretovid.trainables.layers.recurrent import gumbel_use
+from paretovid.trainables.layers.whole_batch import sum_over_workers
 from paretovid.trainables.method import Method, check_distinct, register
 from paretovid.trainables.outcome import Batch, InferenceKnob, Loss, Outcome, Progress, Setting
 from paretovid.trainables.provider import Provider
 from paretovid.trainables.ranges import Fraction, PositiveFraction, Range, Weight, check_ranges
-from paretovid.trainables.whole_batch import sum_over_workers
 
 ONLINE_K = InferenceKnob(
     name="online_k",

@@ -67,12 +67,12 @@ from paretovid.trainables.layers.model_pool import (
     member_losses,
     picked,
 )
+from paretovid.trainables.layers.whole_batch import sum_over_workers
 from paretovid.trainables.measurement import Metrics
 from paretovid.trainables.method import Method, check_distinct, register
 from paretovid.trainables.outcome import Batch, InferenceKnob, Loss, Outcome, Progress, Setting, SourceFacts
 from paretovid.trainables.provider import Provider
 from paretovid.trainables.ranges import Positive, Range, Width, check_ranges
-from paretovid.trainables.whole_batch import sum_over_workers
 
 THETA = InferenceKnob(
     name="theta",

@@ -51,12 +51,12 @@ from paretovid.trainables.layers.localization_head import (
     valid_clips,
 )
 from paretovid.trainables.layers.recurrent import Projection
+from paretovid.trainables.layers.whole_batch import sum_over_workers
 from paretovid.trainables.measurement import Metrics
 from paretovid.trainables.method import Method, Task, check_distinct, register
 from paretovid.trainables.outcome import Batch, InferenceKnob, Loss, Outcome, Progress, Setting
 from paretovid.trainables.provider import Provider
 from paretovid.trainables.ranges import Dropout, OpenFraction, Width, check_ranges
-from paretovid.trainables.whole_batch import sum_over_workers
 
 BY_APPEARANCE, BY_MOTION = 1, 2
 """Decisions: which model's activations a clip has."""

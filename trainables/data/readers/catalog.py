@@ -9,7 +9,7 @@ from typing import Any
 from paretovid.trainables.config import typed_config
 from paretovid.trainables.data.readers.annotations import Reader, ReaderConfig
 from paretovid.trainables.errors import UsageError
-from paretovid.trainables.plugins import Catalog, calling_module
+from paretovid.trainables.plugins.catalog import Catalog, calling_module
 
 _HEAD_BYTES = 64 * 2**10
 

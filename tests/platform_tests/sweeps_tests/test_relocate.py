@@ -13,18 +13,18 @@ from typing import Any
 import mlflow
 import pytest
 
-from paretovid.platform import relocate
-from paretovid.platform.artifact_places import ArtifactPlaces, artifact_places, rewrite_locations
 from paretovid.platform.cli import doctor
 from paretovid.platform.cli.main import main
 from paretovid.platform.execution.stopping import StopSwitch
-from paretovid.platform.home_paths import from_home, to_home
 from paretovid.platform.records.sweep import SweepRecord, known_record, write_record
 from paretovid.platform.registry import prediction
 from paretovid.platform.registry import promotion as registry
 from paretovid.platform.storage.home import Home
+from paretovid.platform.storage.home_paths import from_home, to_home
+from paretovid.platform.sweeps import relocate
 from paretovid.platform.sweeps.lock import SweepLock
 from paretovid.platform.testing.sweeps import small_home
+from paretovid.platform.tracking.artifact_places import ArtifactPlaces, artifact_places, rewrite_locations
 from paretovid.platform.tracking.exporter import TRACKED_FILE, Delivery
 from paretovid.platform.tracking.store import open_store
 from paretovid.trainables.errors import UsageError

@@ -20,17 +20,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from paretovid.platform.artifact_places import (
+from paretovid.platform.records.sweep import SWEEP_FILE
+from paretovid.platform.storage.documents import read_document, write_atomically
+from paretovid.platform.storage.home import Home
+from paretovid.platform.storage.home_paths import replaced_paths, to_home
+from paretovid.platform.sweeps.lock import driver_of
+from paretovid.platform.tracking.artifact_places import (
     ArtifactPlaces,
     artifact_places,
     count_locations,
     rewrite_locations,
 )
-from paretovid.platform.home_paths import replaced_paths, to_home
-from paretovid.platform.records.sweep import SWEEP_FILE
-from paretovid.platform.storage.documents import read_document, write_atomically
-from paretovid.platform.storage.home import Home
-from paretovid.platform.sweeps.lock import driver_of
 from paretovid.platform.tracking.exporter import EMBEDDED, TRACKED_FILE
 from paretovid.platform.tracking.store import StoreError
 from paretovid.trainables.errors import UsageError

@@ -7,7 +7,7 @@ server, and a scheme of our own would need paretovid at every consumer, who has 
 locations, and paretovid reads them relative to the home: what lies below the folder that the store was made in, the
 recorded root, is looked for, and written, below the home as it lies now. All commands therefore work in a home that
 was moved or copied, whenever it was made, also where two machines see it under two paths. `paretovid relocate`
-(`relocate.py`) writes the present root into the tables, for those who read them with MLflow alone.
+(`sweeps/relocate.py`) writes the present root into the tables, for those who read them with MLflow alone.
 
 Only SQLite is used here, so that asking costs no import of MLflow.
 """
