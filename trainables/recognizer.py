@@ -30,8 +30,8 @@ from paretovid.trainables.backbones.catalog import BACKBONES, component, load_ba
 from paretovid.trainables.backbones.spec import Backbone
 from paretovid.trainables.catalog import build_method, method_class
 from paretovid.trainables.cost import CostTable, deterministic_eval
-from paretovid.trainables.data.dataset import video_key
 from paretovid.trainables.data.s3 import is_object
+from paretovid.trainables.data.video_keys import video_key
 from paretovid.trainables.data.videos import InputSpec, VideoReader, read_steps
 from paretovid.trainables.errors import DataError, UsageError, VideoError, unknown_name
 from paretovid.trainables.layers.caps import CAP, STOPPED_BY, check_known

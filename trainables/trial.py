@@ -20,7 +20,6 @@ from torch import Tensor
 
 from paretovid.trainables.backbones.catalog import measure_component
 from paretovid.trainables.catalog import build_method, method_class, method_config
-from paretovid.trainables.companions import ChecksFeatures, Exports, NeedsFiles, UsesSourceInfo, Warns
 from paretovid.trainables.context import TrialContext, TrialStopped
 from paretovid.trainables.cost import CostTable, check_accounting
 from paretovid.trainables.data.dataset import Dataset, Event, load_dataset
@@ -38,6 +37,7 @@ from paretovid.trainables.evaluation.results import (
     RESULT_FILE,
     SCORES_FILE,
     SPLITS,
+    WEIGHTS_FILE,
     DataReference,
     Metrics,
     OperatingPoint,
@@ -46,7 +46,14 @@ from paretovid.trainables.evaluation.results import (
 )
 from paretovid.trainables.features.store import FeatureSplit, FeatureStore
 from paretovid.trainables.layers.caps import check_known, complete
-from paretovid.trainables.method import Method
+from paretovid.trainables.method import (
+    ChecksFeatures,
+    Exports,
+    Method,
+    NeedsFiles,
+    UsesSourceInfo,
+    Warns,
+)
 from paretovid.trainables.outcome import Detection, Outcome, Setting, SourceFacts
 from paretovid.trainables.provenance import code_version
 from paretovid.trainables.training.checkpoint import _keep
@@ -317,9 +324,9 @@ def _segment_rows(videos: Segments) -> Tensor:
 
 def _write(folder: Path, result: TrialResult, method: Method) -> None:
     """Weights first, `result.json` last: a folder with a result is complete."""
-    temporary = folder / "model.safetensors.partial"
+    temporary = folder / f"{WEIGHTS_FILE}.partial"
     save_file({name: value.contiguous() for name, value in method.state_dict().items()}, temporary)
-    _keep(temporary, folder / "model.safetensors")
+    _keep(temporary, folder / WEIGHTS_FILE)
     document = result.to_json()
     if isinstance(method, Exports):
         about = {key: document[key] for key in ("sweep", "trial", "seed", "data", "code_version")}

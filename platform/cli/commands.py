@@ -224,15 +224,19 @@ def _predict_document(args: argparse.Namespace) -> Mapping[str, Any]:
             "predict takes home=FOLDER and options; a registry on a server is named by MLFLOW_TRACKING_URI.",
         )
 
-    return prediction.predict(
+    answers = prediction.answers_of(
         open_home(args.home),
         args.model,
         args.videos,
         max_gflops=args.max_gflops,
         params=dict(args.set),
-        pictures=args.picture,
         on_demand=args.on_demand,
     )
+    if args.picture is not None:
+        from paretovid.platform.registry.pictures import draw_answers
+
+        draw_answers(answers, args.picture)
+    return prediction.document_of(args.model, answers)
 
 
 def flops(args: argparse.Namespace) -> Answer:

@@ -30,17 +30,20 @@ from paretovid.trainables.backbones.precision import Precision, check_precision
 from paretovid.trainables.backbones.training import BackboneTrainingConfig, check_labels
 from paretovid.trainables.backbones.weights import RANDOM, missing_weights
 from paretovid.trainables.catalog import method_class, method_config
-from paretovid.trainables.companions import UsesSourceInfo
 from paretovid.trainables.config import typed_config
 from paretovid.trainables.data.moving_digits.generate import MovingDigitsConfig
 from paretovid.trainables.data.readers.annotations import ReaderConfig
-from paretovid.trainables.data.readers.catalog import reader, reader_config
+from paretovid.trainables.data.readers.catalog import read_annotations, reader_config
 from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.errors import UsageError, unknown_name
 from paretovid.trainables.evaluation.evaluate import OBJECTIVES
 from paretovid.trainables.features.store import check_feature_type
 from paretovid.trainables.layers.caps import check_known
-from paretovid.trainables.method import METHODS, Method
+from paretovid.trainables.method import (
+    METHODS,
+    Method,
+    UsesSourceInfo,
+)
 from paretovid.trainables.outcome import SourceFacts
 from paretovid.trainables.plugins.catalog import check_travels
 from paretovid.trainables.ranges import Declared, check_ranges, field_number
@@ -162,8 +165,8 @@ def resolve(config: SweepConfig) -> SweepPlan:
 def resolve_preparation(config: SweepConfig) -> PreparationPlan:
     """The plan of everything up to features. Raises as `resolve`."""
     data = resolve_data(config)
-    if data.reader is not None:
-        reader(data.reader).read(data.settings)
+    if data.reader is not None and data.settings is not None:
+        read_annotations(data.reader, data.settings)
     backbones = _resolve_backbones(config)
     check_feature_type(config.backbones.dtype)
     check_extraction(config.extraction)

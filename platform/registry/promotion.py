@@ -21,7 +21,7 @@ from typing import Any
 from paretovid.platform.fronts.build import read_front
 from paretovid.platform.fronts.front import Front, FrontPoint
 from paretovid.platform.fronts.selection import choose
-from paretovid.platform.records.sweep import known_record
+from paretovid.platform.records.sweep import SWEEP_FILE, known_record
 from paretovid.platform.records.trial import objective_text
 from paretovid.platform.registry.card import model_card
 from paretovid.platform.registry.gates import Gate, check_raw_videos
@@ -30,7 +30,7 @@ from paretovid.platform.storage.home import Home
 from paretovid.platform.storage.mirror import fetch_result
 from paretovid.platform.tracking.store import Store, locked, open_registry, quiet_mlflow
 from paretovid.trainables.errors import ParetovidError, UsageError, unknown_name
-from paretovid.trainables.evaluation.results import MAP, SPLITS
+from paretovid.trainables.evaluation.results import MAP, SPLITS, WEIGHTS_FILE
 from paretovid.trainables.plugins.catalog import use_plugins
 
 EVENT = "paretovid.event."
@@ -103,7 +103,7 @@ def promote(
     chosen = choose(front, point=point, max_gflops=max_gflops, min_map=min_map, at_knee=knee)
     gates = [*number_gates(chosen, max_gflops)]
     _refuse_unless_passed(chosen, gates)
-    fetch_result(chosen.folder, ("model.safetensors",))
+    fetch_result(chosen.folder, (WEIGHTS_FILE,))
     backbones = backbone_folders(home, chosen.trial)
     with tempfile.TemporaryDirectory() as scratch:
         package = write_package(Path(scratch), home, chosen, backbones)
@@ -233,7 +233,7 @@ def _tracking_uri(home: Home, sweep: str) -> str | None:
 
 def _plugins(home: Home, sweep: str) -> list[str]:
     """The modules that the sweep was started with."""
-    info = json.loads((home.sweep(sweep) / "sweep.json").read_text())
+    info = json.loads((home.sweep(sweep) / SWEEP_FILE).read_text())
     return list((info.get("config") or {}).get("plugins") or [])
 
 

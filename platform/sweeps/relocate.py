@@ -32,7 +32,8 @@ from paretovid.platform.tracking.artifact_places import (
     rewrite_locations,
 )
 from paretovid.platform.tracking.exporter import EMBEDDED, TRACKED_FILE
-from paretovid.platform.tracking.store import StoreError
+from paretovid.platform.tracking.store import LOCK_FILE, StoreError
+from paretovid.trainables.data.dataset import MANIFEST
 from paretovid.trainables.errors import UsageError
 
 _LOCK_SECONDS = 10.0
@@ -125,7 +126,7 @@ def _rewritten(home: Home, places: ArtifactPlaces) -> dict[Path, Any]:
     """The documents that name the root of before, with their new content."""
     found: dict[Path, Any] = {}
     paths = [*home.sweeps.glob(f"*/{SWEEP_FILE}"), *home.sweeps.glob(f"*/{TRACKED_FILE}")]
-    for path in sorted([*paths, *home.root.glob("data/*/manifest.json")]):
+    for path in sorted([*paths, *home.root.glob(f"data/*/{MANIFEST}")]):
         before = read_document(path)
         now: Any = replaced_paths(before, places.recorded, str(places.root))
         if path.name == SWEEP_FILE:
@@ -152,7 +153,7 @@ def _check_idle(home: Home) -> None:
 def _sole_use(home: Home) -> Iterator[None]:
     """Keeps paretovid's other commands from the store. One that holds it for long is not waited for."""
     until = time.monotonic() + _LOCK_SECONDS
-    with (home.root / "mlflow.lock").open("w") as file:
+    with (home.root / LOCK_FILE).open("w") as file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -14,7 +14,7 @@ from typing import Any, Protocol, final
 
 from paretovid.platform.console.progress import format_seconds
 from paretovid.platform.execution.heartbeat import ALIVE_FILE
-from paretovid.platform.records.failure import failure_of
+from paretovid.platform.records.failure import FAILURE_FILE, failure_of
 from paretovid.platform.records.journal import Entry, FinishedTrial, TrialClock, hours_spent, read_journal
 from paretovid.platform.records.sweep import SWEEP_FILE, SweepRecord, known_record, read_record
 from paretovid.platform.storage.documents import read_document
@@ -174,7 +174,7 @@ def list_sweeps(home: Home) -> list[SweepListing]:
 
 def _listing(folder: Path, record: SweepRecord | None, error: str | None) -> SweepListing:
     refresh_sweep(folder, _RESULT_ONLY)
-    done = {path.parent.name for path in (folder / "trials").glob("*/result.json")}
+    done = {path.parent.name for path in (folder / "trials").glob(f"*/{RESULT_FILE}")}
     state: str = "unreadable" if record is None else record.state
     if state == "running" and driver_of(folder) is None:
         state = "interrupted"
@@ -244,7 +244,7 @@ def _curve_lines(points: Sequence[tuple[float, float]]) -> list[str]:
 
 def _failures(folder: Path, finished: set[str]) -> dict[str, str]:
     found = {}
-    for path in sorted((folder / "trials").glob("*/failure.json")):
+    for path in sorted((folder / "trials").glob(f"*/{FAILURE_FILE}")):
         reason = failure_of(path.parent)
         if reason is not None and path.parent.name not in finished:
             found[path.parent.name] = reason

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from paretovid.platform.records.sweep import SWEEP_FILE
 from paretovid.platform.storage.home import Home
 from paretovid.trainables.backbones.catalog import FAMILIES, component, save_backbone
 from paretovid.trainables.context import LocalContext
@@ -130,7 +131,7 @@ def write_sweep(folder: Path, info: Mapping[str, Any] | None = None) -> Path:
         "reference": {"map": 0.0, "gflops": 0.2},
         **(info or {}),
     }
-    (folder / "sweep.json").write_text(json.dumps(content))
+    (folder / SWEEP_FILE).write_text(json.dumps(content))
     return folder
 
 

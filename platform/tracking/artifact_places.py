@@ -145,7 +145,7 @@ def _columns(connection: sqlite3.Connection) -> list[tuple[str, str]]:
 
 def _is_same(recorded: Path, root: Path) -> bool:
     with contextlib.suppress(OSError):
-        return (recorded / "mlflow.db").samefile(root / "mlflow.db")
+        return Home(recorded).mlflow_database.samefile(Home(root).mlflow_database)
     return False
 
 

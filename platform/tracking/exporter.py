@@ -19,7 +19,7 @@ from typing import final
 
 from paretovid.platform.fronts.build import read_front
 from paretovid.platform.fronts.front import Front
-from paretovid.platform.records.journal import Entry, read_journal
+from paretovid.platform.records.journal import JOURNAL_FILE, Entry, read_journal
 from paretovid.platform.records.sweep import known_record
 from paretovid.platform.records.trial import SweepResults, read_sweep, read_trial
 from paretovid.platform.storage.documents import read_document, write_atomically
@@ -172,7 +172,7 @@ class TrackingSender:
         reading = read_journal(self._folder)
         if reading.damaged:
             lines = ", ".join(map(str, reading.damaged))
-            self._say(f"  {self._folder / 'journal.jsonl'}: line {lines} is damaged and left out")
+            self._say(f"  {self._folder / JOURNAL_FILE}: line {lines} is damaged and left out")
         self._waiting = [entry for entry in reading.entries if entry.n > sent]
         self._news.set()
         self._thread.start()
@@ -265,7 +265,7 @@ def replay(
     reading = read_journal(home.sweep(sweep))
     if reading.damaged:
         lines = ", ".join(map(str, reading.damaged))
-        say(f"  {home.sweep(sweep) / 'journal.jsonl'}: line {lines} is damaged and left out")
+        say(f"  {home.sweep(sweep) / JOURNAL_FILE}: line {lines} is damaged and left out")
     if not reading.entries:  # a sweep from before there were journals
         folder = home.sweep(sweep)
         log_sweep(home, read_sweep(folder), read_front([folder]), uri)

@@ -22,6 +22,9 @@ from paretovid.trainables.errors import ParetovidError, UsageError
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+LOCK_FILE = "mlflow.lock"
+"""Held by a command while it opens or changes the store under home."""
+
 
 def quiet_mlflow() -> None:
     """Keeps MLflow from telemetry, links and migration chatter. To be called before it is first imported."""
@@ -116,7 +119,7 @@ def open_store(home: Home, stated: str | None = None) -> Store:
     import mlflow
 
     uri = store_uri(home, stated)
-    lock_path = home.root / "mlflow.lock"
+    lock_path = home.root / LOCK_FILE
     stated_by_user = os.environ.get("MLFLOW_TRACKING_URI")
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)

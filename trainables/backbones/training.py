@@ -44,9 +44,10 @@ from torch.nn import functional
 
 from paretovid.trainables.backbones.catalog import component, read_backbone_meta, save_backbone
 from paretovid.trainables.backbones.spec import Backbone, ComponentSpec
-from paretovid.trainables.data.dataset import Dataset, VideoRecord, is_for_backbones, video_key
+from paretovid.trainables.data.dataset import Dataset, VideoRecord, is_for_backbones
 from paretovid.trainables.data.flow import ZERO
 from paretovid.trainables.data.s3 import ObjectStoreError
+from paretovid.trainables.data.video_keys import video_key
 from paretovid.trainables.data.videos import VideoReader
 from paretovid.trainables.errors import DataError, NonFiniteError, UsageError, VideoError
 from paretovid.trainables.layers.functional import classification_loss

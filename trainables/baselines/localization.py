@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from paretovid.trainables.cost import ComponentCost, deterministic_eval
-from paretovid.trainables.layers.frame_sampling import uniform_hash
+from paretovid.trainables.data.video_keys import uniform_hash
 from paretovid.trainables.layers.localization_head import (
     APPEARANCE,
     HeadConfig,

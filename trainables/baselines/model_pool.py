@@ -22,10 +22,9 @@ from typing import Annotated, Any, ClassVar, final
 import torch
 from torch import Tensor
 
-from paretovid.trainables.companions import UsesSourceInfo
 from paretovid.trainables.cost import ComponentCost
+from paretovid.trainables.data.video_keys import uniform_hash
 from paretovid.trainables.errors import UsageError
-from paretovid.trainables.layers.frame_sampling import uniform_hash
 from paretovid.trainables.layers.model_pool import (
     CLIP_COUNTS,
     CLIPS,
@@ -38,7 +37,12 @@ from paretovid.trainables.layers.model_pool import (
     member_losses,
     picked,
 )
-from paretovid.trainables.method import Method, check_distinct, register
+from paretovid.trainables.method import (
+    Method,
+    UsesSourceInfo,
+    check_distinct,
+    register,
+)
 from paretovid.trainables.outcome import Batch, InferenceKnob, Loss, Outcome, Progress, Setting, SourceFacts
 from paretovid.trainables.provider import Provider
 from paretovid.trainables.ranges import Count, check_ranges

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from paretovid.trainables.cost import ComponentCost
+from paretovid.trainables.data.video_keys import uniform_hash
 from paretovid.trainables.layers.caps import DEFAULT_CAPS, KNOBS_WITH_CHEAP, Cap, CapUnits, check_caps
 from paretovid.trainables.layers.coarse_to_fine import (
     COARSE,
@@ -25,7 +26,6 @@ from paretovid.trainables.layers.coarse_to_fine import (
     paper_component_costs,
     run_setting,
 )
-from paretovid.trainables.layers.frame_sampling import uniform_hash
 from paretovid.trainables.layers.functional import classification_loss
 from paretovid.trainables.layers.gated_stack import Gate
 from paretovid.trainables.method import Method, check_distinct, register

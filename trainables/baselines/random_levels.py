@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from paretovid.trainables.cost import ComponentCost
+from paretovid.trainables.data.video_keys import uniform_hash
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.layers.caps import DEFAULT_CAPS, KNOBS_WITH_CHEAP, Cap, CapUnits, check_caps
 from paretovid.trainables.layers.coarse_to_fine import levels_under_caps
-from paretovid.trainables.layers.frame_sampling import uniform_hash
 from paretovid.trainables.layers.functional import classification_loss
 from paretovid.trainables.layers.gated_stack import Decide, Gate
 from paretovid.trainables.method import Method, register

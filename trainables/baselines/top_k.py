@@ -18,7 +18,6 @@ from typing import Annotated, Any, ClassVar, Literal, final
 import torch
 from torch import Tensor
 
-from paretovid.trainables.companions import ChecksFeatures, NeedsFiles
 from paretovid.trainables.cost import ComponentCost
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.layers.coarse_to_fine import COARSE, FINE, LOOKED_COARSE
@@ -28,8 +27,16 @@ from paretovid.trainables.layers.timestep_selector import (
     SelectorShape,
     TimestepSelector,
     build_selector,
+    by_content,
+    located,
 )
-from paretovid.trainables.method import Method, check_distinct, register
+from paretovid.trainables.method import (
+    ChecksFeatures,
+    Method,
+    NeedsFiles,
+    check_distinct,
+    register,
+)
 from paretovid.trainables.outcome import Batch, InferenceKnob, Loss, Outcome, Progress, Setting
 from paretovid.trainables.provider import Provider
 from paretovid.trainables.ranges import check_ranges
@@ -115,6 +122,14 @@ class TopK(Method, ChecksFeatures, NeedsFiles):
     def check_features(self, features: Mapping[str, str]) -> None:
         if self.saved is not None:
             self.saved.check_features(features)
+
+    @classmethod
+    def located(cls, model: Mapping[str, object]) -> dict[str, object]:
+        return located(model)
+
+    @classmethod
+    def by_content(cls, model: Mapping[str, object]) -> dict[str, object]:
+        return by_content(model)
 
     def portable(self, model: Mapping[str, Any]) -> dict[str, Any]:
         if self.saved is None:

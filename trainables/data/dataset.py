@@ -27,8 +27,8 @@ from typing import Any
 from torch import Tensor
 
 from paretovid.trainables.data.s3 import is_object, read_object
+from paretovid.trainables.data.video_keys import uniform_hash
 from paretovid.trainables.errors import DataError, unknown_name
-from paretovid.trainables.layers.frame_sampling import uniform_hash
 
 MANIFEST = "manifest.json"
 SPLITS = ("train", "val", "test")
@@ -123,11 +123,6 @@ class Dataset:
 def located(root: Path, path: str) -> Path | str:
     """A record's path, seen from the data set's root: a path, or the URL of an object."""
     return path if is_object(path) else root / path
-
-
-def video_key(video_id: str) -> int:
-    """63-bit hash of a video's id, the same on every machine and in every process."""
-    return int.from_bytes(hashlib.sha256(video_id.encode()).digest()[:8], "big") >> 1
 
 
 def content_hash(path: Path | str) -> str:

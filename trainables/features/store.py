@@ -29,7 +29,8 @@ import torch
 from torch import Tensor
 
 from paretovid.trainables.backbones.catalog import component
-from paretovid.trainables.data.dataset import Dataset, VideoRecord, video_key
+from paretovid.trainables.data.dataset import Dataset, VideoRecord
+from paretovid.trainables.data.video_keys import video_key
 from paretovid.trainables.errors import DataError, StaleFeaturesError, UsageError
 
 FeatureType = Literal["float32", "float16"]

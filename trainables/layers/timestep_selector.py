@@ -258,13 +258,21 @@ class SavedSelector:
             )
 
 
-def by_content(model: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration's fields with the digest of a selector in place of its folder, for telling trials apart."""
+def by_content(model: Mapping[str, object]) -> dict[str, object]:
+    """A configuration's fields with the digest of its `selector` in place of the folder (`NeedsFiles.by_content`)."""
     named = model.get("selector")
     if not isinstance(named, str) or not named:
         return dict(model)
     saved = SavedSelector.named(named)
     return {**model, "selector": named if saved is None else saved.digest}
+
+
+def located(model: Mapping[str, object]) -> dict[str, object]:
+    """A configuration's fields with the absolute folder of its `selector` (`NeedsFiles.located`)."""
+    named = model.get("selector")
+    if not named or str(named).startswith(DIGEST):
+        return dict(model)
+    return {**model, "selector": str(Path(str(named)).expanduser().absolute())}
 
 
 def read_selector(folder: str) -> SavedSelector:

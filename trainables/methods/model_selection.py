@@ -50,7 +50,6 @@ from typing import Annotated, Any, ClassVar, Literal, final
 import torch
 from torch import Tensor, nn
 
-from paretovid.trainables.companions import RunsForOthers, UsesSourceInfo, Warns
 from paretovid.trainables.cost import ComponentCost, deterministic_eval, measure_macs
 from paretovid.trainables.data.dataset import is_for_backbones
 from paretovid.trainables.errors import UsageError
@@ -69,7 +68,14 @@ from paretovid.trainables.layers.model_pool import (
 )
 from paretovid.trainables.layers.whole_batch import sum_over_workers
 from paretovid.trainables.measurement import Metrics
-from paretovid.trainables.method import Method, check_distinct, register
+from paretovid.trainables.method import (
+    Method,
+    RunsForOthers,
+    UsesSourceInfo,
+    Warns,
+    check_distinct,
+    register,
+)
 from paretovid.trainables.outcome import Batch, InferenceKnob, Loss, Outcome, Progress, Setting, SourceFacts
 from paretovid.trainables.provider import Provider
 from paretovid.trainables.ranges import Positive, Range, Width, check_ranges

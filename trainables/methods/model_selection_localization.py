@@ -35,7 +35,6 @@ from typing import Annotated, Any, ClassVar, Literal, final
 import torch
 from torch import Tensor, nn
 
-from paretovid.trainables.companions import Warns
 from paretovid.trainables.cost import ComponentCost, deterministic_eval, measure_macs
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.layers.localization_head import (
@@ -53,7 +52,13 @@ from paretovid.trainables.layers.localization_head import (
 from paretovid.trainables.layers.recurrent import Projection
 from paretovid.trainables.layers.whole_batch import sum_over_workers
 from paretovid.trainables.measurement import Metrics
-from paretovid.trainables.method import Method, Task, check_distinct, register
+from paretovid.trainables.method import (
+    Method,
+    Task,
+    Warns,
+    check_distinct,
+    register,
+)
 from paretovid.trainables.outcome import Batch, InferenceKnob, Loss, Outcome, Progress, Setting
 from paretovid.trainables.provider import Provider
 from paretovid.trainables.ranges import Dropout, OpenFraction, Width, check_ranges

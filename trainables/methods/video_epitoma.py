@@ -45,7 +45,6 @@ from typing import Annotated, Any, ClassVar, Literal, final
 import torch
 from torch import Tensor
 
-from paretovid.trainables.companions import ChecksFeatures, Exports, NeedsFiles, Warns
 from paretovid.trainables.cost import ComponentCost, deterministic_eval
 from paretovid.trainables.errors import NonFiniteError, UsageError
 from paretovid.trainables.layers.coarse_to_fine import COARSE, FINE, LOOKED_COARSE, LOOKED_FINE
@@ -67,12 +66,22 @@ from paretovid.trainables.layers.timestep_selector import (
     SelectorShape,
     best_open,
     build_selector,
+    by_content,
     l0_penalty,
+    located,
     save_selector,
     step_open,
 )
 from paretovid.trainables.measurement import Metrics
-from paretovid.trainables.method import Method, check_distinct, register
+from paretovid.trainables.method import (
+    ChecksFeatures,
+    Exports,
+    Method,
+    NeedsFiles,
+    Warns,
+    check_distinct,
+    register,
+)
 from paretovid.trainables.outcome import Batch, InferenceKnob, Loss, Outcome, Progress, Setting
 from paretovid.trainables.provider import Provider
 from paretovid.trainables.ranges import Dropout, OpenFraction, Positive, Range, Weight, Width, check_ranges
@@ -310,6 +319,14 @@ class VideoEpitoma(Method, ChecksFeatures, Exports, NeedsFiles, Warns):
     def export(self, folder: Path, about: Mapping[str, Any]) -> None:
         if self.light_classifier is not None:
             save_selector(folder / SELECTOR_FOLDER, self.selector, self.config.shape, about)
+
+    @classmethod
+    def located(cls, model: Mapping[str, object]) -> dict[str, object]:
+        return located(model)
+
+    @classmethod
+    def by_content(cls, model: Mapping[str, object]) -> dict[str, object]:
+        return by_content(model)
 
     def portable(self, model: Mapping[str, Any]) -> dict[str, Any]:
         if self.saved is None:

@@ -14,7 +14,7 @@ from paretovid.trainables.backbones import training as backbone_training
 from paretovid.trainables.backbones.catalog import family, read_backbone_meta
 from paretovid.trainables.backbones.training import BackboneTrainingConfig, is_for_backbones, train_backbones
 from paretovid.trainables.context import LocalContext
-from paretovid.trainables.data.dataset import video_key
+from paretovid.trainables.data.video_keys import video_key
 from paretovid.trainables.errors import DataError, UsageError
 
 COARSE = family("small")["coarse"]

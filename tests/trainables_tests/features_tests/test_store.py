@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from paretovid.trainables.backbones.catalog import component, family, save_backbone
-from paretovid.trainables.data.dataset import video_key
+from paretovid.trainables.data.video_keys import video_key
 from paretovid.trainables.data.videos import read_all_steps
 from paretovid.trainables.errors import DataError, StaleFeaturesError, UsageError
 from paretovid.trainables.features.extract import compute_features, extract_shard, headers
