@@ -18,7 +18,7 @@ PIP_INSTALL := $(RUN) -m pip install --quiet --quiet --disable-pip-version-check
 .PHONY: help
 help: ## List these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-11s %s\n", $$1, $$2 }'
-	@echo "Variables: PYTHON=python3 (3.11 or newer, makes $(VENV)); ARGS='key=value ...' for sweep; TEST_PROCESSES=2 for test, test-quick."
+	@echo "Variables: PYTHON=python3 (3.11 or newer, makes $(VENV)); ARGS='key=value ...' for sweep, ARGS=--help for mutants; TEST_PROCESSES=2 for test, test-quick."
 
 .PHONY: sweep
 sweep: $(PLATFORM_STAMP) ## From nothing to a front: videos, backbones, features, search (ARGS= for overrides)
@@ -35,6 +35,10 @@ test: $(TEST_STAMP) ## All checks and tests, as CI runs them
 test-quick: $(TEST_STAMP) ## Only the tests that need neither a Ray cluster nor much time
 	@$(RUN) -m pytest $(SHARED_OUT) -m "not ray and not slow"
 
+.PHONY: mutants
+mutants: $(TEST_STAMP) ## Small wrong changes of the modules that carry the promises: do the tests notice? (ARGS=)
+	@OMP_NUM_THREADS=1 $(RUN) -m tests.mutants $(ARGS)
+
 .PHONY: lint
 lint: $(TEST_STAMP) ## Style and types
 	@$(RUN) -m ruff check .
@@ -44,7 +48,7 @@ lint: $(TEST_STAMP) ## Style and types
 .PHONY: clean
 clean: ## Remove caches and build products; keeps .venv and paretovid-home
 	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache src/*.egg-info
-	@find platform trainables search_spaces infra tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	@find platform trainables search_spaces infra tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(RUN):
 	@command -v '$(PYTHON)' >/dev/null || { \

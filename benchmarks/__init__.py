@@ -1,1 +1,1 @@
-"""Claims, measured: `python -m benchmarks` lists them, `python -m benchmarks NAME` measures one."""
+"""Claims, measured: `python -m benchmarks NAME` measures one, `--help` lists them."""

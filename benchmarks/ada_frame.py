@@ -122,7 +122,8 @@ def whole_walk(points: Sequence[Point]) -> Point:
 
 def frames(point: Point) -> np.ndarray:
     """Different frames looked at closely per test video, `[N]`."""
-    return (point.decisions == 2).sum(axis=1)
+    answer: np.ndarray = (point.decisions == 2).sum(axis=1)
+    return answer
 
 
 def mu_curve(points: Sequence[Point]) -> list[Point]:
@@ -210,9 +211,10 @@ def spread(points: Sequence[Point]) -> dict[str, Any]:
     longest = int(max(frames(curve[-1]).max(), 1))
 
     def histogram(point: Point) -> list[float]:
-        return (
+        answer: list[float] = (
             np.bincount(frames(point), minlength=longest + 1)[1 : longest + 1] / len(point.scores)
         ).tolist()
+        return answer
 
     return {
         "utility_frames": float(frames(ours).mean()),

@@ -42,8 +42,7 @@ from paretovid.infra.testing import FlakyProxy, postgres_server, s3_server
 from paretovid.platform.fronts.build import read_front
 from paretovid.platform.records.journal import read_journal
 from paretovid.platform.search.location import STORAGE_VARIABLE
-from paretovid.platform.storage.home import Home, open_home
-from paretovid.platform.storage.mirror import refresh_sweep
+from paretovid.platform.storage.home import Home, SweepPaths, open_home
 from paretovid.platform.testing.audit import audit
 from paretovid.platform.testing.sweeps import kill_with_children
 
@@ -117,7 +116,7 @@ def front_of(home: Path) -> Any:
 
 def lines_of(home: Path) -> int:
     """Events that the sweep has written so far."""
-    return len(read_journal(home / "sweeps" / "s").entries)
+    return len(read_journal(Home(home).sweep("s")).entries)
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> bool:
@@ -434,8 +433,8 @@ def worker(folder: Path) -> dict[str, Any]:
             killed += 1
     status = process.wait(1800)
     faults = [
-        e.facts | {"trial": e.trial}
-        for e in read_journal(home / "sweeps" / "s").entries
+        {**e.info, "trial": e.trial}
+        for e in read_journal(Home(home).sweep("s")).entries
         if e.event == "fault"
     ]
     return {
@@ -470,8 +469,8 @@ def node(folder: Path) -> dict[str, Any]:
         began = time.perf_counter()
         status = process.wait(1800)
     faults = [
-        e.facts | {"trial": e.trial}
-        for e in read_journal(home / "sweeps" / "s").entries
+        {**e.info, "trial": e.trial}
+        for e in read_journal(Home(home).sweep("s")).entries
         if e.event == "fault"
     ]
     return {
@@ -485,7 +484,7 @@ def node(folder: Path) -> dict[str, Any]:
 
 
 def _finished(home: Path) -> int:
-    return sum(entry.event == "finish" for entry in read_journal(home / "sweeps" / "s").entries)
+    return sum(entry.event == "finish" for entry in read_journal(Home(home).sweep("s")).entries)
 
 
 def mlflow_away(folder: Path, seconds: float) -> dict[str, Any]:
@@ -584,7 +583,6 @@ def s3_errors(folder: Path, rate: float) -> dict[str, Any]:
                 status = start("sweep", *SWEEP, home=home, log=folder / "s3.log").wait(1800)
                 took = time.perf_counter() - began
                 opened = open_home(home)
-                refresh_sweep(opened.sweep("s"))
                 found = audit(opened, "s")
                 points = read_front([opened.sweep("s")]).points
                 fronts.append([(p.id, p.shown.quality, p.shown.gflops, p.on_front) for p in points])
@@ -654,7 +652,7 @@ def pace(folder: Path, trials: int) -> dict[str, Any]:
                 storage = f"journal://{where}/optuna.journal"
                 study = ParetoStudy(storage=storage, name="s", knobs=knobs, trials=trials, sampler="random")
                 began = time.perf_counter()
-                launch_trials(nothing, storage=where / "s", study=study)
+                launch_trials(nothing, sweep=SweepPaths(where / "s"), study=study)
                 seconds.append(time.perf_counter() - began)
         rows.append({"nodes": nodes, "trials": trials, "trials_per_minute": round(60 * trials / seconds[1])})
         print(json.dumps(rows[-1]), flush=True)

@@ -30,7 +30,7 @@ import torch
 from paretovid.infra.ray_cluster import Cluster, connect
 from paretovid.platform.console.progress import Progress
 from paretovid.platform.preparation.extraction import extract_shards
-from paretovid.platform.storage.mirror import SharedRoot
+from paretovid.platform.storage.home import Home
 from paretovid.search_spaces.schema import ExtractionConfig
 from paretovid.trainables.backbones.catalog import component, family, load_backbone, save_backbone
 from paretovid.trainables.backbones.weights import RANDOM, build_with_weights
@@ -128,7 +128,7 @@ def extracted(
         began = time.perf_counter()
         extract_shards(
             cluster,
-            SharedRoot.of(Path(scratch)),
+            Home(Path(scratch)),
             dataset,
             backbones,
             folders,

@@ -125,7 +125,7 @@ def training_rates(
         optimizer.zero_grad()
         with lowered(precision, device):
             loss = method.loss(batch, Progress(1, 10)).total
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
 
     for precision in precisions:

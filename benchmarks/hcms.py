@@ -352,7 +352,7 @@ def step_seconds(widths: Mapping[str, int], num_classes: int, repeats: int = 30)
             ("nn.LSTM", plain),
         ):
             began = time.perf_counter()
-            loss().backward()
+            loss().backward()  # type: ignore[no-untyped-call]
             times[name].append(time.perf_counter() - began)
     medians = {name: statistics.median(each) for name, each in times.items()}
     return medians | {"ratio": medians["hcms"] / medians["nn.LSTM"]}

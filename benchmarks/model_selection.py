@@ -20,7 +20,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +35,8 @@ from benchmarks.harness.tables import Cell, PageTable, Shown, span, table
 from benchmarks.harness.training import Trials
 from paretovid.platform.preparation.prepare import Prepared
 from paretovid.platform.records.trial import read_trial
-from paretovid.trainables.backbones.training import is_for_backbones
 from paretovid.trainables.context import LocalContext
+from paretovid.trainables.data.dataset import is_for_backbones
 from paretovid.trainables.evaluation.metrics import mean_average_precision, top1
 from paretovid.trainables.features.store import FeatureStore, load_padded
 from paretovid.trainables.layers.model_pool import Clips, ModelPool, member_losses
@@ -442,7 +441,7 @@ def claims(study: Study) -> Document:
         ).tolist(),
         "classes": list(classes),
     }
-    return rounded(document)
+    return dict(rounded(document))
 
 
 def brief(study: Study, trials: Trials) -> Document:
@@ -468,7 +467,7 @@ def brief(study: Study, trials: Trials) -> Document:
         "others": {each: [against_random(run, each, metric) for run in runs] for each in others},
         "selectors": [trial, *others],
     }
-    return rounded(document)
+    return dict(rounded(document))
 
 
 def bank(study: Study, repeats: int = 3) -> Document:
@@ -502,28 +501,26 @@ def bank(study: Study, repeats: int = 3) -> Document:
                 sum(timed(Path(scratch) / "alone", alpha=alpha, alphas=[]) for alpha in (*ALPHAS, OWN))
             )
     ratios = [one / each for one, each in zip(*seconds.values(), strict=True)]
-    return rounded({"seconds": seconds, "alphas": len(ALPHAS) + 1, "ratio": ratios})
+    return dict(rounded({"seconds": seconds, "alphas": len(ALPHAS) + 1, "ratio": ratios}))
 
 
 def recognizer(prepared: Prepared, trial: Path, folder: Path, *, on_demand: bool) -> Recognizer:
     """A finished trial as a promoted model would be loaded."""
     result = read_trial(trial)
     if not folder.exists():
-        description = {
-            "method": result.method,
-            "config": result.model,
-            "sources": result.sources,
-            "widths": result.widths,
-            "costs": {name: asdict(cost) for name, cost in result.costs.items()},
-            "classes": list(result.data.classes),
-            "multi_label": result.data.multi_label,
-            "step_seconds": result.data.step_seconds,
-            "setting": {},
-        }
-        backbones = {source: prepared.backbones[source] for source in result.sources}
-        write_model_folder(
-            folder, ModelDescription.from_json(description), trial / "model.safetensors", backbones
+        description = ModelDescription(
+            method=result.method,
+            config=result.model,
+            sources=result.sources,
+            widths=result.widths,
+            costs=result.costs,
+            classes=result.data.classes,
+            multi_label=result.data.multi_label,
+            step_seconds=result.data.step_seconds,
+            setting={},
         )
+        backbones = {source: prepared.backbones[source] for source in result.sources}
+        write_model_folder(folder, description, trial / "model.safetensors", backbones)
     return Recognizer.load(folder, on_demand=on_demand)
 
 
@@ -577,7 +574,7 @@ def latency(study: Study, videos: int = 60) -> Document:
         }
         for name, row in rows.items()
     }
-    return rounded({"ways": ways_measured})
+    return dict(rounded({"ways": ways_measured}))
 
 
 # Tables

@@ -32,7 +32,7 @@ from paretovid.platform.records.journal import SweepJournal
 from paretovid.platform.records.sweep import write_record
 from paretovid.platform.records.trial import read_trial
 from paretovid.platform.search.study import ParetoStudy, Suggestion
-from paretovid.platform.storage.home import Home, open_home
+from paretovid.platform.storage.home import Home, SweepPaths, open_home
 from paretovid.platform.sweeps.events import SweepDriver
 from paretovid.platform.sweeps.naming import started_record
 from paretovid.platform.sweeps.status import LiveStatus
@@ -57,13 +57,13 @@ def no_op(config: dict[str, Any], context: Any) -> TrialResult:
 def ours(home: Home, name: str, trials: int, template: Path) -> float:
     """Seconds of a sweep of trials that do nothing, from the first suggestion to the last picture."""
     config = load_sweep_config([])
-    folder = home.sweep(name)
+    sweep = home.sweep(name)
     record = started_record(config, name, None)
     started = time.perf_counter()
-    write_record(folder, record)
+    write_record(sweep, record)
     study = ParetoStudy(storage=home.optuna_url, name=name, knobs=searched_knobs(config), trials=trials)
     sender = TrackingSender(home, name, None, print)
-    journal = SweepJournal(folder)
+    journal = SweepJournal(sweep)
     driver = SweepDriver(home, name, journal, sender, Progress.silent(), LiveStatus(()))
     sender.start()
     driver.record("driver", cpus=1, gpus=0)
@@ -73,18 +73,18 @@ def ours(home: Home, name: str, trials: int, template: Path) -> float:
         return {
             "trial": trial,
             "knobs": suggestion.knobs,
-            "output": str(home.trial(name, trial)),
+            "output": str(home.trial(name, trial).folder),
             "template": str(template),
         }
 
     launch_trials(
-        no_op, storage=folder, study=study, configure=configure, callback=driver, concurrent=CONCURRENT
+        no_op, sweep=sweep, study=study, configure=configure, callback=driver, concurrent=CONCURRENT
     )
-    write_record(folder, replace(record, state="finished"))
-    front = read_front([folder])
+    write_record(sweep, replace(record, state="finished"))
+    front = read_front([sweep])
     front_table(front)
-    write_png(front, folder / "front.png")
-    write_html(front, folder / "front.html")
+    write_png(front, sweep.folder / "front.png")
+    write_html(front, sweep.folder / "front.html")
     driver.record("state", state="finished")
     left = sender.close(front)
     assert left == 0, f"MLflow has not taken {left} events"
@@ -114,7 +114,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, connect():
         home = open_home(str(Path(folder) / "home"))
         template = write_trial(
-            Path(folder) / "template", "t0000", [(0.2 + 0.02 * i, 0.1 + i) for i in range(20)]
+            SweepPaths(Path(folder) / "template"), "t0000", [(0.2 + 0.02 * i, 0.1 + i) for i in range(20)]
         )
         bare(4, Path(folder) / "warm")  # imports and the first worker processes
         ours(home, "warm", 4, template)

@@ -101,10 +101,11 @@ def by_budget(points: Run) -> list[dict[str, Any]]:
     for ours, suffix in (("epitoma-0.1", ""), ("stand_alone-0.03", ""), ("motion", "-motion")):
         for k in BUDGETS:
             own = best_k(points[ours], k).test
-            row = {"selector": ours, "k": k, "map": own["map"], "gflops": own["gflops"]}
+            own_map = own.qualities["map"]
+            row = {"selector": ours, "k": k, "map": own_map, "gflops": own.gflops}
             for sampling in ("uniform", "random"):
                 rival = at(points[f"{sampling}{suffix}"], num_frames=k).test
-                row[f"minus_{sampling}"] = own["map"] - rival["map"]
+                row[f"minus_{sampling}"] = own_map - rival.qualities["map"]
             rows.append(row)
     return rows
 
@@ -113,10 +114,10 @@ def half_of_16(points: Run) -> dict[str, float]:
     """Claim (b): 8 selected of 16 against 16 uniform ones."""
     ours, rival = best_k(points["of_16"], 8).test, at(points["uniform"], num_frames=16).test
     return {
-        "map": ours["map"],
-        "uniform_map": rival["map"],
-        "difference": ours["map"] - rival["map"],
-        "cost_ratio": ours["gflops"] / rival["gflops"],
+        "map": ours.qualities["map"],
+        "uniform_map": rival.qualities["map"],
+        "difference": ours.qualities["map"] - rival.qualities["map"],
+        "cost_ratio": ours.gflops / rival.gflops,
     }
 
 
@@ -174,12 +175,11 @@ def draw(study: Study, document: Document, folder: Path) -> None:
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
     rows = [row for run in document["runs"] for row in run["by_budget"] if row["selector"] == "epitoma-0.1"]
-    for label, value in (
-        ("selected", lambda row: row["map"]),
-        ("uniform", lambda row: row["map"] - row["minus_uniform"]),
-        ("random", lambda row: row["map"] - row["minus_random"]),
-    ):
-        means = [100 * float(np.mean([value(row) for row in rows if row["k"] == k])) for k in BUDGETS]
+    for label, less in (("selected", ""), ("uniform", "minus_uniform"), ("random", "minus_random")):
+        means = [
+            100 * float(np.mean([row["map"] - (row[less] if less else 0) for row in rows if row["k"] == k]))
+            for k in BUDGETS
+        ]
         left.plot(BUDGETS, means, "-o", label=label, markersize=4)
     left.set_xlabel("timesteps that the heavy network sees, T'")
     left.set_ylabel("test mAP (%)")

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import shutil
-import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -24,14 +21,14 @@ FREE_BYTES = 2**30
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Part:
+class Blob:
     """One file of a folder."""
 
     bytes: int
     sha256: str
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """Its key below the folder's, without the file's name."""
         return self.sha256[:16]
 
@@ -64,20 +61,6 @@ def check_space(folder: Path, wanted: int) -> None:
         raise full
 
 
-@contextlib.contextmanager
-def locked(path: Path, heartbeat: Callable[[], object]) -> Iterator[None]:
-    """Holds a lock between processes of this machine for the block; `heartbeat` is called while it waits."""
-    with path.open("w") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                heartbeat()
-                time.sleep(0.1)
-        yield
-
-
 @final
 class LocalCopy:
     """What is known of a local folder's files: a file that has not changed since is not read again."""
@@ -98,22 +81,22 @@ class LocalCopy:
         sha256, size, changed = self._known.get(name, (None, None, None))
         return sha256 if [size, changed] == [stat.st_size, stat.st_mtime_ns] else None
 
-    def has(self, parts: Mapping[str, Part]) -> bool:
+    def has(self, blobs: Mapping[str, Blob]) -> bool:
         """Whether all of these are known to be here."""
-        return all(self.digest(name) == part.sha256 for name, part in parts.items())
+        return all(self.digest(name) == blob.sha256 for name, blob in blobs.items())
 
-    def is_same(self, name: str, part: Part) -> bool:
+    def is_same(self, name: str, blob: Blob) -> bool:
         """Whether the file is here; read if it is not known."""
         path = self._folder / name
-        if self.digest(name) == part.sha256:
+        if self.digest(name) == blob.sha256:
             return True
-        return path.is_file() and path.stat().st_size == part.bytes and digest_of(path) == part.sha256
+        return path.is_file() and path.stat().st_size == blob.bytes and digest_of(path) == blob.sha256
 
-    def note(self, parts: Mapping[str, Part]) -> None:
+    def note(self, blobs: Mapping[str, Blob]) -> None:
         """These are here, as they should be."""
-        for name, part in parts.items():
+        for name, blob in blobs.items():
             stat = (self._folder / name).stat()
-            self._known[name] = [part.sha256, stat.st_size, stat.st_mtime_ns]
+            self._known[name] = [blob.sha256, stat.st_size, stat.st_mtime_ns]
         target = self._folder / HERE_FILE
         partial = target.with_name(f"{HERE_FILE}.{uuid.uuid4().hex[:6]}.partial")
         partial.write_text(json.dumps(self._known))

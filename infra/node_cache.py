@@ -9,14 +9,13 @@ digests in its index before it gets its name. What is there is immutable, so tha
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
 import shutil
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+
+from paretovid.infra.locks import exclusive_lock
 
 NODE_CACHE_VARIABLE = "PARETOVID_NODE_CACHE"
 """A node's own folder, where its environment names one; it goes before the configured one."""
@@ -53,7 +52,7 @@ def fetch(
     """
     target = cache / source.parent.name / source.name
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(target.with_name(f"{target.name}.lock"), heartbeat):
+    with exclusive_lock(target.with_name(f"{target.name}.lock"), waiting=heartbeat):
         if target.is_dir():
             if is_whole(target):
                 return target
@@ -90,16 +89,3 @@ def _check_space(source: Path, cache: Path) -> None:
         raise NodeCacheError(
             f"{cache} has {free / 2**30:.1f} GiB free, features need {wanted / 2**30:.1f} GiB and 1 GiB to spare"
         )
-
-
-@contextlib.contextmanager
-def _locked(path: Path, heartbeat: Callable[[], object]) -> Iterator[None]:
-    with path.open("w") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                heartbeat()
-                time.sleep(0.1)
-        yield

@@ -1,10 +1,10 @@
 """An S3 bucket as a store of immutable folders and small documents.
 
-    <prefix>/<folder>/<sha256, 16 digits>/<file>     the parts of a folder, each under the digest of its bytes
-    <prefix>/<folder>/whole.json                     written last: every part's name, length and sha256
+    <prefix>/<folder>/<sha256, 16 digits>/<file>     the blobs of a folder, each under the digest of its bytes
+    <prefix>/<folder>/whole.json                     written last: every blob's name, length and sha256
 
-A folder is whole, or it is not there. Parts never change under their keys, so that two writers of the same content
-write the same, two of different content each leave a whole folder (the last one's counts), and readers need no lock.
+A folder is complete, or it is not there. Blobs never change under their keys, so that two writers of the same content
+write the same, two of different content each leave a complete folder (the last one's counts), and readers need no lock.
 
 What is read is checked by length and digest, and gets its name on this disk only then. A lost connection is tried
 again for `patience` seconds, a download from the byte that it had come to.
@@ -25,7 +25,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar, final
 
-from paretovid.infra.local_copy import LocalCopy, Part, check_space, digest_of, files_below, locked
+from paretovid.infra.local_copy import Blob, LocalCopy, check_space, digest_of, files_below
+from paretovid.infra.locks import exclusive_lock
 from paretovid.trainables.data.s3 import (
     CHUNK_BYTES,
     PATIENCE_SECONDS,
@@ -42,7 +43,7 @@ _T = TypeVar("_T")
 
 @final
 class ObjectStore:
-    """The objects below `s3://BUCKET/PREFIX`. Keys are relative to it, with `/` between their parts.
+    """The objects below `s3://BUCKET/PREFIX`. Keys are relative to it, with `/` between their blobs.
 
     Raises `ObjectStoreError` for a bad URL, and from every method if the bucket cannot be used. May be pickled.
     """
@@ -139,7 +140,7 @@ class ObjectStore:
             self._do("delete", key, lambda files: files.rm_file(self._path(key)), missing_is_error=False)
 
     def remove_folder(self, key: str) -> None:
-        """Removes everything below a key; the manifest first, so that nobody takes the rest for whole."""
+        """Removes everything below a key; the manifest first, so that nobody takes the rest for complete."""
         self.remove(f"{key}/{MANIFEST}")
         paths = [self._path(f"{key}/{name}") for name in self.names(key)]
         if paths:
@@ -165,70 +166,70 @@ class ObjectStore:
 
         return self._do("list", key, listed)
 
-    def manifest(self, key: str) -> dict[str, Part] | None:
-        """The parts of the folder at a key; None if there is no whole one."""
+    def manifest(self, key: str) -> dict[str, Blob] | None:
+        """The blobs of the folder at a key; None if there is no complete one."""
         text = self.read(f"{key}/{MANIFEST}")
         if text is None:
             return None
         try:
             document = json.loads(text)
-            return {str(name): Part(**part) for name, part in document["parts"].items()}
+            return {str(name): Blob(**blob) for name, blob in document["parts"].items()}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ObjectStoreError(
                 f"{self.url}/{key}/{MANIFEST} is damaged",
                 "Remove it; the folder is written again by whoever made it.",
             ) from error
 
-    def put_part(self, path: Path, key: str, name: str, sha256: str | None = None) -> Part:
-        """Uploads a file as a part of the folder at a key, unless it is there. It counts once it is sealed.
+    def put_blob(self, path: Path, key: str, name: str, sha256: str | None = None) -> Blob:
+        """Uploads a file as a blob of the folder at a key, unless it is there. It counts once it is committed.
 
         Arguments:
             sha256: of the file, if it is known.
         """
-        part = Part(bytes=path.stat().st_size, sha256=sha256 or digest_of(path))
-        target = f"{key}/{part.place}/{name}"
-        if self.names(f"{key}/{part.place}").get(name) != part.bytes:
+        blob = Blob(bytes=path.stat().st_size, sha256=sha256 or digest_of(path))
+        target = f"{key}/{blob.location}/{name}"
+        if self.names(f"{key}/{blob.location}").get(name) != blob.bytes:
             self._do("write", target, lambda files: files.put_file(str(path), self._path(target)))
-        return part
+        return blob
 
-    def seal(self, key: str, parts: Mapping[str, Part]) -> None:
-        """Makes a folder of parts that were put. Every part is looked for first."""
+    def commit(self, key: str, blobs: Mapping[str, Blob]) -> None:
+        """Makes a folder of blobs that were uploaded. Every blob is looked for first."""
         there = self.names(key)
-        for name, part in parts.items():
-            if there.get(f"{part.place}/{name}") != part.bytes:
+        for name, blob in blobs.items():
+            if there.get(f"{blob.location}/{name}") != blob.bytes:
                 raise ObjectStoreError(
                     f"{name} of {self.url}/{key} has not arrived whole", "Try again.", is_passing=True
                 )
-        document = {"format": 1, "parts": {name: asdict(parts[name]) for name in sorted(parts)}}
+        document = {"format": 1, "parts": {name: asdict(blobs[name]) for name in sorted(blobs)}}
         content = json.dumps(document, indent=1).encode()
         if self.read(f"{key}/{MANIFEST}") != content:
             self.write(f"{key}/{MANIFEST}", content)
 
-    def put_folder(
+    def upload_folder(
         self,
         folder: Path,
         key: str,
         *,
-        is_part: Callable[[str], bool] = lambda name: True,
+        is_included: Callable[[str], bool] = lambda name: True,
         is_mirror: bool = True,
     ) -> None:
-        """Uploads a folder of files that are not being written to: parts first, the manifest last.
+        """Uploads a folder of files that are not being written to: blobs first, the manifest last.
 
         Arguments:
-            is_part: whether a file belongs to it, by its name relative to the folder. Hidden files and `*.partial`
+            is_included: whether a file belongs to it, by its name relative to the folder. Hidden files and `*.partial`
                 never do.
             is_mirror: the folder is a copy of what is in the bucket from now on; else nothing is written to it.
         """
-        names = [name for name in files_below(folder) if is_part(name)]
+        names = [name for name in files_below(folder) if is_included(name)]
         known = LocalCopy(folder)
         with ThreadPoolExecutor(_PARALLEL) as pool:
-            parts = pool.map(lambda name: self.put_part(folder / name, key, name, known.digest(name)), names)
-            sealed = dict(zip(names, parts, strict=True))
-        self.seal(key, sealed)
+            blobs = pool.map(lambda name: self.put_blob(folder / name, key, name, known.digest(name)), names)
+            committed = dict(zip(names, blobs, strict=True))
+        self.commit(key, committed)
         if is_mirror:
-            known.note(sealed)
+            known.note(committed)
 
-    def get_folder(
+    def download_folder(
         self,
         key: str,
         folder: Path,
@@ -236,27 +237,27 @@ class ObjectStore:
         wanted: Callable[[Collection[str]], Collection[str]] = lambda names: names,
         heartbeat: Callable[[], object] = lambda: None,
     ) -> bool:
-        """Brings the local folder to what the folder at a key is. False if there is no whole one.
+        """Brings the local folder to what the folder at a key is. False if there is no complete one.
 
         Only what differs is downloaded. One process of this machine does it while others wait for it.
 
         Arguments:
-            wanted: of the names of all parts, those to have here.
+            wanted: of the names of all blobs, those to have here.
             heartbeat: called while it downloads or waits.
         """
         folder.parent.mkdir(parents=True, exist_ok=True)
         for _ in range(3):
-            parts = self.manifest(key)
-            if parts is None:
+            blobs = self.manifest(key)
+            if blobs is None:
                 return False
-            parts = {name: parts[name] for name in wanted(parts.keys())}
+            blobs = {name: blobs[name] for name in wanted(blobs.keys())}
             here = LocalCopy(folder)
-            if here.has(parts):
+            if here.has(blobs):
                 return True
-            with locked(folder.with_name(f".{folder.name}.lock"), heartbeat):
+            with exclusive_lock(folder.with_name(f".{folder.name}.lock"), waiting=heartbeat):
                 here = LocalCopy(folder)
                 try:
-                    self._fill(key, folder, parts, here, heartbeat)
+                    self._fill(key, folder, blobs, here, heartbeat)
                     return True
                 except FileNotFoundError:
                     continue  # replaced and removed meanwhile: look again
@@ -266,15 +267,15 @@ class ObjectStore:
         self,
         key: str,
         folder: Path,
-        parts: Mapping[str, Part],
+        blobs: Mapping[str, Blob],
         here: LocalCopy,
         heartbeat: Callable[[], object],
     ) -> None:
-        missing = {name: part for name, part in parts.items() if not here.is_same(name, part)}
+        missing = {name: blob for name, blob in blobs.items() if not here.is_same(name, blob)}
         folder.mkdir(parents=True, exist_ok=True)
-        check_space(folder, sum(part.bytes for part in missing.values()))
+        check_space(folder, sum(blob.bytes for blob in missing.values()))
         with ThreadPoolExecutor(_PARALLEL) as pool:
-            waiting = [pool.submit(self.get_part, key, name, part, folder) for name, part in missing.items()]
+            waiting = [pool.submit(self.get_blob, key, name, blob, folder) for name, blob in missing.items()]
             try:
                 for each in waiting:
                     while not each.done():
@@ -285,17 +286,17 @@ class ObjectStore:
             finally:
                 for each in waiting:
                     each.cancel()
-        here.note(parts)
+        here.note(blobs)
 
-    def get_part(self, key: str, name: str, part: Part, folder: Path) -> None:
-        """Downloads one file of the folder at a key, sealed or not, into `folder`."""
+    def get_blob(self, key: str, name: str, blob: Blob, folder: Path) -> None:
+        """Downloads one file of the folder at a key, committed or not, into `folder`."""
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f"{target.name}.{uuid.uuid4().hex[:6]}.partial")
         try:
             for _ in range(3):
-                self._download(f"{key}/{part.place}/{name}", part, partial)
-                if digest_of(partial) == part.sha256:
+                self._download(f"{key}/{blob.location}/{name}", blob, partial)
+                if digest_of(partial) == blob.sha256:
                     partial.replace(target)
                     return
         finally:
@@ -305,10 +306,10 @@ class ObjectStore:
             "It was changed in the bucket. Remove the folder there; whoever made it writes it again.",
         )
 
-    def _download(self, key: str, part: Part, partial: Path) -> None:
+    def _download(self, key: str, blob: Blob, partial: Path) -> None:
         with partial.open("wb") as file:
-            while (start := file.tell()) < part.bytes:
-                file.write(self._range(key, start, min(start + CHUNK_BYTES, part.bytes)))
+            while (start := file.tell()) < blob.bytes:
+                file.write(self._range(key, start, min(start + CHUNK_BYTES, blob.bytes)))
 
     def _range(self, key: str, start: int, end: int) -> bytes:
         def read(files: Any) -> bytes:

@@ -23,8 +23,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
-from filelock import FileLock
 
+from paretovid.infra.locks import exclusive_lock
 from paretovid.infra.testing import PostgresServer, S3Server, postgres_programs, postgres_server, s3_server
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[P
 
     def made(name: str, make: Callable[[Path], object]) -> Path:
         path, whole = root / name, root / f"{name}.whole"
-        with FileLock(root / f"{name}.lock"):
+        with exclusive_lock(root / f"{name}.lock"):
             if not whole.exists():
                 make(path)
                 whole.touch()
@@ -300,8 +300,8 @@ def database(postgres: PostgresServer) -> str:
 def no_plugins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """The test begins and ends without plug-ins, in a folder of its own."""
     from paretovid.trainables.backbones import catalog as backbones
-    from paretovid.trainables.catalog import METHODS
     from paretovid.trainables.data.readers.catalog import READERS
+    from paretovid.trainables.method import METHODS
     from paretovid.trainables.plugins import catalog as plugins
 
     backbones.all_components()  # what registers itself when it is imported does so once

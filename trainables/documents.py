@@ -92,6 +92,17 @@ class Fields:
         """A list of whole numbers."""
         return tuple(self._as(int, value, name) for value in self._list(name, default))
 
+    def pairs(
+        self, name: str, default: Sequence[Sequence[float]] | None = None
+    ) -> tuple[tuple[float, float], ...]:
+        """A list of pairs of numbers."""
+        found = []
+        for value in self._list(name, default):
+            if not isinstance(value, list | tuple) or len(value) != 2:
+                raise self._wrong(name, value, "pairs of numbers")
+            found.append((float(self._finite(value[0], name)), float(self._finite(value[1], name))))
+        return tuple(found)
+
     def texts(self, name: str, default: Sequence[str] | None = None) -> tuple[str, ...]:
         """A list of texts."""
         return tuple(self._as(str, value, name) for value in self._list(name, default))

@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Literal, get_args
 from torch import nn
 
 from paretovid.trainables.cost import ComponentCost
+from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.measurement import Metrics
 from paretovid.trainables.outcome import (
@@ -147,16 +148,16 @@ class NeedsFiles(ABC):
 
     @classmethod
     @abstractmethod
-    def located(cls, model: Mapping[str, object]) -> dict[str, object]:
+    def located(cls, model: JsonObject) -> JsonObject:
         """The configuration's fields `model` with absolute paths: workers have other current folders."""
 
     @classmethod
     @abstractmethod
-    def by_content(cls, model: Mapping[str, object]) -> dict[str, object]:
+    def by_content(cls, model: JsonObject) -> JsonObject:
         """The fields with what a file holds in place of its path: what tells trials apart (`TrialConfig.digest`)."""
 
     @abstractmethod
-    def portable(self, model: Mapping[str, Any]) -> dict[str, Any]:
+    def portable(self, model: JsonObject) -> JsonObject:
         """The configuration's fields `model`, such that this method is built from them without the files."""
 
 

@@ -16,10 +16,14 @@ import functools
 import math
 import types
 import typing
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
+from paretovid.trainables.documents import JsonValue
 from paretovid.trainables.errors import UsageError
+
+_WORDS_OF_JSON = {"Mapping": Mapping, "Sequence": Sequence, "JsonValue": JsonValue}
+"""The type of plain JSON names itself, also in modules that do not import the words of its definition."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -116,7 +120,7 @@ def type_hints(cls: type[Any]) -> dict[str, Any]:
 
 @functools.cache
 def _type_hints(cls: Hashable) -> dict[str, Any]:
-    return typing.get_type_hints(cls, include_extras=True)
+    return typing.get_type_hints(cls, localns=_WORDS_OF_JSON, include_extras=True)
 
 
 def declared(kind: Any) -> Declared | None:

@@ -23,6 +23,7 @@ from paretovid.trainables.catalog import build_method, method_class, method_conf
 from paretovid.trainables.context import TrialContext, TrialStopped
 from paretovid.trainables.cost import CostTable, check_accounting
 from paretovid.trainables.data.dataset import Dataset, Event, load_dataset
+from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.evaluation.detection import GroundTruth, Segments
 from paretovid.trainables.evaluation.evaluate import (
     CHEAPEST,
@@ -110,7 +111,7 @@ def run_trial(config: TrialConfig, context: TrialContext) -> TrialResult | None:
         deployable=method.deployable,
         seed=config.seed,
         training_knobs=config.training_knobs,
-        model=method.portable(config.model) if isinstance(method, NeedsFiles) else config.model,
+        model=_portable(method, config.model),
         training_config=asdict(config.training),
         sources=components,
         widths={source: store.width for source, store in stores.items()},
@@ -154,6 +155,11 @@ def cost_table(
         else method.component_costs()
     )
     return CostTable({**{components[source]: cost for source, cost in backbones.items()}, **own})
+
+
+def _portable(method: Method, model: JsonObject) -> JsonObject:
+    """The fields of the method's Config, as they are built from where its files are not."""
+    return method.portable(model) if isinstance(method, NeedsFiles) else model
 
 
 def _reference(config: TrialConfig, dataset: Dataset, sources: Sequence[str]) -> DataReference:

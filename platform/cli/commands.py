@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from paretovid.platform.console.tables import _cell, format_table
+from paretovid.trainables.documents import JsonObject
 
 _CLASSES_OF_HEADS = 12  # as the built-in set has
-_LABELS_SHOWN, _INSTANCES_SHOWN = 3, 10  # of a video, for people; --json prints all
 
 _SAME_COMMAND = "What was finished is kept: the same command goes on."
 
@@ -124,7 +124,7 @@ def sweeps(args: argparse.Namespace) -> Answer:
             print(text, flush=True)
     if args.sweep is not None:
         status = status_of(home, args.sweep)
-        return Answer(text=status_text(status), document=status.to_document())
+        return Answer(text=status_text(status), document=status.to_json())
     found = [listing.to_json() for listing in list_sweeps(home)]
     columns = ("name", "method", "data", "state", "trials", "asked", "failed", "hypervolume", "created")
     rows = [[_cell(entry.get(column)) for column in columns] for entry in found]
@@ -205,14 +205,13 @@ def _model_cell(entry: Mapping[str, Any], column: str) -> Any:
 
 def predict(args: argparse.Namespace) -> Answer:
     """`paretovid predict`. Videos that cannot be read are told, the others go on; then the status is 1."""
+    from paretovid.platform.cli.prediction_text import has_failed, prediction_text
+
     document = _predict_document(args)
-    failed = any(video["error"] for video in document["videos"])
-    blocks = [_describe_video(video) for video in document["videos"]]
-    blocks += [f"note: {note}" for note in document["notes"]]
-    return Answer(text="\n".join(blocks), document=document, exit_status=int(failed))
+    return Answer(text=prediction_text(document), document=document, exit_status=int(has_failed(document)))
 
 
-def _predict_document(args: argparse.Namespace) -> Mapping[str, Any]:
+def _predict_document(args: argparse.Namespace) -> JsonObject:
     from paretovid.platform.registry import prediction
     from paretovid.platform.storage.home import open_home
     from paretovid.trainables.errors import UsageError
@@ -280,49 +279,3 @@ def doctor(args: argparse.Namespace) -> Answer:
 def _at(home: str | None) -> str:
     """What a printed command needs behind it to find the same home."""
     return "" if home is None else f" home={home}"
-
-
-_ENDS = {
-    "end": "read to its end",
-    "method": "the method had seen enough before the end",
-    "cap": "the cap refused at least one look",
-}
-"""What `stopped_by` says to people."""
-
-
-def _describe_video(video: Mapping[str, Any]) -> str:
-    if video["error"]:
-        # Most errors begin with the file's name.
-        return (
-            str(video["error"]) if video["path"] in video["error"] else f"{video['path']}: {video['error']}"
-        )
-    best = video["labels"][:_LABELS_SHOWN]
-    labels = ", ".join(f"{entry['label']} {entry['score']:.3f}" for entry in best)
-    calls = ", ".join(f"{component} x {count:g}" for component, count in video["calls"].items())
-    looked = _describe_looks(video["steps"])
-    found = "".join(
-        f"\n  {each['start_seconds']:.1f} to {each['end_seconds']:.1f} s: {each['label']} {each['score']:.3f}"
-        for each in video.get("instances", [])[:_INSTANCES_SHOWN]
-    )
-    text = f"{video['path']}: {labels}{found}\n  {video['gflops']:.4g} GFLOPs; {looked}\n  calls: {calls or 'none'}"
-    if video.get("stopped_by"):
-        text += f"\n  {_ENDS[video['stopped_by']]}"
-    return text + "".join(f"\n  note: {note}" for note in video["notes"])
-
-
-def _describe_looks(steps: Sequence[str]) -> str:
-    """How many steps were looked at how closely, and which, from a word per step."""
-    at: dict[str, list[int]] = {}
-    for step, look in enumerate(steps):
-        at.setdefault(look, []).append(step)
-
-    def which(look: str) -> str:
-        return f" (steps {', '.join(map(str, at[look]))})"
-
-    if at.keys() <= {"none", "coarse", "fine"}:
-        closely = len(at.get("fine", []))
-        return f"looked at {closely} of {len(steps)} steps closely" + (which("fine") if closely else "")
-    at.pop("none", None)
-    most = max(at, key=lambda look: len(at[look]))
-    counts = [f"{look} at {len(at[look])}" + ("" if look == most else which(look)) for look in at]
-    return f"of {len(steps)} steps, up to {', '.join(counts)}"

@@ -14,7 +14,6 @@ from paretovid.infra.nodes import NodeFacts, look_at_nodes, own_versions, versio
 from paretovid.infra.ray_cluster import LOCAL, Cluster, connect
 from paretovid.platform.execution.stopping import take_signals_again
 from paretovid.platform.storage.home import Home, open_home
-from paretovid.platform.storage.mirror import remove, share_file
 from paretovid.search_spaces.schema import SweepConfig
 from paretovid.trainables.errors import DataError, UsageError
 from paretovid.trainables.plugins.catalog import plugin_roots
@@ -85,8 +84,8 @@ def probe_in(home: Home) -> Iterator[str]:
     """A file in the home that exists for the block: its path, or its URL."""
     probe = home.root / f".probe-{uuid.uuid4().hex[:8]}"
     probe.write_text("?")
-    share_file(probe)
+    home.store.upload_file(probe)
     try:
         yield str(probe) if home.url is None else f"{home.url}/{probe.name}"
     finally:
-        remove(probe)
+        home.store.remove(probe)

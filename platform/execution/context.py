@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Mapping
@@ -18,51 +19,52 @@ import torch
 from ray import tune
 
 from paretovid.platform.execution.heartbeat import Signs
-from paretovid.platform.storage.mirror import fetch, folders_like, remove_folder, share
+from paretovid.platform.storage.home import TrialPaths
 from paretovid.trainables.context import TrialStopped
 from paretovid.trainables.errors import NonFiniteError
 
 _CHECKPOINTS = "checkpoint-*[0-9]"
+_CHECKPOINT_NAME = re.compile(r"checkpoint-\d+")
 
 
-def keep_checkpoint(folder: Path, checkpoint: Path) -> None:
-    """Copies `checkpoint` (a folder) below a trial's folder, then forgets the ones before."""
+def keep_checkpoint(trial: TrialPaths, checkpoint: Path) -> None:
+    """Copies `checkpoint` (a folder) below a trial's folder, then removes the ones before."""
+    folder = trial.folder
     kept = sorted(folder.glob(_CHECKPOINTS))
     number = int(kept[-1].name.rpartition("-")[2]) + 1 if kept else 0
     for left in folder.glob("checkpoint-*.partial"):
         shutil.rmtree(left, ignore_errors=True)
     # A name of its own: a process that should be dead may be writing the same one.
-    partial = folder / f"checkpoint-{number:06d}.{uuid.uuid4().hex[:6]}.partial"
+    partial = folder / f"{trial.checkpoint(number).name}.{uuid.uuid4().hex[:6]}.partial"
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copytree(checkpoint, partial)
     for path in partial.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())
-    new = partial.replace(folder / f"checkpoint-{number:06d}")
-    share(new)
+    new = partial.replace(trial.checkpoint(number))
+    trial.store.upload(new)
     for old in kept:
-        _forget(old)
+        trial.store.remove_folder(old)
 
 
-def kept_checkpoint(folder: Path) -> Path | None:
+def kept_checkpoint(trial: TrialPaths) -> Path | None:
     """The last checkpoint below a trial's folder, wherever it was made."""
-    for name in reversed(folders_like(folder, r"checkpoint-\d+")):
-        if fetch(folder / name):
+    for name in reversed(_committed(trial)):
+        if trial.store.download(trial.folder / name):
             break
-    kept = sorted(folder.glob(_CHECKPOINTS))
+    kept = sorted(trial.folder.glob(_CHECKPOINTS))
     return kept[-1] if kept else None
 
 
-def forget_checkpoints(folder: Path) -> None:
+def forget_checkpoints(trial: TrialPaths) -> None:
     """Removes a finished trial's checkpoints."""
-    names = {path.name for path in folder.glob("checkpoint-*")}
-    for name in names.union(folders_like(folder, r"checkpoint-\d+")):
-        _forget(folder / name)
+    names = {path.name for path in trial.folder.glob("checkpoint-*")}
+    for name in names.union(_committed(trial)):
+        trial.store.remove_folder(trial.folder / name)
 
 
-def _forget(checkpoint: Path) -> None:
-    remove_folder(checkpoint)
-    shutil.rmtree(checkpoint, ignore_errors=True)
+def _committed(trial: TrialPaths) -> list[str]:
+    return [name for name in trial.store.listing(trial.folder).complete if _CHECKPOINT_NAME.fullmatch(name)]
 
 
 def _finite(progress: Mapping[str, float]) -> dict[str, float]:
@@ -81,10 +83,10 @@ class ProcessContext:
     rank = 0
     world_size = 1
 
-    def __init__(self, folder: Path, device: torch.device) -> None:
+    def __init__(self, trial: TrialPaths, device: torch.device) -> None:
         self.device = device
-        self._folder = folder
-        self._signs = Signs(folder)
+        self._trial = trial
+        self._signs = Signs(trial)
 
     def report(self, progress: Mapping[str, float], checkpoint: Path | None = None) -> None:
         """Keeps the checkpoint, tells the driver. Raises `NonFiniteError`."""
@@ -92,13 +94,13 @@ class ProcessContext:
         if not self._signs.is_mine:
             raise TrialStopped
         if checkpoint is not None:
-            keep_checkpoint(self._folder, checkpoint)
+            keep_checkpoint(self._trial, checkpoint)
         self._signs.heartbeat(finite)
         tune.report({"progress": finite})
 
     def get_checkpoint(self) -> Path | None:
         """The folder of the last checkpoint that was kept."""
-        return kept_checkpoint(self._folder)
+        return kept_checkpoint(self._trial)
 
     def heartbeat(self) -> bool:
         """True once the driver asks all trials to end, or another process has this one."""
@@ -113,16 +115,16 @@ class ProcessContext:
 class WorkerContext:
     """A `TrialContext` in a worker of a Ray Train run."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, trial: TrialPaths) -> None:
         session = ray.train.get_context()
         self.rank = session.get_world_rank()
         self.world_size = session.get_world_size()
         self.device = ray.train.torch.get_device()
-        self._folder = folder
+        self._trial = trial
         # One claims for all; that another one hangs shows in it, as they wait for each other at every step.
-        self._signs = Signs(folder) if self.rank == 0 else None
+        self._signs = Signs(trial) if self.rank == 0 else None
         # Each for itself, a slow rank could find what a quick one has kept since, and they would part.
-        self._found: Path | None = ray.train.collective.broadcast_from_rank_zero(kept_checkpoint(folder))
+        self._found: Path | None = ray.train.collective.broadcast_from_rank_zero(kept_checkpoint(trial))
 
     def report(self, progress: Mapping[str, float], checkpoint: Path | None = None) -> None:
         """Rank 0 keeps the checkpoint; all ranks wait for each other. Raises `NonFiniteError`."""
@@ -131,7 +133,7 @@ class WorkerContext:
             if not self._signs.is_mine:
                 raise TrialStopped
             if checkpoint is not None:
-                keep_checkpoint(self._folder, checkpoint)
+                keep_checkpoint(self._trial, checkpoint)
             self._signs.heartbeat(finite)
         ray.train.report({"progress": finite})
 

@@ -4,7 +4,7 @@
     trials/<trial>/alive.json    which process has the trial, and when it last got on
 
 A process whose trial was given to another one (its driver died, and the next was quicker than its end) finds
-another claim than its own in `alive.json`, and leaves the trial alone from then on.
+another lease than its own in `alive.json`, and leaves the trial alone from then on.
 """
 
 from __future__ import annotations
@@ -16,62 +16,69 @@ import socket
 import time
 import uuid
 from collections.abc import Mapping
-from pathlib import Path
 from typing import final
 
-from paretovid.platform.storage.documents import read_document, write_atomically
-from paretovid.platform.storage.mirror import is_shared, is_there, remove
+from paretovid.platform.records.lease import TrialHeartbeat
+from paretovid.platform.storage.home import SweepPaths, TrialPaths
 from paretovid.trainables.data.s3 import ObjectStoreError
+from paretovid.trainables.errors import DataError
 
-STOP_FILE = "stop.json"
-ALIVE_FILE = "alive.json"
 LOOK_SECONDS = 1.0
 """Between two looks for the driver's wish; a file system over a network is asked no more often."""
 BEAT_SECONDS = float(os.environ.get("PARETOVID_SIGN_SECONDS", "2"))
-"""Between two signs of life: a thousand trials at a time make five hundred small writes a second."""
+"""Between two heartbeats: a thousand trials at a time make five hundred small writes a second."""
 SLOWER_IN_A_BUCKET = 6.0
 
 
-def ask_to_stop(sweep: Path, reason: str) -> None:
+def ask_to_stop(sweep: SweepPaths, reason: str) -> None:
     """Asks the sweep's trials, wherever they run, to end with a checkpoint."""
-    write_atomically(sweep / STOP_FILE, json.dumps({"reason": reason, "at": time.time()}))
+    sweep.store.write_text(sweep.stop, json.dumps({"reason": reason, "at": time.time()}))
 
 
-def take_back_stop(sweep: Path) -> None:
+def take_back_stop(sweep: SweepPaths) -> None:
     """Trials that start from now on are not asked to end."""
-    remove(sweep / STOP_FILE)
+    sweep.store.remove(sweep.stop)
+
+
+def heartbeat_of(trial: TrialPaths) -> TrialHeartbeat | None:
+    """The last heartbeat of a trial; None if no process has the trial.
+
+    Raises `DataError` for one that cannot be read, such as one that a later version has written.
+    """
+    found = trial.store.read_document(trial.heartbeat)
+    return None if found is None else TrialHeartbeat.from_json(found, str(trial.heartbeat))
 
 
 @final
 class Signs:
-    """One trial's end of it, in the process that has claimed the trial.
+    """One trial's end of it, in the process that has the trial."""
 
-    Arguments:
-        folder: the trial's, `<sweep>/trials/<trial>`.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._stop_file = folder.parent.parent / STOP_FILE
-        self._claim = uuid.uuid4().hex
+    def __init__(self, trial: TrialPaths) -> None:
+        self._trial = trial
+        self._store = trial.store
+        self._stop_file = trial.sweep.stop
+        self._lease = uuid.uuid4().hex
         # Where every sign is a request over a network, fewer of them.
-        slower = SLOWER_IN_A_BUCKET if is_shared(folder) else 1.0
+        slower = SLOWER_IN_A_BUCKET if self._store.is_remote else 1.0
         self._look_seconds, self._beat_seconds = slower * LOOK_SECONDS, slower * BEAT_SECONDS
         self._looked = self._beaten = -1e9
         self._should_end = False
         self._beats = 0
         self._progress: dict[str, float] = {}
-        folder.mkdir(parents=True, exist_ok=True)
+        trial.folder.mkdir(parents=True, exist_ok=True)
         self._write()
 
     @property
     def is_mine(self) -> bool:
-        """False once another process has claimed the trial."""
-        found = read_document(self._folder / ALIVE_FILE)
-        return found is None or found.get("claim") == self._claim
+        """False once another process has the trial."""
+        try:
+            found = heartbeat_of(self._trial)
+        except DataError:  # another version's: this process has written none that it cannot read
+            return False
+        return found is None or found.lease == self._lease
 
     def heartbeat(self, progress: Mapping[str, float] | None = None) -> bool:
-        """A sign of life. True once the trial should end."""
+        """A heartbeat, if one is due. True once the trial should end."""
         now = time.monotonic()
         self._beats += 1
         if progress is not None:
@@ -85,22 +92,22 @@ class Signs:
                 self._should_end = True
         if not self._should_end and now - self._looked >= self._look_seconds:
             self._looked = now
-            self._should_end = is_there(self._stop_file)
+            self._should_end = self._store.exists(self._stop_file)
         return self._should_end
 
     def end(self) -> None:
         """The trial is over; nobody is alive in it."""
         if self.is_mine:
             with contextlib.suppress(OSError):
-                remove(self._folder / ALIVE_FILE)
+                self._store.remove(self._trial.heartbeat)
 
     def _write(self) -> None:
-        document = {
-            "claim": self._claim,
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "at": time.time(),
-            "beats": self._beats,
-            **self._progress,
-        }
-        write_atomically(self._folder / ALIVE_FILE, json.dumps(document))
+        heartbeat = TrialHeartbeat(
+            lease=self._lease,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            at=time.time(),
+            beats=self._beats,
+            progress=self._progress,
+        )
+        self._store.write_text(self._trial.heartbeat, json.dumps(heartbeat.to_json()))

@@ -12,18 +12,18 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import shutil
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, final
 
 import ray
 from ray import tune
 from ray.exceptions import RayError
 
+from paretovid.infra.locks import exclusive_lock
 from paretovid.infra.placement import GIB, TrialResources
 from paretovid.infra.ray_cluster import environment
 from paretovid.platform.execution.heartbeat import take_back_stop
@@ -33,8 +33,7 @@ from paretovid.platform.execution.stopping import StopSwitch, SweepStopped
 from paretovid.platform.execution.trial_process import Trainable, in_process, nested
 from paretovid.platform.execution.watchdog import ExplainingScheduler, Watchdog, killed_for_memory
 from paretovid.platform.search.study import ParetoStudy
-from paretovid.platform.storage.locks import alone
-from paretovid.platform.storage.mirror import ray_storage, remove_folder
+from paretovid.platform.storage.home import SweepPaths
 from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.errors import ParetovidError, UsageError
 from paretovid.trainables.evaluation.results import TrialResult
@@ -68,7 +67,7 @@ class LaunchSummary:
 def launch_trials(
     trainable: Trainable,
     *,
-    storage: Path,
+    sweep: SweepPaths,
     study: ParetoStudy | None = None,
     fixed: Sequence[FixedTrial] = (),
     configure: Configure = knobs_alone,
@@ -86,7 +85,7 @@ def launch_trials(
 
     Arguments:
         trainable: called as `trainable(config, context)`; `config["trial"]` is the trial's id.
-        storage: the sweep's folder, seen by all nodes; trials write below `trials/<id>/`.
+        sweep: where trials write, each in its own folder; all nodes see its store.
         configure: a suggestion to the configuration of its trial.
         callback: is notified of starts, progress, results and failures.
         all_points: the study sees all operating points of a trial, not only its first.
@@ -120,22 +119,28 @@ def launch_trials(
         max_failures=max_failures,
     )
     watchdog = Watchdog(
-        searcher, storage, switch, hang_seconds=hang_seconds, room=room, on_poll=counter.on_poll
+        searcher, sweep, switch, hang_seconds=hang_seconds, room=room, on_poll=counter.on_poll
     )
-    with alone(storage), _quiet_tune(), handing_back(searcher, study, storage, switch):
-        _run(trainable, searcher, storage, wanted, switch, watchdog, cache)
+    with launch_lock(sweep), _quiet_tune(), handing_back(searcher, study, sweep, switch):
+        _run(trainable, searcher, sweep, wanted, switch, watchdog, cache)
     return counter.summary(searcher, study, switch)
+
+
+def launch_lock(sweep: SweepPaths) -> AbstractContextManager[None]:
+    """Keeps other processes of this machine from running the sweep's trials. Raises `UsageError` if one does."""
+    running = UsageError(f"the sweep in {sweep.folder} is running already", "Wait for it, or end it.")
+    return exclusive_lock(sweep.launch_lock, wait_seconds=0, refusal=running)
 
 
 @contextlib.contextmanager
 def handing_back(
-    searcher: ParetoSearcher, study: ParetoStudy | None, storage: Path, switch: StopSwitch
+    searcher: ParetoSearcher, study: ParetoStudy | None, sweep: SweepPaths, switch: StopSwitch
 ) -> Iterator[None]:
     """Whatever ends the block, the trials that did not come back wait to be dispatched again.
 
     Raises `SweepStopped` where the switch was turned and something else has come of it.
     """
-    take_back_stop(storage)
+    take_back_stop(sweep)
     try:
         with switch.heeded():
             yield
@@ -187,7 +192,7 @@ def _check_some_succeeded(study: ParetoStudy) -> None:
 def _run(
     trainable: Trainable,
     searcher: ParetoSearcher,
-    storage: Path,
+    sweep: SweepPaths,
     wanted: TrialResources,
     switch: StopSwitch,
     watchdog: Watchdog,
@@ -196,7 +201,7 @@ def _run(
     """Tune, started again if Ray ends it because a worker was killed for memory."""
     make = nested if wanted.is_nested else in_process
     function = tune.with_resources(
-        make(trainable, storage, wanted, cache), tune.PlacementGroupFactory([wanted.bundle()])
+        make(trainable, sweep, wanted, cache), tune.PlacementGroupFactory([wanted.bundle()])
     )
     while switch.reason is None:
         name = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
@@ -211,7 +216,7 @@ def _run(
             ),
             run_config=tune.RunConfig(
                 name=name,
-                **ray_storage(storage / "ray"),
+                **sweep.store.ray_storage(sweep.ray),
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=0),
                 callbacks=[watchdog],
@@ -225,11 +230,10 @@ def _run(
                 raise
             told = str(error.__cause__)
             reason = f"Ray ended the run: {(told.splitlines() or [''])[0]}"
-            searcher.crashed(reason, killed_for_memory(told, storage))
+            searcher.crashed(reason, killed_for_memory(told, sweep))
         finally:
             # What Tune keeps of a run is a folder per trial that nobody reads.
-            remove_folder(storage / "ray" / name)
-            shutil.rmtree(storage / "ray" / name, ignore_errors=True)
+            sweep.store.remove_folder(sweep.ray / name)
 
 
 def _directory(trial: Any) -> str:

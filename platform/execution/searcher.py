@@ -191,7 +191,7 @@ class ParetoSearcher(Searcher):
 
     def __setstate__(self, state: object) -> None:
         # Ray unpickles copies of its settings, never to search with them.
-        self.__init__(None)  # type: ignore[misc]
+        self.__init__(None)
 
     def _next(self) -> _Started | None:
         if self._deadline is not None and time.time() >= self._deadline:

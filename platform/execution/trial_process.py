@@ -26,8 +26,7 @@ from paretovid.platform.execution.outcome import (
     outcome_text,
 )
 from paretovid.platform.execution.ray_errors import NODE_LOST, cause_of_train_failure, is_node_loss
-from paretovid.platform.storage.documents import write_atomically
-from paretovid.platform.storage.mirror import SharedRoot, ray_storage, read_text, remove
+from paretovid.platform.storage.home import HomeReference, SweepPaths, TrialPaths
 from paretovid.trainables.context import TrialContext, TrialStopped
 from paretovid.trainables.errors import NonFiniteError, ParetovidError
 from paretovid.trainables.evaluation.results import TrialResult
@@ -40,21 +39,21 @@ _FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS))
 
 
 def in_process(
-    trainable: Trainable, storage: Path, wanted: TrialResources, cache: str | None = None
+    trainable: Trainable, sweep: SweepPaths, wanted: TrialResources, cache: str | None = None
 ) -> Callable[..., dict[str, str]]:
     """The trial in the Tune trial's own process.
 
     Arguments:
         cache: folder on each node for its mirror of a home in a bucket; None: the user's cache folder.
     """
-    home = SharedRoot.of(storage, cache)
+    home, folder = sweep.reference(cache), sweep.folder.absolute()
 
     def trial(config: dict[str, Any]) -> dict[str, str]:
         torch.set_num_threads(max(1, int(wanted.cpus)))
         cuda = bool(wanted.gpus) and torch.cuda.is_available()
         try:
-            folder = trial_folder(home.here(storage), config)
-            context = ProcessContext(folder, torch.device("cuda" if cuda else "cpu"))
+            paths = trial_paths(home, folder, config)
+            context = ProcessContext(paths, torch.device("cuda" if cuda else "cpu"))
         except OSError as error:
             return {OUTCOME: outcome_text(failure(error))}
         try:
@@ -64,28 +63,28 @@ def in_process(
         except TrialStopped:
             return {OUTCOME: _STOPPED}
         except Exception as error:
-            _write_traceback(folder)
+            _write_traceback(paths)
             if cuda and not isinstance(error, ParetovidError):
                 raise  # a CUDA error leaves the process unusable; Tune replaces it
             return {OUTCOME: outcome_text(failure(error, on_gpu=cuda))}
         finally:
             context.end()
-        forget_checkpoints(folder)
+        forget_checkpoints(paths)
         return {OUTCOME: outcome}
 
     return trial
 
 
 def nested(
-    trainable: Trainable, storage: Path, wanted: TrialResources, cache: str | None = None
+    trainable: Trainable, sweep: SweepPaths, wanted: TrialResources, cache: str | None = None
 ) -> Callable[..., dict[str, str]]:
     """The trial as a Ray Train run of several workers, inside the Tune trial. `cache`: as in `in_process`."""
-    home = SharedRoot.of(storage, cache)
+    home, folder = sweep.reference(cache), sweep.folder.absolute()
 
     def worker(config: dict[str, Any]) -> None:
         torch.set_num_threads(max(1, int(wanted.cpus)))
-        folder = trial_folder(home.here(storage), config)
-        context = WorkerContext(folder)
+        paths = trial_paths(home, folder, config)
+        context = WorkerContext(paths)
         try:
             result = trainable(config, context)
             outcome = None if result is None else outcome_text(Finished(result=result))
@@ -93,20 +92,20 @@ def nested(
             outcome = _STOPPED
         except Exception:
             # Not caught: the other workers wait for this one, and end with it.
-            _write_traceback(folder)
+            _write_traceback(paths)
             raise
         finally:
             context.end()
         if context.rank == 0:
             assert outcome is not None, "rank 0 has the result"
-            write_atomically(folder / "outcome.json", outcome)
+            paths.store.write_text(paths.outcome, outcome)
 
     def trial(config: dict[str, Any]) -> dict[str, str]:
         from ray.train.torch import TorchConfig, TorchTrainer
 
-        folder = trial_folder(home.here(storage), config)
-        folder.mkdir(parents=True, exist_ok=True)
-        remove(folder / "outcome.json")
+        paths = trial_paths(home, folder, config)
+        paths.folder.mkdir(parents=True, exist_ok=True)
+        paths.store.remove(paths.outcome)
         trainer = TorchTrainer(
             worker,
             train_loop_config=config,
@@ -121,17 +120,17 @@ def nested(
                 name=f"{config['trial']}-{uuid.uuid4().hex[:6]}",
                 # Not Ray's TuneReportCallback for progress: a report that comes in while the trial returns can
                 # block both for ever (the main thread of its session waits for the queue that it drains).
-                **ray_storage(home.here(storage) / "ray" / "train"),
+                **paths.store.ray_storage(paths.sweep.ray / "train"),
             ),
         )
         try:
             trainer.fit()
-            outcome = read_text(folder / "outcome.json", must_answer=True)
+            outcome = paths.store.read_text(paths.outcome, must_answer=True)
         except Exception as error:
             return {OUTCOME: outcome_text(train_failure(error, on_gpu=bool(wanted.gpus)))}
-        remove(folder / "outcome.json")
+        paths.store.remove(paths.outcome)
         if outcome != _STOPPED:
-            forget_checkpoints(folder)
+            forget_checkpoints(paths)
         return {OUTCOME: outcome}
 
     return trial
@@ -161,14 +160,14 @@ def failure(error: Exception, *, on_gpu: bool = False) -> Failed | EnvironmentFa
     return Failed(reason=reason, retry=not is_final)
 
 
-def trial_folder(storage: Path, config: Mapping[str, object]) -> Path:
-    """Where a trial keeps its checkpoints and its result."""
-    return storage.absolute() / "trials" / str(config["trial"])
+def trial_paths(home: HomeReference, sweep: Path, config: Mapping[str, object]) -> TrialPaths:
+    """Where a trial keeps its checkpoints and its result, on this node. `sweep`: the driver's folder of it."""
+    return home.sweep(sweep).trial(str(config["trial"]))
 
 
-def _write_traceback(folder: Path) -> None:
+def _write_traceback(trial: TrialPaths) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / "error.txt", traceback.format_exc())
+        trial.folder.mkdir(parents=True, exist_ok=True)
+        trial.store.write_text(trial.error, traceback.format_exc())
     except OSError:
         traceback.print_exc()  # a full disk takes no traceback either

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, final
 
@@ -15,13 +15,12 @@ import ray
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler
 
-from paretovid.platform.execution.heartbeat import ALIVE_FILE, ask_to_stop
+from paretovid.platform.execution.heartbeat import ask_to_stop, heartbeat_of
 from paretovid.platform.execution.outcome import PROCESS_DIED, Failed
 from paretovid.platform.execution.ray_errors import NODE_LOST, is_node_loss
 from paretovid.platform.execution.searcher import ParetoSearcher
 from paretovid.platform.execution.stopping import StopSwitch
-from paretovid.platform.storage.documents import read_document
-from paretovid.platform.storage.mirror import is_shared
+from paretovid.platform.storage.home import SweepPaths
 
 STOP_SECONDS = 25.0
 """What trials have to write their checkpoints in; spot machines are taken away 30 s after their signal at best."""
@@ -47,7 +46,7 @@ class ExplainingScheduler(FIFOScheduler):
     """Trials in their order. Tells the searcher why a trial's process died: Tune tells it only that it did."""
 
     def __init__(self, searcher: ParetoSearcher) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._searcher = searcher
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
@@ -68,7 +67,7 @@ class Watchdog(tune.Callback):
     """Ends trials that hang, follows the cluster's size, and ends the run when the switch is turned.
 
     Arguments:
-        storage: the sweep's folder.
+        sweep: whose trials run.
         hang_seconds: a trial without a sign of life for so long is killed and started again; None: never.
         room: trials for which the cluster has room now.
     """
@@ -76,7 +75,7 @@ class Watchdog(tune.Callback):
     def __init__(
         self,
         searcher: ParetoSearcher,
-        storage: Path,
+        sweep: SweepPaths,
         switch: StopSwitch,
         *,
         hang_seconds: float | None,
@@ -84,7 +83,7 @@ class Watchdog(tune.Callback):
         on_poll: Callable[[], None] = lambda: None,
     ) -> None:
         self._searcher = searcher
-        self._storage = storage
+        self._sweep = sweep
         self._switch = switch
         self._hang_seconds = hang_seconds
         self._room = room
@@ -95,8 +94,8 @@ class Watchdog(tune.Callback):
         # In a bucket every sign is a request.
         self._hang_look_seconds = 0.0
         if hang_seconds is not None:
-            is_slow = is_shared(storage)
-            self._hang_look_seconds = min(30.0, hang_seconds / 5) if is_slow else hang_seconds / 20
+            at_most = min(30.0, hang_seconds / 5)
+            self._hang_look_seconds = at_most if sweep.store.is_remote else hang_seconds / 20
         self._stop_until: float | None = None
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -124,7 +123,7 @@ class Watchdog(tune.Callback):
         if self._switch.reason is not None and self._stop_until is None:
             self._stop_until = now + STOP_SECONDS
             self._searcher.stop()
-            ask_to_stop(self._storage, self._switch.reason)
+            ask_to_stop(self._sweep, self._switch.reason)
         if self._stop_until is not None and now > self._stop_until:
             raise self._switch.stopped()
         if now - self._measured >= _ROOM_SECONDS:
@@ -149,7 +148,7 @@ class Watchdog(tune.Callback):
             if name is None:
                 continue
             # Not by comparing times: the clocks of nodes differ. What counts is that the sign changes.
-            sign = read_document(self._storage / "trials" / name / ALIVE_FILE)
+            sign = self._sweep.store.read_document(self._sweep.trial(name).heartbeat)
             before = self._seen.get(tune_id)
             if before is None or before[0] != sign:
                 self._seen[tune_id] = (sign, now)
@@ -162,7 +161,7 @@ class Watchdog(tune.Callback):
                 ray.kill(trial.temporary_state.ray_actor)
 
 
-def killed_for_memory(told: str, storage: Path) -> Callable[[str], bool]:
+def killed_for_memory(told: str, sweep: SweepPaths) -> Callable[[str], bool]:
     """Whether a trial is one of those whose processes Ray's memory monitor says it has killed.
 
     Where it does not say which, all are: one whose failures are never counted could end the sweep again and again.
@@ -170,7 +169,7 @@ def killed_for_memory(told: str, storage: Path) -> Callable[[str], bool]:
     pids = {int(number) for number in re.findall(r"\bpid[=: ]+(\d+)", told, flags=re.IGNORECASE)}
 
     def is_counted(trial: str) -> bool:
-        alive: Mapping[str, Any] = read_document(storage / "trials" / trial / ALIVE_FILE) or {}
-        return not pids or alive.get("pid") in pids
+        alive = heartbeat_of(sweep.trial(trial))
+        return not pids or (alive is not None and alive.pid in pids)
 
     return is_counted

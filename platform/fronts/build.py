@@ -14,6 +14,7 @@ from typing import Any
 
 from paretovid.platform.fronts.front import Front, FrontPoint, _cheapest, _within
 from paretovid.platform.records.trial import Scores, SweepResults, read_scores, read_sweep
+from paretovid.platform.storage.home import SweepPaths
 from paretovid.trainables.errors import DataError, UsageError
 from paretovid.trainables.evaluation.intervals import detection_interval, map_interval, resample_weights
 from paretovid.trainables.evaluation.pareto import Reference, hypervolume, knee, non_dominated, reference_of
@@ -23,9 +24,9 @@ ALL_INTERVALS_UP_TO = 1000
 """Videos in a split up to which every point gets an interval; beyond, only the front and baselines do."""
 
 
-def read_front(folders: Sequence[Path], **options: Any) -> Front:
-    """`build_front` of the sweeps in these folders."""
-    return build_front([read_sweep(folder) for folder in folders], **options)
+def read_front(sweeps: Sequence[SweepPaths], **options: Any) -> Front:
+    """`build_front` of these sweeps, as their stores have them now."""
+    return build_front([read_sweep(sweep) for sweep in sweeps], **options)
 
 
 def build_front(

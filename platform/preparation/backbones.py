@@ -21,8 +21,8 @@ from paretovid.platform.config.resolve import PreparationPlan
 from paretovid.platform.console.progress import Progress, Stage
 from paretovid.platform.execution.cluster import cluster_of
 from paretovid.platform.execution.ray_errors import cause_of_train_failure
-from paretovid.platform.storage.home import Home
-from paretovid.platform.storage.mirror import SharedRoot, fetch, ray_storage, remove_folder, share
+from paretovid.platform.storage.home import Home, HomeReference
+from paretovid.platform.storage.store import Store
 from paretovid.search_spaces.schema import SweepConfig
 from paretovid.trainables.backbones.catalog import component, read_backbone_meta, save_backbone
 from paretovid.trainables.backbones.fine_tuning import FineTuningConfig, fine_tune, is_fine_tuned
@@ -43,7 +43,7 @@ def train_own(
     out_root = home.backbone(dataset.name, names[0]).parent
     with progress.stage("backbones", unit="% trained") as stage:
         for name in names:
-            fetch(out_root / name)
+            home.store.download(out_root / name)
         missing = [name for name in names if not _is_trained(out_root / name, training, dataset)]
         if not missing:
             stage.reused(f"{len(names)} backbones")
@@ -51,9 +51,9 @@ def train_own(
         stage.total = 100
         with cluster_of(config) as cluster:
             settings = {"training": training, "names": missing, "dataset": str(dataset.root)}
-            _run_group(_training_worker, settings, config, cluster, out_root, stage, len(missing))
+            _run_group(_training_worker, settings, config, cluster, home, out_root, stage, len(missing))
         for name in missing:
-            fetch(out_root / name)
+            home.store.download(out_root / name)
         stage.done(f"trained {', '.join(missing)}")
 
 
@@ -70,6 +70,7 @@ def _is_trained(folder: Path, training: BackboneTrainingConfig, dataset: Dataset
 
 def load_given(
     plan: PreparationPlan,
+    home: Home,
     dataset: Dataset,
     names: Mapping[str, str],
     folders: Mapping[str, Path],
@@ -85,13 +86,16 @@ def load_given(
         fetched: list[str] = []
         for source, name in given.items():
             folder = folders[source] if tuning is None else _to_begin_with(folders[source])
-            fetch(folder)
+            home.store.download(folder)
             meta = _is_loaded(folder, dataset, locations[source], digests.get(source))
-            tuned = _recorded(folders[source]).get("training", {}).get("fine_tuned")
-            if tuned and (tuning is None or not is_fine_tuned(_recorded(folders[source]), tuning)):
-                raise _would_replace(folders[source], "other settings" if tuning else "weights as they came")
+            recorded = _recorded(home.store, folders[source])
+            tuned = recorded.get("training", {}).get("fine_tuned")
+            if tuned and (tuning is None or not is_fine_tuned(recorded, tuning)):
+                raise _would_replace(
+                    recorded, folders[source], "other settings" if tuning else "weights as they came"
+                )
             if tuned and _is_loaded(folders[source], dataset, locations[source], digests.get(source)) is None:
-                raise _would_replace(folders[source], "those of another file or other videos")
+                raise _would_replace(recorded, folders[source], "those of another file or other videos")
             if meta is None:
                 spec = component(name)
                 # Others are read below their classifier, which only fine-tuning trains.
@@ -110,7 +114,7 @@ def load_given(
                     "dataset_fingerprint": dataset.fingerprint,
                 }
                 save_backbone(folder, name, backbone, about)
-                share(folder)
+                home.store.upload(folder)
                 fetched.append(name)
             stage.advance()
         if fetched:
@@ -120,7 +124,7 @@ def load_given(
     if tuning is not None:
         for source, name in given.items():
             start = (locations[source], digests.get(source))
-            _fine_tune(config, tuning, dataset, name, start, folders[source], progress)
+            _fine_tune(config, tuning, home, dataset, name, start, folders[source], progress)
 
 
 def _to_begin_with(folder: Path) -> Path:
@@ -135,6 +139,7 @@ def _checkpoint_of(folder: Path) -> Path:
 def _fine_tune(
     config: SweepConfig,
     tuning: FineTuningConfig,
+    home: Home,
     dataset: Dataset,
     name: str,
     start: tuple[str, str | None],
@@ -142,7 +147,7 @@ def _fine_tune(
     progress: Progress,
 ) -> None:
     with progress.stage(f"fine-tuning {name}", unit="% trained") as stage:
-        fetch(folder)
+        home.store.download(folder)
         meta = _is_loaded(folder, dataset, *start)
         if meta is not None and is_fine_tuned(meta, tuning):
             stage.reused(name)
@@ -150,8 +155,10 @@ def _fine_tune(
         stage.total = 100
         with cluster_of(config) as cluster:
             settings = {"tuning": tuning, "name": name, "dataset": str(dataset.root)}
-            _run_group(_fine_tuning_worker, settings, config, cluster, folder.parent, stage, num_parts=1)
-        fetch(folder)
+            _run_group(
+                _fine_tuning_worker, settings, config, cluster, home, folder.parent, stage, num_parts=1
+            )
+        home.store.download(folder)
         measured = read_backbone_meta(folder)["measured"]
         went_on = (
             f", from its checkpoint at step {first:.0f}" if (first := measured["went_on_at_step"]) else ""
@@ -159,16 +166,16 @@ def _fine_tune(
         stage.done(f"{measured['steps']:.0f} steps{went_on}, loss {measured['loss']:.3g}")
 
 
-def _recorded(folder: Path) -> dict[str, Any]:
-    fetch(folder)
+def _recorded(store: Store, folder: Path) -> dict[str, Any]:
+    store.download(folder)
     try:
         return read_backbone_meta(folder)
     except DataError:
         return {}
 
 
-def _would_replace(folder: Path, by: str) -> UsageError:
-    recorded = _recorded(folder)["training"]
+def _would_replace(meta: Mapping[str, Any], folder: Path, by: str) -> UsageError:
+    recorded = meta["training"]
     words = " ".join(
         f"backbones.fine_tuning.{field.name}={recorded.get(field.name)}"
         for field in fields(FineTuningConfig)
@@ -208,6 +215,7 @@ def _run_group(
     settings: Mapping[str, Any],
     config: SweepConfig,
     cluster: Cluster,
+    home: Home,
     out_root: Path,
     stage: Stage,
     num_parts: int,
@@ -229,7 +237,7 @@ def _run_group(
             **settings,
             "out_root": str(out_root),
             "told": str(told),
-            "shared": SharedRoot.of(out_root, config.cluster.node_cache),
+            "home": home.reference(config.cluster.node_cache),
         },
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
         scaling_config=ScalingConfig(
@@ -239,7 +247,7 @@ def _run_group(
             name="backbones",
             # Of the group: a lost worker ends all of them, and fine-tuning goes on from its checkpoint.
             failure_config=FailureConfig(max_failures=2),
-            **ray_storage(out_root / ".ray"),
+            **home.store.ray_storage(out_root / ".ray"),
         ),
     )
     try:
@@ -314,27 +322,29 @@ class _TrainContext:
 
 
 def _training_worker(config: dict[str, Any]) -> None:
-    here = config["shared"].here
+    reference: HomeReference = config["home"]
+    here, store = reference.here, reference.home.store
     dataset, out_root = here(config["dataset"]), here(config["out_root"])
-    fetch(dataset)
+    store.download(dataset)
     out_root.mkdir(parents=True, exist_ok=True)
     context = _TrainContext(here(config["told"]))
     train_backbones(config["training"], load_dataset(dataset), config["names"], out_root, context)
     if context.rank == 0:
         for name in config["names"]:
-            share(out_root / name)
+            store.upload(out_root / name)
 
 
 def _fine_tuning_worker(config: dict[str, Any]) -> None:
-    here = config["shared"].here
+    reference: HomeReference = config["home"]
+    here, store = reference.here, reference.home.store
     dataset, out_root = here(config["dataset"]), here(config["out_root"])
     context = _TrainContext(here(config["told"]))
     folder, name = out_root / config["name"], config["name"]
     start, checkpoint = _to_begin_with(folder), _checkpoint_of(folder)
-    fetch(dataset)
+    store.download(dataset)
     if context.rank == 0:
-        fetch(start)
-        fetch(checkpoint)
+        store.download(start)
+        store.download(checkpoint)
     fine_tune(
         config["tuning"],
         load_dataset(dataset),
@@ -343,11 +353,11 @@ def _fine_tuning_worker(config: dict[str, Any]) -> None:
         folder,
         context,
         checkpoint=checkpoint,
-        on_checkpoint=share,
+        on_checkpoint=store.upload,
     )
     if context.rank == 0:
-        share(folder)
-        remove_folder(checkpoint)
+        store.upload(folder)
+        store.remove_folder(checkpoint)
 
 
 @contextlib.contextmanager

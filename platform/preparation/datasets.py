@@ -17,13 +17,7 @@ from paretovid.infra.ray_cluster import LOCAL
 from paretovid.platform.config.resolve import DataPlan
 from paretovid.platform.console.progress import Progress, Stage
 from paretovid.platform.execution.cluster import cluster_of
-from paretovid.platform.storage.home import Home, open_home
-from paretovid.platform.storage.mirror import (
-    fetch,
-    send,
-    share,
-    some_of_dataset,
-)
+from paretovid.platform.storage.home import Home, open_home, some_of_dataset
 from paretovid.search_spaces.schema import SweepConfig
 from paretovid.trainables.data.dataset import MANIFEST, Dataset, load_dataset
 from paretovid.trainables.data.moving_digits.generate import MovingDigitsConfig, is_made, make_moving_digits
@@ -49,10 +43,10 @@ def make_data(config: SweepConfig, data: DataPlan, progress: Progress) -> Datase
     with progress.stage("videos", unit="videos") as stage:
         if data.reader is not None:
             assembled = _read_data(config, data, home, stage)
-            share(root, lambda part: part in (MANIFEST, LEFT_OUT))
+            home.store.upload(root, lambda name: name in (MANIFEST, LEFT_OUT))
             _tell(assembled, root, progress)
             return assembled.dataset
-        is_shared_set = fetch(root, some_of_dataset)
+        is_downloaded = home.store.download(root, some_of_dataset)
         if wanted is None:
             dataset = load_dataset(root)
             if dataset.name != name:
@@ -62,7 +56,7 @@ def make_data(config: SweepConfig, data: DataPlan, progress: Progress) -> Datase
                 )
             stage.reused(f"{len(dataset.records)} videos of {name}")
             return dataset
-        found = _made_before(root, wanted, is_whole=is_shared_set)
+        found = _made_before(root, wanted, is_complete=is_downloaded)
         if found is not None:
             stage.reused(f"{len(found.records)} videos of {name}")
             return found
@@ -71,7 +65,7 @@ def make_data(config: SweepConfig, data: DataPlan, progress: Progress) -> Datase
             dataset = make_moving_digits(
                 wanted, root, name=name, map_parallel=map_parallel, progress=lambda done, _: stage.advance()
             )
-        share(root)
+        home.store.upload(root)
         stage.done(f"made {len(dataset.records)} videos of {len(dataset.classes)} classes")
     return dataset
 
@@ -129,18 +123,18 @@ def upload_data(home: Home, folder: Path) -> Dataset:
             )
         if not path.is_file():
             raise DataError(f"{path} is missing", f"Put it back, or take it out of {MANIFEST}.")
-    send(folder, home.data(dataset.name), names)
+    home.store.upload_from(folder, home.data(dataset.name), names)
     return dataset
 
 
-def _made_before(root: Path, wanted: MovingDigitsConfig, *, is_whole: bool) -> Dataset | None:
-    """The set if it is there and made so. `is_whole`: the bucket has all of its videos, whatever is here."""
+def _made_before(root: Path, wanted: MovingDigitsConfig, *, is_complete: bool) -> Dataset | None:
+    """The set if it is there and made so. `is_complete`: the bucket has all of its videos, whatever is here."""
     try:
         dataset = load_dataset(root)
     except DataError:
         return None
-    whole = is_whole or all(Path(dataset.video_path(record)).is_file() for record in dataset.records)
-    return dataset if whole and is_made(wanted, dataset) else None
+    has_videos = is_complete or all(Path(dataset.video_path(record)).is_file() for record in dataset.records)
+    return dataset if has_videos and is_made(wanted, dataset) else None
 
 
 @contextlib.contextmanager

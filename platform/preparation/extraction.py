@@ -25,20 +25,13 @@ from typing import Any, final
 import numpy as np
 import torch
 
-from paretovid.infra.local_copy import Part
+from paretovid.infra.local_copy import Blob
 from paretovid.infra.ray_cluster import Cluster
 from paretovid.platform.config.resolve import check_extraction
 from paretovid.platform.console.progress import Stage
 from paretovid.platform.preparation.crash_counter import start_attempts
-from paretovid.platform.storage.mirror import (
-    SharedRoot,
-    fetch,
-    fetch_parts,
-    is_shared,
-    parts_in_bucket,
-    remove_part,
-    share_parts,
-)
+from paretovid.platform.storage.home import Home, HomeReference
+from paretovid.platform.storage.store import Store
 from paretovid.search_spaces.schema import ExtractionConfig
 from paretovid.trainables.backbones.catalog import component, load_backbone, read_backbone_meta
 from paretovid.trainables.backbones.precision import Precision
@@ -63,29 +56,32 @@ _MAX_RETRIES = 2
 
 def extract_shards(
     cluster: Cluster,
-    shared: SharedRoot,
+    home: Home,
     dataset: Dataset,
     backbones: Mapping[str, Path],
     folders: Mapping[str, Path],
     dtype: str,
     config: ExtractionConfig,
     stage: Stage,
+    *,
+    cache: str | None = None,
 ) -> ShardWriter:
     """Writes all shards that are missing; Ray must be connected.
 
     Arguments:
-        backbones, folders: component to the folder of its weights, and of its store.
+        backbones, folders: component to the folder of its weights, and of its features.
+        cache: folder on each node for its mirror of a home in a bucket; None: the user's cache folder.
 
     Returns what has written them. Raises `DataError` if a node does not see a video, or a worker died again and again.
     """
     precision = check_extraction(config)
-    writer = ShardWriter.over(dataset, folders, config.videos_per_shard, dtype)
+    writer = ShardWriter.over(dataset, folders, config.videos_per_shard, dtype, home.store)
     writer.widths = {name: _width(folder) for name, folder in backbones.items()}
     shards, done = writer.open_shards()
     stage.begin_at(done)
     if shards:
         job = _Job(
-            shared=shared,
+            home=home.reference(cache),
             root=dataset.root,
             step_seconds=dataset.step_seconds,
             backbones={name: backbones[name] for name in folders},
@@ -113,7 +109,7 @@ def _width(backbone: Path) -> int:
 class _Job:
     """What every worker is told. Paths are the driver's."""
 
-    shared: SharedRoot
+    home: HomeReference
     root: Path
     step_seconds: float
     backbones: dict[str, Path]
@@ -134,8 +130,8 @@ class _Compute:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self._backbones = {}
         for name, path in job.backbones.items():
-            folder = job.shared.here(path)
-            fetch(folder)
+            folder = job.home.here(path)
+            _home_of(job).store.download(folder)
             self._backbones[name] = load_backbone(folder)[0].to(self.device)
 
     def __call__(self, piece: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -159,6 +155,12 @@ class _Compute:
 
 
 @functools.lru_cache(maxsize=1)
+def _home_of(job: _Job) -> Home:
+    """Kept by a worker from task to task, as every task brings a reference of its own."""
+    return job.home.home
+
+
+@functools.lru_cache(maxsize=1)
 def _compute(job: _Job) -> _Compute:
     """Kept by a worker from task to task."""
     return _Compute(job)
@@ -171,9 +173,9 @@ def _decode(batch: Mapping[str, np.ndarray], job: _Job, attempts: Any = None) ->
         attempts: the handle of an `Attempts`.
     """
     torch.set_num_threads(1)
-    root = job.shared.here(job.root)
+    root = job.home.here(job.root)
     wanted = set(batch["path"].tolist())
-    fetch(root, lambda names: [name for name in names if name in wanted])
+    _home_of(job).store.download(root, lambda names: [name for name in names if name in wanted])
     specs = {name: component(name).input for name in job.backbones}
     for number, path, seen in zip(*(batch[key].tolist() for key in ("number", "path", "seen")), strict=True):
         location = located(root, path)
@@ -272,7 +274,7 @@ def _rows(
     context.target_max_block_size = _BLOCK_BYTES
     # Each is told in an info line otherwise.
     context.print_on_execution_start = False
-    in_bucket = job.shared.url is not None
+    in_bucket = job.home.url is not None
     workers = min(config.workers or len(numbers), len(numbers), max(1, int(cluster.cpus)))
     per_task = max(1, min(_MOST_VIDEOS_PER_TASK, len(numbers) // (_TASKS_PER_WORKER * workers)))
     num_tasks = -(-len(numbers) // per_task)
@@ -339,21 +341,26 @@ class ShardWriter:
     folders: dict[str, Path]
     size: int
     dtype: str
+    store: Store
     widths: dict[str, int] = field(default_factory=dict)
-    parts: dict[str, dict[str, Part]] = field(default_factory=dict)
-    """Component to the parts of its store in the bucket; none if the home is a folder."""
+    blobs: dict[str, dict[str, Blob]] = field(default_factory=dict)
+    """Component to the blobs of its features in the bucket; none if the home is a folder."""
     _pieces: dict[int, dict[int, dict[str, Any]]] = field(default_factory=dict)
     """Video to first step to row, of videos that are not whole."""
     _videos: dict[int, dict[int, dict[str, np.ndarray]]] = field(default_factory=dict)
     """Shard to video to its features, of shards that are not whole."""
     _skipped: dict[int, dict[str, str]] = field(default_factory=dict)
     _written: set[int] = field(default_factory=set)
-    _in_bucket: dict[str, dict[str, list[tuple[Part, bytes]]]] = field(default_factory=dict)
+    _in_bucket: dict[str, dict[str, list[tuple[Blob, bytes]]]] = field(default_factory=dict)
 
     @classmethod
-    def over(cls, dataset: Dataset, folders: Mapping[str, Path], size: int, dtype: str) -> ShardWriter:
-        parts: dict[str, dict[str, Part]] = {name: {} for name in folders}
-        return cls(records=dataset.records, folders=dict(folders), size=size, dtype=dtype, parts=parts)
+    def over(
+        cls, dataset: Dataset, folders: Mapping[str, Path], size: int, dtype: str, store: Store
+    ) -> ShardWriter:
+        blobs: dict[str, dict[str, Blob]] = {name: {} for name in folders}
+        return cls(
+            records=dataset.records, folders=dict(folders), size=size, dtype=dtype, store=store, blobs=blobs
+        )
 
     @property
     def num_shards(self) -> int:
@@ -376,23 +383,23 @@ class ShardWriter:
 
     def _has(self, name: str, shard: int) -> bool:
         folder, asked = self.folders[name], self.asked(shard)
-        if not is_shared(folder):
+        if not self.store.is_remote:
             return shard_is_whole(folder, shard, asked)
         rows, description = shard_files(shard)
-        if description in self.parts[name]:
+        if description in self.blobs[name]:
             return True
         # Of an extraction that was interrupted, on whatever machine.
-        for part, content in self._uploaded(name).get(description, ()):
+        for blob, content in self._uploaded(name).get(description, ()):
             described = json.loads(content)
             if describes_shard(described, asked):
-                rows_part = Part(bytes=described["bytes"], sha256=described["sha256"])
-                self.parts[name] |= {description: part, rows: rows_part}
+                rows_blob = Blob(bytes=described["bytes"], sha256=described["sha256"])
+                self.blobs[name] |= {description: blob, rows: rows_blob}
                 return True
         return False
 
-    def _uploaded(self, name: str) -> dict[str, list[tuple[Part, bytes]]]:
+    def _uploaded(self, name: str) -> dict[str, list[tuple[Blob, bytes]]]:
         if name not in self._in_bucket:
-            self._in_bucket[name] = parts_in_bucket(self.folders[name], ".json")
+            self._in_bucket[name] = self.store.uncommitted(self.folders[name], ".json")
         return self._in_bucket[name]
 
     def lacks(self, number: int) -> bool:
@@ -441,7 +448,7 @@ class ShardWriter:
                 width=self.widths[name],
                 dtype=self.dtype,
             )
-            self.parts[name] |= share_parts(folder, shard_files(shard))
+            self.blobs[name] |= self.store.upload_blobs(folder, shard_files(shard))
 
     def forget_skipped(self) -> int:
         """Takes back all shards that leave a video out: the same command looks again. Returns how many."""
@@ -451,15 +458,15 @@ class ShardWriter:
                 description = folder / shard_files(shard)[1]
                 if description.exists() and json.loads(description.read_text())["skipped"]:
                     description.unlink()
-                    parts = [self.parts[name].pop(part, None) for part in shard_files(shard)]
-                    if parts[1] is not None:
-                        remove_part(folder, description.name, parts[1])
+                    blobs = [self.blobs[name].pop(file, None) for file in shard_files(shard)]
+                    if blobs[1] is not None:
+                        self.store.remove_blob(folder, description.name, blobs[1])
                     forgotten += 1
         return forgotten
 
     def fetch_descriptions(self) -> None:
         """Brings here what was written elsewhere, but for the rows."""
         for name, folder in self.folders.items():
-            fetch_parts(
-                folder, {part: each for part, each in self.parts[name].items() if part.endswith(".json")}
+            self.store.download_blobs(
+                folder, {file: blob for file, blob in self.blobs[name].items() if file.endswith(".json")}
             )

@@ -18,11 +18,6 @@ from paretovid.platform.preparation.backbones import load_given, train_own
 from paretovid.platform.preparation.datasets import make_data
 from paretovid.platform.preparation.extraction import extract_shards
 from paretovid.platform.storage.home import Home, open_home
-from paretovid.platform.storage.mirror import (
-    SharedRoot,
-    is_in_bucket,
-    seal,
-)
 from paretovid.search_spaces.schema import SweepConfig
 from paretovid.trainables.backbones.catalog import component
 from paretovid.trainables.data.dataset import Dataset
@@ -65,7 +60,7 @@ def prepare(plan: PreparationPlan, progress: Progress) -> Prepared:
     if trained:
         train_own(plan, home, dataset, trained, progress)
     if len(trained) < len(names):
-        load_given(plan, dataset, names, folders, progress)
+        load_given(plan, home, dataset, names, folders, progress)
     features = _extract(plan, home, dataset, {names[s]: folder for s, folder in folders.items()}, progress)
     return Prepared(
         home=home,
@@ -96,23 +91,23 @@ def _extract(
         for name, header in described.items()
     }
     with progress.stage("features", unit="videos") as stage:
-        is_made = is_whole_store if home.url is None else is_in_bucket
+        is_made = home.store.is_complete if home.store.is_remote else is_whole_store
         missing = {name: folder for name, folder in folders.items() if not is_made(folder)}
         if not missing:
             stage.reused(f"features of {len(folders)} components")
             return folders
         total = stage.total = len(dataset.records)
-        shared = SharedRoot.of(home.root, config.cluster.node_cache)
         with cluster_of(config) as cluster:
             writer = extract_shards(
                 cluster,
-                shared,
+                home,
                 dataset,
                 {name: backbones[name] for name in missing},
                 missing,
                 config.backbones.dtype,
                 config.extraction,
                 stage,
+                cache=config.cluster.node_cache,
             )
         failures = _failures(dataset, next(iter(missing.values())), writer.num_shards)
         # Before the stores are whole: the same command must not go on with them.
@@ -123,7 +118,7 @@ def _extract(
         _check_enough(failures, total, allowed)
         for name, folder in missing.items():
             finish(folder, described[name], writer.num_shards)
-            seal(folder, writer.parts[name], INDEX_FILE)
+            home.store.commit(folder, writer.blobs[name], INDEX_FILE)
         read = total - len(failures)
         stage.done(f"{len(missing)} components of {read} videos, each decoded once")
     for path, reason in failures:

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
-from paretovid.platform.storage.documents import read_document, write_atomically
-
-FAILURE_FILE = "failure.json"
-"""In the folder of a trial that failed for good: `{"reason": …}`."""
+from paretovid.platform.storage.home import TrialPaths
 
 
-def record_failure(trial_folder: Path, reason: str) -> None:
+def record_failure(trial: TrialPaths, reason: str) -> None:
     """Keeps why a trial failed for good, beside its traceback."""
-    trial_folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(trial_folder / FAILURE_FILE, json.dumps({"reason": reason}))
+    trial.folder.mkdir(parents=True, exist_ok=True)
+    trial.store.write_text(trial.failure, json.dumps({"reason": reason}))
 
 
-def failure_of(trial_folder: Path) -> str | None:
+def failure_of(trial: TrialPaths) -> str | None:
     """Why a trial failed for good; None if it did not."""
-    found = read_document(trial_folder / FAILURE_FILE)
+    found = trial.store.read_document(trial.failure)
     return None if found is None else str(found.get("reason", "unknown"))

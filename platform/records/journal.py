@@ -15,19 +15,21 @@ import os
 import threading
 import time
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, final, get_args
+from typing import Literal, final, get_args
 
-from paretovid.platform.storage.mirror import JOURNAL_FILE, GrowingFile
-from paretovid.trainables.documents import JsonValue
+from paretovid.platform.storage.home import SweepPaths
+from paretovid.platform.storage.store import GrowingFile
+from paretovid.trainables.documents import Fields, JsonObject, JsonValue
 from paretovid.trainables.evaluation.pareto import non_dominated
 from paretovid.trainables.evaluation.results import TrialResult
 
 Event = Literal["driver", "start", "finish", "fault", "aside", "state"]
 """`driver`: one begins (with `cpus` and `gpus` that a trial takes). `start`, `finish`, `fault`, `aside`: of a
-trial. `state`: the sweep's, when a driver ends or has found something to mend."""
+trial. `state`: the sweep's, when a driver ends or has found something to repair."""
+
+_HINT = "A hand has changed the line: take it out, and what it says is made up for."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,12 +41,18 @@ class Entry:
     at: float
     """Seconds since 1970, by the driver's clock."""
     event: Event
-    facts: dict[str, Any] = field(default_factory=dict)
+    info: JsonObject = field(default_factory=dict)
+    """What else the line says; `fields` reads it by type."""
 
     @property
     def trial(self) -> str:
         """The trial that it is about; empty if it is about none."""
-        return str(self.facts.get("trial", ""))
+        return self.fields.text("trial", "")
+
+    @property
+    def fields(self) -> Fields:
+        """What the line says, to be read field by field."""
+        return Fields(self.info, f"journal.jsonl: event {self.n}", _HINT)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,21 +68,21 @@ class Reading:
 class SweepJournal:
     """The driver's end of the journal. Every event is on disk when `write` returns."""
 
-    def __init__(self, folder: Path, after: int = 0) -> None:
+    def __init__(self, sweep: SweepPaths, after: int = 0) -> None:
         """`after`: a number that all events from now on lie above, should the journal itself be lost."""
-        self.path = folder / JOURNAL_FILE
+        self.path = sweep.journal
         self._lock = threading.Lock()
         self._is_torn = False
-        self._shared = GrowingFile(self.path)
-        self._next = 1 + max((entry.n for entry in read_journal(folder).entries), default=after)
+        self._shared = GrowingFile(self.path, sweep.store)
+        self._next = 1 + max((entry.n for entry in read_journal(sweep).entries), default=after)
         self._next = max(self._next, after + 1)
-        folder.mkdir(parents=True, exist_ok=True)
-        self._mend()
+        sweep.folder.mkdir(parents=True, exist_ok=True)
+        self._repair()
 
-    def write(self, event: Event, **facts: Any) -> Entry:
+    def write(self, event: Event, **info: JsonValue) -> Entry:
         """Appends an event. Raises `OSError` if the disk does not take it."""
         with self._lock:
-            entry = Entry(n=self._next, at=time.time(), event=event, facts=facts)
+            entry = Entry(n=self._next, at=time.time(), event=event, info=info)
             # A line that a full disk has cut short must not be glued to this one.
             line = (b"\n" if self._is_torn else b"") + _to_line(entry).encode()
             # One write to a file opened for appending: no reader ever sees half of two lines mixed.
@@ -91,7 +99,7 @@ class SweepJournal:
             self._shared.grown(now=event in ("driver", "state"))
         return entry
 
-    def _mend(self) -> None:
+    def _repair(self) -> None:
         """Ends a last line that a crash left unfinished, so that the next one is not glued to it."""
         written = self.path.read_bytes() if self.path.exists() else b""
         if written and not written.endswith(b"\n"):
@@ -99,10 +107,10 @@ class SweepJournal:
                 file.write(b"\n")
 
 
-def read_journal(folder: Path) -> Reading:
+def read_journal(sweep: SweepPaths) -> Reading:
     """All events that can be read, and which lines cannot."""
     try:
-        lines = (folder / JOURNAL_FILE).read_bytes().splitlines()
+        lines = sweep.journal.read_bytes().splitlines()
     except FileNotFoundError:
         return Reading(entries=(), damaged=())
     entries: list[Entry] = []
@@ -140,8 +148,8 @@ class TrialClock:
         if entry.event == "driver":
             for trial in list(self._running):
                 self._end(trial, self._last)
-            self._cpus = float(entry.facts.get("cpus", 1))
-            self._gpus = float(entry.facts.get("gpus", 0))
+            self._cpus = entry.fields.number("cpus", 1.0)
+            self._gpus = entry.fields.number("gpus", 0.0)
         elif entry.event == "start":
             self._running[entry.trial] = entry.at
         elif entry.event in ("finish", "fault", "aside"):
@@ -162,7 +170,7 @@ class TrialClock:
 
 
 def _to_line(entry: Entry) -> str:
-    content = {"n": entry.n, "at": entry.at, "event": entry.event, **entry.facts}
+    content = {"n": entry.n, "at": entry.at, "event": entry.event, **entry.info}
     return json.dumps({**content, "crc": _crc(content)}, allow_nan=False) + "\n"
 
 
@@ -173,12 +181,12 @@ def _from_line(line: bytes) -> Entry | None:
         if crc != _crc(content) or content["event"] not in get_args(Event):
             return None
         n, at, event = content.pop("n"), content.pop("at"), content.pop("event")
-        return Entry(n=int(n), at=float(at), event=event, facts=content)
+        return Entry(n=int(n), at=float(at), event=event, info=content)
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def _crc(content: dict[str, Any]) -> str:
+def _crc(content: JsonObject) -> str:
     return f"{zlib.crc32(json.dumps(content, sort_keys=True).encode()):08x}"
 
 
@@ -216,22 +224,22 @@ class FinishedTrial:
     @classmethod
     def in_entry(cls, entry: Entry) -> FinishedTrial:
         """What `to_json` wrote. Entries of earlier versions lack some: then as far as the rest and the name tell."""
-        facts = entry.facts
-        first = [[facts["quality"], facts["gflops"]]] if "quality" in facts else []
-        front = tuple((float(quality), float(gflops)) for quality, gflops in facts.get("front") or first)
+        fields = entry.fields
+        quality, gflops = fields.number("quality", 0.0), fields.number("gflops", 0.0)
+        front = fields.pairs("front", ()) or (((quality, gflops),) if "quality" in fields else ())
         is_searched = entry.trial[:1] == "t" and entry.trial[1:].isdigit()
         return cls(
-            quality=float(facts.get("quality", 0.0)),
-            gflops=float(facts.get("gflops", 0.0)),
-            seconds=float(facts.get("seconds", 0.0)),
+            quality=quality,
+            gflops=gflops,
+            seconds=fields.number("seconds", 0.0),
             front=front,
-            most_gflops=float(facts.get("dearest", max((gflops for _, gflops in front), default=0.0))),
-            is_baseline=bool(facts.get("is_baseline", not is_searched)),
-            deployable=bool(facts.get("deployable", True)),
+            most_gflops=fields.number("dearest", max((cost for _, cost in front), default=0.0)),
+            is_baseline=fields.flag("is_baseline", not is_searched),
+            deployable=fields.flag("deployable", True),
         )
 
     def to_json(self) -> dict[str, JsonValue]:
-        """The facts of the entry, under the keys that they have always had."""
+        """The information of the entry, under the keys that they have always had."""
         return {
             "quality": self.quality,
             "gflops": self.gflops,
@@ -240,4 +248,40 @@ class FinishedTrial:
             "dearest": self.most_gflops,
             "is_baseline": self.is_baseline,
             "deployable": self.deployable,
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FailedStart:
+    """What the journal keeps of a start that has failed: event `fault`."""
+
+    reason: str
+    will_retry: bool
+    """False: the trial has failed for good."""
+    method: str = ""
+    """Empty where a driver has found the failure of an earlier one."""
+    is_baseline: bool = False
+    knobs: Mapping[str, float | str] = field(default_factory=dict)
+    """The training knobs that were tried."""
+
+    @classmethod
+    def in_entry(cls, entry: Entry) -> FailedStart:
+        """What `to_json` wrote."""
+        fields = entry.fields
+        return cls(
+            reason=fields.text("reason", ""),
+            will_retry=fields.flag("again", False),
+            method=fields.text("method", ""),
+            is_baseline=fields.flag("baseline", False),
+            knobs=fields.values_by_name("knobs", {}),
+        )
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """The information of the entry, under the keys that they have always had."""
+        return {
+            "reason": self.reason,
+            "again": self.will_retry,
+            "method": self.method,
+            "baseline": self.is_baseline,
+            "knobs": dict(self.knobs),
         }

@@ -8,18 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal, get_args
 
-from paretovid.platform.storage.documents import read_document
+from paretovid.platform.storage.home import SWEEP_FILE, SweepPaths
 from paretovid.platform.storage.home_paths import from_home, to_home
-from paretovid.platform.storage.mirror import refresh_sweeps, share_file
 from paretovid.trainables.data.dataset import write_json
 from paretovid.trainables.documents import Fields, JsonObject, JsonValue
 from paretovid.trainables.errors import DataError, UnknownNameError, unknown_name
 from paretovid.trainables.evaluation.pareto import Reference
 
-SWEEP_FILE = "sweep.json"
 VERSION = 2
 _HINT = "Restore the file from a copy, or remove the sweep's folder and start the sweep again."
 
@@ -27,7 +24,7 @@ SweepState = Literal["running", "interrupted", "failed", "out_of_time", "finishe
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class StatedReference:
+class SweepReference:
     """The corner that a finished sweep's hypervolume was measured from, and of which quality."""
 
     objective: str
@@ -38,7 +35,7 @@ class StatedReference:
         return self.corner.to_json(self.objective)
 
     @classmethod
-    def from_json(cls, data: Fields) -> StatedReference | None:
+    def from_json(cls, data: Fields) -> SweepReference | None:
         """What `to_json` wrote; None for a corner without a cost, which is none."""
         if "gflops" not in data:
             return None
@@ -76,7 +73,7 @@ class SweepRecord:
     """Trials that have failed for good, with their reasons, as of its last end."""
     hypervolume: float | None = None
     """On test, of a sweep that has come to its end: GFLOPs times quality (a fraction)."""
-    reference: StatedReference | None = None
+    reference: SweepReference | None = None
     """What the hypervolume is measured from."""
     tracked: bool | None = None
     """Whether MLflow has been notified of everything; None before the end."""
@@ -178,48 +175,42 @@ class SweepRecord:
             study=fields.optional_text("study"),
             failures=fields.text_by_name("failures", {}),
             hypervolume=fields.optional_number("hypervolume"),
-            reference=StatedReference.from_json(fields.fields("reference", {})),
+            reference=SweepReference.from_json(fields.fields("reference", {})),
             tracked=fields.flag("tracked") if "tracked" in fields else None,
             error=fields.optional_text("error"),
         )
 
 
-def read_record(folder: Path) -> SweepRecord | None:
-    """The record of the sweep in a folder; None if there is none, or half of one: its sweep can be started anew.
+def read_record(sweep: SweepPaths) -> SweepRecord | None:
+    """The record of a sweep; None if there is none, or half of one: its sweep can be started anew.
 
     Raises `DataError` for a whole one that cannot be understood, `ObjectStoreError` if its bucket does not answer.
     """
-    found = read_document(folder / SWEEP_FILE, must_answer=True)
+    found = sweep.store.read_document(sweep.record, must_answer=True)
     if found is None:
         return None
-    return SweepRecord.from_json(from_home(found, _home_of(folder)), str(folder / SWEEP_FILE))
+    return SweepRecord.from_json(from_home(found, sweep.home_root), str(sweep.record))
 
 
-def write_record(folder: Path, record: SweepRecord) -> None:
+def write_record(sweep: SweepPaths, record: SweepRecord) -> None:
     """Replaces `sweep.json`. Paths in the home are written relative to it."""
-    write_json(folder / SWEEP_FILE, to_home(record.to_json(), _home_of(folder)))
-    share_file(folder / SWEEP_FILE)
+    write_json(sweep.record, to_home(record.to_json(), sweep.home_root))
+    sweep.store.upload_file(sweep.record)
 
 
-def known_record(folder: Path) -> SweepRecord:
-    """The record of the sweep in a folder.
+def known_record(sweep: SweepPaths) -> SweepRecord:
+    """The record of a sweep.
 
     Raises `UnknownNameError` if there is none, naming the others, `DataError` for one that cannot be read.
     """
-    record = read_record(folder)
+    record = read_record(sweep)
     if record is not None:
         return record
-    refresh_sweeps(folder.parent)
-    if (folder / SWEEP_FILE).is_file():
+    names = sweep.siblings()
+    if sweep.record.is_file():
         raise DataError(
-            f"{folder / SWEEP_FILE} is damaged",
-            f"Write it again with the command that the sweep was started with, and name={folder.name}.",
+            f"{sweep.record} is damaged",
+            f"Write it again with the command that the sweep was started with, and name={sweep.name}.",
         )
-    names = [path.parent.name for path in folder.parent.glob(f"*/{SWEEP_FILE}")]
-    error = unknown_name("sweep", folder.name, names)
+    error = unknown_name("sweep", sweep.name, names)
     raise UnknownNameError(error.message, f"{error.hint} `paretovid sweeps` lists them.")
-
-
-def _home_of(folder: Path) -> Path:
-    """The home that a sweep's folder lies in: `home/sweeps/<name>`."""
-    return folder.absolute().parents[1]

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 
 from paretovid.platform.records.sweep import SweepRecord, known_record
-from paretovid.platform.storage.documents import read_document
-from paretovid.platform.storage.mirror import refresh_sweep
+from paretovid.platform.storage.documents import read_json_object
+from paretovid.platform.storage.home import SweepPaths
 from paretovid.trainables.data.dataset import Event
 from paretovid.trainables.errors import DataError, UsageError
 from paretovid.trainables.evaluation.detection import GroundTruth
@@ -58,7 +58,7 @@ class SweepResults:
 
     def folder_of(self, trial: TrialResult) -> Path:
         """Where a trial's scores and weights lie."""
-        return self.folder / "trials" / trial.trial
+        return SweepPaths(self.folder).trial(trial.trial).folder
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,16 +77,15 @@ class Scores:
     """Of localization: what the N videos' detections were measured against."""
 
 
-def read_sweep(folder: Path) -> SweepResults:
-    """The sweep in `folder`. Trials without a result (failed, still running) are left out.
+def read_sweep(sweep: SweepPaths) -> SweepResults:
+    """The sweep as its store has it now. Trials without a result (failed, still running) are left out.
 
     Raises `UsageError` if there is no such sweep (names those beside it), `DataError` for a damaged file.
     """
-    refresh_sweep(folder)
-    record = known_record(folder)
-    paths = sorted((folder / "trials").glob(f"*/{RESULT_FILE}"))
-    trials = tuple(read_trial(path.parent) for path in paths)
-    return SweepResults(record=record, folder=folder, trials=trials)
+    sweep.refresh()
+    record = known_record(sweep)
+    trials = tuple(read_trial(trial.folder) for trial in sweep.with_result())
+    return SweepResults(record=record, folder=sweep.folder, trials=trials)
 
 
 def read_trial(folder: Path) -> TrialResult:
@@ -100,7 +99,7 @@ def find_trial(folder: Path) -> TrialResult | None:
 
     A whole one that cannot be understood is refused, not run over: a later version may have made it.
     """
-    document = read_document(folder / RESULT_FILE)
+    document = read_json_object(folder / RESULT_FILE)
     return None if document is None else TrialResult.from_json(document, str(folder / RESULT_FILE))
 
 

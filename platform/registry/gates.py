@@ -13,8 +13,7 @@ from safetensors import safe_open
 
 from paretovid.platform.fronts.front import FrontPoint
 from paretovid.platform.records.trial import read_scores
-from paretovid.platform.storage.home import Home
-from paretovid.platform.storage.mirror import fetch, some_of_dataset
+from paretovid.platform.storage.home import Home, some_of_dataset
 from paretovid.trainables.data.dataset import Dataset, VideoRecord, load_dataset
 from paretovid.trainables.errors import DataError
 from paretovid.trainables.evaluation.results import SCORES_FILE
@@ -43,14 +42,16 @@ def check_raw_videos(package: Path, home: Home, point: FrontPoint, count: int = 
     import mlflow
 
     try:
-        fetch(home.data(point.trial.data.name), some_of_dataset)
+        home.store.download(home.data(point.trial.data.name), some_of_dataset)
         dataset = load_dataset(home.data(point.trial.data.name))
     except DataError as error:
         return Gate(name="raw_video", passed=False, detail=error.message)
     if dataset.fingerprint != point.trial.data.fingerprint:
         return Gate(name="raw_video", passed=False, detail="the data set has changed since the sweep")
     chosen = _evenly(_recorded_videos(point, dataset), count)
-    fetch(dataset.root, lambda names: [record.path for _, record in chosen if record.path in names])
+    home.store.download(
+        dataset.root, lambda names: [record.path for _, record in chosen if record.path in names]
+    )
     before = list(sys.path)
     recognizer = mlflow.pyfunc.load_model(str(package)).unwrap_python_model().recognizer
     sys.path[:] = before  # MLflow adds the package's folder, which is gone when it is registered

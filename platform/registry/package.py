@@ -17,13 +17,12 @@ from paretovid.platform.registry.runtime_code import (
     third_party_requirements,
     write_runtime_package,
 )
-from paretovid.platform.storage.home import Home
-from paretovid.platform.storage.mirror import fetch
+from paretovid.platform.storage.home import MODEL_FILE, Home
 from paretovid.trainables.backbones import catalog as components
 from paretovid.trainables.backbones.catalog import read_backbone_meta
 from paretovid.trainables.catalog import method_class
 from paretovid.trainables.errors import DataError, StaleFeaturesError
-from paretovid.trainables.evaluation.results import WEIGHTS_FILE, TrialResult
+from paretovid.trainables.evaluation.results import TrialResult
 from paretovid.trainables.features.store import INDEX_FILE
 from paretovid.trainables.layers.caps import has_cap
 from paretovid.trainables.method import METHODS
@@ -39,7 +38,7 @@ def backbone_folders(home: Home, trial: TrialResult) -> dict[str, Path]:
     folders = {}
     for source, component in trial.sources.items():
         folder = home.backbone(trial.data.name, component)
-        fetch(folder)
+        home.store.download(folder)
         made_with = _features_header(home, trial, source).get("weights_sha256")
         if made_with not in (None, read_backbone_meta(folder)["weights_sha256"]):
             raise StaleFeaturesError(
@@ -52,7 +51,7 @@ def backbone_folders(home: Home, trial: TrialResult) -> dict[str, Path]:
 
 def _features_header(home: Home, trial: TrialResult, source: str) -> dict[str, Any]:
     path = home.features(trial.data.name) / trial.data.features[source] / INDEX_FILE
-    fetch(path.parent, lambda names: [path.name])
+    home.store.download(path.parent, lambda names: [path.name])
     try:
         header: dict[str, Any] = json.loads(path.read_text())["header"]
     except (OSError, ValueError, KeyError) as error:
@@ -139,7 +138,7 @@ def write_package(scratch: Path, home: Home, point: FrontPoint, backbones: Mappi
     """The whole MLflow model as a folder below `scratch`; returns it. Pickles nothing."""
     import mlflow
 
-    write_model_folder(scratch / "model", describe(home, point), point.folder / WEIGHTS_FILE, backbones)
+    write_model_folder(scratch / "model", describe(home, point), point.folder / MODEL_FILE, backbones)
     runtime = write_runtime_package(scratch / "code", plugged=plugged_in(point.trial))
     code = scratch / "pyfunc_model.py"
     code.write_text(rewritten(Path(__file__).with_name("pyfunc_model.py").read_text(), runtime))

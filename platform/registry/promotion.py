@@ -18,19 +18,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from paretovid.infra.locks import exclusive_lock
 from paretovid.platform.fronts.build import read_front
 from paretovid.platform.fronts.front import Front, FrontPoint
 from paretovid.platform.fronts.selection import choose
-from paretovid.platform.records.sweep import SWEEP_FILE, known_record
+from paretovid.platform.records.sweep import known_record
 from paretovid.platform.records.trial import objective_text
 from paretovid.platform.registry.card import model_card
 from paretovid.platform.registry.gates import Gate, check_raw_videos
 from paretovid.platform.registry.package import backbone_folders, write_package
-from paretovid.platform.storage.home import Home
-from paretovid.platform.storage.mirror import fetch_result
-from paretovid.platform.tracking.store import Store, locked, open_registry, quiet_mlflow
+from paretovid.platform.storage.home import MODEL_FILE, Home
+from paretovid.platform.tracking.store import Store, open_registry, quiet_mlflow
 from paretovid.trainables.errors import ParetovidError, UsageError, unknown_name
-from paretovid.trainables.evaluation.results import MAP, SPLITS, WEIGHTS_FILE
+from paretovid.trainables.evaluation.results import MAP, SPLITS
 from paretovid.trainables.plugins.catalog import use_plugins
 
 EVENT = "paretovid.event."
@@ -103,7 +103,7 @@ def promote(
     chosen = choose(front, point=point, max_gflops=max_gflops, min_map=min_map, at_knee=knee)
     gates = [*number_gates(chosen, max_gflops)]
     _refuse_unless_passed(chosen, gates)
-    fetch_result(chosen.folder, (WEIGHTS_FILE,))
+    home.trial(sweep, chosen.trial.trial).download((MODEL_FILE,))
     backbones = backbone_folders(home, chosen.trial)
     with tempfile.TemporaryDirectory() as scratch:
         package = write_package(Path(scratch), home, chosen, backbones)
@@ -178,7 +178,7 @@ def _register(
     from mlflow.exceptions import MlflowException
 
     client = store.client
-    with locked(store.lock_path):
+    with exclusive_lock(store.lock_path):
         with contextlib.suppress(MlflowException):  # it exists already
             client.create_registered_model(name, description="Made by paretovid; see the versions' cards.")
         # A LoggedModel of its own: deleting the sweep's runs must not take the promoted bytes along.
@@ -233,8 +233,8 @@ def _tracking_uri(home: Home, sweep: str) -> str | None:
 
 def _plugins(home: Home, sweep: str) -> list[str]:
     """The modules that the sweep was started with."""
-    info = json.loads((home.sweep(sweep) / SWEEP_FILE).read_text())
-    return list((info.get("config") or {}).get("plugins") or [])
+    named = known_record(home.sweep(sweep)).config.get("plugins")
+    return [str(each) for each in named] if isinstance(named, list) else []
 
 
 def _version_tags(point: FrontPoint, gates: list[Gate], digest: str) -> dict[str, str]:
@@ -290,7 +290,7 @@ def rollback(home: Home, name: str, alias: str) -> Promotion:
     store = open_registry(home)
     if name not in _known_models(store):
         raise unknown_name("model", name, _known_models(store))
-    with locked(store.lock_path):
+    with exclusive_lock(store.lock_path):
         aliases = _aliases(store, name)
         if alias not in aliases:
             raise unknown_name(f"alias of {name}", alias, aliases)

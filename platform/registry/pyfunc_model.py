@@ -48,7 +48,7 @@ def as_videos(model_input: Any) -> list[VideoSource]:
     return videos
 
 
-class RecognizerModel(PythonModel):  # type: ignore[misc]
+class RecognizerModel(PythonModel):
     """Videos (paths or bytes) to one mapping each: labels, scores, GFLOPs spent, steps looked at."""
 
     # No type hint that MLflow knows means "path or bytes"; it would warn every consumer of that.

@@ -255,7 +255,7 @@ class ParetoStudy:
         Arguments:
             points: all of the trial's; the first is the one that was reported.
         """
-        source = self._study.get_trials(deepcopy=False)[int(trial_id[1:])]
+        source = self._study.get_trials(deepcopy=False)[number_of(trial_id)]
         limit = self._max_gflops
         for point in points[1:]:
             self._study.add_trial(
@@ -298,7 +298,7 @@ class ParetoStudy:
 
     def adopt(self, trial_id: str, metrics: Metrics) -> Reported:
         """As `report`, for an interrupted trial: it had finished, and its driver died before it heard of it."""
-        trial = self._trial(int(trial_id[1:]))
+        trial = self._trial(number_of(trial_id))
         self._study._storage.set_trial_state_values(trial._trial_id, state=TrialState.RUNNING)
         self._again = [number for number in self._again if number != trial.number]
         self._open[trial_id] = self._trial(trial.number)
@@ -329,7 +329,7 @@ class ParetoStudy:
         """The open trial, open no longer. None if it is finished; an assertion if it was never dispatched."""
         trial = self._open.pop(trial_id, None)
         if trial is None:
-            number = int(trial_id[1:])
+            number = number_of(trial_id)
             trials = self._study.get_trials(deepcopy=False)
             assert number < len(trials), f"{trial_id} was never dispatched"
         return trial
@@ -373,6 +373,11 @@ _SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     "gp": lambda seed: GPSampler(seed=seed, warn_independent_sampling=False),
     "random": lambda seed: RandomSampler(seed=seed),
 }
+
+
+def number_of(trial_id: str) -> int:
+    """The number of a trial in its study: `t0012` is 12."""
+    return int(trial_id[1:])
 
 
 def distribution(knob: KnobConfig) -> BaseDistribution:
@@ -419,7 +424,8 @@ def _values(kind: BaseDistribution) -> Sequence[KnobValue]:
 def _end(knob: KnobConfig, most_expensive: bool) -> KnobValue:
     low = (knob.cheapest == "low") != most_expensive
     if knob.choices:
-        return knob.choices[0 if low else -1]
+        choice: KnobValue = knob.choices[0 if low else -1]
+        return choice
     value = knob.low if low else knob.high
     assert value is not None, "platform/config/load.py refuses a knob without a range"
     return int(value) if knob.whole else float(value)

@@ -1,1 +1,1 @@
-"""Paths, documents, buckets and locks."""
+"""Paths, documents and stores: folders and buckets."""

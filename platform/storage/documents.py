@@ -1,4 +1,7 @@
-"""Small documents on disk: written whole or not at all."""
+"""Small documents on this disk: written whole or not at all.
+
+Of a home, they are read and written through its `Store`; these functions know only the disk.
+"""
 
 from __future__ import annotations
 
@@ -7,30 +10,18 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from paretovid.platform.storage.mirror import read_text, share_file
-from paretovid.trainables.data.s3 import ObjectStoreError
 
-
-def write_atomically(path: Path, text: str) -> None:
+def replace_text(path: Path, text: str) -> None:
     """Writes a file whole or not at all, for readers that may look at any time."""
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:6]}.partial")
     partial.write_text(text)
     partial.replace(path)
-    share_file(path)
 
 
-def read_document(path: Path, *, must_answer: bool = False) -> dict[str, Any] | None:
-    """The JSON object in a file; None if there is none, or none that can be read.
-
-    Arguments:
-        must_answer: raise `ObjectStoreError` if the bucket that it lies in does not answer.
-    """
+def read_json_object(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a file; None if there is none, or none that can be read."""
     try:
-        document = json.loads(read_text(path, must_answer=must_answer))
-    except ObjectStoreError:
-        if must_answer:
-            raise
-        return None
+        document = json.loads(path.read_text())
     except (OSError, ValueError):
         return None
     return document if isinstance(document, dict) else None

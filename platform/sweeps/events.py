@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Mapping
-from typing import Any, final
+from typing import final
 
 from paretovid.platform.console.progress import Progress, Stage
 from paretovid.platform.execution.outcome import TrialCallback
-from paretovid.platform.records.failure import FAILURE_FILE, record_failure
-from paretovid.platform.records.journal import Event, FinishedTrial, SweepJournal
+from paretovid.platform.records.failure import record_failure
+from paretovid.platform.records.journal import Event, FailedStart, FinishedTrial, SweepJournal
 from paretovid.platform.records.trial import objective_text
 from paretovid.platform.storage.home import Home
-from paretovid.platform.storage.mirror import fetch_result, remove
 from paretovid.platform.sweeps.status import LiveStatus
 from paretovid.platform.tracking.exporter import TrackingSender
 from paretovid.trainables.data.s3 import ObjectStoreError
-from paretovid.trainables.documents import JsonObject
+from paretovid.trainables.documents import Fields, JsonObject, JsonValue
 from paretovid.trainables.evaluation.results import TrialResult
 
 
@@ -52,9 +50,9 @@ class SweepDriver(TrialCallback):
         self._stage = stage
         stage.begin_at(done)
 
-    def record(self, event: Event, **facts: Any) -> None:
+    def record(self, event: Event, **info: JsonValue) -> None:
         """Writes an event, and notifies MLflow when it can."""
-        entry = self._journal.write(event, **facts)
+        entry = self._journal.write(event, **info)
         self._live.add(entry)
         self._sender.put(entry)
 
@@ -68,23 +66,26 @@ class SweepDriver(TrialCallback):
 
     def on_result(self, trial_id: str, result: TrialResult) -> None:
         self._configs.pop(trial_id, None)
-        folder = self._home.trial(self._sweep, trial_id)
-        remove(folder / FAILURE_FILE)
-        with contextlib.suppress(ObjectStoreError):  # whoever reads the sweep's front fetches it as well
-            fetch_result(folder)
+        paths = self._home.trial(self._sweep, trial_id)
+        paths.store.remove(paths.failure)
+        with contextlib.suppress(ObjectStoreError):  # whoever reads the sweep's front downloads it as well
+            paths.download()
         self.record("finish", trial=trial_id, **FinishedTrial.of(result).to_json())
         first = result.points[0].val
         quality = f"{objective_text(result.objective)} {100 * first.quality:.1f}"
         self._advance(1, f"{trial_id}: {quality} at {first.gflops:.4f} GFLOPs")
 
     def on_failure(self, trial_id: str, reason: str, will_retry: bool) -> None:
-        config = self._configs.get(trial_id, {})
-        facts = {
-            "method": config.get("method", ""),
-            "baseline": not config.get("training_knobs"),
-            "knobs": json.loads(json.dumps(config.get("training_knobs") or {})),
-        }
-        self.record("fault", trial=trial_id, reason=reason, again=will_retry, **facts)
+        config = Fields(self._configs.get(trial_id, {}), f"the configuration of {trial_id}", "")
+        knobs = config.values_by_name("training_knobs", {})
+        failed = FailedStart(
+            reason=reason,
+            will_retry=will_retry,
+            method=config.text("method", ""),
+            is_baseline=not knobs,
+            knobs=knobs,
+        )
+        self.record("fault", trial=trial_id, **failed.to_json())
         if will_retry:
             self._progress.say(f"  {trial_id} is started again: {reason}")
             return

@@ -9,7 +9,6 @@ order, and one that finds another name than its own in `driver.json` has lost th
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import socket
@@ -17,53 +16,46 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any, TextIO, final
+from typing import final
 
+from paretovid.infra.locks import LockHeldError, exclusive_lock, is_locked
 from paretovid.platform.execution.stopping import StopSwitch
-from paretovid.platform.storage.documents import read_document, write_atomically
-from paretovid.platform.storage.locks import _flock
-from paretovid.platform.storage.mirror import remove
-from paretovid.trainables.errors import UsageError
+from paretovid.platform.records.lease import DriverLease
+from paretovid.platform.storage.home import SweepPaths
+from paretovid.trainables.errors import DataError, ParetovidError, UsageError
 
-DRIVER_FILE = "driver.json"
-TAKE_OVER_FILE = "take-over.json"
-_LOCK_FILE = ".driver.lock"
 HEARTBEAT_SECONDS = 2.0
 SILENT_SECONDS = 60.0
 TAKE_OVER_SECONDS = 60.0
 """What a living driver has to stop in, when it is asked to give way."""
 
 
-def driver_of(folder: Path) -> dict[str, Any] | None:
-    """The driver that is running the sweep now: `host`, `pid`, `started`, `silent_seconds`. None: nobody."""
-    found = read_document(folder / DRIVER_FILE)
-    if found is None or found.get("ended"):
+def driver_of(sweep: SweepPaths) -> DriverLease | None:
+    """The driver that is running the sweep now. None: nobody.
+
+    Raises `DataError` for a lease that cannot be read, such as one that a later version has written.
+    """
+    lease = _lease_of(sweep)
+    if lease is None or lease.ended:
         return None
-    found["silent_seconds"] = max(0.0, time.time() - float(found.get("heartbeat", 0.0)))
-    if found.get("host") == socket.gethostname():
-        return found if _is_held(folder) else None
-    return found if found["silent_seconds"] < SILENT_SECONDS else None
+    if lease.host == socket.gethostname():
+        return lease if is_locked(sweep.driver_lock) else None
+    return lease if lease.silent_seconds(time.time()) < SILENT_SECONDS else None
 
 
-def _is_held(folder: Path) -> bool:
-    """Whether a process of this machine holds the lock."""
-    try:
-        with (folder / _LOCK_FILE).open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    return False
+def _lease_of(sweep: SweepPaths) -> DriverLease | None:
+    """What `driver.json` says; None if there is none, or half of one."""
+    found = sweep.store.read_document(sweep.lease)
+    return None if found is None else DriverLease.from_json(found, str(sweep.lease))
 
 
 @final
 class SweepLock:
     """This driver's hold on a sweep, once `hold` has got it."""
 
-    def __init__(self, folder: Path, switch: StopSwitch) -> None:
-        self._folder = folder
+    def __init__(self, sweep: SweepPaths, switch: StopSwitch) -> None:
+        self._sweep = sweep
+        self._store = sweep.store
         self._switch = switch
         self._name = uuid.uuid4().hex
         self._started = time.time()
@@ -77,9 +69,9 @@ class SweepLock:
 
         Raises `UsageError` if a living driver has it and does not give way.
         """
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._sweep.folder.mkdir(parents=True, exist_ok=True)
         with self._get(take_over, say):
-            remove(self._folder / TAKE_OVER_FILE)
+            self._store.remove(self._sweep.take_over)
             self._write()
             beating = threading.Thread(target=self._beat, name="driver-heartbeat", daemon=True)
             beating.start()
@@ -92,82 +84,91 @@ class SweepLock:
                     with contextlib.suppress(OSError):
                         self._write(ended=True)
 
-    def _get(self, take_over: bool, say: Callable[[str], None]) -> TextIO:
+    def _get(self, take_over: bool, say: Callable[[str], None]) -> contextlib.ExitStack:
         until = time.monotonic() + TAKE_OVER_SECONDS
         is_asked = False
         while True:
             lock = self._try()
-            other = self._living(has_lock=lock is not None)
+            try:
+                other = self._living(has_lock=lock is not None)
+            except ParetovidError:
+                if lock is not None:
+                    lock.close()
+                raise
             if lock is not None and other is None:
                 return lock
             if lock is not None:
                 lock.close()
-            who = _describe(other)
+            who = _described(other)
             if not take_over:
                 raise UsageError(
-                    f"the sweep {self._folder.name} is being run by {who}",
+                    f"the sweep {self._sweep.name} is being run by {who}",
                     "Wait for it, end it, or take the sweep over: the same command with --take-over.",
                 )
             if not is_asked:
                 is_asked = True
                 say(f"  asking {who} to give way")
                 asked = {"by": f"process {os.getpid()} on {socket.gethostname()}", "at": time.time()}
-                write_atomically(self._folder / TAKE_OVER_FILE, json.dumps(asked))
+                self._store.write_text(self._sweep.take_over, json.dumps(asked))
             if time.monotonic() > until:
                 raise UsageError(
                     f"{who} does not give way",
-                    f"End it there (kill {(other or {}).get('pid', 'PID')}), then try again.",
+                    f"End it there (kill {other.pid if other else 'PID'}), then try again.",
                 )
             time.sleep(0.5)
 
-    def _try(self) -> TextIO | None:
-        # More than once: somebody who only looks (`driver_of`) holds it for a moment.
-        for _ in range(3):
-            if (lock := _flock(self._folder / _LOCK_FILE)) is not None:
-                return lock
-            time.sleep(0.05)
-        return None
-
-    def _living(self, *, has_lock: bool) -> dict[str, Any] | None:
-        """Another driver that is alive. `has_lock`: nobody on this machine is."""
-        other = read_document(self._folder / DRIVER_FILE)
-        if not has_lock:
-            return other or {}
-        if other is None or other.get("ended") or other.get("host") == socket.gethostname():
+    def _try(self) -> contextlib.ExitStack | None:
+        """The lock, held until the stack is closed; None if another process of this machine has it."""
+        lock = contextlib.ExitStack()
+        try:
+            # Not at once: somebody who only looks (`driver_of`) holds it for a moment.
+            lock.enter_context(exclusive_lock(self._sweep.driver_lock, wait_seconds=0.15))
+        except LockHeldError:
             return None
-        is_silent = time.time() - float(other.get("heartbeat", 0.0)) > SILENT_SECONDS
-        return None if is_silent else other
+        return lock
+
+    def _living(self, *, has_lock: bool) -> DriverLease | None:
+        """Another driver that is alive, if it has said who it is. `has_lock`: nobody on this machine is."""
+        other = _lease_of(self._sweep)
+        if not has_lock:
+            return other
+        if other is None or other.ended or other.host == socket.gethostname():
+            return None
+        return None if other.silent_seconds(time.time()) > SILENT_SECONDS else other
 
     def _beat(self) -> None:
         while not self._ended.wait(HEARTBEAT_SECONDS):
             if not self._is_mine():
                 self._switch.lose("another driver has taken the sweep over")
                 return
-            wish = read_document(self._folder / TAKE_OVER_FILE)
+            wish = self._store.read_document(self._sweep.take_over)
             if wish is not None:
                 self._switch.turn(f"taken over by {wish.get('by', 'another driver')}", 1)
             with contextlib.suppress(OSError):  # a full disk is told elsewhere
                 self._write()
 
     def _is_mine(self) -> bool:
-        found = read_document(self._folder / DRIVER_FILE)
-        return found is None or found.get("name") == self._name
+        try:
+            found = _lease_of(self._sweep)
+        except DataError:  # another version's: this one has written none that it cannot read
+            return False
+        return found is None or found.name == self._name
 
     def _write(self, *, ended: bool = False) -> None:
-        document = {
-            "name": self._name,
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "started": self._started,
-            "heartbeat": time.time(),
-            "ended": ended,
-        }
-        write_atomically(self._folder / DRIVER_FILE, json.dumps(document))
+        lease = DriverLease(
+            name=self._name,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            started=self._started,
+            heartbeat=time.time(),
+            ended=ended,
+        )
+        self._store.write_text(self._sweep.lease, json.dumps(lease.to_json()))
 
 
-def _describe(driver: dict[str, Any] | None) -> str:
-    if not driver:
+def _described(driver: DriverLease | None) -> str:
+    if driver is None:
         return "another process of this machine"
-    silent = time.time() - float(driver.get("heartbeat", 0.0))
-    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(float(driver.get("started", 0.0))))
-    return f"process {driver.get('pid')} on {driver.get('host')}, since {since}, last sign of life {silent:.0f} s ago"
+    silent = driver.silent_seconds(time.time())
+    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(driver.started))
+    return f"process {driver.pid} on {driver.host}, since {since}, last heartbeat {silent:.0f} s ago"

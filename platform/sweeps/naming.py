@@ -12,9 +12,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from paretovid.platform.config.load import load_sweep_config, searched_knobs, to_record
 from paretovid.platform.config.resolve import SweepPlan
-from paretovid.platform.records.sweep import SWEEP_FILE, SweepRecord, SweepState, known_record, read_record
+from paretovid.platform.records.sweep import SweepRecord, SweepState, known_record, read_record
 from paretovid.platform.storage.home import Home
-from paretovid.platform.storage.mirror import refresh_sweeps
 from paretovid.search_spaces.schema import SweepConfig
 from paretovid.trainables.documents import JsonObject, JsonValue
 from paretovid.trainables.errors import DataError, UsageError
@@ -60,9 +59,8 @@ def name_of(home: Home, config: SweepConfig) -> str:
         if record and _identity(_first(record)) != wanted:
             raise _taken(config.name, _differences(_first(record), to_record(config)))
         return config.name
-    refresh_sweeps(home.sweeps)
     stem = f"{config.method.name}-{config.data['name']}"
-    taken = sorted(path.parent.name for path in home.sweeps.glob(f"*/{SWEEP_FILE}"))
+    taken = home.sweep_names()
     for name in taken:
         if name.startswith(stem) and _is_same(home, name, wanted):
             return name

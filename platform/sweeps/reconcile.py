@@ -10,20 +10,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
-from paretovid.platform.execution.heartbeat import ALIVE_FILE
 from paretovid.platform.execution.outcome import FixedTrial
-from paretovid.platform.records.failure import FAILURE_FILE, failure_of, record_failure
-from paretovid.platform.records.journal import FinishedTrial, read_journal
+from paretovid.platform.records.failure import failure_of, record_failure
+from paretovid.platform.records.journal import FailedStart, FinishedTrial, read_journal
 from paretovid.platform.records.trial import find_trial
 from paretovid.platform.search.study import ParetoStudy
-from paretovid.platform.storage.mirror import remove
-from paretovid.platform.sweeps.trials import (
-    SweepTrials,
-    finished_result,
-)
-from paretovid.trainables.evaluation.results import RESULT_FILE
+from paretovid.platform.storage.home import SweepPaths
+from paretovid.platform.sweeps.trials import SweepTrials, finished_result
 from paretovid.trainables.provenance import code_version
 from paretovid.trainables.training.config import TrialConfig
 
@@ -40,7 +34,7 @@ class Reconciled:
 
 
 def reconcile(
-    folder: Path,
+    sweep: SweepPaths,
     study: ParetoStudy,
     trials: SweepTrials,
     record: Callable[..., None],
@@ -50,8 +44,8 @@ def reconcile(
     """Compares the stores and repairs what a killed driver left half done. Starts nothing.
 
     Arguments:
-        folder: the sweep's; nobody else may be running it.
-        record: takes an event and its facts, as `SweepJournal.write` does.
+        sweep: nobody else may be running it.
+        record: takes an event and what there is to say of it, as `SweepJournal.write` does.
         all_points: the study sees all operating points of a trial.
     """
     notes: list[str] = []
@@ -59,10 +53,10 @@ def reconcile(
     for baseline in trials.baselines():
         if finished_result(TrialConfig.from_json(baseline.config)) is not None:
             continue
-        if find_trial(folder / "trials" / baseline.trial_id) is not None:
+        if find_trial(sweep.trial(baseline.trial_id).folder) is not None:
             # Features of another version of the code, for one: what was paid for is not thrown away.
             notes.append(f"{baseline.trial_id} was made from other features or settings; it is kept")
-        elif failure_of(folder / "trials" / baseline.trial_id) is None:
+        elif failure_of(sweep.trial(baseline.trial_id)) is None:
             fixed.append(baseline)
     for suggestion in study.interrupted_ones():
         found = finished_result(TrialConfig.from_json(trials.searched(suggestion)))
@@ -73,25 +67,25 @@ def reconcile(
     for suggestion in study.complete_ones():
         config = trials.searched(suggestion)
         if finished_result(TrialConfig.from_json(config)) is None:
-            if find_trial(folder / "trials" / suggestion.trial_id) is not None:
+            if find_trial(sweep.trial(suggestion.trial_id).folder) is not None:
                 notes.append(f"{suggestion.trial_id} was made from other features or settings; it is kept")
                 continue
             fixed.append(FixedTrial(trial_id=suggestion.trial_id, config=config))
             notes.append(f"the result of {suggestion.trial_id} is gone: it is trained again")
     for trial, reason in study.failures().items():
-        if failure_of(folder / "trials" / trial) is None:
-            record_failure(folder / "trials" / trial, reason)
-    for path in (folder / "trials").glob(f"*/{ALIVE_FILE}"):
-        remove(path)
-    notes += _made_by_others(folder)
-    finished = _record_finished(folder, record)
-    failed = _record_failed(folder, record)
+        if failure_of(sweep.trial(trial)) is None:
+            record_failure(sweep.trial(trial), reason)
+    for dead in sweep.with_heartbeat():
+        sweep.store.remove(dead.heartbeat)
+    notes += _made_by_others(sweep)
+    finished = _record_finished(sweep, record)
+    failed = _record_failed(sweep, record)
     return Reconciled(fixed=tuple(fixed), finished=finished, failed=failed, notes=tuple(notes))
 
 
-def _made_by_others(folder: Path) -> list[str]:
+def _made_by_others(sweep: SweepPaths) -> list[str]:
     """A note for each other version of the code that has made results of this sweep."""
-    results = (find_trial(path.parent) for path in (folder / "trials").glob(f"*/{RESULT_FILE}"))
+    results = (find_trial(trial.folder) for trial in sweep.with_result())
     made_by = Counter(result.code_version for result in results if result is not None)
     del made_by[code_version()]
     return [
@@ -99,26 +93,25 @@ def _made_by_others(folder: Path) -> list[str]:
     ]
 
 
-def _record_finished(folder: Path, record: Callable[..., None]) -> int:
+def _record_finished(sweep: SweepPaths, record: Callable[..., None]) -> int:
     """Writes the events that a killed driver did not come to write. Returns how many trials have a result."""
-    recorded = {entry.trial for entry in read_journal(folder).entries if entry.event == "finish"}
-    paths = sorted((folder / "trials").glob(f"*/{RESULT_FILE}"))
-    for path in paths:
-        result = find_trial(path.parent)
-        if result is not None and path.parent.name not in recorded:
-            record("finish", trial=path.parent.name, found=True, **FinishedTrial.of(result).to_json())
-    return len(paths)
+    recorded = {entry.trial for entry in read_journal(sweep).entries if entry.event == "finish"}
+    trials = sweep.with_result()
+    for trial in trials:
+        result = find_trial(trial.folder)
+        if result is not None and trial.name not in recorded:
+            record("finish", trial=trial.name, found=True, **FinishedTrial.of(result).to_json())
+    return len(trials)
 
 
-def _record_failed(folder: Path, record: Callable[..., None]) -> int:
+def _record_failed(sweep: SweepPaths, record: Callable[..., None]) -> int:
     recorded = {
         entry.trial
-        for entry in read_journal(folder).entries
-        if entry.event == "fault" and not entry.facts.get("again")
+        for entry in read_journal(sweep).entries
+        if entry.event == "fault" and not FailedStart.in_entry(entry).will_retry
     }
-    paths = sorted((folder / "trials").glob(f"*/{FAILURE_FILE}"))
-    for path in paths:
-        if path.parent.name not in recorded:
-            reason = failure_of(path.parent)
-            record("fault", trial=path.parent.name, reason=reason, again=False, found=True)
-    return len(paths)
+    trials = sweep.with_failure()
+    for trial in trials:
+        if trial.name not in recorded:
+            record("fault", trial=trial.name, reason=failure_of(trial), again=False, found=True)
+    return len(trials)

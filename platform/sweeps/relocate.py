@@ -11,18 +11,16 @@ root that the home had before: killed anywhere, the same command does the rest.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import sqlite3
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from paretovid.platform.records.sweep import SWEEP_FILE
-from paretovid.platform.storage.documents import read_document, write_atomically
-from paretovid.platform.storage.home import Home
+from paretovid.infra.locks import exclusive_lock
+from paretovid.platform.storage.documents import read_json_object, replace_text
+from paretovid.platform.storage.home import SWEEP_FILE, TRACKED_FILE, Home
 from paretovid.platform.storage.home_paths import replaced_paths, to_home
 from paretovid.platform.sweeps.lock import driver_of
 from paretovid.platform.tracking.artifact_places import (
@@ -31,8 +29,8 @@ from paretovid.platform.tracking.artifact_places import (
     count_locations,
     rewrite_locations,
 )
-from paretovid.platform.tracking.exporter import EMBEDDED, TRACKED_FILE
-from paretovid.platform.tracking.store import LOCK_FILE, StoreError
+from paretovid.platform.tracking.exporter import EMBEDDED
+from paretovid.platform.tracking.store import StoreError
 from paretovid.trainables.data.dataset import MANIFEST
 from paretovid.trainables.errors import UsageError
 
@@ -99,7 +97,7 @@ def relocate(home: Home, *, dry_run: bool = False) -> Relocation:
             _check_idle(home)
             documents, counts = _rewritten(home, places), _counted(home, places)
             for path, content in documents.items():
-                write_atomically(path, json.dumps(content, indent=1))
+                replace_text(path, json.dumps(content, indent=1))
             rewrite_locations(home.mlflow_database, places.recorded, places.root)
     return _relocation(home, places, counts, documents, dry_run=False)
 
@@ -127,7 +125,7 @@ def _rewritten(home: Home, places: ArtifactPlaces) -> dict[Path, Any]:
     found: dict[Path, Any] = {}
     paths = [*home.sweeps.glob(f"*/{SWEEP_FILE}"), *home.sweeps.glob(f"*/{TRACKED_FILE}")]
     for path in sorted([*paths, *home.root.glob(f"data/*/{MANIFEST}")]):
-        before = read_document(path)
+        before = read_json_object(path)
         now: Any = replaced_paths(before, places.recorded, str(places.root))
         if path.name == SWEEP_FILE:
             now = to_home(now, places.root)
@@ -140,11 +138,11 @@ def _rewritten(home: Home, places: ArtifactPlaces) -> dict[Path, Any]:
 
 
 def _check_idle(home: Home) -> None:
-    for path in sorted(home.sweeps.glob(f"*/{SWEEP_FILE}")):
-        driver = driver_of(path.parent)
+    for name in home.sweep_names():
+        driver = driver_of(home.sweep(name))
         if driver is not None:
             raise UsageError(
-                f"sweep {path.parent.name} is being run by process {driver.get('pid')} on {driver.get('host')}",
+                f"sweep {name} is being run by process {driver.pid} on {driver.host}",
                 "Wait until it has ended, or stop it; then give the same command again.",
             )
 
@@ -152,16 +150,7 @@ def _check_idle(home: Home) -> None:
 @contextlib.contextmanager
 def _sole_use(home: Home) -> Iterator[None]:
     """Keeps paretovid's other commands from the store. One that holds it for long is not waited for."""
-    until = time.monotonic() + _LOCK_SECONDS
-    with (home.root / LOCK_FILE).open("w") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError as error:
-                if time.monotonic() > until:
-                    raise _in_use(home) from error
-                time.sleep(0.1)
+    with exclusive_lock(home.mlflow_lock, wait_seconds=_LOCK_SECONDS, refusal=_in_use(home)):
         yield
 
 

@@ -6,20 +6,26 @@ that sees the home.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, Protocol, final
+from typing import Protocol, final
 
 from paretovid.platform.console.progress import format_seconds
-from paretovid.platform.execution.heartbeat import ALIVE_FILE
-from paretovid.platform.records.failure import FAILURE_FILE, failure_of
-from paretovid.platform.records.journal import Entry, FinishedTrial, TrialClock, hours_spent, read_journal
-from paretovid.platform.records.sweep import SWEEP_FILE, SweepRecord, known_record, read_record
-from paretovid.platform.storage.documents import read_document
-from paretovid.platform.storage.home import Home
-from paretovid.platform.storage.mirror import refresh_sweep, refresh_sweeps
+from paretovid.platform.execution.heartbeat import heartbeat_of
+from paretovid.platform.records.failure import failure_of
+from paretovid.platform.records.journal import (
+    Entry,
+    FailedStart,
+    FinishedTrial,
+    TrialClock,
+    hours_spent,
+    read_journal,
+)
+from paretovid.platform.records.lease import DriverLease
+from paretovid.platform.records.sweep import SweepRecord, known_record, read_record
+from paretovid.platform.storage.home import Home, SweepPaths
 from paretovid.platform.sweeps.lock import driver_of
 from paretovid.platform.tracking.exporter import last_sent
 from paretovid.trainables.documents import JsonValue
@@ -47,7 +53,7 @@ class RunningTrial:
     epochs: float | None
     host: str | None
     silent_seconds: float | None
-    """Since its last sign of life, by the clocks of its node and of this one."""
+    """Since its last heartbeat, by the clocks of its node and of this one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,7 +63,7 @@ class SweepStatus:
     name: str
     state: str
     """As recorded; `interrupted` also if its driver is gone without a word."""
-    driver: Mapping[str, Any] | None
+    driver: DriverLease | None
     asked: int
     """Trials, baselines included."""
     finished: int
@@ -71,34 +77,37 @@ class SweepStatus:
     cpu_hours: float
     gpu_hours: float
     untracked: int
-    """Events that MLflow has not been told yet."""
+    """Events that MLflow has not been notified of yet."""
     damaged_lines: tuple[int, ...]
     waits: tuple[str, ...]
     """What is waiting for what."""
     seconds_left: float | None
 
-    def to_document(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, JsonValue]:
         """Plain data, for `--json`."""
-        return asdict(self)
+        if self.driver is None:
+            return asdict(self)
+        driver = {**self.driver.to_json(), "silent_seconds": self.driver.silent_seconds(time.time())}
+        return {**asdict(self), "driver": driver}
 
 
 def status_of(home: Home, name: str) -> SweepStatus:
     """Reads a sweep's state. Raises `UnknownNameError` if there is no such sweep."""
     record = known_record(home.sweep(name))
-    folder = home.sweep(name)
-    refresh_sweep(folder, _RESULT_ONLY)
+    sweep = home.sweep(name)
+    sweep.refresh(_RESULT_ONLY)
     now = time.time()
-    reading = read_journal(folder)
-    driver = driver_of(folder)
+    reading = read_journal(sweep)
+    driver = driver_of(sweep)
     entries = reading.entries
-    finished = {path.parent.name for path in (folder / "trials").glob(f"*/{RESULT_FILE}")}
-    failed = _failures(folder, finished)
-    running = _running(folder, entries, now) if driver else ()
+    finished = {trial.name for trial in sweep.with_result()}
+    failed = _failures(sweep, finished)
+    running = _running(sweep, entries, now) if driver else ()
     asked = record.searched_trials + record.baselines
     state = "interrupted" if record.state == "running" and driver is None else record.state
     cpu_hours, gpu_hours = hours_spent(entries, now if driver else (entries[-1].at if entries else now))
     left = max(0, asked - len(finished) - len(failed))
-    untracked = _untracked(folder, entries)
+    untracked = _untracked(sweep, entries)
     return SweepStatus(
         name=name,
         state=state,
@@ -107,7 +116,7 @@ def status_of(home: Home, name: str) -> SweepStatus:
         finished=len(finished),
         failed=failed,
         running=running,
-        restarts=sum(entry.event == "fault" and bool(entry.facts.get("again")) for entry in entries),
+        restarts=sum(entry.event == "fault" and FailedStart.in_entry(entry).will_retry for entry in entries),
         validation_hypervolume=curve(entries, record.corner),
         cpu_hours=cpu_hours,
         gpu_hours=gpu_hours,
@@ -144,48 +153,54 @@ class SweepListing:
         reference = None if record is None or record.reference is None else record.reference.to_json()
         return {
             "name": self.name,
-            "method": record and record.method,
-            "data": record and record.data,
+            "method": None if record is None else record.method,
+            "data": None if record is None else record.data,
             "state": self.state,
             "trials": self.trials,
             "asked": self.asked,
             "failed": self.failed,
-            "hypervolume": record and record.hypervolume,
+            "hypervolume": None if record is None else record.hypervolume,
             "reference": reference,
-            "created": record and record.created,
-            "tracked": record and record.tracked,
+            "created": None if record is None else record.created,
+            "tracked": None if record is None else record.tracked,
             "error": self.error,
         }
 
 
 def list_sweeps(home: Home) -> list[SweepListing]:
     """All sweeps under a home, oldest first; those whose record cannot be understood before them, and why."""
-    refresh_sweeps(home.sweeps)
     listed = []
-    for path in sorted(home.sweeps.glob(f"*/{SWEEP_FILE}")):
+    for sweep in map(home.sweep, home.sweep_names()):
         try:
-            record = read_record(path.parent)
+            record = read_record(sweep)
         except DataError as error:
-            listed.append(_listing(path.parent, None, error.message))
+            listed.append(_listing(sweep, None, error.message))
         else:
-            listed += [] if record is None else [_listing(path.parent, record, record.error)]
+            listed += [] if record is None else [_listing(sweep, record, record.error)]
     return sorted(listed, key=lambda each: each.record.created if each.record else "")
 
 
-def _listing(folder: Path, record: SweepRecord | None, error: str | None) -> SweepListing:
-    refresh_sweep(folder, _RESULT_ONLY)
-    done = {path.parent.name for path in (folder / "trials").glob(f"*/{RESULT_FILE}")}
+def _listing(sweep: SweepPaths, record: SweepRecord | None, error: str | None) -> SweepListing:
+    sweep.refresh(_RESULT_ONLY)
+    done = {trial.name for trial in sweep.with_result()}
     state: str = "unreadable" if record is None else record.state
-    if state == "running" and driver_of(folder) is None:
+    if state == "running" and not _has_driver(sweep):
         state = "interrupted"
     return SweepListing(
-        name=folder.name if record is None else record.name,
+        name=sweep.name if record is None else record.name,
         record=record,
         state=state,
         trials=len(done),
-        failed=len(_failures(folder, done)),
+        failed=len(_failures(sweep, done)),
         error=error,
     )
+
+
+def _has_driver(sweep: SweepPaths) -> bool:
+    try:
+        return driver_of(sweep) is not None
+    except DataError:  # of another version: somebody, who is not to hide the other sweeps
+        return True
 
 
 def watch(home: Home, name: str | None, seconds: float = 2.0) -> Iterator[str]:
@@ -205,7 +220,7 @@ def status_text(status: SweepStatus) -> str:
     lines = [f"{status.name}: {status.state}"]
     if status.driver is not None:
         driver = status.driver
-        lines[0] += f", process {driver['pid']} on {driver['host']}"
+        lines[0] += f", process {driver.pid} on {driver.host}"
     left = status.asked - status.finished - len(status.failed)
     lines.append(
         f"trials   {status.finished} of {status.asked} finished, {len(status.running)} running, "
@@ -242,27 +257,29 @@ def _curve_lines(points: Sequence[tuple[float, float]]) -> list[str]:
     ]
 
 
-def _failures(folder: Path, finished: set[str]) -> dict[str, str]:
+def _failures(sweep: SweepPaths, finished: set[str]) -> dict[str, str]:
     found = {}
-    for path in sorted((folder / "trials").glob(f"*/{FAILURE_FILE}")):
-        reason = failure_of(path.parent)
-        if reason is not None and path.parent.name not in finished:
-            found[path.parent.name] = reason
+    for trial in sweep.with_failure():
+        reason = failure_of(trial)
+        if reason is not None and trial.name not in finished:
+            found[trial.name] = reason
     return found
 
 
-def _running(folder: Path, entries: Sequence[Entry], now: float) -> tuple[RunningTrial, ...]:
+def _running(sweep: SweepPaths, entries: Sequence[Entry], now: float) -> tuple[RunningTrial, ...]:
     running = []
     for trial, start in _open_starts(entries).items():
-        alive = read_document(folder / "trials" / trial / ALIVE_FILE) or {}
+        alive = None
+        with contextlib.suppress(DataError):  # another version's: what it says is not shown
+            alive = heartbeat_of(sweep.trial(trial))
         running.append(
             RunningTrial(
                 trial=trial,
-                attempt=int(start.facts.get("attempt", 1)),
-                epoch=alive.get("epoch"),
-                epochs=alive.get("epochs"),
-                host=alive.get("host"),
-                silent_seconds=max(0.0, now - float(alive["at"])) if "at" in alive else None,
+                attempt=start.fields.whole("attempt", 1),
+                epoch=alive.progress.get("epoch") if alive else None,
+                epochs=alive.progress.get("epochs") if alive else None,
+                host=alive.host if alive else None,
+                silent_seconds=max(0.0, now - alive.at) if alive else None,
             )
         )
     return tuple(running)
@@ -281,8 +298,8 @@ def _open_starts(entries: Sequence[Entry]) -> dict[str, Entry]:
     return running
 
 
-def _untracked(folder: Path, entries: Sequence[Entry]) -> int:
-    sent = last_sent(folder)
+def _untracked(sweep: SweepPaths, entries: Sequence[Entry]) -> int:
+    sent = last_sent(sweep)
     return sum(entry.n > sent for entry in entries)
 
 
@@ -305,8 +322,8 @@ def _waits(
         waits.append(f"{untracked} events for MLflow (paretovid replay {name}, if nobody runs the sweep)")
     open_faults: dict[str, str] = {}
     for entry in entries:
-        if entry.event == "fault" and entry.facts.get("again"):
-            open_faults[entry.trial] = str(entry.facts.get("reason"))
+        if entry.event == "fault" and (failed := FailedStart.in_entry(entry)).will_retry:
+            open_faults[entry.trial] = failed.reason
         elif entry.event in ("start", "finish"):
             open_faults.pop(entry.trial, None)
     waits += [f"{trial} for another start, after: {reason}" for trial, reason in open_faults.items()]
@@ -322,7 +339,7 @@ def _seconds_left(entries: Sequence[Entry], left: int, running: int, now: float)
     done = sum(entry.event == "finish" and entry.at > first for entry in entries)
     if done >= 2:
         return (now - first) / done * left
-    seconds = [float(e.facts["seconds"]) for e in entries if e.event == "finish" and "seconds" in e.facts]
+    seconds = [e.fields.number("seconds") for e in entries if e.event == "finish" and "seconds" in e.fields]
     if not seconds or not running:
         return None
     return sum(seconds) / len(seconds) * left / running
@@ -418,7 +435,7 @@ class LiveStatus:
             self._running.add(entry.trial)
         elif entry.event in _ENDED:
             self._running.discard(entry.trial)
-            self._failed += entry.event == "fault" and not entry.facts.get("again")
+            self._failed += entry.event == "fault" and not FailedStart.in_entry(entry).will_retry
         if entry.event == "finish":
             self._reached.add(entry)
 

@@ -69,9 +69,9 @@ class SweepReport:
     front: Front
     summary: LaunchSummary | None
     tracking_uri: str
-    stated_uri: str | None
+    given_uri: str | None
     home: str | None
-    """As it was stated, for the commands that come next."""
+    """As it was given, for the commands that come next."""
     example_videos: tuple[Path | str, ...]
 
     def __str__(self) -> str:
@@ -86,7 +86,7 @@ class SweepReport:
         videos = " ".join(str(path) for path in self.example_videos)
         at = "" if self.home is None else f" home={self.home}"
         # The registry of a server is found by its address; under home it needs none.
-        where = "" if self.stated_uri is None else f"MLFLOW_TRACKING_URI={self.stated_uri} "
+        where = "" if self.given_uri is None else f"MLFLOW_TRACKING_URI={self.given_uri} "
         lines += [
             f"picture   {self.folder / PICTURE}",
             f"page      {self.folder / PAGE}",

@@ -12,7 +12,6 @@ import contextlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from paretovid.infra.placement import TrialResources
@@ -34,8 +33,8 @@ from paretovid.platform.records.front_files import (
 )
 from paretovid.platform.records.journal import SweepJournal, read_journal
 from paretovid.platform.records.sweep import (
-    StatedReference,
     SweepRecord,
+    SweepReference,
     SweepState,
     known_record,
     read_record,
@@ -43,8 +42,7 @@ from paretovid.platform.records.sweep import (
 )
 from paretovid.platform.search.location import study_location
 from paretovid.platform.search.study import ParetoStudy
-from paretovid.platform.storage.home import Home, open_home
-from paretovid.platform.storage.mirror import fetch, refresh_sweep, share_file, some_of_dataset
+from paretovid.platform.storage.home import Home, SweepPaths, open_home, some_of_dataset
 from paretovid.platform.sweeps.events import SweepDriver
 from paretovid.platform.sweeps.lock import SweepLock, driver_of
 from paretovid.platform.sweeps.naming import name_of, started_record, stored_config, with_extensions
@@ -113,7 +111,7 @@ def run_sweep(
 
 
 def resume_sweep(
-    home_stated: str | None,
+    given_home: str | None,
     name: str,
     overrides: Sequence[str],
     progress: Progress,
@@ -129,13 +127,13 @@ def resume_sweep(
 
     Raises `UnknownNameError` for a sweep that is not there, and what `run_sweep` raises.
     """
-    home = open_home(home_stated)
-    plan = resolve(stored_config(home, name, home_stated, overrides))
+    home = open_home(given_home)
+    plan = resolve(stored_config(home, name, given_home, overrides))
     return _go_on(home, name, plan, progress, take_over=take_over, backend=backend)
 
 
 def extend_sweep(
-    home_stated: str | None,
+    given_home: str | None,
     name: str,
     more: int,
     overrides: Sequence[str],
@@ -147,13 +145,13 @@ def extend_sweep(
     """Adds `more` trials to a sweep, finished or not, and runs what is then missing. Nothing that was tried is
     tried again. Raises as `resume_sweep`.
     """
-    home = open_home(home_stated)
-    plan = resolve(stored_config(home, name, home_stated, overrides))
+    home = open_home(given_home)
+    plan = resolve(stored_config(home, name, given_home, overrides))
     return _go_on(home, name, plan, progress, take_over=take_over, more=more, backend=backend)
 
 
 def replay_sweep(
-    home_stated: str | None, name: str, uri: str | None, progress: Progress, *, whole: bool = False
+    given_home: str | None, name: str, uri: str | None, progress: Progress, *, whole: bool = False
 ) -> int:
     """Tells MLflow what it has not been told of a sweep. Returns how many events.
 
@@ -162,7 +160,7 @@ def replay_sweep(
 
     Raises `StoreError` if the store does not take it, `UsageError` while a driver of the sweep tells it itself.
     """
-    home = open_home(home_stated)
+    home = open_home(given_home)
     record = known_record(home.sweep(name))
     if driver_of(home.sweep(name)) is not None:
         raise UsageError(f"sweep {name} is running, and its driver tells MLflow", "Wait until it has ended.")
@@ -185,16 +183,16 @@ def _go_on(
     backend: Backend,
     more: int = 0,
 ) -> SweepReport:
-    folder, config = home.sweep(name), plan.config
-    refresh_sweep(folder)
+    sweep, config = home.sweep(name), plan.config
+    sweep.refresh()
     switch = StopSwitch()
     hint = f"Go on: {typed_command('paretovid')} resume {name}{_at(config.home)}"
     with ended_in_order(switch, hint, progress.say):
         if not more and _is_finished(home, name):
             return _show_finished(home, name, plan, progress)
         # Before anything is written: a second driver of a running sweep must leave no trace in it.
-        with SweepLock(folder, switch).hold(take_over=take_over, say=progress.say):
-            before = read_record(folder)
+        with SweepLock(sweep, switch).hold(take_over=take_over, say=progress.say):
+            before = read_record(sweep)
             if not more and _is_finished(home, name):  # by the driver that has just given way
                 return _show_finished(home, name, plan, progress)
             if more:
@@ -205,7 +203,7 @@ def _go_on(
             record = started_record(config, name, before)
             location = study_location(home, name, record.uid, config.search.storage, record.study)
             record = replace(record, study=location.described)
-            write_record(folder, record)
+            write_record(sweep, record)
             summary = _Run(home, record, plan, progress, switch, backend).all_of_it()
     return _report(home, name, summary, plan)
 
@@ -247,7 +245,7 @@ class _Run:
         self._home = home
         self._record = record
         self._name = name
-        self._folder = home.sweep(name)
+        self._paths = home.sweep(name)
         self._plan = plan
         self._config = config
         self._progress = progress
@@ -261,8 +259,8 @@ class _Run:
             custom=dict(config.cluster.resources_per_trial),
         )
         self._sender = TrackingSender(home, name, config.tracking.uri, progress.say)
-        journal = SweepJournal(self._folder, after=last_sent(self._folder))
-        live = LiveStatus(read_journal(self._folder).entries)
+        journal = SweepJournal(self._paths, after=last_sent(self._paths))
+        live = LiveStatus(read_journal(self._paths).entries)
         self._driver = SweepDriver(home, name, journal, self._sender, progress, live)
 
     def all_of_it(self) -> LaunchSummary:
@@ -294,7 +292,7 @@ class _Run:
 
     def _search(self, prepared: Prepared) -> LaunchSummary:
         config, search = self._config, self._config.search
-        record = self._record
+        cache, record = config.cluster.node_cache, self._record
         location = study_location(self._home, record.name, record.uid, search.storage, record.study)
         study = ParetoStudy(
             storage=location.url,
@@ -309,7 +307,7 @@ class _Run:
             objective=self._plan.objective,
         )
         trials = SweepTrials(self._plan, self._name, prepared)
-        found = reconcile(self._folder, study, trials, self._driver.record, all_points=search.tell_swept)
+        found = reconcile(self._paths, study, trials, self._driver.record, all_points=search.tell_swept)
         for note in found.notes:
             self._progress.say(f"  {note}")
         total = search.trials + len(self._plan.baselines)
@@ -317,9 +315,9 @@ class _Run:
             self._driver.show_on(stage, found.finished + found.failed)
             summary = self._backend.launcher(
                 trainable_on(
-                    config.cluster.node_cache, code_version(), self._home.root, tuple(config.plugins)
+                    cache, code_version(), self._home.reference(cache), plugins=tuple(config.plugins)
                 ),
-                storage=self._folder,
+                sweep=self._paths,
                 study=study,
                 fixed=found.fixed,
                 configure=trials.searched,
@@ -331,7 +329,7 @@ class _Run:
                 hours=search.hours,
                 hang_seconds=config.cluster.hang_seconds,
                 switch=self._switch,
-                cache=config.cluster.node_cache,
+                cache=cache,
             )
             failed = f", {summary.failed} failed" if summary.failed else ""
             stage.done(f"{summary.succeeded} trials{failed}")
@@ -344,12 +342,12 @@ class _Run:
 
         Returns how many events MLflow has not taken.
         """
-        front = read_front([self._folder])
-        write_front(self._folder, front)
+        front = read_front([self._paths])
+        write_front(self._paths, front)
         self._update(
             state=state,
             hypervolume=front.hypervolume,
-            reference=StatedReference(objective=front.objective, corner=front.reference),
+            reference=SweepReference(objective=front.objective, corner=front.reference),
             failures={**self._record.failures, **summary.reasons},
             tracked=False,
         )
@@ -361,7 +359,7 @@ class _Run:
     def _update(self, **changes: Any) -> None:
         """Changes fields of the sweep's record, which nobody else writes while this driver holds it."""
         self._record = replace(self._record, **changes)
-        write_record(self._folder, self._record)
+        write_record(self._paths, self._record)
 
     def _record_end(self, error: BaseException) -> None:
         """The state of a sweep that has not come to its end. On a full disk, what can be written."""
@@ -379,21 +377,22 @@ class _Run:
         self._sender.close(None, STOPPED_TRACKING_SECONDS)
 
 
-def write_front(folder: Any, front: Front) -> None:
+def write_front(sweep: SweepPaths, front: Front) -> None:
     """The front as picture, page, table and document in the sweep's folder."""
+    folder = sweep.folder
     write_png(front, folder / PICTURE)
     write_html(front, folder / PAGE)
     (folder / TABLE).write_text(front_table(front) + "\n")
     write_json(folder / DOCUMENT, front.to_json())
     for name in FRONT_FILES:
-        share_file(folder / name)
+        sweep.store.upload_file(folder / name)
 
 
-def _render_missing(folder: Path) -> None:
+def _render_missing(sweep: SweepPaths) -> None:
     """Renders a finished sweep's front where its folder lacks it, as that of an older version may."""
-    is_finished = known_record(folder).state in ("finished", "out_of_time")
-    if is_finished and not all((folder / name).is_file() for name in FRONT_FILES):
-        write_front(folder, read_front([folder]))
+    is_finished = known_record(sweep).state in ("finished", "out_of_time")
+    if is_finished and not all((sweep.folder / name).is_file() for name in FRONT_FILES):
+        write_front(sweep, read_front([sweep]))
 
 
 def _at(home: str | None) -> str:
@@ -402,19 +401,21 @@ def _at(home: str | None) -> str:
 
 
 def _report(home: Home, name: str, summary: LaunchSummary | None, plan: SweepPlan) -> SweepReport:
-    folder, config = home.sweep(name), plan.config
+    sweep, config = home.sweep(name), plan.config
     root = home.data(plan.preparation.data.name)
-    fetch(root, some_of_dataset)
+    home.store.download(root, some_of_dataset)
     dataset = load_dataset(root)
     examples = dataset.split("test")[:2]
-    fetch(dataset.root, lambda names: [record.path for record in examples if record.path in names])
+    home.store.download(
+        dataset.root, lambda names: [record.path for record in examples if record.path in names]
+    )
     return SweepReport(
         name=name,
-        folder=folder,
-        front=read_front([folder]),
+        folder=sweep.folder,
+        front=read_front([sweep]),
         summary=summary,
         tracking_uri=store_uri(home, config.tracking.uri),
-        stated_uri=config.tracking.uri,
+        given_uri=config.tracking.uri,
         home=config.home,
         example_videos=tuple(shortened(dataset.video_path(r)) for r in examples),
     )

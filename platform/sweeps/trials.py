@@ -16,14 +16,7 @@ from paretovid.platform.execution.trial_process import Trainable
 from paretovid.platform.preparation.prepare import Prepared, is_whole_store
 from paretovid.platform.records.trial import find_trial
 from paretovid.platform.search.study import Suggestion
-from paretovid.platform.storage.mirror import (
-    SharedRoot,
-    fetch,
-    fetch_result,
-    is_trial_part,
-    share,
-    some_of_dataset,
-)
+from paretovid.platform.storage.home import HomeReference, TrialPaths, some_of_dataset
 from paretovid.trainables.context import TrialContext
 from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.errors import DataError, UsageError
@@ -83,13 +76,13 @@ class SweepTrials:
             seed=config.seed,
             dataset=str(self._prepared.dataset.root),
             features={source: str(folder) for source, folder in self._prepared.features.items()},
-            output=str(self._prepared.home.trial(self._sweep, trial)),
+            output=str(self._prepared.home.trial(self._sweep, trial).folder),
             accounting=config.accounting,
         ).to_json()
 
 
 def trainable_on(
-    cache: str | None, code: str, home: Path | None = None, plugins: Sequence[str] = ()
+    cache: str | None, code: str, home: HomeReference | None = None, plugins: Sequence[str] = ()
 ) -> Trainable:
     """What a worker runs for each trial.
 
@@ -97,13 +90,14 @@ def trainable_on(
         cache: folder on the worker's node that features are copied to first; None: read where they are. Where the
             home is in a bucket, its mirror is kept there.
         code: version of the driver's code.
+        home: that the paths in configurations are of; None: one that is a folder.
         home: its root, if it may be in a bucket.
         plugins: modules to import before anything else.
 
     A trial whose result is there already (its driver died before it heard of it) is not trained again.
     """
 
-    shared = SharedRoot.of(home or Path(), cache)
+    reference = home or HomeReference(url=None, root=Path())
 
     def run(config: dict[str, Any], context: TrialContext) -> TrialResult | None:
         use_plugins(plugins)
@@ -113,15 +107,15 @@ def trainable_on(
                 "Install the driver's version on every node.",
             )
         trial = TrialConfig.from_json(config)
-        if shared.url is not None:
-            trial = _fetched(trial, shared, context.heartbeat)
+        if reference.url is not None:
+            trial = _downloaded(trial, reference, context.heartbeat)
         else:
             trial = _localised(trial, node_cache(cache), context.heartbeat)
         result = finished_result(trial)
         if result is None:
             result = run_trial(trial, context)
         if context.rank == 0:
-            share(Path(trial.output), is_trial_part)
+            TrialPaths(Path(trial.output), reference.home.store).upload()
         return result
 
     return run
@@ -141,18 +135,18 @@ def _localised(trial: TrialConfig, cache: Path | None, heartbeat: Callable[[], o
     return replace(trial, features=features)
 
 
-def _fetched(trial: TrialConfig, shared: SharedRoot, heartbeat: Callable[[], object]) -> TrialConfig:
+def _downloaded(trial: TrialConfig, home: HomeReference, heartbeat: Callable[[], object]) -> TrialConfig:
     """The trial with everything that it reads on this node's disk, out of the bucket."""
-    dataset, output = shared.here(trial.dataset), shared.here(trial.output)
-    features = {source: shared.here(folder) for source, folder in trial.features.items()}
-    fetch(dataset, some_of_dataset, heartbeat)
+    dataset, output, store = home.here(trial.dataset), home.trial(trial.output), home.home.store
+    features = {source: home.here(folder) for source, folder in trial.features.items()}
+    store.download(dataset, some_of_dataset, heartbeat)
     for folder in features.values():
-        fetch(folder, heartbeat=heartbeat)
-    fetch_result(output)
+        store.download(folder, heartbeat=heartbeat)
+    output.download()
     return replace(
         trial,
         dataset=str(dataset),
-        output=str(output),
+        output=str(output.folder),
         features={source: str(folder) for source, folder in features.items()},
     )
 

@@ -10,15 +10,12 @@ from dataclasses import dataclass
 import optuna
 from optuna.trial import TrialState
 
-from paretovid.platform.execution.heartbeat import ALIVE_FILE
 from paretovid.platform.records.journal import read_journal
 from paretovid.platform.records.sweep import known_record
 from paretovid.platform.search.location import study_location
 from paretovid.platform.search.storage import connect_storage
 from paretovid.platform.storage.home import Home
-from paretovid.platform.storage.mirror import refresh_sweep
 from paretovid.platform.tracking.store import open_store
-from paretovid.trainables.evaluation.results import RESULT_FILE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,10 +44,10 @@ class Audit:
 
 def audit(home: Home, sweep: str, uri: str | None = None) -> Audit:
     """Reads all stores of a sweep that nobody runs now."""
-    folder = home.sweep(sweep)
-    refresh_sweep(folder)
-    done = [path.parent.name for path in (folder / "trials").glob(f"*/{RESULT_FILE}")]
-    record = known_record(folder)
+    paths = home.sweep(sweep)
+    paths.refresh()
+    done = [trial.name for trial in paths.with_result()]
+    record = known_record(paths)
     location = study_location(home, sweep, record.uid, record.study_storage, record.study)
     storage, _ = connect_storage(location.url)
     trials = optuna.load_study(study_name=location.name, storage=storage).get_trials(deepcopy=False)
@@ -65,10 +62,10 @@ def audit(home: Home, sweep: str, uri: str | None = None) -> Audit:
     names = Counter(run.data.tags["paretovid.trial"] for run in children)
     running = sum(trial.state == TrialState.RUNNING for trial in trials)
     running += sum(run.info.status == "RUNNING" for run in runs)
-    running += len(list((folder / "trials").glob(f"*/{ALIVE_FILE}")))
+    running += len(paths.with_heartbeat())
     finished: set[str] = set()
     again = starts = 0
-    for entry in read_journal(folder).entries:
+    for entry in read_journal(paths).entries:
         if entry.event == "start":
             starts += 1
             again += entry.trial in finished

@@ -18,7 +18,7 @@ from typing import final
 
 from paretovid.platform.config.resolve import PreparationPlan
 from paretovid.platform.console.progress import Progress
-from paretovid.platform.execution.launcher import Counter, LaunchSummary, handing_back
+from paretovid.platform.execution.launcher import Counter, LaunchSummary, handing_back, launch_lock
 from paretovid.platform.execution.outcome import (
     OUTCOME,
     Failed,
@@ -34,8 +34,7 @@ from paretovid.platform.execution.stopping import StopSwitch
 from paretovid.platform.execution.trial_process import failure
 from paretovid.platform.preparation.prepare import Prepared
 from paretovid.platform.search.study import ParetoStudy
-from paretovid.platform.storage.home import open_home
-from paretovid.platform.storage.locks import alone
+from paretovid.platform.storage.home import SweepPaths, TrialPaths, open_home
 from paretovid.platform.sweeps.sweep import Backend
 from paretovid.platform.sweeps.trials import finished_result
 from paretovid.platform.testing.sweeps import CLASSES, write_trial
@@ -136,7 +135,7 @@ class _Launcher:
         self,
         trainable: object,
         *,
-        storage: Path,
+        sweep: SweepPaths,
         study: ParetoStudy | None = None,
         fixed: Sequence[FixedTrial] = (),
         configure: Configure = knobs_alone,
@@ -161,7 +160,7 @@ class _Launcher:
             deadline=None if hours is None else time.time() + 3600 * hours,
             max_failures=max_failures,
         )
-        with alone(storage), handing_back(searcher, study, storage, switch):
+        with launch_lock(sweep), handing_back(searcher, study, sweep, switch):
             self._run(searcher, switch, counter.on_poll)
         return counter.summary(searcher, study, switch)
 
@@ -207,10 +206,10 @@ class _Launcher:
 
     @staticmethod
     def _write(trial: TrialConfig, points: Sequence[tuple[float, float]]) -> None:
-        folder = Path(trial.output)
+        paths = TrialPaths(Path(trial.output))
         method = method_class(trial.method)
         write_trial(
-            folder.parents[1],
+            paths.sweep,
             trial.trial,
             points,
             method=trial.method,

@@ -12,14 +12,12 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from paretovid.platform.records.sweep import SWEEP_FILE
-from paretovid.platform.storage.home import Home
+from paretovid.platform.storage.home import Home, SweepPaths
 from paretovid.trainables.backbones.catalog import FAMILIES, component, save_backbone
 from paretovid.trainables.context import LocalContext
 from paretovid.trainables.data.dataset import Dataset
 from paretovid.trainables.data.moving_digits.generate import MovingDigitsConfig, make_moving_digits
 from paretovid.trainables.evaluation.metrics import mean_average_precision, top1
-from paretovid.trainables.evaluation.results import RESULT_FILE, SCORES_FILE
 from paretovid.trainables.features.extract import extract_shard, headers
 from paretovid.trainables.features.store import finish, header_fingerprint
 from paretovid.trainables.training.config import TrainingConfig, TrialConfig
@@ -36,7 +34,7 @@ def synthetic_scores(skill: float, targets: Any, seed: int) -> Any:
 
 
 def write_trial(
-    sweep: Path,
+    sweep: SweepPaths,
     trial: str,
     points: Sequence[tuple[float, float]],
     *,
@@ -49,8 +47,8 @@ def write_trial(
 
     `fields` replace entries of `result.json`.
     """
-    folder = sweep / "trials" / trial
-    folder.mkdir(parents=True, exist_ok=True)
+    paths = sweep.trial(trial)
+    paths.folder.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Any] = {}
     entries: list[dict[str, Any]] = [
         {"id": f"{trial}-p{i:02d}", "natural": i == 0, "inference_knobs": {"gate_offset": float(-i)}}
@@ -65,10 +63,10 @@ def write_trial(
             entry[split] = _measurement(answer, cost, targets)
         tensors |= {f"{split}/scores": scores, f"{split}/gflops": gflops, f"{split}/targets": targets}
     arrays = {name: torch.from_numpy(np.asarray(value)) for name, value in tensors.items()}
-    save_file(arrays, folder / SCORES_FILE)
+    save_file(arrays, paths.scores)
     result = {**_description(sweep.name, trial, method, seed), "points": entries, **fields}
-    (folder / RESULT_FILE).write_text(json.dumps(result))
-    return folder
+    paths.result.write_text(json.dumps(result))
+    return paths.folder
 
 
 def _measurement(scores: Any, gflops: Any, targets: Any) -> dict[str, Any]:
@@ -115,11 +113,12 @@ def _description(sweep: str, trial: str, method: str, seed: int) -> dict[str, An
     }
 
 
-def write_sweep(folder: Path, info: Mapping[str, Any] | None = None) -> Path:
-    """Writes the `sweep.json` of an empty, finished sweep. Returns the folder."""
-    folder.mkdir(parents=True, exist_ok=True)
+def write_sweep(sweep: SweepPaths | Path, info: Mapping[str, Any] | None = None) -> SweepPaths:
+    """Writes the `sweep.json` of an empty, finished sweep. `sweep`: of a home, or any folder."""
+    paths = SweepPaths(sweep) if isinstance(sweep, Path) else sweep
+    paths.folder.mkdir(parents=True, exist_ok=True)
     content = {
-        "name": folder.name,
+        "name": paths.name,
         "method": "lite_eval",
         "data": "moving_digits",
         "created": "2026-11-21T06:00:00+00:00",
@@ -131,20 +130,20 @@ def write_sweep(folder: Path, info: Mapping[str, Any] | None = None) -> Path:
         "reference": {"map": 0.0, "gflops": 0.2},
         **(info or {}),
     }
-    (folder / SWEEP_FILE).write_text(json.dumps(content))
-    return folder
+    paths.record.write_text(json.dumps(content))
+    return paths
 
 
-def synthetic_sweep(folder: Path, trials: int = 3) -> Path:
-    """A sweep with some trials of a method, a uniform baseline and an oracle. Returns the folder."""
-    write_sweep(folder)
+def synthetic_sweep(sweep: SweepPaths | Path, trials: int = 3) -> SweepPaths:
+    """A sweep with some trials of a method, a uniform baseline and an oracle. `sweep`: as in `write_sweep`."""
+    paths = write_sweep(sweep)
     for t in range(trials):
         points = [(0.25 + 0.07 * t + 0.04 * k, 0.012 + 0.013 * t + 0.008 * k) for k in range(4)]
-        write_trial(folder, f"t{t:04d}", points, training_knobs={"gamma": 0.05 * (t + 1), "lambda": 2.0})
+        write_trial(paths, f"t{t:04d}", points, training_knobs={"gamma": 0.05 * (t + 1), "lambda": 2.0})
     curve = [(0.05 + 0.06 * k, 0.02 * (k + 1)) for k in range(8)]
-    write_trial(folder, "b0000", curve, method="uniform")
-    write_trial(folder, "b0001", [(skill + 0.3, cost) for skill, cost in curve[:4]], method="oracle")
-    return folder
+    write_trial(paths, "b0000", curve, method="uniform")
+    write_trial(paths, "b0001", [(skill + 0.3, cost) for skill, cost in curve[:4]], method="oracle")
+    return paths
 
 
 def kill_with_children(pid: int) -> int:
@@ -203,7 +202,7 @@ def small_home(root: Path, sweep: str = "tiny", dtype: str = "float32") -> Home:
                 training=TrainingConfig(epochs=2, batch_size=8),
                 dataset=str(home.data(dataset.name)),
                 features={source: str(stores[name]) for source, name in components.items()},
-                output=str(home.trial(sweep, trial)),
+                output=str(home.trial(sweep, trial).folder),
             ),
             LocalContext(),
         )
@@ -249,7 +248,7 @@ def localization_home(root: Path, sweep: str = "tiny") -> Home:
                 training=TrainingConfig(epochs=20, batch_size=6),
                 dataset=str(home.data(dataset.name)),
                 features={source: str(stores[name]) for source, name in components.items()},
-                output=str(home.trial(sweep, trial)),
+                output=str(home.trial(sweep, trial).folder),
             ),
             LocalContext(),
         )

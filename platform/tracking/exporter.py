@@ -14,23 +14,20 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import final
 
 from paretovid.platform.fronts.build import read_front
 from paretovid.platform.fronts.front import Front
-from paretovid.platform.records.journal import JOURNAL_FILE, Entry, read_journal
+from paretovid.platform.records.journal import Entry, FailedStart, read_journal
 from paretovid.platform.records.sweep import known_record
 from paretovid.platform.records.trial import SweepResults, read_sweep, read_trial
-from paretovid.platform.storage.documents import read_document, write_atomically
-from paretovid.platform.storage.home import Home
+from paretovid.platform.storage.home import Home, SweepPaths
 from paretovid.platform.tracking.artifact_places import artifact_places
 from paretovid.platform.tracking.store import StoreError, open_store, store_uri
 from paretovid.platform.tracking.tracker import Tracker, log_sweep
 from paretovid.trainables.errors import ParetovidError
-from paretovid.trainables.evaluation.results import RESULT_FILE, TrialResult
+from paretovid.trainables.evaluation.results import TrialResult
 
-TRACKED_FILE = "tracked.json"
 EMBEDDED = "home"
 """In the place of an address: the store under home, wherever that lies."""
 TRIALS_PER_BATCH = 20
@@ -44,7 +41,7 @@ class Delivery:
 
     def __init__(self, home: Home, sweep: str, uri: str | None) -> None:
         self._home = home
-        self._folder = home.sweep(sweep)
+        self._paths = home.sweep(sweep)
         self._uri = uri
         address = store_uri(home, uri)
         self._address = EMBEDDED if address == home.mlflow_url else address
@@ -55,10 +52,10 @@ class Delivery:
     @property
     def sent(self) -> int:
         """The number of the last entry that the store has."""
-        known = read_document(self._folder / TRACKED_FILE) or {}
+        known = _tracked(self._paths)
         if self._address == EMBEDDED and EMBEDDED not in known:  # written before addresses were relative
-            return int(known.get(self._address_before(), 0))
-        return int(known.get(self._address, 0))
+            return known.get(self._address_before(), 0)
+        return known.get(self._address, 0)
 
     def _address_before(self) -> str:
         """The address of the store under home, where the home was made."""
@@ -91,36 +88,38 @@ class Delivery:
         left_out: list[str] = []
         if first.event == "finish":
             tracker.log_trials(self._read([entry.trial for entry in batch], left_out))
-        elif first.event == "fault" and not first.facts.get("again"):
-            tracker.log_failure(first.trial, str(first.facts.get("reason")), first.facts)
+        elif first.event == "fault":
+            failed = FailedStart.in_entry(first)
+            if not failed.will_retry:
+                tracker.log_failure(first.trial, failed)
         elif first.event == "driver":
             tracker.begin()
         elif first.event == "state":
-            state = str(first.facts.get("state"))
-            front = (self.front or read_front([self._folder])) if state in _ENDED else None
-            paths = sorted((self._folder / "trials").glob(f"*/{RESULT_FILE}"))
-            trials = self._read([path.parent.name for path in paths], left_out)
+            state = first.fields.text("state", "")
+            front = (self.front or read_front([self._paths])) if state in _ENDED else None
+            trials = self._read([trial.name for trial in self._paths.with_result()], left_out)
             tracker.finish(self._results(trials), front, state)
         return left_out
 
     def _results(self, trials: Sequence[TrialResult]) -> SweepResults:
-        return SweepResults(record=known_record(self._folder), folder=self._folder, trials=tuple(trials))
+        record = known_record(self._paths)
+        return SweepResults(record=record, folder=self._paths.folder, trials=tuple(trials))
 
     def _read(self, trials: Sequence[str], left_out: list[str]) -> list[TrialResult]:
         """The results that can be read; why another cannot goes to `left_out`."""
         found: list[TrialResult] = []
         for trial in trials:
-            folder = self._folder / "trials" / trial
+            paths = self._paths.trial(trial)
             try:
-                if (folder / RESULT_FILE).exists():  # else it was lost, and is being trained again
-                    found.append(read_trial(folder))
+                if paths.result.exists():  # else it was lost, and is being trained again
+                    found.append(read_trial(paths.folder))
             except ParetovidError as error:
                 left_out.append(error.message)
         return found
 
     def _note(self, number: int) -> None:
-        known = read_document(self._folder / TRACKED_FILE) or {}
-        write_atomically(self._folder / TRACKED_FILE, json.dumps({**known, self._address: number}))
+        known = {**_tracked(self._paths), self._address: number}
+        self._paths.store.write_text(self._paths.tracked, json.dumps(known))
 
 
 def _batches(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
@@ -146,7 +145,7 @@ class TrackingSender:
 
     def __init__(self, home: Home, sweep: str, uri: str | None, say: Callable[[str], None]) -> None:
         self._delivery = Delivery(home, sweep, uri)
-        self._folder = home.sweep(sweep)
+        self._paths = home.sweep(sweep)
         self._say = say
         self._waiting: list[Entry] = []
         self._lock = threading.Lock()
@@ -169,10 +168,10 @@ class TrackingSender:
     def start(self) -> None:
         """Begins with what earlier drivers have left in the journal."""
         sent = self._delivery.sent
-        reading = read_journal(self._folder)
+        reading = read_journal(self._paths)
         if reading.damaged:
             lines = ", ".join(map(str, reading.damaged))
-            self._say(f"  {self._folder / JOURNAL_FILE}: line {lines} is damaged and left out")
+            self._say(f"  {self._paths.journal}: line {lines} is damaged and left out")
         self._waiting = [entry for entry in reading.entries if entry.n > sent]
         self._news.set()
         self._thread.start()
@@ -265,10 +264,10 @@ def replay(
     reading = read_journal(home.sweep(sweep))
     if reading.damaged:
         lines = ", ".join(map(str, reading.damaged))
-        say(f"  {home.sweep(sweep) / JOURNAL_FILE}: line {lines} is damaged and left out")
+        say(f"  {home.sweep(sweep).journal}: line {lines} is damaged and left out")
     if not reading.entries:  # a sweep from before there were journals
-        folder = home.sweep(sweep)
-        log_sweep(home, read_sweep(folder), read_front([folder]), uri)
+        paths = home.sweep(sweep)
+        log_sweep(home, read_sweep(paths), read_front([paths]), uri)
         return 0
     sent = 0 if whole else delivery.sent
     entries = [entry for entry in reading.entries if entry.n > sent]
@@ -277,6 +276,12 @@ def replay(
     return len(entries)
 
 
-def last_sent(folder: Path) -> int:
+def last_sent(sweep: SweepPaths) -> int:
     """The highest number that any store has been told of; events to come must lie above."""
-    return max((read_document(folder / TRACKED_FILE) or {}).values(), default=0)
+    return max(_tracked(sweep).values(), default=0)
+
+
+def _tracked(sweep: SweepPaths) -> dict[str, int]:
+    """Address of a tracking store to the number of the last event that it has been told."""
+    found = sweep.store.read_document(sweep.tracked) or {}
+    return {address: int(number) for address, number in found.items()}

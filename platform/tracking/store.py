@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import shutil
 import sqlite3
 import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from paretovid.infra.locks import exclusive_lock
 from paretovid.platform.storage.home import Home
 from paretovid.platform.storage.urls import check_no_password
 from paretovid.platform.tracking.artifact_places import EXPERIMENT, ArtifactPlaces, artifact_places
@@ -21,9 +20,6 @@ from paretovid.trainables.errors import ParetovidError, UsageError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-
-LOCK_FILE = "mlflow.lock"
-"""Held by a command while it opens or changes the store under home."""
 
 
 def quiet_mlflow() -> None:
@@ -94,15 +90,6 @@ def store_uri(home: Home, stated: str | None = None) -> str:
     return stated or os.environ.get("MLFLOW_TRACKING_URI") or home.mlflow_url
 
 
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Holds an exclusive lock between processes of this machine; the kernel frees it when a process dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def open_registry(home: Home, stated: str | None = None) -> Store:
     """The store, for registered models. Raises `UsageError` if only this machine would know of them."""
     if home.url is not None and store_uri(home, stated) == home.mlflow_url:
@@ -119,7 +106,7 @@ def open_store(home: Home, stated: str | None = None) -> Store:
     import mlflow
 
     uri = store_uri(home, stated)
-    lock_path = home.root / LOCK_FILE
+    lock_path = home.mlflow_lock
     stated_by_user = os.environ.get("MLFLOW_TRACKING_URI")
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
@@ -128,7 +115,7 @@ def open_store(home: Home, stated: str | None = None) -> Store:
         os.environ.pop("MLFLOW_TRACKING_URI", None)
     try:
         # A fresh SQLite store opened by two processes at once is broken for good.
-        with locked(lock_path):
+        with exclusive_lock(lock_path):
             if uri == home.mlflow_url:
                 _make_whole(home.mlflow_database, home.mlflow_artifacts)
             client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from paretovid.platform.fronts.front import Front, FrontPoint
+from paretovid.platform.records.journal import FailedStart
 from paretovid.platform.records.trial import SweepResults, knob_text
 from paretovid.trainables.errors import NonFiniteError
 from paretovid.trainables.evaluation.results import MAP, Metrics, TrialResult
@@ -130,17 +131,17 @@ def trial_tags(trial: TrialResult) -> dict[str, str]:
     }
 
 
-def failure_tags(sweep: str, trial: str, reason: str, facts: Mapping[str, Any]) -> dict[str, str]:
+def failure_tags(sweep: str, trial: str, failed: FailedStart) -> dict[str, str]:
     """Tags of a trial that has no result."""
     return {
         "paretovid.kind": "trial",
         "paretovid.sweep": sweep,
         "paretovid.trial": trial,
-        "paretovid.method": str(facts.get("method", "")),
-        "paretovid.baseline": str(bool(facts.get("baseline"))).lower(),
-        "paretovid.knobs": json.dumps(facts.get("knobs") or {}),
-        "paretovid.reason": reason[:500],
-        "mlflow.note.content": f"This trial failed for good: {reason}",
+        "paretovid.method": failed.method,
+        "paretovid.baseline": str(failed.is_baseline).lower(),
+        "paretovid.knobs": json.dumps(dict(failed.knobs)),
+        "paretovid.reason": failed.reason[:500],
+        "mlflow.note.content": f"This trial failed for good: {failed.reason}",
     }
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from paretovid.platform.fronts.front import Front, FrontPoint
 from paretovid.platform.records.front_files import FRONT_FILES, TABLE
+from paretovid.platform.records.journal import FailedStart
 from paretovid.platform.records.trial import SweepResults
 from paretovid.platform.storage.home import Home
 from paretovid.platform.tracking.store import Store, StoreError, open_store, store_uri
@@ -79,28 +80,24 @@ class Tracker:
                     run_id = self._log_trial(trial, None if child is None else child.run_id)
                     children[trial.trial] = _Child(run_id=run_id, is_complete=True)
 
-    def log_failure(self, trial: str, reason: str, facts: Mapping[str, Any]) -> None:
-        """A child run that FAILED, with the reason as a tag, for a trial that has no result.
-
-        Arguments:
-            facts: what the journal knows of it; `method`, `baseline` and `knobs` if there are.
-        """
+    def log_failure(self, trial: str, failed: FailedStart) -> None:
+        """A child run that FAILED, with the reason as a tag, for a trial that has no result."""
         with _store_errors(self.store, self.sweep):
             children = self._children()
             child = children.get(trial)
             if child is not None and child.is_complete:
                 return
-            tags = failure_tags(self.sweep, trial, reason, facts)
+            tags = failure_tags(self.sweep, trial, failed)
             if child is None:
                 tags["mlflow.parentRunId"] = self.run_id
                 run = self.client.create_run(
-                    self.store.experiment_id, tags=tags, run_name=f"{trial} failed: {reason[:80]}"
+                    self.store.experiment_id, tags=tags, run_name=f"{trial} failed: {failed.reason[:80]}"
                 )
                 child = _Child(run_id=str(run.info.run_id), is_complete=False)
                 children[trial] = child
-            knobs = {name: str(value) for name, value in (facts.get("knobs") or {}).items()}
+            knobs = {name: str(value) for name, value in failed.knobs.items()}
             self._log_batch(child.run_id, {}, params=knobs)
-            self.client.set_tag(child.run_id, "paretovid.reason", reason[:500])
+            self.client.set_tag(child.run_id, "paretovid.reason", failed.reason[:500])
             self.client.set_terminated(child.run_id, status="FAILED")
 
     def begin(self) -> None:
@@ -355,7 +352,8 @@ class Tracker:
 
 
 def _is_complete(run: Any) -> bool:
-    return run.data.tags.get("paretovid.complete") == "true" and run.info.status != "RUNNING"
+    answer: bool = run.data.tags.get("paretovid.complete") == "true" and run.info.status != "RUNNING"
+    return answer
 
 
 def log_sweep(home: Home, sweep: SweepResults, front: Front | None, uri: str | None = None) -> str:

@@ -8,7 +8,7 @@ import pytest
 from benchmarks.harness import run
 from benchmarks.harness.benchmark import Benchmark, Document, Study
 from benchmarks.harness.document import Layout, results_of
-from benchmarks.harness.results import MAX_BYTES, Results, Rows, read_results, write_results
+from benchmarks.harness.results import MAX_BYTES, Results, Row, Rows, read_results, write_results
 from benchmarks.harness.tables import Cell, PageTable, Shown, interval
 from tests.platform_tests.conftest import SMALL_DATA, copied
 
@@ -16,7 +16,10 @@ from paretovid.trainables.errors import DataError, UnknownNameError, UsageError
 
 
 def test_tables_come_back_as_they_were_written(tmp_path: Path) -> None:
-    rows = ({"seed": 0, "trial": "a,b", "map": 0.1 + 0.2, "reached": True}, {"seed": 1, "gflops": 1.0})
+    rows: tuple[Row, ...] = (
+        {"seed": 0, "trial": "a,b", "map": 0.1 + 0.2, "reached": True},
+        {"seed": 1, "gflops": 1.0},
+    )
     write_results(Results({"dataset": "x"}, {"t": Rows(rows)}), tmp_path)
     back = read_results(tmp_path)
     assert back == Results({"dataset": "x"}, {"t": Rows(rows)})

@@ -20,7 +20,7 @@ from paretovid.platform.cli.main import parse
 from paretovid.platform.config.load import load_sweep_config
 from paretovid.platform.search.location import STORAGE_VARIABLE
 from paretovid.platform.storage.home import HOME_VARIABLE
-from paretovid.platform.storage.mirror import CACHE_VARIABLE
+from paretovid.platform.storage.store import CACHE_VARIABLE
 from paretovid.platform.storage.urls import check_no_password
 
 ROOT = Path(__file__).parents[2]

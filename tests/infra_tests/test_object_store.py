@@ -41,55 +41,55 @@ def content(folder):
 def test_a_folder_comes_back_as_it_was(store, tmp_path):
     there = a_folder(tmp_path / "there")
     (there / "half.npy.partial").write_bytes(b"half")
-    store.put_folder(there, "features/x")
-    assert store.get_folder("features/x", tmp_path / "here")
+    store.upload_folder(there, "features/x")
+    assert store.download_folder("features/x", tmp_path / "here")
     assert content(tmp_path / "here") == {k: v for k, v in content(there).items() if k != "half.npy.partial"}
 
 
 def test_a_folder_without_its_manifest_is_not_there(store, tmp_path):
     there = a_folder(tmp_path / "there")
     for name in ("a.npy", "b.npy"):
-        store.put_part(there / name, "features/x", name)
-    assert not store.get_folder("features/x", tmp_path / "here")
+        store.put_blob(there / name, "features/x", name)
+    assert not store.download_folder("features/x", tmp_path / "here")
     assert not (tmp_path / "here").exists()
 
 
-def test_parts_that_have_not_arrived_are_not_sealed(store, tmp_path):
+def test_blobs_that_have_not_arrived_are_not_committed(store, tmp_path):
     there = a_folder(tmp_path / "there")
-    part = store.put_part(there / "a.npy", "x", "a.npy")
-    store.remove(f"x/{part.place}/a.npy")
+    blob = store.put_blob(there / "a.npy", "x", "a.npy")
+    store.remove(f"x/{blob.location}/a.npy")
     with pytest.raises(ObjectStoreError, match="has not arrived whole"):
-        store.seal("x", {"a.npy": part})
+        store.commit("x", {"a.npy": blob})
     assert store.manifest("x") is None
 
 
 def test_bytes_that_were_changed_in_the_bucket_are_refused(store, tmp_path):
     there = a_folder(tmp_path / "there")
-    store.put_folder(there, "x")
-    part = store.manifest("x")["a.npy"]
-    store.write(f"x/{part.place}/a.npy", b"?" * part.bytes)
+    store.upload_folder(there, "x")
+    blob = store.manifest("x")["a.npy"]
+    store.write(f"x/{blob.location}/a.npy", b"?" * blob.bytes)
     with pytest.raises(ObjectStoreError, match="another digest") as told:
-        store.get_folder("x", tmp_path / "here")
+        store.download_folder("x", tmp_path / "here")
     assert "Remove the folder" in told.value.hint
     assert not (tmp_path / "here" / "a.npy").exists()
 
 
 def test_only_what_differs_is_downloaded(store, tmp_path):
     there, here = a_folder(tmp_path / "there"), tmp_path / "here"
-    store.put_folder(there, "x")
-    store.get_folder("x", here)
+    store.upload_folder(there, "x")
+    store.download_folder("x", here)
     before = (here / "b.npy").stat().st_mtime_ns
     (here / "a.npy").unlink()
     (there / "deep" / "c.npy").write_bytes(b"new")
-    store.put_folder(there, "x")
-    store.get_folder("x", here)
+    store.upload_folder(there, "x")
+    store.download_folder("x", here)
     assert content(here) == content(there)
     assert (here / "b.npy").stat().st_mtime_ns == before
 
 
 def test_wanted_parts_only(store, tmp_path):
-    store.put_folder(a_folder(tmp_path / "there"), "x")
-    store.get_folder("x", tmp_path / "here", wanted=lambda names: [n for n in names if n == "a.npy"])
+    store.upload_folder(a_folder(tmp_path / "there"), "x")
+    store.download_folder("x", tmp_path / "here", wanted=lambda names: [n for n in names if n == "a.npy"])
     assert list(content(tmp_path / "here")) == ["a.npy"]
 
 
@@ -100,12 +100,12 @@ def test_two_writers_and_many_readers_at_once(store, tmp_path):
     found: list[int] = []
 
     def write(folder):
-        store.put_folder(folder, "x")
+        store.upload_folder(folder, "x")
 
     def read(number):
         until = time.monotonic() + 30
         while time.monotonic() < until:
-            if store.get_folder("x", tmp_path / f"reader{number}"):
+            if store.download_folder("x", tmp_path / f"reader{number}"):
                 found.append(number)
                 if content(tmp_path / f"reader{number}") != content(folders[0]):
                     wrong.append(f"reader {number}")
@@ -127,9 +127,9 @@ def test_lost_connections_in_the_middle_are_tried_again(bucket, s3, tmp_path, mo
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         store = ObjectStore(f"{bucket}/home")
         there = a_folder(tmp_path / "there", mebibytes=12)
-        store.put_folder(there, "x")
+        store.upload_folder(there, "x")
         for number in range(3):
-            assert store.get_folder("x", tmp_path / f"here{number}")
+            assert store.download_folder("x", tmp_path / f"here{number}")
             assert content(tmp_path / f"here{number}") == content(there)
     assert proxy.cut > 3, f"{proxy.cut} of {proxy.connections} connections were cut"
 
@@ -141,7 +141,7 @@ def test_new_only(store):
 
 
 def test_names_and_removal(store, tmp_path):
-    store.put_folder(a_folder(tmp_path / "there"), "sweeps/s/trials/t0000")
+    store.upload_folder(a_folder(tmp_path / "there"), "sweeps/s/trials/t0000")
     store.write("sweeps/s/sweep.json", b"{}")
     store.write("sweeps/s2/sweep.json", b"{}")
     assert store.folders("sweeps") == ["s", "s2"]
@@ -199,4 +199,4 @@ def test_no_credentials(s3, monkeypatch, tmp_path):
 def test_a_damaged_manifest_is_told(store, tmp_path):
     store.write(f"x/{MANIFEST}", json.dumps({"parts": {"a": 1}}).encode())
     with pytest.raises(ObjectStoreError, match="is damaged"):
-        store.get_folder("x", tmp_path / "here")
+        store.download_folder("x", tmp_path / "here")

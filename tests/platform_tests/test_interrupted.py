@@ -19,6 +19,7 @@ from paretovid.platform.cli import main as cli
 from paretovid.platform.config.load import load_sweep_config
 from paretovid.platform.console.progress import Progress
 from paretovid.platform.execution import stopping
+from paretovid.platform.execution.launcher import LaunchSummary
 from paretovid.platform.execution.stopping import StopSwitch, SweepStopped, ended_in_order
 from paretovid.platform.preparation import datasets
 from paretovid.platform.preparation.backbones import _interruptible
@@ -98,7 +99,7 @@ def test_a_sweep_that_is_interrupted_at_any_stage_is_called_so(
     monkeypatch.setattr(sweeping, stage, interrupted)
     if stage == "read_front":
         monkeypatch.setattr(sweeping, "prepare", lambda *_: None)
-        summary = sweeping.LaunchSummary(succeeded=1, failed=0, reasons={}, is_out_of_time=False)
+        summary = LaunchSummary(succeeded=1, failed=0, reasons={}, is_out_of_time=False)
         monkeypatch.setattr(sweeping._Run, "_search", lambda *_: summary)
     monkeypatch.setattr(sweeping, "cluster_of", lambda _: contextlib.nullcontext())
     config = load_sweep_config([f"home={tmp_path}", "name=s"])

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paretovid.platform.cli.commands import _describe_video
+from paretovid.platform.cli.prediction_text import prediction_text
 from paretovid.platform.fronts.build import read_front
 from paretovid.platform.fronts.report import front_table, write_html, write_png
 from paretovid.platform.fronts.selection import choose
@@ -134,7 +134,7 @@ def test_promote_predict_and_draw(home: Home, tmp_path: Path) -> None:
         }
         assert found == {(d.label, d.start_seconds, d.end_seconds) for d in expected}
     assert any(answer["instances"] for answer in document["videos"])
-    assert " s: " in _describe_video(document["videos"][0]) or not document["videos"][0]["instances"]
+    assert " s: " in prediction_text(document) or not document["videos"][0]["instances"]
     pictures = sorted((tmp_path / "pictures").glob("*.png"))
     assert len(pictures) == 3
     answers = prediction.Predictor(home, "models:/actions@champion").predict(videos)

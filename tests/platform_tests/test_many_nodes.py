@@ -23,11 +23,10 @@ from paretovid.infra.placement import TrialResources
 from paretovid.infra.ray_cluster import CLUSTER_ENVIRONMENT, connect, environment
 from paretovid.platform.execution import cluster as cluster_check
 from paretovid.platform.execution.cluster import check_nodes, code_to_send
-from paretovid.platform.execution.heartbeat import ALIVE_FILE
 from paretovid.platform.execution.launcher import launch_trials
 from paretovid.platform.execution.outcome import FixedTrial, TrialCallback
-from paretovid.platform.storage.documents import read_document
-from paretovid.platform.storage.home import Home
+from paretovid.platform.storage.documents import read_json_object
+from paretovid.platform.storage.home import Home, SweepPaths, TrialPaths
 from paretovid.platform.sweeps.trials import trainable_on
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.evaluation.results import TrialResult
@@ -139,7 +138,7 @@ def test_trials_spread_over_the_nodes_and_each_node_copies_the_features_once(
 
     summary = launch_trials(
         once_all_nodes_are_up,
-        storage=tmp_path / "s",
+        sweep=SweepPaths(tmp_path / "s"),
         fixed=trials,
         resources=TrialResources(cpus=1, custom={"slot": 1}),
     )
@@ -171,7 +170,7 @@ def test_trials_of_a_lost_node_resume_elsewhere_and_it_is_no_failure_of_theirs(
         raylet = psutil.Process(lost.all_processes["raylet"][0].process.pid)
         here = {child.pid for child in raylet.children(recursive=True)}
         kept = [path.parent for path in folder.glob("trials/*/checkpoint-*[0-9]")]
-        return bool(here & {(read_document(each / ALIVE_FILE) or {}).get("pid") for each in kept})
+        return bool(here & {(read_json_object(TrialPaths(each).heartbeat) or {}).get("pid") for each in kept})
 
     def lose() -> None:
         until = time.time() + 120
@@ -183,7 +182,7 @@ def test_trials_of_a_lost_node_resume_elsewhere_and_it_is_no_failure_of_theirs(
     losing.start()
     summary = launch_trials(
         trainable_on(None, code_version()),
-        storage=folder,
+        sweep=SweepPaths(folder),
         fixed=trials,
         callback=Failures(),
         resources=TrialResources(cpus=1),

@@ -193,17 +193,18 @@ def test_a_point_of_its_finished_sweep_is_promoted(home: Home, is_relocated: boo
 @pytest.mark.slow
 @pytest.mark.timeout(420)
 def test_its_interrupted_sweep_goes_on(home: Home) -> None:
-    folder = home.sweep("interrupted")
+    sweep = home.sweep("interrupted")
+    folder = sweep.folder
     before = {path: path.read_bytes() for path in folder.glob("trials/*/result.json")}
     finished = {path.parent.name for path in before}
     assert len(finished) >= 2 and list(folder.glob("trials/*/checkpoint-*")), (
         "it was interrupted in the middle"
     )
-    old = len(read_journal(folder).entries)
+    old = len(read_journal(sweep).entries)
     _, err = paretovid("resume", "interrupted", home=home.root)
     assert "[5/5]" in err and "MLflow takes nothing" not in err and "not tracked" not in err
     assert all(path.read_bytes() == content for path, content in before.items())
-    started = [entry.trial for entry in read_journal(folder).entries[old:] if entry.event == "start"]
+    started = [entry.trial for entry in read_journal(sweep).entries[old:] if entry.event == "start"]
     assert started and not finished & set(started)
     found = audit(home, "interrupted")
     assert (found.searched_with_result, found.baselines_with_result) == (4, 1)

@@ -18,6 +18,7 @@ from paretovid.platform.registry.runtime_code import third_party_requirements, w
 from paretovid.platform.sweeps.sweep import plan_sweep
 from paretovid.platform.sweeps.trials import trainable_on
 from paretovid.trainables.backbones.catalog import BACKBONES
+from paretovid.trainables.context import LocalContext
 from paretovid.trainables.errors import UnknownNameError, UsageError
 from paretovid.trainables.method import METHODS
 from paretovid.trainables.plugins.catalog import VARIABLE
@@ -129,7 +130,7 @@ def test_a_node_that_lacks_a_plugin_says_which(monkeypatch: pytest.MonkeyPatch) 
 def test_a_worker_imports_the_plugins_before_anything_else() -> None:
     run = trainable_on(None, code_version(), plugins=("nowhere",))
     with pytest.raises(UsageError, match="there is no module nowhere"):
-        run({}, None)
+        run({}, LocalContext())
 
 
 def test_a_plugins_code_travels_in_the_models_package(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def home(prepared_home: Path, tmp_path: Path) -> Path:
 
 
 def events(home: Path, event: str) -> list[Any]:
-    return [entry for entry in read_journal(home / "sweeps" / "s").entries if entry.event == event]
+    return [entry for entry in read_journal(Home(home).sweep("s")).entries if entry.event == event]
 
 
 def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
@@ -126,7 +126,7 @@ def test_a_second_driver_is_refused_or_takes_over_and_sigterm_stops_in_order(hom
     assert "Go on: " in err and "resume s" in err
     wait_until(lambda: len(events(home, "start")) == 3, second)
     again = events(home, "start")[2]
-    assert (again.trial, again.facts["attempt"]) == ("t0000", 2)
+    assert (again.trial, again.info["attempt"]) == ("t0000", 2)
 
     second.send_signal(signal.SIGTERM)
     out, err = second.communicate(timeout=60)

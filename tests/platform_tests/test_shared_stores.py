@@ -22,7 +22,6 @@ from paretovid.infra.ray_cluster import CLUSTER_ENVIRONMENT, environment
 from paretovid.infra.testing import FlakyProxy, PostgresServer, S3Server, mlflow_server
 from paretovid.platform.cli.main import main
 from paretovid.platform.search.location import STORAGE_VARIABLE
-from paretovid.platform.storage import mirror as shared_home
 from paretovid.platform.storage.home import open_home
 from paretovid.platform.testing.audit import Audit, audit
 from paretovid.platform.testing.sweeps import kill_with_children
@@ -66,14 +65,12 @@ def here(clusters: Clusters, capsys: pytest.CaptureFixture[str], *words: str) ->
     """What a command prints, run in this process: one that imports everything anew takes seconds. If it needs a
     cluster, that is its own: the workers of the shared one know nothing of this bucket."""
     clusters.end()
-    shared_home._STORES.clear()
     capsys.readouterr()
     assert main(words) == 0, capsys.readouterr().err
     return capsys.readouterr().out
 
 
 def as_a_machine(url: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shared_home._STORES.clear()
     monkeypatch.setenv("PARETOVID_HOME", url)
     monkeypatch.setenv("PARETOVID_CACHE", str(cache))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -96,10 +93,10 @@ def prepared(
         as_a_machine("s3://prepared-home/home", tmp_path_factory.mktemp("made"), patch)
         home = open_home()
         copied(prepared_home, home.root)
-        shared_home.share(home.data("moving_digits"))
+        home.store.upload(home.data("moving_digits"))
         for part in ("backbones", "features"):
             for folder in (home.root / part / "moving_digits").glob("[!.]*"):
-                shared_home.share(folder)
+                home.store.upload(folder)
     yield "s3://prepared-home/home"
 
 
@@ -108,11 +105,9 @@ def home(prepared: str, s3: S3Server, tmp_path: Path, monkeypatch: pytest.Monkey
     """The URL of a prepared home, and a machine that has seen nothing of it yet."""
     as_a_machine(prepared, tmp_path / "first", monkeypatch)
     yield prepared
-    shared_home._STORES.clear()
 
 
 def audited(sweep: str) -> Audit:
-    shared_home._STORES.clear()
     return audit(open_home(), sweep)
 
 

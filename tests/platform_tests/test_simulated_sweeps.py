@@ -134,7 +134,7 @@ def test_painted_from_a_configuration_to_a_front_in_all_stores(home: Home, name:
     report = run(home, name)
     found = check_whole(home, name)
     assert found.starts == TRIALS + 1
-    folder = home.sweep(name)
+    folder = home.sweep(name).folder
     assert (folder / "front.png").stat().st_size > 10_000
     assert {path.suffix for path in folder.glob("front.*")} == {".html", ".json", ".png", ".txt"}
     # The table is what the front shows: the natural point of a trial is its first row.
@@ -186,7 +186,7 @@ def test_a_seed_gives_the_same_trials_again(home: Home, name: str) -> None:
     def tried(part: str, *words: str) -> list[Any]:
         # Two anchors and four published settings, which every seed has, come before those of the sampler.
         run(home, f"{name}-{part}", f"search.trials={TRIALS + 2}", *words)
-        paths = sorted(home.sweep(f"{name}-{part}").glob("trials/t*/result.json"))
+        paths = sorted(home.sweep(f"{name}-{part}").trials.glob("t*/result.json"))
         return [json.loads(path.read_text())["training_knobs"] for path in paths]
 
     first = tried("first")
@@ -210,9 +210,9 @@ def test_failures_are_tried_again_and_do_not_end_it(home: Home, name: str) -> No
     found = audit(home, name)
     assert found.study == {"COMPLETE": TRIALS - 2, "FAIL": 2} and found.baselines_with_result == 1
     assert found.mlflow == {"FINISHED": TRIALS - 1, "FAILED": 2} and found.zombies == 0
-    again = {(entry.trial, entry.facts["again"]) for entry in events(home, name, "fault")}
+    again = {(entry.trial, entry.info["again"]) for entry in events(home, name, "fault")}
     assert {("t0000", True), ("t0001", False), ("t0003", True), ("t0003", False)} <= again
-    kept = json.loads((home.sweep(name) / "trials" / "t0003" / "failure.json").read_text())
+    kept = json.loads(home.trial(name, "t0003").failure.read_text())
     assert kept == {"reason": "ValueError: always"}
     assert known_record(home.sweep(name)).failures.keys() == {"t0001", "t0003"}
 
@@ -255,7 +255,7 @@ def test_a_signal_stops_it_in_order_and_it_goes_on(
     assert found.zombies == 0 and found.parent == "KILLED" and state(home, name) == "interrupted"
     resume(home, name)
     check_whole(home, name)
-    starts = [(entry.trial, entry.facts["attempt"]) for entry in events(home, name, "start")]
+    starts = [(entry.trial, entry.info["attempt"]) for entry in events(home, name, "start")]
     assert [each for each in starts if each[0] in aside] == [
         ("t0004", 1),
         ("t0005", 1),
@@ -271,7 +271,7 @@ def test_a_trial_that_fails_while_the_sweep_stops_waits_for_its_next_start(home:
     assert found.study == {"COMPLETE": 1, "WAITING": 1} and found.zombies == 0
     resume(home, name)
     check_whole(home, name)
-    starts = [entry.facts["attempt"] for entry in events(home, name, "start") if entry.trial == "t0001"]
+    starts = [entry.info["attempt"] for entry in events(home, name, "start") if entry.trial == "t0001"]
     assert starts == [1, 2]
 
 
@@ -296,11 +296,11 @@ def test_out_of_time_it_starts_nothing_more_and_goes_on_later(
 
 def test_a_result_that_is_gone_is_made_again_and_no_other(home: Home, name: str) -> None:
     run(home, name)
-    write = home.sweep(name) / "sweep.json"
+    write = home.sweep(name).record
     info = json.loads(write.read_text())
     write.write_text(json.dumps({**info, "state": "interrupted"}))
-    (home.sweep(name) / "trials" / "t0001" / "result.json").unlink()
-    (home.sweep(name) / "trials" / "uniform" / "result.json").unlink()
+    home.trial(name, "t0001").result.unlink()
+    home.trial(name, "uniform").result.unlink()
     table = Acting()
     resume(home, name, table=table)
     assert sorted(table.asked) == ["t0001", "uniform"]
@@ -312,7 +312,7 @@ def test_results_made_by_other_code_count_and_that_is_said(
     home: Home, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(home, name)
-    file = home.sweep(name) / "sweep.json"
+    file = home.sweep(name).record
     file.write_text(json.dumps({**json.loads(file.read_text()), "state": "interrupted"}))
     monkeypatch.setattr("paretovid.platform.sweeps.reconcile.code_version", lambda: "another")
     table = Acting()
@@ -372,6 +372,6 @@ def test_killed_at_any_moment_it_ends_with_exactly_what_was_asked_for(home: Home
     found = check_whole(home, name)
     # In flight when it was killed: at most two each time, and what had a result is not started again.
     assert found.starts <= TRIALS + 1 + 2 * 2
-    adopted = [entry.trial for entry in events(home, name, "finish") if entry.facts.get("found")]
+    adopted = [entry.trial for entry in events(home, name, "finish") if entry.info.get("found")]
     assert len(adopted) == 1, "its driver did not live to hear of it"
     assert result.summary is not None and result.summary.failed == 0

@@ -166,7 +166,7 @@ def test_the_sweep_is_listed_with_its_state_and_hypervolume(swept):
     assert sweep["hypervolume"] > 0 and sweep["tracked"] is True
     # Progress, told trial by trial, ends where the front of the same split begins from what is on disk.
     last = status_of(Home(swept[0]), SWEEP).validation_hypervolume[-1][1]
-    assert last == read_front([swept[0] / "sweeps" / SWEEP], split="val").hypervolume > 0
+    assert last == read_front([Home(swept[0]).sweep(SWEEP)], split="val").hypervolume > 0
 
 
 def test_mlflow_holds_the_parent_its_trials_and_their_points(swept):

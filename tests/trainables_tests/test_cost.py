@@ -4,7 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from paretovid.trainables.cost import ComponentCost, CostTable, check_accounting, measure_macs
+from paretovid.trainables.cost import (
+    ComponentCost,
+    CostTable,
+    check_accounting,
+    deterministic_eval,
+    measure_macs,
+)
 from paretovid.trainables.errors import UnknownCostError, UsageError
 from paretovid.trainables.layers.recurrent import Cell
 
@@ -63,6 +69,43 @@ def test_json_round_trip():
 
 
 def test_accounting():
-    assert check_accounting("paper") == "paper"
+    assert [check_accounting(known) for known in ("paper", "honest")] == ["paper", "honest"]
     with pytest.raises(UsageError, match="honset"):
         check_accounting("honset")
+
+
+def test_a_table_knows_its_components_and_their_cost_in_the_papers_unit():
+    table = CostTable({"a": ComponentCost(macs=3_000_000, input=""), "b": ComponentCost(macs=1, input="")})
+    assert list(table) == ["a", "b"] and "a" in table and "c" not in table
+    assert table["a"].gmacs == 3e-3
+    copied = CostTable(table._costs)
+    copied.add("c", ComponentCost(macs=1, input=""))
+    assert "c" not in table
+
+
+def test_costs_add_up_exactly_over_components_of_very_unequal_cost():
+    table = CostTable({"a": ComponentCost(macs=10**12, input=""), "b": ComponentCost(macs=1, input="")})
+    spent = table.gflops({"a": torch.tensor([[1, 2]]), "b": torch.tensor([[1, 0]])})
+    assert spent.dtype == torch.float64 and spent.tolist() == [[1000.000000001, 2000.0]]
+
+
+def test_evaluation_is_without_noise_and_gradient_and_leaves_the_mode_as_it_was():
+    module = nn.Dropout()
+    for was_training in (True, False):
+        module.train(was_training)
+        with pytest.raises(RuntimeError, match="on purpose"), deterministic_eval(module):
+            assert not module.training and not torch.is_grad_enabled()
+            raise RuntimeError("on purpose")
+        assert module.training == was_training and torch.is_grad_enabled()
+        with pytest.raises(TypeError):
+            measure_macs(module, "no tensor", "and one too many")
+        assert module.training == was_training
+
+
+def test_what_is_measured_needs_no_gradient_and_is_in_evaluation():
+    class Noted(nn.Module):
+        def forward(self, x):
+            assert not self.training and not torch.is_grad_enabled()
+            return x @ x.T
+
+    assert measure_macs(Noted(), torch.ones(3, 5)) == 45

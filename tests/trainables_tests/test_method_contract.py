@@ -80,6 +80,8 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in method_name
 ]
 LOCALIZING = [name for name in method_names() if method_class(name).task == "localization"]
 LEVELLED = ("hcms", "lite_eval", "random_gate", "random_levels")
+DIFFERENTIABLE = ("lite_eval", "hcms", "uniform", "lstm", "early_fusion", "late_fusion", "frame_exit")
+"""Of some that a gradient of the features must reach: else the test of padding would hold for nothing."""
 UNTRAINED = ("single_model", "random_model", "model_cascade", "model_ensemble", "model_oracle")
 """They have no parameters."""
 
@@ -94,7 +96,7 @@ every_method = over(VARIANTS)
 every_trained_method = over([variant for variant in VARIANTS if variant[0] not in UNTRAINED])
 
 
-def trained(name: str, fields: dict, multi_label: bool = False):
+def trained(name: str, fields: dict[str, Any], multi_label: bool = False):
     """A copy of the variant, which is trained once for all tests."""
     return copy.deepcopy(_trained(name, json.dumps(fields), multi_label))
 
@@ -106,7 +108,7 @@ def _trained(name: str, fields: str, multi_label: bool):
     return method
 
 
-def answers(name: str, fields: dict, multi_label: bool = False) -> list[tuple[Any, Any]]:
+def answers(name: str, fields: dict[str, Any], multi_label: bool = False) -> list[tuple[Any, Any]]:
     """Each of the trained variant's settings with its outcome on the split; for reading only."""
     return _answers(name, json.dumps(fields), multi_label)
 
@@ -166,23 +168,46 @@ def test_padding_changes_nothing(name, fields):
 
 
 @every_trained_method
-def test_padding_changes_no_loss(name, fields):
+@pytest.mark.parametrize("step", [0, 9])  # some train one part first and another at the end
+def test_padding_changes_no_loss(name, fields, step, monkeypatch):
     method, split = trained(name, fields), synthetic_split()
-    longer = padded_by(split, 4)
-    torch.manual_seed(0)
-    loss = method.loss(Batch(split.features, split.mask, split.targets, split.video_keys), Progress(0, 1))
-    if name not in (
-        "lite_eval",
-        "random_gate",
-        "hcms",
-        "random_levels",
-        *LOCALIZING,
-    ):  # those draw noise for padded steps too
+    longer, draw = padded_by(split, 4), torch.rand
+
+    def the_same_for_more_steps(*size: Any, **options: Any) -> torch.Tensor:
+        # What is drawn for all steps at once would be drawn otherwise if there are more of them.
+        shape = size if all(isinstance(each, int) for each in size) else size[0]
+        if len(shape) == 2 and split.mask.shape[1] <= shape[1] <= longer.mask.shape[1]:
+            return draw(shape[0], longer.mask.shape[1], **options)[:, : shape[1]]
+        return draw(*size, **options)
+
+    monkeypatch.setattr(torch, "rand", the_same_for_more_steps)
+    for module in method.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    losses = []
+    for padded in (split, longer):
+        batch = Batch(padded.features, padded.mask, padded.targets, padded.video_keys)
         torch.manual_seed(0)
-        padded = method.loss(
-            Batch(longer.features, longer.mask, split.targets, split.video_keys), Progress(0, 1)
-        )
-        torch.testing.assert_close(loss.total, padded.total)
+        losses.append(method.loss(batch, Progress(step, 10)))
+    torch.testing.assert_close(losses[1].total, losses[0].total)
+    assert losses[1].parts == pytest.approx(losses[0].parts, abs=1e-5)
+
+
+@every_trained_method
+@pytest.mark.filterwarnings(
+    "ignore:Converting a tensor with requires_grad"
+)  # features have no gradient otherwise
+def test_padding_gets_no_gradient(name, fields):
+    """Also with the noise that it usually has."""
+    method, split = trained(name, fields), padded_by(synthetic_split(), 4)
+    features = {source: values.requires_grad_() for source, values in split.features.items()}
+    batch = Batch(features, split.mask, split.targets, split.video_keys)
+    for step in (0, 9):
+        method.loss(batch, Progress(step, 10)).total.backward()
+    reached = [values.grad for values in features.values() if values.grad is not None]
+    for gradient in reached:
+        assert not gradient[~split.mask].any()
+    assert any(bool(gradient[split.mask].any()) for gradient in reached) or name not in DIFFERENTIABLE
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,10 @@ import pytest
 import paretovid.search_spaces
 import paretovid.trainables
 from paretovid.search_spaces.schema import SweepConfig
-from paretovid.trainables.catalog import METHODS, method_config, method_names
+from paretovid.trainables.catalog import method_config, method_names
 from paretovid.trainables.config import typed_config
 from paretovid.trainables.errors import UsageError
+from paretovid.trainables.method import METHODS
 from paretovid.trainables.ranges import (
     FINITE,
     Declared,

@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from paretovid.trainables import recognizer as module
 from paretovid.trainables.backbones.catalog import FAMILIES, component, measure_component, save_backbone
+from paretovid.trainables.catalog import build_method
 from paretovid.trainables.data.moving_digits.generate import MovingDigitsConfig, make_moving_digits
 from paretovid.trainables.data.videos import VideoReader
 from paretovid.trainables.errors import DataError, UnknownNameError, UsageError
@@ -40,7 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for source, name in sources.items():
         save_backbone(root / source, name, component(name).build(4).eval(), {})
     widths = {source: component(name).feature_width for source, name in sources.items()}
-    method = module.build_method("lite_eval", {}, widths=widths, num_classes=4, multi_label=False)
+    method = build_method("lite_eval", {}, widths=widths, num_classes=4, multi_label=False)
     save_file(
         {name: value.contiguous() for name, value in method.state_dict().items()}, root / "w.safetensors"
     )
@@ -159,7 +160,7 @@ def test_a_pools_weights_are_read_when_a_video_needs_them(tmp_path: Path, videos
     torch.manual_seed(0)
     for source, name in sources.items():
         save_backbone(tmp_path / source, name, component(name).build(4).eval(), {})
-    method = module.build_method(
+    method = build_method(
         "model_selection", {}, widths=dict.fromkeys(sources, 4), num_classes=4, multi_label=False
     )
     save_file(

@@ -52,7 +52,8 @@ def run(base: TrialConfig, folder: Path, context: Any = None, **changes: Any) ->
     config = dataclasses.replace(base, output=str(folder), **changes)
     result = run_trial(config, context or LocalContext())
     assert result == read_trial(folder), "what is handed on is what is written"
-    return json.loads((folder / "result.json").read_text())
+    answer: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    return answer
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -363,13 +364,14 @@ def launch(base: TrialConfig, storage: Path, workers: int) -> Path:
     from paretovid.infra.placement import TrialResources
     from paretovid.platform.execution.launcher import launch_trials
     from paretovid.platform.execution.outcome import FixedTrial
+    from paretovid.platform.storage.home import SweepPaths
     from paretovid.platform.sweeps.trials import trainable_on
     from paretovid.trainables.provenance import code_version
 
     trial = dataclasses.asdict(dataclasses.replace(base, output=str(storage / "trials" / "t")))
     summary = launch_trials(
         trainable_on(None, code_version()),
-        storage=storage,
+        sweep=SweepPaths(storage),
         fixed=[FixedTrial(trial_id="t", config=trial)],
         resources=TrialResources(workers=workers, cpus=1),
     )

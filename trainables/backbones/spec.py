@@ -46,7 +46,7 @@ class Backbone(nn.Module):
         # Channels last is the layout that decoded frames have already, and twice as fast on CPUs.
         is_3d = any(parameter.dim() == 5 for parameter in trunk.parameters())
         layout = torch.channels_last_3d if is_3d else torch.channels_last
-        self.trunk = trunk.to(memory_format=layout)  # type: ignore[call-overload]
+        self.trunk = trunk.to(memory_format=layout)
         self.head = nn.Sequential(nn.Dropout(0.1), nn.Linear(feature_width, num_classes))
         self.kind = kind
         self.classifies = classifies

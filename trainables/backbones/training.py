@@ -357,6 +357,7 @@ class StepClassifier(nn.Module):
         self.backbone = backbone
 
     def forward(self, inputs: Tensor) -> Tensor:
+        """Samples `[B, ...]`, as the backbone reads them, to logits `[B, C]`."""
         return self.backbone.classify(self.backbone.features(inputs))
 
 
@@ -395,11 +396,12 @@ def _sampling(
         (is_other, evidence * (1 - own_share)),
     ):
         weights[chosen] = share / max(1, chosen.sum())
-    return weights / weights.sum()
+    answer: np.ndarray = weights / weights.sum()
+    return answer
 
 
 def varied(inputs: Tensor, spec: ComponentSpec) -> Tensor:
-    """Samples as float32, slightly changed, from torch's global generator.
+    """N samples `[N, ...]` as float32, slightly changed, from torch's global generator; the shape stays.
 
     Pictures are moved by up to a tenth, turned, scaled, brightened and given noise, all frames of a snippet
     alike; they are never mirrored, which would change digits and directions. Flow is moved, made faster or slower and

@@ -152,7 +152,7 @@ def _read_object(location: str) -> bytes:
 
 
 def read_tensors(content: bytes, location: str) -> dict[str, Tensor]:
-    """Names to tensors of a safetensors file or a saved state dict.
+    """Names to tensors `[...]`, each of the shape that it was saved in, of a safetensors file or a saved state dict.
 
     A dictionary around it (`state_dict`, `model_state`, ...) and the `module.` of parallel training are taken off.
     Raises `DataError` for anything else; nothing in the file is run.
@@ -187,7 +187,7 @@ def load_trunk(
     *,
     with_classifier: bool = True,
 ) -> None:
-    """Puts the tensors into the trunk, and into what classifies behind it.
+    """Puts the tensors, `[...]` as in the trunk's state, into the trunk, and into what classifies behind it.
 
     Raises `DataError` that lists what is missing, unexpected or misshapen.
     """

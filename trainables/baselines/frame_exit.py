@@ -199,7 +199,8 @@ class FrameExit(Method):
 
     def _gate(self, position: int, before: Tensor, state: Tensor) -> Tensor:
         """Logit of stopping, `[B]`, from the maximum `[B, P]` without and with the newest frame."""
-        return self.gates[position](torch.cat([before, state], dim=-1))[:, 0]
+        answer: Tensor = self.gates[position](torch.cat([before, state], dim=-1))[:, 0]
+        return answer
 
     def _scores(self, position: int, state: Tensor) -> Tensor:
         return probabilities(self.classifiers[position](state), self.multi_label)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from paretovid.trainables.cost import ComponentCost
+from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.layers.coarse_to_fine import COARSE, FINE, LOOKED_COARSE
 from paretovid.trainables.layers.frame_classifier import FrameScores, mark_looked
@@ -124,14 +125,14 @@ class TopK(Method, ChecksFeatures, NeedsFiles):
             self.saved.check_features(features)
 
     @classmethod
-    def located(cls, model: Mapping[str, object]) -> dict[str, object]:
+    def located(cls, model: JsonObject) -> JsonObject:
         return located(model)
 
     @classmethod
-    def by_content(cls, model: Mapping[str, object]) -> dict[str, object]:
+    def by_content(cls, model: JsonObject) -> JsonObject:
         return by_content(model)
 
-    def portable(self, model: Mapping[str, Any]) -> dict[str, Any]:
+    def portable(self, model: JsonObject) -> JsonObject:
         if self.saved is None:
             return dict(model)
         return {**model, "selector": self.saved.digest, "selector_shape": asdict(self.saved.shape)}
@@ -157,7 +158,8 @@ class TopK(Method, ChecksFeatures, NeedsFiles):
         features = torch.stack([provider.read(COARSE, index, index >= 0) for index in indices], dim=1)
         for name, count in self.selector.calls(valid).items():
             provider.charge(name, count)
-        return self.selector(features, valid)
+        answer: Tensor = self.selector(features, valid)
+        return answer
 
     def run(self, provider: Provider, setting: Setting) -> Outcome:
         provider.expect(COARSE)

@@ -95,7 +95,8 @@ class _MemoryScores(nn.Module):
 
     def of_batch(self, batch: Batch) -> Tensor:
         """The same in training."""
-        return self(self.memory.remember(batch.features[self.memory.source], batch.mask.sum(dim=1)))
+        answer: Tensor = self(self.memory.remember(batch.features[self.memory.source], batch.mask.sum(dim=1)))
+        return answer
 
     def read(self, provider: Provider, decisions: Tensor) -> tuple[Memory, Tensor]:
         """The memory and the same from a provider, each entry paid once and noted in the decisions `[B, T]`."""

@@ -111,4 +111,5 @@ def _mel_filters(bands: int) -> np.ndarray:
     rising = (frequency - centre) / np.maximum(centre - left, bin_hz) + 1.0
     falling = 1.0 - (frequency - centre) / np.maximum(right - centre, bin_hz)
     triangles = np.clip(np.minimum(rising, falling), 0.0, None)
-    return (triangles / triangles.sum(1, keepdims=True)).astype(np.float32)
+    answer: np.ndarray = (triangles / triangles.sum(1, keepdims=True)).astype(np.float32)
+    return answer

@@ -53,4 +53,5 @@ def _mel_filters(bands: int) -> np.ndarray:
     rising, falling = (places - left) / (centre - left), (right - places) / (right - centre)
     triangles = np.clip(np.minimum(rising, falling), 0.0, None)
     triangles[:, 0] = 0.0
-    return triangles
+    answer: np.ndarray = triangles
+    return answer

@@ -184,7 +184,8 @@ def _read_manifest(root: Path) -> Mapping[str, Any]:
     found = described.get("format") if isinstance(described, dict) else None
     if found != _FORMAT:
         raise DataError(f"{path} has format {found!r}", f"Readable is format {_FORMAT}. {_MAKE} again.")
-    return described
+    answer: Mapping[str, Any] = described
+    return answer
 
 
 def _parse(root: Path, described: Mapping[str, Any]) -> Dataset:

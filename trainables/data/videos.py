@@ -442,7 +442,7 @@ def read_all_steps(
 
 
 def read_steps(reader: VideoReader, specs: Mapping[str, InputSpec]) -> dict[str, np.ndarray]:
-    """As `read_all_steps`, of an open reader, whose notes the caller then has."""
+    """As `read_all_steps`, `[T, ...]` per input, of an open reader, whose notes the caller then has."""
     steps = [
         {key: reader.read(step, spec) for key, spec in specs.items()} for step in range(reader.num_steps)
     ]
@@ -470,7 +470,10 @@ def open_container(source: Path | str | bytes, name: str) -> InputContainer:
 
 def _open(file: Any, name: str) -> InputContainer:
     try:
-        return av.open(file, "r", options={"format_whitelist": _FORMATS}, metadata_errors="replace")
+        answer: InputContainer = av.open(
+            file, "r", options={"format_whitelist": _FORMATS}, metadata_errors="replace"
+        )
+        return answer
     except ObjectStoreError:
         raise  # a bucket that is away says nothing of the video
     except (av.error.FFmpegError, OSError) as error:

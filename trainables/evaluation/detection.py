@@ -171,7 +171,8 @@ def overlaps(first: Floats, second: Floats) -> Floats:
     hulls = np.maximum(first[:, None, 1], second[None, :, 1]) - np.minimum(
         first[:, None, 0], second[None, :, 0]
     )
-    return np.maximum(ends - starts, 0.0) / hulls
+    answer: Floats = np.maximum(ends - starts, 0.0) / hulls
+    return answer
 
 
 def _assign(overlap: Floats, limits: Floats, evaluator: Evaluator) -> NDArray[np.bool_]:

@@ -77,6 +77,8 @@ class Measured:
         """The figures of an operating point: all mAP variants, top-1, cost and usage.
 
         Arguments:
+            targets: of N videos, `[N, C]`.
+            num_steps: `[N]`.
             used_above: decisions above this count as usage; 0 for a method of one source, which has no cheaper one.
             instances: of the N videos; with detections, their mAP over overlaps (`thumos`) comes first.
             dataset: one with several labels a video has the figures of its own evaluation as well.
@@ -112,7 +114,11 @@ def _shares(stopped_by: NDArray[np.int8]) -> dict[str, float]:
 def multi_label_figures(
     scores: NDArray[np.float64], targets: NDArray[Any], dataset: Dataset
 ) -> dict[str, float]:
-    """`map_charades`, unless a class has no positive, and `map_category_<name>` where classes have categories."""
+    """`map_charades`, unless a class has no positive, and `map_category_<name>` where classes have categories.
+
+    Arguments:
+        scores, targets: of N videos, `[N, C]`.
+    """
     charades = map_charades(scores, targets)
     found = {} if np.isnan(charades) else {"map_charades": charades}
     by_category = map_by_category(scores, targets, dataset.classes, dataset.class_groups)

@@ -49,13 +49,19 @@ def resampled_maps(scores: Floats, targets: Floats, weights: NDArray[np.float32]
     present = total > 0
     average = (precision * drawn) @ member / np.maximum(total, 1)
     share = float((targets.sum(axis=0) > 0).mean())
-    return share * average.sum(axis=1, dtype=np.float64) / np.maximum(present.sum(axis=1), 1)
+    answer: Floats = share * average.sum(axis=1, dtype=np.float64) / np.maximum(present.sum(axis=1), 1)
+    return answer
 
 
 def map_interval(
     scores: Floats, targets: Floats, weights: NDArray[np.float32], level: float = 0.95
 ) -> tuple[float, float]:
-    """Percentile interval (low, high) of the paper mAP over videos."""
+    """Percentile interval (low, high) of the paper mAP over videos.
+
+    Arguments:
+        scores, targets: of N videos, `[N, C]`.
+        weights: how often each resample has each video, `[R, N]`.
+    """
     low, high = np.quantile(resampled_maps(scores, targets, weights), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
@@ -63,7 +69,11 @@ def map_interval(
 def detection_interval(
     detections: Detections, truth: GroundTruth, weights: NDArray[np.float32], level: float = 0.95
 ) -> tuple[float, float]:
-    """Percentile interval (low, high) over videos of the mAP over overlaps of 0.1 to 0.7 (`map_iou_0.1_0.7`)."""
+    """Percentile interval (low, high) over videos of the mAP over overlaps of 0.1 to 0.7 (`map_iou_0.1_0.7`).
+
+    Arguments:
+        weights: how often each resample has each of the N videos, `[R, N]`.
+    """
     values = resampled_map_iou(detections, truth, THUMOS_THRESHOLDS, weights)
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

@@ -42,7 +42,8 @@ def average_precision_paper(scores: Floats, targets: Floats) -> Floats:
     """`[C]`: mean precision at the positives, 0 for a class without any."""
     hits = _ranked_hits(scores, targets)
     positives = hits.sum(axis=0)
-    return (_precision(hits) * hits).sum(axis=0) / np.maximum(positives, 1)
+    answer: Floats = (_precision(hits) * hits).sum(axis=0) / np.maximum(positives, 1)
+    return answer
 
 
 def average_precision_present_only(scores: Floats, targets: Floats) -> Floats:
@@ -89,7 +90,7 @@ def _checked(scores: Floats, targets: Floats) -> tuple[Floats, Floats]:
 
 
 def mean_average_precision(scores: Floats, targets: Floats, variant: str = "paper") -> float:
-    """mAP of `scores [N, C]` against 0/1 `targets [N, C]`.
+    """mAP of scores `[N, C]` against 0/1 targets `[N, C]`.
 
     Raises `UnknownNameError` for another variant, `NonFiniteError` for NaN scores, `DataError` for an empty
     split or one in which no class has a positive.
@@ -103,7 +104,7 @@ def mean_average_precision(scores: Floats, targets: Floats, variant: str = "pape
 
 
 def map_charades(scores: Floats, targets: Floats) -> float:
-    """The Charades evaluation: as `present_only`, but a video without any label comes last for every class.
+    """The Charades evaluation of `[N, C]` scores: as `present_only`, but a video without any label comes last.
 
     NaN if a class has no positive, as the official script gives.
     """
@@ -120,6 +121,7 @@ def map_by_category(
     """Category to the `present_only` mAP of its classes over the videos that have one of them (HVU, mmaction2).
 
     Arguments:
+        scores, targets: `[N, C]`.
         classes: names of the C columns.
         categories: class name to category; classes without one are left out, and categories without a positive.
     """
@@ -135,7 +137,7 @@ def map_by_category(
 
 
 def top1(scores: Floats, targets: Floats) -> float:
-    """Share of videos whose highest score is one of their classes (HIT@1)."""
+    """Share of N videos whose highest score is one of their classes (HIT@1); both arguments `[N, C]`."""
     scores, targets = _checked(scores, targets)
     return float(targets[np.arange(len(scores)), scores.argmax(axis=1)].mean())
 
@@ -153,7 +155,7 @@ def _resamples(count: int, num_videos: int, seed: int) -> NDArray[np.int64]:
 def bootstrap_map_interval(
     scores: Floats, targets: Floats, resamples: int = 500, seed: int = 0, level: float = 0.95
 ) -> tuple[float, float]:
-    """Percentile interval of the paper mAP over videos: (low, high), fractions."""
+    """Percentile interval of the paper mAP of `[N, C]` scores over the N videos: (low, high), fractions."""
     scores, targets = _checked(scores, targets)
     # Classes that the whole split misses count 0 in the paper's mean, so they scale every resample alike.
     share = float((targets.sum(axis=0) > 0).mean())
@@ -165,7 +167,7 @@ def bootstrap_map_interval(
 def bootstrap_map_difference(
     first: Floats, second: Floats, targets: Floats, resamples: int = 500, seed: int = 0, level: float = 0.95
 ) -> tuple[float, float, float]:
-    """Paired difference of paper mAPs, first - second, on the same videos: (mean, low, high)."""
+    """Paired difference of paper mAPs, first - second, of `[N, C]` scores of the same videos: (mean, low, high)."""
     first, targets = _checked(first, targets)
     second, _ = _checked(second, targets)
     differences = [

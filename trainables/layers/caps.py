@@ -105,7 +105,7 @@ def complete(setting: Setting) -> dict[str, float | str]:
 
 
 def within(macs: Tensor, max_gflops: float) -> Tensor:
-    """Whether costs in multiply-accumulates, of any shape, are at most a cap in GFLOPs."""
+    """Whether costs `[...]` in multiply-accumulates are at most a cap in GFLOPs: bool, in the same shape."""
     # As `CostTable.gflops` computes it, in float64: against a number PyTorch would compare integers in float32.
     return macs.to(torch.float64) / 1e9 <= max_gflops
 
@@ -139,7 +139,7 @@ class Cap:
         return self.is_set and self.rule == STOP
 
     def fits(self, macs: Tensor) -> Tensor:
-        """Whether each cost, of any shape, is within the cap."""
+        """Whether each cost `[...]` in multiply-accumulates is within the cap: bool, in the same shape."""
         return within(macs, self.max_gflops) if self.is_set else torch.ones_like(macs, dtype=torch.bool)
 
     def check(self, cheapest: int, look: str) -> None:

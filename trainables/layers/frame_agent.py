@@ -201,7 +201,8 @@ class FrameAgent(nn.Module):
             inputs.append(self.memory.context(memory, state[0]))
         if self.place_width:
             inputs.append(positional_encoding(place * PLACE_WIDTH, self.place_width))
-        return self.cell(torch.cat(inputs, dim=-1), state)
+        answer: Tensor = self.cell(torch.cat(inputs, dim=-1), state)
+        return answer
 
     def walk(self, batch: Batch, num_steps: int, repeats: int = 1) -> Walk:
         """Training: `num_steps` steps through every video, `repeats` times each, all features present.

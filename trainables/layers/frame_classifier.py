@@ -54,7 +54,8 @@ class FrameScores(nn.Module):
     def mean(self, batch: Batch) -> Tensor:
         """Each video's score over all its frames, `[B, C]`."""
         scores = self(batch.features) * batch.mask[..., None]
-        return scores.sum(dim=1) / batch.mask.sum(dim=1, keepdim=True)
+        answer: Tensor = scores.sum(dim=1) / batch.mask.sum(dim=1, keepdim=True)
+        return answer
 
     def loss(self, batch: Batch) -> Loss:
         """Of the mean score against the video's label."""

@@ -47,11 +47,11 @@ class FramePolicy(nn.Module, ABC):
 
     @abstractmethod
     def sample(self, hidden: Tensor, view: View) -> tuple[Tensor, Tensor]:
-        """An action and the place that it stands for, `[B]` each; training."""
+        """An action and the place that it stands for, `[B]` each, in states `[B, H]`; training."""
 
     @abstractmethod
     def best(self, hidden: Tensor, view: View) -> Tensor:
-        """The place `[B]` that the policy thinks best; evaluation."""
+        """The place `[B]` that the policy thinks best in states `[B, H]`; evaluation."""
 
     @abstractmethod
     def log_probability(self, hidden: Tensor, actions: Tensor, views: Sequence[View]) -> Tensor:

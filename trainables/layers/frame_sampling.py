@@ -47,7 +47,7 @@ def random_steps(num_steps: Tensor, video_keys: Tensor, num_frames: int) -> list
 
 
 def sampled_steps(sampling: Sampling, num_steps: Tensor, video_keys: Tensor, num_frames: int) -> list[Tensor]:
-    """`uniform_steps` or `random_steps`."""
+    """`uniform_steps` or `random_steps` of videos with `[B]` steps: `[B]` per frame, -1 where there is none."""
     if sampling == "uniform":
         return uniform_steps(num_steps, num_frames)
     return random_steps(num_steps, video_keys, num_frames)

@@ -168,7 +168,11 @@ def co_activity_loss(
 def head_loss(
     head: LocalizationHead, features: Tensor, batch: Batch, config: HeadConfig
 ) -> tuple[Tensor, Tensor]:
-    """Multiple-instance and co-activity loss of one head, both weighted: what is minimised is their sum."""
+    """Multiple-instance and co-activity loss of one head, both weighted scalars: what is minimised is their sum.
+
+    Arguments:
+        features: `[B, T, D]`.
+    """
     embedded, logits = head(features)
     instance = multiple_instance_loss(
         best_clips_mean(logits, batch.mask, config.clips_per_best), batch.targets

@@ -68,7 +68,7 @@ class Clips:
 
     @classmethod
     def of(cls, num_steps: Tensor, clips: int) -> Clips:
-        """`clips` of each video, or as many as it has steps."""
+        """`clips` of each video, or as many as it has steps (`num_steps` `[B]`)."""
         return cls(tuple(uniform_steps(num_steps, clips)), num_steps.clamp(max=clips))
 
     def index(self) -> Tensor:

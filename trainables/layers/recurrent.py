@@ -36,7 +36,8 @@ class Cell(nn.Module):
     def forward(self, inputs: Tensor, state: Tensor) -> Tensor:
         """`[B, D]` inputs and `[S, B, H]` state to the next state."""
         if self.num_states == 1:
-            return self.cell(inputs, state[0])[None]
+            answer: Tensor = self.cell(inputs, state[0])[None]
+            return answer
         return torch.stack(self.cell(inputs, (state[0], state[1])))
 
 
@@ -56,7 +57,8 @@ class Projection(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """`[..., D]` to `[..., P]`."""
-        return self.layers(features)
+        answer: Tensor = self.layers(features)
+        return answer
 
 
 def synchronize(state: Tensor, below: Tensor) -> Tensor:

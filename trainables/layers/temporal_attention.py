@@ -54,7 +54,8 @@ class SelfAttention(nn.Module):
         """`[B, T, D]` and `[B, T]` bool to `[B, T, D]`; what comes out at closed timesteps means nothing."""
         logits = torch.bmm(self.query(features), self.key(features).transpose(1, 2)) * self.scale
         weights = torch.softmax(logits.masked_fill(~is_open[:, None], _MASKED), dim=-1)
-        return features + self.out(torch.bmm(weights, self.value(features)))
+        answer: Tensor = features + self.out(torch.bmm(weights, self.value(features)))
+        return answer
 
 
 def step_and_pair_macs(module: nn.Module, *example: Tensor) -> tuple[int, int]:
@@ -99,7 +100,8 @@ class VideoClassifier(nn.Module):
         """Logits `[B, C]` from projected timesteps `[B, T, P]` and gates `[B, T]`: 0 is closed, more is importance."""
         is_open = gates > 0
         attended = self.attention(projected * gates[..., None], is_open) * is_open[..., None]
-        return self.head(attended.sum(dim=1) / is_open.sum(dim=1, keepdim=True).clamp(min=1))
+        answer: Tensor = self.head(attended.sum(dim=1) / is_open.sum(dim=1, keepdim=True).clamp(min=1))
+        return answer
 
     def charge(self, provider: Provider, is_open: Tensor) -> None:
         """Counts one answer over the open timesteps `[B, T]`."""
@@ -194,7 +196,8 @@ class LstmClassifier(nn.Module):
         for step in range(projected.shape[1]):
             moved = self.cell(projected[:, step] * gates[:, step, None], state)
             state = torch.where((gates[:, step] > 0)[None, :, None], moved, state)
-        return self.head(state[0])
+        answer: Tensor = self.head(state[0])
+        return answer
 
     def calls(self, is_open: Tensor) -> dict[str, Tensor]:
         """Component to calls `[B]` of one answer."""

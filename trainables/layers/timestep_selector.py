@@ -28,6 +28,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from paretovid.trainables.cost import ComponentCost
+from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.layers.recurrent import Projection
 from paretovid.trainables.layers.temporal_attention import SelfAttention, step_and_pair_macs
@@ -64,13 +65,15 @@ class SelectorShape:
 
 
 def clipped_sigmoid(logits: Tensor) -> Tensor:
-    """Figure 3: the sigmoid where it is at least 0.5, else 0 without gradient."""
+    """Figure 3: the sigmoid of `[...]` logits where it is at least 0.5, else 0 without gradient."""
     opened = torch.sigmoid(logits)
     return opened * (opened >= CLIP)
 
 
 def logistic_noise(like: Tensor) -> Tensor:
-    """The difference of two Gumbel variables, which is what "Gumbel noise" means for a gate of two states."""
+    """The difference of two Gumbel variables, which is what "Gumbel noise" means for a gate of two states; `[...]` as
+    `like`.
+    """
     uniform = torch.rand_like(like).clamp(1e-6, 1 - 1e-6)
     return torch.logit(uniform)
 
@@ -150,7 +153,8 @@ class TimestepSelector(nn.Module):
         if self.context is not None:
             x = self.context(x, valid)
         similarities = x @ self.kernels.T
-        return self.gate(similarities).squeeze(-1)
+        answer: Tensor = self.gate(similarities).squeeze(-1)
+        return answer
 
     def gates(self, alpha: Tensor, valid: Tensor, temperature: float) -> Tensor:
         """Training: z `[B, T]` with noise. Where noise closes all of a video, the best one keeps its sigmoid."""
@@ -258,7 +262,7 @@ class SavedSelector:
             )
 
 
-def by_content(model: Mapping[str, object]) -> dict[str, object]:
+def by_content(model: JsonObject) -> JsonObject:
     """A configuration's fields with the digest of its `selector` in place of the folder (`NeedsFiles.by_content`)."""
     named = model.get("selector")
     if not isinstance(named, str) or not named:
@@ -267,7 +271,7 @@ def by_content(model: Mapping[str, object]) -> dict[str, object]:
     return {**model, "selector": named if saved is None else saved.digest}
 
 
-def located(model: Mapping[str, object]) -> dict[str, object]:
+def located(model: JsonObject) -> JsonObject:
     """A configuration's fields with the absolute folder of its `selector` (`NeedsFiles.located`)."""
     named = model.get("selector")
     if not named or str(named).startswith(DIGEST):

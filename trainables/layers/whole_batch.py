@@ -30,14 +30,14 @@ class _Sum(torch.autograd.Function):
 
 
 def sum_over_workers(values: Tensor, workers: int) -> Tensor:
-    """`values` of all workers added up, in the same shape; differentiable. All workers must call it, in turn.
+    """`values` `[...]` of all workers added up, in the same shape; differentiable. All workers must call it, in turn.
 
     Arguments:
         workers: as `Batch.workers`; 1: `values` themselves.
     """
     if workers == 1:
         return values
-    return _Sum.apply(values)  # type: ignore[no-any-return, no-untyped-call]
+    return _Sum.apply(values)  # type: ignore[no-any-return]
 
 
 def rows_of_all_workers(values: Tensor, workers: int) -> Tensor:

@@ -208,9 +208,13 @@ def paper_patience(mu: float, steps: int) -> int:
 def relative_entropy(scores: Tensor, multi_label: bool) -> Tensor:
     """Entropy of `[B, C]` probabilities as a share of the largest possible, `[B]`; multi-label: mean over classes."""
     if multi_label:
-        return (torch.special.entr(scores) + torch.special.entr(1 - scores)).mean(dim=-1) / math.log(2)
+        answer: Tensor = (torch.special.entr(scores) + torch.special.entr(1 - scores)).mean(
+            dim=-1
+        ) / math.log(2)
+        return answer
     # A single class leaves nothing to doubt.
-    return torch.special.entr(scores).sum(dim=-1) / math.log(max(2, scores.shape[-1]))
+    answer = torch.special.entr(scores).sum(dim=-1) / math.log(max(2, scores.shape[-1]))
+    return answer
 
 
 @register
@@ -252,7 +256,8 @@ class AdaFrame(Method):
 
     def _utility(self, hidden: Tensor) -> Tensor:
         """V_t as estimated from `[..., H]`, `[...]`."""
-        return self.agent.deciders["utility"](hidden).squeeze(-1)
+        answer: Tensor = self.agent.deciders["utility"](hidden).squeeze(-1)
+        return answer
 
     def loss(self, batch: Batch, progress: Progress) -> Loss:
         config = self.config

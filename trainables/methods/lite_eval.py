@@ -157,7 +157,8 @@ class LiteEval(Method):
 
         def decide(_: int, seen: Tensor) -> Tensor:
             logits = self.gate(seen)
-            return logits[:, 1] + offset > logits[:, 0]
+            answer: Tensor = logits[:, 1] + offset > logits[:, 0]
+            return answer
 
         gate = Gate(decide=decide, component=f"{self.name}.gate")
         return run_setting(self.network, provider, gate, setting, Cap.of(setting, self))

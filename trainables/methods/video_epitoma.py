@@ -46,6 +46,7 @@ import torch
 from torch import Tensor
 
 from paretovid.trainables.cost import ComponentCost, deterministic_eval
+from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.errors import NonFiniteError, UsageError
 from paretovid.trainables.layers.coarse_to_fine import COARSE, FINE, LOOKED_COARSE, LOOKED_FINE
 from paretovid.trainables.layers.frame_sampling import uniform_steps
@@ -321,14 +322,14 @@ class VideoEpitoma(Method, ChecksFeatures, Exports, NeedsFiles, Warns):
             save_selector(folder / SELECTOR_FOLDER, self.selector, self.config.shape, about)
 
     @classmethod
-    def located(cls, model: Mapping[str, object]) -> dict[str, object]:
+    def located(cls, model: JsonObject) -> JsonObject:
         return located(model)
 
     @classmethod
-    def by_content(cls, model: Mapping[str, object]) -> dict[str, object]:
+    def by_content(cls, model: JsonObject) -> JsonObject:
         return by_content(model)
 
-    def portable(self, model: Mapping[str, Any]) -> dict[str, Any]:
+    def portable(self, model: JsonObject) -> JsonObject:
         if self.saved is None:
             return dict(model)
         shape = self.saved.shape

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 from paretovid.trainables.catalog import method_class
 from paretovid.trainables.config import typed_config
-from paretovid.trainables.documents import Fields, JsonValue
+from paretovid.trainables.documents import Fields, JsonObject, JsonValue
 from paretovid.trainables.method import NeedsFiles
 from paretovid.trainables.provenance import code_version
 from paretovid.trainables.ranges import Count, Decay, Finite, Positive, Range, Seed, check_ranges
@@ -42,7 +41,7 @@ class TrialConfig:
     sweep: str
     trial: str
     method: str
-    model: Mapping[str, object] = field(default_factory=dict)
+    model: JsonObject = field(default_factory=dict)
     """Fields of the method's Config, the knobs' values included."""
     training_knobs: dict[str, Finite | str] = field(default_factory=dict)
     """The knobs as the search knows them (`gamma`), for the record."""

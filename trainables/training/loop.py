@@ -71,7 +71,8 @@ def _rate(fraction: float, warmup: float) -> float:
     """One rise and one cosine fall of the learning rate, between 0 and 1."""
     if fraction < warmup:
         return max(fraction / warmup, 1e-3)
-    return max(0.5 * (1 + np.cos(np.pi * (fraction - warmup) / (1 - warmup))), 1e-3)
+    answer: float = max(0.5 * (1 + np.cos(np.pi * (fraction - warmup) / (1 - warmup))), 1e-3)
+    return answer
 
 
 def _share(chosen: Any, rank: int, world_size: int) -> Any:

@@ -18,15 +18,15 @@ from ray import tune
 
 from paretovid.infra.placement import GIB, TrialResources
 from paretovid.infra.ray_cluster import Cluster
-from paretovid.platform.execution import launcher as launch
 from paretovid.platform.execution.context import _finite, keep_checkpoint, kept_checkpoint
-from paretovid.platform.execution.heartbeat import ALIVE_FILE, STOP_FILE, Signs, ask_to_stop, take_back_stop
-from paretovid.platform.execution.launcher import launch_trials
+from paretovid.platform.execution.heartbeat import Signs, ask_to_stop, take_back_stop
+from paretovid.platform.execution.launcher import launch_lock, launch_trials
 from paretovid.platform.execution.outcome import FixedTrial, TrialCallback
 from paretovid.platform.execution.stopping import StopSwitch, SweepStopped, on_signals
 from paretovid.platform.execution.watchdog import cause_of_death, killed_for_memory
 from paretovid.platform.search.study import ParetoStudy
-from paretovid.platform.storage.documents import read_document
+from paretovid.platform.storage.documents import read_json_object
+from paretovid.platform.storage.home import SweepPaths, TrialPaths
 from paretovid.search_spaces.schema import KnobConfig
 from paretovid.trainables.errors import NonFiniteError, ParetovidError, UsageError
 from paretovid.trainables.evaluation.results import TrialResult
@@ -138,7 +138,11 @@ def test_fixed_and_searched_trials_share_reused_processes(shared_cluster: Cluste
     watching = Watching(seen)
     searched = study(tmp_path, 6)
     summary = launch_trials(
-        make_trainable(tmp_path), storage=tmp_path / "s", study=searched, fixed=[FIXED], callback=watching
+        make_trainable(tmp_path),
+        sweep=SweepPaths(tmp_path / "s"),
+        study=searched,
+        fixed=[FIXED],
+        callback=watching,
     )
     assert (summary.succeeded, summary.failed, summary.is_out_of_time) == (7, 0, False)
     assert set(seen) == {"uniform", *(f"t{i:04d}" for i in range(6))}
@@ -148,7 +152,10 @@ def test_fixed_and_searched_trials_share_reused_processes(shared_cluster: Cluste
     assert {("uniform", 1.0), ("t0000", 3.0)} <= set(watching.progress)
     assert not list((tmp_path / "s").rglob("checkpoint-*"))
     # Nothing is left to do, which is no error and no interrupt.
-    assert launch_trials(make_trainable(tmp_path), storage=tmp_path / "s", study=searched).succeeded == 0
+    assert (
+        launch_trials(make_trainable(tmp_path), sweep=SweepPaths(tmp_path / "s"), study=searched).succeeded
+        == 0
+    )
 
 
 @pytest.mark.ray
@@ -160,7 +167,7 @@ def test_failures_of_every_kind_do_not_end_the_sweep(shared_cluster: Cluster, tm
     searched = study(tmp_path, 5)
     summary = launch_trials(
         make_trainable(tmp_path),
-        storage=tmp_path / "s",
+        sweep=SweepPaths(tmp_path / "s"),
         study=searched,
         fixed=fixed,
         **watched(seen, act=act),
@@ -186,7 +193,7 @@ def test_a_sweep_in_which_all_fail_says_why(shared_cluster: Cluster, tmp_path: P
     ) as caught:
         launch_trials(
             make_trainable(tmp_path),
-            storage=tmp_path / "s",
+            sweep=SweepPaths(tmp_path / "s"),
             study=study(tmp_path, 2, max_failures=0),
             **watched({}, act_all="raise"),
         )
@@ -201,7 +208,7 @@ def test_several_workers_are_a_train_run(shared_cluster: Cluster, tmp_path: Path
     searched = study(tmp_path, 2, max_failures=0)
     summary = launch_trials(
         make_trainable(tmp_path),
-        storage=tmp_path / "s",
+        sweep=SweepPaths(tmp_path / "s"),
         study=searched,
         resources=TrialResources(workers=2),
         **watched(seen, act={"t0001": "diverge"}),
@@ -217,12 +224,12 @@ def test_several_workers_are_a_train_run(shared_cluster: Cluster, tmp_path: Path
 def test_no_room_and_no_second_driver(shared_cluster: Cluster, tmp_path: Path) -> None:
     trainable = make_trainable(tmp_path)
     with pytest.raises(UsageError, match=r"1 nodes \(.*2 CPU.*no room for a trial of 3 x \(1 CPU"):
-        launch_trials(trainable, storage=tmp_path / "s", resources=TrialResources(workers=3))
+        launch_trials(trainable, sweep=SweepPaths(tmp_path / "s"), resources=TrialResources(workers=3))
     with (
-        launch.alone(tmp_path / "s"),
+        launch_lock(SweepPaths(tmp_path / "s")),
         pytest.raises(UsageError, match="running already"),
     ):
-        launch_trials(trainable, storage=tmp_path / "s")
+        launch_trials(trainable, sweep=SweepPaths(tmp_path / "s"))
 
 
 @pytest.mark.ray
@@ -246,7 +253,11 @@ def test_a_run_that_ray_ends_for_memory_is_taken_up_again(
     monkeypatch.setattr(tune.Tuner, "fit", killed_once)
     searched = study(tmp_path, 2)
     summary = launch_trials(
-        make_trainable(tmp_path), storage=tmp_path / "s", study=searched, **watched(seen), concurrent=1
+        make_trainable(tmp_path),
+        sweep=SweepPaths(tmp_path / "s"),
+        study=searched,
+        **watched(seen),
+        concurrent=1,
     )
     assert (summary.succeeded, len(calls)) == (2, 2)
     assert searched._study.trials[0].user_attrs["failures"] == 1
@@ -257,7 +268,10 @@ def test_a_run_that_ray_ends_for_memory_is_taken_up_again(
     monkeypatch.setattr(tune.Tuner, "fit", broken)
     with pytest.raises(RuntimeError, match="a bug"):
         launch_trials(
-            make_trainable(tmp_path), storage=tmp_path / "s", study=study(tmp_path, 3), **watched({})
+            make_trainable(tmp_path),
+            sweep=SweepPaths(tmp_path / "s"),
+            study=study(tmp_path, 3),
+            **watched({}),
         )
 
 
@@ -265,7 +279,7 @@ def test_a_run_that_ray_ends_for_memory_is_taken_up_again(
 def test_time_limit_starts_nothing_more(shared_cluster: Cluster, tmp_path: Path) -> None:
     summary = launch_trials(
         make_trainable(tmp_path),
-        storage=tmp_path / "s",
+        sweep=SweepPaths(tmp_path / "s"),
         study=study(tmp_path, 3),
         hours=1e-9,
         **watched({}),
@@ -279,14 +293,15 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 from test_launcher import make_trainable, study, watched
 from paretovid.infra.ray_cluster import connect
-from paretovid.platform.execution.launcher import launch_trials
+from paretovid.platform.execution.launcher import launch_lock, launch_trials
 from paretovid.platform.execution.stopping import StopSwitch, SweepStopped, on_signals
+from paretovid.platform.storage.home import SweepPaths
 folder = Path({folder!r})
 seen, switch = {{}}, StopSwitch()
 with on_signals(switch, lambda text: print(text.strip(), flush=True)), connect(cpus=2):
     switch.arm()
     try:
-        launch_trials(make_trainable(folder), storage=folder / "s", study=study(folder, 4),
+        launch_trials(make_trainable(folder), sweep=SweepPaths(folder / "s"), study=study(folder, 4),
                       **watched(seen, hold={hold!r}), switch=switch)
     except SweepStopped as stopped:
         print(stopped.reason, flush=True)
@@ -314,7 +329,9 @@ def wait_for_checkpoints(folder: Path, number: int) -> None:
 def check_goes_on(folder: Path) -> None:
     """In this process, on its cluster, whatever the first one was."""
     seen: dict[str, Any] = {}
-    launch_trials(make_trainable(folder), storage=folder / "s", study=study(folder, 4), **watched(seen))
+    launch_trials(
+        make_trainable(folder), sweep=SweepPaths(folder / "s"), study=study(folder, 4), **watched(seen)
+    )
     began = {name: result["first"] for name, result in seen.items()}
     assert began == {"t0000": 2, "t0001": 2, "t0002": 0, "t0003": 0}
     counts = study(folder, 4).counts()
@@ -340,7 +357,7 @@ def test_a_signal_ends_the_run_in_order_and_it_goes_on_from_checkpoints(
         with pytest.raises(SweepStopped, match="interrupted by ctrl-C") as stopped:
             launch_trials(
                 make_trainable(tmp_path),
-                storage=tmp_path / "s",
+                sweep=SweepPaths(tmp_path / "s"),
                 study=study(tmp_path, 4),
                 **watched({}, hold="listens"),
                 switch=switch,
@@ -395,7 +412,7 @@ def test_a_trial_that_hangs_is_ended_and_goes_on_from_its_checkpoint(
     arguments = watched(seen, act={"t0000": "hang once"})
     launch_trials(
         make_trainable(tmp_path),
-        storage=tmp_path / "s",
+        sweep=SweepPaths(tmp_path / "s"),
         study=study(tmp_path, 3),
         **arguments,
         hang_seconds=3,
@@ -412,7 +429,7 @@ def test_a_full_disk_ends_the_sweep_and_fails_no_trial(shared_cluster: Cluster, 
     def run() -> None:
         launch_trials(
             make_trainable(tmp_path),
-            storage=tmp_path / "s",
+            sweep=SweepPaths(tmp_path / "s"),
             study=study(tmp_path, 3, max_failures=0),
             **watched(seen, act=full),
             concurrent=1,
@@ -437,42 +454,44 @@ def test_what_ray_says_of_a_death_is_put_in_words() -> None:
 
 
 def test_only_the_process_that_ray_killed_for_memory_has_failed(tmp_path: Path) -> None:
-    Signs(tmp_path / "trials" / "t0000")
-    counted = killed_for_memory(f"1 worker(s) were killed: actor ID: 7, pid={os.getpid()}, memory", tmp_path)
-    other = killed_for_memory("1 worker(s) were killed: actor ID: 7, pid=1, memory used", tmp_path)
+    Signs(SweepPaths(tmp_path).trial("t0000"))
+    sweep = SweepPaths(tmp_path)
+    counted = killed_for_memory(f"1 worker(s) were killed: actor ID: 7, pid={os.getpid()}, memory", sweep)
+    other = killed_for_memory("1 worker(s) were killed: actor ID: 7, pid=1, memory used", sweep)
     assert (counted("t0000"), other("t0000")) == (True, False)
-    assert killed_for_memory("1 worker(s) were killed", tmp_path)("t0000")
+    assert killed_for_memory("1 worker(s) were killed", sweep)("t0000")
 
 
 def test_signs_of_life_and_the_wish_to_stop(tmp_path: Path) -> None:
-    folder = tmp_path / "trials" / "t0000"
-    mine = Signs(folder)
+    sweep = SweepPaths(tmp_path)
+    trial = sweep.trial("t0000")
+    mine = Signs(trial)
     assert mine.heartbeat({"epoch": 3.0}) is False
-    alive = read_document(folder / ALIVE_FILE)
+    alive = read_json_object(trial.heartbeat)
     assert alive is not None and (alive["pid"], alive["epoch"]) == (os.getpid(), 3.0)
-    ask_to_stop(tmp_path, "ctrl-C")
-    listening = Signs(folder)
+    ask_to_stop(sweep, "ctrl-C")
+    listening = Signs(trial)
     assert listening.heartbeat() is True
     assert not mine.is_mine, "the second one has claimed the trial"
     mine.end()
-    assert (folder / ALIVE_FILE).exists(), "it is not the first one's any more"
-    take_back_stop(tmp_path)
-    assert not (tmp_path / STOP_FILE).exists()
+    assert trial.heartbeat.exists(), "it is not the first one's any more"
+    take_back_stop(sweep)
+    assert not sweep.stop.exists()
     listening.end()
-    assert not (folder / ALIVE_FILE).exists()
+    assert not trial.heartbeat.exists()
 
 
 def test_checkpoints_are_whole_and_only_the_last_is_kept(tmp_path: Path) -> None:
-    folder, made = tmp_path / "t0000", tmp_path / "made"
+    trial, made = TrialPaths(tmp_path / "t0000"), tmp_path / "made"
     made.mkdir()
-    assert kept_checkpoint(folder) is None
+    assert kept_checkpoint(trial) is None
     for epoch in range(12):
         (made / "epoch").write_text(str(epoch))
-        keep_checkpoint(folder, made)
-    (folder / "checkpoint-000099.partial").mkdir()  # killed while copying
-    kept = kept_checkpoint(folder)
+        keep_checkpoint(trial, made)
+    (trial.folder / "checkpoint-000099.partial").mkdir()  # killed while copying
+    kept = kept_checkpoint(trial)
     assert kept is not None and (kept / "epoch").read_text() == "11"
-    assert len(list(folder.glob("checkpoint-*[0-9]"))) == 1
+    assert len(list(trial.folder.glob("checkpoint-*[0-9]"))) == 1
 
 
 def test_slots() -> None:

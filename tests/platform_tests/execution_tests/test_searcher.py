@@ -26,7 +26,7 @@ from paretovid.platform.execution.outcome import (
     outcome_text,
 )
 from paretovid.platform.execution.searcher import ParetoSearcher
-from paretovid.platform.search.study import MOST_LOSSES, ParetoStudy, Suggestion
+from paretovid.platform.search.study import MOST_LOSSES, ParetoStudy, Suggestion, number_of
 from paretovid.search_spaces.schema import KnobConfig
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.evaluation.results import Metrics, TrialResult
@@ -107,6 +107,10 @@ def test_anchors_then_published_then_sampler(tmp_path: Path) -> None:
     assert 0.25 <= float(asked[3].knobs["lambda"]) <= 8
     origins = [each.origin for each in asked]
     assert origins == ["anchor: dearest", "anchor: cheapest", "published", "published"] + ["tpe"] * 4
+
+
+def test_a_trials_name_holds_its_number_however_many_there_are() -> None:
+    assert [number_of(name) for name in ("t0000", "t0012", "t1000", "t12345")] == [0, 12, 1000, 12345]
 
 
 def test_a_quality_of_another_name_is_searched_under_that_name(tmp_path: Path) -> None:
@@ -324,7 +328,9 @@ def test_a_configuration_is_never_tried_twice(tmp_path: Path) -> None:
     assert not study.is_used_up
     asked = first + run(study)
     assert len({json.dumps(each.knobs, sort_keys=True) for each in asked}) == len(asked) == 6
+    stored_before = len(frozen(tmp_path))
     assert study.is_used_up and study.ask() is None
+    assert len(frozen(tmp_path)) <= stored_before + 1, "where nothing is left, drawing ends at once"
     counts = study.counts()
     assert (counts.complete, counts.failed, counts.running) == (6, 0, 0)
 
@@ -337,6 +343,13 @@ def test_losses_that_are_not_the_trials_fault_do_not_count_up_to_a_limit(tmp_pat
         assert study.report_failure("t0000", "its node was lost", is_infrastructure=True) == "again"
     study.ask()
     assert study.report_failure("t0000", "its node was lost", is_infrastructure=True) == "failed"
+
+
+def test_innocent_losses_use_up_no_failure_and_failures_no_loss(tmp_path: Path) -> None:
+    study = make(tmp_path, trials=1, max_failures=1)
+    for is_innocent, became in ((True, "again"), (False, "again"), (True, "again"), (False, "failed")):
+        study.ask()
+        assert study.report_failure("t0000", "it ended", is_infrastructure=is_innocent) == became
 
 
 def test_limit_reaches_the_study(tmp_path: Path) -> None:
@@ -361,6 +374,8 @@ def test_all_points_of_a_trial_are_beside_the_budget(tmp_path: Path) -> None:
     swept = [trial for trial in frozen(tmp_path) if "swept" in trial.user_attrs]
     assert [trial.values for trial in swept] == [[0.8, 3.0], [0.5, 1.0]]
     assert swept[0].params == first.knobs
+    # Above 0: it costs more than it may.
+    assert [trial.constraints["max_gflops"] for trial in swept] == [1.0, -1.0]
     assert make(tmp_path, trials=4).ask() is None
 
 

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from paretovid.platform.fronts.build import build_front, read_front
-from paretovid.platform.fronts.front import Front, FrontPoint
+from paretovid.platform.fronts.build import baseline_name, build_front, read_front
+from paretovid.platform.fronts.front import Front, FrontPoint, rounded_up
 from paretovid.platform.fronts.selection import choose
 from paretovid.platform.records.trial import read_sweep, read_trial
 from paretovid.platform.registry.promotion import _version_tags, number_gates
+from paretovid.platform.storage.home import SweepPaths
 from paretovid.platform.testing.sweeps import synthetic_sweep, write_sweep, write_trial
 from paretovid.platform.tracking.tags import near_front, trial_figures
 from paretovid.trainables.data.dataset import Event
@@ -48,7 +49,7 @@ def edited(trial: Path, point: int, split: str, **values: Any) -> None:
     (trial / "result.json").write_text(json.dumps(result))
 
 
-def two_points(tmp_path: Path) -> Path:
+def two_points(tmp_path: Path) -> SweepPaths:
     """A sweep of one trial with a cheap point and a dear one."""
     sweep = write_sweep(tmp_path / "sweeps" / "s")
     write_trial(sweep, "t0000", [(0.3, 0.01), (0.6, 0.05)])
@@ -69,7 +70,7 @@ def test_json_is_as_the_design_says(front: Front) -> None:
 
 def test_choice_looks_at_validation_only(tmp_path: Path) -> None:
     sweep = two_points(tmp_path)
-    trial = sweep / "trials" / "t0000"
+    trial = sweep.trial("t0000").folder
     edited(trial, 0, "val", map=0.9)
     edited(trial, 1, "val", map=0.8)  # worse and dearer on validation, however good on test
     edited(trial, 1, "test", map=0.99)
@@ -97,14 +98,14 @@ def test_caps_of_before_there_was_a_rule_keep_their_meaning(tmp_path: Path) -> N
 
 def test_shown_figures_are_those_of_the_split(tmp_path: Path) -> None:
     sweep = two_points(tmp_path)
-    edited(sweep / "trials" / "t0000", 0, "test", map=0.123)
+    edited(sweep.trial("t0000").folder, 0, "test", map=0.123)
     assert read_front([sweep]).front[0].shown.quality == 0.123
     assert read_front([sweep], split="val").front[0].shown.quality != 0.123
 
 
 def test_budget_holds_on_both_splits(tmp_path: Path) -> None:
     sweep = two_points(tmp_path)
-    edited(sweep / "trials" / "t0000", 1, "test", gflops=0.07)
+    edited(sweep.trial("t0000").folder, 1, "test", gflops=0.07)
     assert choose(read_front([sweep]), max_gflops=0.06).id == "t0000-p00"
 
 
@@ -148,7 +149,9 @@ def test_unreachable_map_says_what_the_best_is(front: Front) -> None:
 def test_unknown_point_lists_near_ones(front: Front) -> None:
     with pytest.raises(UnknownNameError) as error:
         choose(front, point="t0001-p09")
-    assert "t0001-p00" in error.value.hint.split("On the front")[0]
+    near, on_front = error.value.hint.split(" On the front: ")
+    assert near.startswith("Near it: t0001-p00, t0001-p01, ") and near.count(",") == 4
+    assert on_front == ", ".join(ids(front.front)[:8]) + "."
     assert choose(front, point="s1/t0001-p00").id == "t0001-p00"
 
 
@@ -179,7 +182,7 @@ def test_sweeps_on_other_data_do_not_join(tmp_path: Path) -> None:
 
 def test_sweep_without_a_finished_trial(tmp_path: Path) -> None:
     sweep = write_sweep(tmp_path / "sweeps" / "s", {"state": "failed"})
-    (sweep / "trials" / "t0000").mkdir(parents=True)
+    sweep.trial("t0000").folder.mkdir(parents=True)
     with pytest.raises(DataError, match="no trial of s has finished"):
         build_front([read_sweep(sweep)])
 
@@ -187,12 +190,12 @@ def test_sweep_without_a_finished_trial(tmp_path: Path) -> None:
 def test_missing_sweep_lists_what_there_is(tmp_path: Path) -> None:
     two_points(tmp_path)
     with pytest.raises(UnknownNameError) as error:
-        read_sweep(tmp_path / "sweeps" / "sx")
+        read_sweep(SweepPaths(tmp_path / "sweeps" / "sx"))
     assert "Known: s." in error.value.hint
 
 
 def test_damaged_results_are_named(tmp_path: Path) -> None:
-    trial = two_points(tmp_path) / "trials" / "t0000"
+    trial = two_points(tmp_path).trial("t0000").folder
     text = (trial / "result.json").read_text()
     (trial / "result.json").write_text(text[:100])
     with pytest.raises(DataError, match=r"result\.json"):
@@ -225,7 +228,7 @@ TEST: tuple[Figures, ...] = ((0.70, 1.5), (0.75, 2.5), (0.90, 3.5), (0.80, 3.25)
 
 
 def measured(
-    sweep: Path,
+    sweep: SweepPaths,
     trial: str,
     val: Sequence[Figures] = VAL,
     test: Sequence[Figures] = TEST,
@@ -254,7 +257,7 @@ def add_instances(trial: Path, points: int) -> None:
     save_file(tensors, trial / "scores.safetensors")
 
 
-def localization(tmp_path: Path, name: str = "s", gflops: float = 10.0) -> Path:
+def localization(tmp_path: Path, name: str = "s", gflops: float = 10.0) -> SweepPaths:
     """An empty sweep whose reference corner lies at this cost."""
     return write_sweep(tmp_path / "sweeps" / name, {"reference": {OVERLAP: 0.0, "gflops": gflops}})
 
@@ -384,3 +387,130 @@ def test_what_is_near_the_front_is_near_by_the_objective_on_validation(tmp_path:
     sweep = localization(tmp_path)
     measured(sweep, "t0000", (*VAL, (0.595, 2.5), (0.5, 2.6)), (*TEST, (0.1, 2.5), (0.99, 2.6)))
     assert ids(near_front(read_front([sweep]))) == [f"t0000-p0{i}" for i in range(5)]
+
+
+def test_baselines_are_called_by_their_variant(tmp_path: Path) -> None:
+    sweep = write_sweep(tmp_path / "sweeps" / "s")
+    for trial, model, name in (
+        ("b0000", {}, "uniform"),
+        ("b0001", {"with_coarse": True, "with_motion": False, "frames": 3}, "uniform+coarse"),
+        ("b0002", {"sampling": "random", "heavy": "motion", "flag": ""}, "uniform+motion+random"),
+        ("b0003", {"selector": "sha256:0", "weights": "a/b", "heavy": "motion"}, "uniform+motion"),
+        ("b0004", {"heavy": "uniform"}, "uniform"),
+    ):
+        folder = write_trial(sweep, trial, [(0.3, 0.01)], method="uniform", model=model)
+        assert baseline_name(read_trial(folder)) == name
+
+
+@pytest.mark.parametrize("bound", [0.0, -1.0, math.nan, math.inf])
+@pytest.mark.parametrize("name", ["max_gflops", "min_map"])
+def test_bounds_that_are_none_are_refused_by_name(front: Front, name: str, bound: float) -> None:
+    option = f"--{name.replace('_', '-')}"
+    with pytest.raises(UsageError, match=f"{option} must be a finite number above 0, not {bound}"):
+        if name == "max_gflops":
+            choose(front, max_gflops=bound)
+        else:
+            choose(front, min_map=bound)
+
+
+def test_refusals_name_the_nearest_point_of_those_that_another_bound_leaves(tmp_path: Path) -> None:
+    sweep = localization(tmp_path)
+    measured(sweep, "t0000")
+    front = read_front([sweep])
+    with pytest.raises(UsageError, match=r"0.9 on validation\n") as error:
+        choose(front, min_map=0.9)
+    assert error.value.hint == "The best is t0000-p03: 0.7000 at 4 GFLOPs."
+    with pytest.raises(UsageError, match=r"0.9 on validation with 3 GFLOPs") as error:
+        read_front([sweep], min_map=0.9, max_gflops=3.0)
+    assert error.value.hint == "The best is t0000-p01: 0.6000 at 2 GFLOPs."
+    with pytest.raises(
+        UsageError, match=r"costs 1.2 GFLOPs per video or less on validation and test"
+    ) as error:
+        choose(front, max_gflops=1.2)
+    # On test it costs more.
+    assert "t0000-p00 with 1.50 GFLOPs" in error.value.hint and "70.0 %" in error.value.hint
+    assert error.value.hint.endswith("give at least --max-gflops 1.50.")
+    with pytest.raises(UsageError, match=r"between 0 and 1, not 1.01"):
+        choose(front, min_map=1.01)
+    with pytest.raises(UsageError, match="1 on validation"):
+        choose(front, min_map=1.0)
+    for bounds in ({"max_gflops": 1.5}, {"min_map": 0.7}):  # reached is enough
+        assert len(read_front([sweep], **bounds).points) == 1
+
+
+def test_a_cost_that_is_shown_can_be_typed_back() -> None:
+    shown = {
+        1.23456: "1.24",
+        0.0123: "0.0123",
+        0.012301: "0.0124",
+        12.31: "12.4",
+        1234.0: "1240",
+        100.0: "100",
+    }
+    assert {value: rounded_up(value) for value in shown} == shown
+
+
+def test_the_best_of_each_baseline_is_that_of_validation_and_of_equals_the_cheapest(tmp_path: Path) -> None:
+    sweep = localization(tmp_path)
+    measured(sweep, "t0000")
+    measured(sweep, "b0000", ((0.5, 1.0), (0.6, 2.5), (0.6, 2.0)), TEST[:3], method="uniform")
+    measured(sweep, "b0001", ((0.1, 1.0), (0.2, 2.5)), TEST[:2], method="oracle")
+    front = read_front([sweep])
+    assert ids(front.best_baselines()) == ["b0000-p02", "b0001-p01"]
+    document = front.to_json()
+    assert [(b["name"], b["deployable"]) for b in document["baselines"]] == [("uniform", True)] * 3 + [
+        ("oracle", False)
+    ] * 2
+    assert not any(b["on_front"] for b in document["baselines"])
+
+
+def test_the_points_of_a_front_come_cheapest_first_as_they_are_shown_and_the_front_as_it_was_chosen(
+    tmp_path: Path,
+) -> None:
+    sweep = localization(tmp_path)
+    measured(sweep, "t0000")
+    front = read_front([sweep])
+    assert ids(front.points) == ["t0000-p00", "t0000-p01", "t0000-p03", "t0000-p02"]
+    assert ids(front.front) == [f"t0000-p0{i}" for i in range(4)]
+    assert front.sweeps == ("s",) and front.split == "test" and front.accounting == "honest"
+    assert {p.name for p in front.points} == {"lite_eval"}
+
+
+def test_seeds_are_counted_among_trials_of_the_same_knobs_only(tmp_path: Path) -> None:
+    sweep = write_sweep(tmp_path / "sweeps" / "s")
+    for trial, seed, gamma in (("t0000", 0, 0.1), ("t0001", 1, 0.1), ("t0002", 1, 0.1), ("t0003", 2, 0.2)):
+        write_trial(sweep, trial, [(0.3, 0.01)], seed=seed, training_knobs={"gamma": gamma})
+    seeds = {p.id: p.seeds for p in read_front([sweep]).points}
+    assert seeds == {"t0000-p00": 2, "t0001-p00": 2, "t0002-p00": 2, "t0003-p00": 1}
+
+
+def test_intervals_are_of_the_seed_and_as_many_resamples(tmp_path: Path) -> None:
+    sweep = two_points(tmp_path)
+    found = {
+        (seed, resamples): read_front([sweep], seed=seed, resamples=resamples).points[0].quality_ci
+        for seed in (0, 1)
+        for resamples in (400, 50)
+    }
+    assert len(set(found.values())) == 4
+    assert found[0, 400] == read_front([sweep]).points[0].quality_ci
+
+
+def test_of_many_videos_only_the_front_and_baselines_have_an_interval(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = two_points(tmp_path)
+    edited(sweep.trial("t0000").folder, 1, "val", map=0.0)  # beaten
+    write_trial(sweep, "b0000", [(0.3, 0.02), (0.1, 0.03)], method="uniform")
+    for most, missing in ((60, []), (59, ["t0000-p01"])):  # it has 60 videos
+        monkeypatch.setattr("paretovid.platform.fronts.build.ALL_INTERVALS_UP_TO", most)
+        front = read_front([sweep])
+        assert [p.id for p in (*front.points, *front.baselines) if p.quality_ci is None] == missing
+
+
+def test_scores_that_do_not_belong_to_the_points_are_refused(tmp_path: Path) -> None:
+    sweep = two_points(tmp_path)
+    path = sweep.trial("t0000").result
+    result = json.loads(path.read_text())
+    path.write_text(json.dumps(result | {"points": result["points"][:1]}))
+    with pytest.raises(DataError, match="1 points but scores of 2"):
+        read_front([sweep])

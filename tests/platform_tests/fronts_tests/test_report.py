@@ -1,10 +1,13 @@
 """The front for people: the table says what matters, the pictures are whole and hostile names harmless."""
 
+import dataclasses
 import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from paretovid.platform.fronts.build import read_front
 from paretovid.platform.fronts.front import Front
@@ -43,7 +46,7 @@ def test_what_trials_say_of_themselves_is_told_once_with_their_names(tmp_path: P
     sweep = write_sweep(tmp_path / "s")
     for trial, remarks in (("t0000", ["collapsed"]), ("t0001", []), ("t0002", ["collapsed", "slow"])):
         write_trial(sweep, trial, [(0.3, 0.01), (0.4, 0.02)])
-        path = sweep / "trials" / trial / "result.json"
+        path = sweep.trial(trial).result
         path.write_text(json.dumps(json.loads(path.read_text()) | {"remarks": remarks}))
     front = read_front([sweep])
     lines = front_table(front).splitlines()
@@ -53,7 +56,16 @@ def test_what_trials_say_of_themselves_is_told_once_with_their_names(tmp_path: P
 
 def test_picture_is_a_picture(front: Front, tmp_path: Path) -> None:
     write_png(front, tmp_path / "front.png")
-    assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
+    fewer = dataclasses.replace(front, points=front.front[:1], baselines=())
+    write_png(fewer, tmp_path / "fewer.png")
+    pictures = []
+    for name in ("front.png", "fewer.png"):
+        with Image.open(tmp_path / name) as picture:
+            picture.load()
+            assert picture.format == "PNG" and picture.width >= 600 and picture.height >= 400
+            pictures.append(np.asarray(picture.convert("RGB"), dtype=np.int64))
+    coloured = [int((np.ptp(pixels, axis=2) > 60).sum()) for pixels in pictures]
+    assert coloured[0] > 2 * coloured[1] > 0, "points and their front are drawn, as many as there are"
     assert not list(tmp_path.glob(".*partial"))
 
 
@@ -92,7 +104,7 @@ def test_of_a_baseline_with_several_knobs_only_the_best_points_are_joined(tmp_pa
     write_trial(sweep, "t0000", [(0.5, 0.01)])
     points = [(0.2, 0.02), (0.6, 0.04), (0.4, 0.05), (0.7, 0.08)]
     write_trial(sweep, "single", points, method="single_model", is_baseline=True)
-    path = sweep / "trials" / "single" / "result.json"
+    path = sweep.trial("single").result
     result = json.loads(path.read_text())
     for number, point in enumerate(result["points"]):
         point["inference_knobs"] = {"member": number % 2, "clips": number // 2}

@@ -85,7 +85,7 @@ def load(home: Path, videos: Dataset, words: list[str]) -> tuple[dict[str, str],
     names = family(config.backbones.family)
     opened = open_home(config.home)
     folders = {source: opened.backbone(videos.name, name) for source, name in names.items()}
-    stage.load_given(resolve_preparation(config), videos, names, folders, Progress.silent())
+    stage.load_given(resolve_preparation(config), opened, videos, names, folders, Progress.silent())
     return names, folders
 
 
@@ -159,14 +159,9 @@ def test_fine_tuning_is_a_ray_train_run_and_done_once(
 
     def made(words: list[str]) -> tuple[dict[str, Any], str]:
         config = load_sweep_config(words)
-        open_home(config.home)
-        stage.load_given(
-            resolve_preparation(config),
-            videos,
-            {"coarse": name},
-            {"coarse": folder},
-            Progress(2, terminal=False),
-        )
+        home, progress = open_home(config.home), Progress(2, terminal=False)
+        plan = resolve_preparation(config)
+        stage.load_given(plan, home, videos, {"coarse": name}, {"coarse": folder}, progress)
         return read_backbone_meta(folder), capsys.readouterr().err
 
     loaded, _ = made(words)

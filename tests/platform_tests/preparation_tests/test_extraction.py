@@ -30,8 +30,8 @@ from paretovid.platform.preparation.extraction import (
     _Job,
     extract_shards,
 )
-from paretovid.platform.storage import mirror as shared_home
-from paretovid.platform.storage.mirror import SharedRoot
+from paretovid.platform.storage.home import Home, HomeReference
+from paretovid.platform.storage.store import BucketStore, LocalStore, Store
 from paretovid.search_spaces.schema import ExtractionConfig
 from paretovid.trainables.backbones.catalog import FAMILIES, component, save_backbone
 from paretovid.trainables.data import s3 as objects
@@ -80,16 +80,17 @@ def same(mine: FeatureStore, other: FeatureStore) -> bool:
     return list(mine) == list(other) and all(np.array_equal(mine.video(v), other.video(v)) for v in mine)
 
 
-def writer(videos: Dataset, root: Path, size: int = 4) -> ShardWriter:
-    made = ShardWriter.over(videos, {"a": root / "a", "b": root / "b"}, size, "float32")
+def writer(videos: Dataset, root: Path, size: int = 4, store: Store | None = None) -> ShardWriter:
+    folders = {"a": root / "a", "b": root / "b"}
+    made = ShardWriter.over(videos, folders, size, "float32", store or LocalStore())
     made.widths = {"a": 2, "b": 1}
     return made
 
 
 def on_machine(name: str, videos: Dataset, bucket: str, root: Path) -> ShardWriter:
     """A writer into a home in a bucket, from a machine that knows nothing of others."""
-    shared_home._STORES.clear()
-    return writer(videos, shared_home.attach(f"{bucket}/home", root / name) / "features")
+    store = BucketStore.open(f"{bucket}/home", root / name)
+    return writer(videos, store.root / "features", store=store)
 
 
 def pieces(number: int, *lengths: int, error: str = "") -> Iterator[dict[str, Any]]:
@@ -154,15 +155,12 @@ def test_what_was_left_out_can_be_taken_back(videos: Dataset, tmp_path: Path) ->
 def test_what_was_left_out_can_be_taken_back_from_a_bucket(
     videos: Dataset, bucket: str, tmp_path: Path
 ) -> None:
-    try:
-        first = on_machine("first", videos, bucket, tmp_path)
-        for number in range(12):
-            for row in pieces(number, 1, error="cut off" if number == 5 else ""):
-                first.add(row)
-        assert first.forget_skipped() == 2
-        assert on_machine("second", videos, bucket, tmp_path).open_shards() == ([1], 8)
-    finally:
-        shared_home._STORES.clear()
+    first = on_machine("first", videos, bucket, tmp_path)
+    for number in range(12):
+        for row in pieces(number, 1, error="cut off" if number == 5 else ""):
+            first.add(row)
+    assert first.forget_skipped() == 2
+    assert on_machine("second", videos, bucket, tmp_path).open_shards() == ([1], 8)
 
 
 def test_who_was_begun_and_never_finished_is_known() -> None:
@@ -195,23 +193,20 @@ def test_only_the_component_that_lacks_a_shard_gets_it(videos: Dataset, tmp_path
 def test_another_machine_finds_in_the_bucket_what_was_sent(
     videos: Dataset, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    try:
-        first = on_machine("first", videos, bucket, tmp_path)
-        for number in range(10):  # the third shard is not whole
-            for row in pieces(number, 1):
-                first.add(row)
-        second = on_machine("second", videos, bucket, tmp_path)
-        assert second.open_shards() == ([2], 8)
-        assert second.parts["a"] == first.parts["a"] and len(second.parts["b"]) == 4
-        for number in range(8, 12):
-            for row in pieces(number, 1):
-                second.add(row)
-        second.fetch_descriptions()
-        finish(second.folders["a"], HEADER, second.num_shards)
-        index = json.loads((second.folders["a"] / "index.json").read_text())
-        assert len(index["videos"]) == 12 and index["width"] == 2
-    finally:
-        shared_home._STORES.clear()
+    first = on_machine("first", videos, bucket, tmp_path)
+    for number in range(10):  # the third shard is not whole
+        for row in pieces(number, 1):
+            first.add(row)
+    second = on_machine("second", videos, bucket, tmp_path)
+    assert second.open_shards() == ([2], 8)
+    assert second.blobs["a"] == first.blobs["a"] and len(second.blobs["b"]) == 4
+    for number in range(8, 12):
+        for row in pieces(number, 1):
+            second.add(row)
+    second.fetch_descriptions()
+    finish(second.folders["a"], HEADER, second.num_shards)
+    index = json.loads((second.folders["a"] / "index.json").read_text())
+    assert len(index["videos"]) == 12 and index["width"] == 2
 
 
 @pytest.mark.parametrize(
@@ -242,10 +237,8 @@ def extract(
 
         stage.advance = seen  # type: ignore[method-assign]
         config = ExtractionConfig(**{"videos_per_shard": 4, **settings})
-        writer = extract_shards(
-            cluster, SharedRoot.of(root), videos, backbones, folders, "float32", config, stage
-        )
-    assert writer.parts == {name: {} for name in backbones}
+        writer = extract_shards(cluster, Home(root), videos, backbones, folders, "float32", config, stage)
+    assert writer.blobs == {name: {} for name in backbones}
     return {name: store(folder, writer.num_shards) for name, folder in folders.items()}, shown
 
 
@@ -362,9 +355,9 @@ def test_a_video_that_kills_its_decoder_is_left_out_and_the_others_go_on(
 
 def test_a_node_that_does_not_see_a_video_is_at_fault_not_the_video(videos: Dataset, tmp_path: Path) -> None:
     record = videos.records[0]
-    shared = SharedRoot.of(tmp_path)
+    reference = HomeReference(url=None, root=tmp_path)
     job = _Job(
-        shared=shared,
+        home=reference,
         root=tmp_path,
         step_seconds=0.5,
         backbones={NAMES[0]: tmp_path},
@@ -392,9 +385,9 @@ def test_a_bucket_that_is_away_is_at_fault_not_the_video(
     bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backbones = {NAMES[0]: tmp_path}
-    shared = SharedRoot.of(tmp_path)
+    reference = HomeReference(url=None, root=tmp_path)
     job = _Job(
-        shared=shared, root=tmp_path, step_seconds=0.5, backbones=backbones, precision="float32", steps=8
+        home=reference, root=tmp_path, step_seconds=0.5, backbones=backbones, precision="float32", steps=8
     )
     batch = {
         "number": np.array([0]),

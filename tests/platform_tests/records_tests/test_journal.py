@@ -16,7 +16,7 @@ from paretovid.platform.fronts.build import read_front
 from paretovid.platform.records.failure import record_failure
 from paretovid.platform.records.journal import Entry, FinishedTrial, SweepJournal, hours_spent, read_journal
 from paretovid.platform.records.trial import read_trial
-from paretovid.platform.storage.home import Home
+from paretovid.platform.storage.home import Home, SweepPaths
 from paretovid.platform.sweeps.lock import SweepLock
 from paretovid.platform.sweeps.status import (
     LiveStatus,
@@ -30,21 +30,21 @@ from paretovid.platform.testing.sweeps import synthetic_sweep, write_sweep, writ
 from paretovid.trainables.evaluation.pareto import Reference
 
 
-def write_some(folder: Path, events: int = 5) -> SweepJournal:
-    journal = SweepJournal(folder)
+def write_some(sweep: SweepPaths, events: int = 5) -> SweepJournal:
+    journal = SweepJournal(sweep)
     for number in range(events):
         journal.write("start", trial=f"t{number:04d}", attempt=1)
     return journal
 
 
 def test_events_are_read_back_in_order_and_numbered_on(tmp_path: Path) -> None:
-    write_some(tmp_path, 3)
-    SweepJournal(tmp_path).write("state", state="finished")
-    entries = read_journal(tmp_path).entries
+    write_some(SweepPaths(tmp_path), 3)
+    SweepJournal(SweepPaths(tmp_path)).write("state", state="finished")
+    entries = read_journal(SweepPaths(tmp_path)).entries
     assert [entry.n for entry in entries] == [1, 2, 3, 4]
     assert [entry.trial for entry in entries] == ["t0000", "t0001", "t0002", ""]
-    assert entries[3].facts == {"state": "finished"}
-    assert read_journal(tmp_path / "nothing").entries == ()
+    assert entries[3].info == {"state": "finished"}
+    assert read_journal(SweepPaths(tmp_path / "nothing")).entries == ()
 
 
 @pytest.mark.parametrize(
@@ -58,23 +58,23 @@ def test_events_are_read_back_in_order_and_numbered_on(tmp_path: Path) -> None:
     ],
 )
 def test_a_damaged_line_is_reported_and_nothing_else_is_lost(tmp_path: Path, spoil) -> None:
-    write_some(tmp_path)
+    write_some(SweepPaths(tmp_path))
     path = tmp_path / "journal.jsonl"
     lines = path.read_bytes().splitlines()
     lines[2] = spoil(lines[2])
     path.write_bytes(b"\n".join(lines) + b"\n")
-    reading = read_journal(tmp_path)
+    reading = read_journal(SweepPaths(tmp_path))
     assert reading.damaged == (3,)
     assert [entry.n for entry in reading.entries] == [1, 2, 4, 5]
-    assert SweepJournal(tmp_path).write("aside", trial="t0000").n == 6
+    assert SweepJournal(SweepPaths(tmp_path)).write("aside", trial="t0000").n == 6
 
 
 def test_a_last_line_cut_short_does_not_spoil_the_next(tmp_path: Path) -> None:
-    write_some(tmp_path, 2)
+    write_some(SweepPaths(tmp_path), 2)
     path = tmp_path / "journal.jsonl"
     path.write_bytes(path.read_bytes()[:-20])  # the machine died while it was written
-    SweepJournal(tmp_path).write("start", trial="t0002", attempt=1)
-    reading = read_journal(tmp_path)
+    SweepJournal(SweepPaths(tmp_path)).write("start", trial="t0002", attempt=1)
+    reading = read_journal(SweepPaths(tmp_path))
     assert [entry.trial for entry in reading.entries] == ["t0000", "t0002"]
     assert reading.damaged == (2,)
 
@@ -82,23 +82,23 @@ def test_a_last_line_cut_short_does_not_spoil_the_next(tmp_path: Path) -> None:
 def test_a_write_that_a_full_disk_cuts_short_is_an_error_and_spoils_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    journal = write_some(tmp_path, 1)
+    journal = write_some(SweepPaths(tmp_path), 1)
     write = os.write
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", lambda file, data: write(file, data[:10]))
         with pytest.raises(OSError, match="No space left"):
             journal.write("start", trial="t0001", attempt=1)
     assert journal.write("start", trial="t0002", attempt=1).n == 2
-    reading = read_journal(tmp_path)
+    reading = read_journal(SweepPaths(tmp_path))
     assert ([entry.trial for entry in reading.entries], reading.damaged) == (["t0000", "t0002"], (2,))
 
 
 def test_a_journal_that_is_lost_numbers_on_from_what_mlflow_was_told(tmp_path: Path) -> None:
-    assert SweepJournal(tmp_path, after=41).write("state", state="running").n == 42
+    assert SweepJournal(SweepPaths(tmp_path), after=41).write("state", state="running").n == 42
 
 
 def entry(n: int, at: float, event, **facts) -> Entry:
-    return Entry(n=n, at=at, event=event, facts=facts)
+    return Entry(n=n, at=at, event=event, info=facts)
 
 
 def test_hours_count_every_start_until_its_end_or_its_drivers() -> None:
@@ -137,11 +137,11 @@ def test_the_curve_covers_more_and_more() -> None:
     assert "1 failed" in live.line(Behind(0)) and "MLflow 99 behind" in live.line(Behind(99))
 
 
-def journal_of(folder: Path, trials: Sequence[str]) -> SweepJournal:
+def journal_of(sweep: SweepPaths, trials: Sequence[str]) -> SweepJournal:
     """As a driver writes it that has seen these trials finish."""
-    journal = SweepJournal(folder)
+    journal = SweepJournal(sweep)
     for trial in trials:
-        finished = FinishedTrial.of(read_trial(folder / "trials" / trial))
+        finished = FinishedTrial.of(read_trial(sweep.trial(trial).folder))
         journal.write("finish", trial=trial, **finished.to_json())
     return journal
 
@@ -154,32 +154,34 @@ TOLD = ("b0000", "t0001", "b0001", "t0000", "t0002")
 )
 def test_the_last_hypervolume_of_progress_is_that_of_the_front(tmp_path: Path, trials: Sequence[str]) -> None:
     home = Home(tmp_path)
-    folder = synthetic_sweep(home.sweep("s"))
-    write_sweep(folder, {"state": "running", "reference": None, "config": {"search": {"trials": 3}}})
+    sweep = synthetic_sweep(home.sweep("s"))
+    write_sweep(sweep, {"state": "running", "reference": None, "config": {"search": {"trials": 3}}})
     for unfinished in {*TOLD} - {*trials}:
-        shutil.rmtree(folder / "trials" / unfinished)
+        shutil.rmtree(sweep.trial(unfinished).folder)
     # The dearest of all is a baseline, on test, and no point of its front.
-    path = folder / "trials" / trials[-1] / "result.json"
+    path = sweep.trial(trials[-1]).result
     result = json.loads(path.read_text())
     result["points"][0]["test"]["gflops"] = 0.7
     path.write_text(json.dumps(result))
-    entries = read_journal(journal_of(folder, trials).path.parent).entries
-    front = read_front([folder], split="val")
+    journal_of(sweep, trials)
+    entries = read_journal(sweep).entries
+    front = read_front([sweep], split="val")
     assert front.reference.gflops == 0.7
     assert f"validation hypervolume {front.hypervolume:.4f}" in LiveStatus(entries).line(Behind(0))
     assert status_of(home, "s").validation_hypervolume[-1][1] == front.hypervolume > 0
-    write_sweep(folder, {"reference": {"map": 0.1, "gflops": 0.05}, "config": {"search": {"trials": 3}}})
-    stated = read_front([folder], split="val").hypervolume
+    write_sweep(sweep, {"reference": {"map": 0.1, "gflops": 0.05}, "config": {"search": {"trials": 3}}})
+    stated = read_front([sweep], split="val").hypervolume
     assert status_of(home, "s").validation_hypervolume[-1][1] == stated != front.hypervolume
 
 
 def test_where_the_method_searched_is_itself_a_baseline_the_rest_stand_beside_it(tmp_path: Path) -> None:
-    folder = write_sweep(tmp_path / "s", {"reference": None})
-    write_trial(folder, "t0000", [(0.3, 0.01), (0.4, 0.02)], method="uniform")
-    write_trial(folder, "other", [(0.5, 0.03), (0.6, 0.04)], method="uniform")
-    write_trial(folder, "truth", [(0.9, 0.001), (0.9, 0.09)], method="oracle")
-    entries = read_journal(journal_of(folder, ("t0000", "truth", "other")).path.parent).entries
-    front = read_front([folder], split="val")
+    sweep = write_sweep(tmp_path / "s", {"reference": None})
+    write_trial(sweep, "t0000", [(0.3, 0.01), (0.4, 0.02)], method="uniform")
+    write_trial(sweep, "other", [(0.5, 0.03), (0.6, 0.04)], method="uniform")
+    write_trial(sweep, "truth", [(0.9, 0.001), (0.9, 0.09)], method="oracle")
+    journal_of(sweep, ("t0000", "truth", "other"))
+    entries = read_journal(sweep).entries
+    front = read_front([sweep], split="val")
     assert ValidationHypervolume(entries).value() == front.hypervolume > 0 and front.reference.gflops == 0.09
 
 
@@ -232,13 +234,13 @@ def test_a_sweep_whose_driver_is_gone_is_interrupted_and_says_what_waits(tmp_pat
 def test_a_sweep_that_is_running_shows_its_trials_and_an_estimate(tmp_path: Path) -> None:
     home = Home(tmp_path)
     write_state(home, "running")
-    folder = home.sweep("s")
-    with SweepLock(folder, StopSwitch()).hold():
-        journal = SweepJournal(folder)
+    sweep = home.sweep("s")
+    with SweepLock(sweep, StopSwitch()).hold():
+        journal = SweepJournal(sweep)
         journal.write("driver", cpus=1, gpus=0)
         for trial in ("t0000", "t0001"):
             journal.write("start", trial=trial, attempt=1)
-            write_trial(folder, trial, [(0.3, 0.01)])
+            write_trial(sweep, trial, [(0.3, 0.01)])
             journal.write("finish", trial=trial, map=0.3, gflops=0.01, seconds=1.0)
         journal.write("start", trial="t0002", attempt=2)
         Signs(home.trial("s", "t0002")).heartbeat({"epoch": 10.0, "epochs": 40.0})
@@ -251,4 +253,4 @@ def test_a_sweep_that_is_running_shows_its_trials_and_an_estimate(tmp_path: Path
         assert found.seconds_left is not None and found.seconds_left >= 0
         assert "2 trials for one of 1 places" in found.waits
         assert "t0002 on" in status_text(found) and "start 2" in status_text(found)
-        assert json.dumps(found.to_document())
+        assert json.dumps(found.to_json())

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from paretovid.platform.records.sweep import (
-    StatedReference,
     SweepRecord,
+    SweepReference,
     known_record,
     read_record,
     write_record,
@@ -47,7 +47,7 @@ FINISHED = replace(
     study="home",
     failures={"t0003": "out of memory"},
     hypervolume=0.125,
-    reference=StatedReference(objective="map_iou_0.1_0.7", corner=Reference(quality=0.1, gflops=2.5)),
+    reference=SweepReference(objective="map_iou_0.1_0.7", corner=Reference(quality=0.1, gflops=2.5)),
     tracked=False,
     error="none",
 )
@@ -55,10 +55,10 @@ FINISHED = replace(
 
 @pytest.mark.parametrize("record", [RUNNING, FINISHED])
 def test_what_is_written_is_read(record: SweepRecord, tmp_path: Path) -> None:
-    folder = tmp_path / "sweeps" / "s"
-    write_record(folder, record)
-    assert read_record(folder) == record == known_record(folder)
-    assert json.loads((folder / "sweep.json").read_text())["version"] == 2
+    sweep = Home(tmp_path).sweep("s")
+    write_record(sweep, record)
+    assert read_record(sweep) == record == known_record(sweep)
+    assert json.loads(sweep.record.read_text())["version"] == 2
 
 
 def test_what_a_configuration_asks_for() -> None:
@@ -85,12 +85,12 @@ def test_what_a_configuration_asks_for() -> None:
     ],
 )
 def test_what_cannot_be_read_is_refused(changed: dict[str, Any], said: str, tmp_path: Path) -> None:
-    folder = tmp_path / "sweeps" / "s"
-    folder.mkdir(parents=True)
-    (folder / "sweep.json").write_text(json.dumps({**FINISHED.to_json(), **changed}))
+    sweep = Home(tmp_path).sweep("s")
+    sweep.folder.mkdir(parents=True)
+    sweep.record.write_text(json.dumps({**FINISHED.to_json(), **changed}))
     with pytest.raises((DataError, NonFiniteError)) as refused:
-        read_record(folder)
-    assert said in refused.value.message and str(folder / "sweep.json") in refused.value.message
+        read_record(sweep)
+    assert said in refused.value.message and str(sweep.record) in refused.value.message
     assert refused.value.hint
 
 
@@ -100,8 +100,8 @@ def test_half_of_one_is_none_and_an_unknown_one_names_the_others(tmp_path: Path)
     with pytest.raises(UnknownNameError, match="unknown sweep: 's'") as refused:
         known_record(home.sweep("s"))
     assert "other" in refused.value.hint
-    home.sweep("s").mkdir()
-    (home.sweep("s") / "sweep.json").write_text('{"name": ')
+    home.sweep("s").folder.mkdir()
+    home.sweep("s").record.write_text('{"name": ')
     assert read_record(home.sweep("s")) is None
     with pytest.raises(DataError, match="is damaged") as damaged:
         known_record(home.sweep("s"))
@@ -111,8 +111,8 @@ def test_half_of_one_is_none_and_an_unknown_one_names_the_others(tmp_path: Path)
 def test_one_that_cannot_be_read_hides_no_other_in_the_list(tmp_path: Path) -> None:
     home = Home(tmp_path)
     write_record(home.sweep("s"), FINISHED)
-    home.sweep("later").mkdir()
-    (home.sweep("later") / "sweep.json").write_text(json.dumps({**FINISHED.to_json(), "version": 3}))
+    home.sweep("later").folder.mkdir()
+    home.sweep("later").record.write_text(json.dumps({**FINISHED.to_json(), "version": 3}))
     later, other = (listing.to_json() for listing in list_sweeps(home))
     assert (later["name"], later["state"], later["asked"]) == ("later", "unreadable", None)
     assert "version 3" in str(later["error"])

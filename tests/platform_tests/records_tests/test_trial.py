@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from paretovid.platform.records.trial import find_trial, read_sweep, read_trial
+from paretovid.platform.storage.home import TrialPaths
 from paretovid.platform.testing.sweeps import write_sweep, write_trial
 from paretovid.trainables.errors import DataError
 from paretovid.trainables.evaluation.results import RESULT_FILE, VERSION
@@ -20,7 +21,7 @@ def trial(tmp_path: Path) -> Path:
 
 def test_a_result_is_found_where_it_is_whole(trial: Path) -> None:
     assert find_trial(trial) == read_trial(trial)
-    sweep = read_sweep(trial.parents[1])
+    sweep = read_sweep(TrialPaths(trial).sweep)
     assert sweep.folder_of(sweep.trials[0]) == trial
     text = (trial / RESULT_FILE).read_text()
     (trial / RESULT_FILE).write_text(text[:100])

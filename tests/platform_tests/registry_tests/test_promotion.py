@@ -1,5 +1,6 @@
 """From a real (small) sweep to a registered model that predicts on raw videos, and back."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -49,6 +50,46 @@ def test_promotion_passes_gates_and_moves_the_alias(promoted: list[registry.Prom
     newest, oldest = registry.list_models(home)
     assert (newest["version"], newest["aliases"], newest["method"]) == (2, ["champion"], "uniform")
     assert (oldest["version"], oldest["aliases"], oldest["point"]) == (1, [], "tiny/t0000-p00")
+    point = json.loads(home.trial("tiny", "t0000").result.read_text())["points"][0]["test"]
+    assert (oldest["map"], oldest["gflops"]) == (point["map"], point["gflops"])
+    assert oldest["gates"] == newest["gates"] == ["deployable", "finite", "raw_video"]
+    assert promoted[0].uri == "models:/digits@champion"
+    assert dataclasses.replace(promoted[0], alias=None).uri == "models:/digits/1"
+    assert "was nothing before" in str(promoted[0]) and "was version 1 before" in str(promoted[1])
+    assert not any("home was moved" in str(each) for each in promoted)
+
+
+def test_a_version_stands_on_a_model_of_its_own_and_its_moves_are_numbered(
+    promoted: list[registry.Promotion], home: Home
+) -> None:
+    client = open_store(home).client
+    version = client.get_model_version("digits", "1")
+    model = client.get_logged_model(str(version.source).rpartition("/")[2])
+    assert (model.name, model.model_type, str(model.status)) == ("digits", "promoted", "READY")
+    assert model.tags.items() >= {"paretovid.point": "t0000-p00", "paretovid.sweep": "tiny"}.items()
+    events = {k: json.loads(v) for k, v in client.get_registered_model("digits").tags.items()}
+    assert sorted(events) == ["paretovid.event.00001", "paretovid.event.00002"]
+    moves = [events[key] for key in sorted(events)]
+    assert [(e["action"], e["alias"], e["from"], e["to"]) for e in moves] == [
+        ("promote", "champion", None, "1"),
+        ("promote", "champion", "1", "2"),
+    ]
+
+
+def test_the_store_that_a_sweep_states_is_the_one(home: Home) -> None:
+    path = home.sweep("tiny").record
+    original = path.read_text()
+    assert registry._tracking_uri(home, "tiny") is None
+    try:
+        for config, stated in (
+            ({"tracking": {"uri": "http://host"}}, "http://host"),
+            ({}, None),
+            (None, None),
+        ):
+            path.write_text(json.dumps(json.loads(original) | {"config": config}))
+            assert registry._tracking_uri(home, "tiny") == stated
+    finally:
+        path.write_text(original)
 
 
 def test_versions_keep_their_own_code_and_weights(promoted: list[registry.Promotion], home: Home) -> None:
@@ -163,15 +204,15 @@ def test_a_consumer_has_neither_platform_nor_pickle(
 def test_card_carries_the_numbers(promoted: list[registry.Promotion], home: Home) -> None:
     version = open_store(home).client.get_model_version("digits", "1")
     card = version.description or ""
-    for words in (
-        "95 % interval",
-        "95th percentile",
-        "fingerprint",
-        "Code version",
-        "gate_offset",
-        "raw_video",
+    # What stands in its rows: test_card.py. Here, that it is the card of this version's point.
+    point = json.loads(home.trial("tiny", "t0000").result.read_text())["points"][0]
+    for line in (
+        f"| top-1 | {100 * point['test']['top1']:.2f} % | {100 * point['val']['top1']:.2f} % |",
+        f"| GFLOPs per video, mean | {point['test']['gflops']:.5g} | {point['val']['gflops']:.5g} |",
+        *(f"* {gate.name}: {gate.detail}" for gate in promoted[0].gates),
     ):
-        assert words in card
+        assert line in card.splitlines()
+    assert version.tags["paretovid.gflops"] == repr(point["test"]["gflops"])
     assert len(version.tags["paretovid.manifest_sha256"]) == 64
 
 
@@ -180,6 +221,8 @@ def test_rollback_follows_the_journal(home: Home) -> None:
         registry.promote(home, "tiny", name="other", alias="live", point=point)
     back = registry.rollback(home, "other", "live")
     assert (back.version, back.previous) == ("1", "2")
+    assert (back.point, back.uri) == ("tiny/t0000-p00", "models:/other@live")
+    assert "moved" not in str(back)
     with pytest.raises(UsageError, match="no other before"):
         registry.rollback(home, "other", "live")
     with pytest.raises(UnknownNameError, match="live"):
@@ -195,7 +238,7 @@ def test_an_oracle_is_refused(home: Home) -> None:
 
 
 def test_other_answers_than_measured_are_refused(home: Home) -> None:
-    path = home.trial("tiny", "b0000") / "model.safetensors"
+    path = home.trial("tiny", "b0000").model
     original = path.read_bytes()
     tensors = load_file(path)
     save_file(

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from paretovid.infra.object_store import ObjectStore
 from paretovid.platform.storage.home import Home, open_home
+from paretovid.platform.storage.store import BucketStore
 from paretovid.trainables.errors import UsageError
 
 
@@ -28,16 +30,26 @@ def test_home_that_cannot_be_written(tmp_path: Path) -> None:
         assert "home=FOLDER" in caught.value.hint
 
 
-def test_every_path_lies_under_the_root(tmp_path: Path) -> None:
+def test_paths_are_those_that_homes_on_disk_have(tmp_path: Path) -> None:
+    """Written out: whoever moves one loses what homes of before have there."""
     home = Home(tmp_path)
-    paths = [
-        home.data("d"),
-        home.backbone("d", "c"),
-        home.features("d"),
-        home.trial("s", "t"),
-        home.mlflow_artifacts,
-    ]
-    assert len(set(paths)) == len(paths)
-    assert all(path.is_relative_to(tmp_path) for path in paths)
-    assert home.trial("s", "t0001") == home.sweep("s") / "trials" / "t0001"
+    paths = {
+        home.data("digits"): "data/digits",
+        home.backbone("digits", "net@16"): "backbones/digits/net@16",
+        home.features("digits"): "features/digits",
+        home.sweeps: "sweeps",
+        home.sweep("s").record: "sweeps/s/sweep.json",
+        home.trial("s", "t0001").result: "sweeps/s/trials/t0001/result.json",
+        home.mlflow_database: "mlflow.db",
+        home.mlflow_artifacts: "mlflow-artifacts",
+    }
+    assert {path.relative_to(tmp_path).as_posix() for path in paths} == set(paths.values())
+    assert all(path == tmp_path / said for path, said in paths.items())
+    assert home.trial("s", "t0001").sweep == home.sweep("s")
     assert home.optuna_url == f"journal://{tmp_path}/optuna.journal"
+    assert home.mlflow_url == f"sqlite:///{tmp_path}/mlflow.db"
+    assert (
+        Home(tmp_path, BucketStore(ObjectStore("s3://bucket/some"), tmp_path)).optuna_url
+        == "s3://bucket/some/studies"
+    )
+    assert not list(tmp_path.iterdir()), "and asking for one makes nothing"

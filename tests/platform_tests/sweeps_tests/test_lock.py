@@ -10,13 +10,15 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from paretovid.platform.execution.stopping import StopSwitch
+from paretovid.platform.storage.home import SweepPaths
 from paretovid.platform.sweeps import lock as sweep_lock
 from paretovid.platform.sweeps.lock import SweepLock, driver_of
-from paretovid.trainables.errors import UsageError
+from paretovid.trainables.errors import DataError, UsageError
 
 
 def other_machine(folder: Path, *, silent_seconds: float, ended: bool = False) -> None:
@@ -24,21 +26,21 @@ def other_machine(folder: Path, *, silent_seconds: float, ended: bool = False) -
     now = time.time()
     described = {"name": "x", "host": "elsewhere", "pid": 7, "started": now - 900}
     described |= {"heartbeat": now - silent_seconds, "ended": ended}
-    (folder / "driver.json").write_text(json.dumps(described))
+    SweepPaths(folder).lease.write_text(json.dumps(described))
 
 
 def test_a_living_driver_is_respected_and_named(tmp_path: Path) -> None:
-    with SweepLock(tmp_path, StopSwitch()).hold():
-        found = driver_of(tmp_path)
-        assert found is not None and (found["pid"], found["host"]) == (os.getpid(), socket.gethostname())
+    with SweepLock(SweepPaths(tmp_path), StopSwitch()).hold():
+        found = driver_of(SweepPaths(tmp_path))
+        assert found is not None and (found.pid, found.host) == (os.getpid(), socket.gethostname())
         with (
             pytest.raises(UsageError, match=f"run by process {os.getpid()} on") as refused,
-            SweepLock(tmp_path, StopSwitch()).hold(),
+            SweepLock(SweepPaths(tmp_path), StopSwitch()).hold(),
         ):
             pass
         assert "--take-over" in refused.value.hint
-    assert driver_of(tmp_path) is None
-    with SweepLock(tmp_path, StopSwitch()).hold():
+    assert driver_of(SweepPaths(tmp_path)) is None
+    with SweepLock(SweepPaths(tmp_path), StopSwitch()).hold():
         pass
 
 
@@ -46,14 +48,15 @@ def test_a_dead_driver_of_this_machine_is_nobody(tmp_path: Path) -> None:
     code = (
         "import os, sys\nfrom pathlib import Path\n"
         "from paretovid.platform.execution.stopping import StopSwitch\n"
+        "from paretovid.platform.storage.home import SweepPaths\n"
         "from paretovid.platform.sweeps.lock import SweepLock\n"
-        "with SweepLock(Path(sys.argv[1]), StopSwitch()).hold(): os._exit(9)\n"
+        "with SweepLock(SweepPaths(Path(sys.argv[1])), StopSwitch()).hold(): os._exit(9)\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
     assert done.returncode == 9
-    assert json.loads((tmp_path / "driver.json").read_text())["ended"] is False
-    assert driver_of(tmp_path) is None
-    with SweepLock(tmp_path, StopSwitch()).hold():
+    assert json.loads(SweepPaths(tmp_path).lease.read_text())["ended"] is False
+    assert driver_of(SweepPaths(tmp_path)) is None
+    with SweepLock(SweepPaths(tmp_path), StopSwitch()).hold():
         pass
 
 
@@ -64,11 +67,11 @@ def test_a_driver_of_another_machine_counts_while_it_is_not_silent(
     tmp_path: Path, silent: float, ended: bool, is_free: bool
 ) -> None:
     other_machine(tmp_path, silent_seconds=silent, ended=ended)
-    assert (driver_of(tmp_path) is None) == is_free
-    lock = SweepLock(tmp_path, StopSwitch())
+    assert (driver_of(SweepPaths(tmp_path)) is None) == is_free
+    lock = SweepLock(SweepPaths(tmp_path), StopSwitch())
     if is_free:
         with lock.hold():
-            assert driver_of(tmp_path) is not None
+            assert driver_of(SweepPaths(tmp_path)) is not None
     else:
         with pytest.raises(UsageError, match="process 7 on elsewhere"), lock.hold():
             pass
@@ -79,7 +82,7 @@ def test_a_driver_that_is_asked_gives_way(tmp_path: Path, monkeypatch: pytest.Mo
     switch, holds = StopSwitch(), threading.Event()
 
     def first() -> None:
-        with SweepLock(tmp_path, switch).hold():
+        with SweepLock(SweepPaths(tmp_path), switch).hold():
             holds.set()
             while switch.reason is None:
                 time.sleep(0.01)
@@ -88,7 +91,7 @@ def test_a_driver_that_is_asked_gives_way(tmp_path: Path, monkeypatch: pytest.Mo
     thread.start()
     holds.wait()
     said: list[str] = []
-    with SweepLock(tmp_path, StopSwitch()).hold(take_over=True, say=said.append):
+    with SweepLock(SweepPaths(tmp_path), StopSwitch()).hold(take_over=True, say=said.append):
         thread.join()
         assert switch.reason is not None and switch.reason.startswith("taken over by process")
     assert len(said) == 1 and "to give way" in said[0]
@@ -99,7 +102,7 @@ def test_one_that_does_not_give_way_is_named(tmp_path: Path, monkeypatch: pytest
     other_machine(tmp_path, silent_seconds=1)
     with (
         pytest.raises(UsageError, match="does not give way") as refused,
-        SweepLock(tmp_path, StopSwitch()).hold(take_over=True),
+        SweepLock(SweepPaths(tmp_path), StopSwitch()).hold(take_over=True),
     ):
         pass
     assert "kill 7" in refused.value.hint
@@ -109,13 +112,123 @@ def test_a_driver_that_has_lost_the_sweep_stops(tmp_path: Path, monkeypatch: pyt
     """It was silent too long (a machine that slept), and one of another machine has taken over."""
     monkeypatch.setattr(sweep_lock, "HEARTBEAT_SECONDS", 0.05)
     switch = StopSwitch()
-    with SweepLock(tmp_path, switch).hold():
+    with SweepLock(SweepPaths(tmp_path), switch).hold():
         other_machine(tmp_path, silent_seconds=0)
         until = time.time() + 5
         while switch.reason is None:
             assert time.time() < until
             time.sleep(0.01)
     assert switch.reason == "another driver has taken the sweep over" and switch.is_lost
-    assert json.loads((tmp_path / "driver.json").read_text())["host"] == "elsewhere", (
+    assert json.loads(SweepPaths(tmp_path).lease.read_text())["host"] == "elsewhere", (
         "and leaves it to the other"
     )
+
+
+def test_the_heart_of_a_living_driver_goes_on_beating(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without, other machines take it for dead after a minute."""
+    monkeypatch.setattr(sweep_lock, "HEARTBEAT_SECONDS", 0.01)
+
+    def document() -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((tmp_path / "driver.json").read_text())
+        return found
+
+    with SweepLock(SweepPaths(tmp_path), StopSwitch()).hold():
+        beats = {document()["heartbeat"]}
+        until = time.time() + 10
+        while len(beats) < 3:
+            assert time.time() < until, "it stopped"
+            time.sleep(0.01)
+            beats.add(document()["heartbeat"])
+        assert document()["ended"] is False and document()["started"] <= min(beats)
+    assert document()["ended"] is True, "and no other machine has to wait for its silence"
+
+
+def test_a_wish_of_before_asks_nobody_who_came_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep_lock, "HEARTBEAT_SECONDS", 0.01)
+    (tmp_path / "take-over.json").write_text(json.dumps({"by": "one who gave up", "at": 0}))
+    switch = StopSwitch()
+    with SweepLock(SweepPaths(tmp_path), switch).hold():
+        assert not (tmp_path / "take-over.json").exists()
+        time.sleep(0.1)
+    assert switch.reason is None
+
+
+def test_nothing_beats_after_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep_lock, "HEARTBEAT_SECONDS", 0.01)
+    lock, begun = SweepLock(SweepPaths(tmp_path), StopSwitch()), threading.Event()
+    write = lock._write
+
+    def slowly(*, ended: bool = False) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            begun.set()
+            time.sleep(0.2)
+        write(ended=ended)
+
+    monkeypatch.setattr(lock, "_write", slowly)
+    with lock.hold():
+        assert begun.wait(10)
+    assert "driver-heartbeat" not in {thread.name for thread in threading.enumerate()}
+    assert json.loads((tmp_path / "driver.json").read_text())["ended"] is True
+
+
+def test_a_refusal_says_since_when_and_how_long_ago_and_the_wish_who_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep_lock, "TAKE_OVER_SECONDS", 0.1)
+    other_machine(tmp_path, silent_seconds=7)
+    started = time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() - 900))
+    with (
+        pytest.raises(UsageError, match=rf"elsewhere, since {started}:\d\d, last heartbeat [78] s ago"),
+        SweepLock(SweepPaths(tmp_path), StopSwitch()).hold(take_over=True),
+    ):
+        pass
+    wish = json.loads((tmp_path / "take-over.json").read_text())
+    assert wish["by"] == f"process {os.getpid()} on {socket.gethostname()}"
+    found = driver_of(SweepPaths(tmp_path))
+    assert found is not None and 7 <= found.silent_seconds(time.time()) < 30
+
+
+def test_a_record_without_its_lock_file_is_that_of_nobody(tmp_path: Path) -> None:
+    """A folder that was copied from elsewhere, for one."""
+    described = {
+        "name": "x",
+        "host": socket.gethostname(),
+        "pid": 7,
+        "started": 0.0,
+        "heartbeat": time.time(),
+    }
+    (tmp_path / "driver.json").write_text(json.dumps(described))
+    assert driver_of(SweepPaths(tmp_path)) is None
+    (tmp_path / "driver.json").write_text(json.dumps({**described, "host": "elsewhere"}))
+    assert driver_of(SweepPaths(tmp_path)) is not None
+
+
+def test_a_driver_of_a_later_version_is_neither_ignored_nor_run_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def later() -> None:
+        other_machine(tmp_path, silent_seconds=0)
+        found = json.loads((tmp_path / "driver.json").read_text())
+        (tmp_path / "driver.json").write_text(json.dumps({**found, "version": 2}))
+
+    later()
+    for take_over in (False, True):
+        with (
+            pytest.raises(DataError, match=r"driver\.json is of version 2"),
+            SweepLock(SweepPaths(tmp_path), StopSwitch()).hold(take_over=take_over),
+        ):
+            pass
+    with pytest.raises(DataError, match=r"driver\.json is of version 2"):
+        driver_of(SweepPaths(tmp_path))
+    (tmp_path / "driver.json").unlink()
+    monkeypatch.setattr(sweep_lock, "HEARTBEAT_SECONDS", 0.05)
+    switch = StopSwitch()
+    with SweepLock(SweepPaths(tmp_path), switch).hold():
+        later()
+        until = time.time() + 5
+        while switch.reason is None:
+            assert time.time() < until
+            time.sleep(0.01)
+    assert switch.is_lost and json.loads((tmp_path / "driver.json").read_text())["version"] == 2

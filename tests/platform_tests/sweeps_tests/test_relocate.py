@@ -13,6 +13,7 @@ from typing import Any
 import mlflow
 import pytest
 
+from paretovid.infra.object_store import ObjectStore
 from paretovid.platform.cli import doctor
 from paretovid.platform.cli.main import main
 from paretovid.platform.execution.stopping import StopSwitch
@@ -21,11 +22,12 @@ from paretovid.platform.registry import prediction
 from paretovid.platform.registry import promotion as registry
 from paretovid.platform.storage.home import Home
 from paretovid.platform.storage.home_paths import from_home, to_home
+from paretovid.platform.storage.store import BucketStore
 from paretovid.platform.sweeps import relocate
 from paretovid.platform.sweeps.lock import SweepLock
 from paretovid.platform.testing.sweeps import small_home
 from paretovid.platform.tracking.artifact_places import ArtifactPlaces, artifact_places, rewrite_locations
-from paretovid.platform.tracking.exporter import TRACKED_FILE, Delivery
+from paretovid.platform.tracking.exporter import Delivery
 from paretovid.platform.tracking.store import open_store
 from paretovid.trainables.errors import UsageError
 
@@ -117,19 +119,19 @@ def test_it_is_done_once_and_a_dry_run_changes_nothing(moved: Home) -> None:
 
 
 def test_what_older_versions_wrote_with_absolute_paths_is_rewritten(made: Home, moved: Home) -> None:
-    selector = made.trial("tiny", "t0001")
-    folder = moved.sweep("tiny")
-    info = json.loads((folder / "sweep.json").read_text())
+    selector = made.trial("tiny", "t0001").folder
+    sweep = moved.sweep("tiny")
+    info = json.loads(sweep.record.read_text())
     info["config"] = {"home": str(made.root), "method": {"model": {"selector": str(selector)}}, "x": "/other"}
-    (folder / "sweep.json").write_text(json.dumps(info))
-    (folder / TRACKED_FILE).write_text(json.dumps({made.mlflow_url: 7, "http://server": 5}))
+    sweep.record.write_text(json.dumps(info))
+    sweep.tracked.write_text(json.dumps({made.mlflow_url: 7, "http://server": 5}))
     assert Delivery(moved, "tiny", None).sent == 7, "before it is relocated too"
     done = relocate.relocate(moved)
-    assert done.documents == ("sweeps/tiny/sweep.json", f"sweeps/tiny/{TRACKED_FILE}")
-    config: Any = known_record(folder).config
-    assert config["method"]["model"]["selector"] == str(moved.trial("tiny", "t0001"))
+    assert done.documents == ("sweeps/tiny/sweep.json", "sweeps/tiny/tracked.json")
+    config: Any = known_record(sweep).config
+    assert config["method"]["model"]["selector"] == str(moved.trial("tiny", "t0001").folder)
     assert config["home"] == str(moved.root) and config["x"] == "/other"
-    assert str(made.root) not in (folder / "sweep.json").read_text()
+    assert str(made.root) not in sweep.record.read_text()
     assert Delivery(moved, "tiny", None).sent == 7 and Delivery(moved, "tiny", "http://server").sent == 5
 
 
@@ -137,7 +139,7 @@ def test_a_record_written_now_follows_the_home_by_itself(tmp_path: Path) -> None
     first = Home(tmp_path / "first")
     data = {"name": "s", "state": "finished", "config": {"m": [{"f": str(first.root / "a/b")}, "/z"]}}
     write_record(first.sweep("s"), SweepRecord.from_json(data, "here"))
-    assert str(first.root) not in (first.sweep("s") / "sweep.json").read_text()
+    assert str(first.root) not in first.sweep("s").record.read_text()
     second = Home(first.root.rename(tmp_path / "second"))
     assert known_record(second.sweep("s")).config == {"m": [{"f": str(second.root / "a/b")}, "/z"]}
 
@@ -193,13 +195,13 @@ def test_it_refuses_while_a_sweep_runs_or_the_store_is_in_use(
         writer.execute("ROLLBACK")
     assert moved.mlflow_database.read_bytes() == before
     with pytest.raises(UsageError, match="remembers no folder"):
-        relocate.relocate(Home(moved.root, "s3://bucket/home"))
+        relocate.relocate(Home(moved.root, BucketStore(ObjectStore("s3://bucket/home"), moved.root)))
 
 
 def test_killed_before_the_tables_are_written_it_does_the_rest_the_next_time(
     made: Home, moved: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tracked = moved.sweep("tiny") / TRACKED_FILE
+    tracked = moved.sweep("tiny").tracked
     tracked.write_text(json.dumps({made.mlflow_url: 7}))
 
     def killed(*_: object) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from paretovid.platform.records.journal import SweepJournal
-from paretovid.platform.storage.home import Home
+from paretovid.platform.storage.home import Home, SweepPaths
 from paretovid.platform.testing.sweeps import write_sweep, write_trial
 from paretovid.platform.tracking import exporter as tracking_sender
 from paretovid.platform.tracking.exporter import Delivery, TrackingSender, last_sent, replay
@@ -38,7 +38,7 @@ def name(home: Home, request: pytest.FixtureRequest) -> str:
 
 def finish(home: Home, journal: SweepJournal, trial: str) -> Any:
     number = int(trial[1:])
-    write_trial(journal.path.parent, trial, [(0.3 + 0.1 * number, 0.01 + 0.01 * number)])
+    write_trial(SweepPaths(journal.path.parent), trial, [(0.3 + 0.1 * number, 0.01 + 0.01 * number)])
     return journal.write("finish", trial=trial, map=0.5, gflops=0.1)
 
 
@@ -130,7 +130,7 @@ def test_a_driver_killed_between_sending_and_noting_it_sends_twice_and_makes_onc
     journal = SweepJournal(home.sweep(name))
     entries = [finish(home, journal, trial) for trial in TRIALS]
     Delivery(home, name, None).send(entries[:2])
-    (home.sweep(name) / "tracked.json").unlink()
+    home.sweep(name).tracked.unlink()
     assert replay(home, name, None, print) == 3
     assert len(runs(home, name, "trial")) == 3
 
@@ -165,8 +165,8 @@ def test_a_result_that_cannot_be_read_is_left_out_and_the_rest_goes_on(home: Hom
     journal, said = SweepJournal(home.sweep(name)), list[str]()
     for trial in TRIALS:
         finish(home, journal, trial)
-    (home.sweep(name) / "trials" / "t0001" / "result.json").write_text(json.dumps({"points": 3}))
-    (home.sweep(name) / "trials" / "t0002" / "result.json").unlink()
+    home.trial(name, "t0001").result.write_text(json.dumps({"points": 3}))
+    home.trial(name, "t0002").result.unlink()
     replay(home, name, None, said.append)
     assert len(said) == 1 and "t0001/result.json has no field" in said[0]
     assert [run.data.tags["paretovid.trial"] for run in runs(home, name, "trial")] == ["t0000"]

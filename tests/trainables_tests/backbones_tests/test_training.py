@@ -11,11 +11,14 @@ import torch
 from safetensors.torch import load_file
 
 from paretovid.trainables.backbones import training as backbone_training
-from paretovid.trainables.backbones.catalog import family, read_backbone_meta
-from paretovid.trainables.backbones.training import BackboneTrainingConfig, is_for_backbones, train_backbones
+from paretovid.trainables.backbones.catalog import component, family, read_backbone_meta
+from paretovid.trainables.backbones.training import BackboneTrainingConfig, train_backbones
 from paretovid.trainables.context import LocalContext
+from paretovid.trainables.data.dataset import is_for_backbones
 from paretovid.trainables.data.video_keys import video_key
+from paretovid.trainables.data.videos import VideoReader
 from paretovid.trainables.errors import DataError, UsageError
+from paretovid.trainables.layers.functional import classification_loss
 
 COARSE = family("small")["coarse"]
 BRIEF = BackboneTrainingConfig(effort=0.01)
@@ -89,7 +92,7 @@ def test_what_classifies_is_not_taught_a_class_more(videos, tmp_path):
 
 def test_members_of_a_pool_learn_tags_each_by_itself(videos, tmp_path, monkeypatch):
     seen = []
-    original = backbone_training.classification_loss
+    original = classification_loss
 
     def watched(logits, targets, multi_label):
         seen.append((multi_label, sorted(set(targets.flatten().tolist()))))
@@ -117,7 +120,7 @@ def test_a_share_of_the_videos_is_kept_from_the_backbones(videos, tmp_path, monk
         (is_for_backbones(many, 0.7) | ~is_for_backbones(many, 0.2)).all()
     )  # a larger share adds videos
     read = []
-    original = backbone_training.VideoReader
+    original = VideoReader
 
     def noted(path, **named):
         read.append(path.stem)
@@ -140,15 +143,13 @@ def test_trimmed_clips_are_those_with_evidence_and_know_no_background(videos, tm
     train_backbones(config, videos, [COARSE], tmp_path, LocalContext())
     meta = read_backbone_meta(tmp_path / COARSE)
     assert meta["labels"] == list(videos.classes) and meta["training"]["labels"] == "trimmed"
-    samples = backbone_training.decode_samples(
-        videos, [backbone_training.component(COARSE)], "trimmed", config, LocalContext()
-    )
+    samples = backbone_training.decode_samples(videos, [component(COARSE)], "trimmed", config, LocalContext())
     evidence = sum(label >= 0 for record in videos.split("train") for label in record.step_labels or ())
     assert len(samples.targets) == evidence and (samples.targets.sum(axis=1) == 1).all()
 
 
 def test_flow_is_moved_and_made_faster_but_not_turned():
-    spec = backbone_training.component(family("localization")["flow"])
+    spec = component(family("localization")["flow"])
     still = torch.full((8, *spec.input.shape), 128, dtype=torch.uint8)
     right = still.clone()
     right[..., 0] = 160
@@ -268,7 +269,7 @@ def test_rare_evidence_and_what_a_component_is_for_are_drawn_more_often():
 
 
 def test_a_memory_limit_keeps_a_part_of_the_steps(videos, tmp_path):
-    spec = backbone_training.component(family("small")["fine"])
+    spec = component(family("small")["fine"])
     assert backbone_training._steps_that_fit([spec], 1, 6) == 2**20 // (64 * 64 * 3 * 6)
     assert backbone_training._steps_that_fit([spec], 1, 10**6) == 1
     labelled = np.arange(16) % 2 == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def test_a_download_goes_on_where_the_connection_was_lost(
     content = np.random.default_rng(0).bytes(4 * 2**20)
     put(bucket, a=content)
     monkeypatch.setattr(objects, "CHUNK_BYTES", 2**20)
-    port = int(objects.os.environ["AWS_ENDPOINT_URL"].rpartition(":")[2])
+    port = int(os.environ["AWS_ENDPOINT_URL"].rpartition(":")[2])
     with FlakyProxy(port, rate=0.4, after_bytes=100_000) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         assert read_object(f"{bucket}/a") == content

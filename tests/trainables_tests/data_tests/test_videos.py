@@ -41,6 +41,7 @@ def write(
     times: Sequence[float],
     *,
     tone: Sequence[float] | None = None,
+    tone_from: float = 0.0,
     pictures: Sequence[np.ndarray] | None = None,
     rotation: int = 0,
     container_options: dict[str, str] | None = None,
@@ -66,7 +67,7 @@ def write(
             angle = 2 * np.pi * np.cumsum(np.repeat(np.array(tone), SAMPLE_RATE // 2)) / SAMPLE_RATE
             samples = (0.5 * np.sin(angle)).astype(np.float32)[None]
             heard = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
-            heard.sample_rate, heard.pts = SAMPLE_RATE, 0
+            heard.sample_rate, heard.pts = SAMPLE_RATE, round(tone_from * SAMPLE_RATE)
             container.mux(sound.encode(heard))
             container.mux(sound.encode(None))
     return path
@@ -314,6 +315,24 @@ def test_sound_and_picture_start_together(tmp_path: Path) -> None:
     path = write(tmp_path / "sync.mp4", regular(), tone=[1000, 0, 0, 1000])
     bands = read_all_steps(path, {"audio": SPECS["audio"]}, step_seconds=0.5)["audio"].max(1)
     assert (bands[[0, 3]].min(1) > bands[[1, 2], 4:-4].max(1) + 3).all()
+
+
+@pytest.mark.parametrize("start", [5.0, 0.25])
+@pytest.mark.parametrize("sound_after", [0.0, 0.5])
+def test_sound_and_picture_stay_together_where_time_does_not_start_at_0(
+    tmp_path: Path, start: float, sound_after: float
+) -> None:
+    path = write(
+        tmp_path / "late.mkv",
+        [start + seconds for seconds in regular()],
+        tone=[1000, 0, 0, 1000][: 4 - round(2 * sound_after)],
+        tone_from=start + sound_after,
+    )
+    with VideoReader(path, step_seconds=0.5) as reader:
+        loudest = [float(reader.read(step, SPECS["audio"])[:, 4:-4].max()) for step in range(4)]
+        assert number_of(reader.read(0, FRAME)) == 4
+    heard = [1, 0, 0, 1] if sound_after == 0 else [0, 1, 0, 0]
+    assert [level > 0 for level in loudest] == [bool(each) for each in heard]
 
 
 def test_log_mel_of_silence_and_of_a_tone() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ def found(start: float, end: float, score: float, label: int = 0) -> Detection:
     return Detection(label=label, start_seconds=start, end_seconds=end, score=score)
 
 
-def known(events: Sequence, ambiguous: Sequence | None = None) -> GroundTruth:
+def known(events: Sequence[Any], ambiguous: Sequence[Any] | None = None) -> GroundTruth:
     return GroundTruth(events=events, ambiguous=[[]] * len(events) if ambiguous is None else ambiguous)
 
 
@@ -107,10 +108,14 @@ def test_hand_made_cases(case: str, evaluator: str):
 
 
 def test_an_interval_beyond_the_end_is_cut_to_the_video():
-    events = clipped([event(90, 4000), event(150, 160), event(-5, 4)], 100)
+    beyond = [event(150, 160), event(100, 110), event(-5, 0)]  # those that only touch an end have no length
+    events = clipped([event(90, 4000), *beyond, event(-5, 4)], 100)
     assert events == (event(90, 100), event(0, 4))
     assert map_iou([[found(90, 100, 1), found(0, 4, 1)]], known([events]), [0.7])["map_iou_0.7"] == 1
-    assert clipped_segments([(90, 4000), (150, 160), (-5, 4)], 100) == ((90, 100), (0, 4))
+    assert clipped_segments([(90, 4000), (150, 160), (100, 110), (-5, 0), (-5, 4)], 100) == (
+        (90, 100),
+        (0, 4),
+    )
 
 
 def test_the_mean_over_thresholds_and_its_name():
@@ -119,6 +124,7 @@ def test_the_mean_over_thresholds_and_its_name():
     assert said["map_iou_0.1_0.7"] == pytest.approx(4 / 7)
     assert [said[f"map_iou_{t:g}"] for t in THUMOS_THRESHOLDS] == [1, 1, 1, 1, 0, 0, 0]
     assert map_iou_name([0.1, 0.2, 0.5]) == "map_iou_0.1_0.5"
+    assert THUMOS_THRESHOLDS == (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 
 
 def test_overlap_is_intersection_over_union():
@@ -163,7 +169,7 @@ def random_case(seed: int, videos: int = 12) -> tuple[list[list[Detection]], lis
     return detections, truth
 
 
-def drawn(each: Sequence, counts: Sequence[int]) -> list:
+def drawn(each: Sequence[Any], counts: Sequence[int]) -> list[Any]:
     return [entry for entry, count in zip(each, counts, strict=True) for _ in range(count)]
 
 
@@ -196,7 +202,7 @@ def test_random_guesses_score_between_nothing_and_everything():
 
 
 def as_released(
-    detections: Sequence, events: Sequence, ambiguous: Sequence, limit: float, *, updated: bool
+    detections: Sequence[Any], events: Sequence[Any], ambiguous: Sequence[Any], limit: float, *, updated: bool
 ) -> float:
     """AP of class 0, step by step as the two releases of THUMOS'14 compute it, one detection at a time."""
     right: list[float] = []
@@ -221,7 +227,8 @@ def as_released(
     hits = [sum(hit for _, hit in listed[: i + 1]) for i in range(len(listed))]
     precisions = [count / (i + 1) for i, count in enumerate(hits)]
     if updated:
-        return sum(p for p, (_, hit) in zip(precisions, listed, strict=True) if hit) / total
+        answer: float = sum(p for p, (_, hit) in zip(precisions, listed, strict=True) if hit) / total
+        return answer
     reached = [
         max(
             (p for p, count in zip(precisions, hits, strict=True) if 10 * count >= tenth * total), default=0.0

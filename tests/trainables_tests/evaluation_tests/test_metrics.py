@@ -130,3 +130,59 @@ def test_a_category_is_measured_over_the_videos_that_have_it():
     # Video 0, which has no action, would come before video 1 otherwise.
     assert map_by_category(scores, targets, classes, categories) == {"action": 1.0, "attribute": 1.0}
     assert map_by_category(scores, np.array([[0, 1, 0, 0]] * 3), classes, categories) == {"attribute": 1.0}
+
+
+def test_intervals_are_percentiles_of_resampled_maps_scaled_by_the_classes_that_are_there():
+    scores, targets = random_case(4, videos=30)
+    targets[:, 0] = 0.0
+    targets[targets.sum(axis=1) == 0, 1] = 1.0
+    values = []
+    for drawn in np.random.default_rng(7).integers(0, 30, size=(100, 30)):
+        left = targets[drawn].sum(axis=0) > 0
+        values.append(0.8 * average_precision_paper(scores[drawn][:, left], targets[drawn][:, left]).mean())
+    for level, ends in ((0.95, [0.025, 0.975]), (0.6, [0.2, 0.8])):
+        found = bootstrap_map_interval(scores, targets, resamples=100, seed=7, level=level)
+        assert found == pytest.approx(np.quantile(values, ends))
+    assert bootstrap_map_interval(scores, targets) == bootstrap_map_interval(
+        scores, targets, resamples=500, seed=0, level=0.95
+    )
+
+
+def test_a_paired_difference_draws_the_same_videos_for_both():
+    (first, targets), (second, _) = random_case(5, videos=30), random_case(6, videos=30)
+    differences = []
+    for drawn in np.random.default_rng(3).integers(0, 30, size=(80, 30)):
+        left = targets[drawn].sum(axis=0) > 0
+        maps = [
+            average_precision_paper(s[drawn][:, left], targets[drawn][:, left]).mean()
+            for s in (first, second)
+        ]
+        differences.append(maps[0] - maps[1])
+    for level, ends in ((0.95, [0.025, 0.975]), (0.6, [0.2, 0.8])):
+        found = bootstrap_map_difference(first, second, targets, resamples=80, seed=3, level=level)
+        assert found == pytest.approx((np.mean(differences), *np.quantile(differences, ends)))
+    assert bootstrap_map_difference(first, second, targets) == bootstrap_map_difference(
+        first, second, targets, resamples=500, seed=0, level=0.95
+    )
+
+
+def test_each_class_is_ranked_by_its_own_scores():
+    """Two classes in opposite orders, with as many positives as one has and the other has not."""
+    scores = np.array([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9]])
+    targets = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    for average_precision in (
+        average_precision_paper,
+        average_precision_present_only,
+        average_precision_activitynet,
+    ):
+        assert average_precision(scores, targets).tolist() == [1.0, 1.0]
+        assert average_precision(-scores, targets) == pytest.approx([(1 / 2 + 2 / 3) / 2, 1 / 3], abs=0.09)
+    absent = average_precision_activitynet(scores, targets * [1, 0])
+    assert absent[0] == 1.0 and np.isnan(absent[1])
+
+
+def test_categories_come_in_order_whatever_the_order_of_their_classes():
+    classes = ("e", "d", "c", "b", "a")
+    categories = {name: f"of {name}" for name in classes}
+    scores, targets = random_case(0)
+    assert list(map_by_category(scores, targets, classes, categories)) == [f"of {name}" for name in "abcde"]

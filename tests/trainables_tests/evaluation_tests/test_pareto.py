@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 
 from paretovid.trainables.errors import NonFiniteError
-from paretovid.trainables.evaluation.pareto import Reference, hypervolume, knee, non_dominated, thinned
+from paretovid.trainables.evaluation.pareto import (
+    Reference,
+    hypervolume,
+    knee,
+    non_dominated,
+    reference_of,
+    thinned,
+)
 
 
 def test_front_keeps_what_nothing_beats() -> None:
@@ -73,3 +80,35 @@ def test_thinning_keeps_the_ends_and_the_bend() -> None:
     kept = thinned(costs, qualities, 3)
     assert kept[0] == 0 and kept[-1] == 5 and len(kept) == 3
     assert kept[1] in (2, 3)
+
+
+def test_the_bend_is_measured_from_the_cheapest_to_the_best_point_of_the_front() -> None:
+    # Against the line to the third point the second would stand out most; (20, 0.9) is beaten and has no say.
+    assert knee([0.0, 1.0, 4.0, 10.0, 20.0], [0.0, 0.3, 0.62, 1.0, 0.9]) == 2
+    assert knee([5.0, 6.0, 9.0], [0.5, 0.9, 1.0]) == 1, "wherever the front begins"
+    assert knee([0.0, 1.0, 2.0, 4.0], [0.0, 0.5, 0.75, 1.0]) == 1, "of equals the cheaper one"
+
+
+def test_a_corner_that_all_have_stated_is_the_largest_of_them_and_else_it_is_the_dearest_point() -> None:
+    near, far = Reference(quality=0.2, gflops=5.0), Reference(quality=0.1, gflops=3.0)
+    assert reference_of([near, far], 99.0) == Reference(quality=0.1, gflops=5.0)
+    assert reference_of([near], 99.0) == near
+    for stated in ([near, None], [None], []):
+        assert reference_of(stated, 99.0) == Reference(quality=0.0, gflops=99.0)
+    assert near.to_json("map") == {"map": 0.2, "gflops": 5.0}
+
+
+def test_what_does_not_pair_up_is_an_error_and_so_is_a_quality_that_is_not_finite() -> None:
+    with pytest.raises(ValueError, match="2 costs but 1 qualities"):
+        non_dominated([1.0, 2.0], [0.5])
+    with pytest.raises(NonFiniteError, match="nan"):
+        hypervolume([1.0], [math.nan], Reference(gflops=2.0))
+
+
+def test_thinning_takes_out_what_covers_least_and_never_an_end() -> None:
+    costs, qualities = [0.0, 1.0, 2.0, 6.0, 10.0], [0.0, 0.5, 0.55, 0.9, 1.0]
+    # Losses of the middle ones: 1 x 0.5, 4 x 0.05, 4 x 0.35; then 5 x 0.5 and 4 x 0.4.
+    assert thinned(costs, qualities, 5) == [0, 1, 2, 3, 4]
+    assert thinned(costs, qualities, 4) == [0, 1, 3, 4]
+    assert thinned(costs, qualities, 3) == [0, 1, 4]
+    assert thinned(costs, qualities, 2) == thinned(costs, qualities, 1) == [0, 4]

@@ -1,24 +1,34 @@
 from __future__ import annotations
 
+import ast
 import dataclasses
 import json
+import os
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from paretovid.trainables.backbones.catalog import component, family, save_backbone
+from paretovid.trainables.backbones.catalog import component, family, load_backbone, save_backbone
 from paretovid.trainables.data.video_keys import video_key
 from paretovid.trainables.data.videos import read_all_steps
 from paretovid.trainables.errors import DataError, StaleFeaturesError, UsageError
+from paretovid.trainables.features import store as store_module
 from paretovid.trainables.features.extract import compute_features, extract_shard, headers
 from paretovid.trainables.features.store import (
+    _DETERMINING_CODE,
     FeatureStore,
+    _digest,
+    describes_shard,
+    feature_code_version,
     finish,
     header_fingerprint,
     load_padded,
+    shard_files,
     shard_is_whole,
+    skipped_videos,
     write_shard,
 )
 
@@ -46,8 +56,6 @@ def extracted(videos, backbone: Path, root: Path, dtype: str = "float32") -> Pat
 def test_features_are_those_of_the_backbone_on_the_decoded_steps(videos, backbone, tmp_path):
     store = FeatureStore.open(extracted(videos, backbone, tmp_path / "features"))
     assert len(store) == len(videos.records) and store.width == component(COARSE).feature_width
-    from paretovid.trainables.backbones.catalog import load_backbone
-
     network, _ = load_backbone(backbone)
     for record in videos.records:
         steps = read_all_steps(
@@ -93,7 +101,7 @@ def test_a_shard_that_is_whole_is_not_made_again(videos, backbone, tmp_path):
     assert stamps == {path: path.stat().st_mtime_ns for path in folder.glob("shard_*.npy")}
 
 
-@pytest.mark.parametrize("harm", ["byte", "short", "gone", "index", "no index"])
+@pytest.mark.parametrize("harm", ["byte", "short", "gone", "index", "no JSON", "no header", "no index"])
 def test_damage_is_refused_with_the_command_that_mends_it(videos, backbone, tmp_path, harm):
     folder = extracted(videos, backbone, tmp_path / "features" / "moving_digits")
     shard, index = folder / "shard_00001.npy", folder / "index.json"
@@ -108,14 +116,133 @@ def test_damage_is_refused_with_the_command_that_mends_it(videos, backbone, tmp_
         changed = json.loads(index.read_text())
         changed["header"]["weights_sha256"] = "0" * 64
         index.write_text(json.dumps(changed))
-    else:
-        index.unlink()
+    elif harm.startswith("no "):
+        index.write_text("{" if harm == "no JSON" else "{}")
+        if harm == "no index":
+            index.unlink()
     with pytest.raises(StaleFeaturesError) as error:
         FeatureStore.open(folder)
     assert "paretovid extract data=moving_digits" in error.value.hint
-    if harm not in ("index", "no index"):
+    said = {
+        "no JSON": "index .* is damaged",
+        "no header": "index .* is damaged",
+        "no index": "no features in",
+    }
+    assert re.search(said.get(harm, "missing" if harm == "gone" else "damaged|changed"), error.value.message)
+    if harm in ("byte", "short", "gone"):
         extracted(videos, backbone, tmp_path / "features" / "moving_digits")
         assert len(FeatureStore.open(folder)) == len(videos.records), "the command mends it"
+
+
+def test_a_byte_that_turns_after_the_first_opening_is_noticed_at_the_next(videos, backbone, tmp_path):
+    folder = extracted(videos, backbone, tmp_path / "features")
+    FeatureStore.open(folder)
+    shard = folder / "shard_00000.npy"
+    for place in (-1, 200):
+        content, times = shard.read_bytes(), shard.stat()
+        turned = bytearray(content)
+        turned[place] ^= 1
+        shard.write_bytes(turned)  # as large as before
+        with pytest.raises(StaleFeaturesError, match="damaged"):
+            FeatureStore.open(folder)
+        with pytest.raises(StaleFeaturesError, match="damaged"):
+            FeatureStore.open(folder)  # a refusal is not taken for a check that was passed
+        shard.write_bytes(content)
+        os.utime(shard, ns=(times.st_atime_ns, times.st_mtime_ns + 1))
+        assert len(FeatureStore.open(folder)) == len(videos.records)
+
+
+def test_what_was_checked_is_not_read_again_until_it_changes(videos, backbone, tmp_path, monkeypatch):
+    folder = extracted(videos, backbone, tmp_path / "features")
+    read: list[str] = []
+
+    def digest(path: Path) -> str:
+        read.append(path.name)
+        return _digest(path)
+
+    monkeypatch.setattr(store_module, "_digest", digest)
+    FeatureStore.open(folder)
+    FeatureStore.open(folder)
+    assert read == ["shard_00000.npy", "shard_00001.npy"]
+    os.utime(folder / "shard_00001.npy", ns=(1, 1))
+    FeatureStore.open(folder)
+    assert read[2:] == ["shard_00001.npy"]
+    (folder / "verified.json").write_text("[damaged")
+    FeatureStore.open(folder)
+    assert read[3:] == ["shard_00000.npy", "shard_00001.npy"]
+
+
+def test_precision_type_and_share_are_part_of_the_fingerprint(videos, backbone, tmp_path):
+    save_backbone(tmp_path / "half", COARSE, load_backbone(backbone)[0], {"training": {"video_share": 0.5}})
+    found = [
+        header_fingerprint(headers(videos, {COARSE: folder}, dtype, precision)[COARSE])
+        for folder, dtype, precision in (
+            (backbone, "float32", "float32"),
+            (backbone, "float16", "float32"),
+            (backbone, "float32", "bfloat16"),
+            (backbone, "float32", "float16"),
+            (tmp_path / "half", "float32", "float32"),
+        )
+    ]
+    assert len(set(found)) == len(found)
+    assert all(len(each) == 12 for each in found)
+
+
+NO_PART_IN_FEATURES = {
+    "cost.py": "counts, computes nothing",
+    "data/dataset.py": "names, lengths and labels, which the fingerprint of the data set holds",
+    "data/s3.py": "brings bytes as they are",
+    "errors.py": "words",
+    "features/store.py": "writes rows as they are; what it says of them is its header",
+    "layers/frame_sampling.py": "the hash of a video's id, for the data set",
+}
+"""Modules that extraction imports and whose changes leave features valid, with the reason."""
+
+
+def test_every_module_that_extraction_imports_is_in_the_version_of_the_code():
+    root = Path(store_module.__file__).parents[1]
+    found: set[str] = set()
+    waiting = ["features/extract.py"]
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting += imported_by(root / name, root)
+    assert set(_DETERMINING_CODE) == found - NO_PART_IN_FEATURES.keys()
+    assert NO_PART_IN_FEATURES.keys() <= found
+    assert feature_code_version() == feature_code_version() and len(feature_code_version()) == 12
+
+
+def imported_by(path: Path, root: Path) -> list[str]:
+    """The modules of `trainables/` that a file imports, inside functions too."""
+    modules: list[str] = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            modules += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            modules += [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
+    names = [m.removeprefix("paretovid.trainables.").replace(".", "/") + ".py" for m in modules]
+    return [name for name in names if (root / name).is_file()]
+
+
+def test_a_change_of_any_of_these_files_is_another_version(tmp_path, monkeypatch):
+    for name in _DETERMINING_CODE:
+        (tmp_path / "trainables" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "trainables" / name).write_text("as it was")
+    monkeypatch.setattr(store_module, "__file__", str(tmp_path / "trainables" / "features" / "store.py"))
+
+    def version() -> str:
+        feature_code_version.cache_clear()
+        return feature_code_version()
+
+    try:
+        versions = {version()}
+        for name in _DETERMINING_CODE:
+            (tmp_path / "trainables" / name).write_text("changed")
+            versions.add(version())
+        assert len(versions) == len(_DETERMINING_CODE) + 1
+    finally:
+        feature_code_version.cache_clear()
 
 
 def test_other_weights_other_videos_or_other_sampling_are_other_features(videos, backbone, tmp_path):
@@ -147,6 +274,8 @@ def test_a_video_that_cannot_be_read_is_named_and_has_no_features(videos, backbo
     finish(folder, header, 1)
     store = FeatureStore.open(folder)
     assert path == str(broken.video_path(bad)) and reason
+    others = [record.video_id for record in videos.records if record is not videos.records[2]]
+    assert list(store) == others and others[0] in store and skipped_videos(folder, 1) == store.skipped
     assert bad.video_id not in store and len(store) == len(videos.records) - 1
     with pytest.raises(StaleFeaturesError, match="could not be read"):
         store.video(bad.video_id)
@@ -165,3 +294,43 @@ def test_a_shard_of_other_videos_is_made_again_and_a_missing_one_is_named(videos
     assert shard_is_whole(folder, 0, ids[:7]) and not shard_is_whole(folder, 0, ids[:6])
     with pytest.raises(DataError, match="shard 2 of 3 is missing"):
         finish(folder, headers(videos, {COARSE: backbone})[COARSE], 3)
+
+
+def test_a_fingerprint_is_of_what_is_said_not_of_the_order_in_which_it_is(videos, backbone):
+    header = headers(videos, {COARSE: backbone})[COARSE]
+    assert header_fingerprint(dict(reversed(header.items()))) == header_fingerprint(header)
+    assert header["sampling"]["step_seconds"] == videos.step_seconds and header["component"] == COARSE
+
+
+def test_a_shard_is_described_by_the_videos_that_it_was_asked_for_and_its_width(tmp_path):
+    write_shard(
+        tmp_path, 3, {"a": np.ones((2, 4))}, asked=["a", "b"], skipped={"b": "why"}, width=4, dtype="float32"
+    )
+    rows, description = shard_files(3)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([rows, description])
+    described = json.loads((tmp_path / description).read_text())
+    assert described["videos"] == {"a": [3, 0, 2]} and described["skipped"] == {"b": "why"}
+    assert described["bytes"] == (tmp_path / rows).stat().st_size
+    assert describes_shard(described, ["a", "b"]) and not describes_shard(described, ["a"])
+    assert not describes_shard({**described, "width": 0}, ["a", "b"]), "as earlier versions left them"
+    assert shard_is_whole(tmp_path, 3, ["a", "b"]) and not shard_is_whole(tmp_path, 2, ["a", "b"])
+    (tmp_path / rows).write_bytes(b"other")
+    assert not shard_is_whole(tmp_path, 3, ["a", "b"])
+
+
+def test_videos_of_a_store_whose_rows_cannot_all_be_had_are_named(tmp_path):
+    videos = {name: np.full((2, 4), np.nan) for name in "abcd"} | {"good": np.ones((1, 4))}
+    with pytest.raises(DataError, match=r"^features of a, b, c and others are not finite as float32"):
+        write_shard(tmp_path, 0, videos, asked=[*videos], skipped={}, width=4, dtype="float32")
+    three = {name: videos[name] for name in ("a", "b", "c", "good")}
+    with pytest.raises(DataError, match=r"^features of a, b, c are not finite"):
+        write_shard(tmp_path, 0, three, asked=[*three], skipped={}, width=4, dtype="float32")
+
+
+def test_a_store_without_one_video_is_none_and_says_why(tmp_path):
+    for shard, reason in ((0, "no file"), (1, "no frame")):
+        write_shard(tmp_path, shard, {}, asked=[reason], skipped={reason: reason}, width=4, dtype="float32")
+    assert skipped_videos(tmp_path, 2) == {"no file": "no file", "no frame": "no frame"}
+    with pytest.raises(DataError, match="not one of 2 videos of some could be read") as error:
+        finish(tmp_path, {"dataset": "some"}, 2)
+    assert "no file; no frame" in error.value.hint and not (tmp_path / "index.json").exists()

@@ -241,3 +241,45 @@ def test_entropy_stops_where_it_is_told_to():
 def test_a_bad_configuration_says_what_is_allowed(fields, message):
     with pytest.raises(UsageError, match=message):
         method_config("ada_frame", fields)
+
+
+def test_the_policys_weight_is_that_of_its_part_of_the_loss():
+    split = synthetic_split()
+    batch = Batch(split.features, split.mask, split.targets, split.video_keys)
+    for weight in (0.0, 1.0, 3.0):
+        method: Any = synthetic_method("ada_frame", {"policy_weight": weight})
+        torch.manual_seed(0)
+        loss = method.loss(batch, Progress(0, 1))
+        parts = loss.parts
+        assert abs(parts["policy"]) > 1e-4
+        expected = parts["classification"] + parts["utility"] + weight * parts["policy"]
+        assert float(loss.total.detach()) == pytest.approx(expected, rel=1e-5)
+        loss.total.backward()
+        moved = [p.grad is not None and bool(p.grad.any()) for p in method.agent.policy.parameters()]
+        assert moved and all(each == (weight > 0) for each in moved)
+
+
+def test_an_agent_that_knows_its_place_hears_of_it_and_another_does_not():
+    """Frames that are all alike: only the place tells one from another."""
+    for knows_place in (False, True):
+        fields = {
+            "policy": "uniform",
+            "steps": 3,
+            "agent": {"memory": {"kind": "none"}, "knows_place": knows_place},
+        }
+        method = synthetic_method("ada_frame", fields)
+        assert isinstance(method, AdaFrame)
+        agent, like = method.agent, torch.zeros(1)
+        frame, state = torch.ones(1, agent.config.frame_projection), agent.cell.initial(1, like)
+        first, last = (agent._step(frame, None, state, torch.tensor([place])) for place in (0.0, 1.0))
+        assert torch.equal(first, last) != knows_place
+        split = synthetic_split()
+        alike = {source: torch.ones_like(values) for source, values in split.features.items()}
+        walk = method.agent.walk(Batch(alike, split.mask, split.targets, split.video_keys), 2)
+        long_enough = split.num_steps > 1
+        steps = walk.hidden[long_enough]
+        # The second frame lies elsewhere in a video than the first, at the same place in every video.
+        told = agent._step(agent.project(torch.ones(1, agent.fine_width)), None, state, torch.tensor([0.0]))[
+            0
+        ]
+        torch.testing.assert_close(steps[:, 0], told.expand_as(steps[:, 0]))

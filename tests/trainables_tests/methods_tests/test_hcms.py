@@ -492,3 +492,100 @@ def test_usage_counts_every_look_beyond_the_first_source() -> None:
     )
     metrics = measured.metrics(np.eye(2), np.array([4, 2]))
     assert metrics.usage == pytest.approx((2 / 4 + 0 / 2) / 2)
+
+
+# What is evaluated, and how it is trained
+
+
+def test_offsets_are_evaluated_at_all_gates_together_and_at_each_alone() -> None:
+    expected = [at(0, 0), at(-2, -2), at(-2, 0), at(0, -2), at(1, 1), at(1, 0), at(0, 1)]
+    settings = hcms(gate_offsets=[0.0, -2.0, 1.0]).settings()
+    assert settings == [{**each, "max_gflops": 0.0} for each in expected]
+
+
+@pytest.mark.parametrize(
+    ("offsets", "looks"), [((ALWAYS, NEVER), 2), ((ALWAYS, ALWAYS), 3), ((NEVER, ALWAYS), 1)]
+)
+def test_an_offset_moves_its_own_gate(offsets: tuple[float, float], looks: int) -> None:
+    split = synthetic_split()
+    decisions = run_cached(hcms(), split, at(*offsets)).decisions
+    assert (decisions[split.mask] == looks).all()
+
+
+def test_an_offset_is_added_to_the_logit_of_use() -> None:
+    """A gate that prefers to skip by exactly 2 is moved by more than 2, and by no less."""
+    method = hcms()
+    with torch.no_grad():
+        for gate in method.gates:
+            assert isinstance(gate, torch.nn.Linear)
+            gate.weight.zero_()
+            gate.bias.copy_(torch.tensor([3.0, 1.0]))
+    for offset, looks in ((1.9, 1), (2.1, 3)):
+        decisions = run_cached(method, synthetic_split(), at(offset, offset)).decisions
+        assert (decisions[synthetic_split().mask] == looks).all()
+
+
+def test_caps_are_in_units_of_one_step_with_every_source() -> None:
+    method = hcms(caps=[1.0, 3.0])
+    costs = synthetic_costs(method)
+    own = ("audio_rnn", "fine_gate", "fine_rnn", "motion_gate", "motion_rnn")  # not the head, which answers
+    step = sum(MACS[s] for s in ("audio", "fine", "motion")) + sum(costs[f"hcms.{name}"].macs for name in own)
+    outcome = run_cached(method, synthetic_split(), {})
+    assert int(outcome.trace["cap/step"]) == step
+    found = [setting["max_gflops"] for setting, _ in method.stop_points(outcome, {})]
+    assert found == [pytest.approx(step / 1e9, rel=5e-3), pytest.approx(3 * step / 1e9, rel=5e-3)]
+
+
+def test_the_temperature_reaches_its_floor_at_sixty_percent(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[float] = []
+
+    def always(logits: Tensor, temperature: float) -> Tensor:
+        seen.append(temperature)
+        return torch.ones(len(logits))
+
+    monkeypatch.setattr("paretovid.trainables.methods.hcms.gumbel_use", always)
+    method, split = hcms(temperature_floor=0.25), synthetic_split()
+    batch = Batch(split.features, split.mask, split.targets, split.video_keys)
+    for step, temperature in ((0, 1.0), (30, 0.5), (60, 0.25), (100, 0.25)):
+        seen.clear()
+        method.loss(batch, Progress(step, 101))
+        assert seen == pytest.approx([temperature] * len(seen)) and seen
+
+
+def test_the_usage_loss_is_weighted_by_lambda() -> None:
+    split = synthetic_split()
+    batch = Batch(split.features, split.mask, split.targets, split.video_keys)
+    found = []
+    for weight in (0.0, 2.0, 5.0):
+        torch.manual_seed(0)
+        loss = hcms(usage_weight=weight).loss(batch, Progress(0, 10))
+        assert float(loss.total) == pytest.approx(
+            loss.parts["classification"] + weight * loss.parts["usage_penalty"], rel=1e-5
+        )
+        found.append(loss.parts["usage_penalty"])
+    assert found[0] > 0
+
+
+def test_results_of_a_seed_stay_what_they_are() -> None:
+    """Written down on the day that this test was made; checkpoints must go on loading."""
+    method = hcms()
+    losses = train_briefly(method, synthetic_split(num_videos=24, seed=1), steps=20)
+    split = synthetic_split(num_videos=12, seed=2)
+    natural = run_cached(method, split, at(0, 0))
+    opened = run_cached(method, split, at(2, 1))
+    assert (losses[0], losses[-1]) == pytest.approx((1.500594, 0.295308), rel=1e-4)
+    assert natural.scores[0].tolist() == pytest.approx([0.995361, 0.000669, 0.001171, 0.002799], abs=2e-5)
+    assert opened.scores[5].tolist() == pytest.approx([0.001794, 0.000582, 0.000026, 0.997598], abs=2e-5)
+    assert natural.decisions[0].tolist() == [1, 1, 1, 1, 1, 1, 1, 2, 1]
+    assert opened.decisions[0].tolist() == [2, 1, 2, 1, 2, 1, 1, 1, 1]
+    assert {name: int(count.sum()) for name, count in natural.calls.items()} == {
+        "synthetic_audio@1": 78,
+        "synthetic_fine@1": 20,
+        "synthetic_motion@1": 3,
+        "hcms.audio_rnn": 78,
+        "hcms.fine_gate": 78,
+        "hcms.fine_rnn": 20,
+        "hcms.motion_gate": 20,
+        "hcms.motion_rnn": 3,
+        "hcms.head": 12,
+    }

@@ -9,9 +9,9 @@ import math
 import pytest
 import torch
 
-from paretovid.trainables.backbones.training import is_for_backbones
 from paretovid.trainables.catalog import method_config
 from paretovid.trainables.cost import measure_macs
+from paretovid.trainables.data.dataset import is_for_backbones
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.evaluation.evaluate import run_settings
 from paretovid.trainables.features.store import FeatureSplit
@@ -354,3 +354,24 @@ def test_the_cost_of_a_selector_does_not_grow_with_the_bank():
         assert method.component_costs()[method.component].macs == expected
     bank = SelectorBank(3, num_classes=4, hidden=64, members=4)
     assert measure_macs(bank, torch.zeros(1, 4)) == 3 * expected
+
+
+@pytest.mark.parametrize("reads", ["", "s", "l"])
+def test_what_the_selector_reads_is_paid_in_any_case_and_adds_nothing(reads):
+    """At a high alpha price alone decides, and what was read costs nothing more."""
+    method = selection(selector_source=reads, alpha=100.0, selector_videos="all")
+    loss = method.loss(batch_of(synthetic_split(num_videos=16)), Progress(0, 1))
+    labelled = {name: share for name, share in loss.parts.items() if name.startswith("labels_")}
+    assert labelled.pop(f"labels_{reads or 'xs'}") == pytest.approx(1.0)
+    assert set(labelled.values()) == {0.0}
+
+
+def test_the_price_of_another_member_is_its_share_of_the_whole_pools_cost():
+    method = selection(selector_source="s")
+    gmacs = [FACTS[source].gmacs for source in method.config.pool]
+    shares = [each / sum(gmacs) for each in gmacs]
+    expected = [
+        0.0 if source == "s" else share for source, share in zip(method.config.pool, shares, strict=True)
+    ]
+    assert method._added_shares().tolist() == pytest.approx(expected)
+    assert method.pool.cost_shares.tolist() == pytest.approx(shares), "which themselves stay as they are"

@@ -234,7 +234,7 @@ def test_two_streams_are_the_mean_of_both():
     outcome = run_cached(method, split, {})
     heads = method.get_submodule("heads")
     each = [
-        head.activations(split.features[source])  # type: ignore[operator, union-attr]
+        head.activations(split.features[source])  # type: ignore[operator]
         for source, head in heads.eval().named_children()
     ]
     torch.testing.assert_close(

@@ -266,7 +266,8 @@ def test_other_classifiers_see_open_timesteps_alone_and_cost_what_they_compute(k
 
     class Answer(torch.nn.Module):
         def forward(self, features: torch.Tensor) -> torch.Tensor:
-            return method.classifier(method.classifier.project(features), torch.ones(1, 3))
+            answer: torch.Tensor = method.classifier(method.classifier.project(features), torch.ones(1, 3))
+            return answer
 
     costs, calls = method.component_costs(), method.classifier.calls(torch.ones(1, 3, dtype=torch.bool))
     told = sum(int(count) * costs[name].macs for name, count in calls.items())
@@ -292,7 +293,7 @@ def test_a_saved_selector_selects_the_same_before_other_classifiers_and_stays_as
         assert not torch.equal(before, method.classifier.project.state_dict()["layers.0.weight"])
         assert torch.equal(run_cached(method, split, {}).decisions, expected)
         described = method.portable({**fields, **more})
-        assert described["selector"].startswith("sha256:") and str(tmp_path) not in str(described)
+        assert str(described["selector"]).startswith("sha256:") and str(tmp_path) not in str(described)
         elsewhere = reloaded(method, "video_epitoma", described)
         assert torch.equal(run_cached(elsewhere, split, {}).scores, run_cached(method, split, {}).scores)
     assert not (tmp_path / "other").exists()
@@ -370,7 +371,10 @@ def test_calls_times_cost_is_what_an_answer_over_so_many_timesteps_computes(coun
 
     class Answer(torch.nn.Module):
         def forward(self, features: torch.Tensor) -> torch.Tensor:
-            return method.classifier(method.classifier.project(features), torch.ones(1, count))
+            answer: torch.Tensor = method.classifier(
+                method.classifier.project(features), torch.ones(1, count)
+            )
+            return answer
 
     assert told(method.classifier.calls(is_open)) == measure_macs(Answer(), torch.randn(1, count, 16))
 

@@ -106,6 +106,7 @@ class InceptionI3d(nn.Module):
         self._stages = tuple(name for name, _ in stages)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Clips of F frames `[B, C, F, H, W]` to features `[B, D]`."""
         for name in self._stages:
             x = self.get_submodule(name)(x)
         return x.mean(dim=(2, 3, 4))

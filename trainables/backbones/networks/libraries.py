@@ -27,7 +27,8 @@ def torchvision_trunk(name: str, *, head: str) -> Builder:
 
         network = get_model(name, weights=None)
         setattr(network, head, nn.Identity())
-        return network
+        answer: nn.Module = network
+        return answer
 
     return build
 

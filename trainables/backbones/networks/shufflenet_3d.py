@@ -83,6 +83,7 @@ class ShuffleNet3d(nn.Module):
             before = outputs
 
     def forward(self, x: Tensor) -> Tensor:
+        """Clips of F frames `[B, C, F, H, W]` to features `[B, D]`."""
         x = F.max_pool3d(self.conv1(x), 3, stride=2, padding=1)
         for number in range(1, len(_REPEATS) + 1):
             x = self.get_submodule(f"layer{number}")(x)

@@ -69,6 +69,7 @@ class YamNet(nn.Module):
             width = outputs
 
     def forward(self, x: Tensor) -> Tensor:
+        """Log-mel spectrograms `[B, 1, M, T]`, M bands of T times, to features `[B, D]`."""
         x = x.transpose(2, 3)  # its weights were trained on time by mel
         for layer in self.children():
             x = layer(x)

@@ -109,7 +109,8 @@ class Painter:
 
     def _scan(self, digit: int) -> np.ndarray:
         scans = self._digits[digit]
-        return scans[self._rng.integers(len(scans))]
+        answer: np.ndarray = scans[self._rng.integers(len(scans))]
+        return answer
 
     def _show(
         self,
@@ -158,7 +159,8 @@ class Painter:
         upper = padded[top, left] * (1 - right_share) + padded[top, left + 1] * right_share
         lower = padded[top + 1, left] * (1 - right_share) + padded[top + 1, left + 1] * right_share
         ink = upper * (1 - low_share) + lower * low_share
-        return np.clip(ink * 1.8 - 0.3, 0, 1).astype(np.float32)
+        answer: np.ndarray = np.clip(ink * 1.8 - 0.3, 0, 1).astype(np.float32)
+        return answer
 
     def _background(self, frames: int) -> np.ndarray:
         """Slow waves of low spatial frequency, `[F, H, W]` float32."""
@@ -228,7 +230,8 @@ def render_audio(
             name = str(rng.choice(["tone", "there and back", "noise", "click"]))
         heard = _sound(rng, name, per_step)
         track[step * per_step : (step + 1) * per_step] += heard * np.float32(rng.uniform(0.15, 0.35))
-    return np.clip(track, -1, 1)
+    answer: np.ndarray = np.clip(track, -1, 1)
+    return answer
 
 
 def _sound(rng: np.random.Generator, name: str, samples: int) -> np.ndarray:
@@ -238,9 +241,11 @@ def _sound(rng: np.random.Generator, name: str, samples: int) -> np.ndarray:
     low, high = rng.uniform(350, 600), rng.uniform(1400, 2400)
     fade = np.minimum(1, 12 * np.minimum(progress, 1 - progress))
     if name == "noise":
-        return fade * rng.standard_normal(samples, dtype=np.float32) * 0.4
+        answer: np.ndarray = fade * rng.standard_normal(samples, dtype=np.float32) * 0.4
+        return answer
     if name == "click":
-        return np.exp(-progress * rng.uniform(30, 80)) * rng.standard_normal(samples, dtype=np.float32)
+        answer = np.exp(-progress * rng.uniform(30, 80)) * rng.standard_normal(samples, dtype=np.float32)
+        return answer
     pitch = {
         "rising chirp": low + (high - low) * progress,
         "falling chirp": high + (low - high) * progress,
@@ -249,4 +254,5 @@ def _sound(rng: np.random.Generator, name: str, samples: int) -> np.ndarray:
     }.get(name, np.full(samples, rng.uniform(low, high)))  # Hz
     wave = np.sin(2 * np.pi * np.cumsum(pitch) / samples * seconds)
     beats = (np.sin(2 * np.pi * 4 * progress) > 0) if name == "beeps" else 1.0
-    return (fade * beats * wave).astype(np.float32)
+    answer = (fade * beats * wave).astype(np.float32)
+    return answer

@@ -432,7 +432,7 @@ def test_context_stands_beside_instances_and_takes_its_share_of_the_rest() -> No
 
 def test_context_looks_like_its_action_and_does_not_move() -> None:
     config = dataclasses.replace(UNTRIMMED, difficulty=0.0, lookalikes=0.0)
-    seen = {"action": [], "context": [], "rest": []}  # type: ignore[dict-item, var-annotated]
+    seen = {"action": [], "context": [], "rest": []}  # type: ignore[var-annotated]
     for index in range(6):
         frames, _, record = render_video(config, "train", index)
         context = context_labels(config, "train", index)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 import threading
@@ -19,15 +20,14 @@ from paretovid.platform.config.load import load_sweep_config
 from paretovid.platform.execution.context import ProcessContext, forget_checkpoints, keep_checkpoint
 from paretovid.platform.execution.heartbeat import ask_to_stop, take_back_stop
 from paretovid.platform.fronts.build import read_front
+from paretovid.platform.records.failure import failure_of, record_failure
 from paretovid.platform.records.journal import SweepJournal, read_journal
 from paretovid.platform.records.sweep import known_record, write_record
 from paretovid.platform.records.trial import read_sweep
 from paretovid.platform.registry.package import backbone_folders
 from paretovid.platform.search.bucket_journal import ObjectJournal
 from paretovid.platform.search.study import ParetoStudy
-from paretovid.platform.storage import mirror as shared_home
-from paretovid.platform.storage.documents import read_document
-from paretovid.platform.storage.home import Home, open_home
+from paretovid.platform.storage.home import MODEL_FILE, Home, open_home
 from paretovid.platform.sweeps.naming import started_record
 from paretovid.platform.sweeps.status import list_sweeps
 from paretovid.platform.tracking.store import open_registry
@@ -41,17 +41,14 @@ POLICY = Path(__file__).parents[3] / "infra" / "s3-policy.json"
 
 
 @pytest.fixture
-def machine(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
+def machine(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     """The home in a bucket as the machine of this name sees it."""
 
     def on(name: str) -> Home:
-        # A process of another machine knows nothing of this one's mirrors.
-        shared_home._STORES.clear()
         monkeypatch.setenv("PARETOVID_CACHE", str(tmp_path / name))
         return open_home(f"{bucket}/home")
 
-    yield on
-    shared_home._STORES.clear()
+    return on
 
 
 @pytest.fixture(scope="module")
@@ -63,30 +60,30 @@ def made(small_home_copy: Callable[[Path], Home], tmp_path_factory: pytest.TempP
 def send(made: Home, home: Home) -> None:
     """Everything of a folder's home into a bucket's, as the platform sends it."""
     shutil.copytree(made.root, home.root, dirs_exist_ok=True)
-    shared_home.share(home.data("moving_digits"))
+    home.store.upload(home.data("moving_digits"))
     for folder in [
         *(home.root / "backbones" / "moving_digits").iterdir(),
         *home.features("moving_digits").iterdir(),
     ]:
-        shared_home.share(folder)
-    for trial in (home.sweep("tiny") / "trials").iterdir():
-        shared_home.share(trial, shared_home.is_trial_part)
-    shared_home.share_file(home.sweep("tiny") / "sweep.json")
+        home.store.upload(folder)
+    for trial in home.sweep("tiny").with_result():
+        trial.upload()
+    home.store.upload_file(home.sweep("tiny").record)
 
 
 def test_what_one_machine_made_another_one_uses(made: Home, machine: Machine) -> None:
     send(made, machine("first"))
     home = machine("second")
-    assert not home.sweep("tiny").exists()
+    assert not home.sweep("tiny").folder.exists()
     front = read_front([home.sweep("tiny")])
     assert front.to_json() == read_front([made.sweep("tiny")]).to_json()
     assert [(entry.name, entry.trials) for entry in list_sweeps(home)] == [("tiny", 3)]
     sweep = read_sweep(home.sweep("tiny"))
     trial = next(trial for trial in sweep.trials if trial.method == "lite_eval")
-    folder = sweep.folder_of(trial)
-    assert not (folder / "model.safetensors").exists(), "a front needs no weights"
-    shared_home.fetch_result(folder, ("model.safetensors",))
-    assert (folder / "model.safetensors").is_file()
+    paths = home.trial("tiny", trial.trial)
+    assert not paths.model.exists(), "a front needs no weights"
+    paths.download((MODEL_FILE,))
+    assert paths.model.is_file()
     assert set(backbone_folders(home, trial)) == {"coarse", "fine"}
 
 
@@ -100,12 +97,13 @@ def test_documents_are_read_where_other_machines_write_them(machine: Machine) ->
     context = ProcessContext(there.trial("s", "t0000"), torch.device("cpu"))
     assert context.heartbeat(), "the driver has asked it to stop"
     driver = machine("driver")
-    assert (read_document(driver.trial("s", "t0000") / "alive.json") or {})["pid"] == os.getpid()
+    assert (driver.store.read_document(driver.trial("s", "t0000").heartbeat) or {})["pid"] == os.getpid()
     take_back_stop(driver.sweep("s"))
     again = ProcessContext(machine("worker").trial("s", "t0001"), torch.device("cpu"))
     assert not again.heartbeat()
     again.end()
-    assert read_document(machine("driver").trial("s", "t0001") / "alive.json") is None
+    driver = machine("driver")
+    assert driver.store.read_document(driver.trial("s", "t0001").heartbeat) is None
 
 
 def test_a_trial_goes_on_from_its_checkpoint_on_another_machine(machine: Machine, tmp_path: Path) -> None:
@@ -129,7 +127,7 @@ def test_the_journal_follows_the_sweep(machine: Machine) -> None:
     journal.write("start", trial="t0000")
     journal.write("state", state="interrupted")
     home = machine("second")
-    shared_home.refresh_sweep(home.sweep("s"))
+    home.sweep("s").refresh()
     assert [entry.event for entry in read_journal(home.sweep("s")).entries] == ["driver", "start", "state"]
     assert SweepJournal(home.sweep("s")).write("driver").n == 4
 
@@ -231,7 +229,6 @@ def guarded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
             monkeypatch.setenv("PARETOVID_CACHE", str(tmp_path / "cache"))
 
         yield become
-    shared_home._STORES.clear()
 
 
 def test_the_least_rights_are_enough(guarded: Callable[[str, str], None]) -> None:
@@ -240,11 +237,11 @@ def test_the_least_rights_are_enough(guarded: Callable[[str, str], None]) -> Non
     folder = home.root / "data" / "x"
     folder.mkdir(parents=True)
     (folder / "manifest.json").write_text("{}")
-    shared_home.share(folder)
+    home.store.upload(folder)
     shutil.rmtree(folder)
-    assert shared_home.fetch(folder)
-    shared_home.remove_folder(folder)
-    assert not shared_home.is_in_bucket(folder)
+    assert home.store.download(folder)
+    home.store.remove_folder(folder)
+    assert not home.store.is_complete(folder)
     assert a_study(home).ask() is not None
 
 
@@ -266,3 +263,48 @@ def test_wrong_credentials_are_refused_without_telling_them(
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "NOBODY")
     with pytest.raises(UsageError, match=r"refuses the credentials \(InvalidAccessKeyId\)|no permission"):
         open_home("s3://mine-bucket/home")
+
+
+def a_sweep(home: Home, name: str) -> None:
+    write_record(home.sweep(name), started_record(load_sweep_config(), name, None))
+    record_failure(home.trial(name, "t0000"), f"the reason of {name}")
+    ProcessContext(home.trial(name, "t0001"), torch.device("cpu"))
+
+
+def test_homes_of_every_kind_are_open_at_once_and_know_nothing_of_each_other(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PARETOVID_CACHE", str(tmp_path / "cache"))
+    places = {"one": f"{bucket}/one", "two": f"{bucket}/two", "local": str(tmp_path / "local")}
+    homes = {name: open_home(place) for name, place in places.items()}
+    for name, home in homes.items():
+        a_sweep(home, name)
+    objects = ObjectStore(bucket).names("")
+    for name, home in homes.items():
+        assert home.sweep_names() == [name]
+        assert failure_of(home.trial(name, "t0000")) == f"the reason of {name}"
+        assert [trial.name for trial in home.sweep(name).with_heartbeat()] == ["t0001"]
+        assert (f"{name}/sweeps/{name}/sweep.json" in objects) == home.store.is_remote
+    assert not any("local" in name for name in objects)
+    assert not (tmp_path / "local").is_relative_to(tmp_path / "cache")
+
+
+def test_a_worker_opens_the_home_that_it_is_told_of_where_it_runs(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PARETOVID_CACHE", str(tmp_path / "driver"))
+    home = open_home(f"{bucket}/home")
+    a_sweep(home, "s")
+    assert home.reference("/nowhere").__reduce__()[1] == (home.url, home.root, "/nowhere")
+    driver = [home.reference("/nowhere"), home.sweep("s").reference("/nowhere")]
+    assert driver[0] == driver[1]
+    monkeypatch.setenv("PARETOVID_NODE_CACHE", str(tmp_path / "node"))
+    for reference in copy.deepcopy(driver):
+        trial = reference.trial(home.trial("s", "t0000").folder)
+        assert trial.folder.is_relative_to(tmp_path / "node")
+        assert trial.folder == reference.here(home.trial("s", "t0000").folder)
+        assert failure_of(trial) == "the reason of s"
+        assert reference.home is reference.home, "one connection"
+    local = Home(tmp_path / "local")
+    there = copy.deepcopy(local.sweep("s").reference())
+    assert there.sweep(local.sweep("s").folder) == local.sweep("s")
