@@ -7,6 +7,7 @@ tests can show it a made-up one.
 from __future__ import annotations
 
 import ast
+import contextlib
 import re
 import sys
 from collections import defaultdict
@@ -217,6 +218,41 @@ def named_by_strings(root: Path) -> list[str]:
             if named and module_file(root, named[1]) is not None:
                 wrong.append(f"{path}:{node.lineno}: {node.value}")
     return wrong
+
+
+def unresolved(root: Path, folders: tuple[str, ...]) -> list[str]:
+    """Imports of modules of ours that are not there, also in scripts that lie as texts of several lines in a file.
+
+    Arguments:
+        folders: where to look: tests, for one, which may name a module that has moved until they are run.
+    """
+    wrong = []
+    for path in sorted(path for folder in folders for path in (root / folder).rglob("*.py")):
+        trees = [parsed(path)]
+        for node in ast.walk(trees[0]):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.count("\n") > 2:
+                with contextlib.suppress(SyntaxError):
+                    trees.append(ast.parse(node.value))
+        for node in (each for tree in trees for each in ast.walk(tree)):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                names = [node.module]
+                if (root / node.module.replace("paretovid.", "").replace(".", "/")).is_dir():
+                    names = [f"{node.module}.{alias.name}" for alias in node.names]
+            else:
+                continue
+            wrong += [
+                f"{path.relative_to(root)}:{node.lineno}: {name}"
+                for name in names
+                if name.split(".")[0] == "paretovid" and "." in name and not _is_there(root, name)
+            ]
+    return wrong
+
+
+def _is_there(root: Path, dotted: str) -> bool:
+    base = root.joinpath(*dotted.split(".")[1:])
+    return base.with_suffix(".py").is_file() or base.is_dir()
 
 
 def cycles(root: Path) -> list[list[str]]:

@@ -64,6 +64,12 @@ def test_only_catalogs_name_modules_by_strings() -> None:
     assert all((ROOT / path).is_file() for path in house.CATALOGS)
 
 
+def test_tests_and_benchmarks_name_modules_that_are_there() -> None:
+    wrong = house.unresolved(ROOT, (*house.FOLDERS, "tests", "benchmarks", "examples"))
+    made_up = ("tests/test_house.py:", "tests/platform_tests/registry_tests/test_runtime_code.py:")
+    assert [each for each in wrong if not each.startswith(made_up)] == []
+
+
 def test_no_folder_is_crowded_and_platform_holds_packages_only() -> None:
     assert house.crowded(ROOT) == []
 
@@ -200,6 +206,21 @@ def test_a_module_named_by_a_string_is_seen_but_in_a_catalog(tree: Tree) -> None
     text = 'NAME = "paretovid.trainables.trial:run"\nTAG = "paretovid.trial.number"'
     root = tree({"trainables/trial.py": "", "trainables/catalog.py": text, "platform/cli/main.py": text})
     assert house.named_by_strings(root) == ["platform/cli/main.py:1: paretovid.trainables.trial:run"]
+
+
+def test_a_module_that_is_not_there_is_seen_also_in_a_script(tree: Tree) -> None:
+    script = "import os\\nfrom paretovid.trainables import gone\\nos.getpid()\\n\\n"
+    root = tree(
+        {
+            "trainables/trial.py": "",
+            "tests/test_a.py": f'from paretovid.trainables.lost import x\nSCRIPT = "{script}"',
+            "tests/test_b.py": "from paretovid.trainables.trial import x\nfrom paretovid.trainables import trial",
+        }
+    )
+    assert house.unresolved(root, ("tests",)) == [
+        "tests/test_a.py:1: paretovid.trainables.lost",
+        "tests/test_a.py:2: paretovid.trainables.gone",
+    ]
 
 
 def test_what_is_too_long_is_seen_and_an_exception_may_only_shrink(tree: Tree) -> None:

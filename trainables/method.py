@@ -30,7 +30,7 @@ from paretovid.trainables.outcome import (
     Outcome,
     Progress,
     Setting,
-    SourceFacts,
+    SourceInfo,
 )
 from paretovid.trainables.plugins.catalog import Catalog
 from paretovid.trainables.provider import Provider
@@ -50,7 +50,7 @@ class Method(nn.Module, ABC):
     inference_knobs: ClassVar[tuple[InferenceKnob, ...]] = ()
     is_baseline: ClassVar[bool] = False
     deployable: ClassVar[bool] = True
-    """False if it needs the truth (an oracle): it can be measured but not promoted."""
+    """False if it needs the ground truth (an oracle): it can be measured but not promoted."""
     no_cap: ClassVar[str] = (
         "it settles what to look at for the whole video at once, so there is no read to stop before"
     )
@@ -89,7 +89,7 @@ class Method(nn.Module, ABC):
         return []
 
     def looks(self) -> tuple[str, ...]:
-        """What each value of `Outcome.decisions` is called, from 0: `none`, then the dearest source looked at."""
+        """What each value of `Outcome.decisions` is called, from 0: `none`, then the most expensive source read."""
         return ("none", "coarse", "fine")
 
     @abstractmethod
@@ -109,12 +109,12 @@ class UsesSourceInfo(ABC):
     """A method that must know more of its sources than their features."""
 
     @classmethod
-    def check_source_info(cls, config: Any, info: Mapping[str, SourceFacts]) -> None:
+    def check_source_info(cls, config: Any, info: Mapping[str, SourceInfo]) -> None:
         """Before anything is made: raises `UsageError` if a configuration does not fit its sources."""
         return None
 
     @abstractmethod
-    def use_source_info(self, info: Mapping[str, SourceFacts]) -> None:
+    def use_source_info(self, info: Mapping[str, SourceInfo]) -> None:
         """Called once, before training, with every source that it reads. What `run` needs of it is kept as a buffer."""
 
 

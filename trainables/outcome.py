@@ -31,7 +31,7 @@ class Batch:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SourceFacts:
+class SourceInfo:
     """What a method may need to know of a source besides its features."""
 
     gmacs: float

@@ -68,7 +68,7 @@ class Prediction:
     timeline: Mapping[str, Any] | None = None
     """Of such a model: per step, what its instances were cut out of, for pictures (`_timeline`)."""
     steps: tuple[str, ...] = ()
-    """Per step: `none`, or the dearest source looked at (`Method.looks`): `coarse` or `fine`, for example."""
+    """Per step: `none`, or the most expensive source looked at (`Method.looks`): `coarse` or `fine`, for example."""
     looks: tuple[tuple[str, int], ...] = ()
     """Source and step of everything that was computed, in the order in which it was asked for."""
     answers: tuple[tuple[int, str, float], ...] = ()

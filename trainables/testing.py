@@ -28,7 +28,7 @@ from paretovid.trainables.method import (
     Method,
     UsesSourceInfo,
 )
-from paretovid.trainables.outcome import Batch, Outcome, Progress, Setting, SourceFacts
+from paretovid.trainables.outcome import Batch, Outcome, Progress, Setting, SourceInfo
 from paretovid.trainables.plugins.catalog import use_plugins
 from paretovid.trainables.provider import FeatureProvider, VideoProvider
 
@@ -43,7 +43,7 @@ MACS = {
     **{"appearance": 4_000_000, "flow": 40_000_000, "difference": 20_000_000},
     **{"xs": 1_000_000, "s": 3_000_000, "m": 9_000_000, "l": 27_000_000},
 }
-FACTS = {source: SourceFacts(gmacs=macs / 1e9, video_share=0.5) for source, macs in MACS.items()}
+FACTS = {source: SourceInfo(gmacs=macs / 1e9, video_share=0.5) for source, macs in MACS.items()}
 
 
 def synthetic_split(

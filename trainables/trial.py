@@ -55,7 +55,7 @@ from paretovid.trainables.method import (
     UsesSourceInfo,
     Warns,
 )
-from paretovid.trainables.outcome import Detection, Outcome, Setting, SourceFacts
+from paretovid.trainables.outcome import Detection, Outcome, Setting, SourceInfo
 from paretovid.trainables.provenance import code_version
 from paretovid.trainables.training.checkpoint import _keep
 from paretovid.trainables.training.config import TrialConfig
@@ -85,7 +85,7 @@ def run_trial(config: TrialConfig, context: TrialContext) -> TrialResult | None:
         multi_label=dataset.multi_label,
     )
     if isinstance(method, UsesSourceInfo):
-        method.use_source_info(_facts(stores, len(dataset.classes)))
+        method.use_source_info(_source_info(stores, len(dataset.classes)))
     method = method.to(context.device)
     if isinstance(method, ChecksFeatures):
         method.check_features({source: Path(config.features[source]).name for source in sources})
@@ -130,9 +130,9 @@ def run_trial(config: TrialConfig, context: TrialContext) -> TrialResult | None:
     return result
 
 
-def _facts(stores: Mapping[str, FeatureStore], num_classes: int) -> dict[str, SourceFacts]:
+def _source_info(stores: Mapping[str, FeatureStore], num_classes: int) -> dict[str, SourceInfo]:
     return {
-        source: SourceFacts(
+        source: SourceInfo(
             gmacs=measure_component(store.component, num_classes).gmacs,
             video_share=float(store.header.get("video_share", 1.0)),
         )

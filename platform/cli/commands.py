@@ -204,7 +204,7 @@ def _model_cell(entry: Mapping[str, Any], column: str) -> Any:
 
 
 def predict(args: argparse.Namespace) -> Answer:
-    """`paretovid predict`. Videos that cannot be read are told, the others go on; then the status is 1."""
+    """`paretovid predict`. Videos that cannot be read are reported, the others go on; then the status is 1."""
     from paretovid.platform.cli.prediction_text import has_failed, prediction_text
 
     document = _predict_document(args)
@@ -268,7 +268,7 @@ def relocate(args: argparse.Namespace) -> Answer:
 
 
 def doctor(args: argparse.Namespace) -> Answer:
-    """`paretovid doctor`. Status 1 if something must be mended."""
+    """`paretovid doctor`. Status 1 if something must be repaired."""
     from paretovid.platform.cli import doctor as checks
 
     found = checks.run_checks(args.home, args.overrides)

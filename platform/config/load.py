@@ -69,15 +69,15 @@ def load_sweep_config(overrides: Sequence[str] = ()) -> SweepConfig:
     return config
 
 
-def _located(name: str, model: dict[str, object]) -> dict[str, object]:
+def _located(name: str, model: JsonObject) -> dict[str, object]:
     """The settings of a method with the files that they name by absolute paths, if it is a method that needs files."""
     # Here, as reading a configuration need not wait for PyTorch.
     from paretovid.trainables.catalog import method_class, method_names
     from paretovid.trainables.method import NeedsFiles
 
     if name not in method_names() or not issubclass(method := method_class(name), NeedsFiles):
-        return model  # of an unknown one, `resolve` says what there is
-    return method.located(model)
+        return dict(model)  # of an unknown one, `resolve` says what there is
+    return dict(method.located(model))
 
 
 def to_record(config: SweepConfig) -> JsonObject:

@@ -44,7 +44,7 @@ from paretovid.trainables.method import (
     Method,
     UsesSourceInfo,
 )
-from paretovid.trainables.outcome import SourceFacts
+from paretovid.trainables.outcome import SourceInfo
 from paretovid.trainables.plugins.catalog import check_travels
 from paretovid.trainables.ranges import Declared, check_ranges, field_number
 from paretovid.trainables.training.config import TrainingConfig
@@ -78,11 +78,11 @@ class BackbonesPlan:
     fine_tuning: FineTuningConfig | None
     """Of the others; None: they are taken as they came."""
 
-    def facts(self) -> dict[str, SourceFacts]:
+    def facts(self) -> dict[str, SourceInfo]:
         """Source to what trials will find of it."""
         given = 1.0 if self.fine_tuning is None else self.fine_tuning.video_share
         return {
-            source: SourceFacts(
+            source: SourceInfo(
                 gmacs=measure_component(name, _SOME_CLASSES).gmacs,
                 video_share=self.training.video_share if component(name).weights is None else given,
             )

@@ -231,7 +231,7 @@ def test_what_needs_the_truth_refuses_a_raw_video():
     undeployable = [name for name in method_names() if not method_class(name).deployable]
     assert undeployable == ["model_oracle", "oracle"]
     for name in undeployable:
-        with pytest.raises(UsageError, match="needs the truth"):
+        with pytest.raises(UsageError, match="needs the ground truth"):
             run_one_by_one(trained(name, {}), synthetic_split(), {})
 
 

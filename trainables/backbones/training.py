@@ -227,7 +227,7 @@ def decode_samples(
         except OSError as error:
             # A disk or a bucket that is away says nothing of the video.
             raise DataError(
-                f"{path} cannot be read: {error}", "Mend it, and the same command goes on."
+                f"{path} cannot be read: {error}", "Repair it, and the same command goes on."
             ) from error
         targets.append(target[chosen])
         for name in specs if read else ():

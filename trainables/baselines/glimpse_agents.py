@@ -84,9 +84,9 @@ class JumpingAgentConfig:
         0.8,
         0.9,
     )
-    """Values of `stop_threshold` to answer besides the natural one and 1."""
+    """Values of `stop_threshold` to answer besides the default one and 1."""
     caps: tuple[CapUnits, ...] = DEFAULT_CAPS
-    """Caps to evaluate, in units of what one look costs, at the natural `stop_threshold` and at 1."""
+    """Caps to evaluate, in units of what one look costs, at the default `stop_threshold` and at 1."""
 
     def __post_init__(self) -> None:
         check_ranges(self)

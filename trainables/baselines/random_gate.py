@@ -51,7 +51,7 @@ class RandomGateConfig:
     training_usage: Annotated[Fraction, "0 varies it."] = 0.0
     """Usage to train with; 0: another one per batch, log-uniform between 0.03 and 1."""
     usages: tuple[Annotated[float, USAGE.range], ...] = (0.2, 0.05, 0.1, 0.15, 0.3, 0.4, 0.5, 0.75, 1.0)
-    """Inference settings to evaluate; the first is the natural one."""
+    """Inference settings to evaluate; the first is the default one."""
     caps: tuple[CapUnits, ...] = DEFAULT_CAPS
     """As LiteEval's, at each of the `usages`."""
 

@@ -2,7 +2,7 @@
 
 After B. Korbar, D. Tran, L. Torresani: "SCSampler: Sampling Salient Clips From Video for Efficient Action
 Recognition", ICCV 2019, in the form in which later papers compare with it: a step's saliency is the largest
-class probability that the cheap network gives it, and the answer is the mean score of the dear network on the
+class probability that the cheap network gives it, and the answer is the mean score of the expensive network on the
 K most salient steps. SCSampler also trains its saliency by ranking; that is not built. With `saliency=selector` a step
 is ranked by a selector that VideoEpitoma trained stand-alone (`trainables/layers/timestep_selector.py`).
 
@@ -63,7 +63,7 @@ class TopKConfig:
     selector_shape: SelectorShape = field(default_factory=SelectorShape)
     """Read from the folder, where there is one."""
     frame_counts: tuple[Annotated[int, TOP_FRAMES.range], ...] = (8, 1, 2, 3, 4, 6, 10, 12)
-    """Inference settings to evaluate; the first is the natural one."""
+    """Inference settings to evaluate; the first is the default one."""
 
     def __post_init__(self) -> None:
         check_ranges(self)

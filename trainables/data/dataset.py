@@ -180,7 +180,7 @@ def _read_manifest(root: Path) -> Mapping[str, Any]:
     try:
         described = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not JSON: {error}", f"Mend it, or delete it. {_MAKE}.") from error
+        raise DataError(f"{path} is not JSON: {error}", f"Repair it, or delete it. {_MAKE}.") from error
     found = described.get("format") if isinstance(described, dict) else None
     if found != _FORMAT:
         raise DataError(f"{path} has format {found!r}", f"Readable is format {_FORMAT}. {_MAKE} again.")
@@ -293,7 +293,7 @@ def _check_record(dataset: Dataset, record: VideoRecord) -> None:
     if problem:
         raise DataError(
             f"{dataset.root / MANIFEST}: video {record.video_id!r} has {problem}",
-            "Mend this entry of the manifest.",
+            "Repair this entry of the manifest.",
         )
 
 

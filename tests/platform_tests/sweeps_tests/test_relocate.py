@@ -220,7 +220,7 @@ def test_on_the_command_line(
     made: Home, moved: Home, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     check = doctor._mlflow_store(moved)
-    assert check.state == "warn" and str(made.root) in check.found and "paretovid relocate" in check.mend
+    assert check.state == "warn" and str(made.root) in check.found and "paretovid relocate" in check.repair
     assert main(["relocate", f"home={moved.root}", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["before"] == str(made.root) and document["locations"]["model_versions"] == 1

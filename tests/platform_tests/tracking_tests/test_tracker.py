@@ -40,7 +40,7 @@ def sweep(home: Home) -> SweepResults:
 @pytest.fixture(scope="module")
 def store(home: Home, sweep: SweepResults) -> Store:
     Tracker(open_store(home), sweep).log_trials(sweep.trials[:2])  # as if the driver had died here
-    write_front(sweep.folder, build_front([sweep]))
+    write_front(home.sweep("s1"), build_front([sweep]))
     with (sweep.folder / "front.txt").open("a") as file:
         file.write("a line of the sweep's own\n")
     log_sweep(home, sweep, build_front([sweep]))
@@ -217,7 +217,7 @@ def test_sweeps_of_one_name_in_two_homes_share_a_server_and_nothing_else(tmp_pat
 
 
 def test_a_replay_renders_what_an_older_sweep_has_not(home: Home) -> None:
-    folder = synthetic_sweep(home.sweep("older"))
+    folder = synthetic_sweep(home.sweep("older")).folder
     assert not (folder / "front.png").exists()
     replay_sweep(str(home.root), "older", None, Progress.silent())
     assert all((folder / name).is_file() for name in FRONT_FILES)

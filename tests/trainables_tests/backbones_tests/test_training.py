@@ -196,7 +196,7 @@ WORKER = """
 import hashlib, json, sys
 from pathlib import Path
 import torch
-from paretovid.trainables import backbone_training
+from paretovid.trainables.backbones import training as backbone_training
 from paretovid.trainables.backbones.training import BackboneTrainingConfig, train_backbones
 from paretovid.trainables.backbones.catalog import family
 from paretovid.trainables.data.dataset import load_dataset

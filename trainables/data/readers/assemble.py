@@ -389,8 +389,8 @@ def _check_splits(
 def _grouped(notes: Sequence[str]) -> tuple[str, ...]:
     """Notes about single places (`KIND: PLACE`), counted per kind with the first as an example."""
     kinds = Counter(note.partition(": ")[0] for note in notes)
-    told: dict[str, str] = {}
+    kept: dict[str, str] = {}
     for note in notes:
         kind = note.partition(": ")[0]
-        told.setdefault(kind, note if kinds[kind] == 1 else f"{kinds[kind]} times {note}")
-    return tuple(told.values())
+        kept.setdefault(kind, note if kinds[kind] == 1 else f"{kinds[kind]} times {note}")
+    return tuple(kept.values())

@@ -94,7 +94,7 @@ class ClassList:
         return f"{meant}Allowed are its {len(self.names)} classes: {shown}. {_OTHER_LIST}"
 
 
-_OTHER_LIST = "Mend the line, or name the list that belongs to these annotations: data.classes=FILE."
+_OTHER_LIST = "Repair the line, or name the list that belongs to these annotations: data.classes=FILE."
 
 
 def read_text(path: Path) -> str:
@@ -179,7 +179,7 @@ def read_table(
                 )
             yield where, {name: cell.strip() for name, cell in zip(head, row, strict=True)}
     except csv.Error as error:
-        raise DataError(f"{path}:{rows.line_num}: {error}", "Mend the quotes of this row.") from error
+        raise DataError(f"{path}:{rows.line_num}: {error}", "Repair the quotes of this row.") from error
 
 
 def read_class_list(path: Path) -> ClassList:
@@ -221,7 +221,7 @@ def interval(start: object, end: object, where: str) -> tuple[float, float]:
     if ends < begins:
         raise DataError(
             f"{where}: the interval ends ({ends:g} s) before it starts ({begins:g} s)",
-            "Mend or remove this entry, for example by exchanging the two times.",
+            "Repair or remove this entry, for example by exchanging the two times.",
         )
     return begins, ends
 
