@@ -70,13 +70,6 @@ def test_tests_and_benchmarks_name_modules_that_are_there() -> None:
     assert [each for each in wrong if not each.startswith(made_up)] == []
 
 
-def test_the_table_of_mutants_names_what_is_there() -> None:
-    table = tomllib.loads((ROOT / "tests/mutants.toml").read_text())
-    named = {path for module, tests in table["tests"].items() for path in (module, *tests)}
-    named |= {allowed["module"] for allowed in table["allowed"]}
-    assert {path for path in named if not (ROOT / path.partition("::")[0]).is_file()} == set()
-
-
 def test_no_folder_is_crowded_and_platform_holds_packages_only() -> None:
     assert house.crowded(ROOT) == []
 
