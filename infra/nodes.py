@@ -135,7 +135,7 @@ def _looking() -> Any:
         try:
             import paretovid
             from paretovid.trainables.errors import ParetovidError
-            from paretovid.trainables.plugins import installed_plugins
+            from paretovid.trainables.plugins.catalog import installed_plugins
             from paretovid.trainables.provenance import code_version
 
             versions["paretovid"] = paretovid.__version__

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import ray
 
-from paretovid.trainables.plugins import VARIABLE
+from paretovid.trainables.plugins.catalog import VARIABLE
 
 LOCAL = "local"
 ANSWER_SECONDS = 5.0

@@ -143,7 +143,7 @@ class SearchConfig:
     concurrent: Count | None = None
     """Trials at a time; null: as many as the cluster has room for."""
     tell_swept: bool = False
-    """Tell the sampler the swept points too, not only each trial's natural one."""
+    """Report all inference-time points of a trial to the sampler, not only its default one."""
     storage: str | None = None
     """URL of a database for the study, without a password (`postgresql+psycopg2://user@host/database`); null: the
     variable PARETOVID_STUDY_STORAGE, else a store under home."""

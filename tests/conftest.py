@@ -299,10 +299,10 @@ def database(postgres: PostgresServer) -> str:
 @pytest.fixture
 def no_plugins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """The test begins and ends without plug-ins, in a folder of its own."""
-    from paretovid.trainables import plugins
     from paretovid.trainables.backbones import catalog as backbones
     from paretovid.trainables.data.readers.catalog import READERS
     from paretovid.trainables.method import METHODS
+    from paretovid.trainables.plugins import catalog as plugins
 
     backbones.all_components()  # what registers itself when it is imported does so once
     monkeypatch.chdir(tmp_path)

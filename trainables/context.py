@@ -21,13 +21,13 @@ class TrialContext(Protocol):
     device: torch.device
 
     def report(self, progress: Mapping[str, float], checkpoint: Path | None = None) -> None:
-        """Tells how far training has come, and hands over a checkpoint folder to keep."""
+        """Reports how far training has come, and hands over a checkpoint folder to keep."""
 
     def get_checkpoint(self) -> Path | None:
         """The folder of the last checkpoint of this trial, if it was interrupted."""
 
     def heartbeat(self) -> bool:
-        """Tells that the trial gets on; cheap, for every step. True: it should end, with a checkpoint."""
+        """Reports that the trial gets on; cheap, for every step. True: it should end, with a checkpoint."""
 
 
 @final

@@ -3,8 +3,8 @@
 A method decides, step by step, what it wants to see; a **provider** supplies it and counts the calls
 (`provider.py`). The trainer (`training/loop.py`) calls `loss` on batches in which all features are present; the
 evaluation and the promoted model call `run`, with a provider of cached features or of a raw video. Both
-are the same code, so what is promoted behaves as it was evaluated. What only some methods need to do besides
-(`companions.py`) they say by a second base class.
+are the same code, so what is promoted behaves as it was evaluated. What only some methods do besides they say by a
+second base class beside `Method` (`UsesSourceInfo` to `RunsForOthers`), called only for those that have it.
 
 Shapes: B videos, T steps (padded to the longest of the batch), C classes, D_s the width of source s.
 """
@@ -14,12 +14,15 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
 from torch import nn
 
 from paretovid.trainables.cost import ComponentCost
+from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.errors import UsageError
+from paretovid.trainables.measurement import Metrics
 from paretovid.trainables.outcome import (
     Batch,
     InferenceKnob,
@@ -27,8 +30,9 @@ from paretovid.trainables.outcome import (
     Outcome,
     Progress,
     Setting,
+    SourceInfo,
 )
-from paretovid.trainables.plugins import Catalog
+from paretovid.trainables.plugins.catalog import Catalog
 from paretovid.trainables.provider import Provider
 
 Task = Literal["classification", "localization"]
@@ -46,11 +50,11 @@ class Method(nn.Module, ABC):
     inference_knobs: ClassVar[tuple[InferenceKnob, ...]] = ()
     is_baseline: ClassVar[bool] = False
     deployable: ClassVar[bool] = True
-    """False if it needs the truth (an oracle): it can be measured but not promoted."""
+    """False if it needs the ground truth (an oracle): it can be measured but not promoted."""
     no_cap: ClassVar[str] = (
         "it settles what to look at for the whole video at once, so there is no read to stop before"
     )
-    """Why a method without `max_gflops` has none (`caps.py`)."""
+    """Why a method without `max_gflops` has none (`layers/caps.py`)."""
 
     @classmethod
     @abstractmethod
@@ -85,7 +89,7 @@ class Method(nn.Module, ABC):
         return []
 
     def looks(self) -> tuple[str, ...]:
-        """What each value of `Outcome.decisions` is called, from 0: `none`, then the dearest source looked at."""
+        """What each value of `Outcome.decisions` is called, from 0: `none`, then the most expensive source read."""
         return ("none", "coarse", "fine")
 
     @abstractmethod
@@ -99,6 +103,82 @@ class Method(nn.Module, ABC):
             backbones: source to the cost of its backbone, for papers that charge one more often than it runs.
         """
         return self.component_costs()
+
+
+class UsesSourceInfo(ABC):
+    """A method that must know more of its sources than their features."""
+
+    @classmethod
+    def check_source_info(cls, config: Any, info: Mapping[str, SourceInfo]) -> None:
+        """Before anything is made: raises `UsageError` if a configuration does not fit its sources."""
+        return None
+
+    @abstractmethod
+    def use_source_info(self, info: Mapping[str, SourceInfo]) -> None:
+        """Called once, before training, with every source that it reads. What `run` needs of it is kept as a buffer."""
+
+
+class ChecksFeatures(ABC):
+    """A method that cannot be trained on any features: it takes up what was trained on certain ones."""
+
+    @abstractmethod
+    def check_features(self, features: Mapping[str, str]) -> None:
+        """Before training: raises `UsageError` if the method cannot be trained on these features.
+
+        Arguments:
+            features: source to the name of its features, which holds their fingerprint.
+        """
+
+
+class Exports(ABC):
+    """A method that leaves something that others may use without it."""
+
+    @abstractmethod
+    def export(self, folder: Path, about: Mapping[str, Any]) -> None:
+        """After training: writes it beside the trial's result.
+
+        Arguments:
+            folder: of the trial; it exists.
+            about: trial, features, data and code version, for the record.
+        """
+
+
+class NeedsFiles(ABC):
+    """A method whose configuration names files: they may move, and are not there where a promoted model runs."""
+
+    @classmethod
+    @abstractmethod
+    def located(cls, model: JsonObject) -> JsonObject:
+        """The configuration's fields `model` with absolute paths: workers have other current folders."""
+
+    @classmethod
+    @abstractmethod
+    def by_content(cls, model: JsonObject) -> JsonObject:
+        """The fields with what a file holds in place of its path: what tells trials apart (`TrialConfig.digest`)."""
+
+    @abstractmethod
+    def portable(self, model: JsonObject) -> JsonObject:
+        """The configuration's fields `model`, such that this method is built from them without the files."""
+
+
+class Warns(ABC):
+    """A method whose figures may need a word of warning, such as a gate that collapsed."""
+
+    @abstractmethod
+    def warnings(self, at_default: Metrics) -> list[str]:
+        """What a reader of the result must know.
+
+        Arguments:
+            at_default: the figures of the default setting on validation.
+        """
+
+
+class RunsForOthers(ABC):
+    """A method with settings that are run only because others follow from them (`Method.stop_points`)."""
+
+    @abstractmethod
+    def is_operating_point(self, setting: Setting) -> bool:
+        """Whether a run at one of `settings` is an operating point itself."""
 
 
 def check_distinct(name: str, values: Sequence[float]) -> None:

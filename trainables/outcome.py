@@ -27,11 +27,11 @@ class Batch:
     """`[B]` int64: a hash of each video's id, for decisions that must not depend on the batch."""
     workers: int = 1
     """Above 1: this is a part of a batch that so many workers share, connected by `torch.distributed`. A loss that is
-    no mean over videos needs `whole_batch.py` then."""
+    no mean over videos needs `layers/whole_batch.py` then."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SourceFacts:
+class SourceInfo:
     """What a method may need to know of a source besides its features."""
 
     gmacs: float

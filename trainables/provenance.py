@@ -6,7 +6,7 @@ import functools
 import hashlib
 from pathlib import Path
 
-from paretovid.trainables.plugins import plugin_digest, plugin_modules
+from paretovid.trainables.plugins.catalog import plugin_digest, plugin_modules
 
 
 def code_version() -> str:

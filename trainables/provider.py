@@ -26,7 +26,7 @@ class Provider(ABC):
         video_keys: `[B]` int64, a hash of each video's id.
         components: source to component name, for counting.
         costs: of every component that may be called, the method's own included.
-        targets: `[B, C]`, only where the truth is known and may be used (an oracle); otherwise None.
+        targets: `[B, C]`, only where the ground truth is known and may be used (an oracle); otherwise None.
         step_seconds: how long a step is, for methods that say when something happens.
     """
 
@@ -90,7 +90,7 @@ class Provider(ABC):
         _ = self.components[source]
 
     def peek(self, source: str) -> Tensor:
-        """All features of a source, `[B, T, D]`, unpaid. Only where the truth is known too: for an oracle."""
+        """All features of a source, `[B, T, D]`, unpaid. Only where the ground truth is known too: for an oracle."""
         raise UsageError(f"{source} cannot be looked at before it is paid for", "Only an evaluation can.")
 
     @final

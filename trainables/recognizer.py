@@ -28,17 +28,17 @@ from torch import Tensor
 
 from paretovid.trainables.backbones.catalog import BACKBONES, component, load_backbone
 from paretovid.trainables.backbones.spec import Backbone
-from paretovid.trainables.caps import CAP, STOPPED_BY, check_known
 from paretovid.trainables.catalog import build_method, method_class
 from paretovid.trainables.cost import CostTable, deterministic_eval
-from paretovid.trainables.data.dataset import video_key
 from paretovid.trainables.data.s3 import is_object
+from paretovid.trainables.data.video_keys import video_key
 from paretovid.trainables.data.videos import InputSpec, VideoReader, read_steps
 from paretovid.trainables.errors import DataError, UsageError, VideoError, unknown_name
+from paretovid.trainables.layers.caps import CAP, STOPPED_BY, check_known
 from paretovid.trainables.method import METHODS, Method
 from paretovid.trainables.model_description import MODEL_FILE, ModelDescription
 from paretovid.trainables.outcome import InferenceKnob, Outcome
-from paretovid.trainables.plugins import IS_COPY
+from paretovid.trainables.plugins.catalog import IS_COPY
 from paretovid.trainables.provider import VideoProvider
 
 WEIGHTS_FILE = "method.safetensors"
@@ -68,7 +68,7 @@ class Prediction:
     timeline: Mapping[str, Any] | None = None
     """Of such a model: per step, what its instances were cut out of, for pictures (`_timeline`)."""
     steps: tuple[str, ...] = ()
-    """Per step: `none`, or the dearest source looked at (`Method.looks`): `coarse` or `fine`, for example."""
+    """Per step: `none`, or the most expensive source looked at (`Method.looks`): `coarse` or `fine`, for example."""
     looks: tuple[tuple[str, int], ...] = ()
     """Source and step of everything that was computed, in the order in which it was asked for."""
     answers: tuple[tuple[int, str, float], ...] = ()

@@ -17,17 +17,19 @@ from torch import Tensor
 
 from paretovid.trainables.backbones.catalog import component, family, measure_component
 from paretovid.trainables.catalog import build_method, method_class, method_config
-from paretovid.trainables.companions import UsesSourceInfo
 from paretovid.trainables.cost import ComponentCost, CostTable, deterministic_eval
 from paretovid.trainables.data.readers.annotations import TO_DIVIDE
-from paretovid.trainables.data.readers.catalog import reader, reader_config
+from paretovid.trainables.data.readers.catalog import read_annotations, reader_config
 from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.evaluation.results import DataReference, OperatingPoint, TrialResult
 from paretovid.trainables.features.store import FeatureSplit
 from paretovid.trainables.measurement import MAP, Metrics
-from paretovid.trainables.method import Method
-from paretovid.trainables.outcome import Batch, Outcome, Progress, Setting, SourceFacts
-from paretovid.trainables.plugins import use_plugins
+from paretovid.trainables.method import (
+    Method,
+    UsesSourceInfo,
+)
+from paretovid.trainables.outcome import Batch, Outcome, Progress, Setting, SourceInfo
+from paretovid.trainables.plugins.catalog import use_plugins
 from paretovid.trainables.provider import FeatureProvider, VideoProvider
 
 NUM_CLASSES = 4
@@ -41,7 +43,7 @@ MACS = {
     **{"appearance": 4_000_000, "flow": 40_000_000, "difference": 20_000_000},
     **{"xs": 1_000_000, "s": 3_000_000, "m": 9_000_000, "l": 27_000_000},
 }
-FACTS = {source: SourceFacts(gmacs=macs / 1e9, video_share=0.5) for source, macs in MACS.items()}
+FACTS = {source: SourceInfo(gmacs=macs / 1e9, video_share=0.5) for source, macs in MACS.items()}
 
 
 def synthetic_split(
@@ -436,7 +438,7 @@ class ReaderContract(_Contract):
     def test_it_reads_its_example(self, tmp_path: Path, monkeypatch: Any) -> None:
         monkeypatch.chdir(tmp_path)
         self.write_example(tmp_path)
-        found = reader(self.name).read(reader_config(self.name, dict(self.settings)))
+        found = read_annotations(self.name, reader_config(self.name, dict(self.settings)))
         assert found.videos, "rule: read gives at least one video"
         ids = [video.video_id for video in found.videos]
         assert len(set(ids)) == len(ids), "rule: each video_id once"

@@ -19,9 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from paretovid.trainables.backbones.catalog import measure_component
-from paretovid.trainables.caps import check_known, complete
 from paretovid.trainables.catalog import build_method, method_class, method_config
-from paretovid.trainables.companions import ChecksFeatures, Exports, NeedsFiles, UsesSourceInfo, Warns
 from paretovid.trainables.context import TrialContext, TrialStopped
 from paretovid.trainables.cost import CostTable, check_accounting
 from paretovid.trainables.data.dataset import Dataset, Event, load_dataset
@@ -40,6 +38,7 @@ from paretovid.trainables.evaluation.results import (
     RESULT_FILE,
     SCORES_FILE,
     SPLITS,
+    WEIGHTS_FILE,
     DataReference,
     Metrics,
     OperatingPoint,
@@ -47,8 +46,16 @@ from paretovid.trainables.evaluation.results import (
     TrialResult,
 )
 from paretovid.trainables.features.store import FeatureSplit, FeatureStore
-from paretovid.trainables.method import Method
-from paretovid.trainables.outcome import Detection, Outcome, Setting, SourceFacts
+from paretovid.trainables.layers.caps import check_known, complete
+from paretovid.trainables.method import (
+    ChecksFeatures,
+    Exports,
+    Method,
+    NeedsFiles,
+    UsesSourceInfo,
+    Warns,
+)
+from paretovid.trainables.outcome import Detection, Outcome, Setting, SourceInfo
 from paretovid.trainables.provenance import code_version
 from paretovid.trainables.training.checkpoint import _keep
 from paretovid.trainables.training.config import TrialConfig
@@ -78,7 +85,7 @@ def run_trial(config: TrialConfig, context: TrialContext) -> TrialResult | None:
         multi_label=dataset.multi_label,
     )
     if isinstance(method, UsesSourceInfo):
-        method.use_source_info(_facts(stores, len(dataset.classes)))
+        method.use_source_info(_source_info(stores, len(dataset.classes)))
     method = method.to(context.device)
     if isinstance(method, ChecksFeatures):
         method.check_features({source: Path(config.features[source]).name for source in sources})
@@ -123,9 +130,9 @@ def run_trial(config: TrialConfig, context: TrialContext) -> TrialResult | None:
     return result
 
 
-def _facts(stores: Mapping[str, FeatureStore], num_classes: int) -> dict[str, SourceFacts]:
+def _source_info(stores: Mapping[str, FeatureStore], num_classes: int) -> dict[str, SourceInfo]:
     return {
-        source: SourceFacts(
+        source: SourceInfo(
             gmacs=measure_component(store.component, num_classes).gmacs,
             video_share=float(store.header.get("video_share", 1.0)),
         )
@@ -323,9 +330,9 @@ def _segment_rows(videos: Segments) -> Tensor:
 
 def _write(folder: Path, result: TrialResult, method: Method) -> None:
     """Weights first, `result.json` last: a folder with a result is complete."""
-    temporary = folder / "model.safetensors.partial"
+    temporary = folder / f"{WEIGHTS_FILE}.partial"
     save_file({name: value.contiguous() for name, value in method.state_dict().items()}, temporary)
-    _keep(temporary, folder / "model.safetensors")
+    _keep(temporary, folder / WEIGHTS_FILE)
     document = result.to_json()
     if isinstance(method, Exports):
         about = {key: document[key] for key in ("sweep", "trial", "seed", "data", "code_version")}

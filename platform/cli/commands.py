@@ -204,7 +204,7 @@ def _model_cell(entry: Mapping[str, Any], column: str) -> Any:
 
 
 def predict(args: argparse.Namespace) -> Answer:
-    """`paretovid predict`. Videos that cannot be read are told, the others go on; then the status is 1."""
+    """`paretovid predict`. Videos that cannot be read are reported, the others go on; then the status is 1."""
     from paretovid.platform.cli.prediction_text import has_failed, prediction_text
 
     document = _predict_document(args)
@@ -222,15 +222,20 @@ def _predict_document(args: argparse.Namespace) -> JsonObject:
             f"not a video: {settings[0]!r}",
             "predict takes home=FOLDER and options; a registry on a server is named by MLFLOW_TRACKING_URI.",
         )
-    return prediction.predict(
+
+    answers = prediction.answers_of(
         open_home(args.home),
         args.model,
         args.videos,
         max_gflops=args.max_gflops,
         params=dict(args.set),
-        pictures=args.picture,
         on_demand=args.on_demand,
     )
+    if args.picture is not None:
+        from paretovid.platform.registry.pictures import draw_answers
+
+        draw_answers(answers, args.picture)
+    return prediction.document_of(args.model, answers)
 
 
 def flops(args: argparse.Namespace) -> Answer:
@@ -255,15 +260,15 @@ def flops(args: argparse.Namespace) -> Answer:
 
 def relocate(args: argparse.Namespace) -> Answer:
     """`paretovid relocate`."""
-    from paretovid.platform import relocate as relocating
     from paretovid.platform.storage.home import open_home
+    from paretovid.platform.sweeps import relocate as relocating
 
     done = relocating.relocate(open_home(args.home, is_there=True), dry_run=args.dry_run)
     return Answer(text=str(done), document=done.to_document())
 
 
 def doctor(args: argparse.Namespace) -> Answer:
-    """`paretovid doctor`. Status 1 if something must be mended."""
+    """`paretovid doctor`. Status 1 if something must be repaired."""
     from paretovid.platform.cli import doctor as checks
 
     found = checks.run_checks(args.home, args.overrides)

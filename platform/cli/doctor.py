@@ -1,4 +1,4 @@
-"""`paretovid doctor`: what a sweep needs from this machine, and how to mend what is missing."""
+"""`paretovid doctor`: what a sweep needs from this machine, and how to repair what is missing."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
+from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.errors import ParetovidError
 
 if TYPE_CHECKING:
@@ -49,8 +50,12 @@ class Check:
     state: Literal["ok", "warn", "fail"]
     """`fail`: a sweep with the defaults cannot work. `warn`: it may be slow or stop half-way."""
     found: str
-    mend: str = ""
+    repair: str = ""
     """What to do; empty if nothing."""
+
+    def to_json(self) -> JsonObject:
+        """As `doctor --json` has always had it: what to do is called `mend` there."""
+        return {"name": self.name, "state": self.state, "found": self.found, "mend": self.repair}
 
 
 def run_checks(home: str | None, overrides: Sequence[str] = ()) -> list[Check]:
@@ -65,21 +70,21 @@ def run_checks(home: str | None, overrides: Sequence[str] = ()) -> list[Check]:
     return checks
 
 
-def to_document(checks: Sequence[Check]) -> dict[str, Any]:
+def to_document(checks: Sequence[Check]) -> JsonObject:
     """For `--json`."""
-    return {"checks": [asdict(check) for check in checks]}
+    return {"checks": [check.to_json() for check in checks]}
 
 
 def to_text(checks: Sequence[Check]) -> str:
-    """One line per check, and under it what to mend."""
+    """One line per check, and under it what to repair."""
     width = max(len(check.name) for check in checks)
     lines = []
     for check in checks:
         lines.append(f"{check.state:<4}  {check.name:<{width}}  {check.found}")
-        if check.mend:
-            lines.append(f"{'':<{width + 8}}-> {check.mend}")
-    to_mend = sum(check.state == "fail" for check in checks)
-    lines.append(f"{to_mend} to mend." if to_mend else "Nothing must be mended.")
+        if check.repair:
+            lines.append(f"{'':<{width + 8}}-> {check.repair}")
+    to_repair = sum(check.state == "fail" for check in checks)
+    lines.append(f"{to_repair} to repair." if to_repair else "Nothing must be repaired.")
     return "\n".join(lines)
 
 
@@ -94,7 +99,7 @@ def _packages() -> Iterator[Check]:
             # Only an import finds broken pairs, such as a torchvision beside another build of torch.
             importlib.import_module(module)
         except Exception as error:
-            yield Check(name=module, state="fail", found=f"{type(error).__name__}: {error}", mend=_INSTALL)
+            yield Check(name=module, state="fail", found=f"{type(error).__name__}: {error}", repair=_INSTALL)
         else:
             version = importlib.metadata.version(distributions[module][0])
             yield Check(name=module, state="ok", found=version)
@@ -104,7 +109,7 @@ def _codecs() -> Iterator[Check]:
     try:
         import av
     except ImportError:
-        return  # told by _packages
+        return  # reported by _packages
     wanted: tuple[tuple[str, Literal["r", "w"]], ...]
     wanted = (("h264", "r"), ("libx264", "w"), ("aac", "r"), ("aac", "w"))
     for codec, mode in wanted:
@@ -112,8 +117,8 @@ def _codecs() -> Iterator[Check]:
         try:
             av.codec.Codec(codec, mode)
         except Exception as error:
-            mend = "Install PyAV's own wheel, which brings FFmpeg: pip install --force-reinstall av"
-            yield Check(name=name, state="fail", found=f"{type(error).__name__}: {error}", mend=mend)
+            repair = "Install PyAV's own wheel, which brings FFmpeg: pip install --force-reinstall av"
+            yield Check(name=name, state="fail", found=f"{type(error).__name__}: {error}", repair=repair)
         else:
             yield Check(name=name, state="ok", found=f"av {av.__version__}")
 
@@ -122,14 +127,17 @@ def _ray() -> Iterator[Check]:
     address = os.environ.get("RAY_ADDRESS")
     yield Check(name="RAY_ADDRESS", state="ok", found=address or "not set")
     if os.environ.get("RAY_TRAIN_V2_ENABLED") == "0":
-        mend = "unset RAY_TRAIN_V2_ENABLED; trials with several workers need Ray Train's second version."
-        yield Check(name="ray train", state="fail", found="RAY_TRAIN_V2_ENABLED=0", mend=mend)
+        repair = "unset RAY_TRAIN_V2_ENABLED; trials with several workers need Ray Train's second version."
+        yield Check(name="ray train", state="fail", found="RAY_TRAIN_V2_ENABLED=0", repair=repair)
     with contextlib.suppress(RuntimeError):
         user_folder = Path.home()
         is_writable = os.access(user_folder, os.W_OK)
-        mend = "" if is_writable else "Ray keeps its token there: set HOME to a folder that can be written."
+        repair = "" if is_writable else "Ray keeps its token there: set HOME to a folder that can be written."
         yield Check(
-            name="HOME", state="ok" if is_writable else "fail", found=f"{user_folder} (for Ray)", mend=mend
+            name="HOME",
+            state="ok" if is_writable else "fail",
+            found=f"{user_folder} (for Ray)",
+            repair=repair,
         )
     if not address:
         yield _shared_memory()
@@ -161,7 +169,7 @@ def _cluster(home: str | None, overrides: Sequence[str]) -> Iterator[Check]:
             nodes = look_at_nodes(probe)
     except (ConnectionError, OSError, ParetovidError) as error:
         yield Check(
-            name="cluster", state="fail", found=str(error), mend="Is cluster.address= right, is it up?"
+            name="cluster", state="fail", found=str(error), repair="Is cluster.address= right, is it up?"
         )
         return
     size = f"{len(nodes)} nodes, {connected.cpus:g} CPU, {connected.gpus:g} GPU"
@@ -172,16 +180,16 @@ def _cluster(home: str | None, overrides: Sequence[str]) -> Iterator[Check]:
 
 def _node(node: NodeFacts, problems: Sequence[str]) -> Check:
     if problems:
-        mend = "Install the driver's versions there, and put home= on a file system that all nodes see."
-        return Check(name="node", state="fail", found="; ".join(problems), mend=mend)
+        repair = "Install the driver's versions there, and put home= on a file system that all nodes see."
+        return Check(name="node", state="fail", found="; ".join(problems), repair=repair)
     skew, free = node.clock_offset_seconds, node.free_bytes / GIB
     found = f"{node.name}: versions as here, clock {skew:+.2f} s, {free:.0f} GiB free for copies of features"
     if abs(skew) > SKEW_SECONDS:
-        mend = "Set its clock (NTP): times in records and reports come from several clocks."
-        return Check(name="node", state="warn", found=found, mend=mend)
+        repair = "Set its clock (NTP): times in records and reports come from several clocks."
+        return Check(name="node", state="warn", found=found, repair=repair)
     if free < DISK_GIB:
-        mend = "Free space there, or name another disk: cluster.node_cache=."
-        return Check(name="node", state="warn", found=found, mend=mend)
+        repair = "Free space there, or name another disk: cluster.node_cache=."
+        return Check(name="node", state="warn", found=found, repair=repair)
     return Check(name="node", state="ok", found=found)
 
 
@@ -191,8 +199,8 @@ def _shared_memory() -> Check:
         return Check(name="shared memory", state="warn", found="no /dev/shm: Ray uses slower files in /tmp")
     free = shutil.disk_usage(folder).free / GIB
     if free < 0.5:
-        mend = "In a container: start it with --shm-size=2g."
-        return Check(name="shared memory", state="warn", found=f"{free:.1f} GiB in /dev/shm", mend=mend)
+        repair = "In a container: start it with --shm-size=2g."
+        return Check(name="shared memory", state="warn", found=f"{free:.1f} GiB in /dev/shm", repair=repair)
     return Check(name="shared memory", state="ok", found=f"{free:.1f} GiB in /dev/shm")
 
 
@@ -204,14 +212,16 @@ def _home(override: str | None) -> Iterator[Check]:
         with tempfile.TemporaryFile(dir=home.root):
             pass
     except (ParetovidError, OSError) as error:
-        mend = getattr(error, "hint", "") or "Choose a folder that can be written: home=FOLDER."
-        yield Check(name="home", state="fail", found=str(getattr(error, "message", error)), mend=mend)
+        repair = getattr(error, "hint", "") or "Choose a folder that can be written: home=FOLDER."
+        yield Check(name="home", state="fail", found=str(getattr(error, "message", error)), repair=repair)
         return
     found = str(home.root) if home.url is None else f"{home.url}, mirrored in {home.root}"
     yield Check(name="home", state="ok", found=found)
     free = shutil.disk_usage(home.root).free / GIB
-    mend = "" if free >= DISK_GIB else f"Free space until {DISK_GIB} GiB are there, or choose another home=."
-    yield Check(name="disk", state="warn" if mend else "ok", found=f"{free:.0f} GiB free", mend=mend)
+    repair = (
+        "" if free >= DISK_GIB else f"Free space until {DISK_GIB} GiB are there, or choose another home=."
+    )
+    yield Check(name="disk", state="warn" if repair else "ok", found=f"{free:.0f} GiB free", repair=repair)
     yield _study_store(home)
     yield _mlflow_store(home)
 
@@ -226,14 +236,14 @@ def _study_store(home: Home) -> Check:
     try:
         _, names = connect_storage(location.url)
     except ParetovidError as error:
-        return Check(name="optuna store", state="fail", found=error.message, mend=error.hint)
+        return Check(name="optuna store", state="fail", found=error.message, repair=error.hint)
     return Check(name="optuna store", state="ok", found=f"{location.described}, {len(names)} studies")
 
 
 def _mlflow_store(home: Home) -> Check:
     from paretovid.platform.tracking.store import quiet_mlflow, store_uri
 
-    mend = "Is MLFLOW_TRACKING_URI right, the server there, are MLFLOW_TRACKING_USERNAME and _PASSWORD?"
+    repair = "Is MLFLOW_TRACKING_URI right, the server there, are MLFLOW_TRACKING_USERNAME and _PASSWORD?"
     try:
         uri = store_uri(home)
         if uri == home.mlflow_url:
@@ -244,22 +254,22 @@ def _mlflow_store(home: Home) -> Check:
 
         mlflow.MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
     except ParetovidError as error:
-        return Check(name="mlflow store", state="fail", found=error.message, mend=error.hint)
+        return Check(name="mlflow store", state="fail", found=error.message, repair=error.hint)
     except Exception as error:  # what a store raises depends on what is behind its URI
-        return Check(name="mlflow store", state="fail", found=f"{uri}: {error}", mend=mend)
+        return Check(name="mlflow store", state="fail", found=f"{uri}: {error}", repair=repair)
     return Check(name="mlflow store", state="ok", found=uri)
 
 
 def _moved(home: Home) -> Check | None:
     """What MLflow alone does not know of a home that was moved or copied."""
-    from paretovid.platform.artifact_places import artifact_places
+    from paretovid.platform.tracking.artifact_places import artifact_places
 
     places = artifact_places(home)
     if not places.is_moved:
         return None
     found = f"{home.mlflow_database} says that artifacts lie in {places.recorded}"
-    mend = "paretovid finds them here all the same; for MLflow alone, type once: paretovid relocate"
-    return Check(name="mlflow store", state="warn", found=found, mend=mend)
+    repair = "paretovid finds them here all the same; for MLflow alone, type once: paretovid relocate"
+    return Check(name="mlflow store", state="warn", found=found, repair=repair)
 
 
 def _store(name: str, store_url: str) -> Check:
@@ -278,8 +288,8 @@ def _store(name: str, store_url: str) -> Check:
         answer = str(error)
     if answer == "ok":
         return Check(name=name, state="ok", found=str(path))
-    mend = f"Restore {path.name} from a backup, or move it away: the next sweep makes a new one."
-    return Check(name=name, state="fail", found=f"{path}: {answer}", mend=mend)
+    repair = f"Restore {path.name} from a backup, or move it away: the next sweep makes a new one."
+    return Check(name=name, state="fail", found=f"{path}: {answer}", repair=repair)
 
 
 def _memory() -> Check:
@@ -287,8 +297,10 @@ def _memory() -> Check:
     threads = len(os.sched_getaffinity(0))
     found = f"{available:.1f} GiB available, {threads} processor cores"
     if available < MEMORY_GIB:
-        mend = f"A sweep with the defaults wants {MEMORY_GIB} GiB: end other work or give the container more."
-        return Check(name="memory", state="warn", found=found, mend=mend)
+        repair = (
+            f"A sweep with the defaults wants {MEMORY_GIB} GiB: end other work or give the container more."
+        )
+        return Check(name="memory", state="warn", found=found, repair=repair)
     return Check(name="memory", state="ok", found=found)
 
 

@@ -1,4 +1,4 @@
-"""The command line `paretovid`: what can be typed, and how a failure is told.
+"""The command line `paretovid`: what can be typed, and how a failure is reported.
 
 What the commands do is in `commands.py`. Nothing here imports torch, Ray or their like: `--help` must
 answer at once.
@@ -47,7 +47,7 @@ _TAKE_OVER = "if another driver runs this sweep: ask it to stop, and go on in it
 
 
 class _Parser(argparse.ArgumentParser):
-    """Tells wrong use as a `UsageError`, like everything else."""
+    """Reports wrong use as a `UsageError`, like everything else."""
 
     def error(self, message: str) -> NoReturn:
         usage = " ".join(self.format_usage().split())
@@ -156,7 +156,7 @@ def _add_going_on(add: Any) -> None:
             "overrides", nargs="*", metavar="key=value", help="where it runs: cluster.…, tracking.…"
         )
         command.set_defaults(rest_name="overrides")
-    replay = _command(add, "replay", commands.replay, "tell MLflow what it has missed of a sweep")
+    replay = _command(add, "replay", commands.replay, "report to MLflow what it has missed of a sweep")
     replay.add_argument("sweep", metavar="SWEEP", type=_name)
     replay.add_argument("--uri", metavar="URI", help="another MLflow than the sweep's")
     replay.add_argument("--all", action="store_true", dest="whole", help="from the first event on")
@@ -242,7 +242,7 @@ def _add_using(add: Any) -> None:
     )
     relocate.add_argument("--dry-run", action="store_true", help="only say what would change")
     doctor = _command(
-        add, "doctor", commands.doctor, "check installation and cluster, say what to mend", has_json=True
+        add, "doctor", commands.doctor, "check installation and cluster, say what to repair", has_json=True
     )
     doctor.add_argument(
         "overrides", nargs="*", metavar="key=value", help="for example cluster.address=head:6379"

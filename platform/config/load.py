@@ -23,10 +23,15 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from paretovid.platform.storage.urls import check_no_password
-from paretovid.search_spaces.schema import FREE_SECTIONS, KnobConfig, MethodConfig, SweepConfig
+from paretovid.search_spaces.schema import (
+    FREE_SECTIONS,
+    KnobConfig,
+    MethodConfig,
+    SweepConfig,
+)
 from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.errors import UsageError, unknown_name
-from paretovid.trainables.plugins import search_space_folders, use_plugins
+from paretovid.trainables.plugins.catalog import search_space_folders, use_plugins
 from paretovid.trainables.ranges import check_ranges
 
 _PACKAGE = "paretovid.search_spaces"
@@ -55,14 +60,24 @@ def load_sweep_config(overrides: Sequence[str] = ()) -> SweepConfig:
     words = [_word(each, base) for each in parsed]
     config = OmegaConf.to_object(_compose(words, is_resolved=True))
     assert isinstance(config, SweepConfig)
-    for model in (config.method.model, *(baseline.model for baseline in config.baselines)):
-        # Workers have other current folders.
-        if (folder := model.get("selector")) and not str(folder).startswith("sha256:"):
-            model["selector"] = str(Path(folder).expanduser().absolute())
+    config.method.model = _located(config.method.name, config.method.model)
+    for baseline in config.baselines:
+        baseline.model = _located(baseline.method, baseline.model)
     chosen = config.backbones
     chosen.family = chosen.by_method.get(config.method.name, chosen.family)
     _check(config, known_knobs=set(base.method.training_knobs) | set(base.method.inference_knobs))
     return config
+
+
+def _located(name: str, model: JsonObject) -> dict[str, object]:
+    """The settings of a method with the files that they name by absolute paths, if it is a method that needs files."""
+    # Here, as reading a configuration need not wait for PyTorch.
+    from paretovid.trainables.catalog import method_class, method_names
+    from paretovid.trainables.method import NeedsFiles
+
+    if name not in method_names() or not issubclass(method := method_class(name), NeedsFiles):
+        return dict(model)  # of an unknown one, `resolve` says what there is
+    return dict(method.located(model))
 
 
 def to_record(config: SweepConfig) -> JsonObject:

@@ -29,20 +29,23 @@ from paretovid.trainables.backbones.fine_tuning import FineTuningConfig
 from paretovid.trainables.backbones.precision import Precision, check_precision
 from paretovid.trainables.backbones.training import BackboneTrainingConfig, check_labels
 from paretovid.trainables.backbones.weights import RANDOM, missing_weights
-from paretovid.trainables.caps import check_known
 from paretovid.trainables.catalog import method_class, method_config
-from paretovid.trainables.companions import UsesSourceInfo
 from paretovid.trainables.config import typed_config
 from paretovid.trainables.data.moving_digits.generate import MovingDigitsConfig
 from paretovid.trainables.data.readers.annotations import ReaderConfig
-from paretovid.trainables.data.readers.catalog import reader, reader_config
+from paretovid.trainables.data.readers.catalog import read_annotations, reader_config
 from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.errors import UsageError, unknown_name
 from paretovid.trainables.evaluation.evaluate import OBJECTIVES
 from paretovid.trainables.features.store import check_feature_type
-from paretovid.trainables.method import METHODS, Method
-from paretovid.trainables.outcome import SourceFacts
-from paretovid.trainables.plugins import check_travels
+from paretovid.trainables.layers.caps import check_known
+from paretovid.trainables.method import (
+    METHODS,
+    Method,
+    UsesSourceInfo,
+)
+from paretovid.trainables.outcome import SourceInfo
+from paretovid.trainables.plugins.catalog import check_travels
 from paretovid.trainables.ranges import Declared, check_ranges, field_number
 from paretovid.trainables.training.config import TrainingConfig
 
@@ -75,11 +78,11 @@ class BackbonesPlan:
     fine_tuning: FineTuningConfig | None
     """Of the others; None: they are taken as they came."""
 
-    def facts(self) -> dict[str, SourceFacts]:
+    def facts(self) -> dict[str, SourceInfo]:
         """Source to what trials will find of it."""
         given = 1.0 if self.fine_tuning is None else self.fine_tuning.video_share
         return {
-            source: SourceFacts(
+            source: SourceInfo(
                 gmacs=measure_component(name, _SOME_CLASSES).gmacs,
                 video_share=self.training.video_share if component(name).weights is None else given,
             )
@@ -162,8 +165,8 @@ def resolve(config: SweepConfig) -> SweepPlan:
 def resolve_preparation(config: SweepConfig) -> PreparationPlan:
     """The plan of everything up to features. Raises as `resolve`."""
     data = resolve_data(config)
-    if data.reader is not None:
-        reader(data.reader).read(data.settings)
+    if data.reader is not None and data.settings is not None:
+        read_annotations(data.reader, data.settings)
     backbones = _resolve_backbones(config)
     check_feature_type(config.backbones.dtype)
     check_extraction(config.extraction)

@@ -16,7 +16,7 @@ from paretovid.platform.execution.stopping import take_signals_again
 from paretovid.platform.storage.home import Home, open_home
 from paretovid.search_spaces.schema import SweepConfig
 from paretovid.trainables.errors import DataError, UsageError
-from paretovid.trainables.plugins import plugin_roots
+from paretovid.trainables.plugins.catalog import plugin_roots
 
 
 @contextlib.contextmanager

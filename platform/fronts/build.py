@@ -143,8 +143,8 @@ def _check_comparable(trials: Sequence[TrialResult]) -> None:
 
 
 def _reference(sweeps: Sequence[SweepResults], points: Sequence[FrontPoint]) -> Reference:
-    dearest = max(p.record.most_gflops for p in points)
-    return reference_of([sweep.reference for sweep in sweeps], dearest)
+    most = max(p.record.most_gflops for p in points)
+    return reference_of([sweep.reference for sweep in sweeps], most)
 
 
 def _with_intervals(

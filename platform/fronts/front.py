@@ -95,7 +95,7 @@ class Front:
     def best_baselines(self) -> tuple[FrontPoint, ...]:
         """One point per baseline: the best on validation; of equals the cheapest."""
         best: dict[str, FrontPoint] = {}
-        for point in sorted(self.baselines, key=_dearest_quality):
+        for point in sorted(self.baselines, key=_best_first):
             best.setdefault(point.name, point)
         return tuple(best.values())
 
@@ -112,7 +112,7 @@ class Front:
         }
 
 
-def _dearest_quality(p: FrontPoint) -> tuple[float, float, bool, str, str]:
+def _best_first(p: FrontPoint) -> tuple[float, float, bool, str, str]:
     """Order by quality, best first; ties: cheaper, default setting, name."""
     return (-p.record.val.quality, p.record.val.gflops, not p.record.is_default, p.trial.sweep, p.id)
 
@@ -147,7 +147,7 @@ def _within(points: list[FrontPoint], max_gflops: float | None, min_map: float |
         affordable = kept
         kept = [p for p in kept if p.record.val.quality >= min_map]
         if not kept:
-            best = min(affordable, key=_dearest_quality)
+            best = min(affordable, key=_best_first)
             raise UsageError(
                 f"no operating point reaches {objective_text(best.trial.objective)} {min_map:g} on validation"
                 + (f" with {max_gflops:g} GFLOPs" if max_gflops is not None else ""),

@@ -19,7 +19,7 @@ from paretovid.trainables.evaluation.pareto import non_dominated, thinned
 AXIS_COST = "GFLOPs per video (multiply-accumulates)"
 TABLE_ROWS = 12
 LOG_FROM_RATIO = 12
-"""From this ratio of dearest to cheapest on, the cost axis is logarithmic."""
+"""From this ratio of most expensive to cheapest on, the cost axis is logarithmic."""
 _COLOURS = ("#b35806", "#7b3294", "#636363", "#01665e", "#c51b7d", "#e08214", "#1b7837", "#8073ac")
 _FRONT_COLOUR = "#1f5fa8"
 
@@ -90,7 +90,7 @@ def _legend(front: Front, left_out: int) -> list[str]:
         lines.append(f"Accounting: {front.accounting} (as published, not as measured).")
     if any(not p.trial.deployable for p in front.baselines):
         lines.append(
-            "! decides by the truth: not a model; what choosing so can give, no strict bound on mAP."
+            "! decides by the ground truth: not a model; what choosing so can give, no strict bound on mAP."
         )
     if left_out > 0:
         lines.append(f"{left_out} more on the front: --json shows all, --html and --png draw them.")

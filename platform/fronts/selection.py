@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from paretovid.platform.fronts.front import Front, FrontPoint, _cheapest, _dearest_quality, _within
+from paretovid.platform.fronts.front import Front, FrontPoint, _best_first, _cheapest, _within
 from paretovid.trainables.errors import UnknownNameError, UsageError
 
 
@@ -32,7 +32,7 @@ def choose(
     if at_knee:
         return next(p for p in front.points if (p.trial.sweep, p.id) == front.knee_id)
     fitting = _within(list(front.points), max_gflops, min_map)
-    return min(fitting, key=_dearest_quality if max_gflops is not None else _cheapest)
+    return min(fitting, key=_best_first if max_gflops is not None else _cheapest)
 
 
 def _by_id(front: Front, wanted: str) -> FrontPoint:

@@ -11,7 +11,7 @@ from paretovid.platform.storage.home import open_home
 from paretovid.trainables.backbones.catalog import component
 from paretovid.trainables.cost import ComponentCost
 from paretovid.trainables.data.dataset import MANIFEST, load_dataset
-from paretovid.trainables.data.readers.catalog import reader
+from paretovid.trainables.data.readers.catalog import read_annotations
 from paretovid.trainables.data.videos import count_steps
 from paretovid.trainables.errors import DataError
 
@@ -54,7 +54,7 @@ def data_size(plan: PreparationPlan) -> DataSize | None:
                     classes=len(made.classes),
                 )
     if data.reader is not None and data.settings is not None:
-        annotations = reader(data.reader).read(data.settings)
+        annotations = read_annotations(data.reader, data.settings)
         videos = annotations.videos
         lengths = [video.stated_seconds for video in videos]
         known = [count_steps(length, data.settings.step_seconds) for length in lengths if length is not None]

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from paretovid.platform.home_paths import from_home, to_home
 from paretovid.platform.storage.home import SWEEP_FILE, SweepPaths
+from paretovid.platform.storage.home_paths import from_home, to_home
 from paretovid.trainables.data.dataset import write_json
 from paretovid.trainables.documents import Fields, JsonObject, JsonValue
 from paretovid.trainables.errors import DataError, UnknownNameError, unknown_name

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from paretovid.platform.fronts.front import Front, FrontPoint
 from paretovid.platform.records.trial import knob_text, objective_text
 from paretovid.platform.registry.gates import Gate
-from paretovid.trainables.caps import has_cap
 from paretovid.trainables.catalog import method_class
 from paretovid.trainables.evaluation.results import MAP, Metrics
+from paretovid.trainables.layers.caps import has_cap
 from paretovid.trainables.outcome import InferenceKnob
 from paretovid.trainables.recognizer import knobs_of
 

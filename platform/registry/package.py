@@ -20,14 +20,14 @@ from paretovid.platform.registry.runtime_code import (
 from paretovid.platform.storage.home import MODEL_FILE, Home
 from paretovid.trainables.backbones import catalog as components
 from paretovid.trainables.backbones.catalog import read_backbone_meta
-from paretovid.trainables.caps import has_cap
 from paretovid.trainables.catalog import method_class
 from paretovid.trainables.errors import DataError, StaleFeaturesError
 from paretovid.trainables.evaluation.results import TrialResult
 from paretovid.trainables.features.store import INDEX_FILE
+from paretovid.trainables.layers.caps import has_cap
 from paretovid.trainables.method import METHODS
 from paretovid.trainables.model_description import ModelDescription, ModelOrigin
-from paretovid.trainables.plugins import Catalog, check_travels
+from paretovid.trainables.plugins.catalog import Catalog, check_travels
 from paretovid.trainables.recognizer import knobs_of, write_model_folder
 
 REQUIRED = ("mlflow-skinny", "pandas", "torch", "torchvision", "av", "numpy", "safetensors")

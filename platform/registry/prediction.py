@@ -13,13 +13,16 @@ from typing import Any, final
 
 from paretovid.platform.storage.home import Home
 from paretovid.platform.tracking.store import open_registry, quiet_mlflow
-from paretovid.trainables.caps import no_cap_error
 from paretovid.trainables.errors import DataError, ParetovidError, UsageError
+from paretovid.trainables.layers.caps import no_cap_error
 from paretovid.trainables.recognizer import CHEAPEST_ONLY
 
 KEYS = ("path", "labels", "instances", "gflops", "calls", "steps", "stopped_by", "notes", "error")
 """Of a video's entry in `predict --json`; `instances` only of a model of localization, `stopped_by` only of a model
 that was promoted since there is one."""
+
+Answer = Mapping[str, Any]
+"""What a model says of one video, as its card describes it."""
 
 
 @final
@@ -50,7 +53,7 @@ class Predictor:
             {} if schema is None else {p.name: p.default for p in schema.params}
         )
 
-    def predict(self, videos: Sequence[str | Path | bytes], **params: float | str) -> list[dict[str, Any]]:
+    def predict(self, videos: Sequence[str | Path | bytes], **params: float | str) -> list[Answer]:
         """One mapping per video, as the model's card says.
 
         Raises `UnknownNameError` for a parameter that the model has not, `UsageError` for a value that is
@@ -58,7 +61,7 @@ class Predictor:
         """
         checked = self._checked(params)
         try:
-            answers: list[dict[str, Any]] = self._loaded.predict(list(videos), params=checked)
+            answers: list[Answer] = self._loaded.predict(list(videos), params=checked)
         except Exception as error:
             raise _as_ours(error) from error
         return answers
@@ -119,36 +122,41 @@ def _resolved(home: Home, model: str) -> str:
     return str(here) if here is not None else location
 
 
-def predict(
+def answers_of(
     home: Home,
     model: str,
     videos: Sequence[str | Path],
     *,
     max_gflops: float | None = None,
     params: Mapping[str, float | str] | None = None,
-    pictures: Path | None = None,
     on_demand: bool = False,
-) -> dict[str, Any]:
-    """The document that `predict --json` prints.
+) -> list[Answer]:
+    """All that the model says of each video, what it read among it.
 
     Arguments:
         params: inference knobs by name; those left out are as promoted.
         on_demand: read a backbone's weights when a video first needs it.
-        pictures: a folder to draw a storyboard, or a timeline of instances, per video into; made if it is not there.
 
     Raises `UsageError` for a model or parameter that does not exist, `DataError` without videos.
     """
     if not videos:
         raise DataError("no video was given", "Name at least one file.")
     given = {**(params or {}), **({} if max_gflops is None else {"max_gflops": max_gflops})}
-    answers = Predictor(home, model, on_demand=on_demand).predict([str(video) for video in videos], **given)
-    if pictures is not None:
-        _draw(answers, pictures)
-    videos_json = [{key: answer[key] for key in KEYS if key in answer} for answer in answers]
-    return {"model": model, "videos": videos_json, "notes": _notes(answers)}
+    return Predictor(home, model, on_demand=on_demand).predict([str(video) for video in videos], **given)
 
 
-def _notes(answers: Sequence[Mapping[str, Any]]) -> list[str]:
+def document_of(model: str, answers: Sequence[Answer]) -> dict[str, Any]:
+    """The document that `predict --json` prints, of a model's answers."""
+    videos = [{key: answer[key] for key in KEYS if key in answer} for answer in answers]
+    return {"model": model, "videos": videos, "notes": _notes(answers)}
+
+
+def predict(home: Home, model: str, videos: Sequence[str | Path], **given: Any) -> dict[str, Any]:
+    """`document_of` what `answers_of` gives; it says what can be given, and what is raised."""
+    return document_of(model, answers_of(home, model, videos, **given))
+
+
+def _notes(answers: Sequence[Answer]) -> list[str]:
     """What holds of all videos together: how many of them a cap left the cheapest looks only."""
     notes = [note for answer in answers for note in answer.get("notes", ()) if note.startswith(CHEAPEST_ONLY)]
     if not notes:
@@ -159,18 +167,3 @@ def _notes(answers: Sequence[Mapping[str, Any]]) -> list[str]:
         f"the cap pays for no closer look: {len(notes)} of {answered} videos answered from {source} looks only; "
         "raise it to use what the model was chosen for"
     ]
-
-
-def _draw(answers: Sequence[Mapping[str, Any]], folder: Path) -> None:
-    from paretovid.platform.registry.localization_plot import draw_timeline
-    from paretovid.platform.registry.storyboard import draw_storyboard
-
-    if any("looks" not in answer for answer in answers):
-        raise UsageError(
-            "this version of the model does not say in which order it looks",
-            "Promote its point again to draw it.",
-        )
-    for place, answer in enumerate(answers):
-        if not answer["error"]:
-            draw = draw_timeline if "timeline" in answer else draw_storyboard
-            draw(answer["path"], answer, folder / f"{place:03d}-{Path(answer['path']).stem}.png")

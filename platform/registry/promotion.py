@@ -31,7 +31,7 @@ from paretovid.platform.storage.home import MODEL_FILE, Home
 from paretovid.platform.tracking.store import Store, open_registry, quiet_mlflow
 from paretovid.trainables.errors import ParetovidError, UsageError, unknown_name
 from paretovid.trainables.evaluation.results import MAP, SPLITS
-from paretovid.trainables.plugins import use_plugins
+from paretovid.trainables.plugins.catalog import use_plugins
 
 EVENT = "paretovid.event."
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -124,7 +124,8 @@ def number_gates(point: FrontPoint, max_gflops: float | None) -> list[Gate]:
         Gate(
             name="deployable",
             passed=point.trial.deployable,
-            detail=f"{point.name} " + ("needs no truth" if point.trial.deployable else "looks at the truth"),
+            detail=f"{point.name} "
+            + ("needs no ground truth" if point.trial.deployable else "reads the ground truth"),
         ),
     ]
     if max_gflops is not None:
@@ -139,7 +140,7 @@ def _refuse_unless_passed(point: FrontPoint, gates: list[Gate]) -> None:
     if failed:
         raise GateError(
             f"{point.id} may not be promoted: " + "; ".join(f"{gate.name}: {gate.detail}" for gate in failed),
-            "Nothing was registered. Choose another point (`paretovid front`), or mend what the gate names.",
+            "Nothing was registered. Choose another point (`paretovid front`), or repair what the gate names.",
         )
 
 

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from paretovid.trainables.plugins import imported_names, own_modules
+from paretovid.trainables.plugins.catalog import imported_names, own_modules
 
 PACKAGE = "paretovid.trainables"
 PREFIX = "paretovid_runtime_"
@@ -104,7 +104,7 @@ def write_runtime_package(
         for place, (_, text) in placed.items()
     }
     if plugged:
-        written["packed.py"] = _packed(plugged, f"{package}.{PLUGGED}")
+        written["plugins/packed.py"] = _packed(plugged, f"{package}.{PLUGGED}")
         written.setdefault(f"{PLUGGED}/__init__.py", "")
     for name, text in written.items():
         target = folder / package / name
@@ -121,7 +121,7 @@ def _place(name: str, path: Path) -> str:
 
 
 def _packed(plugged: Plugged, package: str) -> str:
-    """The text of `packed.py` of the copy."""
+    """The text of `plugins/packed.py` of the copy."""
     entries = {
         group: {name: f"{package}.{where}" for name, where in names.items()}
         for group, names in plugged.items()

@@ -70,13 +70,13 @@ def draw_storyboard(video: str | Path, prediction: Mapping[str, Any], path: Path
 def _shown_steps(num_steps: int, looks: Sequence[Mapping[str, Any]]) -> list[int]:
     if num_steps <= MOST_STEPS:
         return list(range(num_steps))
-    closely = dict.fromkeys(look["step"] for look in looks if look["source"] == _dearest(looks))
+    closely = dict.fromkeys(look["step"] for look in looks if look["source"] == _most_expensive(looks))
     spread = np.linspace(0, num_steps - 1, MOST_STEPS).round().astype(int).tolist()
     return sorted(list(dict.fromkeys([*closely, *spread]))[:MOST_STEPS])
 
 
-def _dearest(looks: Sequence[Mapping[str, Any]]) -> str:
-    """The source that was first asked for last: methods go from the cheap to the dear."""
+def _most_expensive(looks: Sequence[Mapping[str, Any]]) -> str:
+    """The source that was first asked for last: methods go from the cheap to the expensive."""
     return next(reversed(dict.fromkeys(look["source"] for look in looks)), "")
 
 

@@ -17,7 +17,7 @@ from paretovid.platform.storage.home import Home
 from paretovid.search_spaces.schema import SweepConfig
 from paretovid.trainables.documents import JsonObject, JsonValue
 from paretovid.trainables.errors import DataError, UsageError
-from paretovid.trainables.plugins import use_plugins
+from paretovid.trainables.plugins.catalog import use_plugins
 from paretovid.trainables.provenance import code_version
 
 _WHERE_ONLY = ("home", "name", "cluster", "tracking")

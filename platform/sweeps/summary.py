@@ -13,13 +13,12 @@ from paretovid.platform.execution.launcher import LaunchSummary
 from paretovid.platform.fronts.front import Front, rounded_up
 from paretovid.platform.fronts.report import front_table
 from paretovid.platform.preparation.estimate import data_size, estimate
+from paretovid.platform.records.front_files import PAGE, PICTURE
 from paretovid.platform.records.trial import knob_text
 from paretovid.trainables.backbones.catalog import measure_component
 
 _CLASSES_SHOWN = 12  # of what classifies, in a plan over videos of which nothing is known yet
 _ANCHORS = 2
-
-PICTURE, PAGE, TABLE, DOCUMENT = "front.png", "front.html", "front.txt", "front.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

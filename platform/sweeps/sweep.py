@@ -24,6 +24,13 @@ from paretovid.platform.fronts.build import read_front
 from paretovid.platform.fronts.front import Front
 from paretovid.platform.fronts.report import front_table, write_html, write_png
 from paretovid.platform.preparation.prepare import Prepared, prepare
+from paretovid.platform.records.front_files import (
+    DOCUMENT,
+    FRONT_FILES,
+    PAGE,
+    PICTURE,
+    TABLE,
+)
 from paretovid.platform.records.journal import SweepJournal, read_journal
 from paretovid.platform.records.sweep import (
     SweepRecord,
@@ -42,10 +49,6 @@ from paretovid.platform.sweeps.naming import name_of, started_record, stored_con
 from paretovid.platform.sweeps.reconcile import reconcile
 from paretovid.platform.sweeps.status import LiveStatus, list_sweeps
 from paretovid.platform.sweeps.summary import (
-    DOCUMENT,
-    PAGE,
-    PICTURE,
-    TABLE,
     DryRun,
     SweepReport,
     shortened,
@@ -163,6 +166,7 @@ def replay_sweep(
         raise UsageError(f"sweep {name} is running, and its driver tells MLflow", "Wait until it has ended.")
     given = uri or record.tracking_uri
     with SweepLock(home.sweep(name), StopSwitch()).hold():
+        _render_missing(home.sweep(name))
         sent = replay(home, name, given, progress.say, whole=whole)
         if given == record.tracking_uri:
             write_record(home.sweep(name), replace(known_record(home.sweep(name)), tracked=True))
@@ -217,6 +221,7 @@ def _show_finished(home: Home, name: str, plan: SweepPlan, progress: Progress) -
     record = known_record(home.sweep(name))
     if not record.tracked:
         try:
+            _render_missing(home.sweep(name))
             replay(home, name, plan.config.tracking.uri, progress.say)
             write_record(home.sweep(name), replace(record, tracked=True))
         except ParetovidError as error:
@@ -379,8 +384,15 @@ def write_front(sweep: SweepPaths, front: Front) -> None:
     write_html(front, folder / PAGE)
     (folder / TABLE).write_text(front_table(front) + "\n")
     write_json(folder / DOCUMENT, front.to_json())
-    for name in (PICTURE, PAGE, TABLE, DOCUMENT):
+    for name in FRONT_FILES:
         sweep.store.upload_file(folder / name)
+
+
+def _render_missing(sweep: SweepPaths) -> None:
+    """Renders a finished sweep's front where its folder lacks it, as that of an older version may."""
+    is_finished = known_record(sweep).state in ("finished", "out_of_time")
+    if is_finished and not all((sweep.folder / name).is_file() for name in FRONT_FILES):
+        write_front(sweep, read_front([sweep]))
 
 
 def _at(home: str | None) -> str:

@@ -21,7 +21,7 @@ from paretovid.trainables.context import TrialContext
 from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.errors import DataError, UsageError
 from paretovid.trainables.evaluation.results import TrialResult
-from paretovid.trainables.plugins import use_plugins
+from paretovid.trainables.plugins.catalog import use_plugins
 from paretovid.trainables.provenance import code_version
 from paretovid.trainables.training.config import TrialConfig
 from paretovid.trainables.trial import run_trial

@@ -16,13 +16,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import final
 
-from paretovid.platform.artifact_places import artifact_places
 from paretovid.platform.fronts.build import read_front
 from paretovid.platform.fronts.front import Front
 from paretovid.platform.records.journal import Entry, FailedStart, read_journal
 from paretovid.platform.records.sweep import known_record
 from paretovid.platform.records.trial import SweepResults, read_sweep, read_trial
 from paretovid.platform.storage.home import Home, SweepPaths
+from paretovid.platform.tracking.artifact_places import artifact_places
 from paretovid.platform.tracking.store import StoreError, open_store, store_uri
 from paretovid.platform.tracking.tracker import Tracker, log_sweep
 from paretovid.trainables.errors import ParetovidError

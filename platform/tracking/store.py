@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from paretovid.infra.locks import exclusive_lock
-from paretovid.platform.artifact_places import EXPERIMENT, ArtifactPlaces, artifact_places
 from paretovid.platform.storage.home import Home
 from paretovid.platform.storage.urls import check_no_password
+from paretovid.platform.tracking.artifact_places import EXPERIMENT, ArtifactPlaces, artifact_places
 from paretovid.trainables.errors import ParetovidError, UsageError
 
 if TYPE_CHECKING:

@@ -172,7 +172,7 @@ def sweep_note(front: Front, table: str) -> str:
         f"Sweep **{', '.join(front.sweeps)}**: quality (`{front.objective}`) against cost (GFLOPs per video, giga "
         "multiply-accumulates).\n\nArtifacts: `front/front.html` (with hover), `front/front.png`. "
         "Models: one per operating point on or near the front. Nested runs: one per trial.\n\n"
-        f"```\n{table}\n```\n"
+        + (f"```\n{table}\n```\n" if table else "")
     )
 
 

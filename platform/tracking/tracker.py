@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
-from paretovid.platform.fronts import report
 from paretovid.platform.fronts.front import Front, FrontPoint
+from paretovid.platform.records.front_files import FRONT_FILES, TABLE
 from paretovid.platform.records.journal import FailedStart
 from paretovid.platform.records.trial import SweepResults
 from paretovid.platform.storage.home import Home
@@ -106,7 +107,9 @@ class Tracker:
             self.client.set_tag(self.run_id, "paretovid.state", "running")
 
     def finish(self, sweep: SweepResults, front: Front | None, state: str | None = None) -> None:
-        """Logs what is new, the front's LoggedModels, figures and artifacts, and ends the parent run.
+        """Logs what is new, the front's LoggedModels and figures, and ends the parent run.
+
+        The front's pictures, table and document are uploaded as the sweep has rendered them into its folder.
 
         Arguments:
             state: the sweep's; None: as its record says.
@@ -316,13 +319,12 @@ class Tracker:
             "cheapest_gflops": min(p.shown.gflops for p in chosen),
         }
         self._log_batch(self.run_id, figures)
-        table = report.front_table(front)
+        rendered = [sweep.folder / name for name in FRONT_FILES if (sweep.folder / name).is_file()]
         with tempfile.TemporaryDirectory() as folder:
-            report.write_png(front, Path(folder) / "front.png")
-            report.write_html(front, Path(folder) / "front.html")
-            (Path(folder) / "front.txt").write_text(table + "\n")
-            (Path(folder) / "front.json").write_text(json.dumps(front.to_json(), indent=1, allow_nan=False))
+            for path in rendered:
+                shutil.copyfile(path, Path(folder) / path.name)
             self.store.put_into_run(self.run_id, Path(folder), "front")
+        table = next((path.read_text().rstrip("\n") for path in rendered if path.name == TABLE), "")
         self.client.set_tag(self.run_id, "mlflow.note.content", sweep_note(front, table))
 
     def _log_text(self, run_id: str, name: str, text: str) -> None:

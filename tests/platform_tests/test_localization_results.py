@@ -22,6 +22,7 @@ from paretovid.platform.registry import promotion as registry
 from paretovid.platform.registry.card import model_card
 from paretovid.platform.registry.gates import Gate, _Recorded
 from paretovid.platform.registry.localization_plot import draw_timeline
+from paretovid.platform.registry.pictures import draw_answers
 from paretovid.platform.storage.home import Home
 from paretovid.platform.testing.sweeps import synthetic_sweep, write_sweep, write_trial
 from paretovid.platform.tracking.tags import trial_figures
@@ -115,7 +116,9 @@ def test_promote_predict_and_draw(home: Home, tmp_path: Path) -> None:
     assert listed[NAME] == point.record.test.quality and "map" not in listed
     dataset = load_dataset(home.data("moving_digits_untrimmed"))
     videos = [str(dataset.video_path(record)) for record in dataset.split("test")[:3]]
-    document = prediction.predict(home, "models:/actions@champion", videos, pictures=tmp_path / "pictures")
+    answers = prediction.answers_of(home, "models:/actions@champion", videos)
+    document = prediction.document_of("models:/actions@champion", answers)
+    draw_answers(answers, tmp_path / "pictures")
     scores = read_scores(point.folder, "test")
     assert scores.detections is not None
     for answer, expected, gflops in zip(

@@ -20,12 +20,12 @@ from typing import Any
 import pytest
 from tests.platform_tests.test_sweep import paretovid
 
-from paretovid.platform.artifact_places import artifact_places
 from paretovid.platform.records.journal import read_journal
 from paretovid.platform.registry import prediction
 from paretovid.platform.registry import promotion as registry
 from paretovid.platform.storage.home import Home
 from paretovid.platform.testing.audit import audit
+from paretovid.platform.tracking.artifact_places import artifact_places
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "old_home"
 MADE_AT = Path("/srv/paretovid-home")

@@ -21,7 +21,7 @@ from paretovid.trainables.backbones.catalog import BACKBONES
 from paretovid.trainables.context import LocalContext
 from paretovid.trainables.errors import UnknownNameError, UsageError
 from paretovid.trainables.method import METHODS
-from paretovid.trainables.plugins import VARIABLE
+from paretovid.trainables.plugins.catalog import VARIABLE
 from paretovid.trainables.provenance import code_version
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "plugins"

@@ -330,8 +330,7 @@ def test_methods_of_localization_are_refused(home: Home, name: str) -> None:
 
 KILLED = """
 import os, signal, sys
-from paretovid.platform import simulated as module
-from paretovid.platform import searcher, sweep
+from paretovid.platform.testing import simulated as module
 from paretovid.platform.config.load import load_sweep_config
 from paretovid.platform.console.progress import Progress
 from paretovid.platform.sweeps.sweep import resume_sweep

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from paretovid.trainables.caps import CAP, has_cap
 from paretovid.trainables.catalog import method_class, method_config, method_names
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.evaluation.evaluate import run_settings
+from paretovid.trainables.layers.caps import CAP, has_cap
 from paretovid.trainables.outcome import Batch, Outcome, Progress
 from paretovid.trainables.testing import (
     COMPONENTS,
@@ -231,7 +231,7 @@ def test_what_needs_the_truth_refuses_a_raw_video():
     undeployable = [name for name in method_names() if not method_class(name).deployable]
     assert undeployable == ["model_oracle", "oracle"]
     for name in undeployable:
-        with pytest.raises(UsageError, match="needs the truth"):
+        with pytest.raises(UsageError, match="needs the ground truth"):
             run_one_by_one(trained(name, {}), synthetic_split(), {})
 
 

@@ -29,7 +29,7 @@ from paretovid.trainables.backbones.small import _CLIP_SPECS, _EFFICIENTNET, _MI
 from paretovid.trainables.backbones.spec import Backbone, ComponentSpec, describe_input
 from paretovid.trainables.cost import ComponentCost, measure_macs
 from paretovid.trainables.errors import DataError, UsageError, unknown_name
-from paretovid.trainables.plugins import Catalog, calling_module
+from paretovid.trainables.plugins.catalog import Catalog, calling_module
 
 WEIGHTS_FILE = "backbone.safetensors"
 META_FILE = "backbone.json"

@@ -44,9 +44,10 @@ from torch.nn import functional
 
 from paretovid.trainables.backbones.catalog import component, read_backbone_meta, save_backbone
 from paretovid.trainables.backbones.spec import Backbone, ComponentSpec
-from paretovid.trainables.data.dataset import Dataset, VideoRecord, is_for_backbones, video_key
+from paretovid.trainables.data.dataset import Dataset, VideoRecord, is_for_backbones
 from paretovid.trainables.data.flow import ZERO
 from paretovid.trainables.data.s3 import ObjectStoreError
+from paretovid.trainables.data.video_keys import video_key
 from paretovid.trainables.data.videos import VideoReader
 from paretovid.trainables.errors import DataError, NonFiniteError, UsageError, VideoError
 from paretovid.trainables.layers.functional import classification_loss
@@ -226,7 +227,7 @@ def decode_samples(
         except OSError as error:
             # A disk or a bucket that is away says nothing of the video.
             raise DataError(
-                f"{path} cannot be read: {error}", "Mend it, and the same command goes on."
+                f"{path} cannot be read: {error}", "Repair it, and the same command goes on."
             ) from error
         targets.append(target[chosen])
         for name in specs if read else ():

@@ -21,7 +21,8 @@ from paretovid.trainables.baselines.uniform import (
     TrainingFrames,
     check_frame_counts,
 )
-from paretovid.trainables.caps import (
+from paretovid.trainables.cost import ComponentCost, measure_macs
+from paretovid.trainables.layers.caps import (
     DEFAULT_CAPS,
     KNOBS,
     Cap,
@@ -30,7 +31,6 @@ from paretovid.trainables.caps import (
     check_caps,
     frames_under_caps,
 )
-from paretovid.trainables.cost import ComponentCost, measure_macs
 from paretovid.trainables.layers.frame_sampling import uniform_steps
 from paretovid.trainables.layers.functional import classification_loss, probabilities, stack_steps
 from paretovid.trainables.layers.recurrent import Cell, CellKind, Projection
@@ -55,9 +55,9 @@ class EarlyFusionConfig:
     training_frames: TrainingFrames = -1
     """Views per video in training: -1 varies it over `frame_counts`, 0 takes every step."""
     frame_counts: tuple[FrameCount, ...] = FRAME_COUNTS
-    """Inference settings to evaluate; the first is the natural one."""
+    """Inference settings to evaluate; the first is the default one."""
     caps: tuple[CapUnits, ...] = DEFAULT_CAPS
-    """Caps to evaluate at the natural setting, in units of what one frame costs. Frames are read in order of time."""
+    """Caps to evaluate at the default setting, in units of what one frame costs. Frames are read in order of time."""
 
     def __post_init__(self) -> None:
         check_ranges(self)

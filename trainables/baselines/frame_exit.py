@@ -34,7 +34,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from paretovid.trainables.caps import (
+from paretovid.trainables.cost import ComponentCost, measure_macs
+from paretovid.trainables.errors import UsageError
+from paretovid.trainables.layers.caps import (
     CAP,
     DEFAULT_CAPS,
     END,
@@ -47,8 +49,6 @@ from paretovid.trainables.caps import (
     check_caps,
     record,
 )
-from paretovid.trainables.cost import ComponentCost, measure_macs
-from paretovid.trainables.errors import UsageError
 from paretovid.trainables.layers.coarse_to_fine import FINE
 from paretovid.trainables.layers.frame_classifier import mark_looked
 from paretovid.trainables.layers.frame_sampling import uniform_steps
@@ -121,11 +121,11 @@ class FrameExitConfig:
         0.95,
         0.99,
     )
-    """Values of `exit_threshold` to evaluate besides the natural one and 1."""
+    """Values of `exit_threshold` to evaluate besides the default one and 1."""
     confidences: tuple[Annotated[float, MIN_CONFIDENCE.range], ...] = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
     """Values of `min_confidence` to evaluate, without gates."""
     caps: tuple[CapUnits, ...] = DEFAULT_CAPS
-    """Caps to evaluate at the natural `exit_threshold` and at 1, in units of what one frame costs."""
+    """Caps to evaluate at the default `exit_threshold` and at 1, in units of what one frame costs."""
 
     def __post_init__(self) -> None:
         check_ranges(self)

@@ -22,9 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from paretovid.trainables.caps import DEFAULT_CAPS, KNOBS, Cap, CapUnits, check_caps
 from paretovid.trainables.cost import ComponentCost
 from paretovid.trainables.errors import UsageError
+from paretovid.trainables.layers.caps import DEFAULT_CAPS, KNOBS, Cap, CapUnits, check_caps
 from paretovid.trainables.layers.frame_agent import (
     AgentConfig,
     Decision,
@@ -84,9 +84,9 @@ class JumpingAgentConfig:
         0.8,
         0.9,
     )
-    """Values of `stop_threshold` to answer besides the natural one and 1."""
+    """Values of `stop_threshold` to answer besides the default one and 1."""
     caps: tuple[CapUnits, ...] = DEFAULT_CAPS
-    """Caps to evaluate, in units of what one look costs, at the natural `stop_threshold` and at 1."""
+    """Caps to evaluate, in units of what one look costs, at the default `stop_threshold` and at 1."""
 
     def __post_init__(self) -> None:
         check_ranges(self)

@@ -29,7 +29,7 @@ class LateFusionConfig:
 
     sources: tuple[str, ...] = ("audio", "fine", "motion")
     frame_counts: tuple[FrameCount, ...] = FRAME_COUNTS
-    """Inference settings to evaluate; the first is the natural one."""
+    """Inference settings to evaluate; the first is the default one."""
 
     def __post_init__(self) -> None:
         check_ranges(self)

@@ -2,7 +2,7 @@
 
 * `appearance_only`, `motion_only`: one W-TALC head on one source at every clip (M_rgb, M_motion of Conditional Model
   Selection, Table 2's "flow").
-* `two_stream`: both heads at every clip, the mean of their activations; as dear as it gets.
+* `two_stream`: both heads at every clip, the mean of their activations; as expensive as it gets.
 * `random_clips`: motion at a random share of the clips, appearance at the others ("random selection", Figs. 5 and 6).
 """
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from paretovid.trainables.cost import ComponentCost, deterministic_eval
-from paretovid.trainables.layers.frame_sampling import uniform_hash
+from paretovid.trainables.data.video_keys import uniform_hash
 from paretovid.trainables.layers.localization_head import (
     APPEARANCE,
     HeadConfig,
@@ -57,7 +57,7 @@ class ClipBaselineConfig:
     heads: HeadConfig = field(default_factory=HeadConfig)
     proposals: ProposalConfig = field(default_factory=ProposalConfig)
     shares: tuple[Annotated[float, SHARE.range], ...] = (0.5, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9)
-    """Of `random_clips`: inference settings to evaluate, all answered from one run; 0.5 is the natural one."""
+    """Of `random_clips`: inference settings to evaluate, all answered from one run; 0.5 is the default one."""
 
     def __post_init__(self) -> None:
         check_ranges(self)

@@ -23,7 +23,8 @@ from paretovid.trainables.baselines.uniform import (
     check_frame_counts,
     with_memory_source,
 )
-from paretovid.trainables.caps import (
+from paretovid.trainables.cost import ComponentCost, measure_macs
+from paretovid.trainables.layers.caps import (
     DEFAULT_CAPS,
     KNOBS,
     Cap,
@@ -32,7 +33,6 @@ from paretovid.trainables.caps import (
     check_caps,
     frames_under_caps,
 )
-from paretovid.trainables.cost import ComponentCost, measure_macs
 from paretovid.trainables.layers.coarse_to_fine import COARSE, FINE, LOOKED_COARSE
 from paretovid.trainables.layers.frame_classifier import mark_looked
 from paretovid.trainables.layers.frame_sampling import Sampling, check_sampling, sampled_steps
@@ -62,9 +62,9 @@ class LstmConfig:
     training_frames: TrainingFrames = -1
     """Frames per video in training: -1 varies it over `frame_counts`, 0 takes every step."""
     frame_counts: tuple[FrameCount, ...] = FRAME_COUNTS
-    """Inference settings to evaluate; the first is the natural one."""
+    """Inference settings to evaluate; the first is the default one."""
     caps: tuple[CapUnits, ...] = DEFAULT_CAPS
-    """Caps to evaluate at the natural setting, in units of what one frame costs. Frames are read in order of time."""
+    """Caps to evaluate at the default setting, in units of what one frame costs. Frames are read in order of time."""
 
     def __post_init__(self) -> None:
         check_ranges(self)

@@ -7,8 +7,9 @@
   asked; every member that ran is paid. The heuristic that the paper's introduction sets itself apart from.
 * `model_ensemble`: all members answer, and are averaged (the upper end of committees).
 * `model_oracle`: the member that makes the fewest mistakes plus price per compute, by the video's true labels, without
-  paying to find out; of equals the one of lowest loss. It needs the truth: at price 0 no choice of one member names the
-  right class (or the right set of tags) more often. Of mAP, which ranks videos among each other, it is no strict bound.
+  paying to find out; of equals the one of lowest loss. It needs the ground truth: at price 0 no choice of one member
+  names the right class (or the right set of tags) more often. Of mAP, which ranks videos among each other, it is no
+  strict bound.
 
 None has anything to train. B videos, K members in order of cost, C classes.
 """
@@ -22,10 +23,9 @@ from typing import Annotated, Any, ClassVar, final
 import torch
 from torch import Tensor
 
-from paretovid.trainables.companions import UsesSourceInfo
 from paretovid.trainables.cost import ComponentCost
+from paretovid.trainables.data.video_keys import uniform_hash
 from paretovid.trainables.errors import UsageError
-from paretovid.trainables.layers.frame_sampling import uniform_hash
 from paretovid.trainables.layers.model_pool import (
     CLIP_COUNTS,
     CLIPS,
@@ -38,8 +38,13 @@ from paretovid.trainables.layers.model_pool import (
     member_losses,
     picked,
 )
-from paretovid.trainables.method import Method, check_distinct, register
-from paretovid.trainables.outcome import Batch, InferenceKnob, Loss, Outcome, Progress, Setting, SourceFacts
+from paretovid.trainables.method import (
+    Method,
+    UsesSourceInfo,
+    check_distinct,
+    register,
+)
+from paretovid.trainables.outcome import Batch, InferenceKnob, Loss, Outcome, Progress, Setting, SourceInfo
 from paretovid.trainables.provider import Provider
 from paretovid.trainables.ranges import Count, check_ranges
 
@@ -81,7 +86,7 @@ class SingleModelConfig:
 
     pool: tuple[str, ...] = X3D_POOL
     clip_counts: tuple[ClipCount, ...] = (3, 1, 2, 4, 5, 6, 7, 8, 9, 10)
-    """Inference settings to evaluate, with every member; the first is the natural one."""
+    """Inference settings to evaluate, with every member; the first is the default one."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -107,7 +112,7 @@ class _PoolBaseline(Method, UsesSourceInfo):
         self.multi_label = multi_label
         self.pool = ModelPool(config.pool, widths=widths, num_classes=num_classes, multi_label=multi_label)
 
-    def use_source_info(self, info: Mapping[str, SourceFacts]) -> None:
+    def use_source_info(self, info: Mapping[str, SourceInfo]) -> None:
         self.pool.use_source_info(info)
 
     def loss(self, batch: Batch, progress: Progress) -> Loss:
@@ -173,7 +178,7 @@ class RandomModelConfig:
     steps_per_member: Annotated[Count, "1: no mixtures."] = 4
     """Inference settings to evaluate: mixtures between neighbours in so many equal parts."""
     clip_counts: tuple[ClipCount, ...] = CLIP_COUNTS
-    """The first is the natural one."""
+    """The first is the default one."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -194,7 +199,8 @@ class RandomModel(_PoolBaseline):
         level = float(setting.get("level", LEVEL.default))
         if level > len(self.pool.pool) - 1:
             raise UsageError(
-                f"there is no level {level:g}", f"The pool's dearest member is {len(self.pool.pool) - 1}."
+                f"there is no level {level:g}",
+                f"The pool's most expensive member is {len(self.pool.pool) - 1}.",
             )
         lower = int(level)
         drawn = uniform_hash(provider.video_keys, 0) < level - lower
@@ -229,7 +235,7 @@ class ModelCascadeConfig:
     )
     """Inference settings to evaluate, all answered from one run per number of clips, in which nobody stops early."""
     clip_counts: tuple[ClipCount, ...] = CLIP_COUNTS
-    """The first is the natural one."""
+    """The first is the default one."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -285,8 +291,8 @@ class ModelCascade(_PoolBaseline):
         return scores.amax(dim=-1) >= threshold
 
     def settings(self) -> list[Setting]:
-        natural = {"confidence": CONFIDENCE.default, "clips": CLIPS.default}
-        return [natural, *({"confidence": CONFIDENCE.high, "clips": n} for n in self.config.clip_counts)]
+        default = {"confidence": CONFIDENCE.default, "clips": CLIPS.default}
+        return [default, *({"confidence": CONFIDENCE.high, "clips": n} for n in self.config.clip_counts)]
 
     def stop_points(self, outcome: Outcome, setting: Setting) -> list[tuple[Setting, Outcome]]:
         if float(setting["confidence"]) < CONFIDENCE.high:
@@ -311,7 +317,7 @@ class ModelEnsembleConfig:
 
     pool: tuple[str, ...] = X3D_POOL
     clip_counts: tuple[ClipCount, ...] = CLIP_COUNTS
-    """Inference settings to evaluate; the first is the natural one."""
+    """Inference settings to evaluate; the first is the default one."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -356,7 +362,7 @@ class ModelOracleConfig:
     prices: tuple[Annotated[float, PRICE.range], ...] = (0.01, 0.0, 0.5, 1.0, 1.2, 1.5, 2.0, 3.0, 5.0, 20.0)
     """Inference settings to evaluate."""
     clip_counts: tuple[ClipCount, ...] = CLIP_COUNTS
-    """The first is the natural one."""
+    """The first is the default one."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -365,14 +371,14 @@ class ModelOracleConfig:
         check_distinct("prices", self.prices)
         if self.prices[0] != PRICE.default:
             raise UsageError(
-                f"prices cannot be {list(self.prices)}", f"Begin with the natural one, {PRICE.default:g}."
+                f"prices cannot be {list(self.prices)}", f"Begin with the default one, {PRICE.default:g}."
             )
 
 
 @register
 @final
 class ModelOracle(_PoolBaseline):
-    """Chooses by the truth: see the module's text."""
+    """Chooses by the ground truth: see the module's text."""
 
     name: ClassVar[str] = "model_oracle"
     Config: ClassVar[type[Any]] = ModelOracleConfig
@@ -381,7 +387,7 @@ class ModelOracle(_PoolBaseline):
 
     def run(self, provider: Provider, setting: Setting) -> Outcome:
         if provider.targets is None:
-            raise UsageError("the oracle needs the truth", "It is an upper bound for evaluation only.")
+            raise UsageError("the oracle needs the ground truth", "It is an upper bound for evaluation only.")
         clips = _clips(provider, setting)
         features = {source: provider.peek(source) for source in self.pool.pool}
         scores = self.pool.of_features(features, clips)

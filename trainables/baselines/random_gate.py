@@ -14,8 +14,9 @@ from typing import Annotated, Any, ClassVar, final
 import torch
 from torch import Tensor
 
-from paretovid.trainables.caps import DEFAULT_CAPS, KNOBS_WITH_CHEAP, Cap, CapUnits, check_caps
 from paretovid.trainables.cost import ComponentCost
+from paretovid.trainables.data.video_keys import uniform_hash
+from paretovid.trainables.layers.caps import DEFAULT_CAPS, KNOBS_WITH_CHEAP, Cap, CapUnits, check_caps
 from paretovid.trainables.layers.coarse_to_fine import (
     COARSE,
     FINE,
@@ -25,7 +26,6 @@ from paretovid.trainables.layers.coarse_to_fine import (
     paper_component_costs,
     run_setting,
 )
-from paretovid.trainables.layers.frame_sampling import uniform_hash
 from paretovid.trainables.layers.functional import classification_loss
 from paretovid.trainables.layers.gated_stack import Gate
 from paretovid.trainables.method import Method, check_distinct, register
@@ -51,7 +51,7 @@ class RandomGateConfig:
     training_usage: Annotated[Fraction, "0 varies it."] = 0.0
     """Usage to train with; 0: another one per batch, log-uniform between 0.03 and 1."""
     usages: tuple[Annotated[float, USAGE.range], ...] = (0.2, 0.05, 0.1, 0.15, 0.3, 0.4, 0.5, 0.75, 1.0)
-    """Inference settings to evaluate; the first is the natural one."""
+    """Inference settings to evaluate; the first is the default one."""
     caps: tuple[CapUnits, ...] = DEFAULT_CAPS
     """As LiteEval's, at each of the `usages`."""
 

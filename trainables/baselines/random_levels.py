@@ -15,11 +15,11 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor
 
-from paretovid.trainables.caps import DEFAULT_CAPS, KNOBS_WITH_CHEAP, Cap, CapUnits, check_caps
 from paretovid.trainables.cost import ComponentCost
+from paretovid.trainables.data.video_keys import uniform_hash
 from paretovid.trainables.errors import UsageError
+from paretovid.trainables.layers.caps import DEFAULT_CAPS, KNOBS_WITH_CHEAP, Cap, CapUnits, check_caps
 from paretovid.trainables.layers.coarse_to_fine import levels_under_caps
-from paretovid.trainables.layers.frame_sampling import uniform_hash
 from paretovid.trainables.layers.functional import classification_loss
 from paretovid.trainables.layers.gated_stack import Decide, Gate
 from paretovid.trainables.method import Method, register
@@ -56,10 +56,10 @@ class RandomLevelsConfig:
     training_usages: tuple[Fraction, ...] = ()
     """Usages of the gated levels to train with; empty: others per batch, log-uniform between 0.03 and 1."""
     usages: tuple[tuple[Fraction, ...], ...] = ()
-    """Inference settings to evaluate, a usage per gated level each; the first is the natural one. Empty: the
+    """Inference settings to evaluate, a usage per gated level each; the first is the default one. Empty: the
     knobs' defaults, then a grid."""
     caps: tuple[CapUnits, ...] = DEFAULT_CAPS
-    """As HCMS's, at the natural setting alone."""
+    """As HCMS's, at the default setting alone."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -148,9 +148,9 @@ class RandomLevels(Method):
 
     def settings(self) -> list[Setting]:
         gated = len(self._knobs())
-        natural = tuple(float(knob.default) for knob in self._knobs())
+        default = tuple(float(knob.default) for knob in self._knobs())
         grid = [(first, *(first * share**i for i in range(1, gated))) for first, share in _GRID]
-        usages = self.config.usages or tuple(dict.fromkeys((natural, *grid)))
+        usages = self.config.usages or tuple(dict.fromkeys((default, *grid)))
         return [
             {knob.name: usage for knob, usage in zip(self._knobs(), each, strict=True)} | {"max_gflops": 0.0}
             for each in usages

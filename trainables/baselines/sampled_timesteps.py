@@ -47,7 +47,7 @@ class EpitomaSampledConfig:
     training_frames: TrainingFrames = -1
     """Timesteps per video in training: -1 varies it over `frame_counts`, 0 takes every step."""
     frame_counts: tuple[FrameCount, ...] = FRAME_COUNTS
-    """Inference settings to evaluate; the first is the natural one."""
+    """Inference settings to evaluate; the first is the default one."""
 
     def __post_init__(self) -> None:
         check_ranges(self)

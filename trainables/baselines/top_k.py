@@ -2,7 +2,7 @@
 
 After B. Korbar, D. Tran, L. Torresani: "SCSampler: Sampling Salient Clips From Video for Efficient Action
 Recognition", ICCV 2019, in the form in which later papers compare with it: a step's saliency is the largest
-class probability that the cheap network gives it, and the answer is the mean score of the dear network on the
+class probability that the cheap network gives it, and the answer is the mean score of the expensive network on the
 K most salient steps. SCSampler also trains its saliency by ranking; that is not built. With `saliency=selector` a step
 is ranked by a selector that VideoEpitoma trained stand-alone (`trainables/layers/timestep_selector.py`).
 
@@ -18,7 +18,6 @@ from typing import Annotated, Any, ClassVar, Literal, final
 import torch
 from torch import Tensor
 
-from paretovid.trainables.companions import ChecksFeatures, NeedsFiles
 from paretovid.trainables.cost import ComponentCost
 from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.errors import UsageError
@@ -29,8 +28,16 @@ from paretovid.trainables.layers.timestep_selector import (
     SelectorShape,
     TimestepSelector,
     build_selector,
+    by_content,
+    located,
 )
-from paretovid.trainables.method import Method, check_distinct, register
+from paretovid.trainables.method import (
+    ChecksFeatures,
+    Method,
+    NeedsFiles,
+    check_distinct,
+    register,
+)
 from paretovid.trainables.outcome import Batch, InferenceKnob, Loss, Outcome, Progress, Setting
 from paretovid.trainables.provider import Provider
 from paretovid.trainables.ranges import check_ranges
@@ -56,7 +63,7 @@ class TopKConfig:
     selector_shape: SelectorShape = field(default_factory=SelectorShape)
     """Read from the folder, where there is one."""
     frame_counts: tuple[Annotated[int, TOP_FRAMES.range], ...] = (8, 1, 2, 3, 4, 6, 10, 12)
-    """Inference settings to evaluate; the first is the natural one."""
+    """Inference settings to evaluate; the first is the default one."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -116,6 +123,14 @@ class TopK(Method, ChecksFeatures, NeedsFiles):
     def check_features(self, features: Mapping[str, str]) -> None:
         if self.saved is not None:
             self.saved.check_features(features)
+
+    @classmethod
+    def located(cls, model: JsonObject) -> JsonObject:
+        return located(model)
+
+    @classmethod
+    def by_content(cls, model: JsonObject) -> JsonObject:
+        return by_content(model)
 
     def portable(self, model: JsonObject) -> JsonObject:
         if self.saved is None:

@@ -3,7 +3,7 @@
 * `uniform`: N frames at even distances or drawn at random, class scores averaged (UNIFORM-N in LiteEval's
   Table 1; with `with_coarse`, UNIFORM+CF: the coarse network's scores of the same frames join the average;
   with a memory, AvgPooling-G of AdaFrame's Table 1: the scores of its entries count for one half).
-* `oracle`: the same scores, but of the N frames that favour the true class most. It needs the truth, so it
+* `oracle`: the same scores, but of the N frames that favour the true class most. It needs the ground truth, so it
   can be measured and never deployed: an upper bound on what choosing frames can give this classifier.
 
 Both train one linear classifier per source on all frames, against the video's label on the mean score:
@@ -21,7 +21,9 @@ from typing import Annotated, Any, ClassVar, final
 import torch
 from torch import Tensor, nn
 
-from paretovid.trainables.caps import (
+from paretovid.trainables.cost import ComponentCost, measure_macs
+from paretovid.trainables.errors import UsageError
+from paretovid.trainables.layers.caps import (
     DEFAULT_CAPS,
     KNOBS,
     Cap,
@@ -30,8 +32,6 @@ from paretovid.trainables.caps import (
     check_caps,
     frames_under_caps,
 )
-from paretovid.trainables.cost import ComponentCost, measure_macs
-from paretovid.trainables.errors import UsageError
 from paretovid.trainables.layers.coarse_to_fine import COARSE, FINE, LOOKED_COARSE
 from paretovid.trainables.layers.frame_classifier import FrameScores, mark_looked, score_loss
 from paretovid.trainables.layers.frame_sampling import Sampling, check_sampling, sampled_steps
@@ -126,9 +126,9 @@ class UniformConfig:
     """Where in the video the frames lie. Training takes all of them either way."""
     memory: MemoryConfig = field(default_factory=lambda: MemoryConfig(kind="none"))
     frame_counts: tuple[FrameCount, ...] = FRAME_COUNTS
-    """Inference settings to evaluate; the first is the natural one."""
+    """Inference settings to evaluate; the first is the default one."""
     caps: tuple[CapUnits, ...] = DEFAULT_CAPS
-    """Caps to evaluate at the natural setting, in units of what one frame costs. Frames are read in order of time."""
+    """Caps to evaluate at the default setting, in units of what one frame costs. Frames are read in order of time."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -256,7 +256,7 @@ class OracleConfig:
 @register
 @final
 class Oracle(Method):
-    """Chooses frames by the truth: see the module's text."""
+    """Chooses frames by the ground truth: see the module's text."""
 
     name: ClassVar[str] = "oracle"
     Config: ClassVar[type[Any]] = OracleConfig
@@ -280,7 +280,7 @@ class Oracle(Method):
 
     def run(self, provider: Provider, setting: Setting) -> Outcome:
         if provider.targets is None:
-            raise UsageError("the oracle needs the truth", "It is an upper bound for evaluation only.")
+            raise UsageError("the oracle needs the ground truth", "It is an upper bound for evaluation only.")
         peek = provider.peek(FINE)[:, : provider.max_steps]
         charged = int(setting.get("num_frames", 0)) or provider.max_steps
         scores = self.frame_scores({FINE: peek})

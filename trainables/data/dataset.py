@@ -27,8 +27,8 @@ from typing import Any
 from torch import Tensor
 
 from paretovid.trainables.data.s3 import is_object, read_object
+from paretovid.trainables.data.video_keys import uniform_hash
 from paretovid.trainables.errors import DataError, unknown_name
-from paretovid.trainables.layers.frame_sampling import uniform_hash
 
 MANIFEST = "manifest.json"
 SPLITS = ("train", "val", "test")
@@ -125,11 +125,6 @@ def located(root: Path, path: str) -> Path | str:
     return path if is_object(path) else root / path
 
 
-def video_key(video_id: str) -> int:
-    """63-bit hash of a video's id, the same on every machine and in every process."""
-    return int.from_bytes(hashlib.sha256(video_id.encode()).digest()[:8], "big") >> 1
-
-
 def content_hash(path: Path | str) -> str:
     """16 hex digits over the bytes of a file or object."""
     content = read_object(str(path)) if is_object(path) else Path(path).read_bytes()
@@ -185,7 +180,7 @@ def _read_manifest(root: Path) -> Mapping[str, Any]:
     try:
         described = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not JSON: {error}", f"Mend it, or delete it. {_MAKE}.") from error
+        raise DataError(f"{path} is not JSON: {error}", f"Repair it, or delete it. {_MAKE}.") from error
     found = described.get("format") if isinstance(described, dict) else None
     if found != _FORMAT:
         raise DataError(f"{path} has format {found!r}", f"Readable is format {_FORMAT}. {_MAKE} again.")
@@ -298,7 +293,7 @@ def _check_record(dataset: Dataset, record: VideoRecord) -> None:
     if problem:
         raise DataError(
             f"{dataset.root / MANIFEST}: video {record.video_id!r} has {problem}",
-            "Mend this entry of the manifest.",
+            "Repair this entry of the manifest.",
         )
 
 

@@ -2,7 +2,7 @@
 
 A lost connection is tried again for `patience` seconds, a download from the byte that it had come to. Credentials and
 the endpoint are what botocore finds (`AWS_ACCESS_KEY_ID`, `AWS_PROFILE`, a role, ...; `AWS_ENDPOINT_URL`): nothing of
-them is kept, or told in an error.
+them is kept, or shown in an error.
 
 What can go wrong with a bucket, in words, and what of it passes.
 """

@@ -222,7 +222,7 @@ def _check(
     for start, end in spans:
         if end <= start:
             raise DataError(
-                f"an interval from {start:g} to {end:g} s ends before it starts", "Mend its source."
+                f"an interval from {start:g} to {end:g} s ends before it starts", "Repair its source."
             )
 
 

@@ -11,8 +11,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from paretovid.trainables.caps import STOPPED_BY, check_known
-from paretovid.trainables.companions import RunsForOthers
 from paretovid.trainables.cost import CostTable, deterministic_eval
 from paretovid.trainables.data.dataset import Dataset, VideoRecord
 from paretovid.trainables.errors import DataError
@@ -32,8 +30,13 @@ from paretovid.trainables.evaluation.metrics import (
     top1,
 )
 from paretovid.trainables.features.store import FeatureSplit
+from paretovid.trainables.layers.caps import STOPPED_BY, check_known
 from paretovid.trainables.measurement import MAP, Metrics
-from paretovid.trainables.method import Method, Task
+from paretovid.trainables.method import (
+    Method,
+    RunsForOthers,
+    Task,
+)
 from paretovid.trainables.outcome import Detection, Outcome, Setting
 from paretovid.trainables.provider import FeatureProvider
 

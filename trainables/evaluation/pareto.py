@@ -26,18 +26,19 @@ class Reference:
         return {objective: self.quality, "gflops": self.gflops}
 
 
-def reference_of(stated: Sequence[Reference | None], dearest: float) -> Reference:
+def reference_of(given: Sequence[Reference | None], most_gflops: float) -> Reference:
     """The corner that some sweeps are measured from, for all who ask: fronts, and progress while one runs.
 
     Arguments:
-        stated: each sweep's own corner, if it has one. Where all have, the largest corner that holds them all.
-        dearest: GFLOPs per video of the dearest operating point on either split, baselines included. Where a sweep
-            has stated no corner, it is quality 0 at this cost, and the dearest point counts nothing itself.
+        given: each sweep's own corner, if it has one. Where all have, the largest corner that holds them all.
+        most_gflops: GFLOPs per video of the most expensive operating point on either split, baselines included. Where
+            a sweep has given no corner, it is quality 0 at this cost, and the most expensive point counts nothing
+            itself.
     """
-    known = [reference for reference in stated if reference is not None]
-    if known and len(known) == len(stated):
+    known = [reference for reference in given if reference is not None]
+    if known and len(known) == len(given):
         return Reference(quality=min(r.quality for r in known), gflops=max(r.gflops for r in known))
-    return Reference(gflops=dearest)
+    return Reference(gflops=most_gflops)
 
 
 def _check(costs: Sequence[float], qualities: Sequence[float]) -> None:

@@ -22,6 +22,8 @@ RESULT_FILE = "result.json"
 """In a trial's folder. Written last: a folder with a result is complete."""
 SCORES_FILE = "scores.safetensors"
 """Beside it: what each point said of every video."""
+WEIGHTS_FILE = "model.safetensors"
+"""Beside them: the weights of the trained method."""
 VERSION = 2
 """Of `result.json`. Files without a version are of version 1, which had the same fields, fewer of them required."""
 _HINT = "Remove the trial's folder and run the sweep under another name=."

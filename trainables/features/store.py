@@ -8,7 +8,7 @@ A store is a folder `<component>@<fingerprint>/`:
     verified.json     sizes and times at which digests were last checked, so that opening stays quick
 
 The fingerprint covers the videos, what the decoder shows, the weights, the type and the code that computes
-features. `open` refuses what is missing, damaged or made otherwise, and names the command that mends it.
+features. `open` refuses what is missing, damaged or made otherwise, and names the command that repairs it.
 
 N videos, T steps (padded to the longest of the videos asked for), C classes, D the width of a source.
 """
@@ -29,7 +29,8 @@ import torch
 from torch import Tensor
 
 from paretovid.trainables.backbones.catalog import component
-from paretovid.trainables.data.dataset import Dataset, VideoRecord, video_key
+from paretovid.trainables.data.dataset import Dataset, VideoRecord
+from paretovid.trainables.data.video_keys import video_key
 from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.errors import DataError, StaleFeaturesError, UsageError
 
@@ -202,7 +203,7 @@ def finish(folder: Path, header: JsonObject, num_shards: int) -> None:
             described = json.loads((folder / _shard_name(shard)).with_suffix(".json").read_text())
         except (OSError, ValueError) as error:
             raise DataError(
-                f"shard {shard} of {num_shards} is missing in {folder}", _mend(str(header["dataset"]))
+                f"shard {shard} of {num_shards} is missing in {folder}", _repair(str(header["dataset"]))
             ) from error
         videos |= described.pop("videos")
         skipped |= described.pop("skipped")
@@ -252,24 +253,24 @@ class FeatureStore:
 
         Raises `StaleFeaturesError` if it is missing, unfinished, damaged or made by something else.
         """
-        mend = _mend(folder.parent.name)
+        repair = _repair(folder.parent.name)
         try:
             index = json.loads((folder / INDEX_FILE).read_text())
             header, fingerprint = index["header"], index["fingerprint"]
         except FileNotFoundError:
-            raise StaleFeaturesError(f"no features in {folder}", mend) from None
+            raise StaleFeaturesError(f"no features in {folder}", repair) from None
         except (OSError, ValueError, KeyError) as error:
-            raise StaleFeaturesError(f"the index of the features in {folder} is damaged", mend) from error
-        mend = _mend(header["dataset"])
+            raise StaleFeaturesError(f"the index of the features in {folder} is damaged", repair) from error
+        repair = _repair(header["dataset"])
         if fingerprint != header_fingerprint(header):
-            raise StaleFeaturesError(f"the index of the features in {folder} was changed", mend)
+            raise StaleFeaturesError(f"the index of the features in {folder} was changed", repair)
         if expected not in (None, fingerprint):
             raise StaleFeaturesError(
                 f"the features in {folder} have fingerprint {fingerprint}, not {expected}: "
                 "other videos, weights, sampling, type or code made them",
-                mend,
+                repair,
             )
-        _check_shards(folder, index["shards"], mend)
+        _check_shards(folder, index["shards"], repair)
         return cls(folder, index)
 
     def video(self, video_id: str) -> np.ndarray:
@@ -283,7 +284,7 @@ class FeatureStore:
             reason = self.skipped.get(video_id)
             why = f": it could not be read ({reason})" if reason else ""
             raise StaleFeaturesError(
-                f"no {self.component} features of video {video_id!r}{why}", _mend(self.header["dataset"])
+                f"no {self.component} features of video {video_id!r}{why}", _repair(self.header["dataset"])
             ) from None
         values: np.ndarray = self._shards[shard][offset : offset + num_steps]
         return values
@@ -300,7 +301,7 @@ class FeatureStore:
 
 @dataclass(frozen=True, slots=True)
 class FeatureSplit:
-    """Padded features of N videos, with their truth."""
+    """Padded features of N videos, with their ground truth."""
 
     features: dict[str, Tensor]
     """Source to `[N, T, D_s]` float32, zero at padded steps."""
@@ -355,7 +356,7 @@ def _shard_name(shard_index: int) -> str:
     return f"shard_{shard_index:05d}.npy"
 
 
-def _mend(dataset_name: str) -> str:
+def _repair(dataset_name: str) -> str:
     # Only the built-in sets have configurations of their own; any other lies in its folder.
     built_in = dataset_name.startswith("moving_digits")
     choice = dataset_name if built_in else f"folder data.name={dataset_name}"
@@ -377,18 +378,18 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     partial.replace(path)
 
 
-def _check_shards(folder: Path, shards: Sequence[Mapping[str, Any]], mend: str) -> None:
+def _check_shards(folder: Path, shards: Sequence[Mapping[str, Any]], repair: str) -> None:
     """Digests of all shards; one whose size and time are as at its last check is not read again."""
     known = _read_verified(folder)
     seen: dict[str, list[int]] = {}
     for shard in shards:
         path = folder / shard["file"]
         if not path.is_file():
-            raise StaleFeaturesError(f"features are missing: {path}", mend)
+            raise StaleFeaturesError(f"features are missing: {path}", repair)
         stat = path.stat()
         seen[path.name] = [stat.st_size, stat.st_mtime_ns]
         if seen[path.name] != known.get(path.name) and _digest(path) != shard["sha256"]:
-            raise StaleFeaturesError(f"features are damaged (their digest differs): {path}", mend)
+            raise StaleFeaturesError(f"features are damaged (their digest differs): {path}", repair)
     if seen != known:
         try:
             _write_json(folder / _VERIFIED_FILE, seen)

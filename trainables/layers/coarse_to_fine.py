@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import torch
 
-from paretovid.trainables.caps import METHOD, Cap, points_under_caps
 from paretovid.trainables.cost import ComponentCost
 from paretovid.trainables.errors import UsageError
+from paretovid.trainables.layers.caps import METHOD, Cap, points_under_caps
 from paretovid.trainables.layers.gated_stack import Gate, GatedLevels, LevelSize, Limits
 from paretovid.trainables.layers.recurrent import CellKind
 from paretovid.trainables.outcome import Outcome, Setting

@@ -15,9 +15,9 @@ from typing import Literal, final
 import torch
 from torch import Tensor, nn
 
-from paretovid.trainables.caps import METHOD, Cap, points_under_caps, record, spent_macs, stopped_by
 from paretovid.trainables.cost import ComponentCost, measure_macs
 from paretovid.trainables.errors import UsageError
+from paretovid.trainables.layers.caps import METHOD, Cap, points_under_caps, record, spent_macs, stopped_by
 from paretovid.trainables.layers.coarse_to_fine import COARSE, FINE, LOOKED_COARSE, LOOKED_FINE
 from paretovid.trainables.layers.frame_classifier import mark_looked
 from paretovid.trainables.layers.frame_policies import FramePolicy, View

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from paretovid.trainables.layers.frame_sampling import uniform_hash
+from paretovid.trainables.data.video_keys import uniform_hash
 from paretovid.trainables.layers.global_memory import Memory
 
 _CLOSED = -1e9  # finite, so that nothing open still is a distribution

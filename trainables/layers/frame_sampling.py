@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from paretovid.trainables.data.video_keys import uniform_hash
 from paretovid.trainables.errors import UsageError
 
 Sampling = Literal["uniform", "random"]
@@ -56,12 +57,3 @@ def check_sampling(sampling: str) -> None:
     """Raises `UsageError` unless `sampling` is known."""
     if sampling not in ("uniform", "random"):
         raise UsageError(f"unknown sampling: {sampling!r}", "Allowed: uniform, random.")
-
-
-def uniform_hash(keys: Tensor, step: int) -> Tensor:
-    """`[B]` int64 keys and a step to `[B]` floats in [0, 1), evenly spread (splitmix64's finaliser)."""
-    # Tensors of int64 wrap around, which is what the mixing wants; Python's integers would overflow.
-    mixed = keys + torch.full_like(keys, step + 1) * -7046029254386353131
-    for shift, factor in ((30, -4658895280553007687), (27, -7723592293110705685)):
-        mixed = (mixed ^ (mixed >> shift)) * factor
-    return ((mixed >> 11) & ((1 << 52) - 1)).to(torch.float64) / (1 << 52)

@@ -27,8 +27,8 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from paretovid.trainables.caps import STOP, Cap, record, stopped_by
 from paretovid.trainables.cost import ComponentCost, measure_macs
+from paretovid.trainables.layers.caps import STOP, Cap, record, stopped_by
 from paretovid.trainables.layers.functional import last_valid, probabilities, stack_steps
 from paretovid.trainables.layers.recurrent import (
     Cell,

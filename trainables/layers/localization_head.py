@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from paretovid.trainables.cost import ComponentCost, measure_macs
 from paretovid.trainables.errors import NonFiniteError
+from paretovid.trainables.layers.whole_batch import rows_of_all_workers
 from paretovid.trainables.outcome import Batch, Detection, Outcome
 from paretovid.trainables.provider import Provider
 from paretovid.trainables.ranges import (
@@ -41,7 +42,6 @@ from paretovid.trainables.ranges import (
     Width,
     check_ranges,
 )
-from paretovid.trainables.whole_batch import rows_of_all_workers
 
 APPEARANCE = "appearance"
 MOTION_SOURCES = ("flow", "difference")

@@ -21,7 +21,7 @@ from paretovid.trainables.errors import UsageError
 from paretovid.trainables.layers.frame_sampling import uniform_steps
 from paretovid.trainables.layers.functional import probabilities
 from paretovid.trainables.method import check_distinct
-from paretovid.trainables.outcome import InferenceKnob, SourceFacts
+from paretovid.trainables.outcome import InferenceKnob, SourceInfo
 from paretovid.trainables.provider import Provider
 
 X3D_POOL = ("xs", "s", "m", "l")
@@ -48,11 +48,11 @@ ClipCount = Annotated[int, CLIPS.range]
 
 
 def check_clip_counts(clip_counts: Sequence[int]) -> None:
-    """Raises `UsageError` unless the numbers of clips to evaluate are different and begin with the natural one."""
+    """Raises `UsageError` unless the numbers of clips to evaluate are different and begin with the default one."""
     check_distinct("clip_counts", clip_counts)
     if clip_counts[0] != CLIPS.default:
         raise UsageError(
-            f"clip_counts cannot be {list(clip_counts)}", f"Begin with the natural one, {CLIPS.default:g}."
+            f"clip_counts cannot be {list(clip_counts)}", f"Begin with the default one, {CLIPS.default:g}."
         )
 
 
@@ -76,11 +76,11 @@ class Clips:
         return torch.stack(self.steps, dim=1)
 
 
-def check_order(pool: Sequence[str], facts: Mapping[str, SourceFacts]) -> None:
+def check_order(pool: Sequence[str], info: Mapping[str, SourceInfo]) -> None:
     """Raises `UsageError` if a pool is not in order of cost. Members of equal cost may stand either way."""
-    gmacs = [facts[source].gmacs for source in pool]
+    gmacs = [info[source].gmacs for source in pool]
     if any(after < before for before, after in itertools.pairwise(gmacs)):
-        ordered = sorted(pool, key=lambda source: facts[source].gmacs)
+        ordered = sorted(pool, key=lambda source: info[source].gmacs)
         raise UsageError(
             f"the pool {list(pool)} is not in order of cost",
             f"Cheapest first: {', '.join(ordered)}.",
@@ -117,7 +117,7 @@ class ModelPool(nn.Module):
         self.video_share = 1.0
         """Share of the training videos that the members were trained on; only training needs it."""
 
-    def use_source_info(self, info: Mapping[str, SourceFacts]) -> None:
+    def use_source_info(self, info: Mapping[str, SourceInfo]) -> None:
         """Takes the members' cost, F_k of Eq. 2 (`cost_shares` `[K]`, sum 1), and what they were trained on.
 
         Raises `UsageError` if the pool is not in order of cost. Members of equal cost may stand either way.
@@ -152,18 +152,18 @@ class ModelPool(nn.Module):
         scores = [self.say(features[source][rows, index.clamp(min=0)]) * there for source in self.pool]
         return torch.stack(scores).sum(dim=2) / clips.count[:, None]
 
-    def decisions(self, clips: Clips, dearest: Tensor, max_steps: int) -> Tensor:
-        """`[B, max_steps]`: 1 + `dearest` `[B]`, a place in the pool, at the steps of the clips, 0 elsewhere."""
+    def decisions(self, clips: Clips, most_expensive: Tensor, max_steps: int) -> Tensor:
+        """`[B, max_steps]`: 1 + `most_expensive` `[B]`, a place in the pool, at the steps of the clips, 0 elsewhere."""
         index = clips.index()
         decisions = torch.zeros(len(index), max_steps + 1, dtype=torch.int64, device=index.device)
         # What a short video lacks lands behind the last step and is cut off.
         decisions.scatter_(
-            1, torch.where(index >= 0, index, max_steps), (1 + dearest)[:, None].expand_as(index)
+            1, torch.where(index >= 0, index, max_steps), (1 + most_expensive)[:, None].expand_as(index)
         )
         return decisions[:, :max_steps]
 
     def looks(self) -> tuple[str, ...]:
-        """As `Method.looks`: a step's decision is the dearest member that saw it."""
+        """As `Method.looks`: a step's decision is the most expensive member that saw it."""
         return ("none", *self.pool)
 
 

@@ -28,11 +28,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from paretovid.trainables.cost import ComponentCost
+from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.layers.recurrent import Projection
 from paretovid.trainables.layers.temporal_attention import SelfAttention, step_and_pair_macs
+from paretovid.trainables.layers.whole_batch import sum_over_workers
 from paretovid.trainables.ranges import Width, check_ranges
-from paretovid.trainables.whole_batch import sum_over_workers
 
 L0Form = Literal["open_probability", "hard_concrete"]
 CLIP = 0.5
@@ -261,13 +262,21 @@ class SavedSelector:
             )
 
 
-def by_content(model: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration's fields with the digest of a selector in place of its folder, for telling trials apart."""
+def by_content(model: JsonObject) -> JsonObject:
+    """A configuration's fields with the digest of its `selector` in place of the folder (`NeedsFiles.by_content`)."""
     named = model.get("selector")
     if not isinstance(named, str) or not named:
         return dict(model)
     saved = SavedSelector.named(named)
     return {**model, "selector": named if saved is None else saved.digest}
+
+
+def located(model: JsonObject) -> JsonObject:
+    """A configuration's fields with the absolute folder of its `selector` (`NeedsFiles.located`)."""
+    named = model.get("selector")
+    if not named or str(named).startswith(DIGEST):
+        return dict(model)
+    return {**model, "selector": str(Path(str(named)).expanduser().absolute())}
 
 
 def read_selector(folder: str) -> SavedSelector:

@@ -37,9 +37,9 @@ from typing import Annotated, Any, ClassVar, Literal, final
 import torch
 from torch import Tensor
 
-from paretovid.trainables.caps import DEFAULT_CAPS, KNOBS, Cap, CapUnits, check_caps
 from paretovid.trainables.cost import ComponentCost
 from paretovid.trainables.errors import NonFiniteError, UsageError
+from paretovid.trainables.layers.caps import DEFAULT_CAPS, KNOBS, Cap, CapUnits, check_caps
 from paretovid.trainables.layers.frame_agent import (
     AgentConfig,
     Decision,
@@ -144,7 +144,7 @@ class AdaFrameConfig:
         0.7,
     )
     caps: tuple[CapUnits, ...] = DEFAULT_CAPS
-    """Caps to evaluate, in units of what one look costs, at the natural setting and where the utility stops nobody."""
+    """Caps to evaluate, in units of what one look costs, at the default setting and where the utility stops nobody."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -309,9 +309,9 @@ class AdaFrame(Method):
         return self.agent.run(provider, self.config.steps, decide, Cap.of(setting, self))
 
     def settings(self) -> list[Setting]:
-        natural = {knob.name: knob.default for knob in _OWN_KNOBS}
+        default = {knob.name: knob.default for knob in _OWN_KNOBS}
         # All others are answered from the second: a walk that the utility never ends.
-        return [natural, {**natural, "mu": NEVER}]
+        return [default, {**default, "mu": NEVER}]
 
     def stop_points(self, outcome: Outcome, setting: Setting) -> list[tuple[Setting, Outcome]]:
         if setting not in self.settings():

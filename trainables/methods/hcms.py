@@ -50,13 +50,14 @@ from typing import Annotated, Any, ClassVar, Literal, final
 
 from torch import Tensor, nn
 
-from paretovid.trainables.caps import DEFAULT_CAPS, KNOBS_WITH_CHEAP, Cap, CapUnits, check_caps
 from paretovid.trainables.cost import ComponentCost
 from paretovid.trainables.errors import UsageError
+from paretovid.trainables.layers.caps import DEFAULT_CAPS, KNOBS_WITH_CHEAP, Cap, CapUnits, check_caps
 from paretovid.trainables.layers.coarse_to_fine import levels_under_caps
 from paretovid.trainables.layers.functional import classification_loss
 from paretovid.trainables.layers.gated_stack import Decide, Gate, GatedLevels, LevelSize, Limits
 from paretovid.trainables.layers.recurrent import CellKind, gumbel_use
+from paretovid.trainables.layers.whole_batch import sum_over_workers
 from paretovid.trainables.method import Method, check_distinct, register
 from paretovid.trainables.outcome import Batch, InferenceKnob, Loss, Outcome, Progress, Setting
 from paretovid.trainables.provider import Provider
@@ -68,7 +69,6 @@ from paretovid.trainables.ranges import (
     Width,
     check_ranges,
 )
-from paretovid.trainables.whole_batch import sum_over_workers
 
 MOST_LEVELS = 4
 DEFAULT_SKIPS = (0.7, 0.95, 0.98)
@@ -166,7 +166,7 @@ class HcmsConfig:
     temperature_floor: PositiveFraction = 0.5
     """The Gumbel temperature falls from 1 to this, which it reaches after 60 % of training."""
     gate_offsets: tuple[Annotated[float, GATE_OFFSETS[0].range], ...] = (0.0, -2.0, -1.0, 1.0, 2.0)
-    """Inference settings to evaluate: each at all gates together and at each gate alone. 0 is the natural one."""
+    """Inference settings to evaluate: each at all gates together and at each gate alone. 0 is the default one."""
     caps: tuple[CapUnits, ...] = DEFAULT_CAPS
     """Caps to evaluate, in units of what one step with every source costs, the answer not counted."""
 
@@ -313,11 +313,11 @@ class Hcms(Method):
 
     def settings(self) -> list[Setting]:
         names = [knob.name for knob in GATE_OFFSETS[: len(self.gates)]]
-        natural = dict.fromkeys(names, 0.0) | {"max_gflops": 0.0}
-        found = [natural]
+        default = dict.fromkeys(names, 0.0) | {"max_gflops": 0.0}
+        found = [default]
         for offset in self.config.gate_offsets:
             for chosen in (names, *([name] for name in names)):
-                setting = natural | dict.fromkeys(chosen, offset)
+                setting = default | dict.fromkeys(chosen, offset)
                 found += [] if setting in found else [setting]
         return list(found)
 

@@ -4,7 +4,7 @@ Z. Wu, H. Li, Y. Zheng, C. Xiong, Y.-G. Jiang, L. S. Davis: "A Coarse-to-Fine Fr
 Video Recognition", IJCV 2021 (first version: NeurIPS 2019, "LiteEval").
 
 A coarse RNN reads cheap features of every step. A gate looks at them and at the state of a fine RNN and
-decides whether the step deserves the dear features; if not, the fine RNN's first entries are overwritten
+decides whether the step deserves the expensive features; if not, the fine RNN's first entries are overwritten
 with the coarse state (Eq. 5). The answer is read from the fine state at the last step.
 
 Symbols: v_c `[B, T, D_c]`, v_f `[B, T, D_f]`, h_c `[B, H_c]`, h_f `[B, H_f]`, gate logits z `[B, 2]` (skip, use),
@@ -36,9 +36,9 @@ from typing import Annotated, Any, ClassVar, Literal, final
 
 from torch import Tensor
 
-from paretovid.trainables.caps import DEFAULT_CAPS, KNOBS_WITH_CHEAP, Cap, CapUnits, check_caps
 from paretovid.trainables.cost import ComponentCost
 from paretovid.trainables.errors import UsageError
+from paretovid.trainables.layers.caps import DEFAULT_CAPS, KNOBS_WITH_CHEAP, Cap, CapUnits, check_caps
 from paretovid.trainables.layers.coarse_to_fine import (
     COARSE,
     FINE,
@@ -52,11 +52,11 @@ from paretovid.trainables.layers.coarse_to_fine import (
 from paretovid.trainables.layers.functional import classification_loss
 from paretovid.trainables.layers.gated_stack import Gate
 from paretovid.trainables.layers.recurrent import gumbel_use
+from paretovid.trainables.layers.whole_batch import sum_over_workers
 from paretovid.trainables.method import Method, check_distinct, register
 from paretovid.trainables.outcome import Batch, InferenceKnob, Loss, Outcome, Progress, Setting
 from paretovid.trainables.provider import Provider
 from paretovid.trainables.ranges import Fraction, PositiveFraction, Range, Weight, check_ranges
-from paretovid.trainables.whole_batch import sum_over_workers
 
 ONLINE_K = InferenceKnob(
     name="online_k",
@@ -91,7 +91,7 @@ class LiteEvalConfig:
     temperature_floor: PositiveFraction = 0.5
     """The Gumbel temperature falls from 1 to this, which it reaches after 60 % of training."""
     gate_offsets: tuple[Annotated[float, GATE_OFFSET.range], ...] = (0.0, -2.0, -1.0, -0.5, 0.5, 1.0, 2.0)
-    """Inference settings to evaluate; 0 is the natural one."""
+    """Inference settings to evaluate; 0 is the default one."""
     online_ks: tuple[Annotated[int, Range(1, ONLINE_K.high)], ...] = (1, 2, 3, 4, 6, 8)
     caps: tuple[CapUnits, ...] = DEFAULT_CAPS
     """Caps to evaluate at each of the `gate_offsets`, in units of what one step with both looks costs."""

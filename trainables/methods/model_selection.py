@@ -17,7 +17,7 @@ L_k their loss on a video, G_k(x) the affinity that the selector learns, P_k its
 * Inference (3.4): the cheapest member with P_k >= theta; if there is none, the member with the highest P_k. Cheapest is
   what adds least: first the member that was read, then the others in order of cost.
   From 0.5 upwards at most one member reaches theta, so every theta from there on is the selector's plain choice, the
-  dearest end of the curve; at 1 / K and below somebody always reaches it; at 0 the member that is read answers.
+  most expensive end of the curve; at 1 / K and below somebody always reaches it; at 0 the member that is read answers.
 
 The members' outputs are computed once, so another alpha only needs another selector. With `alphas` (and
 `alpha_multiples`, of `alpha`), one training fits one selector for each of them beside that of `alpha`, as one batched
@@ -50,7 +50,6 @@ from typing import Annotated, Any, ClassVar, Literal, final
 import torch
 from torch import Tensor, nn
 
-from paretovid.trainables.companions import RunsForOthers, UsesSourceInfo, Warns
 from paretovid.trainables.cost import ComponentCost, deterministic_eval, measure_macs
 from paretovid.trainables.data.dataset import is_for_backbones
 from paretovid.trainables.errors import UsageError
@@ -67,12 +66,19 @@ from paretovid.trainables.layers.model_pool import (
     member_losses,
     picked,
 )
+from paretovid.trainables.layers.whole_batch import sum_over_workers
 from paretovid.trainables.measurement import Metrics
-from paretovid.trainables.method import Method, check_distinct, register
-from paretovid.trainables.outcome import Batch, InferenceKnob, Loss, Outcome, Progress, Setting, SourceFacts
+from paretovid.trainables.method import (
+    Method,
+    RunsForOthers,
+    UsesSourceInfo,
+    Warns,
+    check_distinct,
+    register,
+)
+from paretovid.trainables.outcome import Batch, InferenceKnob, Loss, Outcome, Progress, Setting, SourceInfo
 from paretovid.trainables.provider import Provider
 from paretovid.trainables.ranges import Positive, Range, Width, check_ranges
-from paretovid.trainables.whole_batch import sum_over_workers
 
 THETA = InferenceKnob(
     name="theta",
@@ -150,7 +156,7 @@ class ModelSelectionConfig:
     )
     """Inference settings to evaluate, all answered from one run per number of clips."""
     clip_counts: tuple[ClipCount, ...] = CLIP_COUNTS
-    """The same for `clips`; the first is the natural one."""
+    """The same for `clips`; the first is the default one."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -318,7 +324,7 @@ class ModelSelection(Method, UsesSourceInfo, RunsForOthers, Warns):
         self.component = f"{self.name}.selector"
 
     @classmethod
-    def check_source_info(cls, config: ModelSelectionConfig, info: Mapping[str, SourceFacts]) -> None:
+    def check_source_info(cls, config: ModelSelectionConfig, info: Mapping[str, SourceInfo]) -> None:
         check_order(config.pool, info)
         if (
             config.selector_videos == "unseen"
@@ -330,7 +336,7 @@ class ModelSelection(Method, UsesSourceInfo, RunsForOthers, Warns):
                 "selector learn from losses that mean little.",
             )
 
-    def use_source_info(self, info: Mapping[str, SourceFacts]) -> None:
+    def use_source_info(self, info: Mapping[str, SourceInfo]) -> None:
         self.check_source_info(self.config, info)
         self.pool.use_source_info(info)
 
@@ -425,9 +431,9 @@ class ModelSelection(Method, UsesSourceInfo, RunsForOthers, Warns):
         return self.pool.decisions(clips, choice.clamp(min=self.reads), max_steps)
 
     def settings(self) -> list[Setting]:
-        natural = {knob.name: knob.default for knob in self.inference_knobs}
+        default = {knob.name: knob.default for knob in self.inference_knobs}
         # Those that are answered are answered from runs of everyone.
-        return [natural, *({**natural, "clips": n, "ensemble": 1} for n in self.config.clip_counts)]
+        return [default, *({**default, "clips": n, "ensemble": 1} for n in self.config.clip_counts)]
 
     def is_operating_point(self, setting: Setting) -> bool:
         return not setting.get("ensemble", ENSEMBLE.default)
@@ -435,14 +441,14 @@ class ModelSelection(Method, UsesSourceInfo, RunsForOthers, Warns):
     def stop_points(self, outcome: Outcome, setting: Setting) -> list[tuple[Setting, Outcome]]:
         if "members" not in outcome.trace:
             return []
-        natural = self.settings()[0]
+        default = self.settings()[0]
         further: list[Setting] = [
-            {**natural, "theta": theta, "clips": setting["clips"], "trained_alpha": alpha}
+            {**default, "theta": theta, "clips": setting["clips"], "trained_alpha": alpha}
             for alpha in (OWN_ALPHA, *self.config.trained_alphas()[1:])
             for theta in self.config.thetas
         ]
         with deterministic_eval(self):
-            return [(each, self._chosen(outcome, each)) for each in further if each != natural]
+            return [(each, self._chosen(outcome, each)) for each in further if each != default]
 
     def _chosen(self, outcome: Outcome, setting: Setting) -> Outcome:
         """What a choice at `setting` would have given, from a run in which everyone answered."""
@@ -453,8 +459,10 @@ class ModelSelection(Method, UsesSourceInfo, RunsForOthers, Warns):
             place = outcome.trace[f"member/{name}"]
             calls[name] = count * ((choice == place) | (place == self.reads))
         looked = outcome.decisions > 0
-        dearest = 1 + choice.clamp(min=self.reads)
-        return Outcome(scores=picked(members, choice), calls=calls, decisions=looked * dearest[:, None])
+        most_expensive = 1 + choice.clamp(min=self.reads)
+        return Outcome(
+            scores=picked(members, choice), calls=calls, decisions=looked * most_expensive[:, None]
+        )
 
     def looks(self) -> tuple[str, ...]:
         return self.pool.looks()

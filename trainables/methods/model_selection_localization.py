@@ -1,4 +1,4 @@
-"""Conditional Model Selection for weakly supervised localization: where is the dear motion model worth running?
+"""Conditional Model Selection for weakly supervised localization: where is the expensive motion model worth running?
 
 M. Jain, H. Ben Yahia, A. Ghodrati, A. Habibian, F. Porikli: "Conditional Model Selection for Efficient Video
 Understanding", BMVC 2021, sections 3.3, 3.4 and 5.
@@ -18,7 +18,7 @@ Departures from the paper, and why:
 * The heads' activations have no common scale in the paper; here both are softmaxes over classes, in training and
   evaluation (`trainables/layers/localization_head.py`).
 * Section 3.4: the cheapest model whose confidence reaches theta, and nothing on what happens if none does. Here the
-  dearer one, motion: with the larger one instead (`fallback=argmax`) no theta above 0.5 would change anything.
+  more expensive one, motion: with the larger one instead (`fallback=argmax`) no theta above 0.5 would change anything.
 * Heads first, then the selector on frozen heads, in one training. The heads see nothing of beta: for a seed they are
   the same whatever it is, so that values of beta are compared on equal heads.
 * Post-processing by ActionBytes is not described; `proposals.snap_clips` is our reading of it, off by default.
@@ -35,7 +35,6 @@ from typing import Annotated, Any, ClassVar, Literal, final
 import torch
 from torch import Tensor, nn
 
-from paretovid.trainables.companions import Warns
 from paretovid.trainables.cost import ComponentCost, deterministic_eval, measure_macs
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.layers.localization_head import (
@@ -51,12 +50,18 @@ from paretovid.trainables.layers.localization_head import (
     valid_clips,
 )
 from paretovid.trainables.layers.recurrent import Projection
+from paretovid.trainables.layers.whole_batch import sum_over_workers
 from paretovid.trainables.measurement import Metrics
-from paretovid.trainables.method import Method, Task, check_distinct, register
+from paretovid.trainables.method import (
+    Method,
+    Task,
+    Warns,
+    check_distinct,
+    register,
+)
 from paretovid.trainables.outcome import Batch, InferenceKnob, Loss, Outcome, Progress, Setting
 from paretovid.trainables.provider import Provider
 from paretovid.trainables.ranges import Dropout, OpenFraction, Width, check_ranges
-from paretovid.trainables.whole_batch import sum_over_workers
 
 BY_APPEARANCE, BY_MOTION = 1, 2
 """Decisions: which model's activations a clip has."""
@@ -95,7 +100,7 @@ class ModelSelectionLocalizationConfig:
         0.95,
         1.0,
     )
-    """Inference settings to evaluate, all answered from one run; 0.5 is the natural one, 1 is there anyway."""
+    """Inference settings to evaluate, all answered from one run; 0.5 is the default one, 1 is there anyway."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -135,10 +140,10 @@ def affinity(apart: Tensor, mask: Tensor, beta: float, *, is_soft: bool) -> Tens
     clips that are tied with tau_v none goes there. 0 at padded clips.
     """
     count = mask.sum(dim=1)
-    dear = (beta * count).round().long()
+    selected = (beta * count).round().long()
     ranked = apart.masked_fill(~mask, -torch.inf).sort(dim=1, descending=True).values
-    at = ranked.gather(1, dear.clamp(max=ranked.shape[1] - 1)[:, None])
-    tau = torch.where((dear < count)[:, None], at, -1e-6)  # all clips go to motion if none is left
+    at = ranked.gather(1, selected.clamp(max=ranked.shape[1] - 1)[:, None])
+    tau = torch.where((selected < count)[:, None], at, -1e-6)  # all clips go to motion if none is left
     to_motion = apart > tau
     weight = (apart - tau).abs() + 1 if is_soft else torch.ones_like(apart)
     return torch.stack([weight * ~to_motion, weight * to_motion], dim=2) * mask[..., None]
@@ -275,11 +280,11 @@ class ModelSelectionLocalization(Method, Warns):
         )
 
     def settings(self) -> list[Setting]:
-        natural: Setting = {"theta": THETA.default}
+        default: Setting = {"theta": THETA.default}
         if self.config.fallback == "argmax":  # then no theta computes motion everywhere
-            return [natural, *({"theta": t} for t in self.config.thetas if t < float(THETA.default))]
+            return [default, *({"theta": t} for t in self.config.thetas if t < float(THETA.default))]
         # All others are answered from the second, which does.
-        return [natural, {"theta": THETA.high}]
+        return [default, {"theta": THETA.high}]
 
     def stop_points(self, outcome: Outcome, setting: Setting) -> list[tuple[Setting, Outcome]]:
         if self.config.fallback == "argmax" or setting != self.settings()[1]:

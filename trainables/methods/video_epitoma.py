@@ -24,9 +24,9 @@ Departures from the paper, and why:
   go through a projection with layer norm; gates multiply what comes out of it.
 * Closed timesteps are masked as attention keys, in training and evaluation. Multiplying by a gate of 0 alone, as
   printed, leaves them a share of attention in training that they do not have at test time.
-* "Gumbel noise" on one logit is logistic noise; the temperature is not stated: `temperature`.
+* "Gumbel noise" on one logit is logistic noise; the temperature is not given: `temperature`.
 * The L0 penalty of the paper's source belongs to another gate (hard concrete). Default: the exact chance that this gate
-  is open, sigmoid(alpha); `l0_form=hard_concrete` is the source's. Its weight is not stated: it is the budget knob.
+  is open, sigmoid(alpha); `l0_form=hard_concrete` is the source's. Its weight is not given: it is the budget knob.
 * If nothing is selected, the best timestep is; in training, too, where its gate is then below 0.5 but has a gradient.
 * Frozen means frozen: in the second phase of `stand_alone` gates are those of evaluation, without noise.
 * Training leaves out steps at random (`step_dropout`); the paper samples 32 of many more.
@@ -45,7 +45,6 @@ from typing import Annotated, Any, ClassVar, Literal, final
 import torch
 from torch import Tensor
 
-from paretovid.trainables.companions import ChecksFeatures, Exports, NeedsFiles, Warns
 from paretovid.trainables.cost import ComponentCost, deterministic_eval
 from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.errors import NonFiniteError, UsageError
@@ -68,12 +67,22 @@ from paretovid.trainables.layers.timestep_selector import (
     SelectorShape,
     best_open,
     build_selector,
+    by_content,
     l0_penalty,
+    located,
     save_selector,
     step_open,
 )
 from paretovid.trainables.measurement import Metrics
-from paretovid.trainables.method import Method, check_distinct, register
+from paretovid.trainables.method import (
+    ChecksFeatures,
+    Exports,
+    Method,
+    NeedsFiles,
+    Warns,
+    check_distinct,
+    register,
+)
 from paretovid.trainables.outcome import Batch, InferenceKnob, Loss, Outcome, Progress, Setting
 from paretovid.trainables.provider import Provider
 from paretovid.trainables.ranges import Dropout, OpenFraction, Positive, Range, Weight, Width, check_ranges
@@ -154,7 +163,7 @@ class VideoEpitomaConfig:
         0.9,
         1.0,
     )
-    """Inference settings to evaluate, all answered from one run; 0.5 is the natural one, 0 is there anyway."""
+    """Inference settings to evaluate, all answered from one run; 0.5 is the default one, 0 is there anyway."""
     top_ks: tuple[Annotated[int, Range(1, TOP_K.high)], ...] = (1, 2, 3, 4, 6, 8, 12)
     timestep_counts: tuple[Annotated[int, Range(1, TIMESTEPS.high)], ...] = (8,)
     """Further T to evaluate, each with all of the above; one more pass each."""
@@ -312,6 +321,14 @@ class VideoEpitoma(Method, ChecksFeatures, Exports, NeedsFiles, Warns):
         if self.light_classifier is not None:
             save_selector(folder / SELECTOR_FOLDER, self.selector, self.config.shape, about)
 
+    @classmethod
+    def located(cls, model: JsonObject) -> JsonObject:
+        return located(model)
+
+    @classmethod
+    def by_content(cls, model: JsonObject) -> JsonObject:
+        return by_content(model)
+
     def portable(self, model: JsonObject) -> JsonObject:
         if self.saved is None:
             return dict(model)
@@ -384,10 +401,10 @@ class VideoEpitoma(Method, ChecksFeatures, Exports, NeedsFiles, Warns):
         )
 
     def settings(self) -> list[Setting]:
-        natural = {knob.name: knob.default for knob in self.inference_knobs}
+        default = {knob.name: knob.default for knob in self.inference_knobs}
         # All others are answered from those that look at everything, one for each T.
         others = [T for T in self.config.timestep_counts if self.config.timesteps != T]
-        return [natural, *({**natural, "gate_threshold": 0.0, "timesteps": T} for T in (0, *others))]
+        return [default, *({**default, "gate_threshold": 0.0, "timesteps": T} for T in (0, *others))]
 
     def stop_points(self, outcome: Outcome, setting: Setting) -> list[tuple[Setting, Outcome]]:
         if setting not in self.settings()[1:]:

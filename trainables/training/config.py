@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
 
+from paretovid.trainables.catalog import method_class
 from paretovid.trainables.config import typed_config
 from paretovid.trainables.documents import Fields, JsonObject, JsonValue
-from paretovid.trainables.layers.timestep_selector import by_content
+from paretovid.trainables.method import NeedsFiles
 from paretovid.trainables.provenance import code_version
 from paretovid.trainables.ranges import Count, Decay, Finite, Positive, Range, Seed, check_ranges
 
@@ -97,6 +98,9 @@ class TrialConfig:
     def digest_by(self, code: str) -> str:
         """The digest as another version of the code would give it."""
         described = asdict(self) | {"dataset": "", "output": "", "code": code}
-        described["model"] = by_content(self.model)
+        method = method_class(self.method)
+        described["model"] = (
+            method.by_content(self.model) if issubclass(method, NeedsFiles) else dict(self.model)
+        )
         described["features"] = {source: Path(path).name for source, path in self.features.items()}
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]

@@ -52,7 +52,7 @@ class FirstSure(Method):
     Config: ClassVar[type[Any]] = FirstSureConfig
     inference_knobs = (CONFIDENCE,)
     no_cap: ClassVar[str] = (
-        "this skeleton leaves it out; trainables/caps.py has what a method that reads by the step needs"
+        "this skeleton leaves it out; trainables/layers/caps.py has what a method that reads by the step needs"
     )
 
     @classmethod

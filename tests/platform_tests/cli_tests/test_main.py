@@ -157,7 +157,7 @@ def test_debug_may_stand_before_and_after_the_command(typed: list[str]) -> None:
     ("error", "status", "told"),
     [
         (UsageError("odd", "do this"), 2, "paretovid: odd\n  hint: do this\n"),
-        (DataError("damaged", "mend it"), 1, "paretovid: damaged\n  hint: mend it\n"),
+        (DataError("damaged", "repair it"), 1, "paretovid: damaged\n  hint: repair it\n"),
         (KeyboardInterrupt(), 130, "paretovid: interrupted\n  hint: What was finished is kept"),
         (
             ZeroDivisionError("by zero"),
@@ -290,7 +290,7 @@ def test_doctor_finds_this_installation_in_order(
     assert {"disk", "memory", "mlflow store"} <= set(states)
 
 
-def test_doctor_says_what_to_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+def test_doctor_says_what_to_repair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setattr(doctor, "_PLATFORM", ("not_installed_anywhere",))
     monkeypatch.setenv("RAY_TRAIN_V2_ENABLED", "0")
@@ -301,7 +301,7 @@ def test_doctor_says_what_to_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert {line[1] for line in lines if line[0] == "fail"} == {"not_installed_anywhere", "ray", "home"}
     assert ["warn", "memory"] in [line[:2] for line in lines]
     assert "-> pip install 'paretovid[platform]'" in out
-    assert out.splitlines()[-1] == "3 to mend."
+    assert out.splitlines()[-1] == "3 to repair."
 
 
 def test_doctor_tells_of_a_cluster_that_does_not_answer_and_of_nodes_that_do_not_fit(tmp_path: Path) -> None:
@@ -327,7 +327,7 @@ def test_doctor_sees_a_damaged_store(tmp_path: Path) -> None:
     damaged = tmp_path / "store.db"
     damaged.write_bytes(b"this is not a database" * 100)
     found = doctor._store("optuna store", f"sqlite:///{damaged}")
-    assert (found.state, bool(found.mend)) == ("fail", True)
+    assert (found.state, bool(found.repair)) == ("fail", True)
     assert doctor._store("optuna store", f"sqlite:///{tmp_path / 'none.db'}").state == "ok"
     assert doctor._store("mlflow store", "postgresql://user:secret@host/db").found.startswith("postgresql ")
 

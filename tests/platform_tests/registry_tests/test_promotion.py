@@ -231,7 +231,7 @@ def test_rollback_follows_the_journal(home: Home) -> None:
 
 
 def test_an_oracle_is_refused(home: Home) -> None:
-    with pytest.raises(registry.GateError, match="looks at the truth"):
+    with pytest.raises(registry.GateError, match="reads the ground truth"):
         registry.promote(home, "tiny", name="oracle", point="b0001-p00")
     assert "oracle" not in {entry["name"] for entry in registry.list_models(home)}
 

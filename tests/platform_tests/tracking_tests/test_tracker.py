@@ -11,9 +11,12 @@ from typing import Any
 
 import pytest
 
+from paretovid.platform.console.progress import Progress
 from paretovid.platform.fronts.build import build_front
+from paretovid.platform.records.front_files import FRONT_FILES
 from paretovid.platform.records.trial import SweepResults, read_sweep
 from paretovid.platform.storage.home import Home
+from paretovid.platform.sweeps.sweep import replay_sweep, write_front
 from paretovid.platform.testing.sweeps import synthetic_sweep, write_trial
 from paretovid.platform.tracking.store import Store, StoreError, open_store
 from paretovid.platform.tracking.tags import environment, metrics_of, near_front
@@ -37,6 +40,9 @@ def sweep(home: Home) -> SweepResults:
 @pytest.fixture(scope="module")
 def store(home: Home, sweep: SweepResults) -> Store:
     Tracker(open_store(home), sweep).log_trials(sweep.trials[:2])  # as if the driver had died here
+    write_front(home.sweep("s1"), build_front([sweep]))
+    with (sweep.folder / "front.txt").open("a") as file:
+        file.write("a line of the sweep's own\n")
     log_sweep(home, sweep, build_front([sweep]))
     return open_store(home)
 
@@ -89,7 +95,10 @@ def test_artifacts_are_readable_alone(store: Store) -> None:
     }
     assert {"config.yaml", "environment.json", "front/front.png", "front/front.html"} <= names
     assert {"front/front.json", "front/front.txt"} <= names
-    assert "Front of s1" in parent.data.tags["mlflow.note.content"]
+    note = parent.data.tags["mlflow.note.content"]
+    assert "Front of s1" in note and "a line of the sweep's own" in note, (
+        "what is uploaded was rendered before"
+    )
     assert environment()["torch"]
 
 
@@ -205,3 +214,13 @@ def test_sweeps_of_one_name_in_two_homes_share_a_server_and_nothing_else(tmp_pat
         {m.tags["paretovid.point"] for m in models if m.tags["paretovid.uid"] == f"uid{n}"} for n in (0, 1)
     ]
     assert of_each[0] and of_each[0] == of_each[1]
+
+
+def test_a_replay_renders_what_an_older_sweep_has_not(home: Home) -> None:
+    folder = synthetic_sweep(home.sweep("older")).folder
+    assert not (folder / "front.png").exists()
+    replay_sweep(str(home.root), "older", None, Progress.silent())
+    assert all((folder / name).is_file() for name in FRONT_FILES)
+    (run,) = (r for r in runs(open_store(home), "sweep") if r.info.run_name == "older")
+    uploaded = {a.path for a in open_store(home).client.list_artifacts(run.info.run_id, "front")}
+    assert uploaded == {f"front/{name}" for name in FRONT_FILES}

@@ -14,7 +14,8 @@ from paretovid.trainables.backbones import training as backbone_training
 from paretovid.trainables.backbones.catalog import component, family, read_backbone_meta
 from paretovid.trainables.backbones.training import BackboneTrainingConfig, train_backbones
 from paretovid.trainables.context import LocalContext
-from paretovid.trainables.data.dataset import is_for_backbones, video_key
+from paretovid.trainables.data.dataset import is_for_backbones
+from paretovid.trainables.data.video_keys import video_key
 from paretovid.trainables.data.videos import VideoReader
 from paretovid.trainables.errors import DataError, UsageError
 from paretovid.trainables.layers.functional import classification_loss
@@ -195,7 +196,7 @@ WORKER = """
 import hashlib, json, sys
 from pathlib import Path
 import torch
-from paretovid.trainables import backbone_training
+from paretovid.trainables.backbones import training as backbone_training
 from paretovid.trainables.backbones.training import BackboneTrainingConfig, train_backbones
 from paretovid.trainables.backbones.catalog import family
 from paretovid.trainables.data.dataset import load_dataset

@@ -10,9 +10,9 @@ import torch
 
 from paretovid.trainables.baselines.top_k import TopK, most_salient
 from paretovid.trainables.catalog import method_config
-from paretovid.trainables.companions import Exports
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.features.store import FeatureSplit
+from paretovid.trainables.method import Exports
 from paretovid.trainables.testing import (
     padded_by,
     reloaded,

@@ -17,8 +17,8 @@ from paretovid.trainables.data.dataset import (
     VideoRecord,
     load_dataset,
     save_manifest,
-    video_key,
 )
+from paretovid.trainables.data.video_keys import video_key
 from paretovid.trainables.errors import DataError, UnknownNameError
 
 

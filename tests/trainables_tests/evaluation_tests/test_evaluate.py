@@ -12,8 +12,6 @@ import pytest
 import torch
 from torch import nn
 
-from paretovid.trainables.caps import CAP, END, METHOD
-from paretovid.trainables.companions import RunsForOthers
 from paretovid.trainables.cost import ComponentCost, CostTable
 from paretovid.trainables.data.dataset import Event
 from paretovid.trainables.errors import DataError
@@ -25,6 +23,8 @@ from paretovid.trainables.evaluation.evaluate import (
     same_answers,
     true_instances,
 )
+from paretovid.trainables.layers.caps import CAP, END, METHOD
+from paretovid.trainables.method import RunsForOthers
 from paretovid.trainables.outcome import Detection, Outcome, Setting
 from paretovid.trainables.provider import Provider
 from paretovid.trainables.testing import COMPONENTS, synthetic_split

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from paretovid.trainables.backbones.catalog import component, family, load_backbone, save_backbone
-from paretovid.trainables.data.dataset import video_key
+from paretovid.trainables.data.video_keys import video_key
 from paretovid.trainables.data.videos import read_all_steps
 from paretovid.trainables.errors import DataError, StaleFeaturesError, UsageError
 from paretovid.trainables.features import store as store_module

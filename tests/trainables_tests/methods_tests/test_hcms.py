@@ -16,12 +16,12 @@ from torch import Tensor
 
 from paretovid.trainables.backbones.catalog import FAMILIES, component, save_backbone
 from paretovid.trainables.baselines.random_levels import RandomLevels
-from paretovid.trainables.caps import within
 from paretovid.trainables.catalog import build_method, method_config
 from paretovid.trainables.data.dataset import Dataset
 from paretovid.trainables.data.videos import VideoReader
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.evaluation.evaluate import Measured
+from paretovid.trainables.layers.caps import within
 from paretovid.trainables.layers.gated_stack import Gate, GatedLevels, Limits, spent_after
 from paretovid.trainables.methods.hcms import Hcms
 from paretovid.trainables.model_description import ModelDescription

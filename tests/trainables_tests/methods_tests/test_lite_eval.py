@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from paretovid.trainables.caps import STOPPED_BY
 from paretovid.trainables.catalog import method_config
 from paretovid.trainables.errors import UsageError
+from paretovid.trainables.layers.caps import STOPPED_BY
 from paretovid.trainables.layers.recurrent import Cell, gumbel_use, mix, synchronize
 from paretovid.trainables.methods.lite_eval import LiteEval
 from paretovid.trainables.outcome import Batch, Progress

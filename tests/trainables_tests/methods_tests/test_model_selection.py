@@ -23,7 +23,7 @@ from paretovid.trainables.methods.model_selection import (
     all_agree,
     choose,
 )
-from paretovid.trainables.outcome import Batch, Progress, SourceFacts
+from paretovid.trainables.outcome import Batch, Progress, SourceInfo
 from paretovid.trainables.testing import (
     COMPONENTS,
     FACTS,
@@ -288,7 +288,7 @@ def test_a_pool_out_of_order_is_told_its_order_and_equal_cost_is_no_disorder():
     with pytest.raises(UsageError, match="not in order of cost") as error:
         selection(pool=("m", "xs"))
     assert "xs, m" in error.value.hint
-    equal = {s: SourceFacts(gmacs=0.5, video_share=0.5) for s in ("m", "s")}
+    equal = {s: SourceInfo(gmacs=0.5, video_share=0.5) for s in ("m", "s")}
     for pool in (("m", "s"), ("s", "m")):
         method = synthetic_method("single_model", {"pool": pool}) if pool == ("s", "m") else None
         fresh = ModelSelection(

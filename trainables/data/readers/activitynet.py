@@ -26,10 +26,10 @@ from paretovid.trainables.data.readers.annotations import (
 )
 from paretovid.trainables.data.readers.files import (
     ClassList,
+    UnexpectedFileError,
     existing,
     interval,
     mapping,
-    other_format_hint,
     read_class_list,
     read_json,
     seconds,
@@ -70,7 +70,7 @@ def read_activitynet(config: ActivityNetConfig) -> Annotations:
             continue
         if subset not in _SPLITS:
             allowed = ", ".join([*_SPLITS, _WITHHELD])
-            raise DataError(f"{where}.subset is {subset!r}", f"Allowed: {allowed}.{other_format_hint(path)}")
+            raise UnexpectedFileError(f"{where}.subset is {subset!r}", f"Allowed: {allowed}.", path)
         events = tuple(_events(entry, where, classes))
         labels = tuple(dict.fromkeys(event.label for event in events))
         if not labels and not config.multi_label:
@@ -106,9 +106,10 @@ def read_activitynet(config: ActivityNetConfig) -> Annotations:
 def _open(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     described = mapping(read_json(path), str(path))
     if "database" not in described:
-        raise DataError(
+        raise UnexpectedFileError(
             f"{path} has no key 'database' (found: {', '.join(list(described)[:5]) or 'nothing'})",
-            f"activity_net.v1-3.min.json is expected.{other_format_hint(path)}",
+            "activity_net.v1-3.min.json is expected.",
+            path,
         )
     version = str(described.get("version", "")).upper().removeprefix("VERSION").strip()
     if version != _VERSION:

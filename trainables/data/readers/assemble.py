@@ -23,7 +23,6 @@ from paretovid.trainables.data.dataset import (
     content_hash,
     load_dataset,
     save_manifest,
-    video_key,
     write_json,
 )
 from paretovid.trainables.data.readers.annotations import (
@@ -32,11 +31,12 @@ from paretovid.trainables.data.readers.annotations import (
     Annotations,
     ReaderConfig,
 )
-from paretovid.trainables.data.readers.catalog import reader
+from paretovid.trainables.data.readers.catalog import read_annotations
 from paretovid.trainables.data.readers.files import existing, read_lines
 from paretovid.trainables.data.readers.matching import VideoFiles
 from paretovid.trainables.data.readers.probing import MapParallel, Probe, probe_all
 from paretovid.trainables.data.s3 import is_object
+from paretovid.trainables.data.video_keys import video_key
 from paretovid.trainables.data.videos import count_steps
 from paretovid.trainables.errors import DataError, UsageError
 
@@ -76,7 +76,8 @@ def read_dataset(
     The manifest is left alone where nothing changed. Raises `DataError` and `UsageError`, naming file and line.
     """
     before = _written_before(root, reader_name)
-    assembled = assemble(reader(reader_name).read(config), config, root, name=name, map_parallel=map_parallel)
+    annotations = read_annotations(reader_name, config)
+    assembled = assemble(annotations, config, root, name=name, map_parallel=map_parallel)
     dataset = dataclasses.replace(assembled.dataset, generator=_generator(reader_name))
     assembled = dataclasses.replace(assembled, dataset=dataset)
     if before is not None and not {r.path for r in before.records} & {r.path for r in dataset.records}:
@@ -388,8 +389,8 @@ def _check_splits(
 def _grouped(notes: Sequence[str]) -> tuple[str, ...]:
     """Notes about single places (`KIND: PLACE`), counted per kind with the first as an example."""
     kinds = Counter(note.partition(": ")[0] for note in notes)
-    told: dict[str, str] = {}
+    kept: dict[str, str] = {}
     for note in notes:
         kind = note.partition(": ")[0]
-        told.setdefault(kind, note if kinds[kind] == 1 else f"{kinds[kind]} times {note}")
-    return tuple(told.values())
+        kept.setdefault(kind, note if kinds[kind] == 1 else f"{kinds[kind]} times {note}")
+    return tuple(kept.values())

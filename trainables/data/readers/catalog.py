@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from paretovid.trainables.config import typed_config
-from paretovid.trainables.data.readers.annotations import Reader, ReaderConfig
+from paretovid.trainables.data.readers.annotations import Annotations, Reader, ReaderConfig
+from paretovid.trainables.data.readers.files import UnexpectedFileError, UnexpectedFolderError
 from paretovid.trainables.errors import UsageError
-from paretovid.trainables.plugins import Catalog, calling_module
+from paretovid.trainables.plugins.catalog import Catalog, calling_module
 
 _HEAD_BYTES = 64 * 2**10
+_FILES_LOOKED_AT = 50
 
 
 def _checked(name: str, found: object, where: str) -> Reader:
@@ -71,6 +73,29 @@ def reader(name: str) -> Reader:
 def reader_config(name: str, settings: Mapping[str, Any]) -> ReaderConfig:
     """A format's typed settings. Raises `UsageError` for an unknown or bad one."""
     return typed_config(reader(name).config, settings, "data")
+
+
+def read_annotations(name: str, config: ReaderConfig) -> Annotations:
+    """What a format's files say. Of a file that looks like one of another format, the error says so.
+
+    Raises `DataError`, which names file and line, and `UsageError`.
+    """
+    try:
+        return reader(name).read(config)
+    except (UnexpectedFileError, UnexpectedFolderError) as error:
+        hint = "" if error.path is None else _other_format(error.path)
+        if not hint:
+            raise
+        raise type(error)(error.message, f"{error.hint} {hint}", error.path) from error
+
+
+def _other_format(path: Path) -> str:
+    """What a file, or the first file of a folder that is of a known format, looks like; "" if nothing does."""
+    files = sorted(path.iterdir())[:_FILES_LOOKED_AT] if path.is_dir() else [path]
+    for file in files:
+        if file.is_file() and (names := recognize(file)):
+            return f"{file.name} looks like one of {' or '.join(names)}: data={names[0]}."
+    return ""
 
 
 def recognize(path: Path) -> tuple[str, ...]:

@@ -105,7 +105,7 @@ def _distributed(config: FcvidConfig, folder: Path) -> Iterator[_Line]:
     for (where, line), (label_where, row) in zip(names, rows, strict=True):
         path, split = [*line.rsplit(None, 1), ""][:2]
         if split not in ("train", "test"):
-            raise DataError(f"{where}: not PATH and train or test: {line[:80]!r}", "Mend this line.")
+            raise DataError(f"{where}: not PATH and train or test: {line[:80]!r}", "Repair this line.")
         flags = [_flag(text) for text in row.split()]
         if len(flags) != width or None in flags:
             raise DataError(

@@ -21,6 +21,26 @@ _NUMBERED = re.compile(r"(\d+)\s*[,;\s]\s*(.*\S)")
 _NAMES_SHOWN = 12
 
 
+class UnexpectedFileError(DataError):
+    """A file that is not what its reader reads. It may be of another format: who knows them all says so.
+
+    Arguments:
+        path: the file; None where the error has travelled between processes.
+    """
+
+    def __init__(self, message: str, hint: str = "", path: Path | None = None) -> None:
+        super().__init__(message, hint)
+        self.path = path
+
+
+class UnexpectedFolderError(UsageError):
+    """The same of a folder that lacks what its reader looks for in it."""
+
+    def __init__(self, message: str, hint: str = "", path: Path | None = None) -> None:
+        super().__init__(message, hint)
+        self.path = path
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClassList:
     """The classes of a set, in the order of their numbers.
@@ -74,7 +94,7 @@ class ClassList:
         return f"{meant}Allowed are its {len(self.names)} classes: {shown}. {_OTHER_LIST}"
 
 
-_OTHER_LIST = "Mend the line, or name the list that belongs to these annotations: data.classes=FILE."
+_OTHER_LIST = "Repair the line, or name the list that belongs to these annotations: data.classes=FILE."
 
 
 def read_text(path: Path) -> str:
@@ -142,9 +162,10 @@ def read_table(
     try:
         head = [name.strip() for name in next(rows, [])]
         if missing := [name for name in needed if name not in head]:
-            raise DataError(
+            raise UnexpectedFileError(
                 f"{path}:1: the column {', '.join(missing)} is missing (found: {', '.join(head)[:200] or '(none)'})",
-                f"The first line must name the columns {', '.join(needed)}.{other_format_hint(path)}",
+                f"The first line must name the columns {', '.join(needed)}.",
+                path,
             )
         first = rows.line_num + 1
         for row in rows:
@@ -158,7 +179,7 @@ def read_table(
                 )
             yield where, {name: cell.strip() for name, cell in zip(head, row, strict=True)}
     except csv.Error as error:
-        raise DataError(f"{path}:{rows.line_num}: {error}", "Mend the quotes of this row.") from error
+        raise DataError(f"{path}:{rows.line_num}: {error}", "Repair the quotes of this row.") from error
 
 
 def read_class_list(path: Path) -> ClassList:
@@ -200,7 +221,7 @@ def interval(start: object, end: object, where: str) -> tuple[float, float]:
     if ends < begins:
         raise DataError(
             f"{where}: the interval ends ({ends:g} s) before it starts ({begins:g} s)",
-            "Mend or remove this entry, for example by exchanging the two times.",
+            "Repair or remove this entry, for example by exchanging the two times.",
         )
     return begins, ends
 
@@ -222,9 +243,7 @@ def file_in(folder: Path, name: str, what: str) -> Path:
     """A file of an annotation folder, anywhere below it. Raises `UsageError` that says what is there instead."""
     found = sorted(folder.rglob(name))
     if not found:
-        raise UsageError(
-            f"{folder} has no {name} ({what})", f"It holds {listed(folder)}.{_hint_of_any(folder)}"
-        )
+        raise UnexpectedFolderError(f"{folder} has no {name} ({what})", f"It holds {listed(folder)}.", folder)
     if len(found) > 1:
         raise UsageError(
             f"{folder} has {name} {len(found)} times: {found[0]}, {found[1]}",
@@ -237,22 +256,6 @@ def listed(folder: Path) -> str:
     """A few names of what is in a folder, for messages."""
     names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
     return ", ".join(names[:_NAMES_SHOWN]) + (", ..." if len(names) > _NAMES_SHOWN else "") or "nothing"
-
-
-def _hint_of_any(folder: Path) -> str:
-    for path in sorted(folder.iterdir())[:50]:
-        if path.is_file() and (hint := other_format_hint(path)):
-            return hint
-    return ""
-
-
-def other_format_hint(path: Path) -> str:
-    """ " It looks like ...", if a file is of a known format; else nothing."""
-    # Here and not at the head: the registry imports every reader, and they import this file.
-    from paretovid.trainables.data.readers.catalog import recognize
-
-    names = recognize(path)
-    return f" {path.name} looks like one of {' or '.join(names)}: data={names[0]}." if names else ""
 
 
 def mapping(value: Any, where: str) -> Mapping[str, Any]:

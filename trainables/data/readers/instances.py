@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from paretovid.trainables.data.readers.annotations import AnnotatedVideo, Interval
-from paretovid.trainables.data.readers.files import interval, other_format_hint, read_lines
+from paretovid.trainables.data.readers.files import UnexpectedFileError, interval, read_lines
 from paretovid.trainables.errors import DataError
 
 SPLITS = {"video_validation_": "train", "video_test_": "test"}
@@ -35,9 +35,10 @@ def read_instances(path: Path) -> Iterator[Line]:
     for where, line in read_lines(path):
         words = line.split()
         if len(words) != 3:
-            raise DataError(
+            raise UnexpectedFileError(
                 f"{where}: not NAME START END: {line[:80]!r}",
-                f"Expected, for example: video_test_0000004  0.2 1.1.{other_format_hint(path)}",
+                "Expected, for example: video_test_0000004  0.2 1.1.",
+                path,
             )
         start, end = interval(words[1], words[2], where)
         yield Line(video_id=words[0], start_seconds=start, end_seconds=end, where=where)

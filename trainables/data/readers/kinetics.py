@@ -17,14 +17,14 @@ from pathlib import Path
 from paretovid.trainables.data.readers.annotations import AnnotatedVideo, Annotations, Reader, ReaderConfig
 from paretovid.trainables.data.readers.files import (
     ClassList,
+    UnexpectedFileError,
     existing,
     file_in,
     interval,
-    other_format_hint,
     read_class_list,
     read_table,
 )
-from paretovid.trainables.errors import DataError, UsageError
+from paretovid.trainables.errors import UsageError
 
 _SPLITS = {"train": ("train", "training"), "test": ("val", "validate", "validation")}
 _COLUMNS = ("label", "youtube_id", "time_start", "time_end")
@@ -63,10 +63,11 @@ def _read_file(path: Path, split: str, classes: ClassList) -> Iterator[Annotated
     for where, row in read_table(path, _COLUMNS):
         said = row.get("split", "")
         if said and said not in _SPLITS[split]:
-            raise DataError(
+            raise UnexpectedFileError(
                 f"{where}: split is {said!r}, in the file for {split}",
                 f"Expected there: {' or '.join(_SPLITS[split])}. Give each file under its own setting: "
-                f"data.train_file, data.test_file.{other_format_hint(path)}",
+                "data.train_file, data.test_file.",
+                path,
             )
         start, end = interval(row["time_start"], row["time_end"], where)
         clip = f"{row['youtube_id']}_{round(start):06d}_{round(end):06d}"

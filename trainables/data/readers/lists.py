@@ -14,8 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from paretovid.trainables.data.readers.files import other_format_hint, read_lines
-from paretovid.trainables.errors import DataError
+from paretovid.trainables.data.readers.files import UnexpectedFileError, read_lines
 
 _COMMAS = re.compile(r"(?P<path>[^,]*[^,\s])\s*,\s*(?P<frames>-?\d+)\s*(?P<labels>(?:,\s*-?\d+\s*)+)")
 _SPACES = re.compile(r"(?P<path>.*\S)\s+(?P<frames>\d+)\s+(?P<labels>-?\d+)")
@@ -38,9 +37,9 @@ def read_list(path: Path) -> Iterator[ListedVideo]:
         labels = re.findall(r"-?\d+", match["labels"]) if match else []
         labels = [label for label in labels if label != _PADDING]
         if match is None or not labels:
-            raise DataError(
+            raise UnexpectedFileError(
                 f"{where}: not a line of a video list: {line[:80]!r}",
-                "Expected: PATH,FRAMES,LABEL[,LABEL] or PATH FRAMES LABEL, labels as numbers."
-                + other_format_hint(path),
+                "Expected: PATH,FRAMES,LABEL[,LABEL] or PATH FRAMES LABEL, labels as numbers.",
+                path,
             )
         yield ListedVideo(path=match["path"], labels=tuple(labels), where=where)

@@ -16,11 +16,11 @@ from pathlib import Path
 from paretovid.trainables.data.readers.annotations import Annotations, Reader, ReaderConfig
 from paretovid.trainables.data.readers.files import (
     ClassList,
+    UnexpectedFileError,
     existing,
     file_in,
     interval,
     mapping,
-    other_format_hint,
     read_class_list,
     read_json,
     seconds,
@@ -87,8 +87,8 @@ def _from_json(path: Path, classes: ClassList, stated: dict[str, float]) -> Iter
         where = f"{path}: {id_}"
         subset = mapping(entry, where).get("subset")
         if subset not in _SUBSETS:
-            raise DataError(
-                f"{where}.subset is {subset!r}", f"Allowed: {', '.join(_SUBSETS)}.{other_format_hint(path)}"
+            raise UnexpectedFileError(
+                f"{where}.subset is {subset!r}", f"Allowed: {', '.join(_SUBSETS)}.", path
             )
         if split_of(id_, where) != _SUBSETS[subset]:
             raise DataError(

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from paretovid.trainables.data.readers.activitynet import ActivityNetConfig, read_activitynet
+from paretovid.trainables.data.readers.catalog import read_annotations
 from paretovid.trainables.errors import DataError, UsageError
 
 TAXONOMY = [
@@ -127,7 +128,7 @@ def test_an_annotation_file_of_another_set(tmp_path):
         json.dumps({"video_test_1": {"subset": "testing", "duration": 3.0, "actions": [[1, 0.0, 2.0]]}})
     )
     with pytest.raises(DataError, match="no key 'database'") as caught:
-        read_activitynet(ActivityNetConfig(annotations=str(path), videos="v"))
+        read_annotations("activitynet", ActivityNetConfig(annotations=str(path), videos="v"))
     assert "data=multithumos" in caught.value.hint
 
 

@@ -1,10 +1,17 @@
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import pytest
 
-from paretovid.trainables.data.readers.catalog import reader, reader_config, reader_names, recognize
+from paretovid.trainables.data.readers.catalog import (
+    read_annotations,
+    reader,
+    reader_config,
+    reader_names,
+    recognize,
+)
 from paretovid.trainables.errors import UnknownNameError, UsageError
 
 
@@ -50,3 +57,18 @@ def test_files_of_known_sets_are_recognized(tmp_path: Path, name, text, format_)
     path.write_text(text, encoding="utf-8")
     assert recognize(path) == (format_,)
     assert recognize(tmp_path / "missing") == ()
+
+
+def test_a_folder_of_another_format_is_named_by_who_knows_them_all(tmp_path):
+    (tmp_path / "train.csv").write_text("label,youtube_id,time_start,time_end,split\n")
+    config = reader_config("thumos14", {"annotations": str(tmp_path), "videos": str(tmp_path)})
+    with pytest.raises(UsageError, match="has no ") as caught:
+        read_annotations("thumos14", config)
+    assert caught.value.hint.endswith(
+        "train.csv looks like one of kinetics400 or mini_kinetics: data=kinetics400."
+    )
+    with pytest.raises(UsageError, match="has no ") as bare:
+        reader("thumos14").read(config)
+    assert "looks like" not in bare.value.hint
+    again = pickle.loads(pickle.dumps(caught.value))  # noqa: S301 (it was made here)
+    assert (type(again), again.hint) == (type(caught.value), caught.value.hint)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from paretovid.trainables.data.readers.catalog import read_annotations
 from paretovid.trainables.data.readers.kinetics import KineticsConfig, read_kinetics
 from paretovid.trainables.errors import DataError, UsageError
 
@@ -58,7 +59,7 @@ def test_bad_files(folder, write, text, message):
 def test_a_file_of_another_set(folder, write):
     write(folder / "kinetics-400_train.csv", "Tags,youtube_id,time_start,time_end\nball|court,a,1.5,2.5\n")
     with pytest.raises(DataError, match="the column label is missing") as caught:
-        read_kinetics(config(folder))
+        read_annotations("kinetics400", config(folder))
     assert "data=hvu" in caught.value.hint
 
 

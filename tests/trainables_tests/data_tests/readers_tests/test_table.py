@@ -67,7 +67,7 @@ def test_bad_tables(tmp_path, write, text, message):
 
 
 def test_shares_of_own_sets_are_checked(tmp_path, write):
-    with pytest.raises(UsageError, match=r"data\.test_share is 0"):
+    with pytest.raises(UsageError, match=r"data\.test_share must be in"):
         read(tmp_path, write, "path,label\na,b\n", test_share=0.0)
-    with pytest.raises(UsageError, match=r"data\.val_share is 1"):
+    with pytest.raises(UsageError, match=r"data\.val_share must be in"):
         read(tmp_path, write, "path,label\na,b\n", val_share=1.0)

@@ -19,18 +19,19 @@ from pathlib import Path
 from typing import Any
 
 from paretovid.infra.locks import exclusive_lock
-from paretovid.platform.artifact_places import (
+from paretovid.platform.storage.documents import read_json_object, replace_text
+from paretovid.platform.storage.home import SWEEP_FILE, TRACKED_FILE, Home
+from paretovid.platform.storage.home_paths import replaced_paths, to_home
+from paretovid.platform.sweeps.lock import driver_of
+from paretovid.platform.tracking.artifact_places import (
     ArtifactPlaces,
     artifact_places,
     count_locations,
     rewrite_locations,
 )
-from paretovid.platform.home_paths import replaced_paths, to_home
-from paretovid.platform.storage.documents import read_json_object, replace_text
-from paretovid.platform.storage.home import SWEEP_FILE, TRACKED_FILE, Home
-from paretovid.platform.sweeps.lock import driver_of
 from paretovid.platform.tracking.exporter import EMBEDDED
 from paretovid.platform.tracking.store import StoreError
+from paretovid.trainables.data.dataset import MANIFEST
 from paretovid.trainables.errors import UsageError
 
 _LOCK_SECONDS = 10.0
@@ -123,7 +124,7 @@ def _rewritten(home: Home, places: ArtifactPlaces) -> dict[Path, Any]:
     """The documents that name the root of before, with their new content."""
     found: dict[Path, Any] = {}
     paths = [*home.sweeps.glob(f"*/{SWEEP_FILE}"), *home.sweeps.glob(f"*/{TRACKED_FILE}")]
-    for path in sorted([*paths, *home.root.glob("data/*/manifest.json")]):
+    for path in sorted([*paths, *home.root.glob(f"data/*/{MANIFEST}")]):
         before = read_json_object(path)
         now: Any = replaced_paths(before, places.recorded, str(places.root))
         if path.name == SWEEP_FILE:

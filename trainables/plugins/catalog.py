@@ -30,8 +30,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Generic, TypeVar
 
-from paretovid.trainables import packed
 from paretovid.trainables.errors import ParetovidError, UsageError, unknown_name
+from paretovid.trainables.plugins import packed
 
 GROUPS = ("paretovid.methods", "paretovid.backbones", "paretovid.readers")
 """Entry points that are read."""

@@ -14,19 +14,19 @@ import mlflow
 import pytest
 
 from paretovid.infra.object_store import ObjectStore
-from paretovid.platform import relocate
-from paretovid.platform.artifact_places import ArtifactPlaces, artifact_places, rewrite_locations
 from paretovid.platform.cli import doctor
 from paretovid.platform.cli.main import main
 from paretovid.platform.execution.stopping import StopSwitch
-from paretovid.platform.home_paths import from_home, to_home
 from paretovid.platform.records.sweep import SweepRecord, known_record, write_record
 from paretovid.platform.registry import prediction
 from paretovid.platform.registry import promotion as registry
 from paretovid.platform.storage.home import Home
+from paretovid.platform.storage.home_paths import from_home, to_home
 from paretovid.platform.storage.store import BucketStore
+from paretovid.platform.sweeps import relocate
 from paretovid.platform.sweeps.lock import SweepLock
 from paretovid.platform.testing.sweeps import small_home
+from paretovid.platform.tracking.artifact_places import ArtifactPlaces, artifact_places, rewrite_locations
 from paretovid.platform.tracking.exporter import Delivery
 from paretovid.platform.tracking.store import open_store
 from paretovid.trainables.errors import UsageError
@@ -220,7 +220,7 @@ def test_on_the_command_line(
     made: Home, moved: Home, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     check = doctor._mlflow_store(moved)
-    assert check.state == "warn" and str(made.root) in check.found and "paretovid relocate" in check.mend
+    assert check.state == "warn" and str(made.root) in check.found and "paretovid relocate" in check.repair
     assert main(["relocate", f"home={moved.root}", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["before"] == str(made.root) and document["locations"]["model_versions"] == 1

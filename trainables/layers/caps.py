@@ -298,7 +298,7 @@ def affordable_frames(
 
     Arguments:
         steps: N times `[B]`, -1 where a short video has none (at the end).
-        sources: read at every frame, the dearest first.
+        sources: read at every frame, the most expensive first.
         own: components of the method that are called once a frame.
         answer: the component that answers, called once.
         remembered: source to `[B, M]`, steps that were paid for already.

@@ -7,7 +7,7 @@ server, and a scheme of our own would need paretovid at every consumer, who has 
 locations, and paretovid reads them relative to the home: what lies below the folder that the store was made in, the
 recorded root, is looked for, and written, below the home as it lies now. All commands therefore work in a home that
 was moved or copied, whenever it was made, also where two machines see it under two paths. `paretovid relocate`
-(`relocate.py`) writes the present root into the tables, for those who read them with MLflow alone.
+(`sweeps/relocate.py`) writes the present root into the tables, for those who read them with MLflow alone.
 
 Only SQLite is used here, so that asking costs no import of MLflow.
 """
@@ -145,7 +145,7 @@ def _columns(connection: sqlite3.Connection) -> list[tuple[str, str]]:
 
 def _is_same(recorded: Path, root: Path) -> bool:
     with contextlib.suppress(OSError):
-        return (recorded / "mlflow.db").samefile(root / "mlflow.db")
+        return Home(recorded).mlflow_database.samefile(Home(root).mlflow_database)
     return False
 
 

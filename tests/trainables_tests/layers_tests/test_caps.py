@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from paretovid.trainables.caps import (
+from paretovid.trainables.catalog import method_class
+from paretovid.trainables.errors import UnknownNameError, UsageError
+from paretovid.trainables.layers.caps import (
     CHEAP,
     KNOBS,
     Cap,
@@ -14,8 +16,6 @@ from paretovid.trainables.caps import (
     complete,
     no_cap_error,
 )
-from paretovid.trainables.catalog import method_class
-from paretovid.trainables.errors import UnknownNameError, UsageError
 from paretovid.trainables.provider import FeatureProvider
 from paretovid.trainables.testing import COMPONENTS, MACS, synthetic_costs, synthetic_method, synthetic_split
 

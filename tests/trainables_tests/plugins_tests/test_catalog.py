@@ -12,13 +12,13 @@ from typing import Any, ClassVar
 
 import pytest
 
-from paretovid.trainables import plugins
 from paretovid.trainables.backbones import catalog as backbones
 from paretovid.trainables.catalog import method_class, method_names
 from paretovid.trainables.data.readers import catalog as readers
 from paretovid.trainables.errors import UnknownNameError, UsageError
 from paretovid.trainables.method import METHODS, Method
-from paretovid.trainables.plugins import Catalog, Entry, own_modules, use_plugins
+from paretovid.trainables.plugins import catalog as plugins
+from paretovid.trainables.plugins.catalog import Catalog, Entry, own_modules, use_plugins
 from paretovid.trainables.provenance import code_version
 
 pytestmark = pytest.mark.usefixtures("no_plugins")
@@ -251,7 +251,7 @@ def test_families_and_readers_that_break_the_contract_say_which_rule() -> None:
         backbones.register_family("mine", {"fine": "nothing@1"})
     taken = backbones.component("resnet50@224")
     with pytest.raises(
-        UsageError, match=r"component 'resnet8_w16@64' is there twice: of .*catalog, and of .*test_plugins"
+        UsageError, match=r"component 'resnet8_w16@64' is there twice: of .*catalog, and of .*plugins_tests"
     ):
         backbones.register_family("mine", {"fine": dataclasses.replace(taken, name="resnet8_w16@64")})
     with pytest.raises(UsageError, match="contract of a reader: it is 3, and must be a Reader"):
