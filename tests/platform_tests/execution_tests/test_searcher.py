@@ -26,7 +26,14 @@ from paretovid.platform.execution.outcome import (
     outcome_text,
 )
 from paretovid.platform.execution.searcher import ParetoSearcher
-from paretovid.platform.search.study import MOST_LOSSES, ParetoStudy, Suggestion, number_of
+from paretovid.platform.search.study import (
+    MOST_LOSSES,
+    ParetoStudy,
+    Suggestion,
+    _values,
+    distribution,
+    number_of,
+)
 from paretovid.search_spaces.schema import KnobConfig
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.evaluation.results import Metrics, TrialResult
@@ -107,6 +114,11 @@ def test_anchors_then_published_then_sampler(tmp_path: Path) -> None:
     assert 0.25 <= float(asked[3].knobs["lambda"]) <= 8
     origins = [each.origin for each in asked]
     assert origins == ["anchor: dearest", "anchor: cheapest", "published", "published"] + ["tpe"] * 4
+
+
+def test_what_can_be_counted_is_every_value_of_a_knob() -> None:
+    assert list(_values(distribution(KnobConfig(choices=["a", "b"])))) == ["a", "b"]
+    assert list(_values(distribution(KnobConfig(low=2, high=4, whole=True)))) == [2, 3, 4]
 
 
 def test_a_trials_name_holds_its_number_however_many_there_are() -> None:
