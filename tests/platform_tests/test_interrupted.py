@@ -22,7 +22,9 @@ from paretovid.platform.execution import stopping
 from paretovid.platform.execution.launcher import LaunchSummary
 from paretovid.platform.execution.stopping import StopSwitch, SweepStopped, ended_in_order
 from paretovid.platform.preparation import datasets
+from paretovid.platform.preparation import prepare as preparing
 from paretovid.platform.preparation.backbones import _interruptible
+from paretovid.platform.preparation.prepare import Prepared
 from paretovid.platform.records.sweep import known_record
 from paretovid.platform.storage.home import Home
 from paretovid.platform.sweeps import sweep as sweeping
@@ -96,15 +98,17 @@ def test_a_sweep_that_is_interrupted_at_any_stage_is_called_so(
             raise raised from None
         raise AssertionError
 
-    monkeypatch.setattr(sweeping, stage, interrupted)
     if stage == "read_front":
-        monkeypatch.setattr(sweeping, "prepare", lambda *_: None)
+        monkeypatch.setattr(sweeping, stage, interrupted)
         summary = LaunchSummary(succeeded=1, failed=0, reasons={}, is_out_of_time=False)
         monkeypatch.setattr(sweeping._Run, "_search", lambda *_: summary)
-    monkeypatch.setattr(sweeping, "cluster_of", lambda _: contextlib.nullcontext())
+    backend = sweeping.Backend(
+        cluster=lambda _: contextlib.nullcontext(),
+        preparation=interrupted if stage == "prepare" else lambda *_: Prepared.__new__(Prepared),
+    )
     config = load_sweep_config([f"home={tmp_path}", "name=s"])
     with pytest.raises(SweepStopped) as caught:
-        sweeping.run_sweep(config, Progress(5))
+        sweeping.run_sweep(config, Progress(5), backend=backend)
     assert caught.value.exit_status == 143 and "resume s" in caught.value.hint
     record = known_record(Home(tmp_path).sweep("s"))
     assert (record.state, record.error) == ("interrupted", "interrupted by SIGTERM")
@@ -120,6 +124,7 @@ def test_the_commands_before_a_sweep_say_how_to_go_on(
         raise AssertionError
 
     monkeypatch.setattr(datasets, "make_data", interrupted)
+    monkeypatch.setattr(preparing, "make_data", interrupted)
     assert cli.main([*typed, f"home={tmp_path}"]) == 143
     told = capsys.readouterr().err
     assert "interrupted by SIGTERM" in told and commands._SAME_COMMAND in told

@@ -195,9 +195,9 @@ NO_PART_IN_FEATURES = {
     "errors.py": "words",
     "documents.py": "reads and writes JSON",
     "features/store.py": "writes rows as they are; what it says of them is its header",
-    "layers/frame_sampling.py": "the hash of a video's id, for the data set",
-    "packed.py": "what a promoted model carries",
-    "plugins.py": "finds modules by name",
+    "data/video_keys.py": "the hash of a video's id, for the data set",
+    "plugins/catalog.py": "finds modules by name",
+    "plugins/packed.py": "what a promoted model carries",
 }
 """Modules that extraction imports and whose changes leave features valid, with the reason."""
 
