@@ -33,6 +33,7 @@ from paretovid.trainables.cost import CostTable, deterministic_eval
 from paretovid.trainables.data.s3 import is_object
 from paretovid.trainables.data.video_keys import video_key
 from paretovid.trainables.data.videos import InputSpec, VideoReader, read_steps
+from paretovid.trainables.documents import JsonValue
 from paretovid.trainables.errors import DataError, UsageError, VideoError, unknown_name
 from paretovid.trainables.layers.caps import CAP, STOPPED_BY, check_known
 from paretovid.trainables.method import METHODS, Method
@@ -87,7 +88,7 @@ class Prediction:
     step."""
     error: str | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, JsonValue]:
         """An entry of `videos` as `predict --json` prints it; `instances` only if the model localizes."""
         found = None if self.instances is None else [_instance(*each) for each in self.instances]
         return {
@@ -101,7 +102,7 @@ class Prediction:
             "error": self.error,
         }
 
-    def details(self) -> dict[str, Any]:
+    def details(self) -> dict[str, JsonValue]:
         """The same with the looks in their order, seconds and notes."""
         names = ("decode_seconds", "flow_seconds", "compute_seconds")
         times = {name: getattr(self, name) for name in names}
@@ -116,7 +117,7 @@ class Prediction:
         return {**self.to_json(), **walk, **timeline, **times, "notes": list(self.notes)}
 
 
-def _instance(label: str, start_seconds: float, end_seconds: float, score: float) -> dict[str, Any]:
+def _instance(label: str, start_seconds: float, end_seconds: float, score: float) -> dict[str, JsonValue]:
     return {"label": label, "start_seconds": start_seconds, "end_seconds": end_seconds, "score": score}
 
 

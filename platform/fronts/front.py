@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from paretovid.platform.records.trial import objective_text
+from paretovid.trainables.documents import JsonValue
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.evaluation.pareto import Reference
 from paretovid.trainables.evaluation.results import DataReference, Metrics, OperatingPoint, TrialResult
@@ -40,7 +40,7 @@ class FrontPoint:
         """The figures on the split that is shown."""
         return self.record.on(self.split)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, JsonValue]:
         """The point as `front --json` prints it."""
         return {
             "id": self.id,
@@ -60,7 +60,7 @@ class FrontPoint:
             "remarks": list(self.trial.warnings),
         }
 
-    def baseline_json(self) -> dict[str, Any]:
+    def baseline_json(self) -> dict[str, JsonValue]:
         """The same for an entry of `baselines`."""
         return {"name": self.name, **self.to_json(), "deployable": self.trial.deployable}
 
@@ -99,7 +99,7 @@ class Front:
             best.setdefault(point.name, point)
         return tuple(best.values())
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, JsonValue]:
         """The document that `front --json` prints."""
         return {
             "sweeps": list(self.sweeps),

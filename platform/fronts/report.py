@@ -14,6 +14,7 @@ from typing import Any
 from paretovid.platform.fronts.front import Front, FrontPoint
 from paretovid.platform.fronts.page import TEMPLATE
 from paretovid.platform.records.trial import knob_text, objective_text
+from paretovid.trainables.documents import JsonValue
 from paretovid.trainables.evaluation.pareto import non_dominated, thinned
 
 AXIS_COST = "GFLOPs per video (multiply-accumulates)"
@@ -310,7 +311,7 @@ def write_html(front: Front, path: Path) -> None:
     temporary.replace(path)
 
 
-def _hover(p: FrontPoint) -> dict[str, Any]:
+def _hover(p: FrontPoint) -> dict[str, JsonValue]:
     interval = ""
     if p.quality_ci is not None:
         interval = f", 95 % interval {100 * p.quality_ci[0]:.1f} to {100 * p.quality_ci[1]:.1f}"

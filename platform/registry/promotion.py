@@ -29,6 +29,7 @@ from paretovid.platform.registry.gates import Gate, check_raw_videos
 from paretovid.platform.registry.package import backbone_folders, write_package
 from paretovid.platform.storage.home import MODEL_FILE, Home
 from paretovid.platform.tracking.store import Store, open_registry, quiet_mlflow
+from paretovid.trainables.documents import JsonValue
 from paretovid.trainables.errors import ParetovidError, UsageError, unknown_name
 from paretovid.trainables.evaluation.results import MAP, SPLITS
 from paretovid.trainables.plugins.catalog import use_plugins
@@ -314,7 +315,7 @@ def rollback(home: Home, name: str, alias: str) -> Promotion:
     )
 
 
-def list_models(home: Home, name: str | None = None) -> list[dict[str, Any]]:
+def list_models(home: Home, name: str | None = None) -> list[dict[str, JsonValue]]:
     """Versions of one or all models, newest first, with aliases, figures and gates."""
     store = open_registry(home)
     known = _known_models(store)
@@ -330,7 +331,7 @@ def list_models(home: Home, name: str | None = None) -> list[dict[str, Any]]:
     return listed
 
 
-def _listed(model: str, version: Any, aliases: list[str]) -> dict[str, Any]:
+def _listed(model: str, version: Any, aliases: list[str]) -> dict[str, JsonValue]:
     tags = version.tags
     objective = tags.get("paretovid.objective", MAP)
     quality = tags.get(f"paretovid.{objective}")

@@ -32,6 +32,7 @@ from paretovid.platform.tracking.artifact_places import (
 from paretovid.platform.tracking.exporter import EMBEDDED
 from paretovid.platform.tracking.store import StoreError
 from paretovid.trainables.data.dataset import MANIFEST
+from paretovid.trainables.documents import JsonValue
 from paretovid.trainables.errors import UsageError
 
 _LOCK_SECONDS = 10.0
@@ -61,7 +62,7 @@ class Relocation:
         lines += [f"  {words[0]}  {name}" for name in self.documents]
         return "\n".join(lines)
 
-    def to_document(self) -> dict[str, Any]:
+    def to_document(self) -> dict[str, JsonValue]:
         """The same as plain data, for `--json`."""
         return {
             "before": str(self.before),

@@ -153,7 +153,7 @@ def test_painted_from_a_configuration_to_a_front_in_all_stores(home: Home, name:
     assert [point["val"]["gflops"] for point in result["points"]] == pytest.approx(
         [gflops for _, gflops in dearer_is_better(trial)]
     )
-    document = report.front.to_json()
+    document: Any = report.front.to_json()
     assert {point["trial"] for point in document["points"]} == {f"t{i:04d}" for i in range(TRIALS)}
     assert {each["trial"] for each in document["baselines"]} == {"uniform"}
     assert "promote" in str(report)
@@ -304,7 +304,7 @@ def test_a_result_that_is_gone_is_made_again_and_no_other(home: Home, name: str)
     table = Acting()
     resume(home, name, table=table)
     assert sorted(table.asked) == ["t0001", "uniform"]
-    points = read_front([home.sweep(name)]).to_json()["points"]
+    points: Any = read_front([home.sweep(name)]).to_json()["points"]
     assert {point["trial"] for point in points} == {f"t{i:04d}" for i in range(TRIALS)}
 
 

@@ -22,6 +22,7 @@ from torch import nn
 from paretovid.trainables.backbones.catalog import component, measure_component
 from paretovid.trainables.catalog import build_method
 from paretovid.trainables.cost import ComponentCost, CostTable, measure_macs
+from paretovid.trainables.documents import JsonValue
 from paretovid.trainables.errors import DataError
 from paretovid.trainables.method import Method
 
@@ -52,7 +53,7 @@ class PublishedRow:
         """(computed - published) / published."""
         return None if self.computed is None else (self.computed - self.published) / self.published
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, JsonValue]:
         """A row as `flops --published --json` prints it."""
         return {
             "paper": self.paper,

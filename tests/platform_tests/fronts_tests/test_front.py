@@ -457,7 +457,7 @@ def test_the_best_of_each_baseline_is_that_of_validation_and_of_equals_the_cheap
     measured(sweep, "b0001", ((0.1, 1.0), (0.2, 2.5)), TEST[:2], method="oracle")
     front = read_front([sweep])
     assert ids(front.best_baselines()) == ["b0000-p02", "b0001-p01"]
-    document = front.to_json()
+    document: Any = front.to_json()
     assert [(b["name"], b["deployable"]) for b in document["baselines"]] == [("uniform", True)] * 3 + [
         ("oracle", False)
     ] * 2

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,7 +52,8 @@ def test_what_trials_say_of_themselves_is_told_once_with_their_names(tmp_path: P
     front = read_front([sweep])
     lines = front_table(front).splitlines()
     assert lines[lines.index("Remarks") + 1 :] == ["  t0000, t0002: collapsed", "  t0002: slow"]
-    assert {p["trial"]: p["remarks"] for p in front.to_json()["points"]}["t0002"] == ["collapsed", "slow"]
+    points: Any = front.to_json()["points"]
+    assert {p["trial"]: p["remarks"] for p in points}["t0002"] == ["collapsed", "slow"]
 
 
 def test_picture_is_a_picture(front: Front, tmp_path: Path) -> None:
