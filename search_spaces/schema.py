@@ -9,7 +9,7 @@ them, which checks them and documents them:
     data            MovingDigitsConfig (built-in set)    trainables/data/moving_digits/generate.py
     backbones.training    BackboneTrainingConfig         trainables/backbones/training.py
     backbones.fine_tuning    FineTuningConfig            trainables/backbones/fine_tuning.py
-    method.model    the method's own Config              trainables/<method>.py
+    method.model    the method's own Config              trainables/methods/, trainables/baselines/, or a plug-in
     training, method.training    TrainingConfig          trainables/training/config.py
     cluster.resources_per_trial    names that the cluster's nodes were started with, and numbers
 """
