@@ -37,6 +37,7 @@ _NUMBERS = itertools.count()
 
 _LONGEST_FIRST = (
     "test_shared_stores.py",
+    "test_plugins.py",
     "test_method_sweeps.py",
     "test_resume.py",
     "test_sweep.py",
@@ -44,6 +45,8 @@ _LONGEST_FIRST = (
     "test_many_nodes.py",
     "test_paper_miniature.py",
     "test_extraction.py",
+    "test_old_home.py",
+    "test_interrupted.py",
     "test_trial.py",
     "test_method_contract.py",
 )

@@ -18,7 +18,7 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DatabaseError, DBAPIError, InterfaceError, OperationalError
 
 from paretovid.trainables.errors import ParetovidError
 
@@ -38,6 +38,10 @@ def is_connection_lost(error: BaseException) -> bool:
     """Whether another try may succeed once the database is back."""
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error
     if isinstance(cause, (OperationalError, InterfaceError)):
+        return True
+    if type(cause) is DatabaseError:
+        # What psycopg2 raises where libpq itself has failed ("error with status PGRES_TUPLES_OK and no message"), as a
+        # server that goes down in the middle of an answer makes it. What a statement did wrong has a kind of its own.
         return True
     return isinstance(cause, DBAPIError) and cause.connection_invalidated
 

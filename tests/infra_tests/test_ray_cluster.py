@@ -117,6 +117,9 @@ def test_a_cluster_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in CLUSTER_ENVIRONMENT:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(ray, "init", refuse)
+    monkeypatch.setattr(
+        ray, "is_initialized", lambda: False
+    )  # tests before may share a cluster of this process
     monkeypatch.setattr(ray_cluster, "check_answers", lambda address: None)
     connection = connect("10.0.0.1:6379", py_modules=["package"])
     with pytest.raises(ConnectionError, match=r"10\.0\.0\.1:6379.*nobody answers"):

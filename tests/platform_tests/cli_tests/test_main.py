@@ -304,7 +304,12 @@ def test_doctor_says_what_to_repair(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert out.splitlines()[-1] == "3 to repair."
 
 
-def test_doctor_tells_of_a_cluster_that_does_not_answer_and_of_nodes_that_do_not_fit(tmp_path: Path) -> None:
+def test_doctor_tells_of_a_cluster_that_does_not_answer_and_of_nodes_that_do_not_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "ray.is_initialized", lambda: False
+    )  # tests before may share a cluster of this process
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]

@@ -231,3 +231,21 @@ def test_a_study_is_not_looked_for_in_another_store(tmp_path, monkeypatch):
     monkeypatch.delenv(STORAGE_VARIABLE)
     with pytest.raises(UsageError, match=f"{STORAGE_VARIABLE} set to postgresql://me@host/x"):
         study_location(home, "s", "abc", None, there.described)
+
+
+def test_what_libpq_fails_at_is_a_lost_connection_and_what_a_statement_does_wrong_is_not() -> None:
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import DatabaseError, DataError, IntegrityError
+
+    def wrapped(cause: Exception) -> StorageInternalError:
+        error = StorageInternalError("An exception is raised during the commit.")
+        error.__cause__ = cause
+        return error
+
+    lost = DatabaseError("", {}, Exception("error with status PGRES_TUPLES_OK and no message from the libpq"))
+    assert patient_storage.is_connection_lost(wrapped(lost))
+    for wrong in (
+        IntegrityError("", {}, Exception("a key is there")),
+        DataError("", {}, Exception("too long")),
+    ):
+        assert not patient_storage.is_connection_lost(wrapped(wrong))
