@@ -64,9 +64,7 @@ def test_a_folder_of_another_format_is_named_by_who_knows_them_all(tmp_path):
     config = reader_config("thumos14", {"annotations": str(tmp_path), "videos": str(tmp_path)})
     with pytest.raises(UsageError, match="has no ") as caught:
         read_annotations("thumos14", config)
-    assert caught.value.hint.endswith(
-        "train.csv looks like one of kinetics400 or mini_kinetics: data=kinetics400."
-    )
+    assert caught.value.hint.endswith("train.csv looks like one of kinetics400: data=kinetics400.")
     with pytest.raises(UsageError, match="has no ") as bare:
         reader("thumos14").read(config)
     assert "looks like" not in bare.value.hint
