@@ -18,7 +18,14 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.exc import DatabaseError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import (
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    NotSupportedError,
+    ProgrammingError,
+    SQLAlchemyError,
+)
 
 from paretovid.trainables.errors import ParetovidError
 
@@ -27,6 +34,8 @@ PATIENCE_SECONDS = 120.0
 _FIRST_PAUSE_SECONDS = 0.2
 _LONGEST_PAUSE_SECONDS = 5.0
 
+_WRONG_STATEMENTS = (IntegrityError, DataError, ProgrammingError, NotSupportedError)
+"""What another try would raise again."""
 _T = TypeVar("_T")
 
 
@@ -37,13 +46,12 @@ class StudyStorageError(ParetovidError):
 def is_connection_lost(error: BaseException) -> bool:
     """Whether another try may succeed once the database is back."""
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error
-    if isinstance(cause, (OperationalError, InterfaceError)):
-        return True
-    if type(cause) is DatabaseError:
-        # What psycopg2 raises where libpq itself has failed ("error with status PGRES_TUPLES_OK and no message"), as a
-        # server that goes down in the middle of an answer makes it. What a statement did wrong has a kind of its own.
-        return True
-    return isinstance(cause, DBAPIError) and cause.connection_invalidated
+    if isinstance(cause, _WRONG_STATEMENTS):
+        return bool(cause.connection_invalidated)
+    # Besides what it calls operational, a server that goes down in the middle of an answer makes psycopg2, SQLAlchemy
+    # too, raise many kinds: a bare DatabaseError ("error with status PGRES_TUPLES_OK and no message from the libpq"), a
+    # transaction that is aborted or must be rolled back. A fault that is none of the connection's is raised later.
+    return isinstance(cause, SQLAlchemyError)
 
 
 def _say(text: str) -> None:

@@ -235,7 +235,7 @@ def test_a_study_is_not_looked_for_in_another_store(tmp_path, monkeypatch):
 
 def test_what_libpq_fails_at_is_a_lost_connection_and_what_a_statement_does_wrong_is_not() -> None:
     from optuna.exceptions import StorageInternalError
-    from sqlalchemy.exc import DatabaseError, DataError, IntegrityError
+    from sqlalchemy.exc import DatabaseError, DataError, IntegrityError, PendingRollbackError
 
     def wrapped(cause: Exception) -> StorageInternalError:
         error = StorageInternalError("An exception is raised during the commit.")
@@ -244,6 +244,7 @@ def test_what_libpq_fails_at_is_a_lost_connection_and_what_a_statement_does_wron
 
     lost = DatabaseError("", {}, Exception("error with status PGRES_TUPLES_OK and no message from the libpq"))
     assert patient_storage.is_connection_lost(wrapped(lost))
+    assert patient_storage.is_connection_lost(wrapped(PendingRollbackError("roll it back")))
     for wrong in (
         IntegrityError("", {}, Exception("a key is there")),
         DataError("", {}, Exception("too long")),
