@@ -307,7 +307,9 @@ class _Run:
             objective=self._plan.objective,
         )
         trials = SweepTrials(self._plan, self._name, prepared)
-        found = reconcile(self._paths, study, trials, self._driver.record, all_points=search.tell_swept)
+        found = reconcile(
+            self._paths, study, trials, self._driver.record, all_points=search.report_all_points
+        )
         for note in found.notes:
             self._progress.say(f"  {note}")
         total = search.trials + len(self._plan.baselines)
@@ -322,7 +324,7 @@ class _Run:
                 fixed=found.fixed,
                 configure=trials.searched,
                 callback=self._driver,
-                all_points=search.tell_swept,
+                all_points=search.report_all_points,
                 resources=self._resources,
                 concurrent=search.concurrent,
                 max_failures=search.max_failures,

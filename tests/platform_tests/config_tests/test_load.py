@@ -135,6 +135,11 @@ def test_bad_words_are_told(word: str, message: str, hint: str) -> None:
     assert hint in caught.value.hint
 
 
+def test_a_setting_is_read_under_its_former_name() -> None:
+    assert not load_sweep_config().search.report_all_points
+    assert load_sweep_config(["search.tell_swept=true"]).search.report_all_points
+
+
 def test_what_only_the_user_can_know_has_to_be_given() -> None:
     with pytest.raises(UsageError, match=r"method\.model\.selector has no value"):
         load_sweep_config(["method=video_epitoma_selected"])
