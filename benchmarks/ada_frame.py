@@ -116,7 +116,7 @@ NO_PATIENCE = {"patience": 10_000.0, "stop_rule": 0.0, "max_entropy": 0.0}
 
 
 def whole_walk(points: Sequence[Point]) -> Point:
-    """The point that looks K times at every video: the dearest."""
+    """The point that looks K times at every video: the most expensive."""
     return max(points, key=lambda point: point.test.gflops)
 
 

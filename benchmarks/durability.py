@@ -73,7 +73,7 @@ BEATS_PER_EPOCH = 2  # one step of 16 videos, and one look whether to stop
 
 def start(*words: str, home: Path | str, log: Path | None = None) -> subprocess.Popen[bytes]:
     """The command, as a user types it. `log`: where it writes; by default into a home that is a folder."""
-    # A sign of life at every beat, so that what is lost can be told to the epoch.
+    # A heartbeat at every beat, so that what is lost can be told to the epoch.
     signs = {"PARETOVID_SIGN_SECONDS": "0"}
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MLFLOW_TRACKING_URI": "", **signs}
     command = [str(Path(sys.executable).with_name("paretovid")), *words, f"home={home}"]
@@ -128,20 +128,20 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) ->
     return True
 
 
-def lost_epochs(home: Path, began_at: dict[str, int], claims: dict[str, str]) -> dict[str, float]:
-    """Of each trial that was running when all was killed: epochs behind its last checkpoint, by its last sign of life.
+def lost_epochs(home: Path, began_at: dict[str, int], leases: dict[str, str]) -> dict[str, float]:
+    """Of each trial that was running when all was killed: epochs behind its last checkpoint, by its last heartbeat.
 
     Arguments:
         began_at: trial to the epoch that its start began at; replaced by where the next one will begin.
-        claims: trial to the claim of its last start that was counted; replaced as well.
+        leases: trial to the lease of its last start that was counted; replaced as well.
     """
     lost = {}
     for path in (home / "sweeps" / "s" / "trials").glob("*/alive.json"):
         trial, kept = path.parent.name, sorted(path.parent.glob("checkpoint-*[0-9]"))
-        claim = json.loads(path.read_text()).get("claim")
-        if claims.get(trial) == claim:
+        lease = json.loads(path.read_text()).get("claim")
+        if leases.get(trial) == lease:
             continue  # it was not started again since the last kill
-        claims[trial] = claim
+        leases[trial] = lease
         epochs = len(json.loads((kept[-1] / "history.json").read_text())) if kept else 0
         beats = int(json.loads(path.read_text()).get("beats", 0))
         reached = min(began_at.get(trial, 0) + beats / BEATS_PER_EPOCH, EPOCHS)
@@ -201,14 +201,14 @@ def chain(folder: Path, number: int) -> dict[str, Any]:
     run("sweep", *SWEEP, home=reference)
     home = fresh(source, folder / "chain")
     command, rows, began_at = ["sweep", *SWEEP], list[dict[str, Any]](), dict[str, int]()
-    claims: dict[str, str] = {}
+    leases: dict[str, str] = {}
     for index in range(number):
         process = start(*command, home=home)
         alive, moment = _wait_for_moment(home, index, process)
         time.sleep(float(np.random.default_rng(index).uniform(0, 0.5)))
         killed = kill_with_children(process.pid)
         process.wait(1800)
-        lost = lost_epochs(home, began_at, claims)
+        lost = lost_epochs(home, began_at, leases)
         rows.append(
             {
                 "moment": moment,
@@ -404,7 +404,7 @@ def cluster_of(nodes: int, cpus: float = 1) -> Iterator[Any]:
 
 
 def _trial_processes(home: Path) -> set[int]:
-    """Processes that have a trial now, by its signs of life."""
+    """Processes that have a trial now, by its heartbeats."""
     found = set()
     for path in (home / "sweeps" / "s" / "trials").glob("*/alive.json"):
         with suppress(OSError, ValueError, KeyError):

@@ -362,10 +362,10 @@ def step_seconds(widths: Mapping[str, int], num_classes: int, repeats: int = 30)
 
 
 def picture_of_steps(point: Point, folder: Path, dataset: Dataset, path: Path, per_class: int = 2) -> None:
-    """Figs. 5 and 6: the dearest source used at each step of some test videos, and how often by class.
+    """Figs. 5 and 6: the most expensive source used at each step of some test videos, and how often by class.
 
     Left: videos in rows; a dot where the class's evidence is. Right: the share of a class's videos that used
-    the dearest source, by place in the video.
+    the most expensive source, by place in the video.
     """
     from matplotlib.colors import ListedColormap
     from matplotlib.figure import Figure

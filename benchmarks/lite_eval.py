@@ -83,12 +83,12 @@ def against_random(points: Run, targets: np.ndarray) -> list[dict[str, Any]]:
     rows = []
     for g in GAMMAS:
         ours = natural(points[f"lite_eval-g{g}"])
-        dearer = [
+        above = [
             p
             for p in points["random_gate"]
             if not p.setting.get("online_k") and p.test.gflops >= ours.test.gflops
         ]
-        rival = min(dearer, key=lambda p: p.test.gflops)
+        rival = min(above, key=lambda p: p.test.gflops)
         mean, low, high = bootstrap_map_difference(ours.scores, rival.scores, targets)
         rows.append(
             {

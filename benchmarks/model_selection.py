@@ -194,9 +194,9 @@ def at_budgets(run: Run, trial: str, metric: str, clips: int | None = CLIPS) -> 
 
     Arguments:
         clips: of everything; None: 1 to 10, as whoever has a budget would choose. Budgets are shares of what the
-            dearest member costs at 3 clips.
+            most expensive member costs at 3 clips.
     """
-    dearest = max(cost for cost, _ in singles(run["single_model"], metric))
+    full_gflops = max(cost for cost, _ in singles(run["single_model"], metric))
     names = (trial, "single_model", "random_model", "model_cascade", "model_ensemble", "model_oracle")
     rows = []
     for share in BUDGETS:
@@ -205,10 +205,10 @@ def at_budgets(run: Run, trial: str, metric: str, clips: int | None = CLIPS) -> 
             within = [
                 p
                 for p in selected(run[name])
-                if (clips is None or p.setting["clips"] == clips) and p.val.gflops <= share * dearest
+                if (clips is None or p.setting["clips"] == clips) and p.val.gflops <= share * full_gflops
             ]
             if within:
-                point = best_at(within, share * dearest, metric)
+                point = best_at(within, share * full_gflops, metric)
                 shown = "selected" if name == trial else name
                 row |= {shown: point.test.numbers()[metric], f"{shown}_gflops": point.test.gflops}
         rows.append(row)
@@ -534,7 +534,7 @@ def latency(study: Study, videos: int = 60) -> Document:
     records = prepared.dataset.split("test")[:videos]
     paths = [prepared.dataset.video_path(record) for record in records]
     targets = np.array([record.labels[0] for record in records])
-    chosen = ((0.2, 0.3), (1.0, 0.5), (1.0, 0.25), (OWN_ALPHA, 0.0))  # alpha and theta, dearest first
+    chosen = ((0.2, 0.3), (1.0, 0.5), (1.0, 0.25), (OWN_ALPHA, 0.0))  # alpha and theta, most expensive first
     rows: dict[str, dict[str, list[float]]] = {}
     with tempfile.TemporaryDirectory() as scratch:
         single = recognizer(prepared, root / "single_model-s0", Path(scratch) / "single", on_demand=False)
@@ -605,7 +605,7 @@ def members_text(results: Results) -> str:
 def gains(rows: Rows) -> Rows:
     """Claim (a), a row per alpha and seed: what thetas together gain over mixtures, and the worst of them.
 
-    Where a choice remains: 5 to 95 % of the way to the dearest member.
+    Where a choice remains: 5 to 95 % of the way to the most expensive member.
     """
     found: list[Row] = []
     for (alpha, seed), group in rows.groups(("alpha", "seed")).items():
@@ -659,7 +659,7 @@ def quality_shown(metric: str, name: str = "quality_at_cost") -> Shown:
 
 
 def budgets_shown(name: str) -> Shown:
-    """What shares of the dearest member's cost buy; empty where nothing fits."""
+    """What shares of the most expensive member's cost buy; empty where nothing fits."""
     rivals = ("single_model", "random_model", "model_cascade", "model_ensemble", "model_oracle")
     cells = tuple(Cell(column, percent=True) for column in ("selected", *rivals))
     return Shown(f"at most, {name}", name, ("share",), cells)
@@ -691,7 +691,7 @@ def label_shares_text(results: Results) -> str:
 
 
 def latency_text(results: Results) -> str:
-    """Ratios to the dearest member."""
+    """Ratios to the most expensive member."""
     rows = {str(row["way"]): row for row in results["ways"].rows}
     whole = {key: float(value) for key, value in rows["l alone"].items() if key != "way"}
     lines = []

@@ -100,9 +100,9 @@ def against_motion(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Claim (e) and the aim: the best point at no more than a share of motion-only's cost, against motion-only."""
     rows = []
     rivals = [run["motion-only"][0] for run in runs]
-    dear = float(np.mean([p.val.gflops for p in rivals]))
+    full_gflops = float(np.mean([p.val.gflops for p in rivals]))
     for share in (0.4, 0.5, 0.6, 0.7, 0.78, 1.0):
-        chosen = best_within(runs, SOFT, share * dear)
+        chosen = best_within(runs, SOFT, share * full_gflops)
         rows.append(
             {
                 "share": share,

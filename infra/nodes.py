@@ -10,13 +10,13 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-LOOK_SECONDS = 60.0
+INSPECTION_SECONDS = 60.0
 COMPARED = ("python", "ray", "torch", "paretovid", "plug-ins", "code")
 """What must be the same on the driver and on every node."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class NodeFacts:
+class NodeInfo:
     """One node."""
 
     name: str
@@ -35,7 +35,7 @@ class NodeFacts:
     """Why it could not be asked."""
 
 
-def look_at_nodes(probe: str | None = None, seconds: float = LOOK_SECONDS) -> list[NodeFacts]:
+def inspect_nodes(probe: str | None = None, seconds: float = INSPECTION_SECONDS) -> list[NodeInfo]:
     """Asks every living node. Ray must be connected.
 
     Arguments:
@@ -46,9 +46,9 @@ def look_at_nodes(probe: str | None = None, seconds: float = LOOK_SECONDS) -> li
     asked = {}
     for node in nodes:
         strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        asked[_on(strategy, _looking()).remote(probe)] = node
+        asked[_on(strategy, _inspection()).remote(probe)] = node
     until = time.monotonic() + seconds
-    return [_facts(reference, node, until) for reference, node in asked.items()]
+    return [_info(reference, node, until) for reference, node in asked.items()]
 
 
 def _on(strategy: Any, function: Any) -> Any:
@@ -56,14 +56,14 @@ def _on(strategy: Any, function: Any) -> Any:
     return make(num_cpus=0, max_retries=1, scheduling_strategy=strategy)(function)
 
 
-def _facts(reference: Any, node: Mapping[str, Any], until: float) -> NodeFacts:
+def _info(reference: Any, node: Mapping[str, Any], until: float) -> NodeInfo:
     name = f"{node['NodeManagerHostname']} ({node['NodeID'][:6]})"
     try:
         found = ray.get(reference, timeout=max(0.1, until - time.monotonic()))
     except Exception as error:  # what a worker cannot import or start comes in many types
         reason = (str(error) or type(error).__name__).strip().splitlines()[-1]
-        return NodeFacts(name=name, resources=node["Resources"], versions={}, error=reason)
-    return NodeFacts(
+        return NodeInfo(name=name, resources=node["Resources"], versions={}, error=reason)
+    return NodeInfo(
         name=name,
         resources=node["Resources"],
         versions=found["versions"],
@@ -89,11 +89,11 @@ def _clock_offset(node_id: str) -> float:
 
 def own_versions() -> dict[str, str]:
     """Those of this process."""
-    versions: dict[str, str] = _looking()(None)["versions"]
+    versions: dict[str, str] = _inspection()(None)["versions"]
     return versions
 
 
-def version_differences(node: NodeFacts, mine: Mapping[str, str]) -> list[str]:
+def version_differences(node: NodeInfo, mine: Mapping[str, str]) -> list[str]:
     """`torch 2.1 (here 2.0)` for each that differs."""
     return [
         f"{name} {node.versions.get(name, 'missing')} (here {mine.get(name, 'missing')})"
@@ -102,7 +102,7 @@ def version_differences(node: NodeFacts, mine: Mapping[str, str]) -> list[str]:
     ]
 
 
-def _looking() -> Any:
+def _inspection() -> Any:
     """The function that runs on a node. Made here, so that it travels by value: a node that has not installed
     paretovid must be able to say so."""
 
@@ -119,7 +119,7 @@ def _looking() -> Any:
         except (ImportError, OSError):
             return False
 
-    def look(probe: str | None) -> dict[str, Any]:
+    def inspect(probe: str | None) -> dict[str, Any]:
         import importlib.metadata
         import shutil
         import sys
@@ -154,4 +154,4 @@ def _looking() -> Any:
             "error": error,
         }
 
-    return look
+    return inspect

@@ -43,7 +43,7 @@ MACS = {
     **{"appearance": 4_000_000, "flow": 40_000_000, "difference": 20_000_000},
     **{"xs": 1_000_000, "s": 3_000_000, "m": 9_000_000, "l": 27_000_000},
 }
-FACTS = {source: SourceInfo(gmacs=macs / 1e9, video_share=0.5) for source, macs in MACS.items()}
+SOURCE_INFO = {source: SourceInfo(gmacs=macs / 1e9, video_share=0.5) for source, macs in MACS.items()}
 
 
 def synthetic_split(
@@ -103,7 +103,7 @@ def synthetic_method(
         multi_label=multi_label,
     )
     if isinstance(method, UsesSourceInfo):
-        method.use_source_info({source: FACTS[source] for source in sources})
+        method.use_source_info({source: SOURCE_INFO[source] for source in sources})
     return method
 
 

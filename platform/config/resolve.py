@@ -78,7 +78,7 @@ class BackbonesPlan:
     fine_tuning: FineTuningConfig | None
     """Of the others; None: they are taken as they came."""
 
-    def facts(self) -> dict[str, SourceInfo]:
+    def info(self) -> dict[str, SourceInfo]:
         """Source to what trials will find of it."""
         given = 1.0 if self.fine_tuning is None else self.fine_tuning.video_share
         return {
@@ -271,7 +271,7 @@ def _check_tasks(plan: SweepPlan) -> None:
 
 def _check_sources(plan: SweepPlan) -> None:
     backbones, chosen = plan.preparation.backbones, plan.config.backbones.family
-    facts = backbones.facts()
+    info = backbones.info()
     readers = {plan.method.name: plan.method}
     readers |= {f"the baseline {name}": baseline for name, baseline in plan.baselines.items()}
     for who, reads in readers.items():
@@ -283,7 +283,7 @@ def _check_sources(plan: SweepPlan) -> None:
                     "baselines=[…].",
                 )
         if issubclass(reads.method, UsesSourceInfo):
-            reads.method.check_source_info(reads.config, facts)
+            reads.method.check_source_info(reads.config, info)
 
 
 def _check_plugins(plan: SweepPlan) -> None:

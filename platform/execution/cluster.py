@@ -10,7 +10,7 @@ from pathlib import Path
 import ray
 
 import paretovid
-from paretovid.infra.nodes import NodeFacts, look_at_nodes, own_versions, version_differences
+from paretovid.infra.nodes import NodeInfo, inspect_nodes, own_versions, version_differences
 from paretovid.infra.ray_cluster import LOCAL, Cluster, connect
 from paretovid.platform.execution.stopping import take_signals_again
 from paretovid.platform.storage.home import Home, open_home
@@ -58,7 +58,7 @@ def code_to_send() -> list[str]:
 def check_nodes(home: Home) -> None:
     """Raises `UsageError` unless every node has the driver's versions and sees the home."""
     with probe_in(home) as probe:
-        nodes = look_at_nodes(probe)
+        nodes = inspect_nodes(probe)
     problems = [problem for node in nodes for problem in problems_of(node)]
     if problems:
         raise UsageError(
@@ -69,7 +69,7 @@ def check_nodes(home: Home) -> None:
         )
 
 
-def problems_of(node: NodeFacts) -> Sequence[str]:
+def problems_of(node: NodeInfo) -> Sequence[str]:
     """What keeps a node from running our trials."""
     if node.error is not None:
         return [f"{node.name} cannot be asked: {node.error}"]

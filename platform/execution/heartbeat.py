@@ -23,8 +23,8 @@ from paretovid.platform.storage.home import SweepPaths, TrialPaths
 from paretovid.trainables.data.s3 import ObjectStoreError
 from paretovid.trainables.errors import DataError
 
-LOOK_SECONDS = 1.0
-"""Between two looks for the driver's wish; a file system over a network is asked no more often."""
+POLL_SECONDS = 1.0
+"""Between two polls for the driver's wish; a file system over a network is asked no more often."""
 BEAT_SECONDS = float(os.environ.get("PARETOVID_SIGN_SECONDS", "2"))
 """Between two heartbeats: a thousand trials at a time make five hundred small writes a second."""
 SLOWER_IN_A_BUCKET = 6.0
@@ -50,7 +50,7 @@ def heartbeat_of(trial: TrialPaths) -> TrialHeartbeat | None:
 
 
 @final
-class Signs:
+class HeartbeatWriter:
     """One trial's end of it, in the process that has the trial."""
 
     def __init__(self, trial: TrialPaths) -> None:
@@ -58,10 +58,10 @@ class Signs:
         self._store = trial.store
         self._stop_file = trial.sweep.stop
         self._lease = uuid.uuid4().hex
-        # Where every sign is a request over a network, fewer of them.
+        # Where every heartbeat is a request over a network, fewer of them.
         slower = SLOWER_IN_A_BUCKET if self._store.is_remote else 1.0
-        self._look_seconds, self._beat_seconds = slower * LOOK_SECONDS, slower * BEAT_SECONDS
-        self._looked = self._beaten = -1e9
+        self._poll_seconds, self._beat_seconds = slower * POLL_SECONDS, slower * BEAT_SECONDS
+        self._polled = self._beaten = -1e9
         self._should_end = False
         self._beats = 0
         self._progress: dict[str, float] = {}
@@ -86,12 +86,12 @@ class Signs:
         if now - self._beaten >= self._beat_seconds:
             self._beaten = now
             if self.is_mine:
-                with contextlib.suppress(ObjectStoreError):  # a sign that is missed does no harm
+                with contextlib.suppress(ObjectStoreError):  # a heartbeat that is missed does no harm
                     self._write()
             else:
                 self._should_end = True
-        if not self._should_end and now - self._looked >= self._look_seconds:
-            self._looked = now
+        if not self._should_end and now - self._polled >= self._poll_seconds:
+            self._polled = now
             self._should_end = self._store.exists(self._stop_file)
         return self._should_end
 

@@ -48,7 +48,7 @@ _TUNE_ENVIRONMENT = {
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "TUNE_MAX_PENDING_TRIALS_PG": "1",
-    # Signals turn our own switch (stopping.py); Tune would take an interrupt for success.
+    # Signals set our own switch (stopping.py); Tune would take an interrupt for success.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
 }
 
@@ -92,7 +92,7 @@ def launch_trials(
         concurrent: trials at a time; None: as many as there is room for.
         max_failures: how often a fixed trial that failed is started again, unless it would fail in the same way.
         hours: no trial is started after this time.
-        hang_seconds: a trial without a sign of life for so long is killed, which is a failure; None: never.
+        hang_seconds: a trial without a heartbeat for so long is killed, which is a failure; None: never.
         switch: turned, it ends the run in order.
         cache: folder on each node for its mirror of a home in a bucket; None: the user's cache folder.
 
@@ -142,7 +142,7 @@ def handing_back(
     """
     take_back_stop(sweep)
     try:
-        with switch.heeded():
+        with switch.polling():
             yield
     except (KeyboardInterrupt, SystemError) as error:
         # Where a second signal finds the driver inside Ray's compiled code, that puts an interrupt or an error of
@@ -151,7 +151,7 @@ def handing_back(
             raise
         raise switch.stopped() from None
     finally:
-        if not switch.is_lost:
+        if not switch.is_lease_lost:
             searcher.requeue_all()
             if study is not None:
                 study.requeue_open()

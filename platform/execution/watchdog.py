@@ -24,7 +24,7 @@ from paretovid.platform.storage.home import SweepPaths
 
 STOP_SECONDS = 25.0
 """What trials have to write their checkpoints in; spot machines are taken away 30 s after their signal at best."""
-_LOOK_SECONDS = 1.0
+_POLL_SECONDS = 1.0
 _ROOM_SECONDS = 5.0
 
 
@@ -68,7 +68,7 @@ class Watchdog(tune.Callback):
 
     Arguments:
         sweep: whose trials run.
-        hang_seconds: a trial without a sign of life for so long is killed and started again; None: never.
+        hang_seconds: a trial without a heartbeat for so long is killed and started again; None: never.
         room: trials for which the cluster has room now.
     """
 
@@ -90,12 +90,12 @@ class Watchdog(tune.Callback):
         self._on_poll = on_poll
         self._trials: dict[str, Any] = {}
         self._seen: dict[str, tuple[Any, float]] = {}
-        self._looked = self._checked = self._measured = time.monotonic()
-        # In a bucket every sign is a request.
-        self._hang_look_seconds = 0.0
+        self._polled = self._checked = self._measured = time.monotonic()
+        # In a bucket every heartbeat is a request.
+        self._hang_poll_seconds = 0.0
         if hang_seconds is not None:
             at_most = min(30.0, hang_seconds / 5)
-            self._hang_look_seconds = at_most if sweep.store.is_remote else hang_seconds / 20
+            self._hang_poll_seconds = at_most if sweep.store.is_remote else hang_seconds / 20
         self._stop_until: float | None = None
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -115,11 +115,11 @@ class Watchdog(tune.Callback):
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Looks after everything. Raises `SweepStopped` if trials take too long to stop."""
         now = time.monotonic()
-        if self._switch.is_lost:
+        if self._switch.is_lease_lost:
             # Not even its trials are asked to stop: those that run are the other driver's.
             raise self._switch.stopped()
         if self._searcher.environment_fault is not None:
-            self._switch.turn(self._searcher.environment_fault)
+            self._switch.request(self._searcher.environment_fault)
         if self._switch.reason is not None and self._stop_until is None:
             self._stop_until = now + STOP_SECONDS
             self._searcher.stop()
@@ -130,28 +130,28 @@ class Watchdog(tune.Callback):
             self._measured = now
             # Nodes come and go. With none left, trials wait for one.
             self._searcher.concurrent = max(1, self._room())
-        if now - self._looked >= _LOOK_SECONDS:
-            self._looked = now
+        if now - self._polled >= _POLL_SECONDS:
+            self._polled = now
             self._on_poll()
         # Often enough to be right to a twentieth; a thousand trials are a thousand files to read.
-        pause = max(_LOOK_SECONDS, self._hang_look_seconds)
+        pause = max(_POLL_SECONDS, self._hang_poll_seconds)
         if self._hang_seconds is not None and now - self._checked >= pause:
             self._checked = now
-            self._look_for_hangs(now, self._hang_seconds)
+            self._find_hangs(now, self._hang_seconds)
 
     def __getstate__(self) -> dict[str, str]:
         return {}  # as above
 
-    def _look_for_hangs(self, now: float, hang_seconds: float) -> None:
+    def _find_hangs(self, now: float, hang_seconds: float) -> None:
         for tune_id, trial in list(self._trials.items()):
             name = self._searcher.trial_of(tune_id)
             if name is None:
                 continue
-            # Not by comparing times: the clocks of nodes differ. What counts is that the sign changes.
-            sign = self._sweep.store.read_document(self._sweep.trial(name).heartbeat)
+            # Not by comparing times: the clocks of nodes differ. What counts is that the heartbeat changes.
+            found = self._sweep.store.read_document(self._sweep.trial(name).heartbeat)
             before = self._seen.get(tune_id)
-            if before is None or before[0] != sign:
-                self._seen[tune_id] = (sign, now)
+            if before is None or before[0] != found:
+                self._seen[tune_id] = (found, now)
             elif now - before[1] > hang_seconds and trial.temporary_state.ray_actor is not None:
                 self._searcher.explain(
                     tune_id,

@@ -139,11 +139,11 @@ class SweepLock:
     def _beat(self) -> None:
         while not self._ended.wait(HEARTBEAT_SECONDS):
             if not self._is_mine():
-                self._switch.lose("another driver has taken the sweep over")
+                self._switch.lease_lost("another driver has taken the sweep over")
                 return
             wish = self._store.read_document(self._sweep.take_over)
             if wish is not None:
-                self._switch.turn(f"taken over by {wish.get('by', 'another driver')}", 1)
+                self._switch.request(f"taken over by {wish.get('by', 'another driver')}", 1)
             with contextlib.suppress(OSError):  # a full disk is told elsewhere
                 self._write()
 

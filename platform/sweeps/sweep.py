@@ -365,7 +365,7 @@ class _Run:
 
     def _record_end(self, error: BaseException) -> None:
         """The state of a sweep that has not come to its end. On a full disk, what can be written."""
-        if self._switch.is_lost:
+        if self._switch.is_lease_lost:
             self._sender.close(None, STOPPED_TRACKING_SECONDS)
             return
         # After a signal anything may be raised: what was interrupted fails in its own way.

@@ -65,7 +65,7 @@ def test_without_a_signal_an_error_stays_what_it_is(raised: BaseException) -> No
 def test_an_error_after_another_driver_has_taken_the_sweep_stays_what_it_is() -> None:
     switch = StopSwitch()
     with pytest.raises(DataError), ended_in_order(switch, "", quiet):
-        switch.lose("taken over")
+        switch.lease_lost("taken over")
         raise DataError("gone", "")
 
 

@@ -18,7 +18,7 @@ from ray.cluster_utils import Cluster
 from tests.conftest import Clusters
 
 from paretovid.infra import nodes as nodes_module
-from paretovid.infra.nodes import look_at_nodes
+from paretovid.infra.nodes import inspect_nodes
 from paretovid.infra.placement import TrialResources
 from paretovid.infra.ray_cluster import CLUSTER_ENVIRONMENT, connect, environment
 from paretovid.platform.execution import cluster as cluster_check
@@ -93,7 +93,7 @@ def test_versions_clock_and_home_are_checked_on_every_node(
     nodes: Nodes, home: Home, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     check_nodes(home)
-    found = look_at_nodes(str(tmp_path / "not there"))
+    found = inspect_nodes(str(tmp_path / "not there"))
     assert len(found) == NODES + 1
     assert {node.versions["code"] for node in found} == {code_version()}
     assert all(abs(node.clock_offset_seconds) < 1 and node.free_bytes > 0 for node in found)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from paretovid.infra.nodes import NodeFacts, own_versions, version_differences
+from paretovid.infra.nodes import NodeInfo, own_versions, version_differences
 from paretovid.platform.config.load import group_options, load_sweep_config, to_record
 from paretovid.platform.execution.cluster import code_to_send, problems_of
 from paretovid.platform.registry.runtime_code import third_party_requirements, write_runtime_package
@@ -108,20 +108,20 @@ def test_nodes_are_sent_the_files_and_asked_for_them(tmp_path: Path) -> None:
     assert str(tmp_path / "mine.py") not in code_to_send()
     load_sweep_config([with_method(tmp_path)])
     assert str(tmp_path / "mine.py") in code_to_send()
-    there = NodeFacts(name="there", resources={}, versions=without)
+    there = NodeInfo(name="there", resources={}, versions=without)
     (difference,) = version_differences(there, own_versions())
     assert difference == f"code {without['code']} (here {code_version()})"
 
 
 def test_a_node_that_lacks_a_plugin_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
     mine = {**own_versions(), "plug-ins": "some-plugins 1.2"}
-    (difference,) = version_differences(NodeFacts(name="there", resources={}, versions=own_versions()), mine)
+    (difference,) = version_differences(NodeInfo(name="there", resources={}, versions=own_versions()), mine)
     assert difference == "plug-ins missing (here some-plugins 1.2)"
     monkeypatch.setenv(VARIABLE, "nowhere")
-    from paretovid.infra.nodes import _looking
+    from paretovid.infra.nodes import _inspection
 
-    assert _looking()(None)["error"] == "plugins=[nowhere]: there is no module nowhere"
-    lost = NodeFacts(
+    assert _inspection()(None)["error"] == "plugins=[nowhere]: there is no module nowhere"
+    lost = NodeInfo(
         name="there", resources={}, versions={}, error="plugins=[nowhere]: there is no module nowhere"
     )
     assert problems_of(lost) == ["there cannot be asked: plugins=[nowhere]: there is no module nowhere"]

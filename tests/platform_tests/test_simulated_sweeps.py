@@ -31,7 +31,7 @@ from paretovid.platform.sweeps import sweep
 from paretovid.platform.sweeps.summary import SweepReport
 from paretovid.platform.sweeps.sweep import extend_sweep, resume_sweep, run_sweep
 from paretovid.platform.testing.audit import Audit, audit
-from paretovid.platform.testing.simulated import ProcessDied, Table, dearer_is_better, simulated
+from paretovid.platform.testing.simulated import ProcessDied, Table, expensive_is_better, simulated
 from paretovid.platform.tracking.store import open_store
 from paretovid.search_spaces.schema import SweepConfig
 from paretovid.trainables.errors import NonFiniteError, ParetovidError, UsageError
@@ -80,12 +80,14 @@ def config(home: Home, name: str, *words: str) -> SweepConfig:
     return made
 
 
-def run(home: Home, name: str, *words: str, table: Table = dearer_is_better, at_once: int = 2) -> SweepReport:
+def run(
+    home: Home, name: str, *words: str, table: Table = expensive_is_better, at_once: int = 2
+) -> SweepReport:
     backend = simulated(table, at_once=at_once)
     return run_sweep(config(home, name, *words), Progress.silent(), backend=backend)
 
 
-def resume(home: Home, name: str, *words: str, table: Table = dearer_is_better) -> SweepReport:
+def resume(home: Home, name: str, *words: str, table: Table = expensive_is_better) -> SweepReport:
     return resume_sweep(str(home.root), name, words, Progress.silent(), backend=simulated(table))
 
 
@@ -127,7 +129,7 @@ class Acting:
             raise act.pop(0)
         if isinstance(act, signal.Signals) and self.asked.count(trial.trial) == 1:
             signal.raise_signal(act)
-        return dearer_is_better(trial)
+        return expensive_is_better(trial)
 
 
 def test_painted_from_a_configuration_to_a_front_in_all_stores(home: Home, name: str) -> None:
@@ -151,7 +153,7 @@ def test_painted_from_a_configuration_to_a_front_in_all_stores(home: Home, name:
         training_knobs={"gamma": 0.1, "lambda": 2.0},
     )
     assert [point["val"]["gflops"] for point in result["points"]] == pytest.approx(
-        [gflops for _, gflops in dearer_is_better(trial)]
+        [gflops for _, gflops in expensive_is_better(trial)]
     )
     document: Any = report.front.to_json()
     assert {point["trial"] for point in document["points"]} == {f"t{i:04d}" for i in range(TRIALS)}
@@ -282,7 +284,7 @@ def test_out_of_time_it_starts_nothing_more_and_goes_on_later(
         if trial.trial == "t0001":
             later = SimpleNamespace(time=lambda: time.time() + 7200)
             monkeypatch.setattr(searcher, "time", later)
-        return dearer_is_better(trial)
+        return expensive_is_better(trial)
 
     report = run(home, name, "search.hours=1", table=long)
     assert report.summary is not None and report.summary.is_out_of_time
@@ -345,7 +347,7 @@ def table(trial):
     made.append(trial.trial)
     if moment == "training" and len(made) == 3:
         die()
-    return module.dearer_is_better(trial)
+    return module.expensive_is_better(trial)
 
 def write_trial(*arguments, **fields):
     write(*arguments, **fields)

@@ -336,8 +336,8 @@ def test_no_video_passes_its_cap_and_one_run_answers_all_of_them(name, fields):
             assert torch.equal(recorded.calls[component], count), (setting, component)
     for setting, recorded, uncapped in curve:
         if name != "frame_exit":  # it replays another
-            dear = costs.gflops(uncapped.calls) > setting["max_gflops"]
-            assert torch.equal(ends(recorded) == CAP, dear), setting
+            expensive = costs.gflops(uncapped.calls) > setting["max_gflops"]
+            assert torch.equal(ends(recorded) == CAP, expensive), setting
 
 
 @over(WITH_CAP)

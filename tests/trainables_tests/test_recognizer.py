@@ -71,12 +71,16 @@ def recognizer(folder: Path) -> Recognizer:
 
 
 def test_cost_is_calls_times_cost(recognizer: Recognizer, videos: list[Path]) -> None:
-    cheap, dear = (recognizer.predict(videos[:1], {"gate_offset": offset})[0] for offset in (-100, 100))
-    assert set(cheap.steps) == {"coarse"} and set(dear.steps) == {"fine"} and len(dear.steps) == 6
+    cheap, expensive = (recognizer.predict(videos[:1], {"gate_offset": offset})[0] for offset in (-100, 100))
+    assert set(cheap.steps) == {"coarse"} and set(expensive.steps) == {"fine"} and len(expensive.steps) == 6
     fine = FAMILIES["small"]["fine"]
-    assert fine not in cheap.calls and dear.calls[fine] == 6
-    assert dear.gflops - cheap.gflops > 6 * measure_component(fine).gmacs
-    assert [label for label, _ in dear.labels] != [] and dear.compute_seconds > 0 and dear.decode_seconds > 0
+    assert fine not in cheap.calls and expensive.calls[fine] == 6
+    assert expensive.gflops - cheap.gflops > 6 * measure_component(fine).gmacs
+    assert (
+        [label for label, _ in expensive.labels] != []
+        and expensive.compute_seconds > 0
+        and expensive.decode_seconds > 0
+    )
 
 
 def test_only_what_is_asked_for_is_decoded(
@@ -194,14 +198,14 @@ def test_a_pools_weights_are_read_when_a_video_needs_them(tmp_path: Path, videos
     with torch.no_grad():
         for each in (lazy, eager):
             each.method.get_parameter("selectors.second_bias")[0, 0, 3] = 99.0
-    (dear,) = lazy.predict(videos[:1])
-    assert lazy.backbones.loaded == ("xs", "l") and set(dear.steps) == {"none", "l"}
-    assert [source for source, _ in dear.looks] == ["xs"] * 3 + [
+    (expensive,) = lazy.predict(videos[:1])
+    assert lazy.backbones.loaded == ("xs", "l") and set(expensive.steps) == {"none", "l"}
+    assert [source for source, _ in expensive.looks] == ["xs"] * 3 + [
         "l"
     ] * 3  # the cheap one first, then one other
-    assert eager.predict(videos[:1])[0].labels == dear.labels
+    assert eager.predict(videos[:1])[0].labels == expensive.labels
     lazy.backbones.unload()
-    assert lazy.backbones.loaded == () and lazy.predict(videos[:1])[0].labels == dear.labels
+    assert lazy.backbones.loaded == () and lazy.predict(videos[:1])[0].labels == expensive.labels
 
 
 def test_a_folder_that_is_no_model(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ class Keeping:
 
 
 class Stopping(Keeping):
-    """A context that asks the trial to end after so many signs of life."""
+    """A context that asks the trial to end after so many heartbeats."""
 
     def __init__(self, folder: Path, beats: int) -> None:
         super().__init__(folder, dies=False)

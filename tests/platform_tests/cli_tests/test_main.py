@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from paretovid.infra.nodes import NodeFacts, own_versions
+from paretovid.infra.nodes import NodeInfo, own_versions
 from paretovid.infra.ray_cluster import Cluster
 from paretovid.platform.cli import commands, doctor
 from paretovid.platform.cli import main as cli
@@ -315,7 +315,7 @@ def test_doctor_tells_of_a_cluster_that_does_not_answer_and_of_nodes_that_do_not
         port = taken.getsockname()[1]
         (found,) = doctor._cluster(str(tmp_path), [f"cluster.address=127.0.0.1:{port}"])
     assert (found.name, found.state) == ("cluster", "fail") and "nobody answers" in found.found
-    fits = NodeFacts(name="a (1)", resources={}, versions=own_versions(), free_bytes=10 * doctor.GIB)
+    fits = NodeInfo(name="a (1)", resources={}, versions=own_versions(), free_bytes=10 * doctor.GIB)
     assert doctor._node(fits, problems_of(fits)).state == "ok"
     late = dataclasses.replace(fits, clock_offset_seconds=-7.0)
     assert doctor._node(late, problems_of(late)).state == "warn"

@@ -19,7 +19,7 @@ from ray import tune
 from paretovid.infra.placement import GIB, TrialResources
 from paretovid.infra.ray_cluster import Cluster
 from paretovid.platform.execution.context import _finite, keep_checkpoint, kept_checkpoint
-from paretovid.platform.execution.heartbeat import Signs, ask_to_stop, take_back_stop
+from paretovid.platform.execution.heartbeat import HeartbeatWriter, ask_to_stop, take_back_stop
 from paretovid.platform.execution.launcher import launch_lock, launch_trials
 from paretovid.platform.execution.outcome import FixedTrial, TrialCallback
 from paretovid.platform.execution.stopping import StopSwitch, SweepStopped, on_signals
@@ -454,7 +454,7 @@ def test_what_ray_says_of_a_death_is_put_in_words() -> None:
 
 
 def test_only_the_process_that_ray_killed_for_memory_has_failed(tmp_path: Path) -> None:
-    Signs(SweepPaths(tmp_path).trial("t0000"))
+    HeartbeatWriter(SweepPaths(tmp_path).trial("t0000"))
     sweep = SweepPaths(tmp_path)
     counted = killed_for_memory(f"1 worker(s) were killed: actor ID: 7, pid={os.getpid()}, memory", sweep)
     other = killed_for_memory("1 worker(s) were killed: actor ID: 7, pid=1, memory used", sweep)
@@ -462,17 +462,17 @@ def test_only_the_process_that_ray_killed_for_memory_has_failed(tmp_path: Path) 
     assert killed_for_memory("1 worker(s) were killed", sweep)("t0000")
 
 
-def test_signs_of_life_and_the_wish_to_stop(tmp_path: Path) -> None:
+def test_heartbeats_and_the_wish_to_stop(tmp_path: Path) -> None:
     sweep = SweepPaths(tmp_path)
     trial = sweep.trial("t0000")
-    mine = Signs(trial)
+    mine = HeartbeatWriter(trial)
     assert mine.heartbeat({"epoch": 3.0}) is False
     alive = read_json_object(trial.heartbeat)
     assert alive is not None and (alive["pid"], alive["epoch"]) == (os.getpid(), 3.0)
     ask_to_stop(sweep, "ctrl-C")
-    listening = Signs(trial)
+    listening = HeartbeatWriter(trial)
     assert listening.heartbeat() is True
-    assert not mine.is_mine, "the second one has claimed the trial"
+    assert not mine.is_mine, "the second one has the lease"
     mine.end()
     assert trial.heartbeat.exists(), "it is not the first one's any more"
     take_back_stop(sweep)

@@ -113,7 +113,7 @@ def test_anchors_then_published_then_sampler(tmp_path: Path) -> None:
     assert asked[3].knobs["gamma"] == 0.05
     assert 0.25 <= float(asked[3].knobs["lambda"]) <= 8
     origins = [each.origin for each in asked]
-    assert origins == ["anchor: dearest", "anchor: cheapest", "published", "published"] + ["tpe"] * 4
+    assert origins == ["anchor: most expensive", "anchor: cheapest", "published", "published"] + ["tpe"] * 4
 
 
 def test_what_can_be_counted_is_every_value_of_a_knob() -> None:
@@ -235,7 +235,7 @@ def test_killed_while_being_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         with pytest.raises(ZeroDivisionError):
             make(tmp_path)
     assert [each.origin for each in run(make(tmp_path))][:3] == [
-        "anchor: dearest",
+        "anchor: most expensive",
         "anchor: cheapest",
         "published",
     ]

@@ -122,9 +122,9 @@ def test_a_point_is_held_against_the_best_baseline_that_costs_no_more(tmp_path: 
     write_trial(sweep, "lstm", [(0.4, 0.04)], method="lstm", is_baseline=True)
     write_trial(sweep, "oracle", [(1.0, 0.01)], method="oracle", is_baseline=True, deployable=False)
     front = read_front([sweep])
-    cheap, dear = sorted(front.points, key=lambda p: p.record.val.gflops)
+    cheap, expensive = sorted(front.points, key=lambda p: p.record.val.gflops)
     assert _rival(front, cheap) is None
-    rival = _rival(front, dear)
+    rival = _rival(front, expensive)
     assert rival is not None and rival.name == "lstm"
     assert "at equal cost" in front_table(front) and " lstm " in front_table(front)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from paretovid.platform.execution.heartbeat import Signs
+from paretovid.platform.execution.heartbeat import HeartbeatWriter
 from paretovid.platform.execution.stopping import StopSwitch
 from paretovid.platform.fronts.build import read_front
 from paretovid.platform.records.failure import record_failure
@@ -97,8 +97,8 @@ def test_a_journal_that_is_lost_numbers_on_from_what_mlflow_was_told(tmp_path: P
     assert SweepJournal(SweepPaths(tmp_path), after=41).write("state", state="running").n == 42
 
 
-def entry(n: int, at: float, event, **facts) -> Entry:
-    return Entry(n=n, at=at, event=event, info=facts)
+def entry(n: int, at: float, event, **info) -> Entry:
+    return Entry(n=n, at=at, event=event, info=info)
 
 
 def test_hours_count_every_start_until_its_end_or_its_drivers() -> None:
@@ -158,7 +158,7 @@ def test_the_last_hypervolume_of_progress_is_that_of_the_front(tmp_path: Path, t
     write_sweep(sweep, {"state": "running", "reference": None, "config": {"search": {"trials": 3}}})
     for unfinished in {*TOLD} - {*trials}:
         shutil.rmtree(sweep.trial(unfinished).folder)
-    # The dearest of all is a baseline, on test, and no point of its front.
+    # The most expensive of all is a baseline, on test, and no point of its front.
     path = sweep.trial(trials[-1]).result
     result = json.loads(path.read_text())
     result["points"][0]["test"]["gflops"] = 0.7
@@ -201,9 +201,9 @@ class Behind:
         self.waiting = waiting
 
 
-def write_state(home: Home, state: str, **facts) -> None:
+def write_state(home: Home, state: str, **info) -> None:
     config = {"search": {"trials": 4}, "baselines": [{"name": "uniform"}]}
-    write_sweep(home.sweep("s"), {"state": state, "config": config, **facts})
+    write_sweep(home.sweep("s"), {"state": state, "config": config, **info})
 
 
 def test_a_sweep_whose_driver_is_gone_is_interrupted_and_says_what_waits(tmp_path: Path) -> None:
@@ -243,8 +243,8 @@ def test_a_sweep_that_is_running_shows_its_trials_and_an_estimate(tmp_path: Path
             write_trial(sweep, trial, [(0.3, 0.01)])
             journal.write("finish", trial=trial, map=0.3, gflops=0.01, seconds=1.0)
         journal.write("start", trial="t0002", attempt=2)
-        Signs(home.trial("s", "t0002")).heartbeat({"epoch": 10.0, "epochs": 40.0})
-        Signs(home.trial("s", "t0002"))  # claimed again: what it said before is gone
+        HeartbeatWriter(home.trial("s", "t0002")).heartbeat({"epoch": 10.0, "epochs": 40.0})
+        HeartbeatWriter(home.trial("s", "t0002"))  # a new lease: what it said before is gone
         found = status_of(home, "s")
         assert found.state == "running" and found.driver is not None
         (running,) = found.running

@@ -120,7 +120,7 @@ def test_a_driver_that_has_lost_the_sweep_stops(tmp_path: Path, monkeypatch: pyt
         while switch.reason is None:
             assert time.time() < until
             time.sleep(0.01)
-    assert switch.reason == "another driver has taken the sweep over" and switch.is_lost
+    assert switch.reason == "another driver has taken the sweep over" and switch.is_lease_lost
     assert json.loads(SweepPaths(tmp_path).lease.read_text())["host"] == "elsewhere", (
         "and leaves it to the other"
     )
@@ -233,7 +233,7 @@ def test_a_driver_of_a_later_version_is_neither_ignored_nor_run_over(
         while switch.reason is None:
             assert time.time() < until
             time.sleep(0.01)
-    assert switch.is_lost and json.loads(SweepPaths(tmp_path).lease.read_text())["version"] == 2
+    assert switch.is_lease_lost and json.loads(SweepPaths(tmp_path).lease.read_text())["version"] == 2
 
 
 @pytest.mark.parametrize("is_held", [False, True])

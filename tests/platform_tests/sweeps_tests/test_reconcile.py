@@ -89,15 +89,15 @@ class Sweep:
         self.study = self.opened()
         return reconcile(self.paths, self.study, cast(SweepTrials, self), self.record, **options)
 
-    def record(self, event: Event, **facts: Any) -> None:
-        self.journal.write(event, **facts)
+    def record(self, event: Event, **info: Any) -> None:
+        self.journal.write(event, **info)
 
     def told(self, event: str) -> list[tuple[str, dict[str, Any]]]:
         entries = read_journal(self.paths).entries
-        facts = [
+        info = [
             (e.trial, {k: v for k, v in e.info.items() if k != "trial"}) for e in entries if e.event == event
         ]
-        return facts
+        return info
 
 
 @pytest.fixture
@@ -205,7 +205,7 @@ def test_a_fault_that_was_tried_again_is_not_the_end_of_a_trial(sweep: Sweep) ->
         record_failure(sweep.paths.trial(trial), "boom")
     assert sweep.reconcile().failed == 2
     told = sweep.told("fault")
-    assert [trial for trial, facts in told if facts.get("found")] == ["t0000"]
+    assert [trial for trial, info in told if info.get("found")] == ["t0000"]
 
 
 def test_an_end_that_nobody_came_to_write_down_is_told_once(sweep: Sweep) -> None:
@@ -215,9 +215,9 @@ def test_an_end_that_nobody_came_to_write_down_is_told_once(sweep: Sweep) -> Non
     sweep.done()
     for _ in range(2):
         assert sweep.reconcile().finished == 2
-    ((first, _), (second, facts)) = sweep.told("finish")
+    ((first, _), (second, info)) = sweep.told("finish")
     assert (first, second) == ("t0001", suggestion.trial_id)
-    assert facts["found"] is True and (facts["quality"], facts["gflops"], facts["seconds"]) == (0.5, 2.0, 7.0)
+    assert info["found"] is True and (info["quality"], info["gflops"], info["seconds"]) == (0.5, 2.0, 7.0)
 
 
 def test_a_result_that_cannot_be_read_is_told_of_nowhere(sweep: Sweep) -> None:

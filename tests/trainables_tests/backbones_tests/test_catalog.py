@@ -60,7 +60,7 @@ def test_cost_ratios_are_of_the_papers_kind():
     assert macs["motion"] > macs["fine"] > macs["audio"]
 
 
-def test_motion_of_a_clip_is_as_dear_beside_its_appearance_as_in_the_paper():
+def test_motion_of_a_clip_is_as_expensive_beside_its_appearance_as_in_the_paper():
     macs = {source: measure_component(name).macs for source, name in family("localization").items()}
     # X3D-M has 4.73 GMACs; I3D on flow 25.59, or 56 as the paper counts it.
     assert 5 < macs["flow"] / macs["appearance"] < 12

@@ -68,7 +68,7 @@ def test_the_most_telling_steps_are_looked_at_and_averaged(num_frames, expected)
         torch.testing.assert_close(outcome.scores, torch.stack(by_hand))
 
 
-def test_every_step_is_paid_cheaply_and_the_chosen_dearly():
+def test_every_step_is_paid_cheaply_and_the_chosen_at_full_cost():
     method, split = synthetic_method("top_k"), synthetic_split()
     calls = run_cached(method, split, {"num_frames": 3}).calls
     for name in ("synthetic_coarse@1", "top_k.coarse_head"):

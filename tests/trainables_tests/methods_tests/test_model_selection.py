@@ -26,7 +26,7 @@ from paretovid.trainables.methods.model_selection import (
 from paretovid.trainables.outcome import Batch, Progress, SourceInfo
 from paretovid.trainables.testing import (
     COMPONENTS,
-    FACTS,
+    SOURCE_INFO,
     run_cached,
     synthetic_costs,
     synthetic_method,
@@ -277,11 +277,11 @@ def test_a_batch_without_any_unseen_video_teaches_nothing_and_is_no_nan():
 
 
 def test_a_pool_that_has_seen_everything_leaves_no_video_to_learn_from():
-    facts = {s: dataclasses.replace(FACTS[s], video_share=1.0) for s in ("xs", "s", "m", "l")}
+    info = {s: dataclasses.replace(SOURCE_INFO[s], video_share=1.0) for s in ("xs", "s", "m", "l")}
     with pytest.raises(UsageError, match="none is left") as error:
-        selection().use_source_info(facts)
+        selection().use_source_info(info)
     assert "video_share" in error.value.hint
-    selection(selector_videos="all").use_source_info(facts)
+    selection(selector_videos="all").use_source_info(info)
 
 
 def test_a_pool_out_of_order_is_told_its_order_and_equal_cost_is_no_disorder():
@@ -368,7 +368,7 @@ def test_what_the_selector_reads_is_paid_in_any_case_and_adds_nothing(reads):
 
 def test_the_price_of_another_member_is_its_share_of_the_whole_pools_cost():
     method = selection(selector_source="s")
-    gmacs = [FACTS[source].gmacs for source in method.config.pool]
+    gmacs = [SOURCE_INFO[source].gmacs for source in method.config.pool]
     shares = [each / sum(gmacs) for each in gmacs]
     expected = [
         0.0 if source == "s" else share for source, share in zip(method.config.pool, shares, strict=True)
