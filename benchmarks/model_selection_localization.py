@@ -370,7 +370,7 @@ def draw_example(prepared: Prepared, folder: Path, path: Path) -> None:
             "motion": everywhere.trace["motion"][0, :, label].tolist(),
             "confidence": everywhere.trace["confidence"][0].tolist(),
         },
-        "steps": [method.looks()[look] for look in chosen.decisions[0].tolist()],
+        "steps": [method.reads()[decision] for decision in chosen.decisions[0].tolist()],
         "labels": [{"label": dataset.classes[label], "score": float(chosen.scores[0, label])}],
         "gflops": float(costs.gflops(chosen.calls)[0]),
         "instances": [

@@ -168,7 +168,7 @@ class ClusterConfig:
     workers_per_trial: Count = 1
     """Above 1, a trial is a Ray Train run with this many workers."""
     cpus_per_trial: Positive = 1
-    """CPU cores per worker that Ray sets aside. A trial computes on one thread, so that its sums are the same
+    """CPU cores per worker that Ray reserves. A trial computes on one thread, so that its sums are the same
     wherever it runs; more cores only keep others away."""
     gpus_per_trial: NonNegative = 0
     """GPUs per worker; a fraction shares one."""

@@ -88,7 +88,7 @@ class Method(nn.Module, ABC):
         """Further settings that `outcome`, a run at `setting`, answers without another run."""
         return []
 
-    def looks(self) -> tuple[str, ...]:
+    def reads(self) -> tuple[str, ...]:
         """What each value of `Outcome.decisions` is called, from 0: `none`, then the most expensive source read."""
         return ("none", "coarse", "fine")
 
@@ -211,6 +211,8 @@ def _broken_rule(name: str, found: object) -> str | None:
     stated = getattr(found, "name", None)
     if stated != name:
         return f"its `name` is {stated!r}, and must be {name!r}, as it is registered"
+    if hasattr(found, "looks"):
+        return "its `looks()` is called `reads()` now"
     if found.__abstractmethods__:
         return f"it does not define {', '.join(sorted(found.__abstractmethods__))}"
     if found.task not in get_args(Task):

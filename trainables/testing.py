@@ -371,7 +371,7 @@ class MethodContract(_Contract):
             )
             assert outcome.decisions.shape == split.mask.shape, "rule: Outcome.decisions is [B, T]"
             most = int(outcome.decisions.max())
-            assert most < len(method.looks()), f"rule: looks() has a word for each decision; none for {most}"
+            assert most < len(method.reads()), f"rule: reads() has a word for each decision; none for {most}"
             assert not outcome.decisions[~split.mask].any(), "rule: no decision about a padded step"
 
     def test_settings_begin_at_the_defaults_and_keep_to_the_knobs(self) -> None:

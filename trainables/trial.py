@@ -204,7 +204,7 @@ def _evaluate(
         return measured[split][i].metrics(
             truth[split].targets.numpy(),
             truth[split].num_steps.numpy(),
-            used_above=min(CHEAPEST, len(method.looks()) - 2),
+            used_above=min(CHEAPEST, len(method.reads()) - 2),
             instances=instances.get(split),
             dataset=data.dataset,
         )

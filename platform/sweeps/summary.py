@@ -47,7 +47,7 @@ class DryRun:
         lines.append(f"first the two anchors (all knobs most expensive, all cheapest){then}")
         lines += [f"  {point}" for point in published]
         lines.append(f"{len(self.plan.baselines)} baselines beside them: {', '.join(self.plan.baselines)}")
-        lines += ["", "cost of one look, in GFLOPs (multiply-accumulates):"]
+        lines += ["", "cost of one read, in GFLOPs (multiply-accumulates):"]
         size, costs = data_size(self.plan.preparation), {}
         classes = _CLASSES_SHOWN if size is None else size.classes
         for source, component in self.plan.preparation.backbones.components.items():

@@ -240,16 +240,16 @@ def test_calls_match_decisions_and_every_call_has_a_cost(name, fields):
     method, split = trained(name, fields), synthetic_split()
     costs = synthetic_costs(method)
     sources = method.sources_of(method_config(name, fields))
-    assert method.looks()[0] == "none" and method.looks()[-1] in sources
+    assert method.reads()[0] == "none" and method.reads()[-1] in sources
     for _, outcome in answers(name, fields):
         by_hand = sum(n.double() * costs[c].macs for c, n in outcome.calls.items()) / 1e9
         torch.testing.assert_close(costs.gflops(outcome.calls), by_hand)
-        for value, source in enumerate(method.looks()):
+        for value, source in enumerate(method.reads()):
             # Whoever looked further has looked here as well, where levels stand on each other.
-            if source == method.looks()[-1] or (source in sources and name in LEVELLED):
+            if source == method.reads()[-1] or (source in sources and name in LEVELLED):
                 looked = outcome.calls.get(COMPONENTS[source], torch.zeros_like(split.num_steps))
                 assert torch.equal((outcome.decisions >= value).sum(dim=1), looked)
-        assert int(outcome.decisions.max()) < len(method.looks())
+        assert int(outcome.decisions.max()) < len(method.reads())
         assert not outcome.decisions[~split.mask].any()
 
 
@@ -370,7 +370,7 @@ def test_what_cannot_go_on_cheaply_refuses_to_and_says_why():
     for name in {name for name, _ in WITH_CAP} - set(WITH_CHEAP):
         with pytest.raises(UsageError, match=f"cap_rule of {name} cannot be 'cheap'") as error:
             run_cached(synthetic_method(name), synthetic_split(), {"max_gflops": 1.0, "cap_rule": "cheap"})
-        assert "no cheaper look" in error.value.hint
+        assert "no cheaper read" in error.value.hint
 
 
 def test_what_does_not_read_by_the_step_refuses_a_cap_and_says_why():

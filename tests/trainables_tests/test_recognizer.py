@@ -129,12 +129,12 @@ def test_the_answer_says_why_reading_ended(recognizer: Recognizer, videos: list[
     (capped,) = recognizer.predict(videos[:1], {**always, "max_gflops": whole.gflops / 2})
     assert capped.stopped_by == "cap" and "fine" in capped.steps and capped.notes == ()
     (coarse,) = recognizer.predict(videos[:1], {"gate_offset": -100})
-    assert coarse.gflops < whole.gflops / len(whole.steps)  # all coarse looks cost less than one close look
+    assert coarse.gflops < whole.gflops / len(whole.steps)  # all coarse reads cost less than one close read
     for rule, looked in (("stop", 1), ("cheap", len(whole.steps))):
         tight = {**always, "max_gflops": coarse.gflops, "cap_rule": rule}
         (answer,) = recognizer.predict(videos[:1], tight)
         assert answer.stopped_by == "cap" and answer.gflops <= coarse.gflops
-        assert sum(look == "coarse" for look in answer.steps) == looked and "fine" not in answer.steps
+        assert sum(word == "coarse" for word in answer.steps) == looked and "fine" not in answer.steps
         assert [note.startswith(f"{CHEAPEST_ONLY} coarse") for note in answer.notes] == [True]
 
 
@@ -194,13 +194,13 @@ def test_a_pools_weights_are_read_when_a_video_needs_them(tmp_path: Path, videos
         sources["xs"],
         "model_selection.selector",
     }
-    assert set(cheap.steps) == {"none", "xs"} and len(cheap.looks) == 3
+    assert set(cheap.steps) == {"none", "xs"} and len(cheap.reads) == 3
     with torch.no_grad():
         for each in (lazy, eager):
             each.method.get_parameter("selectors.second_bias")[0, 0, 3] = 99.0
     (expensive,) = lazy.predict(videos[:1])
     assert lazy.backbones.loaded == ("xs", "l") and set(expensive.steps) == {"none", "l"}
-    assert [source for source, _ in expensive.looks] == ["xs"] * 3 + [
+    assert [source for source, _ in expensive.reads] == ["xs"] * 3 + [
         "l"
     ] * 3  # the cheap one first, then one other
     assert eager.predict(videos[:1])[0].labels == expensive.labels

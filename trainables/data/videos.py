@@ -97,7 +97,7 @@ class VideoReader:
     """Steps of one video, decoded lazily; a context manager.
 
     Going back within a step is free. Going back further, and going forward past a key frame, starts at the last
-    key frame before what is asked for, so that frames between two looks are not decoded; where a file's key
+    key frame before what is asked for, so that frames between two reads are not decoded; where a file's key
     frames cannot be trusted, at the start of the file. Same bytes, step and specification: same array.
 
     Arguments:

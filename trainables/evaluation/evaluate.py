@@ -41,7 +41,7 @@ from paretovid.trainables.outcome import Detection, Outcome, Setting
 from paretovid.trainables.provider import FeatureProvider
 
 CHEAPEST = 1
-"""The decision to look at the first source only. Looks that count as usage are above it."""
+"""The decision to read the first source only. Reads that count as usage are above it."""
 METRIC_NAMES = {"paper": "map", "present_only": "map_present", "activitynet": "map_interpolated"}
 OBJECTIVES: dict[Task, str] = {"classification": MAP, "localization": map_iou_name(THUMOS_THRESHOLDS)}
 """What a task's quality is called, in every result and wherever one is shown."""

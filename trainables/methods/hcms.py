@@ -255,7 +255,7 @@ class Hcms(Method):
         )
         self.gates = nn.ModuleList(self.network.gates())
 
-    def looks(self) -> tuple[str, ...]:
+    def reads(self) -> tuple[str, ...]:
         return ("none", *self.config.sources)
 
     def loss(self, batch: Batch, progress: Progress) -> Loss:

@@ -366,7 +366,7 @@ def test_predict_goes_on_past_a_bad_video(monkeypatch: pytest.MonkeyPatch, capsy
         "a.mp4: three 0.900",
         "  0.5 GFLOPs; looked at 2 of 3 steps closely (steps 1, 2)",
         "  calls: fine x 2",
-        "  the cap refused at least one look",
+        "  the cap refused at least one read",
         "  note: no audio: silence",
         "b.txt: not a video",
         "note: of both videos",

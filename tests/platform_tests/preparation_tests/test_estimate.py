@@ -44,7 +44,7 @@ def test_annotations_tell_the_steps_before_a_video_is_looked_at(activitynet: lis
     )
 
 
-def test_it_is_steps_times_the_measured_cost_of_each_look(activitynet: list[str]) -> None:
+def test_it_is_steps_times_the_measured_cost_of_each_read(activitynet: list[str]) -> None:
     paper = ["backbones=paper", "backbones.weights=random"]
     config = load_sweep_config([*activitynet, *paper])
     names = family("paper")

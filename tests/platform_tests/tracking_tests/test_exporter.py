@@ -135,7 +135,7 @@ def test_a_driver_killed_between_sending_and_noting_it_sends_twice_and_makes_onc
     assert len(runs(home, name, "trial")) == 3
 
 
-def test_a_run_that_a_lost_answer_has_made_twice_is_put_away(home: Home, name: str) -> None:
+def test_a_run_that_a_lost_answer_has_made_twice_is_discarded(home: Home, name: str) -> None:
     journal = SweepJournal(home.sweep(name))
     Delivery(home, name, None).send([finish(home, journal, "t0000")])
     store, (child,) = open_store(home), runs(home, name, "trial")

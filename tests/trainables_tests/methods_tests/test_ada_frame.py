@@ -37,7 +37,7 @@ POINTER: dict[str, Any] = {
 }
 
 
-def looks(utilities: list[float], steps: int, **setting: float) -> int:
+def reads(utilities: list[float], steps: int, **setting: float) -> int:
     """After how many of these utilities a run would have stopped."""
     stop = UtilityStop(setting, steps)
     for count, utility in enumerate(utilities, start=1):
@@ -65,22 +65,22 @@ def test_the_patience_is_the_papers():
     ],
 )
 def test_margin_or_patience(utilities, setting, expected):
-    assert looks(utilities, 10, **setting) == expected
+    assert reads(utilities, 10, **setting) == expected
 
 
 def test_algorithm_2_counts_falls_and_runs_at_least_its_patience():
     rule = {"stop_rule": ALGORITHM2, "mu": 0.2}
     # The maximum starts at 0, so that utilities below -mu fall at once; p = 10 // 2 + 1.
-    assert looks([-0.5] * 10, 10, **rule) == 6
-    assert looks([0.6, 0.3, 0.5, 0.3, 0.3, 0.3, 0.3, 0.3], 10, **rule, patience=3) == 5
-    assert looks([0.6, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5], 10, **rule) == 10
+    assert reads([-0.5] * 10, 10, **rule) == 6
+    assert reads([0.6, 0.3, 0.5, 0.3, 0.3, 0.3, 0.3, 0.3], 10, **rule, patience=3) == 5
+    assert reads([0.6, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5], 10, **rule) == 10
 
 
 def test_no_number_of_frames_below_the_patience_under_algorithm_2():
     """Why it cannot be what the paper's tables were made with: K = 10, mu = 0.2 is told to use 2.46 frames."""
     falling = [1.0 - 0.3 * i for i in range(10)]
-    assert looks(falling, 10, mu=0.2, stop_rule=ALGORITHM2) >= 6
-    assert looks(falling, 10, mu=0.2) == 2
+    assert reads(falling, 10, mu=0.2, stop_rule=ALGORITHM2) >= 6
+    assert reads(falling, 10, mu=0.2) == 2
 
 
 def test_a_place_is_clamped_for_indexing_only():

@@ -161,7 +161,7 @@ def test_any_sources_in_any_order(sources: tuple[str, ...]) -> None:
     names = [f"gate_offset_{level}" for level in range(1, len(sources))]
     outcome = run_cached(method, split, dict.fromkeys(names, ALWAYS))
     assert torch.equal(outcome.decisions.max(dim=1).values, torch.full((8,), len(sources)))
-    assert method.looks() == ("none", *sources)
+    assert method.reads() == ("none", *sources)
     first = run_cached(method, split, dict.fromkeys(names, NEVER))
     assert {name for name in first.calls if name.startswith("synthetic")} == {f"synthetic_{sources[0]}@1"}
     backbones = {name: count for name, count in outcome.calls.items() if name.startswith("synthetic")}
@@ -318,7 +318,7 @@ def test_a_cap_of_exactly_the_cost_is_kept_and_one_multiply_accumulate_less_is_n
 
 def test_a_cap_below_the_cheapest_answer_says_what_that_costs() -> None:
     method, split = hcms(), synthetic_split()
-    with pytest.raises(UsageError, match="does not pay for one audio look") as error:
+    with pytest.raises(UsageError, match="does not pay for one audio read") as error:
         run_cached(method, split, {"max_gflops": 1e-5})
     enough = float(error.value.hint.split()[4])
     answered = run_cached(method, split, {"max_gflops": enough})
@@ -474,7 +474,7 @@ def test_sound_comes_first_and_frames_only_where_a_gate_asks(
     everything = predicted(at(ALWAYS, ALWAYS))
     assert [kind for _, kind in read] == ["logmel"] * steps + ["frame", "snippet"] * steps
     capped = predicted(at(ALWAYS, ALWAYS, max_gflops=everything.gflops / 2))
-    last = max(step for step, look in enumerate(capped.steps) if look != "none")
+    last = max(step for step, word in enumerate(capped.steps) if word != "none")
     assert 0 < last < steps - 1 and max(step for step, _ in read) == last
     assert capped.gflops <= everything.gflops / 2
 
@@ -482,7 +482,7 @@ def test_sound_comes_first_and_frames_only_where_a_gate_asks(
 # What others read
 
 
-def test_usage_counts_every_look_beyond_the_first_source() -> None:
+def test_usage_counts_every_read_beyond_the_first_source() -> None:
     measured = Measured(
         setting={},
         scores=np.array([[0.9, 0.1], [0.2, 0.8]], np.float32),
@@ -504,12 +504,12 @@ def test_offsets_are_evaluated_at_all_gates_together_and_at_each_alone() -> None
 
 
 @pytest.mark.parametrize(
-    ("offsets", "looks"), [((ALWAYS, NEVER), 2), ((ALWAYS, ALWAYS), 3), ((NEVER, ALWAYS), 1)]
+    ("offsets", "reads"), [((ALWAYS, NEVER), 2), ((ALWAYS, ALWAYS), 3), ((NEVER, ALWAYS), 1)]
 )
-def test_an_offset_moves_its_own_gate(offsets: tuple[float, float], looks: int) -> None:
+def test_an_offset_moves_its_own_gate(offsets: tuple[float, float], reads: int) -> None:
     split = synthetic_split()
     decisions = run_cached(hcms(), split, at(*offsets)).decisions
-    assert (decisions[split.mask] == looks).all()
+    assert (decisions[split.mask] == reads).all()
 
 
 def test_an_offset_is_added_to_the_logit_of_use() -> None:
@@ -520,9 +520,9 @@ def test_an_offset_is_added_to_the_logit_of_use() -> None:
             assert isinstance(gate, torch.nn.Linear)
             gate.weight.zero_()
             gate.bias.copy_(torch.tensor([3.0, 1.0]))
-    for offset, looks in ((1.9, 1), (2.1, 3)):
+    for offset, reads in ((1.9, 1), (2.1, 3)):
         decisions = run_cached(method, synthetic_split(), at(offset, offset)).decisions
-        assert (decisions[synthetic_split().mask] == looks).all()
+        assert (decisions[synthetic_split().mask] == reads).all()
 
 
 def test_caps_are_in_units_of_one_step_with_every_source() -> None:

@@ -153,7 +153,9 @@ def test_one_member_is_always_paid_and_at_most_one_more(reads):
     assert bool(((others == clips) | (others == 0)).all())
     assert bool(((others > 0).sum(dim=0) <= 1).all()) and bool((others > 0).any())
     assert outcome.calls["model_selection.selector"].tolist() == [1] * 40
-    alone = run_cached(synthetic_method("single_model"), split, {"member": method.reads, "clips": 2})
+    alone = run_cached(
+        synthetic_method("single_model"), split, {"member": method.selector_member, "clips": 2}
+    )
     kept = (others > 0).sum(dim=0) == 0
     torch.testing.assert_close(outcome.scores[kept], alone.scores[kept])  # reused, not asked again
 
@@ -299,7 +301,7 @@ def test_a_pool_out_of_order_is_told_its_order_and_equal_cost_is_no_disorder():
         )
         fresh.use_source_info(equal)
         assert fresh.pool.cost_shares.tolist() == [0.5, 0.5]
-        assert method is None or method.looks() == ("none", "s", "m")
+        assert method is None or method.reads() == ("none", "s", "m")
 
 
 def test_shares_of_cost_add_up_to_one_and_travel_with_the_weights():
