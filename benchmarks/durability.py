@@ -73,7 +73,7 @@ BEATS_PER_EPOCH = 2  # one step of 16 videos, and one look whether to stop
 
 def start(*words: str, home: Path | str, log: Path | None = None) -> subprocess.Popen[bytes]:
     """The command, as a user types it. `log`: where it writes; by default into a home that is a folder."""
-    # A heartbeat at every beat, so that what is lost can be told to the epoch.
+    # A heartbeat at every beat, so that what is lost can be counted to the epoch.
     signs = {"PARETOVID_SIGN_SECONDS": "0"}
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MLFLOW_TRACKING_URI": "", **signs}
     command = [str(Path(sys.executable).with_name("paretovid")), *words, f"home={home}"]
@@ -375,9 +375,9 @@ def _stock_audit(home: Path) -> dict[str, Any]:
     for path in (home / "starts").glob("*"):
         lines = path.read_text().splitlines()
         again += "finish" in lines and "start" in lines[lines.index("finish") :]
-    told = (home / "tune.txt").read_text() if (home / "tune.txt").exists() else "did not end"
+    tune = (home / "tune.txt").read_text() if (home / "tune.txt").exists() else "did not end"
     return {
-        "tune": told,
+        "tune": tune,
         "finished": _stock_counts(home)["finish"],
         "starts": _stock_counts(home)["start"],
         "study": dict(Counter(trial.state.name for trial in trials)),
@@ -593,7 +593,7 @@ def s3_errors(folder: Path, rate: float) -> dict[str, Any]:
 
 
 def audit_behind(home: Path) -> int:
-    """Events that MLflow has not been told."""
+    """Events that MLflow has not been sent."""
     from paretovid.platform.sweeps.status import status_of
 
     return status_of(Home(home), "s").untracked

@@ -59,7 +59,7 @@ VIEWS = (10, 0)
 """Of Table 1: ten, and every step."""
 QUALITY_MARGIN = 0.005
 AUDIO_SENSITIVE_AP = 0.7
-"""A class is told by sound if audio alone has this AP on validation; the paper's Table 4 lists 72 % and more."""
+"""A class is recognized by sound if audio alone has this AP on validation; the paper's Table 4 lists 72 % and more."""
 
 
 def letters(sources: Iterable[str]) -> str:
@@ -129,17 +129,17 @@ def mean_val(points: Sequence[Point], key: str) -> float:
     return float(np.mean([point.val.numbers()[key] for point in points]))
 
 
-def cost_at_quality(runs: Runs, rival: list[Point], *, margin: float, natural: bool) -> dict[str, Any]:
+def cost_at_quality(runs: Runs, rival: list[Point], *, margin: float, only_defaults: bool) -> dict[str, Any]:
     """Claim (a): the cheapest HCMS setting as good as `rival` (a point per seed), both as measured on test.
 
     Chosen by the mean over seeds on validation.
 
     Arguments:
         margin: how far below the rival a setting may be on validation.
-        natural: only settings with all inference knobs at their defaults, one per pair of skip ratios.
+        only_defaults: only settings with all inference knobs at their defaults, one per pair of skip ratios.
     """
     ours = by_setting(runs, [hcms_name(skips) for skips in SKIPS])
-    if natural:
+    if only_defaults:
         ours = {key: each for key, each in ours.items() if not any(each[0].setting.values())}
     bar = mean_val(rival, "map") - margin
     good = [each for each in ours.values() if mean_val(each, "map") >= bar]
@@ -208,8 +208,8 @@ def shares_skipped(point: Point, num_steps: np.ndarray) -> list[float]:
     ]
 
 
-def natural_row(points: list[Point], num_steps: np.ndarray) -> dict[str, Any]:
-    """Test figures of a trial's natural setting: claims (c) and (f), Tables 1 and 6."""
+def default_row(points: list[Point], num_steps: np.ndarray) -> dict[str, Any]:
+    """Test figures of a trial's default setting: claims (c) and (f), Tables 1 and 6."""
     point = points[0]
     skips = shares_skipped(point, num_steps)
     return {
@@ -221,7 +221,7 @@ def natural_row(points: list[Point], num_steps: np.ndarray) -> dict[str, Any]:
 
 
 def under_caps(points: list[Point]) -> list[dict[str, float]]:
-    """Claim (d), Table 2: mAP under each cap at the natural gates, the uncapped run last (cap 0)."""
+    """Claim (d), Table 2: mAP under each cap at the default gates, the uncapped run last (cap 0)."""
     capped = [
         p for p in points if not any(v for k, v in p.setting.items() if k not in ("max_gflops", "cap_rule"))
     ]
@@ -238,7 +238,7 @@ def cost_by_class(point: Point, targets: np.ndarray) -> np.ndarray:
 
 
 def audio_sensitive(folder: Path, seed: int) -> np.ndarray:
-    """`[C]` bool: classes that audio alone tells, by its AP on validation (Table 4)."""
+    """`[C]` bool: classes that audio alone recognizes, by its AP on validation (Table 4)."""
     tensors = load_file(folder / f"early-A-all-s{seed}" / "scores.safetensors")
     scores, targets = tensors["val/scores"][0].astype(np.float64), tensors["val/targets"]
     return average_precision_paper(scores, targets.astype(np.float64)) >= AUDIO_SENSITIVE_AP
@@ -257,7 +257,7 @@ def costs_of_classes(
         "by_group": relative,
         "by_class": dict(zip(dataset.classes, (each / mean).tolist(), strict=True)),
         "audio_sensitive": [
-            name for name, told in zip(dataset.classes, sensitive, strict=True) if bool(told)
+            name for name, is_sensitive in zip(dataset.classes, sensitive, strict=True) if bool(is_sensitive)
         ],
         "audio_sensitive_all_below_mean": bool(sensitive.any() and (each[sensitive] < mean).all()),
     }
@@ -465,9 +465,9 @@ def analyse(prepared: Prepared, folder: Path, seed: int, points: Run) -> dict[st
     sensitive = audio_sensitive(folder, seed)
     return {
         "seed": seed,
-        "skips": {hcms_name(s): natural_row(points[hcms_name(s)], num_steps) for s in SKIPS},
+        "skips": {hcms_name(s): default_row(points[hcms_name(s)], num_steps) for s in SKIPS},
         "orders": {
-            "".join(LETTERS[s] for s in order): natural_row(points[hcms_name(ORDER_SKIPS, order)], num_steps)
+            "".join(LETTERS[s] for s in order): default_row(points[hcms_name(ORDER_SKIPS, order)], num_steps)
             for order in ORDERS
         },
         "caps": {hcms_name(s): under_caps(points[hcms_name(s)]) for s in SKIPS},
@@ -509,7 +509,7 @@ def document(study: Study) -> Document:
     return {
         "cost_at_quality": {
             f"against {rival_name}, {kind}, {margin_name}": cost_at_quality(
-                points, rival, margin=margin, natural=kind == "natural settings"
+                points, rival, margin=margin, only_defaults=kind == "natural settings"
             )
             for rival_name, rival in (
                 ("10 views", ten),
@@ -527,7 +527,7 @@ def document(study: Study) -> Document:
 
 def draw(study: Study, _: Document, pictures: Path) -> None:
     """The pictures of the first seed."""
-    targets, num_steps = study.truth("random_levels")
+    targets, num_steps = study.targets_and_steps("random_levels")
     point = study.runs[0][hcms_name(ORDER_SKIPS)][0]
     picture_of_steps(point, study.folder, study.prepared.dataset, pictures / "hcms_steps.png")
     picture_of_usage(point, num_steps, targets, study.classes, pictures / "hcms_usage.png")

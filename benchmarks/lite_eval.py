@@ -37,7 +37,7 @@ BASELINES = ("uniform", "uniform+coarse", "lstm", "lstm+coarse", "lstm-all", "ls
 
 
 def cost_at_quality(
-    runs: Sequence[Run], margin: float = QUALITY_MARGIN, is_natural: bool = False
+    runs: Sequence[Run], margin: float = QUALITY_MARGIN, is_default: bool = False
 ) -> list[dict[str, Any]]:
     """Claim (a): the cheapest LiteEval setting as good as the best uniform or LSTM baseline.
 
@@ -46,14 +46,14 @@ def cost_at_quality(
 
     Arguments:
         margin: how far below the baseline a setting may be on validation.
-        is_natural: only settings with all inference knobs at their defaults, one per gamma.
+        is_default: only settings with all inference knobs at their defaults, one per gamma.
     """
     rivals = settings_of(runs, BASELINES)
     best_map = max(value for value, _, _ in rivals.values())
     # Of equally good baselines the cheapest counts: the comparison should be hard on us.
     _, _, rival = min((v for v in rivals.values() if v[0] >= best_map - 1e-9), key=lambda v: v[1])
     ours = settings_of(runs, [f"lite_eval-g{g}" for g in GAMMAS])
-    if is_natural:
+    if is_default:
         ours = {key: value for key, value in ours.items() if not any(value[2][0].setting.values())}
     good = [v for v in ours.values() if v[0] >= best_map - margin]
     _, _, chosen = min(good, key=lambda v: v[1]) if good else max(ours.values(), key=lambda v: v[0])
@@ -73,7 +73,7 @@ def cost_at_quality(
     ]
 
 
-def natural(points: list[Point]) -> Point:
+def default_point(points: list[Point]) -> Point:
     """The point with every inference knob at its default: the first."""
     return points[0]
 
@@ -82,7 +82,7 @@ def against_random(points: Run, targets: np.ndarray) -> list[dict[str, Any]]:
     """At no less cost for the random gate: LiteEval minus random, paired over test videos."""
     rows = []
     for g in GAMMAS:
-        ours = natural(points[f"lite_eval-g{g}"])
+        ours = default_point(points[f"lite_eval-g{g}"])
         above = [
             p
             for p in points["random_gate"]
@@ -137,7 +137,7 @@ def usage(points: Run, targets: np.ndarray, num_steps: np.ndarray) -> list[dict[
     """Claim (g): the share of steps looked at closely, over videos and over classes."""
     rows = []
     for g in GAMMAS:
-        share = (natural(points[f"lite_eval-g{g}"]).decisions == 2).sum(axis=1) / num_steps
+        share = (default_point(points[f"lite_eval-g{g}"]).decisions == 2).sum(axis=1) / num_steps
         by_class = np.array([share[targets[:, c] > 0].mean() for c in range(targets.shape[1])])
         rows.append(
             {
@@ -152,11 +152,11 @@ def usage(points: Run, targets: np.ndarray, num_steps: np.ndarray) -> list[dict[
 
 
 def curve(points: list[Point]) -> dict[str, float]:
-    """The natural and the best (on validation) point of a trial, as measured on test."""
+    """The default and the best (on validation) point of a trial, as measured on test."""
     best = max(points, key=lambda p: p.val.qualities["map"])
     return {
-        "natural_map": natural(points).test.qualities["map"],
-        "natural_gflops": natural(points).test.gflops,
+        "natural_map": default_point(points).test.qualities["map"],
+        "natural_gflops": default_point(points).test.gflops,
         "best_map": best.test.qualities["map"],
         "best_gflops": best.test.gflops,
     }
@@ -172,7 +172,7 @@ def analyse(points: Run, targets: np.ndarray, num_steps: np.ndarray, seed: int) 
     return {
         "seed": seed,
         "against_random": against_random(points, targets),
-        "against_no_sync": against_no_sync(points, targets, natural),
+        "against_no_sync": against_no_sync(points, targets, default_point),
         "against_no_sync_thrifty": against_no_sync(points, targets, thrifty),
         "usage": usage(points, targets, num_steps),
         "curves": {name: curve(points[name]) for name in TRIALS},
@@ -182,12 +182,12 @@ def analyse(points: Run, targets: np.ndarray, num_steps: np.ndarray, seed: int) 
 def document(study: Study) -> Document:
     """Everything that is reported."""
     runs = study.runs
-    targets, num_steps = study.truth("oracle")
+    targets, num_steps = study.targets_and_steps("oracle")
     return {
         "cost_at_quality": {
             "all settings": cost_at_quality(runs),
             "all, not below": cost_at_quality(runs, margin=0.0),
-            "natural settings": cost_at_quality(runs, is_natural=True),
+            "natural settings": cost_at_quality(runs, is_default=True),
             "each seed alone": [cost_at_quality([run])[0] for run in runs],
         },
         "runs": [analyse(run, targets, num_steps, seed) for seed, run in enumerate(runs)],

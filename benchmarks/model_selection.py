@@ -83,7 +83,7 @@ FEW: Trials = {"select-xs": selection(**AT_3), **SEEN}
 TAGGED = ("data.multi_label=true", "data.name=moving_digits_tags")
 
 
-class Truth:
+class LabelledVideos:
     """Test targets `[N, C]` and what follows from them."""
 
     def __init__(self, folder: Path) -> None:
@@ -308,20 +308,24 @@ def members_by_class(point: Point, num_classes: int, labels: np.ndarray, members
     return np.array([[(chosen[labels == c] == k).mean() for k in range(members)] for c in range(num_classes)])
 
 
-def class_cost(point: Point, truth: Truth) -> list[dict[str, float]]:
+def class_cost(point: Point, labelled: LabelledVideos) -> list[dict[str, float]]:
     """Fig. 3c: mean GFLOPs and accuracy of each class."""
-    right = truth.right(point)
+    right = labelled.right(point)
     return [
         {
-            "gflops": float(point.gflops[truth.labels == c].mean()),
-            "top1": float(right[truth.labels == c].mean()),
+            "gflops": float(point.gflops[labelled.labels == c].mean()),
+            "top1": float(right[labelled.labels == c].mean()),
         }
-        for c in range(truth.targets.shape[1])
+        for c in range(labelled.targets.shape[1])
     ]
 
 
 def paired(
-    chosen: Sequence[Mapping[str, Any]], runs: Sequence[Run], trial: str, truth: Truth, metric: str
+    chosen: Sequence[Mapping[str, Any]],
+    runs: Sequence[Run],
+    trial: str,
+    labelled: LabelledVideos,
+    metric: str,
 ) -> dict[str, float]:
     """95 % interval of the difference to the single member, over seeds and resampled videos, both drawn.
 
@@ -332,8 +336,8 @@ def paired(
     own = [_point(run[trial], row["chosen"]) for run, row in zip(runs, chosen, strict=True)]
     rival = _point(runs[0]["single_model"], chosen[0]["baseline"])
     drawn = []
-    for videos in truth.draws[: RESAMPLES if metric == "top1" else MAP_RESAMPLES]:
-        targets = truth.targets[videos]
+    for videos in labelled.draws[: RESAMPLES if metric == "top1" else MAP_RESAMPLES]:
+        targets = labelled.targets[videos]
         gains = [
             _quality(own[seed].scores[videos], targets, metric)
             for seed in generator.integers(0, len(own), len(own))
@@ -361,7 +365,7 @@ def train(study: Study, trials: Trials) -> list[Run]:
 
 
 def quality_at_cost(
-    runs: Sequence[Run], trial: str, metric: str, truth: Truth
+    runs: Sequence[Run], trial: str, metric: str, labelled: LabelledVideos
 ) -> dict[str, list[dict[str, Any]]]:
     """Claim (b) and the aim: against the best single member, chosen on validation."""
 
@@ -388,7 +392,7 @@ def quality_at_cost(
         cheap, [trial], ["single_model"], margin=-1.0, metric=metric
     )
     for rows in found.values():
-        rows[0]["over_seeds_and_videos"] = paired(rows, runs, trial, truth, metric)
+        rows[0]["over_seeds_and_videos"] = paired(rows, runs, trial, labelled, metric)
     return found
 
 
@@ -407,7 +411,7 @@ def curves(runs: Sequence[Run], trial: str, metric: str) -> dict[str, Any]:
 def claims(study: Study) -> Document:
     """Everything about the pool of four sizes."""
     runs, folder, classes = study.runs, study.folder, study.classes
-    truth = Truth(folder / "single_model-s0")
+    labelled = LabelledVideos(folder / "single_model-s0")
     shown = [with_alpha(run["select-xs"], OWN)[0.5] for run in runs]
     document = {
         "pool": list(POOL),
@@ -418,8 +422,8 @@ def claims(study: Study) -> Document:
         "ensemble": [
             {**p.setting, "gflops": p.test.gflops, "top1": p.test.top1} for p in runs[0]["model_ensemble"]
         ],
-        "quality_at_cost": quality_at_cost(runs, "select-xs", "top1", truth),
-        "quality_at_cost_map": quality_at_cost(runs, "select-xs", "map", truth),
+        "quality_at_cost": quality_at_cost(runs, "select-xs", "top1", labelled),
+        "quality_at_cost_map": quality_at_cost(runs, "select-xs", "map", labelled),
         **curves(runs, "select-xs", "top1"),
         "against_random_map": [against_random(run, "select-xs", "map") for run in runs],
         "by_reader": [by_reader(run, "top1") for run in runs],
@@ -432,12 +436,12 @@ def claims(study: Study) -> Document:
         "class_cost": dict(
             zip(
                 classes,
-                map(list, zip(*(class_cost(point, truth) for point in shown), strict=True)),
+                map(list, zip(*(class_cost(point, labelled) for point in shown), strict=True)),
                 strict=True,
             )
         ),
         "members_by_class": np.mean(
-            [members_by_class(p, len(classes), truth.labels, len(POOL)) for p in shown], axis=0
+            [members_by_class(p, len(classes), labelled.labels, len(POOL)) for p in shown], axis=0
         ).tolist(),
         "classes": list(classes),
     }
@@ -457,7 +461,7 @@ def brief(study: Study, trials: Trials) -> Document:
             {**p.setting, "gflops": p.test.gflops, "top1": p.test.top1, "map": p.test.qualities["map"]}
             for p in runs[0]["single_model"]
         ],
-        "quality_at_cost": quality_at_cost(runs, trial, metric, Truth(folder / "single_model-s0")),
+        "quality_at_cost": quality_at_cost(runs, trial, metric, LabelledVideos(folder / "single_model-s0")),
         **curves(runs, trial, metric),
         "losses": pool_losses(study.prepared, pool, shares_of_cost(folder, pool)),
         "label_shares": {

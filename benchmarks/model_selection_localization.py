@@ -141,7 +141,7 @@ def against_random(run: Run) -> list[dict[str, Any]]:
     return rows
 
 
-def natural(run: Run) -> dict[str, dict[str, float]]:
+def default_rows(run: Run) -> dict[str, dict[str, float]]:
     """Every trial at its default setting, and random clips at all motion."""
     rows = {name: points[0] for name, points in run.items()}
     rows["random-clips, all motion"] = max(run["random-clips"], key=lambda p: p.test.gflops)
@@ -155,8 +155,10 @@ def evaluators(folder: Path, seed: int) -> dict[str, dict[str, float]]:
     rows: dict[str, dict[str, float]] = {}
     for name in ("appearance-only", "motion-only", "two-stream", "soft-0.4"):
         scores = read_scores(folder / f"{name}-s{seed}", "test")
-        assert scores.detections is not None and scores.truth is not None
-        rows[name] = {e: map_iou(scores.detections[0], scores.truth, evaluator=e)[MAP] for e in EVALUATORS}
+        assert scores.detections is not None and scores.ground_truth is not None
+        rows[name] = {
+            e: map_iou(scores.detections[0], scores.ground_truth, evaluator=e)[MAP] for e in EVALUATORS
+        }
     return rows
 
 
@@ -332,7 +334,7 @@ def _common(runs: Sequence[Run], name: str) -> list[Run]:
 
 
 def draw_example(prepared: Prepared, folder: Path, path: Path) -> None:
-    """A test video's timeline with both models everywhere, the disparity, and the choice at the natural theta."""
+    """A test video's timeline with both models everywhere, the disparity, and the choice at the default theta."""
     result = json.loads((folder / "result.json").read_text())
     method = trained(folder, result)
     stores, dataset = stores_of(prepared, method), prepared.dataset
@@ -387,7 +389,7 @@ def draw_example(prepared: Prepared, folder: Path, path: Path) -> None:
         dataset.video_path(record),
         prediction,
         path,
-        truth=record.events,
+        ground_truth=record.events,
         classes=dataset.classes,
         disparity=apart[0].tolist(),
     )
@@ -434,7 +436,7 @@ def document(study: Study) -> Document:
             {
                 "seed": seed,
                 "against_random": against_random(run),
-                "natural": natural(run),
+                "natural": default_rows(run),
                 "evaluators": evaluators(folder, seed),
                 "disparity": disparities(prepared, folder / f"soft-0.4-s{seed}"),
                 "pseudo_labels": {
@@ -457,7 +459,7 @@ def draw_all(study: Study, document: Document, folder: Path) -> None:
 
 AGAINST_MOTION = tuple(Cell(name, percent=True) for name in ("map", "motion_map", "difference", "cost_ratio"))
 QUALITIES = (MAP, "map_iou_0.1", "map_iou_0.3", "map_iou_0.5", "map_iou_0.7", "map", "usage")
-NATURAL = tuple(Cell(name, percent=True) for name in QUALITIES)
+DEFAULT_CELLS = tuple(Cell(name, percent=True) for name in QUALITIES)
 CLIPS = tuple(Cell(name) for name in ("disparity", "rgb", "motion", "asks_motion"))
 BENCHMARKS = (
     Benchmark(
@@ -485,7 +487,9 @@ BENCHMARKS = (
                 AGAINST_MOTION,
             ),
             against_random_text,
-            Shown("trial, natural setting", "natural", ("trial",), (*NATURAL, Cell("gflops", "GFLOPs"))),
+            Shown(
+                "trial, natural setting", "natural", ("trial",), (*DEFAULT_CELLS, Cell("gflops", "GFLOPs"))
+            ),
             Shown(
                 "evaluator", "evaluators", ("trial",), tuple(Cell(name, percent=True) for name in EVALUATORS)
             ),
@@ -507,7 +511,7 @@ BENCHMARKS = (
                     "random clips, half of them to flow": {"trial": "random-clips"},
                     **{f"selection, beta {b:g}": {"trial": f"soft-{b:g}"} for b in (0.4, 0.5, 0.7)},
                 },
-                (NATURAL[0], NATURAL[1], NATURAL[3], NATURAL[4], Cell("gflops")),
+                (DEFAULT_CELLS[0], DEFAULT_CELLS[1], DEFAULT_CELLS[3], DEFAULT_CELLS[4], Cell("gflops")),
             ),
             PageTable(
                 "| at most, of flow-only's cost on validation |",

@@ -32,11 +32,11 @@ def main() -> None:
     cells = [component_cells(entry) for entry in backbones if entry["name"] not in COMPONENTS]
     print("## Components\n")
     print(table(("component", "input", "measured", "stated", "difference", "where, and why"), cells))
-    stated, measured = published_rows(), published_rows(all_measured=True)
+    given, measured = published_rows(), published_rows(all_measured=True)
     print("\n## How closely\n")
-    print(f"With the costs that papers state, else measured:\n\n{summary(stated)}\n")
+    print(f"With the costs that papers state, else measured:\n\n{summary(given)}\n")
     print(f"With every cost measured, whatever a paper states:\n\n{summary(measured)}")
-    pairs = list(zip(stated, measured, strict=True))
+    pairs = list(zip(given, measured, strict=True))
     for paper, of_paper in itertools.groupby(pairs, key=lambda pair: pair[0].paper):
         print(f"\n## {paper}\n")
         rows = [

@@ -52,7 +52,7 @@ def exclusive_lock(
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process of this machine has the lock, or may have it: a file that cannot be read does not tell.
+    """Whether a process of this machine has the lock, or may have it: a file that cannot be read does not say.
 
     Needs no right to write, and makes no file.
     """

@@ -10,7 +10,7 @@ What is read is checked by length and digest, and gets its name on this disk onl
 again for `patience` seconds, a download from the byte that it had come to.
 
 Credentials and the endpoint are what botocore finds (`AWS_ACCESS_KEY_ID`, `AWS_PROFILE`, a role, ...;
-`AWS_ENDPOINT_URL`): nothing of them is kept, or told in an error.
+`AWS_ENDPOINT_URL`): nothing of them is kept, or shown in an error.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ class Fields:
         return tuple(str(name) for name in self._data)
 
     def check_version(self, latest: int, earliest: int = 1) -> int:
-        """The document's version; 1 where it states none. Raises `DataError` outside `earliest` to `latest`."""
+        """The document's version; 1 where it has none. Raises `DataError` outside `earliest` to `latest`."""
         found = self.whole("version", 1)
         if found > latest:
             raise DataError(

@@ -48,7 +48,7 @@ class DataError(ParetovidError):
 
 
 class VideoError(DataError):
-    """One video that cannot be read; the others go on."""
+    """One video that cannot be read; the others continue."""
 
 
 class StaleFeaturesError(DataError):

@@ -182,11 +182,11 @@ def _evaluate(
     if config.inference_setting is not None:
         settings = [complete({**default, **config.inference_setting})]
     measured: dict[Split, list[Measured]] = {}
-    truth: dict[Split, FeatureSplit] = {}
+    ground_truth: dict[Split, FeatureSplit] = {}
     instances: dict[Split, GroundTruth] = {}
     for name in SPLITS:
         splits = list(data.batches(name))
-        truth[name] = _concatenated(splits)
+        ground_truth[name] = _concatenated(splits)
         if method.task == "localization":
             instances[name] = true_instances(data.dataset, data.records(name))
         expand = config.inference_setting is None
@@ -197,13 +197,13 @@ def _evaluate(
         measured[name] = measure(answered, costs, max_steps=max(s.mask.shape[1] for s in splits))
     kept = _distinct(measured)
     _write_scores(
-        Path(config.output), {n: [measured[n][i] for i in kept] for n in measured}, truth, instances
+        Path(config.output), {n: [measured[n][i] for i in kept] for n in measured}, ground_truth, instances
     )
 
     def metrics(split: Split, i: int) -> Metrics:
         return measured[split][i].metrics(
-            truth[split].targets.numpy(),
-            truth[split].num_steps.numpy(),
+            ground_truth[split].targets.numpy(),
+            ground_truth[split].num_steps.numpy(),
             used_above=min(CHEAPEST, len(method.reads()) - 2),
             instances=instances.get(split),
             dataset=data.dataset,
@@ -251,9 +251,9 @@ def _at_default(
     splits, default = list(data.batches("val")), method.settings()[:1]
     answered = ((split, _answers(method, data, split, default, costs, expand=False)) for split in splits)
     (measured,) = measure(answered, costs, max_steps=max(s.mask.shape[1] for s in splits))
-    truth = _concatenated(splits)
+    ground_truth = _concatenated(splits)
     instances = true_instances(data.dataset, data.records("val")) if method.task == "localization" else None
-    return measured.metrics(truth.targets.numpy(), truth.num_steps.numpy(), instances=instances)
+    return measured.metrics(ground_truth.targets.numpy(), ground_truth.num_steps.numpy(), instances=instances)
 
 
 def _while_wanted(splits: list[FeatureSplit], context: TrialContext) -> Iterator[FeatureSplit]:
@@ -287,7 +287,7 @@ def _distinct(measured: Mapping[Split, list[Measured]]) -> list[int]:
 def _write_scores(
     folder: Path,
     measured: Mapping[Split, list[Measured]],
-    truth: Mapping[Split, FeatureSplit],
+    ground_truth: Mapping[Split, FeatureSplit],
     instances: Mapping[Split, GroundTruth],
 ) -> None:
     tensors: dict[str, Tensor] = {}
@@ -295,8 +295,8 @@ def _write_scores(
         tensors[f"{name}/scores"] = torch.from_numpy(np.stack([point.scores for point in points]))
         tensors[f"{name}/gflops"] = torch.from_numpy(np.stack([point.gflops for point in points]))
         tensors[f"{name}/decisions"] = torch.from_numpy(np.stack([point.decisions for point in points]))
-        tensors[f"{name}/targets"] = truth[name].targets
-        tensors[f"{name}/num_steps"] = truth[name].num_steps
+        tensors[f"{name}/targets"] = ground_truth[name].targets
+        tensors[f"{name}/num_steps"] = ground_truth[name].num_steps
         if name in instances:
             tensors[f"{name}/events"] = _rows(instances[name].events)
             tensors[f"{name}/ambiguous"] = _segment_rows(instances[name].ambiguous)
@@ -307,7 +307,7 @@ def _write_scores(
     save_file(
         tensors,
         temporary,
-        metadata={name: json.dumps(list(split.video_ids)) for name, split in truth.items()},
+        metadata={name: json.dumps(list(split.video_ids)) for name, split in ground_truth.items()},
     )
     _keep(temporary, folder / SCORES_FILE)
 

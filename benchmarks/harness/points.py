@@ -99,7 +99,7 @@ def cost_at_quality(
     rivals: Iterable[str],
     *,
     margin: float,
-    is_natural: bool = False,
+    is_default: bool = False,
     metric: str = "map",
 ) -> list[dict[str, Any]]:
     """The cheapest setting of `ours` as good as the best of `rivals`.
@@ -109,7 +109,7 @@ def cost_at_quality(
 
     Arguments:
         margin: how far below the rival a setting may be on validation.
-        is_natural: only the natural setting of each trial.
+        is_default: only the default setting of each trial.
         metric: of quality, `map` or `top1`.
     """
     theirs = settings_of(runs, rivals, metric)
@@ -117,9 +117,9 @@ def cost_at_quality(
     # Of equally good rivals the cheapest counts: the comparison should be hard on us.
     _, _, rival = min((v for v in theirs.values() if v[0] >= best - 1e-9), key=lambda v: v[1])
     candidates = settings_of(runs, ours, metric)
-    if is_natural:
-        natural = {id(run[name][0]) for run in runs for name in ours}
-        candidates = {key: value for key, value in candidates.items() if id(value[2][0]) in natural}
+    if is_default:
+        defaults = {id(run[name][0]) for run in runs for name in ours}
+        candidates = {key: value for key, value in candidates.items() if id(value[2][0]) in defaults}
     good = [v for v in candidates.values() if v[0] >= best - margin]
     _, _, chosen = min(good, key=lambda v: v[1]) if good else max(candidates.values(), key=lambda v: v[0])
     return [

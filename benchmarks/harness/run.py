@@ -54,7 +54,7 @@ def study_of(benchmark: Benchmark, arguments: argparse.Namespace) -> Study:
     folder = prepared.home.root / "benchmarks" / f"{benchmark.folder or benchmark.name}-e{epochs}"
     if not arguments.resume and any(folder.glob(f"*/{RESULT_FILE}")):
         raise UsageError(
-            f"{folder} holds trials of an earlier run", "Go on with them: --resume. Or use another home=."
+            f"{folder} holds trials of an earlier run", "Continue with them: --resume. Or use another home=."
         )
     study = Study(
         prepared=prepared,
@@ -127,7 +127,7 @@ def run(words: Sequence[str] | None = None) -> None:
 
 
 def main() -> None:
-    """For a shell: errors of use are told in words."""
+    """For a shell: errors of use are shown in words."""
     try:
         run()
     except ParetovidError as error:

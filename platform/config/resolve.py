@@ -107,7 +107,7 @@ class MethodPlan:
     name: str
     method: type[Method]
     model: JsonObject
-    """Fields of the method's `Config` that are not searched, as trials are told them."""
+    """Fields of the method's `Config` that are not searched, as trials get them."""
     config: Any
     """The method's `Config` of these fields."""
     sources: tuple[str, ...]

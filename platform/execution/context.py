@@ -1,4 +1,4 @@
-"""What a trial sees of the place where it runs: its checkpoints, whom it tells how far it is, when to end."""
+"""What a trial sees of the place where it runs: its checkpoints, whom it reports to, when to end."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class ProcessContext:
         self._heartbeats = HeartbeatWriter(trial)
 
     def report(self, progress: Mapping[str, float], checkpoint: Path | None = None) -> None:
-        """Keeps the checkpoint, tells the driver. Raises `NonFiniteError`."""
+        """Keeps the checkpoint, reports to the driver. Raises `NonFiniteError`."""
         finite = _finite(progress)
         if not self._heartbeats.is_mine:
             raise TrialStopped

@@ -1,4 +1,4 @@
-"""What a trial and its driver tell each other, as small files in the sweep's folder, which all nodes see.
+"""What a trial and its driver report to each other, as small files in the sweep's folder, which all nodes see.
 
     stop.json                    the driver asks all trials to end with a checkpoint
     trials/<trial>/alive.json    which process has the trial, and when it last got on

@@ -2,10 +2,10 @@
 
 Two launchers, one trainable. With one worker a trial runs in the Tune trial's own process, which is reused for
 the next (0.01 s per trial); with several it is a Ray Train run inside the Tune trial (about 8 s more). The
-trainable sees a `TrialContext` and cannot tell which.
+trainable sees a `TrialContext` and cannot know which.
 
 Nothing here depends on what Ray keeps. Checkpoints lie in the trial's folder, results go to the study, and an
-interrupted sweep goes on by launching it again (`searcher.py`).
+interrupted sweep is resumed by launching it again (`searcher.py`).
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ def _check_some_succeeded(study: ParetoStudy) -> None:
     if counts.failed and not counts.complete:
         raise ParetovidError(
             f"all {counts.failed} trials failed, most often: {counts.reasons[0]}",
-            "Tracebacks: error.txt in the trials' folders. Mend the cause and start a sweep of another name=.",
+            "Tracebacks: error.txt in the trials' folders. Repair the cause and start a sweep of another name=.",
         )
 
 
@@ -228,9 +228,9 @@ def _run(
         except RuntimeError as error:
             if not isinstance(error.__cause__, RayError) or not searcher.running:
                 raise
-            told = str(error.__cause__)
-            reason = f"Ray ended the run: {(told.splitlines() or [''])[0]}"
-            searcher.crashed(reason, killed_for_memory(told, sweep))
+            text = str(error.__cause__)
+            reason = f"Ray ended the run: {(text.splitlines() or [''])[0]}"
+            searcher.crashed(reason, killed_for_memory(text, sweep))
         finally:
             # What Tune keeps of a run is a folder per trial that nobody reads.
             sweep.store.remove_folder(sweep.ray / name)
@@ -279,7 +279,7 @@ class Counter(TrialCallback):
         if searcher.environment_fault is not None:
             raise ParetovidError(
                 f"trials cannot work here: {searcher.environment_fault}",
-                "Mend that (free space?), then go on: nothing of what was done is lost.",
+                "Repair that (free space?), then resume: nothing of what was done is lost.",
             )
         if not searcher.is_exhausted:
             raise switch.stopped()

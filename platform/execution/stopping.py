@@ -1,7 +1,7 @@
 """Ending a sweep in order: a switch by which signals, a full disk or another driver request it.
 
 The first ctrl-C or SIGTERM (what a spot machine gets before it is taken away) asks: trials write a checkpoint,
-states are recorded. The second ends at once. Either way the sweep goes on later, `paretovid resume`.
+states are recorded. The second ends at once. Either way the sweep is resumed later, `paretovid resume`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class SweepStopped(KeyboardInterrupt):
 
     Arguments:
         reason: who or what ended it.
-        hint: how to go on.
+        hint: how to resume.
         exit_status: 128 and the signal's number, as shells count.
     """
 
@@ -81,7 +81,7 @@ def take_signals_again() -> None:
 
 @contextlib.contextmanager
 def ended_in_order(switch: StopSwitch, hint: str, say: Callable[[str], None]) -> Iterator[None]:
-    """Whatever ends the block after a signal is a `SweepStopped` that says how to go on.
+    """Whatever ends the block after a signal is a `SweepStopped` that says how to resume.
 
     The signal's own exception does not always arrive: `ray.get` raises a plain `KeyboardInterrupt` in its place, and
     a library that was interrupted may raise anything, `SystemExit` included.

@@ -28,34 +28,34 @@ _POLL_SECONDS = 1.0
 _ROOM_SECONDS = 5.0
 
 
-def cause_of_death(told: str) -> Failed:
+def cause_of_death(text: str) -> Failed:
     """Why a trial's process is gone, from what Ray says about it."""
-    if is_node_loss(told):
+    if is_node_loss(text):
         return Failed(reason=NODE_LOST, retry=True, is_infrastructure=True)
-    if "temporarily unavailable" in told or "ActorUnavailable" in told:
+    if "temporarily unavailable" in text or "ActorUnavailable" in text:
         return Failed(reason="the connection to its node was lost", retry=True, is_infrastructure=True)
-    if "low on memory" in told or "OutOfMemory" in told:
+    if "low on memory" in text or "OutOfMemory" in text:
         return Failed(reason="its process was killed for lack of memory", retry=True)
-    if "SIGKILL" in told or "connection error code 2" in told:
+    if "SIGKILL" in text or "connection error code 2" in text:
         return Failed(reason="its process was killed, most often for lack of memory", retry=True)
     return PROCESS_DIED
 
 
 @final
 class ExplainingScheduler(FIFOScheduler):
-    """Trials in their order. Tells the searcher why a trial's process died: Tune tells it only that it did."""
+    """Trials in their order. Notifies the searcher why a trial's process died: Tune notifies it only that it did."""
 
     def __init__(self, searcher: ParetoSearcher) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._searcher = searcher
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """Called by Tune just before it tells the searcher."""
+        """Called by Tune just before it notifies the searcher."""
         try:
-            told = Path(trial.error_file).read_text()
+            text = Path(trial.error_file).read_text()
         except (OSError, TypeError):
             return
-        self._searcher.explain(trial.trial_id, cause_of_death(told))
+        self._searcher.explain(trial.trial_id, cause_of_death(text))
 
     def __getstate__(self) -> dict[str, str]:
         # Ray pickles its settings, for a restoring that we never do.
@@ -161,12 +161,12 @@ class Watchdog(tune.Callback):
                 ray.kill(trial.temporary_state.ray_actor)
 
 
-def killed_for_memory(told: str, sweep: SweepPaths) -> Callable[[str], bool]:
+def killed_for_memory(text: str, sweep: SweepPaths) -> Callable[[str], bool]:
     """Whether a trial is one of those whose processes Ray's memory monitor says it has killed.
 
     Where it does not say which, all are: one whose failures are never counted could end the sweep again and again.
     """
-    pids = {int(number) for number in re.findall(r"\bpid[=: ]+(\d+)", told, flags=re.IGNORECASE)}
+    pids = {int(number) for number in re.findall(r"\bpid[=: ]+(\d+)", text, flags=re.IGNORECASE)}
 
     def is_counted(trial: str) -> bool:
         alive = heartbeat_of(sweep.trial(trial))

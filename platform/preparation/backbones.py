@@ -183,7 +183,7 @@ def _would_replace(meta: Mapping[str, Any], folder: Path, by: str) -> UsageError
     )
     return UsageError(
         f"{folder} holds weights that were fine-tuned, and this command would replace them by {by}",
-        f"Go on with them: backbones.fine_tune=true {words}".rstrip()
+        f"Continue with them: backbones.fine_tune=true {words}".rstrip()
         + ". Or take another home=, or remove that folder: what was made with it can then not be promoted any more.",
     )
 
@@ -229,14 +229,14 @@ def _run_group(
     from ray.train.torch import TorchConfig, TorchTrainer
 
     out_root.mkdir(parents=True, exist_ok=True)
-    told = out_root / f".progress-{threading.get_native_id()}.json"
+    progress_file = out_root / f".progress-{threading.get_native_id()}.json"
     use_gpu = bool(cluster.gpus)
     trainer = _interruptible(TorchTrainer)(
         worker,
         train_loop_config={
             **settings,
             "out_root": str(out_root),
-            "told": str(told),
+            "progress_file": str(progress_file),
             "home": home.reference(config.cluster.node_cache),
         },
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
@@ -245,13 +245,13 @@ def _run_group(
         ),
         run_config=RunConfig(
             name="backbones",
-            # Of the group: a lost worker ends all of them, and fine-tuning goes on from its checkpoint.
+            # Of the group: a lost worker ends all of them, and fine-tuning resumes from its checkpoint.
             failure_config=FailureConfig(max_failures=2),
             **home.store.ray_storage(out_root / ".ray"),
         ),
     )
     try:
-        with _shown(told, stage, num_parts):
+        with _shown(progress_file, stage, num_parts):
             trainer.fit()
     except KeyboardInterrupt:
         trainer.abort()
@@ -259,7 +259,7 @@ def _run_group(
     except Exception as error:
         raise cause_of_train_failure(error) from error
     finally:
-        told.unlink(missing_ok=True)
+        progress_file.unlink(missing_ok=True)
 
 
 def _interruptible(trainer: type[Any]) -> type[Any]:
@@ -290,27 +290,27 @@ def _interruptible(trainer: type[Any]) -> type[Any]:
 
 
 class _TrainContext:
-    """A `TrialContext` over Ray Train that tells its progress through a file.
+    """A `TrialContext` over Ray Train that reports its progress through a file.
 
     Reports to Ray Train end in its controller, a process of its own; the command that waits for `fit()` sees
     none of them before the end.
     """
 
-    def __init__(self, told: Path) -> None:
+    def __init__(self, progress_file: Path) -> None:
         import ray.train.torch
 
         session = ray.train.get_context()
         self.rank = session.get_world_rank()
         self.world_size = session.get_world_size()
         self.device = ray.train.torch.get_device()
-        self._told = told
+        self._progress_file = progress_file
 
     def report(self, progress: Mapping[str, float], checkpoint: Path | None = None) -> None:
         """Rank 0 writes the progress file."""
         if self.rank == 0:
-            partial = self._told.with_suffix(".partial")
+            partial = self._progress_file.with_suffix(".partial")
             partial.write_text(json.dumps(dict(progress)))
-            partial.replace(self._told)
+            partial.replace(self._progress_file)
 
     def get_checkpoint(self) -> Path | None:
         """None: a backbone that is not finished is trained from the start, in seconds."""
@@ -327,7 +327,7 @@ def _training_worker(config: dict[str, Any]) -> None:
     dataset, out_root = here(config["dataset"]), here(config["out_root"])
     store.download(dataset)
     out_root.mkdir(parents=True, exist_ok=True)
-    context = _TrainContext(here(config["told"]))
+    context = _TrainContext(here(config["progress_file"]))
     train_backbones(config["training"], load_dataset(dataset), config["names"], out_root, context)
     if context.rank == 0:
         for name in config["names"]:
@@ -338,7 +338,7 @@ def _fine_tuning_worker(config: dict[str, Any]) -> None:
     reference: HomeReference = config["home"]
     here, store = reference.here, reference.home.store
     dataset, out_root = here(config["dataset"]), here(config["out_root"])
-    context = _TrainContext(here(config["told"]))
+    context = _TrainContext(here(config["progress_file"]))
     folder, name = out_root / config["name"], config["name"]
     start, checkpoint = _to_begin_with(folder), _checkpoint_of(folder)
     store.download(dataset)
@@ -361,14 +361,14 @@ def _fine_tuning_worker(config: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def _shown(told: Path, stage: Stage, num_backbones: int) -> Iterator[None]:
-    """Passes on what the training tells, as a percentage over decoding and all backbones."""
+def _shown(progress_file: Path, stage: Stage, num_backbones: int) -> Iterator[None]:
+    """Passes on what the training reports, as a percentage over decoding and all backbones."""
     done = threading.Event()
 
     def watch() -> None:
         while not done.wait(0.5):
             with contextlib.suppress(OSError, ValueError):
-                state = json.loads(told.read_text())
+                state = json.loads(progress_file.read_text())
                 part = state["stage"] + state["done"] / max(1.0, state["total"])
                 percent = int(100 * min(1.0, part / (num_backbones + 1)))
                 stage.advance(max(0, percent - stage.count))

@@ -56,7 +56,7 @@ def data_size(plan: PreparationPlan) -> DataSize | None:
     if data.reader is not None and data.settings is not None:
         annotations = read_annotations(data.reader, data.settings)
         videos = annotations.videos
-        lengths = [video.stated_seconds for video in videos]
+        lengths = [video.annotated_seconds for video in videos]
         known = [count_steps(length, data.settings.step_seconds) for length in lengths if length is not None]
         return DataSize(
             videos=len(videos),

@@ -113,7 +113,7 @@ Column: TypeAlias = list[int] | list[str] | list[np.ndarray] | np.ndarray
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Job:
-    """What every worker is told. Paths are the driver's."""
+    """What every worker is given. Paths are the driver's."""
 
     home: HomeReference
     root: Path
@@ -205,13 +205,13 @@ def _decode(batch: Mapping[str, np.ndarray], job: _Job, attempts: Any = None) ->
             # A disk or a bucket that is away says nothing of the video: it must not be recorded as unreadable.
             raise DataError(
                 f"{location} cannot be read on {socket.gethostname()}: {error}",
-                "Every node must see the videos. Mend it, and the same command goes on.",
+                "Every node must see the videos. Repair it, and the same command resumes.",
             ) from error
         except Exception as error:  # whatever a broken file makes a decoder raise
             if seen and isinstance(location, Path) and not location.exists():
                 raise DataError(
                     f"{location} is not there, seen from {socket.gethostname()}",
-                    "Every node must see what the driver sees. Mount it there, and the same command goes on.",
+                    "Every node must see what the driver sees. Mount it there, and the same command resumes.",
                 ) from error
             empty = {
                 f"in {name}": [np.zeros((0, *spec.shape), np.float32 if spec.kind == "logmel" else np.uint8)]
@@ -238,11 +238,11 @@ def _rows_of_all(
     cluster: Cluster,
     config: ExtractionConfig,
 ) -> Iterator[dict[str, Cell]]:
-    """As `_rows`; a video whose worker dies whenever it is read is told as unreadable, and the others go on."""
+    """As `_rows`; a video whose worker dies whenever it is read is reported as unreadable, and the others continue."""
     import ray
 
     while wanted := [number for number in numbers if writer.lacks(number)]:
-        # Anew for every round: when one ends, videos are under way that nobody is to blame for.
+        # Anew for every round: when one ends, videos are under way whose failure counts against nobody.
         attempts = start_attempts()
         try:
             with contextlib.closing(_rows(job, writer.records, wanted, cluster, config, attempts)) as rows:
@@ -275,10 +275,10 @@ def _rows(
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = DataContext.get_current()
     context.enable_progress_bars = False
-    # Decoding is let go on by what its blocks are thought to take of the store: with the default of 128 MiB hardly
+    # Decoding is limited by what its blocks are thought to take of the store: with the default of 128 MiB hardly
     # more than one decoder would run beside a GPU.
     context.target_max_block_size = _BLOCK_BYTES
-    # Each is told in an info line otherwise.
+    # Each is logged at level info otherwise.
     context.print_on_execution_start = False
     in_bucket = job.home.url is not None
     workers = min(config.workers or len(numbers), len(numbers), max(1, int(cluster.cpus)))
@@ -331,7 +331,7 @@ def _cause(error: BaseException) -> Exception:
     text = str(seen[-1]).strip().splitlines() or [type(seen[-1]).__name__]
     return _WorkerFailed(
         f"extraction has failed on a worker: {type(seen[-1]).__name__}: {text[-1]}",
-        "What is whole is kept: the same command goes on. If workers die again and again, one may have had too little "
+        "What is whole is kept: the same command resumes. If workers die again and again, one may have had too little "
         "memory: extraction.steps_per_batch=16 and extraction.workers=1 need less.",
     )
 

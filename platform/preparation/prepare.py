@@ -110,7 +110,7 @@ def _extract(
                 cache=config.cluster.node_cache,
             )
         failures = _failures(dataset, next(iter(missing.values())), writer.num_shards)
-        # Before the stores are whole: the same command must not go on with them.
+        # Before the stores are whole: the same command must not resume with them.
         settings = plan.data.settings
         allowed = settings.max_missing_share if settings else _UNREADABLE_SHARE
         if len(failures) > total * allowed:

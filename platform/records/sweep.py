@@ -83,7 +83,7 @@ class SweepRecord:
 
     @property
     def corner(self) -> Reference | None:
-        """The sweep's own reference corner; None while it has stated none."""
+        """The sweep's own reference corner; None while it has none."""
         return None if self.reference is None else self.reference.corner
 
     @property

@@ -71,9 +71,9 @@ def check_raw_videos(package: Path, home: Home, point: FrontPoint, count: int = 
 def _recorded_videos(point: FrontPoint, dataset: Dataset) -> list[tuple[int, VideoRecord]]:
     """Row in the trial's scores and record of each validation video that was evaluated."""
     with safe_open(point.folder / SCORES_FILE, framework="np") as file:
-        stated = (file.metadata() or {}).get("val")
+        recorded_ids = (file.metadata() or {}).get("val")
     records = {record.video_id: record for record in dataset.split("val")}
-    ids = json.loads(stated) if stated else list(records)
+    ids = json.loads(recorded_ids) if recorded_ids else list(records)
     return [(row, records[video_id]) for row, video_id in enumerate(ids) if video_id in records]
 
 

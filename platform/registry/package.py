@@ -89,8 +89,8 @@ def requirements(trial: TrialResult) -> list[str]:
         names.append("timm")
     if any(components.component(name).input.kind == "flow" for name in backbones):
         names.append("opencv-python-headless")
-    stated = {_normal(name) for name in names}
-    names += [name for name in third_party_requirements(plugged_in(trial)) if _normal(name) not in stated]
+    given = {_normal(name) for name in names}
+    names += [name for name in third_party_requirements(plugged_in(trial)) if _normal(name) not in given]
     # A local build tag (`+cpu`) is in no package index.
     return [f"{name}=={importlib.metadata.version(name).split('+')[0]}" for name in names]
 

@@ -18,12 +18,14 @@ _NOT_SEEN = ("none", "coarse", "audio")
 _COLOURS = ("#4c78a8", "#f58518", "#54a24b", "#b279a2")
 
 
-def draw_storyboard(video: str | Path, prediction: Mapping[str, Any], path: Path, *, truth: str = "") -> None:
+def draw_storyboard(
+    video: str | Path, prediction: Mapping[str, Any], path: Path, *, ground_truth: str = ""
+) -> None:
     """Writes a PNG for one prediction of `Recognizer.predict`.
 
     Arguments:
         prediction: its `details()`: `steps`, `looks` (what was read), `answers`, `labels`, `gflops`, `step_seconds`.
-        truth: the true labels, if they are known, for the title.
+        ground_truth: the true labels, if they are known, for the title.
 
     Raises `VideoError` if the video cannot be read again.
     """
@@ -60,7 +62,9 @@ def draw_storyboard(video: str | Path, prediction: Mapping[str, Any], path: Path
     parts[2].set_xlim(-0.6, len(shown) - 0.4)
     best = prediction["labels"][0] if prediction["labels"] else {"label": "no answer", "score": 0.0}
     title = f"{Path(str(video)).name}: {best['label']} {best['score']:.2f}, {prediction['gflops']:.3g} GFLOPs"
-    parts[0].set_title(title + (f" (truth: {truth})" if truth else ""), fontsize=9, loc="left")
+    parts[0].set_title(
+        title + (f" (ground truth: {ground_truth})" if ground_truth else ""), fontsize=9, loc="left"
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")
     figure.savefig(temporary, format="png")

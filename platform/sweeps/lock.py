@@ -144,7 +144,7 @@ class SweepLock:
             wish = self._store.read_document(self._sweep.take_over)
             if wish is not None:
                 self._switch.request(f"taken over by {wish.get('by', 'another driver')}", 1)
-            with contextlib.suppress(OSError):  # a full disk is told elsewhere
+            with contextlib.suppress(OSError):  # a full disk is reported elsewhere
                 self._write()
 
     def _is_mine(self) -> bool:

@@ -1,4 +1,4 @@
-"""Makes the stores of a sweep agree before it goes on: study, trials' folders, journal.
+"""Makes the stores of a sweep agree before it resumes: study, trials' folders, journal.
 
 What each is the source of truth for: a trial's folder for what it measured (its result is written last, and complete);
 the study for what was asked and what failed; the journal for when. MLflow is notified from these, and is the source of

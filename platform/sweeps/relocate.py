@@ -1,4 +1,4 @@
-"""`paretovid relocate`: tells a home that was moved or copied where it lies now.
+"""`paretovid relocate`: writes into MLflow's store where a home that was moved or copied lies now.
 
 paretovid itself does not need it (`artifact_places.py`); MLflow alone does: its page, its server, and consumers who
 load `models:/NAME@ALIAS` from the home's store. Also written anew is what sweeps of an older paretovid, which kept

@@ -345,19 +345,19 @@ def _seconds_left(entries: Sequence[Entry], left: int, running: int, now: float)
     return sum(seconds) / len(seconds) * left / running
 
 
-def curve(entries: Sequence[Entry], stated: Reference | None = None) -> tuple[tuple[float, float], ...]:
+def curve(entries: Sequence[Entry], corner: Reference | None = None) -> tuple[tuple[float, float], ...]:
     """Seconds since the first event, and the hypervolume on validation that had been reached by then.
 
     Arguments:
-        stated: the corner that the sweep itself has stated. The same corner holds for all times, so that the last
+        corner: the sweep's own. The same corner holds for all times, so that the last
             value is the hypervolume of `paretovid front --split val`.
     """
     began = entries[0].at if entries else 0.0
-    told = [entry for entry in entries if entry.event == "finish"]
-    whole = ValidationHypervolume(told, stated)
-    so_far = ValidationHypervolume((), stated)
+    finished = [entry for entry in entries if entry.event == "finish"]
+    whole = ValidationHypervolume(finished, corner)
+    so_far = ValidationHypervolume((), corner)
     found = []
-    for entry in told:
+    for entry in finished:
         so_far.add(entry)
         if whole.counts(entry):
             found.append((entry.at - began, so_far.value(whole.reference) or 0.0))
@@ -369,12 +369,12 @@ class ValidationHypervolume:
     """What the trials finished so far cover on validation, at a cost that does not grow with them.
 
     By the definition of `front.build_front`: when all trials have finished it is, to the last digit, the
-    hypervolume of `paretovid front --split val`. That of test, which a finished sweep states, is another figure, and
+    hypervolume of `paretovid front --split val`. That of test, which a finished sweep shows, is another figure, and
     nobody looks at it while a sweep runs.
     """
 
-    def __init__(self, entries: Iterable[Entry] = (), stated: Reference | None = None) -> None:
-        self._stated = stated
+    def __init__(self, entries: Iterable[Entry] = (), corner: Reference | None = None) -> None:
+        self._corner = corner
         self._trials: dict[str, FinishedTrial] = {}
         self._fronts: dict[bool, tuple[tuple[float, float], ...]] = {}
         """Of the method, and of the baselines that can be deployed."""
@@ -403,7 +403,7 @@ class ValidationHypervolume:
     def reference(self) -> Reference:
         """The corner that it is measured from."""
         most_gflops = max((each.most_gflops for each in self._trials.values()), default=0.0)
-        return reference_of([self._stated], most_gflops)
+        return reference_of([self._corner], most_gflops)
 
     def value(self, reference: Reference | None = None) -> float | None:
         """In GFLOPs times the objective (fraction); None before a trial has finished. Of the baselines alone as long

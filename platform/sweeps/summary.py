@@ -80,7 +80,7 @@ class SweepReport:
             trial, reason = next(iter(self.summary.reasons.items()))
             lines += [f"{self.summary.failed} trials failed, for example {trial}: {reason}", ""]
         if self.summary is not None and self.summary.is_out_of_time:
-            lines += ["search.hours is over; the same command goes on with the trials that are left", ""]
+            lines += ["search.hours is over; the same command resumes with the trials that are left", ""]
         knee = next(p for p in self.front.points if (p.trial.sweep, p.id) == self.front.knee_id)
         limit = rounded_up(knee.record.most_gflops)
         videos = " ".join(str(path) for path in self.example_videos)

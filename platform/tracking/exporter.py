@@ -140,7 +140,7 @@ class TrackingSender:
     """The thread that sends while the sweep runs.
 
     Arguments:
-        say: told once when the store is away, once when it is back, and of what had to be left out.
+        say: called once when the store is away, once when it is back, and of what had to be left out.
     """
 
     def __init__(self, home: Home, sweep: str, uri: str | None, say: Callable[[str], None]) -> None:
@@ -221,7 +221,9 @@ class TrackingSender:
         except Exception as error:  # whatever it is, it must not cost more than the record there
             if not self._failures:
                 message = getattr(error, "message", f"{type(error).__name__}: {error}")
-                self._say(f"  MLflow takes nothing for now; the sweep goes on, and tells it later: {message}")
+                self._say(
+                    f"  MLflow takes nothing for now; the sweep continues, and notifies it later: {message}"
+                )
             self._drop_sent()
             pause = _RETRY_SECONDS[min(self._failures, len(_RETRY_SECONDS) - 1)]
             self._failures += 1
@@ -231,7 +233,7 @@ class TrackingSender:
                 self._news.set()
             return False
         if self._failures:
-            self._say("  MLflow answers again; it was told what it had missed")
+            self._say("  MLflow answers again; it was sent what it had missed")
         self._failures = 0
         self._drop_sent()
         self._news.set()
@@ -253,7 +255,7 @@ class TrackingSender:
 def replay(
     home: Home, sweep: str, uri: str | None, say: Callable[[str], None], *, whole: bool = False
 ) -> int:
-    """Sends what MLflow has not been told of a sweep. Returns how many events that were.
+    """Sends what MLflow has not been sent of a sweep. Returns how many events that were.
 
     Arguments:
         whole: from the first event on; nothing is made twice, what was deleted there is made again.
@@ -277,11 +279,11 @@ def replay(
 
 
 def last_sent(sweep: SweepPaths) -> int:
-    """The highest number that any store has been told of; events to come must lie above."""
+    """The highest number that any store has been sent; events to come must lie above."""
     return max(_tracked(sweep).values(), default=0)
 
 
 def _tracked(sweep: SweepPaths) -> dict[str, int]:
-    """Address of a tracking store to the number of the last event that it has been told."""
+    """Address of a tracking store to the number of the last event that it has been sent."""
     found = sweep.store.read_document(sweep.tracked) or {}
     return {address: int(number) for address, number in found.items()}

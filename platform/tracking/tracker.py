@@ -175,7 +175,7 @@ class Tracker:
         return kept
 
     def _children(self) -> dict[str, _Child]:
-        """Trial to its run. Looked up once: with many trials that takes longer than telling of one."""
+        """Trial to its run. Looked up once: with many trials that takes longer than notifying of one."""
         if self._known is None:
             condition = f"tags.`mlflow.parentRunId` = '{self.run_id}' AND tags.`paretovid.kind` = 'trial'"
             found: dict[str, list[Any]] = {}

@@ -139,7 +139,7 @@ def test_painted_from_a_configuration_to_a_front_in_all_stores(home: Home, name:
     folder = home.sweep(name).folder
     assert (folder / "front.png").stat().st_size > 10_000
     assert {path.suffix for path in folder.glob("front.*")} == {".html", ".json", ".png", ".txt"}
-    # The table is what the front shows: the natural point of a trial is its first row.
+    # The table is what the front shows: the default point of a trial is its first row.
     result = json.loads((folder / "trials" / "t0002" / "result.json").read_text())
     assert result["simulated"] is True, "nobody takes it for a measured one"
     assert result["training_knobs"] == {"gamma": 0.1, "lambda": 2.0}
@@ -177,7 +177,7 @@ def test_extended_it_has_the_trials_of_both_and_tries_nothing_twice(home: Home, 
     extend_sweep(str(home.root), name, 3, [], Progress.silent(), backend=simulated(table))
     assert table.asked == [f"t{i:04d}" for i in range(TRIALS, TRIALS + 3)]
     check_whole(home, name, TRIALS + 3)
-    # The command that started it shows it; one that wants another number is told what to type.
+    # The command that started it shows it; one that wants another number gets what to type.
     run(home, name)
     with pytest.raises(UsageError, match="exists with other settings") as refused:
         run(home, name, f"search.trials={TRIALS + 3}")
@@ -226,7 +226,7 @@ def test_one_in_which_all_fail_says_why(home: Home, name: str) -> None:
     assert state(home, name) == "failed" and audit(home, name).parent == "FAILED"
 
 
-def test_a_full_disk_ends_it_and_blames_no_trial(home: Home, name: str) -> None:
+def test_a_full_disk_ends_it_and_counts_against_no_trial(home: Home, name: str) -> None:
     table = Acting(t0002=[OSError(28, "No space left on device")])
     with pytest.raises(ParetovidError, match="trials cannot work here"):
         run(home, name, table=table)
@@ -241,7 +241,7 @@ def test_a_full_disk_ends_it_and_blames_no_trial(home: Home, name: str) -> None:
     ("number", "said", "status"),
     [(signal.SIGINT, "interrupted by ctrl-C", 130), (signal.SIGTERM, "interrupted by SIGTERM", 143)],
 )
-def test_a_signal_stops_it_in_order_and_it_goes_on(
+def test_a_signal_stops_it_in_order_and_it_resumes(
     home: Home, name: str, number: signal.Signals, said: str, status: int
 ) -> None:
     before = signal.getsignal(number)
@@ -250,7 +250,7 @@ def test_a_signal_stops_it_in_order_and_it_goes_on(
     assert stopped.value.exit_status == status and f"resume {name}" in stopped.value.hint
     assert signal.getsignal(number) is before
     found = audit(home, name)
-    # What was being trained when it came is finished, what was handed out beside it waits.
+    # What was being trained when it came is finished, what was dispatched beside it waits.
     assert found.searched_with_result == 4 and found.study["COMPLETE"] == 4
     aside = [entry.trial for entry in events(home, name, "aside")]
     assert aside == ["t0004", "t0005"] and found.study["WAITING"] == 2
@@ -277,7 +277,7 @@ def test_a_trial_that_fails_while_the_sweep_stops_waits_for_its_next_start(home:
     assert starts == [1, 2]
 
 
-def test_out_of_time_it_starts_nothing_more_and_goes_on_later(
+def test_out_of_time_it_starts_nothing_more_and_resumes_later(
     home: Home, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def long(trial: TrialConfig) -> Points:
@@ -351,7 +351,7 @@ def table(trial):
 
 def write_trial(*arguments, **fields):
     write(*arguments, **fields)
-    if moment == "told nobody" and len(made) == 3:
+    if moment == "notified nobody" and len(made) == 3:
         die()
 
 module.write_trial = write_trial
@@ -364,7 +364,7 @@ def test_killed_at_any_moment_it_ends_with_exactly_what_was_asked_for(home: Home
     """Really killed: nothing of the driver's own ending is done."""
     with pytest.raises(SweepStopped):
         run(home, name, table=Acting(t0000=signal.SIGTERM), at_once=1)
-    for moment in ("training", "told nobody"):
+    for moment in ("training", "notified nobody"):
         command = [sys.executable, "-c", KILLED, str(home.root), name, moment]
         killed = subprocess.run(command, capture_output=True, text=True, env={**os.environ})
         assert killed.returncode == -signal.SIGKILL, killed.stderr

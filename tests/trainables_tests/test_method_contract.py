@@ -227,7 +227,7 @@ def test_a_raw_video_gives_the_scores_and_calls_of_cached_features(name, fields)
             }
 
 
-def test_what_needs_the_truth_refuses_a_raw_video():
+def test_what_needs_the_ground_truth_refuses_a_raw_video():
     undeployable = [name for name in method_names() if not method_class(name).deployable]
     assert undeployable == ["model_oracle", "oracle"]
     for name in undeployable:
@@ -277,7 +277,7 @@ def test_state_survives_safetensors(name, fields):
 
 
 @every_method
-def test_settings_start_at_the_natural_one_and_name_declared_knobs(name, fields):
+def test_settings_start_at_the_default_one_and_name_declared_knobs(name, fields):
     method = synthetic_method(name, fields)
     declared = {knob.name: knob for knob in method.inference_knobs}
     settings = method.settings()
@@ -343,27 +343,27 @@ def test_no_video_passes_its_cap_and_one_run_answers_all_of_them(name, fields):
 @over(WITH_CAP)
 def test_a_cap_of_the_full_cost_changes_nothing_and_one_below_is_said(name, fields):
     method, split = trained(name, fields), synthetic_split()
-    costs, natural = synthetic_costs(method), method.settings()[0]
-    free = run_cached(method, split, natural)
+    costs, default = synthetic_costs(method), method.settings()[0]
+    free = run_cached(method, split, default)
     spent = costs.gflops(free.calls)
     (rules,) = [knob.words for knob in method.inference_knobs if knob.name == "cap_rule"]
     assert rules == (("stop", "cheap") if name in WITH_CHEAP else ("stop",))
     assert not (ends(free) == CAP).any() and ends(free).shape == spent.shape
     cheapest = float(free.trace["cap/cheapest"]) / 1e9
     for rule in rules:
-        same = run_cached(method, split, {**natural, "max_gflops": float(spent.max()), "cap_rule": rule})
+        same = run_cached(method, split, {**default, "max_gflops": float(spent.max()), "cap_rule": rule})
         assert torch.equal(ends(same), ends(free))
         assert all(torch.equal(same.calls[c], free.calls[c]) for c in free.calls)
         torch.testing.assert_close(same.scores, free.scores)
         for cap in (max(cheapest, 0.4 * float(spent.max())), cheapest):
-            less = run_cached(method, split, {**natural, "max_gflops": cap, "cap_rule": rule})
+            less = run_cached(method, split, {**default, "max_gflops": cap, "cap_rule": rule})
             refused = ends(less) == CAP
             assert (costs.gflops(less.calls) <= cap).all() and refused[spent > cap].all()
             # Whom the cap refused nothing has the answer and the cost of a run without one.
             torch.testing.assert_close(less.scores[~refused], free.scores[~refused])
             assert all(torch.equal(less.calls[c][~refused], free.calls[c][~refused]) for c in less.calls)
     with pytest.raises(UsageError, match="does not pay for one"):
-        run_cached(method, split, {**natural, "max_gflops": 0.99 * cheapest})
+        run_cached(method, split, {**default, "max_gflops": 0.99 * cheapest})
 
 
 def test_what_cannot_go_on_cheaply_refuses_to_and_says_why():

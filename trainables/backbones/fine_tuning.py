@@ -2,7 +2,7 @@
 
 As the papers do before they extract features (LiteEval 4.1, HCMS 4.1.3, VideoEpitoma 3.1): the network is trained on as
 a classifier of single steps, each with its video's labels. One or several workers; `DistributedDataParallel` averages
-the gradients. What a batch holds follows from seed, rank and step alone, so that a training that went on from its
+the gradients. What a batch holds follows from seed, rank and step alone, so that a training that resumed from its
 checkpoint ends, on the same kind of machine, with the weights of one that was never interrupted.
 """
 
@@ -111,7 +111,7 @@ def fine_tune(
 
     Arguments:
         start: folder of the backbone to begin with, whose classifier has the data set's classes.
-        checkpoint: folder that rank 0 keeps the state in, `<steps done>/`, and goes on from if it is of this training.
+        checkpoint: folder that rank 0 keeps the state in, `<steps done>/`, and resumes from if it is of this training.
         on_checkpoint: called with it whenever it was written.
 
     With `context.world_size > 1` a torch process group must be there, and every rank calls this. Returns what is
@@ -281,7 +281,7 @@ def _newest(folder: Path, about: Mapping[str, Any]) -> tuple[int, dict[str, Tens
                 continue  # its state cannot be read
             raise UsageError(
                 f"the fine-tuning in {kept} was begun by {workers} workers, not {wanted['training']['workers']}",
-                f"Go on with backbones.workers={workers}, or remove that folder to begin anew.",
+                f"Resume with backbones.workers={workers}, or remove that folder to begin anew.",
             )
     return 0, {}, 1.0
 
@@ -297,9 +297,9 @@ def _restore(
     """Brings all ranks to the state of rank 0's checkpoint. Returns how many steps are done."""
     done, state, scale = _newest(folder, about) if context.rank == 0 else (0, {}, 1.0)
     if context.world_size > 1:
-        told = torch.tensor([float(done), scale], device=context.device)
-        torch.distributed.broadcast(told, src=0)
-        done, scale = int(told[0].item()), float(told[1].item())
+        shared = torch.tensor([float(done), scale], device=context.device)
+        torch.distributed.broadcast(shared, src=0)
+        done, scale = int(shared[0].item()), float(shared[1].item())
     if done == 0:
         return 0
     if context.world_size > 1:

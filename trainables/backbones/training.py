@@ -16,7 +16,7 @@ Labels, `config.labels`:
 
 * `trimmed`: only steps with evidence, each with its label, and no class "background": what a network knows that was
   pre-trained on trimmed clips (Kinetics), as those of weakly supervised localization are. Where the action is and
-  where only its context, nobody has told it.
+  where only its context, nobody has labelled it.
 
 Components that classify (`ComponentSpec.classifies`) take `video` or `trimmed`: their outputs are the data set's
 classes and nothing else. With several labels a video they learn each class by itself (binary cross-entropy), as they
@@ -173,9 +173,9 @@ def _is_trained(folder: Path, about: Mapping[str, Any], context: TrialContext) -
         found = False
     if context.world_size == 1:
         return found
-    told = torch.tensor([float(found)], device=context.device)
-    torch.distributed.broadcast(told, src=0)
-    return bool(told.item())
+    shared = torch.tensor([float(found)], device=context.device)
+    torch.distributed.broadcast(shared, src=0)
+    return bool(shared.item())
 
 
 @final
@@ -227,7 +227,7 @@ def decode_samples(
         except OSError as error:
             # A disk or a bucket that is away says nothing of the video.
             raise DataError(
-                f"{path} cannot be read: {error}", "Repair it, and the same command goes on."
+                f"{path} cannot be read: {error}", "Repair it, and the same command resumes."
             ) from error
         targets.append(target[chosen])
         for name in specs if read else ():

@@ -143,7 +143,7 @@ class _JumpingAgent(Method):
         classification = classification_loss(logits[rows, last], targets, self.multi_label)
 
         gained = rewards(probabilities(logits, self.multi_label), targets, "margin") - config.frame_price
-        # What comes after a step belongs to it if the walk goes on there.
+        # What comes after a step belongs to it if the walk continues there.
         following = F.pad(gained[:, 1:] * going[:, :-1], (0, 1))
         value = returns(following, config.discount)
         acted = going | (torch.arange(config.steps, device=last.device) == last[:, None])
@@ -184,8 +184,8 @@ class _JumpingAgent(Method):
             return answered
         known = [point["stop_threshold"] for point in self.settings()]
         for threshold in (each for each in self.config.thresholds if each not in known):
-            goes_on = (outcome.trace["stop"] <= threshold).long().cumprod(dim=1)
-            reads = (goes_on.sum(dim=1) + 1).clamp(max=goes_on.shape[1])
+            continues = (outcome.trace["stop"] <= threshold).long().cumprod(dim=1)
+            reads = (continues.sum(dim=1) + 1).clamp(max=continues.shape[1])
             answered.append(({"stop_threshold": threshold}, self.agent.stopped(outcome, reads)))
         return answered
 

@@ -287,7 +287,7 @@ class VideoReader:
         self._position = -1  # number of the last decoded frame
 
     def _seek(self, number: int) -> bool:
-        """Goes on at a key frame; False if that is not where the file then is."""
+        """Continues at a key frame; False if that is not where the file then is."""
         try:
             self._move_to(int(self._stamps[number]))
         except (av.error.FFmpegError, OSError):

@@ -110,7 +110,7 @@ def extract_shard(
         out_folders: component name to the folder of its store, `<component>@<features_fingerprint>`.
         on_video: called after each video, for progress.
 
-    Returns (path, reason) of each video that could not be read: it is skipped, the others go on. Raises
+    Returns (path, reason) of each video that could not be read: it is skipped, the others continue. Raises
     `DataError` for a backbone that is missing or damaged, `StaleFeaturesError` if it is not the expected one.
     """
     check_feature_type(dtype)

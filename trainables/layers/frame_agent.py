@@ -380,13 +380,13 @@ class FrameAgent(nn.Module):
         Arguments:
             backbones: source to the cost of its backbone.
         """
-        told = "AdaFrame's tables: frames x (backbone + memory)"
+        source = "AdaFrame's tables: frames x (backbone + memory)"
         memory = backbones[self.memory.source].macs if self.memory is not None else 0
         nothing = ComponentCost(macs=0, input="-", provenance="not counted by AdaFrame's tables")
         return self._costs(
             step=nothing,
-            revisit=ComponentCost(macs=backbones[FINE].macs, input="a frame seen before", provenance=told),
-            reuse=ComponentCost(macs=memory, input="an entry of the memory", provenance=told),
+            revisit=ComponentCost(macs=backbones[FINE].macs, input="a frame seen before", provenance=source),
+            reuse=ComponentCost(macs=memory, input="an entry of the memory", provenance=source),
             entry=nothing,
         )
 

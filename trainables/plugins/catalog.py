@@ -262,8 +262,8 @@ def _place_of(error: Exception) -> str:
 
 
 def _searched() -> str:
-    stated = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    listed = ", ".join(filter(None, stated)) or "not set"
+    given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    listed = ", ".join(filter(None, given)) or "not set"
     return (
         f"Searched: what is installed in {sys.prefix}; PYTHONPATH ({listed}); the current folder {Path.cwd()}. Is it "
         "spelled right, and are you in its folder?"

@@ -357,11 +357,11 @@ def test_losses_that_are_not_the_trials_fault_do_not_count_up_to_a_limit(tmp_pat
     assert study.report_failure("t0000", "its node was lost", is_infrastructure=True) == "failed"
 
 
-def test_innocent_losses_use_up_no_failure_and_failures_no_loss(tmp_path: Path) -> None:
+def test_infrastructure_failures_use_up_no_counted_failure_and_these_none_of_theirs(tmp_path: Path) -> None:
     study = make(tmp_path, trials=1, max_failures=1)
-    for is_innocent, became in ((True, "again"), (False, "again"), (True, "again"), (False, "failed")):
+    for is_infrastructure, became in ((True, "again"), (False, "again"), (True, "again"), (False, "failed")):
         study.ask()
-        assert study.report_failure("t0000", "it ended", is_infrastructure=is_innocent) == became
+        assert study.report_failure("t0000", "it ended", is_infrastructure=is_infrastructure) == became
 
 
 def test_limit_reaches_the_study(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def test_every_choice_names_a_family(name: str) -> None:
         (["backbones.weights=random", "backbones.sha256.best=12"], "unknown source in backbones.sha256", ""),
     ],
 )
-def test_weights_that_are_not_right_are_told_before_anything_starts(
+def test_weights_that_are_not_right_are_reported_before_anything_starts(
     words: list[str], message: str, hint: str
 ) -> None:
     with pytest.raises(UsageError, match=message) as error:

@@ -315,7 +315,7 @@ def test_workers_that_die_are_replaced(cluster, videos, backbones, in_one_proces
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-def test_a_video_that_kills_its_decoder_is_left_out_and_the_others_go_on(
+def test_a_video_that_kills_its_decoder_is_left_out_and_the_others_continue(
     cluster, videos, backbones, in_one_process, tmp_path
 ):
     """The crash is simulated: whoever opens the file is killed."""
@@ -407,7 +407,7 @@ def test_a_bucket_that_is_away_is_at_fault_not_the_video(
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(180)
-def test_a_fault_of_ours_on_a_worker_is_told_as_such(cluster, videos, backbones, tmp_path):
+def test_a_fault_of_ours_on_a_worker_is_reported_as_such(cluster, videos, backbones, tmp_path):
     (tmp_path / "b").mkdir()
     broken = {name: tmp_path / "b" / name for name in NAMES}
     for name, folder in backbones.items():

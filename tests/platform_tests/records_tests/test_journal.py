@@ -93,7 +93,7 @@ def test_a_write_that_a_full_disk_cuts_short_is_an_error_and_spoils_nothing(
     assert ([entry.trial for entry in reading.entries], reading.damaged) == (["t0000", "t0002"], (2,))
 
 
-def test_a_journal_that_is_lost_numbers_on_from_what_mlflow_was_told(tmp_path: Path) -> None:
+def test_a_journal_that_is_lost_numbers_on_from_what_mlflow_was_sent(tmp_path: Path) -> None:
     assert SweepJournal(SweepPaths(tmp_path), after=41).write("state", state="running").n == 42
 
 
@@ -146,17 +146,17 @@ def journal_of(sweep: SweepPaths, trials: Sequence[str]) -> SweepJournal:
     return journal
 
 
-TOLD = ("b0000", "t0001", "b0001", "t0000", "t0002")
+REPORTED = ("b0000", "t0001", "b0001", "t0000", "t0002")
 
 
 @pytest.mark.parametrize(
-    "trials", [TOLD, TOLD[::-1], ("t0000", *TOLD), ("b0001", "b0000"), ("b0000",)], ids=str
+    "trials", [REPORTED, REPORTED[::-1], ("t0000", *REPORTED), ("b0001", "b0000"), ("b0000",)], ids=str
 )
 def test_the_last_hypervolume_of_progress_is_that_of_the_front(tmp_path: Path, trials: Sequence[str]) -> None:
     home = Home(tmp_path)
     sweep = synthetic_sweep(home.sweep("s"))
     write_sweep(sweep, {"state": "running", "reference": None, "config": {"search": {"trials": 3}}})
-    for unfinished in {*TOLD} - {*trials}:
+    for unfinished in {*REPORTED} - {*trials}:
         shutil.rmtree(sweep.trial(unfinished).folder)
     # The most expensive of all is a baseline, on test, and no point of its front.
     path = sweep.trial(trials[-1]).result
@@ -170,8 +170,8 @@ def test_the_last_hypervolume_of_progress_is_that_of_the_front(tmp_path: Path, t
     assert f"validation hypervolume {front.hypervolume:.4f}" in LiveStatus(entries).line(Behind(0))
     assert status_of(home, "s").validation_hypervolume[-1][1] == front.hypervolume > 0
     write_sweep(sweep, {"reference": {"map": 0.1, "gflops": 0.05}, "config": {"search": {"trials": 3}}})
-    stated = read_front([sweep], split="val").hypervolume
-    assert status_of(home, "s").validation_hypervolume[-1][1] == stated != front.hypervolume
+    of_front = read_front([sweep], split="val").hypervolume
+    assert status_of(home, "s").validation_hypervolume[-1][1] == of_front != front.hypervolume
 
 
 def test_where_the_method_searched_is_itself_a_baseline_the_rest_stand_beside_it(tmp_path: Path) -> None:

@@ -76,17 +76,17 @@ def test_a_version_stands_on_a_model_of_its_own_and_its_moves_are_numbered(
     ]
 
 
-def test_the_store_that_a_sweep_states_is_the_one(home: Home) -> None:
+def test_the_store_that_a_sweep_gives_is_the_one(home: Home) -> None:
     path = home.sweep("tiny").record
     original = path.read_text()
     assert registry._tracking_uri(home, "tiny") is None
     try:
-        for config, stated in (
+        for config, given in (
             ({"tracking": {"uri": "http://host"}}, "http://host"),
             ({}, None),
         ):
             path.write_text(json.dumps(json.loads(original) | {"config": config}))
-            assert registry._tracking_uri(home, "tiny") == stated
+            assert registry._tracking_uri(home, "tiny") == given
     finally:
         path.write_text(original)
 

@@ -35,7 +35,7 @@ def test_a_storyboard_is_drawn(video: Path, tmp_path: Path, answers: list[dict[s
         "step_seconds": 0.5,
     }
     path = tmp_path / "pictures" / "a.png"
-    draw_storyboard(video, prediction, path, truth="one")
+    draw_storyboard(video, prediction, path, ground_truth="one")
     with Image.open(path) as picture:
         assert picture.width > 600 and picture.height > 200
         assert len(picture.convert("RGB").getcolors(10**7) or []) > 500  # frames, not an empty page

@@ -126,9 +126,7 @@ def test_a_driver_that_has_lost_the_sweep_stops(tmp_path: Path, monkeypatch: pyt
     )
 
 
-def test_the_heart_of_a_living_driver_goes_on_beating(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_heart_of_a_living_driver_keeps_beating(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without, other machines take it for dead after a minute."""
     monkeypatch.setattr(sweep_lock, "HEARTBEAT_SECONDS", 0.01)
 
@@ -237,7 +235,7 @@ def test_a_driver_of_a_later_version_is_neither_ignored_nor_run_over(
 
 
 @pytest.mark.parametrize("is_held", [False, True])
-def test_a_record_that_cannot_be_read_is_told_whoever_has_the_lock(tmp_path: Path, is_held: bool) -> None:
+def test_a_record_that_cannot_be_read_is_reported_whoever_has_the_lock(tmp_path: Path, is_held: bool) -> None:
     sweep = SweepPaths(tmp_path)
     sweep.lease.write_text(json.dumps({"version": 99}))
     with contextlib.ExitStack() as held:

@@ -69,7 +69,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def test_a_store_that_is_away_is_told_later_once_and_in_order(
+def test_a_store_that_is_away_is_reported_later_once_and_in_order(
     home: Home, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     come_back = away(monkeypatch)
@@ -80,7 +80,7 @@ def test_a_store_that_is_away_is_told_later_once_and_in_order(
     sender.put(journal.write("driver"))
     for trial in TRIALS[:2]:
         sender.put(finish(home, journal, trial))
-    assert time.perf_counter() - started < 2, "telling waits for nobody"
+    assert time.perf_counter() - started < 2, "sending waits for nobody"
     wait_until(lambda: sender.is_away)
     assert sender.waiting == 3
     come_back()
@@ -147,7 +147,7 @@ def test_a_run_that_a_lost_answer_has_made_twice_is_discarded(home: Home, name: 
     assert kept.info.run_id == child.info.run_id
 
 
-def test_a_damaged_line_is_reported_and_its_trial_told_all_the_same(home: Home, name: str) -> None:
+def test_a_damaged_line_is_reported_and_its_trial_reported_all_the_same(home: Home, name: str) -> None:
     journal, said = SweepJournal(home.sweep(name)), list[str]()
     for trial in TRIALS:
         finish(home, journal, trial)
@@ -157,11 +157,11 @@ def test_a_damaged_line_is_reported_and_its_trial_told_all_the_same(home: Home, 
     journal.path.write_text("\n".join(lines) + "\n")
     assert replay(home, name, None, said.append) == 3
     assert "line 2 is damaged" in said[0]
-    # At the end of a sweep all that lies in its folder is told.
+    # At the end of a sweep all that lies in its folder is sent.
     assert {run.data.tags["paretovid.trial"] for run in runs(home, name, "trial")} == set(TRIALS)
 
 
-def test_a_result_that_cannot_be_read_is_left_out_and_the_rest_goes_on(home: Home, name: str) -> None:
+def test_a_result_that_cannot_be_read_is_left_out_and_the_rest_continues(home: Home, name: str) -> None:
     journal, said = SweepJournal(home.sweep(name)), list[str]()
     for trial in TRIALS:
         finish(home, journal, trial)

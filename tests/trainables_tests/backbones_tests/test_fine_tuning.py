@@ -63,7 +63,7 @@ def done_in(kept):
     return int(only.name)
 
 
-def test_it_goes_on_from_the_weights_and_says_where_they_came_from(videos, start, tmp_path):
+def test_it_resumes_from_the_weights_and_says_where_they_came_from(videos, start, tmp_path):
     meta = tuned(BRIEF, videos, start, tmp_path / "out")
     assert meta["training"]["weights"] == "file.pth" and meta["training"]["fine_tuned"] is True
     assert meta["measured"]["steps"] == 6 and np.isfinite(meta["measured"]["loss"])
@@ -85,16 +85,16 @@ def test_it_learns(videos, start, tmp_path):
     config = dataclasses.replace(
         BRIEF, samples=1600, batch_size=16, learning_rate=5e-3, checkpoint_every_steps=1000
     )
-    told = []
+    reported = []
 
     class Listening:
         rank, world_size, device = 0, 1, torch.device("cpu")
 
         def report(self, progress, checkpoint=None):
-            told.append(progress.get("loss"))
+            reported.append(progress.get("loss"))
 
     tuned(config, videos, start, tmp_path / "out", Listening())
-    losses = [loss for loss in told if loss is not None]
+    losses = [loss for loss in reported if loss is not None]
     assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
 
 

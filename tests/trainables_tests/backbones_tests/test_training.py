@@ -25,15 +25,15 @@ BRIEF = BackboneTrainingConfig(effort=0.01)
 
 
 class Listening:
-    """A context that remembers what it was told."""
+    """A context that remembers what was reported to it."""
 
     rank, world_size, device = 0, 1, torch.device("cpu")
 
     def __init__(self):
-        self.told = []
+        self.reported = []
 
     def report(self, progress, checkpoint=None):
-        self.told.append(dict(progress))
+        self.reported.append(dict(progress))
 
     def get_checkpoint(self):
         return None
@@ -46,7 +46,7 @@ def weights(folder):
     return load_file(folder / COARSE / "backbone.safetensors")
 
 
-def test_it_trains_saves_and_tells_its_progress(videos, tmp_path):
+def test_it_trains_saves_and_reports_its_progress(videos, tmp_path):
     context = Listening()
     said = train_backbones(BRIEF, videos, [COARSE], tmp_path, context)
     assert list(said["trained"]) == [COARSE] and said["skipped"] == {}
@@ -54,7 +54,7 @@ def test_it_trains_saves_and_tells_its_progress(videos, tmp_path):
     assert meta["dataset_fingerprint"] == videos.fingerprint
     assert meta["labels"] == [*videos.classes, "background"]
     assert np.isfinite(meta["measured"]["loss"])
-    assert context.told and all({"stage", "done", "total"} <= set(each) for each in context.told)
+    assert context.reported and all({"stage", "done", "total"} <= set(each) for each in context.reported)
 
 
 def test_a_seed_gives_the_same_weights_and_another_seed_others(videos, tmp_path):

@@ -190,9 +190,9 @@ def test_the_gates_loss_reaches_the_gates_alone():
 
 def test_only_a_run_to_the_end_answers_others_and_none_twice():
     method, split = trained(thresholds=(0.3, 0.5, 0.9, 1.0)), synthetic_split()
-    natural, never = method.settings()
-    assert (natural, never) == ({"exit_threshold": 0.5}, NEVER)
-    for setting in ({}, natural, {**NEVER, "min_confidence": 0.9}):
+    default, never = method.settings()
+    assert (default, never) == ({"exit_threshold": 0.5}, NEVER)
+    for setting in ({}, default, {**NEVER, "min_confidence": 0.9}):
         assert method.stop_points(run_cached(method, split, setting), setting) == []
     answered = [setting for setting, _ in method.stop_points(run_cached(method, split, never), never)]
     under_caps = [setting for setting in answered if "max_gflops" in setting]

@@ -102,7 +102,7 @@ def test_a_shard_that_is_whole_is_not_made_again(videos, backbone, tmp_path):
 
 
 @pytest.mark.parametrize("harm", ["byte", "short", "gone", "index", "no JSON", "no header", "no index"])
-def test_damage_is_refused_with_the_command_that_mends_it(videos, backbone, tmp_path, harm):
+def test_damage_is_refused_with_the_command_that_repairs_it(videos, backbone, tmp_path, harm):
     folder = extracted(videos, backbone, tmp_path / "features" / "moving_digits")
     shard, index = folder / "shard_00001.npy", folder / "index.json"
     content = shard.read_bytes()
@@ -131,7 +131,7 @@ def test_damage_is_refused_with_the_command_that_mends_it(videos, backbone, tmp_
     assert re.search(said.get(harm, "missing" if harm == "gone" else "damaged|changed"), error.value.message)
     if harm in ("byte", "short", "gone"):
         extracted(videos, backbone, tmp_path / "features" / "moving_digits")
-        assert len(FeatureStore.open(folder)) == len(videos.records), "the command mends it"
+        assert len(FeatureStore.open(folder)) == len(videos.records), "the command repairs it"
 
 
 def test_a_byte_that_turns_after_the_first_opening_is_noticed_at_the_next(videos, backbone, tmp_path):

@@ -12,7 +12,7 @@ SCORES = torch.tensor([[[0.3, 0.5, 0.2], [0.6, 0.2, 0.2], [0.5, 0.4, 0.1], [0.75
 TRUTH = torch.tensor([[1.0, 0.0, 0.0]])
 
 
-def test_the_margin_is_the_truth_minus_the_largest_other_class():
+def test_the_margin_is_the_true_class_minus_the_largest_other_class():
     torch.testing.assert_close(margin(SCORES, TRUTH), torch.tensor([[-0.2, 0.4, 0.1, 0.6]]))
 
 

@@ -356,7 +356,7 @@ def test_videos_of_one_step_and_of_unequal_length_alone_and_together() -> None:
 # The control
 
 
-def test_random_levels_run_as_often_as_they_are_told_whatever_the_batch() -> None:
+def test_random_levels_run_as_often_as_asked_whatever_the_batch() -> None:
     method, split = synthetic_method("random_levels"), synthetic_split(num_videos=400)
     outcome = run_cached(method, split, {"usage_1": 0.5, "usage_2": 0.2})
     total = float(split.num_steps.sum())
@@ -567,18 +567,18 @@ def test_the_usage_loss_is_weighted_by_lambda() -> None:
 
 
 def test_results_of_a_seed_stay_what_they_are() -> None:
-    """Written down on the day that this test was made; checkpoints must go on loading."""
+    """Written down on the day that this test was made; checkpoints must continue to load."""
     method = hcms()
     losses = train_briefly(method, synthetic_split(num_videos=24, seed=1), steps=20)
     split = synthetic_split(num_videos=12, seed=2)
-    natural = run_cached(method, split, at(0, 0))
+    default = run_cached(method, split, at(0, 0))
     opened = run_cached(method, split, at(2, 1))
     assert (losses[0], losses[-1]) == pytest.approx((1.500594, 0.295308), rel=1e-4)
-    assert natural.scores[0].tolist() == pytest.approx([0.995361, 0.000669, 0.001171, 0.002799], abs=2e-5)
+    assert default.scores[0].tolist() == pytest.approx([0.995361, 0.000669, 0.001171, 0.002799], abs=2e-5)
     assert opened.scores[5].tolist() == pytest.approx([0.001794, 0.000582, 0.000026, 0.997598], abs=2e-5)
-    assert natural.decisions[0].tolist() == [1, 1, 1, 1, 1, 1, 1, 2, 1]
+    assert default.decisions[0].tolist() == [1, 1, 1, 1, 1, 1, 1, 2, 1]
     assert opened.decisions[0].tolist() == [2, 1, 2, 1, 2, 1, 1, 1, 1]
-    assert {name: int(count.sum()) for name, count in natural.calls.items()} == {
+    assert {name: int(count.sum()) for name, count in default.calls.items()} == {
         "synthetic_audio@1": 78,
         "synthetic_fine@1": 20,
         "synthetic_motion@1": 3,

@@ -178,17 +178,17 @@ def test_padding_changes_neither_logits_nor_usage_in_training():
 
 
 def test_results_of_a_seed_stay_what_they_were_before_levels_became_general():
-    """Written down from the two-level code that `trainables/layers/gated_stack.py` replaced; checkpoints must go on
-    loading."""
+    """Written down from the two-level code that `trainables/layers/gated_stack.py` replaced; checkpoints must continue
+    to loading."""
     method = synthetic_method("lite_eval")
     losses = train_briefly(method, synthetic_split(num_videos=24, seed=1), steps=20)
     assert (losses[0], losses[-1]) == pytest.approx((1.5407822132110596, 0.5565710067749023), rel=1e-5)
     split = synthetic_split(num_videos=12, seed=2)
-    natural = run_cached(method, split, {"gate_offset": 0.0, "online_k": 0})
-    assert natural.scores[0].tolist() == pytest.approx([0.490737, 0.455695, 0.036709, 0.016858], abs=2e-5)
-    assert natural.scores[5].tolist() == pytest.approx([0.228041, 0.521319, 0.223490, 0.027150], abs=2e-5)
-    assert natural.decisions[0].tolist() == [1, 1, 2, 1, 1, 1, 1, 1, 1]
-    assert {name: int(count.sum()) for name, count in natural.calls.items()} == {
+    default = run_cached(method, split, {"gate_offset": 0.0, "online_k": 0})
+    assert default.scores[0].tolist() == pytest.approx([0.490737, 0.455695, 0.036709, 0.016858], abs=2e-5)
+    assert default.scores[5].tolist() == pytest.approx([0.228041, 0.521319, 0.223490, 0.027150], abs=2e-5)
+    assert default.decisions[0].tolist() == [1, 1, 2, 1, 1, 1, 1, 1, 1]
+    assert {name: int(count.sum()) for name, count in default.calls.items()} == {
         "synthetic_coarse@1": 78,
         "synthetic_fine@1": 13,
         "lite_eval.coarse_rnn": 78,

@@ -286,7 +286,7 @@ def test_a_pool_that_has_seen_everything_leaves_no_video_to_learn_from():
     selection(selector_videos="all").use_source_info(info)
 
 
-def test_a_pool_out_of_order_is_told_its_order_and_equal_cost_is_no_disorder():
+def test_a_pool_out_of_order_is_reported_its_order_and_equal_cost_is_no_disorder():
     with pytest.raises(UsageError, match="not in order of cost") as error:
         selection(pool=("m", "xs"))
     assert "xs, m" in error.value.hint
@@ -342,7 +342,7 @@ def test_impossible_settings_say_what_is_allowed(fields, said):
     assert error.value.hint
 
 
-def test_a_collapsed_selector_is_told():
+def test_a_collapsed_selector_is_reported():
     method = selection()
     calls = {COMPONENTS["xs"]: 3.0, method.component: 1.0}
     assert "every video goes to xs" in method.warnings(synthetic_metrics(calls=calls))[0]
