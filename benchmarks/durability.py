@@ -74,8 +74,8 @@ BEATS_PER_EPOCH = 2  # one step of 16 videos, and one look whether to stop
 def start(*words: str, home: Path | str, log: Path | None = None) -> subprocess.Popen[bytes]:
     """The command, as a user types it. `log`: where it writes; by default into a home that is a folder."""
     # A heartbeat at every beat, so that what is lost can be counted to the epoch.
-    signs = {"PARETOVID_SIGN_SECONDS": "0"}
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MLFLOW_TRACKING_URI": "", **signs}
+    heartbeats = {"PARETOVID_HEARTBEAT_SECONDS": "0"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MLFLOW_TRACKING_URI": "", **heartbeats}
     command = [str(Path(sys.executable).with_name("paretovid")), *words, f"home={home}"]
     with (log or Path(home) / "commands.log").open("ab") as file:
         return subprocess.Popen(command, stdout=file, stderr=file, env=environment)

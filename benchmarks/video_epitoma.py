@@ -328,7 +328,7 @@ SHOWN_CONTEXT = (
         (Cell("value", "mAP", percent=True),),
     ),
 )
-NATURAL = Shown(
+DEFAULT_ROWS = Shown(
     "trial, natural setting",
     "natural",
     ("trial",),
@@ -377,7 +377,7 @@ BENCHMARKS = (
                 ),
             ),
             *SHOWN_CONTEXT,
-            NATURAL,
+            DEFAULT_ROWS,
         ),
         page_tables=(
             PageTable(
@@ -435,7 +435,7 @@ BENCHMARKS = (
         layouts={**CONTEXT, "sampled": Layout("runs.*.sampled.*.*", ("=seed", "trial", "k"))},
         shown=(
             *SHOWN_CONTEXT,
-            NATURAL,
+            DEFAULT_ROWS,
             Shown("uniform, T'", "sampled", ("k",), (Cell("value", "mAP", percent=True),)),
         ),
         page_tables=(

@@ -25,7 +25,7 @@ from paretovid.trainables.errors import DataError
 
 POLL_SECONDS = 1.0
 """Between two polls for the driver's wish; a file system over a network is asked no more often."""
-BEAT_SECONDS = float(os.environ.get("PARETOVID_SIGN_SECONDS", "2"))
+BEAT_SECONDS = float(os.environ.get("PARETOVID_HEARTBEAT_SECONDS", "2"))
 """Between two heartbeats: a thousand trials at a time make five hundred small writes a second."""
 SLOWER_IN_A_BUCKET = 6.0
 

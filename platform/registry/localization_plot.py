@@ -14,7 +14,7 @@ from paretovid.trainables.data.videos import InputSpec, VideoReader
 MOST_FRAMES = 40
 """A longer video is shown by as many of its clips, at even distances."""
 _THUMBNAIL = InputSpec(kind="frame", size=96)
-_APPEARANCE, _MOTION, _NEUTRAL, _TRUTH = "#4c78a8", "#f58518", "#555555", "#54a24b"
+_APPEARANCE, _MOTION, _NEUTRAL, _GROUND_TRUTH = "#4c78a8", "#f58518", "#555555", "#54a24b"
 _LINES = {"appearance": _APPEARANCE, "motion": _MOTION}
 
 
@@ -83,7 +83,7 @@ def _rows(
     if ground_truth is not None:
         for label in sorted({event.label for event in ground_truth}):
             spans = [(e.start_seconds, e.end_seconds, 1.0) for e in ground_truth if e.label == label]
-            rows.append((f"true: {classes[label]}", _TRUTH, spans))
+            rows.append((f"true: {classes[label]}", _GROUND_TRUTH, spans))
     for label in dict.fromkeys(each["label"] for each in instances):
         spans = [
             (each["start_seconds"], each["end_seconds"], 0.15 + 0.85 * min(1.0, max(0.0, each["score"])))

@@ -150,7 +150,7 @@ def test_localization_repeats_itself(untrimmed, tmp_path, method):
     assert not same_weights(tmp_path / "a", tmp_path / "c")
 
 
-def test_ambiguous_segments_of_the_manifest_reach_figures_scores_and_remarks(untrimmed, tmp_path):
+def test_ambiguous_segments_of_the_manifest_reach_figures_scores_and_warnings(untrimmed, tmp_path):
     shutil.copytree(untrimmed.dataset, tmp_path / "vague")
     dataset = load_dataset(tmp_path / "vague")
     records = [dataclasses.replace(record, ambiguous=((0.0, 1e3),)) for record in dataset.records]

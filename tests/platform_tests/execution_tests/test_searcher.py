@@ -186,7 +186,7 @@ def test_figures_that_cannot_be_used_fail_the_trial_with_their_reason(
     assert study.counts().reasons == (reason,) and study.failures() == {first.trial_id: reason}
 
 
-def test_failures_are_handed_out_again_and_then_final(tmp_path: Path) -> None:
+def test_failures_are_dispatched_again_and_then_final(tmp_path: Path) -> None:
     study = make(tmp_path, trials=2, max_failures=1)
     first = study.ask()
     assert first is not None and first.attempt == 1
@@ -203,7 +203,7 @@ def test_failures_are_handed_out_again_and_then_final(tmp_path: Path) -> None:
     assert [trial.user_attrs["reason"] for trial in frozen(tmp_path)[:2]] == ["boom", "hopeless"]
 
 
-def test_running_trials_of_a_dead_process_are_handed_out_first(tmp_path: Path) -> None:
+def test_running_trials_of_a_dead_process_are_dispatched_first(tmp_path: Path) -> None:
     study = make(tmp_path, trials=6)
     done = run(study, most=4)
     lost = [study.ask(), study.ask()]
@@ -271,7 +271,7 @@ def test_a_line_that_the_disk_had_no_room_for_is_taken_back(
     assert make(tmp_path).counts().running == 0
 
 
-def test_killed_while_a_repeated_configuration_is_put_away(tmp_path: Path) -> None:
+def test_killed_while_a_repeated_configuration_is_discarded(tmp_path: Path) -> None:
     study = make(tmp_path)
     study._study.ask(study._distributions).set_user_attr("repeats", "t0000")  # and the process dies
     make(tmp_path)
@@ -305,7 +305,7 @@ def test_requeued_trials_wait_and_resume_under_their_own_name(tmp_path: Path) ->
     assert again.counts().running == 5
 
 
-def test_knobs_are_the_same_from_the_storage_as_they_were_handed_out(tmp_path: Path) -> None:
+def test_knobs_are_the_same_from_the_storage_as_they_were_dispatched(tmp_path: Path) -> None:
     knobs = {**KNOBS, "clips": KnobConfig(low=1, high=10, whole=True)}
     published = [{"gamma": 0.1, "lambda": 2, "clips": 3.0}]
     study = make(tmp_path, knobs=knobs, published=published, trials=4)

@@ -47,7 +47,7 @@ def test_a_folder_that_one_machine_uploads_another_one_has(machine: Machine) -> 
     assert (other / "data" / "x" / "deep" / "b.bin").read_bytes() == b"deep/b.bin"
 
 
-def test_only_a_committed_folder_is_complete_and_only_a_bucket_can_tell(machine: Machine) -> None:
+def test_only_a_committed_folder_is_complete_and_only_a_bucket_can_say(machine: Machine) -> None:
     store, root = machine("first")
     folder = a_folder(root / "x")
     blobs = store.upload_blobs(folder, ["a.bin"])

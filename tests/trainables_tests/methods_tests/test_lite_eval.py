@@ -178,8 +178,8 @@ def test_padding_changes_neither_logits_nor_usage_in_training():
 
 
 def test_results_of_a_seed_stay_what_they_were_before_levels_became_general():
-    """Written down from the two-level code that `trainables/layers/gated_stack.py` replaced; checkpoints must continue
-    to loading."""
+    """Written down from the two-level code that `trainables/layers/gated_stack.py` replaced; checkpoints must load
+    as before."""
     method = synthetic_method("lite_eval")
     losses = train_briefly(method, synthetic_split(num_videos=24, seed=1), steps=20)
     assert (losses[0], losses[-1]) == pytest.approx((1.5407822132110596, 0.5565710067749023), rel=1e-5)
