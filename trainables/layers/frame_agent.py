@@ -273,9 +273,7 @@ class FrameAgent(nn.Module):
             if t and not bool(active.any()):
                 break
             index = visited.index(place)
-            calls = self._calls_of_read(
-                provider, active & visited.is_new(index), active, remembered * (t > 0)
-            )
+            calls = self._read_calls(provider, active & visited.is_new(index), active, remembered * (t > 0))
             fits = cap.fits(spent_macs(provider) + _macs(calls, provider))
             refused, active = refused | (active & ~fits), active & fits
             if t and not bool(active.any()):
@@ -319,7 +317,7 @@ class FrameAgent(nn.Module):
         """What a read may call of the agent's own: its step, a frame seen before, the memory asked again."""
         return tuple(f"{self.prefix}.{name}" for name in ("step", "revisit", "memory_reuse"))
 
-    def _calls_of_read(
+    def _read_calls(
         self, provider: Provider, fresh: Tensor, active: Tensor, reused: Tensor
     ) -> dict[str, Tensor]:
         """Component to `[B]` int64, of the active videos' next read.

@@ -190,6 +190,7 @@ class _Open:
     [
         ({"name": "other"}, r"its `name` is 'other', and must be 'mine'"),
         ({"loss": None, "run": None}, r"it does not define run"),
+        ({"looks": lambda self: ("none", "fine")}, r"its `looks\(\)` is called `reads\(\)` now"),
         ({"task": "guessing"}, r"its `task` is 'guessing', and must be one of classification, localization"),
         ({"Config": dict}, r"its `Config` must be a dataclass"),
         ({"Config": _NotFrozen}, r"its `Config` must be frozen"),
