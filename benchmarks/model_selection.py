@@ -272,7 +272,7 @@ def pool_losses(prepared: Prepared, pool: Sequence[str], cost_shares: torch.Tens
     """Mean loss and accuracy of each member on training videos that it has seen and has not, on test, at 3 clips; and
     the share of videos for which Eq. 2 names each member at alpha 0.5."""
     stores = {source: FeatureStore.open(prepared.features[source]) for source in pool}
-    share = max(store.header["video_share"] for store in stores.values())
+    share = max(store.header.video_share for store in stores.values())
     dataset = prepared.dataset
     num_classes = len(dataset.classes)
     members = ModelPool(

@@ -1,7 +1,7 @@
 """What a trial and its driver report to each other, as small files in the sweep's folder, which all nodes see.
 
-    stop.json                    the driver asks all trials to end with a checkpoint
-    trials/<trial>/alive.json    which process has the trial, and when it last got on
+    stop.json                    the driver asks all trials to end with a checkpoint (`StopRequest`)
+    trials/<trial>/alive.json    which process has the trial, and when it last got on (`TrialHeartbeat`)
 
 A process whose trial was given to another one (its driver died, and the next was quicker than its end) finds
 another lease than its own in `alive.json`, and leaves the trial alone from then on.
@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from typing import final
 
 from paretovid.platform.records.lease import TrialHeartbeat
-from paretovid.platform.storage.home import SweepPaths, TrialPaths
+from paretovid.platform.storage.home import TrialPaths
 from paretovid.trainables.data.s3 import ObjectStoreError
 from paretovid.trainables.errors import DataError
 
@@ -28,16 +28,6 @@ POLL_SECONDS = 1.0
 BEAT_SECONDS = float(os.environ.get("PARETOVID_HEARTBEAT_SECONDS", "2"))
 """Between two heartbeats: a thousand trials at a time make five hundred small writes a second."""
 SLOWER_IN_A_BUCKET = 6.0
-
-
-def ask_to_stop(sweep: SweepPaths, reason: str) -> None:
-    """Asks the sweep's trials, wherever they run, to end with a checkpoint."""
-    sweep.store.write_text(sweep.stop, json.dumps({"reason": reason, "at": time.time()}))
-
-
-def take_back_stop(sweep: SweepPaths) -> None:
-    """Trials that start from now on are not asked to end."""
-    sweep.store.remove(sweep.stop)
 
 
 def heartbeat_of(trial: TrialPaths) -> TrialHeartbeat | None:

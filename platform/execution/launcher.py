@@ -26,12 +26,12 @@ from ray.exceptions import RayError
 from paretovid.infra.locks import exclusive_lock
 from paretovid.infra.placement import GIB, TrialResources
 from paretovid.infra.ray_cluster import environment
-from paretovid.platform.execution.heartbeat import take_back_stop
 from paretovid.platform.execution.outcome import FixedTrial, TrialCallback
 from paretovid.platform.execution.searcher import Configure, ParetoSearcher, knobs_alone
 from paretovid.platform.execution.stopping import StopSwitch, SweepStopped
 from paretovid.platform.execution.trial_process import Trainable, in_process, nested
 from paretovid.platform.execution.watchdog import ExplainingScheduler, Watchdog, killed_for_memory
+from paretovid.platform.records.control_requests import take_back_stop
 from paretovid.platform.search.study import ParetoStudy
 from paretovid.platform.storage.home import SweepPaths
 from paretovid.trainables.documents import JsonObject

@@ -15,11 +15,12 @@ import ray
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler
 
-from paretovid.platform.execution.heartbeat import ask_to_stop, heartbeat_of
+from paretovid.platform.execution.heartbeat import heartbeat_of
 from paretovid.platform.execution.outcome import PROCESS_DIED, Failed
 from paretovid.platform.execution.ray_errors import NODE_LOST, is_node_loss
 from paretovid.platform.execution.searcher import ParetoSearcher
 from paretovid.platform.execution.stopping import StopSwitch
+from paretovid.platform.records.control_requests import ask_to_stop
 from paretovid.platform.storage.home import SweepPaths
 
 STOP_SECONDS = 25.0

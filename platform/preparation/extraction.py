@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import logging
 import socket
 import time
@@ -33,7 +32,8 @@ from paretovid.platform.preparation.crash_counter import start_attempts
 from paretovid.platform.storage.home import Home, HomeReference
 from paretovid.platform.storage.store import Store
 from paretovid.search_spaces.schema import ExtractionConfig
-from paretovid.trainables.backbones.catalog import component, load_backbone, read_backbone_meta
+from paretovid.trainables.backbones.catalog import component, load_backbone
+from paretovid.trainables.backbones.description import BackboneDescription
 from paretovid.trainables.backbones.precision import Precision
 from paretovid.trainables.data.dataset import Dataset, VideoRecord, located
 from paretovid.trainables.data.s3 import ObjectStoreError
@@ -41,6 +41,8 @@ from paretovid.trainables.errors import DataError, ParetovidError, UsageError
 from paretovid.trainables.features.extract import compute_features, read_pieces, why_unreadable
 from paretovid.trainables.features.store import (
     describes_shard,
+    find_shard_description,
+    read_shard_description,
     shard_files,
     shard_is_whole,
     write_shard,
@@ -100,9 +102,9 @@ def extract_shards(
 
 
 def _width(backbone: Path) -> int:
-    meta = read_backbone_meta(backbone)
-    spec = component(meta["component"])
-    return max(1, len(meta["labels"])) if spec.classifies else spec.feature_width
+    described = BackboneDescription.read(backbone)
+    spec = component(described.component)
+    return max(1, len(described.origin.labels)) if spec.classifies else spec.feature_width
 
 
 Cell: TypeAlias = int | str | np.ndarray
@@ -396,9 +398,9 @@ class ShardWriter:
             return True
         # Of an extraction that was interrupted, on whatever machine.
         for blob, content in self._uploaded(name).get(description, ()):
-            described = json.loads(content)
-            if describes_shard(described, asked):
-                rows_blob = Blob(bytes=described["bytes"], sha256=described["sha256"])
+            described = find_shard_description(content, f"{description} of {name}")
+            if described is not None and describes_shard(described, asked):
+                rows_blob = Blob(bytes=described.rows.num_bytes, sha256=described.rows.sha256)
                 self.blobs[name] |= {description: blob, rows: rows_blob}
                 return True
         return False
@@ -462,7 +464,7 @@ class ShardWriter:
         for name, folder in self.folders.items():
             for shard in range(self.num_shards):
                 description = folder / shard_files(shard)[1]
-                if description.exists() and json.loads(description.read_text())["skipped"]:
+                if description.exists() and read_shard_description(folder, shard).skipped:
                     description.unlink()
                     blobs = [self.blobs[name].pop(file, None) for file in shard_files(shard)]
                     if blobs[1] is not None:

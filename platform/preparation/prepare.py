@@ -23,11 +23,10 @@ from paretovid.trainables.backbones.catalog import component
 from paretovid.trainables.data.dataset import Dataset
 from paretovid.trainables.errors import DataError, StaleFeaturesError
 from paretovid.trainables.features.extract import headers
+from paretovid.trainables.features.index import INDEX_FILE
 from paretovid.trainables.features.store import (
-    INDEX_FILE,
     FeatureStore,
     finish,
-    header_fingerprint,
     skipped_videos,
 )
 
@@ -87,7 +86,7 @@ def _extract(
     config = plan.config
     described = headers(dataset, backbones, config.backbones.dtype, config.extraction.precision)
     folders = {
-        name: home.features(dataset.name) / f"{name}@{header_fingerprint(header)}"
+        name: home.features(dataset.name) / f"{name}@{header.fingerprint}"
         for name, header in described.items()
     }
     with progress.stage("features", unit="videos") as stage:

@@ -14,6 +14,7 @@ from typing import Protocol, final
 
 from paretovid.platform.console.progress import format_seconds
 from paretovid.platform.execution.heartbeat import heartbeat_of
+from paretovid.platform.records.control_requests import stop_request
 from paretovid.platform.records.failure import failure_of
 from paretovid.platform.records.journal import (
     Entry,
@@ -29,7 +30,7 @@ from paretovid.platform.storage.home import Home, SweepPaths
 from paretovid.platform.sweeps.lock import driver_of
 from paretovid.platform.tracking.exporter import last_sent
 from paretovid.trainables.documents import JsonValue
-from paretovid.trainables.errors import DataError, UsageError
+from paretovid.trainables.errors import DataError, ParetovidError, UsageError
 from paretovid.trainables.evaluation.pareto import Reference, hypervolume, non_dominated, reference_of
 from paretovid.trainables.evaluation.results import RESULT_FILE
 
@@ -108,6 +109,7 @@ def status_of(home: Home, name: str) -> SweepStatus:
     cpu_hours, gpu_hours = hours_spent(entries, now if driver else (entries[-1].at if entries else now))
     left = max(0, asked - len(finished) - len(failed))
     untracked = _untracked(sweep, entries)
+    waits = _waits(name, state, entries, left - len(running), running, untracked)
     return SweepStatus(
         name=name,
         state=state,
@@ -122,7 +124,7 @@ def status_of(home: Home, name: str) -> SweepStatus:
         gpu_hours=gpu_hours,
         untracked=untracked,
         damaged_lines=reading.damaged,
-        waits=tuple(_waits(name, state, entries, left - len(running), running, untracked)),
+        waits=(*_stopping(sweep, driver, len(running)), *waits),
         seconds_left=_seconds_left(entries, left, len(running), now) if driver else None,
     )
 
@@ -260,7 +262,10 @@ def _curve_lines(points: Sequence[tuple[float, float]]) -> list[str]:
 def _failures(sweep: SweepPaths, finished: set[str]) -> dict[str, str]:
     found = {}
     for trial in sweep.with_failure():
-        reason = failure_of(trial)
+        try:
+            reason = failure_of(trial)
+        except DataError as error:  # of another version: it has failed all the same
+            reason = error.message
         if reason is not None and trial.name not in finished:
             found[trial.name] = reason
     return found
@@ -296,6 +301,19 @@ def _open_starts(entries: Sequence[Entry]) -> dict[str, Entry]:
         elif entry.event in _ENDED:
             running.pop(entry.trial, None)
     return running
+
+
+def _stopping(sweep: SweepPaths, driver: DriverLease | None, running: int) -> list[str]:
+    """Why the driver ends the sweep, while it does."""
+    if driver is None:
+        return []
+    try:
+        asked = stop_request(sweep)
+    except ParetovidError:  # another version's: what it says is not shown
+        return []
+    if asked is None or asked.at < driver.started:  # of a driver before this one
+        return []
+    return [f"the driver for the checkpoints of {running} trials, then it ends: {asked.reason}"]
 
 
 def _untracked(sweep: SweepPaths, entries: Sequence[Entry]) -> int:

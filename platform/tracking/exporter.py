@@ -9,7 +9,6 @@ it once all the same, as everything is looked up before it is made (`tracker.py`
 from __future__ import annotations
 
 import contextlib
-import json
 import sqlite3
 import threading
 import time
@@ -18,6 +17,7 @@ from typing import final
 
 from paretovid.platform.fronts.build import read_front
 from paretovid.platform.fronts.front import Front
+from paretovid.platform.records.delivered import read_delivered, write_delivered
 from paretovid.platform.records.journal import Entry, FailedStart, read_journal
 from paretovid.platform.records.sweep import known_record
 from paretovid.platform.records.trial import SweepResults, read_sweep, read_trial
@@ -25,7 +25,7 @@ from paretovid.platform.storage.home import Home, SweepPaths
 from paretovid.platform.tracking.artifact_places import artifact_places
 from paretovid.platform.tracking.store import StoreError, open_store, store_uri
 from paretovid.platform.tracking.tracker import Tracker, log_sweep
-from paretovid.trainables.errors import ParetovidError
+from paretovid.trainables.errors import DataError, ParetovidError
 from paretovid.trainables.evaluation.results import TrialResult
 
 EMBEDDED = "home"
@@ -52,7 +52,7 @@ class Delivery:
     @property
     def sent(self) -> int:
         """The number of the last entry that the store has."""
-        known = _tracked(self._paths)
+        known = read_delivered(self._paths).last_events
         if self._address == EMBEDDED and EMBEDDED not in known:  # written before addresses were relative
             return known.get(self._address_before(), 0)
         return known.get(self._address, 0)
@@ -118,8 +118,7 @@ class Delivery:
         return found
 
     def _note(self, number: int) -> None:
-        known = {**_tracked(self._paths), self._address: number}
-        self._paths.store.write_text(self._paths.tracked, json.dumps(known))
+        write_delivered(self._paths, read_delivered(self._paths).with_event(self._address, number))
 
 
 def _batches(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
@@ -159,11 +158,6 @@ class TrackingSender:
     def waiting(self) -> int:
         """Events that the store has not taken yet."""
         return len(self._waiting)
-
-    @property
-    def is_away(self) -> bool:
-        """True while the store does not answer."""
-        return self._failures > 0
 
     def start(self) -> None:
         """Begins with what earlier drivers have left in the journal."""
@@ -246,7 +240,9 @@ class TrackingSender:
 
     def _drop_sent(self) -> None:
         sent = 0
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(
+            OSError, DataError
+        ):  # of a later version: another driver has the sweep by now
             sent = self._delivery.sent
         with self._lock:
             self._waiting = [entry for entry in self._waiting if entry.n > sent]
@@ -280,10 +276,4 @@ def replay(
 
 def last_sent(sweep: SweepPaths) -> int:
     """The highest number that any store has been sent; events to come must lie above."""
-    return max(_tracked(sweep).values(), default=0)
-
-
-def _tracked(sweep: SweepPaths) -> dict[str, int]:
-    """Address of a tracking store to the number of the last event that it has been sent."""
-    found = sweep.store.read_document(sweep.tracked) or {}
-    return {address: int(number) for address, number in found.items()}
+    return read_delivered(sweep).latest

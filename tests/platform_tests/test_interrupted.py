@@ -23,7 +23,7 @@ from paretovid.platform.execution.launcher import LaunchSummary
 from paretovid.platform.execution.stopping import StopSwitch, SweepStopped, ended_in_order
 from paretovid.platform.preparation import datasets
 from paretovid.platform.preparation import prepare as preparing
-from paretovid.platform.preparation.backbones import _interruptible
+from paretovid.platform.preparation.interruptible_trainer import interruptible
 from paretovid.platform.preparation.prepare import Prepared
 from paretovid.platform.records.sweep import known_record
 from paretovid.platform.storage.home import Home
@@ -81,7 +81,7 @@ def test_a_training_of_backbones_leaves_ctrl_c_to_us() -> None:
     from ray.train.torch import TorchTrainer
 
     before = signal.getsignal(signal.SIGINT)
-    _interruptible(TorchTrainer)(lambda: None)._register_sigint_handler(None)
+    interruptible(TorchTrainer)(lambda: None)._register_sigint_handler(None)
     assert signal.getsignal(signal.SIGINT) == before
 
 

@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sources = {source: FAMILIES["small"][source] for source in ("coarse", "fine")}
     torch.manual_seed(0)
     for source, name in sources.items():
-        save_backbone(root / source, name, component(name).build(4).eval(), {})
+        save_backbone(root / source, name, component(name).build(4).eval())
     widths = {source: component(name).feature_width for source, name in sources.items()}
     method = build_method("lite_eval", {}, widths=widths, num_classes=4, multi_label=False)
     save_file(
@@ -163,7 +163,7 @@ def test_a_pools_weights_are_read_when_a_video_needs_them(tmp_path: Path, videos
     sources = FAMILIES["x3d_pool"]
     torch.manual_seed(0)
     for source, name in sources.items():
-        save_backbone(tmp_path / source, name, component(name).build(4).eval(), {})
+        save_backbone(tmp_path / source, name, component(name).build(4).eval())
     method = build_method(
         "model_selection", {}, widths=dict.fromkeys(sources, 4), num_classes=4, multi_label=False
     )

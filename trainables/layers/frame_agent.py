@@ -304,13 +304,7 @@ class FrameAgent(nn.Module):
         if not cap.is_set:
             joined |= record(joined["spent"], cheapest=cheapest, step=read_macs)
         is_early = (joined["steps"] >= 0).sum(dim=1) < num_steps
-        return Outcome(
-            scores=answer,
-            calls={name: count.clone() for name, count in provider.calls.items()},
-            decisions=_decisions(joined, provider.batch_size, provider.max_steps),
-            trace=joined,
-            stopped_by=stopped_by(refused=refused, is_early=is_early),
-        )
+        return _outcome(provider, answer, joined, stopped_by(refused=refused, is_early=is_early))
 
     @property
     def _own(self) -> tuple[str, ...]:
@@ -432,6 +426,17 @@ class _WholeStep(nn.Module):
             hidden, View(0, torch.zeros(1, dtype=torch.int64), place, torch.ones(1), memory, closed)
         )
         return [self.agent.head(hidden), *(decider(hidden) for decider in self.agent.deciders.values())]
+
+
+def _outcome(provider: Provider, answer: Tensor, trace: dict[str, Tensor], why_stopped: Tensor) -> Outcome:
+    """Of a walk that has ended, with scores `answer` `[B, C]`; `why_stopped`: as `caps.stopped_by` gives it."""
+    return Outcome(
+        scores=answer,
+        calls={name: count.clone() for name, count in provider.calls.items()},
+        decisions=_decisions(trace, provider.batch_size, provider.max_steps),
+        trace=trace,
+        stopped_by=why_stopped,
+    )
 
 
 def _decisions(trace: Mapping[str, Tensor], batch_size: int, max_steps: int) -> Tensor:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from paretovid.trainables.catalog import method_class
+from paretovid.trainables.catalog import ConfiguredMethod, method_class
 from paretovid.trainables.config import typed_config
 from paretovid.trainables.documents import Fields, JsonObject, JsonValue
 from paretovid.trainables.method import NeedsFiles
@@ -88,6 +88,10 @@ class TrialConfig:
             output=fields.text("output"),
             accounting=fields.text("accounting"),
         )
+
+    def configured_method(self) -> ConfiguredMethod:
+        """The method with its typed configuration. Raises `UsageError` for fields that it does not take."""
+        return ConfiguredMethod.of(self.method, self.model)
 
     @property
     def digest(self) -> str:

@@ -19,11 +19,12 @@ from ray import tune
 from paretovid.infra.placement import GIB, TrialResources
 from paretovid.infra.ray_cluster import Cluster
 from paretovid.platform.execution.context import _finite, keep_checkpoint, kept_checkpoint
-from paretovid.platform.execution.heartbeat import HeartbeatWriter, ask_to_stop, take_back_stop
+from paretovid.platform.execution.heartbeat import HeartbeatWriter
 from paretovid.platform.execution.launcher import launch_lock, launch_trials
 from paretovid.platform.execution.outcome import FixedTrial, TrialCallback
 from paretovid.platform.execution.stopping import StopSwitch, SweepStopped, on_signals
 from paretovid.platform.execution.watchdog import cause_of_death, killed_for_memory
+from paretovid.platform.records.control_requests import ask_to_stop, take_back_stop
 from paretovid.platform.search.study import ParetoStudy
 from paretovid.platform.storage.documents import read_json_object
 from paretovid.platform.storage.home import SweepPaths, TrialPaths

@@ -39,10 +39,21 @@ from paretovid.trainables.data.dataset import Dataset
 from paretovid.trainables.data.moving_digits.generate import MovingDigitsConfig, make_moving_digits
 from paretovid.trainables.errors import DataError, UsageError
 from paretovid.trainables.features.extract import extract_shard
+from paretovid.trainables.features.index import FeaturesHeader
 from paretovid.trainables.features.store import FeatureStore, finish, shard_is_whole
 
 NAMES = (FAMILIES["small"]["coarse"], FAMILIES["small"]["audio"])
-HEADER = {"component": "c", "dataset": "moving_digits"}
+HEADER = FeaturesHeader(
+    component="c",
+    dataset="moving_digits",
+    dataset_fingerprint="3a46fd007c08",
+    weights_sha256="ab" * 32,
+    video_share=1.0,
+    sampling={},
+    dtype="float32",
+    precision="float32",
+    code_version="270bbd0050a7",
+)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +67,7 @@ def backbones(videos: Dataset, tmp_path_factory: pytest.TempPathFactory) -> dict
     root = tmp_path_factory.mktemp("backbones")
     torch.manual_seed(0)
     for name in NAMES:
-        save_backbone(root / name, name, component(name).build(len(videos.classes)).eval(), {"labels": []})
+        save_backbone(root / name, name, component(name).build(len(videos.classes)).eval())
     return {name: root / name for name in NAMES}
 
 

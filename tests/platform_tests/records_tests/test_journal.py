@@ -13,6 +13,7 @@ import pytest
 from paretovid.platform.execution.heartbeat import HeartbeatWriter
 from paretovid.platform.execution.stopping import StopSwitch
 from paretovid.platform.fronts.build import read_front
+from paretovid.platform.records.control_requests import ask_to_stop
 from paretovid.platform.records.failure import record_failure
 from paretovid.platform.records.journal import Entry, FinishedTrial, SweepJournal, hours_spent, read_journal
 from paretovid.platform.records.trial import read_trial
@@ -254,3 +255,22 @@ def test_a_sweep_that_is_running_shows_its_trials_and_an_estimate(tmp_path: Path
         assert "2 trials for one of 1 places" in found.waits
         assert "t0002 on" in status_text(found) and "start 2" in status_text(found)
         assert json.dumps(found.to_json())
+        ask_to_stop(sweep, "interrupted by ctrl-C")
+        waits = "the driver for the checkpoints of 1 trials, then it ends: interrupted by ctrl-C"
+        assert waits in status_of(home, "s").waits
+        sweep.stop.write_text(json.dumps({"reason": "of a driver before", "at": found.driver.started - 1}))
+        assert status_of(home, "s").waits == found.waits
+        sweep.stop.write_text(json.dumps({"version": 99}))
+        assert status_of(home, "s").waits == found.waits, "another version's request is not shown"
+
+
+def test_a_failure_of_a_later_version_is_one_all_the_same_and_says_what_cannot_be_read(
+    tmp_path: Path,
+) -> None:
+    home = Home(tmp_path)
+    write_state(home, "interrupted")
+    record_failure(home.trial("s", "t0000"), "boom")
+    home.trial("s", "t0000").failure.write_text(json.dumps({"version": 2, "because": "boom"}))
+    assert "failure.json is of version 2" in status_of(home, "s").failed["t0000"]
+    (listed,) = list_sweeps(home)
+    assert listed.failed == 1

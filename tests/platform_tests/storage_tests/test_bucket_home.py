@@ -18,8 +18,8 @@ from paretovid.infra.object_store import ObjectStore
 from paretovid.infra.testing import S3Server, s3_server
 from paretovid.platform.config.load import load_sweep_config
 from paretovid.platform.execution.context import ProcessContext, forget_checkpoints, keep_checkpoint
-from paretovid.platform.execution.heartbeat import ask_to_stop, take_back_stop
 from paretovid.platform.fronts.build import read_front
+from paretovid.platform.records.control_requests import ask_to_stop, take_back_stop
 from paretovid.platform.records.failure import failure_of, record_failure
 from paretovid.platform.records.journal import SweepJournal, read_journal
 from paretovid.platform.records.sweep import known_record, write_record

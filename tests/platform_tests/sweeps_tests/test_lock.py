@@ -155,6 +155,23 @@ def test_a_wish_of_before_asks_nobody_who_came_after(tmp_path: Path, monkeypatch
     assert switch.reason is None
 
 
+@pytest.mark.parametrize(
+    ("request_", "by"),
+    [({"by": "process 7 on vm", "at": 0}, "process 7 on vm"), ({"version": 99}, "another driver")],
+)
+def test_a_driver_gives_way_to_whoever_asks_a_later_version_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request_: dict[str, Any], by: str
+) -> None:
+    monkeypatch.setattr(sweep_lock, "HEARTBEAT_SECONDS", 0.01)
+    switch = StopSwitch()
+    with SweepLock(SweepPaths(tmp_path), switch).hold():
+        SweepPaths(tmp_path).take_over.write_text(json.dumps(request_))
+        until = time.time() + 10
+        while switch.reason is None and time.time() < until:
+            time.sleep(0.01)
+    assert switch.reason == f"taken over by {by}"
+
+
 def test_nothing_beats_after_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep_lock, "HEARTBEAT_SECONDS", 0.01)
     lock, begun = SweepLock(SweepPaths(tmp_path), StopSwitch()), threading.Event()

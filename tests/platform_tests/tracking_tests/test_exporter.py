@@ -16,6 +16,7 @@ from paretovid.platform.testing.sweeps import write_sweep, write_trial
 from paretovid.platform.tracking import exporter as tracking_sender
 from paretovid.platform.tracking.exporter import Delivery, TrackingSender, last_sent, replay
 from paretovid.platform.tracking.store import Store, StoreError, open_store
+from paretovid.trainables.errors import DataError
 
 TRIALS = ("t0000", "t0001", "t0002")
 
@@ -81,8 +82,8 @@ def test_a_store_that_is_away_is_reported_later_once_and_in_order(
     for trial in TRIALS[:2]:
         sender.put(finish(home, journal, trial))
     assert time.perf_counter() - started < 2, "sending waits for nobody"
-    wait_until(lambda: sender.is_away)
-    assert sender.waiting == 3
+    wait_until(lambda: bool(said))
+    assert said[0].startswith("  MLflow takes nothing for now") and sender.waiting == 3
     come_back()
     wait_until(lambda: not sender.waiting)
     sender.put(journal.write("fault", trial="t0007", reason="boom", again=False, knobs={"gamma": 0.1}))
@@ -133,6 +134,17 @@ def test_a_driver_killed_between_sending_and_noting_it_sends_twice_and_makes_onc
     home.sweep(name).tracked.unlink()
     assert replay(home, name, None, print) == 3
     assert len(runs(home, name, "trial")) == 3
+
+
+def test_what_a_later_version_has_noted_is_refused_before_anything_is_sent(home: Home, name: str) -> None:
+    journal = SweepJournal(home.sweep(name))
+    finish(home, journal, "t0000")
+    home.sweep(name).tracked.write_text(json.dumps({"version": 3}))
+    for begin in (TrackingSender(home, name, None, print).start, lambda: replay(home, name, None, print)):
+        with pytest.raises(DataError, match=r"tracked\.json is of version 3"):
+            begin()
+    home.sweep(name).tracked.unlink()
+    assert replay(home, name, None, print) == 1, "nothing had been sent"
 
 
 def test_a_run_that_a_lost_answer_has_made_twice_is_discarded(home: Home, name: str) -> None:

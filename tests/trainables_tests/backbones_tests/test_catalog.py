@@ -15,6 +15,7 @@ from paretovid.trainables.backbones.catalog import (
     measure_component,
     save_backbone,
 )
+from paretovid.trainables.backbones.description import BackboneOrigin
 from paretovid.trainables.errors import DataError, UnknownNameError
 
 every_component = pytest.mark.parametrize("name", sorted(COMPONENTS))
@@ -96,9 +97,9 @@ def test_members_of_the_pool_see_what_stands_still_and_what_moves():
 def test_a_backbone_survives_its_folder_and_a_damaged_one_is_refused(tmp_path):
     name = family("small")["coarse"]
     backbone = component(name).build(3).eval()
-    written = save_backbone(tmp_path, name, backbone, {"labels": ["a", "b", "c"]})
-    loaded, meta = load_backbone(tmp_path)
-    assert meta == written and not loaded.training
+    written = save_backbone(tmp_path, name, backbone, BackboneOrigin(labels=("a", "b", "c")))
+    loaded, described = load_backbone(tmp_path)
+    assert described == written and described.origin.labels == ("a", "b", "c") and not loaded.training
     inputs = decoded(name, 2)
     with torch.no_grad():
         assert torch.equal(loaded(inputs), backbone(inputs))

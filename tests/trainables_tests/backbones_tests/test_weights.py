@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from paretovid.trainables.backbones.catalog import component, load_backbone, save_backbone
+from paretovid.trainables.backbones.description import BackboneOrigin
 from paretovid.trainables.backbones.spec import ComponentSpec
 from paretovid.trainables.backbones.weights import build_with_weights, fetch, read_tensors
 from paretovid.trainables.errors import DataError, UsageError
@@ -162,9 +163,9 @@ def test_features_of_random_weights_fit_into_half_precision(name: str) -> None:
 
 def test_a_loaded_backbone_survives_its_folder(published: dict[str, Tensor], tmp_path: Path) -> None:
     backbone, origin = build_with_weights(SPEC, saved(tmp_path, published))
-    save_backbone(tmp_path / "kept", SPEC.name, backbone, {"training": origin})
-    loaded, meta = load_backbone(tmp_path / "kept")
-    assert meta["training"] == origin
+    save_backbone(tmp_path / "kept", SPEC.name, backbone, BackboneOrigin(training=origin))
+    loaded, described = load_backbone(tmp_path / "kept")
+    assert described.origin.training == origin
     sound = torch.randn(2, 64, 96)
     with torch.no_grad():
         assert torch.equal(loaded(sound), backbone(sound))

@@ -397,7 +397,7 @@ def recognizer(tmp_path_factory: pytest.TempPathFactory) -> Recognizer:
     sources = {source: FAMILIES["small"][source] for source in ("audio", "fine", "motion")}
     torch.manual_seed(0)
     for source, name in sources.items():
-        save_backbone(root / source, name, component(name).build(4).eval(), {})
+        save_backbone(root / source, name, component(name).build(4).eval())
     widths = {source: component(name).feature_width for source, name in sources.items()}
     method = build_method("hcms", {}, widths=widths, num_classes=4, multi_label=False)
     save_file({name: value.contiguous() for name, value in method.state_dict().items()}, root / "weights")
