@@ -27,6 +27,7 @@ from benchmarks.harness.tables import Cell, PageTable, Shown, table
 from paretovid.trainables import outcome
 from paretovid.trainables.catalog import build_method
 from paretovid.trainables.data.dataset import Dataset
+from paretovid.trainables.evaluation.results import SCORES_FILE
 from paretovid.trainables.layers import functional
 from paretovid.trainables.layers.recurrent import Projection
 from paretovid.trainables.methods.ada_frame import NEVER
@@ -250,7 +251,7 @@ def at_equal_frames(points: Run) -> list[dict[str, Any]]:
 
 def evidence_of(dataset: Dataset, folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """Steps of the test videos that carry evidence, and steps that there are, `[N, T]` bool, in the scores' order."""
-    with safe_open(folder / "scores.safetensors", "numpy") as file:
+    with safe_open(folder / SCORES_FILE, "numpy") as file:
         names = json.loads(file.metadata()["test"])
         shape = file.get_tensor("test/decisions").shape[1:]
     labels = {record.video_id: record.step_labels or () for record in dataset.split("test")}

@@ -39,7 +39,9 @@ import numpy as np
 import psutil
 
 from paretovid.infra.testing import FlakyProxy, postgres_server, s3_server
+from paretovid.platform.execution.heartbeat import heartbeat_of
 from paretovid.platform.fronts.build import read_front
+from paretovid.platform.records.front_files import DOCUMENT
 from paretovid.platform.records.journal import read_journal
 from paretovid.platform.search.location import STORAGE_VARIABLE
 from paretovid.platform.storage.home import Home, SweepPaths, open_home
@@ -110,7 +112,7 @@ def fresh(source: Path, home: Path) -> Path:
 
 def front_of(home: Path) -> Any:
     """What the sweep has found, without what differs from run to run."""
-    document = json.loads((home / "sweeps" / "s" / "front.json").read_text())
+    document = json.loads((Home(home).sweep("s").folder / DOCUMENT).read_text())
     return [(p["id"], p["map"], p["gflops"], p["on_front"]) for p in document["points"]]
 
 
@@ -136,15 +138,14 @@ def lost_epochs(home: Path, began_at: dict[str, int], leases: dict[str, str]) ->
         leases: trial to the lease of its last start that was counted; replaced as well.
     """
     lost = {}
-    for path in (home / "sweeps" / "s" / "trials").glob("*/alive.json"):
-        trial, kept = path.parent.name, sorted(path.parent.glob("checkpoint-*[0-9]"))
-        lease = json.loads(path.read_text()).get("claim")
-        if leases.get(trial) == lease:
+    for paths in Home(home).sweep("s").with_heartbeat():
+        trial, kept = paths.name, sorted(paths.folder.glob("checkpoint-*[0-9]"))
+        alive = heartbeat_of(paths)
+        if alive is None or leases.get(trial) == alive.lease:
             continue  # it was not started again since the last kill
-        leases[trial] = lease
+        leases[trial] = alive.lease
         epochs = len(json.loads((kept[-1] / "history.json").read_text())) if kept else 0
-        beats = int(json.loads(path.read_text()).get("beats", 0))
-        reached = min(began_at.get(trial, 0) + beats / BEATS_PER_EPOCH, EPOCHS)
+        reached = min(began_at.get(trial, 0) + alive.beats / BEATS_PER_EPOCH, EPOCHS)
         lost[trial] = max(0.0, reached - epochs)
         began_at[trial] = epochs
     return lost
@@ -405,11 +406,8 @@ def cluster_of(nodes: int, cpus: float = 1) -> Iterator[Any]:
 
 def _trial_processes(home: Path) -> set[int]:
     """Processes that have a trial now, by its heartbeats."""
-    found = set()
-    for path in (home / "sweeps" / "s" / "trials").glob("*/alive.json"):
-        with suppress(OSError, ValueError, KeyError):
-            found.add(int(json.loads(path.read_text())["pid"]))
-    return found
+    alive = [heartbeat_of(trial) for trial in Home(home).sweep("s").with_heartbeat()]
+    return {each.pid for each in alive if each is not None}
 
 
 def _children(node: Any) -> set[int]:

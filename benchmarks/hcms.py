@@ -33,6 +33,7 @@ from paretovid.trainables.evaluation.metrics import (
     bootstrap_map_difference,
     mean_average_precision,
 )
+from paretovid.trainables.evaluation.results import RESULT_FILE, SCORES_FILE, WEIGHTS_FILE
 from paretovid.trainables.features.store import FeatureSplit, FeatureStore, load_padded
 from paretovid.trainables.methods.hcms import Hcms
 from paretovid.trainables.outcome import Batch
@@ -239,7 +240,7 @@ def cost_by_class(point: Point, targets: np.ndarray) -> np.ndarray:
 
 def audio_sensitive(folder: Path, seed: int) -> np.ndarray:
     """`[C]` bool: classes that audio alone recognizes, by its AP on validation (Table 4)."""
-    tensors = load_file(folder / f"early-A-all-s{seed}" / "scores.safetensors")
+    tensors = load_file(folder / f"early-A-all-s{seed}" / SCORES_FILE)
     scores, targets = tensors["val/scores"][0].astype(np.float64), tensors["val/targets"]
     return average_precision_paper(scores, targets.astype(np.float64)) >= AUDIO_SENSITIVE_AP
 
@@ -268,7 +269,7 @@ def at_matched_usage(
 ) -> list[dict[str, Any]]:
     """HCMS minus random levels that run with the same probabilities on test, paired over videos."""
     trial = folder / f"random_levels-s{seed}"
-    result = json.loads((trial / "result.json").read_text())
+    result = json.loads((trial / RESULT_FILE).read_text())
     method = build_method(
         "random_levels",
         result["model"],
@@ -276,7 +277,7 @@ def at_matched_usage(
         num_classes=len(prepared.dataset.classes),
         multi_label=prepared.dataset.multi_label,
     )
-    method.load_state_dict(load_tensors(trial / "model.safetensors"))
+    method.load_state_dict(load_tensors(trial / WEIGHTS_FILE))
     split = test_split(prepared)
     num_steps = split.num_steps.numpy()
     rows = []
@@ -436,7 +437,7 @@ def picture_of_training(folder: Path, seed: int, path: Path) -> None:
     figure = Figure(figsize=(13, 4), layout="constrained")
     first, *others = figure.subplots(1, 3)
     for number, skips in enumerate(FIGURE_7):
-        result = json.loads((folder / f"{hcms_name(skips)}-s{seed}" / "result.json").read_text())
+        result = json.loads((folder / f"{hcms_name(skips)}-s{seed}" / RESULT_FILE).read_text())
         history, colour = result["training"]["history"], f"C{number}"
         first.plot([epoch["classification"] for epoch in history], color=colour, label=str(skips))
         for level, (axis, target) in enumerate(zip(others, skips, strict=True), start=1):
@@ -450,7 +451,7 @@ def picture_of_training(folder: Path, seed: int, path: Path) -> None:
 
 
 def _video_ids(trial: Path) -> list[str]:
-    with safe_open(trial / "scores.safetensors", framework="np") as file:
+    with safe_open(trial / SCORES_FILE, framework="np") as file:
         ids: list[str] = json.loads((file.metadata() or {})["test"])
     return ids
 
@@ -460,7 +461,7 @@ def _video_ids(trial: Path) -> list[str]:
 
 def analyse(prepared: Prepared, folder: Path, seed: int, points: Run) -> dict[str, Any]:
     """What is measured per seed."""
-    tensors = load_file(folder / f"random_levels-s{seed}" / "scores.safetensors")
+    tensors = load_file(folder / f"random_levels-s{seed}" / SCORES_FILE)
     targets, num_steps = tensors["test/targets"], tensors["test/num_steps"]
     sensitive = audio_sensitive(folder, seed)
     return {

@@ -35,9 +35,11 @@ from benchmarks.harness.tables import Cell, PageTable, Shown, span, table
 from benchmarks.harness.training import Trials
 from paretovid.platform.preparation.prepare import Prepared
 from paretovid.platform.records.trial import read_trial
+from paretovid.platform.storage.home import TrialPaths
 from paretovid.trainables.context import LocalContext
 from paretovid.trainables.data.dataset import is_for_backbones
 from paretovid.trainables.evaluation.metrics import mean_average_precision, top1
+from paretovid.trainables.evaluation.results import SCORES_FILE
 from paretovid.trainables.features.store import FeatureStore, load_padded
 from paretovid.trainables.layers.model_pool import Clips, ModelPool, member_losses
 from paretovid.trainables.methods.model_selection import OWN_ALPHA
@@ -87,7 +89,7 @@ class LabelledVideos:
     """Test targets `[N, C]` and what follows from them."""
 
     def __init__(self, folder: Path) -> None:
-        tensors = load_file(folder / "scores.safetensors")
+        tensors = load_file(folder / SCORES_FILE)
         self.targets = tensors["test/targets"]
         self.labels = self.targets.argmax(axis=1)
         self.draws = np.random.default_rng(0).integers(0, len(self.targets), (RESAMPLES, len(self.targets)))
@@ -524,7 +526,7 @@ def recognizer(prepared: Prepared, trial: Path, folder: Path, *, on_demand: bool
             setting={},
         )
         backbones = {source: prepared.backbones[source] for source in result.sources}
-        write_model_folder(folder, description, trial / "model.safetensors", backbones)
+        write_model_folder(folder, description, TrialPaths(trial).model, backbones)
     return Recognizer.load(folder, on_demand=on_demand)
 
 

@@ -32,6 +32,7 @@ from paretovid.trainables.data.moving_digits.generate import MovingDigitsConfig,
 from paretovid.trainables.data.videos import VideoReader
 from paretovid.trainables.evaluation.detection import EVALUATORS, map_iou
 from paretovid.trainables.evaluation.evaluate import OBJECTIVES, run_settings
+from paretovid.trainables.evaluation.results import RESULT_FILE, WEIGHTS_FILE
 from paretovid.trainables.features.store import FeatureStore, load_padded
 from paretovid.trainables.methods.model_selection_localization import (
     ModelSelectionLocalization,
@@ -164,7 +165,7 @@ def evaluators(folder: Path, seed: int) -> dict[str, dict[str, float]]:
 
 def disparities(prepared: Prepared, folder: Path) -> dict[str, Any]:
     """Claim (f): D of the test clips by what they show, from a trained method; and what its selector makes of them."""
-    result = json.loads((folder / "result.json").read_text())
+    result = json.loads((folder / RESULT_FILE).read_text())
     method = trained(folder, result)
     dataset, stores = prepared.dataset, stores_of(prepared, method)
     records = list(dataset.split("test"))
@@ -201,7 +202,7 @@ def disparities(prepared: Prepared, folder: Path) -> dict[str, Any]:
 
 def pseudo_labels(prepared: Prepared, folder: Path) -> dict[str, dict[str, float]]:
     """What share of the training clips of each kind pseudo-labels give to motion, and what the selector made of it."""
-    method = trained(folder, json.loads((folder / "result.json").read_text()))
+    method = trained(folder, json.loads((folder / RESULT_FILE).read_text()))
     dataset = prepared.dataset
     records = list(dataset.split("train"))
     split = load_padded(stores_of(prepared, method), records, dataset)
@@ -243,7 +244,7 @@ def trained(folder: Path, result: Mapping[str, Any]) -> ModelSelectionLocalizati
         num_classes=len(result["data"]["classes"]),
         multi_label=result["data"]["multi_label"],
     )
-    method.load_state_dict(load_file(folder / "model.safetensors"))
+    method.load_state_dict(load_file(folder / WEIGHTS_FILE))
     assert isinstance(method, ModelSelectionLocalization)
     return method
 
@@ -335,7 +336,7 @@ def _common(runs: Sequence[Run], name: str) -> list[Run]:
 
 def draw_example(prepared: Prepared, folder: Path, path: Path) -> None:
     """A test video's timeline with both models everywhere, the disparity, and the choice at the default theta."""
-    result = json.loads((folder / "result.json").read_text())
+    result = json.loads((folder / RESULT_FILE).read_text())
     method = trained(folder, result)
     stores, dataset = stores_of(prepared, method), prepared.dataset
     records = dataset.split("test")

@@ -8,6 +8,7 @@ from typing import Any
 
 from paretovid.trainables.config import typed_config
 from paretovid.trainables.cost import ComponentCost
+from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.method import METHODS, Method
 
 __all__ = [
@@ -81,7 +82,7 @@ class ConfiguredMethod:
     """Of the class `method.Config`."""
 
     @classmethod
-    def of(cls, name: str, fields: Mapping[str, Any]) -> ConfiguredMethod:
+    def of(cls, name: str, fields: JsonObject) -> ConfiguredMethod:
         """The method of a name, configured with plain values. Raises as `method_class` and `method_config`."""
         return cls(method=method_class(name), config=method_config(name, fields))
 

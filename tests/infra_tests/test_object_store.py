@@ -200,3 +200,9 @@ def test_a_damaged_manifest_is_reported(store, tmp_path):
     store.write(f"x/{MANIFEST}", json.dumps({"parts": {"a": 1}}).encode())
     with pytest.raises(ObjectStoreError, match="is damaged"):
         store.download_folder("x", tmp_path / "here")
+
+
+def test_a_manifest_of_another_format_is_not_taken_for_a_damaged_one(store):
+    store.write(f"x/{MANIFEST}", json.dumps({"format": 2, "pieces": {}}).encode())
+    with pytest.raises(ObjectStoreError, match=r"x/whole\.json is of format 2, and this code reads 1"):
+        store.manifest("x")

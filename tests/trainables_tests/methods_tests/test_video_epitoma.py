@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 
 from paretovid.trainables.catalog import method_config
 from paretovid.trainables.cost import deterministic_eval, measure_macs
-from paretovid.trainables.errors import NonFiniteError, UsageError
+from paretovid.trainables.errors import NonFiniteError, UsageError, VersionError
 from paretovid.trainables.features.store import FeatureSplit
 from paretovid.trainables.layers.temporal_attention import SelfAttention, VideoClassifier
 from paretovid.trainables.layers.timestep_selector import (
@@ -320,6 +321,17 @@ def test_a_selector_of_other_features_or_none_is_refused(tmp_path):
         epitoma(**fields, light="fine", heavy="motion")
     with pytest.raises(UsageError, match="with a selector that was trained before"):
         epitoma(selector=str(tmp_path))
+    described = tmp_path / "selector" / "selector.json"
+    written = json.loads(described.read_text())
+    described.write_text(json.dumps({**written, "version": 2}))
+    with pytest.raises(VersionError, match=r"selector\.json is of version 2"):
+        epitoma(**fields)
+    described.write_text(json.dumps({**written, "width": "8"}))
+    with pytest.raises(UsageError, match=r"no timestep selector in .*width must be a whole number"):
+        epitoma(**fields)
+    del written["version"]  # as earlier versions wrote it
+    described.write_text(json.dumps(written))
+    assert epitoma(**fields).name == "video_epitoma"
     weights = tmp_path / "selector" / "selector.safetensors"
     weights.write_bytes(weights.read_bytes() + b" ")
     with pytest.raises(UsageError, match="not those that its JSON names"):
