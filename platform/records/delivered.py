@@ -1,4 +1,4 @@
-"""`tracked.json`: how much of a sweep's journal each tracking store has been told.
+"""`tracked.json`: how much of a sweep's journal each tracking store has been sent.
 
 A file of version 1 has no version and is the numbers alone, by address.
 """
@@ -13,7 +13,7 @@ from paretovid.platform.storage.home import SweepPaths
 from paretovid.trainables.documents import Fields, JsonValue
 
 VERSION = 2
-_HINT = "Remove the file and run `paretovid replay SWEEP`: MLflow is told everything again and holds it once."
+_HINT = "Remove the file and run `paretovid replay SWEEP`: everything is sent to MLflow again, which holds it once."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,15 +21,15 @@ class Delivered:
     """The content of `tracked.json`."""
 
     last_events: Mapping[str, int] = field(default_factory=dict)
-    """Address of a store to the number of the last event that it has been told."""
+    """Address of a store to the number of the last event that it has been sent."""
 
     @property
     def latest(self) -> int:
-        """The highest number that any store has been told; 0: none has been told any."""
+        """The highest number that any store has been sent; 0: none."""
         return max(self.last_events.values(), default=0)
 
     def with_event(self, address: str, number: int) -> Delivered:
-        """The same after the store at an address has been told everything up to an event."""
+        """The same after the store at an address has been sent everything up to an event."""
         return replace(self, last_events={**self.last_events, address: number})
 
     def to_json(self) -> dict[str, JsonValue]:
@@ -46,7 +46,7 @@ class Delivered:
 
 
 def read_delivered(sweep: SweepPaths) -> Delivered:
-    """What has been told of a sweep; nothing where there is no file, or half of one: telling twice does no harm.
+    """What has been sent of a sweep; nothing where there is no file, or half of one: sending twice does no harm.
 
     Raises `DataError` for a whole file that cannot be understood, such as one of a later version.
     """

@@ -30,9 +30,9 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert stop_request(sweep) is None and take_over_request(sweep) is None
     ask_to_stop(sweep, STOP.reason)
     ask_to_give_way(sweep, TAKE_OVER.by)
-    asked, wished = stop_request(sweep), take_over_request(sweep)
+    asked, other = stop_request(sweep), take_over_request(sweep)
     assert asked is not None and asked.reason == STOP.reason and before <= asked.at <= time.time()
-    assert wished is not None and wished.by == TAKE_OVER.by and before <= wished.at <= time.time()
+    assert other is not None and other.by == TAKE_OVER.by and before <= other.at <= time.time()
     take_back_stop(sweep)
     assert stop_request(sweep) is None and not sweep.stop.exists()
 

@@ -12,18 +12,18 @@ from paretovid.platform.records.delivered import Delivered, read_delivered, writ
 from paretovid.platform.storage.home import SweepPaths
 from paretovid.trainables.errors import DataError
 
-TOLD = Delivered(last_events={"home": 7, "http://server:5000": 5})
+SENT = Delivered(last_events={"home": 7, "http://server:5000": 5})
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     sweep = SweepPaths(tmp_path)
-    write_delivered(sweep, TOLD)
-    assert read_delivered(sweep) == TOLD and TOLD.latest == 7
-    later = TOLD.with_event("http://server:5000", 9)
+    write_delivered(sweep, SENT)
+    assert read_delivered(sweep) == SENT and SENT.latest == 7
+    later = SENT.with_event("http://server:5000", 9)
     assert later.last_events == {"home": 7, "http://server:5000": 9} and later.latest == 9
 
 
-def test_nothing_was_told_where_there_is_no_file_or_half_of_one(tmp_path: Path) -> None:
+def test_nothing_was_sent_where_there_is_no_file_or_half_of_one(tmp_path: Path) -> None:
     sweep = SweepPaths(tmp_path)
     assert read_delivered(sweep) == Delivered() and Delivered().latest == 0
     sweep.tracked.write_text('{"home": 7')
@@ -33,7 +33,7 @@ def test_nothing_was_told_where_there_is_no_file_or_half_of_one(tmp_path: Path) 
 def test_what_earlier_versions_wrote_is_read(tmp_path: Path) -> None:
     sweep = SweepPaths(tmp_path)
     sweep.tracked.write_text('{"home": 7, "http://server:5000": 5}')
-    assert read_delivered(sweep) == TOLD
+    assert read_delivered(sweep) == SENT
 
 
 @pytest.mark.parametrize(
