@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 
 from paretovid.infra.nodes import NodeInfo, own_versions, version_differences
 from paretovid.platform.config.load import group_options, load_sweep_config, to_record
+from paretovid.platform.config.resolve import plugins_in_use
 from paretovid.platform.execution.cluster import code_to_send, problems_of
 from paretovid.platform.registry.runtime_code import third_party_requirements, write_runtime_package
 from paretovid.platform.sweeps.sweep import plan_sweep
@@ -103,20 +105,44 @@ def test_a_method_that_could_not_be_promoted_is_refused(tmp_path: Path) -> None:
         plan_sweep(config)
 
 
+def test_only_the_plugins_that_a_sweep_uses_have_a_part_in_it(tmp_path: Path) -> None:
+    """Of its method, its baselines, its backbones, its reader and `plugins=`; whatever else this process knows."""
+    word = with_method(tmp_path)
+    for name in ("tiny_backbones", "file_names"):
+        shutil.copy(EXAMPLES / PACKAGE / f"{name}.py", tmp_path)
+    load_sweep_config(["plugins=[mine,tiny_backbones,file_names]"])
+
+    def used(*words: str) -> tuple[str, ...]:
+        return plugins_in_use(load_sweep_config([f"home={tmp_path / 'home'}", *words]))
+
+    assert used() == ()
+    assert used(word) == ("mine",), "asked for, if only for what happens when it is imported"
+    assert used("method=first_sure") == ("mine",)
+    assert used("baselines=[{name: b, method: first_sure}]") == ("mine",)
+    assert used("backbones.family=example_tiny") == ("tiny_backbones",)
+    read = ["data=table", "data.reader=file_names", "data.name=n", "data.annotations=a", "data.videos=v"]
+    assert used(*read) == ("file_names",)
+    plain = load_sweep_config([f"home={tmp_path / 'home'}"])
+    assert plan_sweep(plain).plan.code_version == code_version()
+    mine = load_sweep_config([f"home={tmp_path / 'home'}", "method=first_sure"])
+    assert plan_sweep(mine).plan.code_version == code_version(["mine"]) != code_version()
+
+
 def test_nodes_are_sent_the_files_and_asked_for_them(tmp_path: Path) -> None:
     without = own_versions()
     assert str(tmp_path / "mine.py") not in code_to_send()
     load_sweep_config([with_method(tmp_path)])
     assert str(tmp_path / "mine.py") in code_to_send()
     there = NodeInfo(name="there", resources={}, versions=without)
-    (difference,) = version_differences(there, own_versions())
-    assert difference == f"code {without['code']} (here {code_version()})"
+    assert version_differences(there, own_versions()) == []
+    (difference,) = version_differences(there, own_versions(["mine"]))
+    assert re.fullmatch(r"plug-in mine missing \(here code [0-9a-f]{12}\)", difference)
 
 
-def test_a_node_that_lacks_a_plugin_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
-    mine = {**own_versions(), "plug-ins": "some-plugins 1.2"}
-    (difference,) = version_differences(NodeInfo(name="there", resources={}, versions=own_versions()), mine)
-    assert difference == "plug-ins missing (here some-plugins 1.2)"
+def test_a_plugin_that_does_not_import_there_is_why_a_node_cannot_be_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The node is made up; `test_many_nodes.py` has real ones."""
     monkeypatch.setenv(VARIABLE, "nowhere")
     from paretovid.infra.nodes import _inspection
 

@@ -294,11 +294,6 @@ def installed_entries(group: str) -> tuple[tuple[str, Entry], ...]:
     return tuple(sorted(found, key=lambda pair: (pair[0], pair[1].where)))
 
 
-def installed_plugins() -> tuple[str, ...]:
-    """Name and version of each installed distribution that adds something, sorted."""
-    return tuple(sorted({entry.plugin for group in GROUPS for _, entry in installed_entries(group)}))
-
-
 def plugin_modules() -> tuple[str, ...]:
     """The modules that plug-ins add something by: those of entry points and of `plugins=[...]`, sorted."""
     installed = {entry.module for group in GROUPS for _, entry in installed_entries(group)}
@@ -313,7 +308,7 @@ def plugin_digest(modules: tuple[str, ...]) -> bytes:
     """Of the source files of plug-ins; empty if there is none.
 
     Arguments:
-        modules: as `plugin_modules` gives them.
+        modules: dotted names, sorted.
     """
     if not modules:
         return b""
@@ -321,6 +316,20 @@ def plugin_digest(modules: tuple[str, ...]) -> bytes:
     for name, path in own_modules(modules).items():
         digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.digest()
+
+
+def plugin_version(module: str) -> str | None:
+    """What tells one edition of a plug-in from another: `my-plugins 0.1, code 12ab34cd56ef`; None if it is not here.
+
+    Raises `UsageError` if it is here and does not import.
+    """
+    if module not in own_modules([module]):
+        return None
+    named = {
+        entry.plugin for group in GROUPS for _, entry in installed_entries(group) if entry.module == module
+    }
+    _import(module, " and ".join(sorted(named)) or f"plugins=[{module}]")
+    return ", ".join([*sorted(named), f"code {plugin_digest((module,)).hex()[:12]}"])
 
 
 def own_modules(entries: Iterable[str]) -> dict[str, Path]:

@@ -289,12 +289,32 @@ def test_a_plugins_files_are_its_modules_and_what_they_import_of_its_own(tmp_pat
     ]
 
 
-def test_the_code_version_covers_the_files_of_plugins(tmp_path: Path) -> None:
+def test_the_code_version_covers_the_files_of_the_plugins_that_are_named(tmp_path: Path) -> None:
     without = code_version()
     (tmp_path / "mine.py").write_text(METHOD)
-    use_plugins(["mine"])
-    with_plugin = code_version()
-    assert with_plugin != without and code_version() == with_plugin
-    (tmp_path / "mine.py").write_text(METHOD + "# another edition\n")
+    (tmp_path / "other.py").write_text(METHOD.replace('"mine"', '"other"'))
+    use_plugins(["mine", "other"])
+    assert code_version() == without, "one that has no part in a result counts for nothing"
+    mine, both = code_version(["mine"]), code_version(["other", "mine"])
+    assert len({without, mine, both}) == 3 and code_version(("mine", "other", "mine")) == both
+    (tmp_path / "other.py").write_text(METHOD.replace('"mine"', '"other"') + "# another edition\n")
     plugins.plugin_digest.cache_clear()
-    assert code_version() not in (without, with_plugin)
+    assert code_version(["mine"]) == mine and code_version(["mine", "other"]) not in (without, mine, both)
+
+
+def test_the_version_of_a_plugin_has_its_distribution_and_its_code(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "theirs.py").write_text(METHOD)
+    (tmp_path / "loose.py").write_text(METHOD.replace('"mine"', '"loose"'))
+    (tmp_path / "broken.py").write_text("1 / 0\n")
+    sys.path.append(str(tmp_path))
+    installed(monkeypatch, mine="paretovid.methods/theirs:Mine", broken="paretovid.methods/broken:X")
+    code = plugins.plugin_digest(("theirs",)).hex()[:12]
+    assert plugins.plugin_version("theirs") == f"some-plugins 1.2, code {code}"
+    assert plugins.plugin_version("loose") == f"code {plugins.plugin_digest(('loose',)).hex()[:12]}"
+    assert plugins.plugin_version("nowhere") is None
+    with pytest.raises(
+        UsageError, match=r"some-plugins 1\.2 does not import: ZeroDivisionError.*broken\.py:1"
+    ):
+        plugins.plugin_version("broken")
