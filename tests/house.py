@@ -35,7 +35,7 @@ FLOORS: Mapping[str, int] = {
     "platform/console": 1,
     "trainables/trial.py": 10,
     "trainables/recognizer.py": 10,
-    "trainables/testing.py": 10,
+    "trainables/testing": 10,
     "trainables/published": 10,
     "trainables/training": 9,
     "trainables/evaluation": 9,
