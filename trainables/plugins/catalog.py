@@ -173,7 +173,8 @@ def _attribute(module: ModuleType, path: str, entry: Entry) -> object:
 
 _used: dict[str, ModuleType] = {}
 _importing: list[str] = []
-_registered_by: set[str] = set()
+_registered_in: set[str] = set()
+"""The modules of plug-ins that have registered something, by whatever they were imported."""
 
 
 def used_plugins() -> tuple[str, ...]:
@@ -214,14 +215,13 @@ def use_requested_plugins() -> None:
 
 
 def _use(name: str) -> None:
-    was_there = name in sys.modules
     label = f"plugins=[{name}]"
     _importing.append(label)
     try:
         module = _import(name, label)
     finally:
         _importing.pop()
-    if not was_there and label not in _registered_by:
+    if not _registered_in & {name, *own_modules([name])}:
         raise UsageError(
             f"{label} registers nothing: {getattr(module, '__file__', name)}",
             "A plug-in decorates its method with @register, or calls register_family or register_reader.",
@@ -230,9 +230,10 @@ def _use(name: str) -> None:
 
 
 def _label_now(where: str) -> str:
-    label = _importing[-1] if _importing and not where.startswith(f"{_OURS}.") else ""
-    _registered_by.add(label)
-    return label
+    if where.startswith(f"{_OURS}."):
+        return ""
+    _registered_in.add(where.partition(":")[0])
+    return _importing[-1] if _importing else ""
 
 
 def _import(name: str, plugin: str) -> ModuleType:

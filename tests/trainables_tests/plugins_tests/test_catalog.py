@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import importlib.metadata
 import os
 import sys
@@ -210,6 +211,19 @@ def test_a_method_that_breaks_the_contract_says_which_rule(fields: dict[str, Any
     with pytest.raises(UsageError, match=rf"here:Mine breaks the contract of a method: {rule}"):
         METHODS.register("mine", made, "here:Mine")
     assert "mine" not in method_names()
+
+
+def test_a_module_that_is_imported_already_must_have_registered_something_too(tmp_path: Path) -> None:
+    for name, text in (("idle", "X = 1\n"), ("busy", METHOD)):
+        (tmp_path / f"{name}.py").write_text(text)
+    sys.path.append(str(tmp_path))
+    importlib.import_module("idle")
+    importlib.import_module("busy")
+    use_plugins(["busy"])
+    with pytest.raises(UsageError, match=r"plugins=\[idle\] registers nothing: .*idle\.py"):
+        use_plugins(["idle"])
+    with pytest.raises(UsageError, match=r"plugins=\[json\] registers nothing"):
+        use_plugins(["json"])
 
 
 def test_a_family_and_its_components_are_known_by_name(tmp_path: Path) -> None:
