@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from paretovid.trainables.catalog import method_class, method_config, method_names
+from paretovid.trainables.contracts.methods import MethodContract
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.evaluation.evaluate import run_settings
 from paretovid.trainables.layers.caps import CAP, has_cap
 from paretovid.trainables.outcome import Batch, Outcome, Progress
 from paretovid.trainables.testing import (
     COMPONENTS,
-    MethodContract,
     padded_by,
     run_cached,
     run_one_by_one,

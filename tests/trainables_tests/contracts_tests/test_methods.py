@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from paretovid.trainables.baselines.uniform import Uniform
+from paretovid.trainables.contracts.methods import MethodContract
 from paretovid.trainables.layers.coarse_to_fine import FINE
 from paretovid.trainables.method import METHODS
 from paretovid.trainables.outcome import Batch, Loss, Outcome, Progress, Setting
 from paretovid.trainables.provider import Provider
-from paretovid.trainables.testing import MethodContract
 
 pytestmark = pytest.mark.usefixtures("no_plugins")
 

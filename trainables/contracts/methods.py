@@ -1,25 +1,20 @@
-"""The rules of what plug-ins add, as suites that their tests inherit, and ours: each failure begins with its rule."""
+"""The rules of a method."""
 
 from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
 
-from paretovid.trainables.backbones.catalog import component, family, measure_component
 from paretovid.trainables.catalog import method_class, method_config
-from paretovid.trainables.data.readers.annotations import TO_DIVIDE
-from paretovid.trainables.data.readers.catalog import read_annotations, reader_config
+from paretovid.trainables.contracts.base import Contract
 from paretovid.trainables.features.store import FeatureSplit
 from paretovid.trainables.method import Method
 from paretovid.trainables.outcome import Batch, Outcome, Progress, Setting
-from paretovid.trainables.plugins.catalog import use_plugins
-from paretovid.trainables.testing.synthetic import (
-    NUM_CLASSES,
+from paretovid.trainables.testing import (
     WIDTHS,
     padded_by,
     reloaded,
@@ -32,20 +27,7 @@ from paretovid.trainables.testing.synthetic import (
 )
 
 
-class _Contract:
-    """What the suites share."""
-
-    plugins: ClassVar[Sequence[str]] = ()
-    """Modules to import first, as `plugins=[...]` does; none for a plug-in that is installed."""
-    name: ClassVar[str]
-    """As it is registered."""
-
-    def setup_method(self) -> None:
-        """Makes what the plug-in adds known."""
-        use_plugins(self.plugins)
-
-
-class MethodContract(_Contract):
+class MethodContract(Contract):
     """The rules of `Method`; a plug-in's tests inherit them: `class TestMine(MethodContract): name = "mine"`.
 
     The synthetic sources are coarse, fine, motion, audio, appearance, flow, difference, and xs, s, m, l of a pool.
@@ -224,55 +206,3 @@ def _calls(outcome: Outcome, video: int | None = None) -> dict[str, list[int]]:
     rows = slice(None) if video is None else slice(video, video + 1)
     counts = {name: count[rows].tolist() for name, count in outcome.calls.items()}
     return {name: count for name, count in counts.items() if any(count)}
-
-
-class FamilyContract(_Contract):
-    """The rules of a family of backbones; a plug-in's tests inherit them."""
-
-    def test_every_component_can_be_built_and_costed(self) -> None:
-        for source, name in family(self.name).items():
-            spec = component(name)
-            backbone = spec.build(NUM_CLASSES).eval()
-            with torch.no_grad():
-                features = backbone(torch.zeros(2, *spec.input.shape))
-            assert features.shape == (2, backbone.width), (
-                f"rule: {name} ({source}) gives [B, {backbone.width}], as its feature_width says; {features.shape}"
-            )
-            assert measure_component(name, NUM_CLASSES).macs > 0, f"rule: a call of {name} costs something"
-
-    def test_an_answer_does_not_depend_on_the_batch(self) -> None:
-        for name in family(self.name).values():
-            backbone = component(name).build(NUM_CLASSES).eval()
-            inputs = 255 * torch.rand(
-                3, *component(name).input.shape, generator=torch.Generator().manual_seed(0)
-            )
-            with torch.no_grad():
-                together, alone = backbone(inputs), torch.cat([backbone(each[None]) for each in inputs])
-            rule = f"rule: what {name} gives does not depend on the batch"
-            torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-3, msg=rule)
-
-
-class ReaderContract(_Contract):
-    """The rules of a reader; a plug-in's tests inherit them and write an example of its format."""
-
-    settings: ClassVar[Mapping[str, object]]
-    """Of its config; paths are below the folder of the example."""
-
-    def write_example(self, folder: Path) -> None:
-        """Writes annotations, and files in the place of videos, into the current folder."""
-        raise NotImplementedError
-
-    def test_it_reads_its_example(self, tmp_path: Path, monkeypatch: Any) -> None:
-        monkeypatch.chdir(tmp_path)
-        self.write_example(tmp_path)
-        found = read_annotations(self.name, reader_config(self.name, dict(self.settings)))
-        assert found.videos, "rule: read gives at least one video"
-        ids = [video.video_id for video in found.videos]
-        assert len(set(ids)) == len(ids), "rule: each video_id once"
-        for video in found.videos:
-            wrong = [label for label in video.labels if not 0 <= label < len(found.classes)]
-            assert not wrong, f"rule: labels are numbers of classes; {video.where} has {wrong}"
-            assert video.split in ("train", "val", "test", TO_DIVIDE), (
-                f"rule: splits; {video.where}: {video.split}"
-            )
-            assert video.where, "rule: where names file and line, for messages"
