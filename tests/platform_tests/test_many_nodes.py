@@ -102,7 +102,7 @@ def test_versions_clock_and_home_are_checked_on_every_node(
     assert all(abs(node.clock_offset_seconds) < 1 and node.free_bytes > 0 for node in found)
     assert not any(node.sees_probe for node in found)
     theirs = nodes_module.own_versions()
-    monkeypatch.setattr(cluster_check, "own_versions", lambda: {**theirs, "torch": "1.0"})
+    monkeypatch.setattr(cluster_check, "own_versions", lambda plugins: {**theirs, "torch": "1.0"})
     with pytest.raises(UsageError, match=rf"has torch {theirs['torch']} \(here 1.0\)"):
         check_nodes(home)
 
