@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,10 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 INSPECTION_SECONDS = 60.0
-COMPARED = ("python", "ray", "torch", "paretovid", "plug-ins", "code")
-"""What must be the same on the driver and on every node."""
+COMPARED = ("python", "ray", "torch", "paretovid", "code")
+"""What must be the same on the driver and on every node, and so must plug-ins."""
+PLUGIN = "plug-in "
+"""Before the module of one, among versions."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,8 +25,8 @@ class NodeInfo:
     """Host name and the first digits of Ray's id."""
     resources: Mapping[str, float]
     versions: Mapping[str, str]
-    """`python`, `ray`, `torch`, `paretovid`, `plug-ins` that are installed, and `code`, a digest of paretovid's files
-    and theirs; missing ones left out."""
+    """`python`, `ray`, `torch`, `paretovid`, `code`, a digest of paretovid's files, and `plug-in MODULE` for each that
+    was asked for; missing ones left out."""
     clock_offset_seconds: float = 0.0
     """How far its clock is ahead of the driver's, to half of the round trip."""
     free_bytes: int = 0
@@ -35,18 +37,21 @@ class NodeInfo:
     """Why it could not be asked."""
 
 
-def inspect_nodes(probe: str | None = None, seconds: float = INSPECTION_SECONDS) -> list[NodeInfo]:
+def inspect_nodes(
+    probe: str | None = None, seconds: float = INSPECTION_SECONDS, *, plugins: Sequence[str] = ()
+) -> list[NodeInfo]:
     """Asks every living node. Ray must be connected.
 
     Arguments:
         probe: path of a file that all nodes should see.
+        plugins: modules of the plug-ins that all nodes must have; they are imported there.
         seconds: after which a node that does not answer counts as one that cannot be asked.
     """
     nodes = [node for node in ray.nodes() if node["Alive"]]
     asked = {}
     for node in nodes:
         strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        asked[_on(strategy, _inspection()).remote(probe)] = node
+        asked[_on(strategy, _inspection()).remote(probe, plugins)] = node
     until = time.monotonic() + seconds
     return [_info(reference, node, until) for reference, node in asked.items()]
 
@@ -87,9 +92,9 @@ def _clock_offset(node_id: str) -> float:
     return min(offsets)[1]
 
 
-def own_versions() -> dict[str, str]:
-    """Those of this process."""
-    versions: dict[str, str] = _inspection()(None)["versions"]
+def own_versions(plugins: Sequence[str] = ()) -> dict[str, str]:
+    """Those of this process, and of the modules of plug-ins in it."""
+    versions: dict[str, str] = _inspection()(None, plugins)["versions"]
     return versions
 
 
@@ -97,7 +102,7 @@ def version_differences(node: NodeInfo, mine: Mapping[str, str]) -> list[str]:
     """`torch 2.1 (here 2.0)` for each that differs."""
     return [
         f"{name} {node.versions.get(name, 'missing')} (here {mine.get(name, 'missing')})"
-        for name in COMPARED
+        for name in (*COMPARED, *sorted(name for name in mine if name.startswith(PLUGIN)))
         if node.versions.get(name) != mine.get(name)
     ]
 
@@ -119,7 +124,7 @@ def _inspection() -> Any:
         except (ImportError, OSError):
             return False
 
-    def inspect(probe: str | None) -> dict[str, Any]:
+    def inspect(probe: str | None, plugins: Sequence[str] = ()) -> dict[str, Any]:
         import importlib.metadata
         import shutil
         import sys
@@ -135,15 +140,19 @@ def _inspection() -> Any:
         try:
             import paretovid
             from paretovid.trainables.errors import ParetovidError
-            from paretovid.trainables.plugins.catalog import installed_plugins
+            from paretovid.trainables.plugins.catalog import plugin_version, use_requested_plugins
             from paretovid.trainables.provenance import code_version
 
             versions["paretovid"] = paretovid.__version__
-            if installed_plugins():
-                versions["plug-ins"] = ", ".join(installed_plugins())
+            versions["code"] = code_version()
             try:
-                versions["code"] = code_version()
-            except ParetovidError as unusable:  # a plug-in that is not there
+                use_requested_plugins()
+                for module in plugins:
+                    if (version := plugin_version(module)) is not None:
+                        versions[f"{PLUGIN}{module}"] = version
+            except (
+                ParetovidError
+            ) as unusable:  # one of plugins=[...] that is not there, or one that does not import
                 error = unusable.message
         except ImportError:
             pass

@@ -35,6 +35,7 @@ FLOORS: Mapping[str, int] = {
     "platform/console": 1,
     "trainables/trial.py": 10,
     "trainables/recognizer.py": 10,
+    "trainables/contracts": 11,
     "trainables/testing.py": 10,
     "trainables/published": 10,
     "trainables/training": 9,

@@ -192,7 +192,7 @@ def check_distinct(name: str, values: Sequence[float]) -> None:
 
 
 def _checked(name: str, found: object, where: str) -> type[Method]:
-    """The class, if it keeps what can be checked of the contract without building one (`testing.py` checks the rest).
+    """The class, if it keeps what can be checked of the contract without building one (`contracts/` checks the rest).
 
     Raises `UsageError` that says which rule it breaks.
     """

@@ -56,7 +56,6 @@ from paretovid.trainables.method import (
     Warns,
 )
 from paretovid.trainables.outcome import Detection, Outcome, Setting, SourceInfo
-from paretovid.trainables.provenance import code_version
 from paretovid.trainables.training.checkpoint import _keep
 from paretovid.trainables.training.config import TrialConfig
 from paretovid.trainables.training.dataset import _Data
@@ -144,7 +143,7 @@ def _result(
         sources=data.components,
         widths=data.widths,
         data=_reference(config, data.dataset, tuple(data.stores)),
-        code_version=code_version(),
+        code_version=config.code_version,
         torch_version=torch.__version__,
         costs={name: costs[name] for name in costs},
         accounting=config.accounting,

@@ -33,7 +33,7 @@ from paretovid.trainables.catalog import method_class, method_config
 from paretovid.trainables.config import typed_config
 from paretovid.trainables.data.moving_digits.generate import MovingDigitsConfig
 from paretovid.trainables.data.readers.annotations import ReaderConfig
-from paretovid.trainables.data.readers.catalog import read_annotations, reader_config
+from paretovid.trainables.data.readers.catalog import READERS, read_annotations, reader_config
 from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.errors import UsageError, unknown_name
 from paretovid.trainables.evaluation.evaluate import OBJECTIVES
@@ -46,6 +46,7 @@ from paretovid.trainables.method import (
 )
 from paretovid.trainables.outcome import SourceInfo
 from paretovid.trainables.plugins.catalog import check_travels
+from paretovid.trainables.provenance import code_version
 from paretovid.trainables.ranges import Declared, check_ranges, field_number
 from paretovid.trainables.training.config import TrainingConfig
 
@@ -133,6 +134,11 @@ class SweepPlan:
         """As it was composed."""
         return self.preparation.config
 
+    @property
+    def code_version(self) -> str:
+        """Of this package, and of the plug-ins that have a part in the sweep."""
+        return code_version(plugins_in_use(self.config))
+
     def with_trials(self, trials: int) -> SweepPlan:
         """The same with another number of searched trials."""
         config = replace(self.config, search=replace(self.config.search, trials=trials))
@@ -160,6 +166,21 @@ def resolve(config: SweepConfig) -> SweepPlan:
     _check_sources(plan)
     _check_plugins(plan)
     return plan
+
+
+def plugins_in_use(config: SweepConfig) -> tuple[str, ...]:
+    """The modules of the plug-ins that have a part in a sweep, sorted: those that bring its method, its baselines, its
+    backbones and its reader, and those of `plugins=`. An installed one that it has no use for is none of them.
+
+    Raises `UnknownNameError` for a method, family or reader that is not there.
+    """
+    chosen = config.backbones.family
+    brought_by = {chosen, *filter(None, map(component_family, family(chosen).values()))}
+    entries = [METHODS.entry(name) for name in (config.method.name, *(b.method for b in config.baselines))]
+    entries += [BACKBONES.entry(name) for name in brought_by]
+    if (reader := config.data.get("reader")) is not None:
+        entries.append(READERS.entry(str(reader)))
+    return tuple(sorted({*config.plugins, *(entry.module for entry in entries if not entry.is_own)}))
 
 
 def resolve_preparation(config: SweepConfig) -> PreparationPlan:

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from paretovid.platform.config.load import load_sweep_config, searched_knobs, to_record
-from paretovid.platform.config.resolve import SweepPlan
+from paretovid.platform.config.resolve import SweepPlan, plugins_in_use
 from paretovid.platform.records.sweep import SweepRecord, SweepState, known_record, read_record
 from paretovid.platform.storage.home import Home
 from paretovid.search_spaces.schema import SweepConfig
@@ -39,7 +39,7 @@ def started_record(
         seed=config.seed,
         state=state,
         config=to_record(config),
-        code_version=code_version(),
+        code_version=code_version(plugins_in_use(config)),
         knobs=tuple(searched_knobs(config)),
         asked=before.asked if before else (),
         study=before.study if before else None,

@@ -60,7 +60,6 @@ from paretovid.platform.tracking.store import store_uri
 from paretovid.search_spaces.schema import SweepConfig
 from paretovid.trainables.data.dataset import load_dataset, write_json
 from paretovid.trainables.errors import ParetovidError, UsageError
-from paretovid.trainables.provenance import code_version
 
 TRACKING_SECONDS = 60.0
 """What MLflow may take, without a sign of getting on, when everything else is done."""
@@ -271,7 +270,7 @@ class _Run:
         wanted = self._resources
         self._driver.record(
             "driver",
-            code=code_version(),
+            code=self._plan.code_version,
             workers=wanted.workers,
             cpus=wanted.cpus * wanted.workers,
             gpus=wanted.gpus * wanted.workers,
@@ -312,7 +311,12 @@ class _Run:
         )
         trials = SweepTrials(self._plan, self._name, prepared)
         found = reconcile(
-            self._paths, study, trials, self._driver.record, all_points=search.report_all_points
+            self._paths,
+            study,
+            trials,
+            self._driver.record,
+            code=self._plan.code_version,
+            all_points=search.report_all_points,
         )
         for note in found.notes:
             self._progress.say(f"  {note}")
@@ -321,7 +325,7 @@ class _Run:
             self._driver.show_on(stage, found.finished + found.failed)
             summary = self._backend.launcher(
                 trainable_on(
-                    cache, code_version(), self._home.reference(cache), plugins=tuple(config.plugins)
+                    cache, self._plan.code_version, self._home.reference(cache), plugins=tuple(config.plugins)
                 ),
                 sweep=self._paths,
                 study=study,

@@ -44,7 +44,6 @@ from paretovid.trainables.context import TrialStopped
 from paretovid.trainables.data.dataset import Dataset, VideoRecord, save_manifest
 from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.errors import UsageError
-from paretovid.trainables.provenance import code_version
 from paretovid.trainables.training.config import TrialConfig
 
 Table = Callable[[TrialConfig], Sequence[tuple[float, float]]]
@@ -217,7 +216,7 @@ class _Launcher:
             seed=trial.seed,
             simulated=True,
             digest=trial.digest,
-            code_version=code_version(),
+            code_version=trial.code_version,
             training_knobs=trial.training_knobs,
             model=trial.model,
             accounting=trial.accounting,

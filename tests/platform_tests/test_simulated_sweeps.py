@@ -316,7 +316,7 @@ def test_results_made_by_other_code_count_and_that_is_said(
     run(home, name)
     file = home.sweep(name).record
     file.write_text(json.dumps({**json.loads(file.read_text()), "state": "interrupted"}))
-    monkeypatch.setattr("paretovid.platform.sweeps.reconcile.code_version", lambda: "another")
+    monkeypatch.setattr("paretovid.platform.config.resolve.code_version", lambda plugins: "another")
     table = Acting()
     resume_sweep(str(home.root), name, [], Progress(5, terminal=False), backend=simulated(table))
     assert table.asked == []

@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from paretovid.trainables.backbones.catalog import component
+from paretovid.trainables.backbones.catalog import BACKBONES, component, component_family
 from paretovid.trainables.data.dataset import Dataset, VideoRecord
 from paretovid.trainables.data.video_keys import video_key
 from paretovid.trainables.errors import (
@@ -47,6 +47,7 @@ from paretovid.trainables.features.index import (
     ShardDescription,
     ShardFile,
 )
+from paretovid.trainables.plugins.catalog import plugin_digest
 
 FeatureType = Literal["float32", "float16"]
 FEATURE_TYPES: tuple[FeatureType, ...] = ("float32", "float16")
@@ -78,6 +79,15 @@ def feature_code_version() -> str:
     for name in _DETERMINING_CODE:
         digest.update(name.encode() + b"\0" + (root / name).read_bytes() + b"\0")
     return digest.hexdigest()[:12]
+
+
+def _code_version_of(component_name: str) -> str:
+    """`feature_code_version`, together with the files of the plug-in that brings the component, if one does."""
+    brought_by = component_family(component_name)
+    if brought_by is None:
+        return feature_code_version()
+    theirs = plugin_digest((BACKBONES.entry(brought_by).module,))
+    return hashlib.sha256(feature_code_version().encode() + theirs).hexdigest()[:12]
 
 
 def check_feature_type(dtype: str) -> FeatureType:
@@ -112,7 +122,7 @@ def features_header(
         sampling={**asdict(component(component_name).input), "step_seconds": dataset.step_seconds},
         dtype=check_feature_type(dtype),
         precision=precision,
-        code_version=feature_code_version(),
+        code_version=_code_version_of(component_name),
     )
 
 

@@ -56,13 +56,15 @@ class TrialConfig:
     output: str
     """Folder for the trial's results."""
     accounting: str = "honest"
+    plugins: tuple[str, ...] = ()
+    """Modules of the plug-ins whose code counts in the result."""
 
     def __post_init__(self) -> None:
         check_ranges(self, f"trial {self.trial}")
 
     def to_json(self) -> dict[str, JsonValue]:
         """Plain data, which Ray can send; `from_json` reads it."""
-        return asdict(self)
+        return {**asdict(self), "plugins": list(self.plugins)}
 
     @classmethod
     def from_json(cls, data: object) -> TrialConfig:
@@ -87,6 +89,7 @@ class TrialConfig:
             features=fields.text_by_name("features"),
             output=fields.text("output"),
             accounting=fields.text("accounting"),
+            plugins=fields.texts("plugins", ()),
         )
 
     def configured_method(self) -> ConfiguredMethod:
@@ -94,14 +97,20 @@ class TrialConfig:
         return ConfiguredMethod.of(self.method, self.model)
 
     @property
+    def code_version(self) -> str:
+        """Of this package and of the plug-ins that have a part in the trial."""
+        return code_version(self.plugins)
+
+    @property
     def digest(self) -> str:
         """Twelve hex digits over what determines the result: all but where it is kept. Features are named by
         their fingerprints, so these stand for the data."""
-        return self.digest_by(code_version())
+        return self.digest_by(self.code_version)
 
     def digest_by(self, code: str) -> str:
         """The digest as another version of the code would give it."""
         described = asdict(self) | {"dataset": "", "output": "", "code": code}
+        del described["plugins"]  # the code's version stands for them
         method = method_class(self.method)
         described["model"] = (
             method.by_content(self.model) if issubclass(method, NeedsFiles) else dict(self.model)

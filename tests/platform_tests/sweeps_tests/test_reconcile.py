@@ -87,7 +87,8 @@ class Sweep:
     def reconcile(self, **options: Any) -> Reconciled:
         """As the next driver does it."""
         self.study = self.opened()
-        return reconcile(self.paths, self.study, cast(SweepTrials, self), self.record, **options)
+        trials = cast(SweepTrials, self)
+        return reconcile(self.paths, self.study, trials, self.record, code=code_version(), **options)
 
     def record(self, event: Event, **info: Any) -> None:
         self.journal.write(event, **info)

@@ -25,6 +25,7 @@ from paretovid.trainables.features.store import (
     _digest,
     describes_shard,
     feature_code_version,
+    features_header,
     finish,
     load_padded,
     read_shard_description,
@@ -33,6 +34,7 @@ from paretovid.trainables.features.store import (
     skipped_videos,
     write_shard,
 )
+from paretovid.trainables.plugins.catalog import plugin_digest, use_plugins
 
 COARSE = family("small")["coarse"]
 HEADER = FeaturesHeader(
@@ -264,6 +266,31 @@ def test_a_change_of_any_of_these_files_is_another_version(tmp_path, monkeypatch
         assert len(versions) == len(_DETERMINING_CODE) + 1
     finally:
         feature_code_version.cache_clear()
+
+
+PLUGIN = """
+import dataclasses
+from paretovid.trainables.backbones.catalog import component, register_family
+register_family({name!r}, {{"fine": dataclasses.replace(component("resnet8_w16@64"), name="{name}@64")}})
+"""
+
+
+def test_the_code_of_a_plugin_is_part_of_the_features_of_its_backbones_only(videos, no_plugins, tmp_path):
+    before = features_header(videos, COARSE, "weights", "float32")
+    for name in ("mine", "other"):
+        (tmp_path / f"{name}.py").write_text(PLUGIN.format(name=name))
+    use_plugins(["mine", "other"])
+
+    def fingerprints() -> list[str]:
+        plugin_digest.cache_clear()
+        names = (COARSE, "mine@64", "other@64")
+        return [features_header(videos, name, "weights", "float32").fingerprint for name in names]
+
+    built_in, mine, other = fingerprints()
+    assert before.code_version == feature_code_version() and built_in == before.fingerprint
+    (tmp_path / "mine.py").write_text(PLUGIN.format(name="mine") + "WIDTH = 32\n")
+    changed = fingerprints()
+    assert changed[1] != mine and [changed[0], changed[2]] == [built_in, other]
 
 
 def test_other_weights_other_videos_or_other_sampling_are_other_features(videos, backbone, tmp_path):
