@@ -99,6 +99,8 @@ class BackbonesConfig:
     """Source to a path or URL of weights, for components that are not trained here; or `random` for all of them."""
     sha256: dict[str, str] = dataclasses.field(default_factory=dict)
     """Source to the digest that its file of weights must have."""
+    max_weights_gigabytes: Positive = 4.0
+    """A larger file of weights is refused before it is read or downloaded."""
     dtype: str = "float32"
     """How features are stored: `float32`, or `float16` for half the space."""
     training: dict[str, Any] = dataclasses.field(default_factory=dict)

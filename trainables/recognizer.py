@@ -270,7 +270,7 @@ class Recognizer:
     ) -> Prediction:
         shown = "<bytes>" if isinstance(video, bytes) else str(video)
         try:
-            if not isinstance(video, bytes) and not is_object(video) and not Path(video).is_file():
+            if not isinstance(video, bytes) and not is_object(video) and not Path(video).exists():
                 raise VideoError(f"{shown}: no such file", "Give the path of a video file.")
             with VideoReader(video, step_seconds=self.description.step_seconds, name=shown) as reader:
                 return self._read(reader, shown, video_id, setting)

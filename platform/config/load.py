@@ -38,6 +38,7 @@ from paretovid.trainables.ranges import check_ranges
 _PACKAGE = "paretovid.search_spaces"
 _GROUPS = ("data", "backbones", "method", "search", "cluster", "tracking")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_NAME_RULE = "a letter or digit, then up to 99 letters, digits, '.', '_' and '-'"
 SAMPLERS = ("tpe", "gp", "random")
 
 
@@ -289,6 +290,11 @@ def _leaves(node: Any, path: str = "") -> Iterator[str]:
         yield path
 
 
+def check_name(name: object, setting: str) -> None:
+    """Raises `UsageError` for a name that may not become the name of a folder or of a run."""
+    _require(name is not None and bool(_NAME.fullmatch(str(name))), setting, name, _NAME_RULE)
+
+
 def _require(condition: bool, setting: str, value: object, allowed: str) -> None:
     if not condition:
         raise UsageError(f"{setting}={value!r} is not allowed", f"Allowed: {allowed}.")
@@ -302,7 +308,9 @@ def _one_of(value: str, allowed: Sequence[str], setting: str) -> None:
 def _check(config: SweepConfig, known_knobs: set[str]) -> None:
     check_ranges(config)
     if config.name is not None:
-        _require(bool(_NAME.fullmatch(config.name)), "name", config.name, "letters, digits, '.', '_' and '-'")
+        check_name(config.name, "name")
+    # Folders of the home are called after it.
+    check_name(config.data.get("name"), "data.name")
     _one_of(config.accounting, ("honest", "paper"), "accounting")
     search = config.search
     _one_of(search.sampler, SAMPLERS, "search.sampler")

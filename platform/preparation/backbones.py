@@ -97,6 +97,7 @@ def load_given(
                     sha256=digests.get(source),
                     num_classes=max(1, len(labels)),
                     with_classifier=tuning is None,
+                    max_gigabytes=config.backbones.max_weights_gigabytes,
                 )
                 made_from = BackboneOrigin(
                     labels=tuple(labels),

@@ -14,6 +14,7 @@ import ray
 import torch
 
 from paretovid.infra.ray_cluster import LOCAL
+from paretovid.platform.config.load import check_name
 from paretovid.platform.config.resolve import DataPlan
 from paretovid.platform.console.progress import Progress, Stage
 from paretovid.platform.execution.cluster import cluster_of
@@ -113,6 +114,7 @@ def upload_data(home: Home, folder: Path) -> Dataset:
             "this home is a folder, which needs no upload", f"Put the videos into {home.root / 'data'}/NAME."
         )
     dataset = load_dataset(folder)
+    check_name(dataset.name, f"{folder / MANIFEST}: name")
     # Videos of another bucket stay there.
     names = {MANIFEST, *(record.path for record in dataset.records if not is_object(record.path))}
     for name in sorted(names):

@@ -24,6 +24,8 @@ _WHERE_ONLY = ("home", "name", "cluster", "tracking")
 """Sections that say where a sweep runs and is kept, not what it is."""
 _HOW_ONLY = ("concurrent", "hours", "max_failures", "storage")
 """Settings of `search` that may differ when a sweep is resumed."""
+_LIMITS_ONLY = ("max_weights_gigabytes",)
+"""The same of `backbones`: what they make is what the weights say."""
 
 
 def started_record(
@@ -102,7 +104,8 @@ def stored_config(home: Home, name: str, given_home: str | None, overrides: Sequ
     Raises `UsageError` for another override, `DataError` for a record that another version has written.
     """
     words = [word for word in overrides if not word.startswith(("home=", "seed="))]
-    allowed = [*(f"search.{key}" for key in _HOW_ONLY), "cluster", "tracking"]
+    allowed = [*(f"search.{key}" for key in _HOW_ONLY), *(f"backbones.{key}" for key in _LIMITS_ONLY)]
+    allowed += ["cluster", "tracking"]
     for word in words:
         key = word.lstrip("+~").partition("=")[0]
         if key not in allowed and not key.startswith(("cluster.", "tracking.")):
@@ -142,6 +145,8 @@ def _identity(config: JsonObject) -> str:
     """What makes two sweeps the same, as text."""
     kept = {key: value for key, value in config.items() if key not in _WHERE_ONLY}
     kept["search"] = {k: v for k, v in _object(config.get("search")).items() if k not in _HOW_ONLY}
+    if "backbones" in kept:
+        kept["backbones"] = {k: v for k, v in _object(kept["backbones"]).items() if k not in _LIMITS_ONLY}
     return json.dumps(kept, sort_keys=True)
 
 
@@ -154,7 +159,7 @@ def _differences(before: JsonObject, now: JsonObject, path: str = "") -> list[st
     for key in [*before, *(key for key in now if key not in before)]:
         old, new = before.get(key), now.get(key)
         where = f"{path}{key}"
-        ignored = _WHERE_ONLY if not path else _HOW_ONLY if path == "search." else ()
+        ignored = {"": _WHERE_ONLY, "search.": _HOW_ONLY, "backbones.": _LIMITS_ONLY}.get(path, ())
         if key in ignored or old == new:
             continue
         if isinstance(old, Mapping) and isinstance(new, Mapping):

@@ -18,6 +18,7 @@ import io
 import urllib.error
 import urllib.parse
 import urllib.request
+import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,11 +32,17 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from paretovid.trainables.backbones.spec import Backbone, ComponentSpec
-from paretovid.trainables.data.s3 import ObjectStoreError, read_object
+from paretovid.trainables.data.regular_files import what_else
+from paretovid.trainables.data.s3 import ObjectStoreError, read_object, status
 from paretovid.trainables.errors import DataError, UsageError
 
 RANDOM = "random"
+MAX_GIGABYTES = 4.0
+"""The size of a file of weights above which it is not read, unless a caller says otherwise."""
+# Times the size of the archive. `torch.save` packs nothing, and what deflate can do ends at about a thousand.
+_MAX_UNPACKED = 100
 _TIMEOUT_SECONDS = 60
+_CHUNK_BYTES = 2**22
 _SHOWN = 4  # names that an error lists
 # What a training script saves beside the weights it saves them with.
 _WRAPPERS = ("state_dict", "model_state", "model_state_dict", "model")
@@ -48,6 +55,7 @@ def build_with_weights(
     sha256: str | None = None,
     num_classes: int = 1,
     with_classifier: bool = True,
+    max_gigabytes: float = MAX_GIGABYTES,
 ) -> tuple[Backbone, dict[str, Any]]:
     """A backbone with the weights at `location`, in eval mode, and where they came from as plain data.
 
@@ -57,6 +65,7 @@ def build_with_weights(
         num_classes: outputs of the classifier, whose weights are fresh unless the component classifies.
         with_classifier: of a component that classifies, take the last layer from the file as well; else it is fresh,
             to be fine-tuned on other classes.
+        max_gigabytes: a larger file is refused before it is read.
 
     Raises `UsageError` if there is no location or it cannot be one, `DataError` for a file that cannot be had,
     has another digest, is no plain set of tensors or does not fit the network.
@@ -70,7 +79,7 @@ def build_with_weights(
         if location == RANDOM:
             _settle(backbone, spec)
             return backbone.eval(), {"weights": RANDOM}
-    content = fetch(location)
+    content = fetch(location, int(max_gigabytes * 1e9))
     digest = hashlib.sha256(content).hexdigest()
     if sha256 and sha256.lower() != digest:
         raise DataError(
@@ -118,21 +127,23 @@ def missing_weights(spec: ComponentSpec, source: str | None = None) -> UsageErro
     )
 
 
-def fetch(location: str) -> bytes:
-    """The bytes at a path, `http(s)://` or `s3://`. Raises `DataError`, or `UsageError` for another scheme."""
+def fetch(location: str, max_bytes: int = int(MAX_GIGABYTES * 1e9)) -> bytes:
+    """The bytes at a path, `http(s)://` or `s3://`.
+
+    Raises `DataError`, also for more than `max_bytes`, and `UsageError` for another scheme.
+    """
     scheme = urllib.parse.urlsplit(location).scheme
     try:
         if scheme in ("http", "https"):
             with urllib.request.urlopen(location, timeout=_TIMEOUT_SECONDS) as answer:
-                content: bytes = answer.read()
-            return content
+                return _read_answer(answer, location, max_bytes)
         if scheme == "s3":
-            return _read_object(location)
+            return _read_object(location, max_bytes)
         if "://" in location:
             raise UsageError(
                 f"weights cannot be fetched from {location!r}", "Allowed: a path, http://, https://, s3://."
             )
-        return Path(location).expanduser().read_bytes()
+        return _read_file(Path(location).expanduser(), location, max_bytes)
     except urllib.error.HTTPError as error:
         raise DataError(f"{location} answers {error.code} ({error.reason})", "Check the URL.") from error
     except ObjectStoreError as error:
@@ -144,9 +155,46 @@ def fetch(location: str) -> bytes:
         ) from error
 
 
-def _read_object(location: str) -> bytes:
+def _too_large(location: str, size: int | None, max_bytes: int) -> DataError:
+    has = f"more than {max_bytes / 1e9:.3g} GB" if size is None else f"{size / 1e9:.3g} GB"
+    return DataError(
+        f"the weights at {location} have {has}, allowed are {max_bytes / 1e9:.3g}",
+        "If they are the right ones: backbones.max_weights_gigabytes=SIZE.",
+    )
+
+
+def _read_answer(answer: http.client.HTTPResponse, location: str, max_bytes: int) -> bytes:
+    """All of a server's answer. It may state no size, or a wrong one."""
+    stated = answer.length
+    if stated is not None and stated > max_bytes:
+        raise _too_large(location, stated, max_bytes)
+    chunks, size = [], 0
+    while chunk := answer.read(_CHUNK_BYTES):
+        size += len(chunk)
+        if size > max_bytes:
+            raise _too_large(location, None, max_bytes)
+        chunks.append(chunk)
+    content = b"".join(chunks)
+    if stated is not None and size < stated:
+        raise http.client.IncompleteRead(content, stated - size)
+    return content
+
+
+def _read_file(path: Path, location: str, max_bytes: int) -> bytes:
+    if other := what_else(path):
+        raise DataError(f"the weights at {location} are {other}, not a file", "Check the path.")
+    size = path.stat().st_size
+    if size > max_bytes:
+        raise _too_large(location, size, max_bytes)
+    return path.read_bytes()
+
+
+def _read_object(location: str, max_bytes: int) -> bytes:
     try:
-        return read_object(location)
+        size = status(location).bytes
+        if size > max_bytes:
+            raise _too_large(location, size, max_bytes)
+        return read_object(location, max_bytes)
     except FileNotFoundError as error:
         raise DataError(f"there is no object {location}", "Check the URL.") from error
 
@@ -161,6 +209,7 @@ def read_tensors(content: bytes, location: str) -> dict[str, Tensor]:
         return safetensors.torch.load(content)
     except safetensors.SafetensorError:
         pass
+    _check_unpacked(content, location)
     try:
         found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler's own types, and whatever it stumbles over in a damaged file
@@ -177,6 +226,20 @@ def read_tensors(content: bytes, location: str) -> dict[str, Tensor]:
             f"{location} holds no state dict", "Expected names and tensors, as model.state_dict() gives."
         )
     return {str(name).removeprefix("module."): tensor for name, tensor in found.items()}
+
+
+def _check_unpacked(content: bytes, location: str) -> None:
+    """Raises `DataError` for an archive, as `torch.save` writes, whose parts are far larger than it is."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):
+        return  # of another kind, which is not packed, or damaged: whoever reads it says so
+    if unpacked > _MAX_UNPACKED * len(content):
+        raise DataError(
+            f"{location} has {len(content)} bytes and unpacks to {unpacked}",
+            f"More than {_MAX_UNPACKED} times the size is no file of weights. Get it again from its origin.",
+        )
 
 
 def load_trunk(

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import functools
 import io
+import math
 import os
 import tempfile
 import time
@@ -21,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, final
 
-from paretovid.trainables.errors import UsageError
+from paretovid.trainables.errors import DataError, UsageError, VideoError
 
 _PASSING_CODES = frozenset(
     (
@@ -153,6 +154,10 @@ PATIENCE_SECONDS = 120.0
 CHUNK_BYTES = 8 * 2**20
 """A download asks for so much at a time, which is what a lost connection costs."""
 MAX_CONNECTIONS = 32
+MAX_DOWNLOAD_VARIABLE = "PARETOVID_MAX_DOWNLOAD_GIGABYTES"
+"""Names the size above which no object is downloaded whole."""
+MAX_DOWNLOAD_GIGABYTES = 64.0
+"""Where the variable says nothing."""
 _FIRST_PAUSE_SECONDS = 0.2
 _LONGEST_PAUSE_SECONDS = 5.0
 _BLOCK_BYTES = 2**18
@@ -276,9 +281,33 @@ def read_part(url: str, start: int, end: int) -> bytes:
     return b"" if end <= start else patiently(read, url, "read", missing_is_error=False)
 
 
-def read_object(url: str) -> bytes:
-    """All of it. Raises `FileNotFoundError` if there is no such object."""
-    size = status(url).bytes
+def max_download_bytes() -> int:
+    """Above this no object is downloaded whole. Raises `UsageError` if the variable is no size."""
+    given = os.environ.get(MAX_DOWNLOAD_VARIABLE) or str(MAX_DOWNLOAD_GIGABYTES)
+    try:
+        size = float(given)
+    except ValueError:
+        size = math.nan
+    if not 0 < size < math.inf:
+        raise UsageError(
+            f"{MAX_DOWNLOAD_VARIABLE} is {given!r}",
+            f"A size in GB is expected, above 0; without it: {MAX_DOWNLOAD_GIGABYTES:g}.",
+        )
+    return int(size * 1e9)
+
+
+def read_object(url: str, max_bytes: int | None = None) -> bytes:
+    """All of it.
+
+    Arguments:
+        max_bytes: more is not asked for; None: `max_download_bytes`.
+
+    Raises `FileNotFoundError` if there is no such object, `DataError` for a larger one.
+    """
+    size, most = status(url).bytes, max_download_bytes() if max_bytes is None else max_bytes
+    if size > most:
+        hint = f"The variable {MAX_DOWNLOAD_VARIABLE} raises the limit." if max_bytes is None else ""
+        raise DataError(f"{url} has {size / 1e9:.3g} GB, allowed are {most / 1e9:.3g}", hint)
     return b"".join(
         read_part(url, start, min(start + CHUNK_BYTES, size)) for start in range(0, size, CHUNK_BYTES)
     )
@@ -286,8 +315,16 @@ def read_object(url: str) -> bytes:
 
 @contextlib.contextmanager
 def downloaded(url: str) -> Iterator[Path]:
-    """The object as a file of this machine's temporary folder, for the block. Raises `FileNotFoundError`."""
-    size = status(url).bytes
+    """The object, a video, as a file of this machine's temporary folder, for the block.
+
+    Raises `FileNotFoundError` if there is none, `VideoError` for one above `max_download_bytes`.
+    """
+    size, most = status(url).bytes, max_download_bytes()
+    if size > most:
+        raise VideoError(
+            f"{url} has {size / 1e9:.3g} GB, and is not downloaded",
+            f"Allowed are {most / 1e9:.3g}; the variable {MAX_DOWNLOAD_VARIABLE} raises the limit.",
+        )
     with tempfile.NamedTemporaryFile(prefix="paretovid-", suffix=Path(url).suffix) as file:
         for start in range(0, size, CHUNK_BYTES):
             file.write(read_part(url, start, min(start + CHUNK_BYTES, size)))

@@ -25,6 +25,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from paretovid.trainables.data.audio import SAMPLE_RATE, AudioTrack, log_mel
 from paretovid.trainables.data.audioset_mel import audioset_log_mel, samples_of
 from paretovid.trainables.data.flow import flow
+from paretovid.trainables.data.regular_files import what_else
 from paretovid.trainables.data.s3 import ObjectStoreError, downloaded, is_object, open_object
 from paretovid.trainables.errors import UsageError, VideoError
 
@@ -460,8 +461,8 @@ def open_container(source: Path | str | bytes, name: str) -> InputContainer:
         path = Path(source)
         if not path.exists():
             raise VideoError(f"{name}: no such file", "Check the path. " + _EXPECTED)
-        if path.is_dir():
-            raise VideoError(f"{name} is a folder", "Name the videos in it. " + _EXPECTED)
+        if other := what_else(path):
+            raise VideoError(f"{name} is {other}, not a file", _EXPECTED)
     size = len(source) if isinstance(source, bytes) else Path(source).stat().st_size
     if size == 0:
         raise VideoError(f"{name} is empty", _EXPECTED)

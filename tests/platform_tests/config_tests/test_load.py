@@ -48,6 +48,10 @@ def test_overrides_reach_typed_fields() -> None:
     assert (config.seed, config.baselines, config.search.hours) == (7, [], 0.5)
 
 
+def test_a_data_set_may_be_called() -> None:
+    assert load_sweep_config(["data=folder", "data.name=A.b-c_9"]).data["name"] == "A.b-c_9"
+
+
 def test_free_sections_need_no_plus() -> None:
     config = load_sweep_config(
         [
@@ -85,6 +89,12 @@ def test_baselines_of_another_task_are_refused() -> None:
 
 
 BAD = [
+    ("data.name=../../x", "data.name='../../x' is not allowed", "letter or digit"),
+    ("data.name=a/b", "data.name='a/b' is not allowed", "letter or digit"),
+    ("data.name=..", "data.name='..' is not allowed", "letter or digit"),
+    ("data.name='a b'", "data.name='a b' is not allowed", "letter or digit"),
+    ("~data.name", "data.name=None is not allowed", "letter or digit"),
+    ("backbones.max_weights_gigabytes=0", "backbones.max_weights_gigabytes must be", "0"),
     ("search.trails=3", "unknown setting: 'search.trails'", "Did you mean 'search.trials'"),
     ("trials=3", "unknown setting: 'trials'", "Did you mean 'search.trials'"),
     ("+foo=1", "unknown setting: 'foo'", "seed"),

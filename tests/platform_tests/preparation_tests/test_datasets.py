@@ -21,17 +21,35 @@ from tests.platform_tests.conftest import SMALL_DATA, copied
 from tests.platform_tests.test_sweep import paretovid
 
 from paretovid.infra import ray_cluster
+from paretovid.infra.object_store import ObjectStore
 from paretovid.platform.config.load import data_settings, group_options, load_sweep_config
 from paretovid.platform.config.resolve import resolve_data, resolve_preparation
 from paretovid.platform.console.progress import Progress
 from paretovid.platform.execution.cluster import cluster_of
 from paretovid.platform.preparation import prepare as pipeline
-from paretovid.platform.preparation.datasets import make_data
+from paretovid.platform.preparation.datasets import make_data, upload_data
+from paretovid.platform.storage.home import Home
+from paretovid.platform.storage.store import BucketStore
 from paretovid.trainables.data.dataset import load_dataset
 from paretovid.trainables.data.moving_digits.encoding import encode_mp4
 from paretovid.trainables.data.readers.catalog import reader_config, reader_names
 from paretovid.trainables.errors import DataError, UnknownNameError, UsageError
 from paretovid.trainables.features.store import FeatureStore
+
+
+def test_a_manifest_may_not_name_a_place_outside_of_the_home(tmp_path: Path) -> None:
+    videos = [
+        {
+            **{"video_id": split, "path": f"s3://bucket/{split}.mp4", "split": split},
+            **{"labels": [number % 2], "num_steps": 1, "duration_seconds": 1.0},
+        }
+        for number, split in enumerate(("train", "val", "test"))
+    ]
+    described = {"format": 1, "name": "../../x", "classes": ["a", "b"], "step_seconds": 0.5}
+    (tmp_path / "manifest.json").write_text(json.dumps({**described, "multi_label": False, "videos": videos}))
+    home = Home(tmp_path / "mirror", BucketStore(ObjectStore("s3://bucket/home"), tmp_path / "mirror"))
+    with pytest.raises(UsageError, match=r"name='\.\./\.\./x' is not allowed"):
+        upload_data(home, tmp_path)
 
 
 @pytest.fixture

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.server
+import io
+import os
 import threading
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -187,6 +191,13 @@ def server(tmp_path: Path) -> Iterator[str]:
                 self.end_headers()
                 self.wfile.write(b"less")
                 return
+            if self.path == "/endless.pth":
+                self.send_response(200)
+                self.end_headers()
+                with contextlib.suppress(OSError):
+                    while True:
+                        self.wfile.write(bytes(1000))
+                return
             super().do_GET()
 
         def log_message(self, *_: Any) -> None:
@@ -215,10 +226,46 @@ def test_a_url_that_fails(server: str, tmp_path: Path) -> None:
         fetch("http://127.0.0.1:9/weights.pth")
 
 
+def test_a_file_that_is_too_large_is_not_read(
+    server: str, published: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = Path(saved(tmp_path, published)).stat().st_size
+    monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail(f"{path} was read"))
+    for location in (str(tmp_path / "weights.pth"), f"{server}/weights.pth"):
+        with pytest.raises(DataError, match=r"the weights at .* GB, allowed are") as caught:
+            build_with_weights(SPEC, location, max_gigabytes=(size - 1) / 1e9)
+        assert "backbones.max_weights_gigabytes" in caught.value.hint
+    assert len(fetch(f"{server}/weights.pth", size)) == size
+
+
+def test_an_answer_without_a_stated_size_ends_at_the_limit(server: str) -> None:
+    with pytest.raises(DataError, match="more than 1e-05 GB"):
+        fetch(f"{server}/endless.pth", 10_000)
+
+
+def test_pipes_and_devices_are_no_weights(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "weights.pth")
+    with pytest.raises(DataError, match="are a named pipe, not a file"):
+        fetch(str(tmp_path / "weights.pth"))
+    with pytest.raises(DataError, match="are a device, not a file"):
+        fetch("/dev/zero")
+
+
+def test_an_archive_that_unpacks_to_a_thousand_times_its_size(tmp_path: Path) -> None:
+    plain = saved(tmp_path, {"w": torch.zeros(4_000_000)})
+    packed = io.BytesIO()
+    with zipfile.ZipFile(plain) as source, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for entry in source.infolist():
+            archive.writestr(entry.filename, source.read(entry))
+    with pytest.raises(DataError, match=r"packed\.pth has 1\d{4} bytes and unpacks to 16\d{6}"):
+        read_tensors(packed.getvalue(), "packed.pth")
+    assert read_tensors(Path(plain).read_bytes(), "plain.pth")["w"].shape == (4_000_000,)
+
+
 def test_a_path_or_scheme_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no\.pth: No such file"):
         fetch(str(tmp_path / "no.pth"))
-    with pytest.raises(DataError, match="Is a directory"):
+    with pytest.raises(DataError, match="are a folder, not a file"):
         fetch(str(tmp_path))
     with pytest.raises(UsageError, match="cannot be fetched from 'ftp://"):
         fetch("ftp://host/weights.pth")

@@ -25,13 +25,29 @@ from paretovid.trainables.data.s3 import (
     read_part,
     status,
 )
-from paretovid.trainables.errors import DataError, UsageError
+from paretovid.trainables.errors import DataError, UsageError, VideoError
 
 
 def put(bucket: str, **contents: bytes) -> None:
     client = boto3.client("s3")
     for key, content in contents.items():
         client.put_object(Bucket=bucket.removeprefix("s3://"), Key=key.replace("__", "/"), Body=content)
+
+
+def test_an_object_above_the_limit_is_not_downloaded(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(bucket, **{"a.mp4": bytes(2000)})
+    url = f"{bucket}/a.mp4"
+    monkeypatch.setattr(objects, "read_part", lambda *_: pytest.fail("it was read"))
+    monkeypatch.setenv(objects.MAX_DOWNLOAD_VARIABLE, "1e-6")
+    with pytest.raises(VideoError, match="has 2e-06 GB, and is not downloaded"), downloaded(url):
+        pass
+    for call in (lambda: read_object(url), lambda: read_object(url, 1000), lambda: fetch(url, 1000)):
+        with pytest.raises(DataError, match="GB, allowed are 1e-06"):
+            call()
+    for bad in ("much", "0", "-1", "inf", "nan"):
+        monkeypatch.setenv(objects.MAX_DOWNLOAD_VARIABLE, bad)
+        with pytest.raises(UsageError, match=objects.MAX_DOWNLOAD_VARIABLE):
+            read_object(url)
 
 
 def test_what_is_an_object() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -427,6 +428,9 @@ def _unreadable(folder: Path, kind: str) -> tuple[Path, str]:
     if kind == "folder":
         path.mkdir()
         return path, "is a folder"
+    if kind == "pipe":
+        os.mkfifo(path)
+        return path, "is a named pipe, not a file"
     if kind == "empty":
         path.touch()
         return path, "is empty"
@@ -453,7 +457,7 @@ def _unreadable(folder: Path, kind: str) -> tuple[Path, str]:
 
 
 @pytest.mark.parametrize(
-    "kind", ["missing", "folder", "empty", "text", "sound only", "cut header", "image", "playlist"]
+    "kind", ["missing", "folder", "pipe", "empty", "text", "sound only", "cut header", "image", "playlist"]
 )
 def test_what_is_no_video_is_refused_by_name(tmp_path: Path, kind: str) -> None:
     path, reason = _unreadable(tmp_path, kind)

@@ -32,9 +32,9 @@ from paretovid.trainables.data.readers.annotations import (
     ReaderConfig,
 )
 from paretovid.trainables.data.readers.catalog import read_annotations
-from paretovid.trainables.data.readers.files import existing, read_lines
-from paretovid.trainables.data.readers.matching import VideoFiles
-from paretovid.trainables.data.readers.probing import MapParallel, Probe, probe_all
+from paretovid.trainables.data.readers.files import composed, existing, read_lines
+from paretovid.trainables.data.readers.matching import VIDEO_SUFFIXES, VideoFiles
+from paretovid.trainables.data.readers.probing import MapParallel, Probe, probe, probe_all
 from paretovid.trainables.data.s3 import is_object
 from paretovid.trainables.data.video_keys import video_key
 from paretovid.trainables.data.videos import count_steps
@@ -42,6 +42,13 @@ from paretovid.trainables.errors import DataError, UsageError
 
 LEFT_OUT = "left_out.json"
 _SHOWN = 3
+_LOOKED_INTO = 50  # files with other suffixes than those of videos
+_OTHER_SUFFIXES = (
+    "7z aac bmp bz2 csv doc docx flac gz h5 html ini jpeg jpg json jsonl lrc m3u md mp3 npy npz ogg opus parquet pdf "
+    "pkl png pt pth py rar sh srt sub svg tar tgz tif tiff toml tsv txt url vtt wav webp xls xlsx xml xz yaml yml zip"
+)
+_NO_VIDEOS = frozenset(f".{suffix}" for suffix in _OTHER_SUFFIXES.split())
+"""Suffixes of files that lie beside videos and are not looked into."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,6 +134,7 @@ def assemble(
     videos = _once(_without(annotations.videos, config, notes), annotations.multi_label, notes)
     videos = divide(videos, config.val_share, annotations.test_share)
     files = VideoFiles(config.videos)
+    _tell_ignored(files, notes)
     found = _match(videos, files, notes)
     probes = probe_all(list(found.values()), root, map_parallel, files.status)
     left_out = _left_out(videos, found, probes, files)
@@ -156,14 +164,16 @@ def _without(
 ) -> list[AnnotatedVideo]:
     if config.leave_out is None:
         return list(videos)
-    listed = {line: where for where, line in read_lines(existing(config.leave_out, "data.leave_out"))}
-    if unknown := sorted(set(listed) - {video.video_id for video in videos}):
+    listed = {
+        composed(line): where for where, line in read_lines(existing(config.leave_out, "data.leave_out"))
+    }
+    if unknown := sorted(set(listed) - {composed(video.video_id) for video in videos}):
         raise DataError(
             f"{listed[unknown[0]]}: the annotations have no video {unknown[0]!r}",
             "data.leave_out lists one video id on each line, as the annotations write it.",
         )
     notes.append(f"{len(listed)} videos are left out as {config.leave_out} says")
-    return [video for video in videos if video.video_id not in listed]
+    return [video for video in videos if composed(video.video_id) not in listed]
 
 
 def _once(videos: Sequence[AnnotatedVideo], multi_label: bool, notes: list[str]) -> list[AnnotatedVideo]:
@@ -171,7 +181,7 @@ def _once(videos: Sequence[AnnotatedVideo], multi_label: bool, notes: list[str])
     first: dict[str, AnnotatedVideo] = {}
     repeated = 0
     for video in videos:
-        other = first.setdefault(video.video_id, video)
+        other = first.setdefault(composed(video.video_id), video)
         if other is video:
             continue
         if other.split != video.split:
@@ -259,6 +269,18 @@ def _match(videos: Sequence[AnnotatedVideo], files: VideoFiles, notes: list[str]
     if unused > 0:
         notes.append(f"{unused} files of {files.source} are of no annotated video, and were ignored")
     return found
+
+
+def _tell_ignored(files: VideoFiles, notes: list[str]) -> None:
+    """Files with a suffix that no video has, and that can be decoded all the same."""
+    others = [name for name in files.others if Path(name).suffix.lower() not in _NO_VIDEOS]
+    ignored = [name for name in others[:_LOOKED_INTO] if not probe(files.at(name)).problem]
+    if ignored:
+        of = f" (of the first {_LOOKED_INTO} that were looked into)" if len(others) > _LOOKED_INTO else ""
+        notes.append(
+            f"{len(ignored)} files of {files.source} are videos with another suffix, and were ignored{of}; give them "
+            f"one of {', '.join(sorted(VIDEO_SUFFIXES))}: {', '.join(ignored[:_SHOWN])}"
+        )
 
 
 def _names(video: AnnotatedVideo) -> str:

@@ -9,16 +9,24 @@ import io
 import json
 import math
 import re
+import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from paretovid.trainables.data.regular_files import what_else
 from paretovid.trainables.errors import DataError, UsageError
 
 _NUMBERED = re.compile(r"(\d+)\s*[,;\s]\s*(.*\S)")
 _NAMES_SHOWN = 12
+_DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+
+
+def composed(name: str) -> str:
+    """A name to compare: an accented letter may be one character (NFC) or two (NFD, as macOS writes file names)."""
+    return unicodedata.normalize("NFC", name)
 
 
 class UnexpectedFileError(DataError):
@@ -56,7 +64,7 @@ class ClassList:
     _numbers: dict[str, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        twice = [name for name, count in Counter(self.names).items() if count > 1]
+        twice = [name for name, count in Counter(map(composed, self.names)).items() if count > 1]
         if twice:
             raise DataError(f"{self.source} names the class {twice[0]!r} twice", "Class names must differ.")
         if len(set(self.ids)) < len(self.ids):
@@ -69,13 +77,16 @@ class ClassList:
                 f"{self.source} lists {len(self.names)} class: {', '.join(self.names)[:60] or '(none)'}",
                 "Recognition needs two classes or more, one a line.",
             )
-        object.__setattr__(self, "_numbers", {name: number for number, name in enumerate(self.names)})
+        object.__setattr__(
+            self, "_numbers", {composed(name): number for number, name in enumerate(self.names)}
+        )
 
     def number(self, name: str, where: str) -> int:
         """The number of a class. Raises `DataError` that names both files."""
-        if name not in self._numbers:
+        number = self._numbers.get(composed(name))
+        if number is None:
             raise DataError(f"{where}: the label {name!r} is not in {self.source}", self._hint(name))
-        return self._numbers[name]
+        return number
 
     def number_of_id(self, text: str, where: str, *, first: int = 0) -> int:
         """The number of a class that an annotation names by the list's own number, or by its place from `first`."""
@@ -103,6 +114,8 @@ def read_text(path: Path) -> str:
     Raises `DataError` that names the line of the first byte that is not UTF-8.
     """
     try:
+        if other := what_else(path):
+            raise DataError(f"{path} is {other}, not a file", "Name a text file; `cp` makes one of a pipe.")
         data = path.read_bytes()
     except OSError as error:
         raise DataError(
@@ -162,6 +175,11 @@ def read_table(
     try:
         head = [name.strip() for name in next(rows, [])]
         if missing := [name for name in needed if name not in head]:
+            if other := _other_delimiter(head, needed, delimiter):
+                raise DataError(
+                    f"{path}:1: the columns are divided by {other}, not by {_DELIMITERS[delimiter]}",
+                    f"Save the table with {_DELIMITERS[delimiter]} between its cells.",
+                )
             raise UnexpectedFileError(
                 f"{path}:1: the column {', '.join(missing)} is missing (found: {', '.join(head)[:200] or '(none)'})",
                 f"The first line must name the columns {', '.join(needed)}.",
@@ -173,31 +191,66 @@ def read_table(
             if not any(cell.strip() for cell in row):
                 continue
             if len(row) != len(head):
-                raise DataError(
-                    f"{where}: {len(row)} cells for {len(head)} columns",
-                    'Put cells that hold the delimiter between double quotes: "a, b".',
-                )
+                raise _misfit(row, head, where, delimiter)
             yield where, {name: cell.strip() for name, cell in zip(head, row, strict=True)}
     except csv.Error as error:
         raise DataError(f"{path}:{rows.line_num}: {error}", "Repair the quotes of this row.") from error
 
 
-def read_class_list(path: Path) -> ClassList:
+def _other_delimiter(head: Sequence[str], needed: Sequence[str], delimiter: str) -> str:
+    """What divides a head in which the expected delimiter does not, in words; "" if nothing known does."""
+    for other, words in _DELIMITERS.items():
+        cells = {cell.strip().strip('"') for cell in delimiter.join(head).split(other)}
+        if other != delimiter and cells >= set(needed):
+            return words
+    return ""
+
+
+def _misfit(row: Sequence[str], head: Sequence[str], where: str, delimiter: str) -> DataError:
+    """The error for a row that has more or fewer cells than the head."""
+    counted = f"{len(row)} cells for {len(head)} columns"
+    words = _DELIMITERS[delimiter]
+    if len(row) > len(head) and not any(cell.strip() for cell in row[len(head) :]):
+        return DataError(
+            f"{where}: {counted}: the line ends in {len(row) - len(head)} of the {words} too many",
+            "Remove what follows the last cell.",
+        )
+    for other, other_words in _DELIMITERS.items():
+        if other != delimiter and len(row) == 1 and row[0].count(other) == len(head) - 1:
+            return DataError(
+                f"{where}: {counted}: this line is divided by {other_words}, not by {words}",
+                f"Save the table with {words} between its cells.",
+            )
+    return DataError(
+        f"{where}: {counted}", 'Put cells that hold the delimiter between double quotes: "a, b".'
+    )
+
+
+def read_class_list(path: Path, labels: Collection[str] = ()) -> ClassList:
     """One class a line: `NAME`, or `NUMBER NAME` (space, tab or comma between them) on every line.
 
     Numbers decide the order; they need not be without gaps.
+
+    Arguments:
+        labels: names that the annotations use. Where more of them are whole lines than names behind a number, as
+            `1 hand` and `2 hands`, the numbers are parts of the names.
     """
     lines = [line for _, line in read_lines(path)]
     # A CSV such as Kinetics' `id,name` begins with a head.
     if lines and lines[0].lower() in ("id,name", "id\tname"):
         lines = lines[1:]
     numbered = [_NUMBERED.fullmatch(line) for line in lines]
-    if not lines or not all(numbered):
-        return ClassList(names=tuple(_unquoted(line) for line in lines), source=str(path))
+    whole = tuple(_unquoted(line) for line in lines)
     pairs = sorted((int(match[1]), _unquoted(match[2])) for match in numbered if match)
-    return ClassList(
-        names=tuple(name for _, name in pairs), ids=tuple(id_ for id_, _ in pairs), source=str(path)
-    )
+    behind = tuple(name for _, name in pairs)
+    if not all(numbered) or _count(labels, whole) > _count(labels, behind):
+        return ClassList(names=whole, source=str(path))
+    return ClassList(names=behind, ids=tuple(id_ for id_, _ in pairs), source=str(path))
+
+
+def _count(labels: Collection[str], names: Collection[str]) -> int:
+    known = set(map(composed, names))
+    return sum(composed(label) in known for label in labels)
 
 
 def _unquoted(name: str) -> str:

@@ -15,6 +15,7 @@ from types import MappingProxyType
 
 import av
 
+from paretovid.trainables.data.regular_files import what_else
 from paretovid.trainables.data.s3 import ObjectStatus, ObjectStoreError, is_object, read_part, status
 from paretovid.trainables.data.videos import VideoReader, open_container
 from paretovid.trainables.errors import VideoError
@@ -50,6 +51,8 @@ def probe(location: Path | str) -> Probe:
     Raises `ObjectStoreError` for a bucket that does not answer, or to which the right is missing.
     """
     try:
+        if not is_object(location) and (other := what_else(location)):
+            return Probe(path=str(location), problem=f"{other}, not a file")
         found = _status(location)
     except ObjectStoreError:
         raise

@@ -27,6 +27,7 @@ from paretovid.trainables.data.readers.annotations import (
 )
 from paretovid.trainables.data.readers.files import (
     ClassList,
+    composed,
     existing,
     interval,
     read_class_list,
@@ -63,15 +64,21 @@ def read_own_table(config: TableConfig) -> Annotations:
     rows: list[_Row] = list(read_table(path, _COLUMNS, delimiter=delimiter))
     if not rows:
         raise DataError(f"{path} lists no videos", "Below its head it needs a line per video: PATH,LABEL.")
+    if "" in rows[0][1]:
+        raise DataError(
+            f"{path}:1: a column has no name: {'a tab' if delimiter != ',' else 'a comma'} too many?",
+            "Repair the first line.",
+        )
     if unknown := set(rows[0][1]) - {*_COLUMNS, *_OPTIONAL}:
         raise DataError(
             f"{path}:1: the column {sorted(unknown)[0]!r}", f"Allowed: {', '.join([*_COLUMNS, *_OPTIONAL])}."
         )
     if config.classes:
-        classes = read_class_list(existing(config.classes, "data.classes", folder=False))
+        used = {name for _, row in rows for name in _labels(row)}
+        classes = read_class_list(existing(config.classes, "data.classes", folder=False), used)
         notes: tuple[str, ...] = ()
     else:
-        names = sorted({name for _, row in rows for name in _labels(row)})
+        names = sorted({composed(name) for _, row in rows for name in _labels(row)})
         classes = ClassList(names=tuple(names), source=f"the labels of {path}")
         notes = (f"{len(names)} classes: all labels of {path.name}, in alphabetical order",)
     grouped: dict[str, list[_Row]] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 from collections import Counter
 from typing import Any
@@ -147,6 +148,36 @@ def test_missing_and_undecodable_videos_are_listed(folder):
     with pytest.raises(DataError, match=r"5 of 10 annotated videos \(50%\) are missing") as caught:
         made(folder, pets(*videos), max_missing_share=0.49)
     assert "data.max_missing_share=0.49" in caught.value.hint and "list.txt: b" in caught.value.hint
+
+
+def test_a_pipe_among_the_videos_is_left_out(folder):
+    os.mkfifo(folder / "g.mp4")
+    found = made(folder, pets(annotated("g", "train", 0)))
+    assert [(each.video_id, each.reason) for each in found.left_out] == [("g", "a named pipe, not a file")]
+
+
+def test_videos_with_another_suffix_are_told(folder):
+    shutil.copy(folder / "a.mp4", folder / "z.vob")
+    (folder / "y.vob").write_text("no video")
+    (folder / "notes.txt").write_text("no video")
+    os.mkfifo(folder / "x.vob")
+    (note,) = made(folder, pets()).notes
+    assert (
+        note.startswith("1 files of ")
+        and "are videos with another suffix" in note
+        and note.endswith(": z.vob")
+    )
+
+
+def test_ids_in_two_normal_forms_are_one_video(folder, tmp_path):
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    (folder / "a.mp4").rename(folder / f"{decomposed}.mp4")
+    same = pets(annotated(composed, "train", 0), annotated(decomposed, "train", 0))
+    assert composed in {r.video_id for r in made(folder, same, max_missing_share=0.5).dataset.records}
+    listed = tmp_path / "leave_out.txt"
+    listed.write_text(decomposed + "\n")
+    found = made(folder, same, leave_out=str(listed), max_missing_share=0.5)
+    assert not {composed, decomposed} & {r.video_id for r in found.dataset.records}
 
 
 def test_the_wrong_folder(folder):

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
 from paretovid.trainables.data.readers.files import (
@@ -40,6 +43,14 @@ def test_text_in_another_encoding_is_refused_with_its_line(tmp_path, data, line,
     assert caught.value.hint
 
 
+def test_a_pipe_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "a.csv")
+    with pytest.raises(DataError, match=r"a\.csv is a named pipe, not a file"):
+        read_text(tmp_path / "a.csv")
+    with pytest.raises(DataError, match="/dev/zero is a device, not a file"):
+        read_text(Path("/dev/zero"))
+
+
 def test_json_errors_name_the_line_or_the_key(tmp_path):
     path = tmp_path / "a.json"
     path.write_text('{"a": 1,\n "b": }')
@@ -66,6 +77,10 @@ def test_table_rows_know_their_line_even_after_a_cell_of_two(tmp_path):
         ("id,other\n", r":1: the column label is missing \(found: id, other\)"),
         ("id,label\na,b,c\n", ":2: 3 cells for 2 columns"),
         ('id,label\na,b\nc,"d"e\n', ":3:"),
+        ("id;label\na;b\n", ":1: the columns are divided by semicolons, not by commas"),
+        ("id\tlabel\na\tb\n", ":1: the columns are divided by tabs, not by commas"),
+        ("id,label\na,b\nc;d\n", ":3: 1 cells for 2 columns: this line is divided by semicolons"),
+        ("id,label\na,b,\n", ":2: 3 cells for 2 columns: the line ends in 1 of the commas too many"),
     ],
 )
 def test_bad_tables(tmp_path, text, message):
@@ -112,6 +127,27 @@ def test_bad_class_lists(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(DataError, match=message):
         read_class_list(path)
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        ((), ("hand", "hands")),
+        (("1 hand", "2 hands"), ("1 hand", "2 hands")),
+        (("hand",), ("hand", "hands")),
+        (("2 hands", "3 feet"), ("1 hand", "2 hands")),
+    ],
+)
+def test_numbers_belong_to_the_names_that_the_annotations_use(tmp_path, labels, names):
+    path = tmp_path / "classes.txt"
+    path.write_text("1 hand\n2 hands\n")
+    assert read_class_list(path, labels).names == names
+
+
+def test_class_names_that_differ_only_in_their_normal_form():
+    with pytest.raises(DataError, match="twice"):
+        ClassList(names=("caf\u00e9", "cafe\u0301"), source="classes.txt")
+    assert ClassList(names=("caf\u00e9", "b"), source="classes.txt").number("cafe\u0301", "x:1") == 0
 
 
 def test_labels_that_are_not_in_the_list():

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,26 @@ def test_a_list_of_paths(tmp_path):
     files = VideoFiles(str(listed))
     assert files.find(["a"]) == tmp_path / "far/a.mp4"
     assert Path(files.find(["b"]) or tmp_path).resolve() == tmp_path / "near/b.mp4"
+
+
+@pytest.mark.parametrize(("on_disk", "annotated"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_names_in_another_normal_form(tmp_path, on_disk, annotated):
+    there, asked = (
+        unicodedata.normalize(form, "\u00e9t\u00e9/caf\u00e9.mp4") for form in (on_disk, annotated)
+    )
+    make(tmp_path, f"v/{there}")
+    for name in (asked, asked.removesuffix(".mp4"), f"{tmp_path}/v/{asked}"):
+        assert VideoFiles(str(tmp_path / "v")).find([name]) == tmp_path / "v" / there
+    (tmp_path / "list.txt").write_text(f"v/{asked}\n")
+    assert VideoFiles(str(tmp_path / "list.txt")).find([there]) == tmp_path / "v" / there
+
+
+def test_files_with_other_suffixes_are_known(tmp_path):
+    make(tmp_path, "a/b.vob", "notes.txt", ".hidden.vob")
+    with pytest.raises(DataError, match=r"has no video \(2 other files, such as notes\.txt\)"):
+        VideoFiles(str(tmp_path))
+    make(tmp_path, "c.mp4")
+    assert VideoFiles(str(tmp_path)).others == ["notes.txt", "a/b.vob"]
 
 
 def test_links_to_folders_are_followed_once(tmp_path):

@@ -41,6 +41,13 @@ def test_containers_without_an_index_are_read_through(video):
     assert probe(other).duration_seconds == pytest.approx(2.5, abs=0.05)
 
 
+def test_pipes_and_devices_are_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.mp4")
+    (tmp_path / "zero.mp4").symlink_to("/dev/zero")
+    assert probe(tmp_path / "pipe.mp4").problem == "a named pipe, not a file"
+    assert probe(tmp_path / "zero.mp4").problem == "a device, not a file"
+
+
 def test_bad_files_have_a_problem_each(video):
     data = video.read_bytes()
     for name, content in {

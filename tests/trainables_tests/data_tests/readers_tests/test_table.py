@@ -42,10 +42,18 @@ def test_tabs(tmp_path, write):
     assert found.classes == ("x, y", "z")
 
 
+def test_a_class_list_with_numbers_that_are_parts_of_names(tmp_path, write):
+    classes = write(tmp_path / "classes.txt", "1 hand\n2 hands\n")
+    found = read(tmp_path, write, "path,label\na,2 hands\nb,1 hand\n", classes=str(classes))
+    assert [v.labels for v in found.videos] == [(1,), (0,)]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("path,label\n", "lists no videos"),
+        ("path,label,\na,b,\nc,d,\n", ":1: a column has no name: a comma too many"),
+        ("path;label\na;b\n", ":1: the columns are divided by semicolons"),
         ("path,lable\na,b\n", ":1: the column label is missing"),
         ("path,label,weight\na,b,1\n", ":1: the column 'weight'"),
         ("path,label\na,b\nc,b|d\n", ":3: 'c' has 2 labels"),
