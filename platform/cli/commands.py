@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from paretovid.platform.console.printable import printable
+from paretovid.platform.console.shell import at_home, typed
 from paretovid.platform.console.tables import _cell, format_table
 from paretovid.trainables.documents import JsonObject
 
@@ -51,7 +53,7 @@ def data_upload(args: argparse.Namespace) -> Answer:
     from paretovid.platform.storage.home import open_home
 
     dataset = datasets.upload_data(open_home(args.home), Path(args.folder))
-    follow = f"paretovid sweep data=folder data.name={dataset.name}{_at(args.home)}"
+    follow = typed("paretovid", "sweep", "data=folder", f"data.name={dataset.name}") + at_home(args.home)
     return Answer(text=f"{len(dataset.records)} videos of {dataset.name} are in the home. Next: {follow}")
 
 
@@ -118,10 +120,10 @@ def sweeps(args: argparse.Namespace) -> Answer:
     from paretovid.platform.storage.home import open_home
     from paretovid.platform.sweeps.status import list_sweeps, status_of, status_text, watch
 
-    home = open_home(args.home)
+    home = open_home(args.home, to_read=True)
     if args.watch and not args.json:
         for text in watch(home, args.sweep):
-            print(text, flush=True)
+            print(printable(text, keep="\n"), flush=True)
     if args.sweep is not None:
         status = status_of(home, args.sweep)
         return Answer(text=status_text(status), document=status.to_json())
@@ -139,7 +141,7 @@ def front(args: argparse.Namespace) -> Answer:
     from paretovid.platform.storage.home import open_home
     from paretovid.trainables.errors import UsageError
 
-    home = open_home(args.home)
+    home = open_home(args.home, to_read=True)
     found = read_front(
         [home.sweep(name) for name in args.sweeps],
         split=args.split,
@@ -172,7 +174,7 @@ def promote(args: argparse.Namespace) -> Answer:
         min_map=args.min_map,
         knee=args.knee,
     )
-    return Answer(text=str(version) + _at(args.home))
+    return Answer(text=str(version) + at_home(args.home))
 
 
 def rollback(args: argparse.Namespace) -> Answer:
@@ -181,7 +183,7 @@ def rollback(args: argparse.Namespace) -> Answer:
     from paretovid.platform.storage.home import open_home
 
     version = registry.rollback(open_home(args.home), args.name, args.alias)
-    return Answer(text=str(version) + _at(args.home))
+    return Answer(text=str(version) + at_home(args.home))
 
 
 def models(args: argparse.Namespace) -> Answer:
@@ -189,7 +191,7 @@ def models(args: argparse.Namespace) -> Answer:
     from paretovid.platform.registry import promotion as registry
     from paretovid.platform.storage.home import open_home
 
-    found: Sequence[Mapping[str, Any]] = registry.list_models(open_home(args.home), args.name)
+    found: Sequence[Mapping[str, Any]] = registry.list_models(open_home(args.home, to_read=True), args.name)
     columns = ("name", "version", "aliases", "method", "quality", "gflops", "gates", "point")
     rows = [[_cell(_model_cell(entry, column)) for column in columns] for entry in found]
     text = format_table(columns, rows) if rows else "No models yet. Register one: paretovid promote --help"
@@ -224,7 +226,7 @@ def _predict_document(args: argparse.Namespace) -> JsonObject:
         )
 
     answers = prediction.answers_of(
-        open_home(args.home),
+        open_home(args.home, to_read=True),
         args.model,
         args.videos,
         max_gflops=args.max_gflops,
@@ -274,8 +276,3 @@ def doctor(args: argparse.Namespace) -> Answer:
     found = checks.run_checks(args.home, args.overrides)
     failed = any(check.state == "fail" for check in found)
     return Answer(text=checks.to_text(found), document=checks.to_document(found), exit_status=int(failed))
-
-
-def _at(home: str | None) -> str:
-    """What a printed command needs behind it to find the same home."""
-    return "" if home is None else f" home={home}"

@@ -274,10 +274,11 @@ def _moved(home: Home) -> Check | None:
 
 
 def _store(name: str, store_url: str) -> Check:
-    kind, _, rest = store_url.partition(":///")
-    if kind != "sqlite":
+    from paretovid.platform.storage.urls import sqlite_path
+
+    if not store_url.startswith("sqlite:///"):
         return Check(name=name, state="ok", found=f"{store_url.partition('://')[0]} (not looked into)")
-    path = Path(rest)
+    path = sqlite_path(store_url)
     if not path.exists():
         return Check(name=name, state="ok", found="not there yet; the first sweep makes it")
     try:

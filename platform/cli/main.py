@@ -24,6 +24,7 @@ from typing import Any, NoReturn
 
 from paretovid import __version__
 from paretovid.platform.cli import commands
+from paretovid.platform.console.printable import printable, printable_message
 from paretovid.trainables.errors import ParetovidError, UsageError
 
 _SHARED_OVERRIDE = re.compile(r"(home|seed)=")
@@ -65,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 # Other packages' notes to their developers; a user can do nothing about them.
                 warnings.simplefilter("ignore", FutureWarning)
             answer = args.run(args)
-        print(_to_json(answer.document) if args.json else answer.text, flush=True)
+        print(_to_json(answer.document) if args.json else printable(answer.text, keep="\n"), flush=True)
         return int(answer.exit_status)
     except KeyboardInterrupt as error:
         reason = getattr(error, "reason", "interrupted")
@@ -319,9 +320,9 @@ def _report(message: str, hint: str, debug: bool) -> None:
     if debug:
         traceback.print_exc()
     with contextlib.suppress(BrokenPipeError):
-        print(f"paretovid: {message}", file=sys.stderr)
+        print(f"paretovid: {printable_message(message)}", file=sys.stderr)
         if hint:
-            print(f"  hint: {hint}", file=sys.stderr)
+            print(f"  hint: {printable_message(hint)}", file=sys.stderr)
 
 
 def _explain_unexpected(error: Exception) -> tuple[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from paretovid.platform.console.printable import printable
 from paretovid.trainables.documents import Fields, JsonObject
 
 _LABELS_SHOWN, _INSTANCES_SHOWN = 3, 10  # of a video; --json prints all
@@ -30,17 +31,17 @@ def has_failed(document: JsonObject) -> bool:
 
 def video_text(video: Fields) -> str:
     """What was found in a video, what it cost and what was read of it; or why it could not be read."""
-    path = video.text("path")
-    if error := video.text("error", ""):
+    path = printable(video.text("path"))
+    if error := printable(video.text("error", "")):
         return error if path in error else f"{path}: {error}"  # most errors begin with the file's name
     labels = ", ".join(
-        f"{entry.text('label')} {entry.number('score'):.3f}"
+        f"{printable(entry.text('label'))} {entry.number('score'):.3f}"
         for entry in video.list_of_fields("labels")[:_LABELS_SHOWN]
     )
     calls = ", ".join(f"{name} x {count:g}" for name, count in video.number_by_name("calls").items())
     found = "".join(
         f"\n  {each.number('start_seconds'):.1f} to {each.number('end_seconds'):.1f} s: "
-        f"{each.text('label')} {each.number('score'):.3f}"
+        f"{printable(each.text('label'))} {each.number('score'):.3f}"
         for each in video.list_of_fields("instances", ())[:_INSTANCES_SHOWN]
     )
     reads = _reads_text(video.texts("steps"))
@@ -49,7 +50,7 @@ def video_text(video: Fields) -> str:
     )
     if stopped_by := video.text("stopped_by", ""):
         text += f"\n  {_ENDS[stopped_by]}"
-    return text + "".join(f"\n  note: {note}" for note in video.texts("notes", ()))
+    return text + "".join(f"\n  note: {printable(note)}" for note in video.texts("notes", ()))
 
 
 def _reads_text(steps: Sequence[str]) -> str:

@@ -171,7 +171,7 @@ def _with_todays_name(word: str) -> str:
 
 def _parse(word: str) -> Override:
     try:
-        (override,) = OverridesParser.create().parse_overrides([word])
+        (override,) = OverridesParser.create().parse_overrides([_quoted_home(word)])
     except HydraException as error:
         hint = "Write key=value; quote values with special characters: 'key=\"a=b\"'."
         raise UsageError(f"not an override: {word!r}", hint) from error
@@ -182,6 +182,17 @@ def _parse(word: str) -> Override:
             f"A list is written {key}=[…]; a range is set by the knob's low and high.",
         )
     return override
+
+
+def _quoted_home(word: str) -> str:
+    """`home=FOLDER` with the folder quoted for Hydra, whose grammar knows few characters: folders have any."""
+    key, _, folder = word.partition("=")
+    if key != "home" or folder in ("", "null") or folder[0] in "'\"" or "${" in folder:
+        return word
+    # Backslashes count only before a quote, and there twice.
+    escaped = re.sub(r"(\\*)'", r"\1\1\\'", folder)
+    ends = len(escaped) - len(escaped.rstrip("\\"))
+    return f"home='{escaped}{escaped[len(escaped) - ends :]}'"
 
 
 def _check_group(override: Override) -> None:

@@ -20,6 +20,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self, TextIO, final
 
+from paretovid.platform.console.printable import printable, printable_message
+
 _TERMINAL_SECONDS = 0.5
 _LOG_SECONDS = 10.0
 _CLEAR_LINE = "\r\x1b[K"
@@ -89,7 +91,7 @@ class Progress:
     def say(self, text: str) -> None:
         """A line that stays, for example a warning; the line in progress is written anew below it."""
         with self._lock:
-            self._write(f"{_CLEAR_LINE if self._line_is_open else ''}{text}\n")
+            self._write(f"{_CLEAR_LINE if self._line_is_open else ''}{printable_message(text)}\n")
             self._line_is_open = False
 
     def show(self, text: str) -> None:
@@ -100,7 +102,7 @@ class Progress:
                 return
             width = shutil.get_terminal_size().columns
             # The last column stays free: writing into it makes some terminals wrap.
-            self._write(_CLEAR_LINE + text[: max(width - 1, 20)])
+            self._write(_CLEAR_LINE + printable(text)[: max(width - 1, 20)])
             self._line_is_open = True
 
     def _write(self, text: str) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -306,10 +307,14 @@ def write_html(front: Front, path: Path) -> None:
         "x": AXIS_COST,
         "y": f"{objective_text(front.objective)} on {front.split} (%)",
     }
-    # "</" would end the script element.
-    page = TEMPLATE.replace("@DATA@", json.dumps(data, allow_nan=False).replace("</", "<\\/"))
-    page = page.replace("@TITLE@", html.escape(f"Front of {', '.join(front.sweeps)}"))
-    page = page.replace("@TABLE@", html.escape(front_table(front)))
+    values = {
+        # No "<" at all: "</" would end the script element, "<!--" would open a comment in it.
+        "@DATA@": json.dumps(data, allow_nan=False).replace("<", "\\u003c"),
+        "@TITLE@": html.escape(f"Front of {', '.join(front.sweeps)}"),
+        "@TABLE@": html.escape(front_table(front)),
+    }
+    # In one pass: a name may look like a mark.
+    page = re.sub("|".join(values), lambda mark: values[mark[0]], TEMPLATE)
     temporary = path.with_name(f".{path.name}.partial")
     temporary.write_text(page)
     temporary.replace(path)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from paretovid.platform.console.shell import typed
 from paretovid.platform.fronts.front import FrontPoint
 from paretovid.platform.registry.runtime_code import (
     rewritten,
@@ -51,7 +52,8 @@ def backbone_folders(home: Home, trial: TrialResult) -> dict[str, Path]:
 def _features_header(home: Home, trial: TrialResult, source: str) -> FeaturesHeader:
     folder = home.features(trial.data.name) / trial.data.features[source]
     home.store.download(folder, lambda names: [INDEX_FILE])
-    return FeaturesIndex.read(folder, f"Run `paretovid extract data={trial.data.name}`.").header
+    repair = f"Run `{typed('paretovid', 'extract', f'data={trial.data.name}')}`."
+    return FeaturesIndex.read(folder, repair).header
 
 
 def plugged_in(trial: TrialResult) -> dict[str, dict[str, str]]:

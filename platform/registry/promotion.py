@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from paretovid.infra.locks import exclusive_lock
+from paretovid.platform.console.shell import typed
 from paretovid.platform.fronts.build import read_front
 from paretovid.platform.fronts.front import Front, FrontPoint
 from paretovid.platform.fronts.selection import choose
@@ -73,11 +74,11 @@ class Promotion:
         lines += [f"  passed  {gate.name}: {gate.detail}" for gate in self.gates]
         if self.tracking_uri:
             lines.append(
-                f'In Python: MLFLOW_TRACKING_URI={self.tracking_uri}, mlflow.pyfunc.load_model("{self.uri}")'
+                f'In Python: MLFLOW_TRACKING_URI={typed(self.tracking_uri)}, mlflow.pyfunc.load_model("{self.uri}")'
             )
         if self.is_moved:
             lines.append("This home was moved: before that line can work, type once: paretovid relocate")
-        return "\n".join([*lines, f"Next: paretovid predict {self.uri} VIDEO.mp4"])
+        return "\n".join([*lines, f"Next: {typed('paretovid', 'predict', self.uri)} VIDEO.mp4"])
 
 
 def promote(

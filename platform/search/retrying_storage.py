@@ -27,6 +27,7 @@ from sqlalchemy.exc import (
     SQLAlchemyError,
 )
 
+from paretovid.platform.console.printable import printable_message
 from paretovid.trainables.errors import ParetovidError
 
 PATIENCE_SECONDS = 120.0
@@ -55,7 +56,7 @@ def is_connection_lost(error: BaseException) -> bool:
 
 
 def _say(text: str) -> None:
-    print(f"  {text}", file=sys.stderr, flush=True)
+    print(f"  {printable_message(text)}", file=sys.stderr, flush=True)
 
 
 @final

@@ -33,6 +33,7 @@ from paretovid.platform.storage.store import (
     is_bucket,
     mirror_root,
 )
+from paretovid.platform.storage.urls import sqlite_url
 from paretovid.trainables.data.s3 import ObjectStoreError
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.evaluation.results import RESULT_FILE, SCORES_FILE
@@ -322,7 +323,7 @@ class Home:
     @property
     def mlflow_url(self) -> str:
         """MLflow's embedded tracking and registry store."""
-        return f"sqlite:///{self.mlflow_database}"
+        return sqlite_url(self.mlflow_database)
 
     @property
     def mlflow_database(self) -> Path:
@@ -391,11 +392,12 @@ def some_of_dataset(names: Collection[str]) -> list[str]:
     return described + sorted(set(names) - set(described))[:1]
 
 
-def open_home(override: str | None = None, *, is_there: bool = False) -> Home:
+def open_home(override: str | None = None, *, is_there: bool = False, to_read: bool = False) -> Home:
     """The home at `override`, else at `PARETOVID_HOME`, else `./paretovid-home`; made if it is missing.
 
     Arguments:
         is_there: make none.
+        to_read: nothing will be written; one that is there need not be writable.
 
     A home `s3://BUCKET/PREFIX` is tried for all that is needed of it.
 
@@ -407,6 +409,8 @@ def open_home(override: str | None = None, *, is_there: bool = False) -> Home:
     root = Path(given).expanduser().absolute()
     if is_there and not root.is_dir():
         raise UsageError(f"there is no home {root}", f"Name the folder: home=FOLDER, or {HOME_VARIABLE}.")
+    if to_read and root.is_dir():
+        return Home(root)
     hint = f"Choose a folder that you can write: home=FOLDER, or the variable {HOME_VARIABLE}."
     try:
         root.mkdir(parents=True, exist_ok=True)

@@ -1,12 +1,41 @@
-"""URLs of stores, shown without their passwords."""
+"""URLs of stores: of SQLite files, and of others without their passwords."""
 
 from __future__ import annotations
 
 import contextlib
 import re
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from paretovid.trainables.errors import UsageError
+
+
+def sqlite_url(path: Path) -> str:
+    """The URL of a SQLite file as SQLAlchemy reads it, and so MLflow.
+
+    Raises `UsageError` for a path that this version of SQLAlchemy has no URL for.
+    """
+    text = str(path)
+    if not {"%", "?"} & set(text):
+        return f"sqlite:///{text}"
+    from sqlalchemy import __version__
+    from sqlalchemy.engine import make_url
+
+    # Since 2.1 a path in a URL is quoted; before, it is taken as it stands, and ends at the first "?".
+    for written in (text.replace("%", "%25").replace("?", "%3F"), text):
+        if make_url(f"sqlite:///{written}").database == text:
+            return f"sqlite:///{written}"
+    raise UsageError(
+        f"SQLAlchemy {__version__} cannot open a database in {path.parent}",
+        "Install 2.1 or newer, or give the folder a name without '?'.",
+    )
+
+
+def sqlite_path(url: str) -> Path:
+    """The file behind such a URL."""
+    from sqlalchemy.engine import make_url
+
+    return Path(make_url(url).database or "")
 
 
 def shown_url(url: str) -> str:

@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from paretovid.platform.config.load import load_sweep_config, searched_knobs, to_record
 from paretovid.platform.config.resolve import SweepPlan, plugins_in_use
+from paretovid.platform.console.shell import typed
 from paretovid.platform.records.sweep import SweepRecord, SweepState, known_record, read_record
 from paretovid.platform.storage.home import Home
 from paretovid.search_spaces.schema import SweepConfig
@@ -84,7 +85,7 @@ def _is_same(home: Home, name: str, wanted: str) -> bool:
 def _taken(name: str, differing: Sequence[str]) -> UsageError:
     hint = "Give it another name=, or the settings that it was started with."
     if all(each.startswith("search.trials ") for each in differing):
-        hint = f"More trials of the same: paretovid extend {name} +N."
+        hint = f"More trials of the same: {typed('paretovid', 'extend', name)} +N."
     return UsageError(f"sweep {name} exists with other settings: {'; '.join(differing[:3])}", hint)
 
 

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Protocol, final
 
 from paretovid.platform.console.progress import format_seconds
+from paretovid.platform.console.shell import typed
 from paretovid.platform.execution.heartbeat import heartbeat_of
 from paretovid.platform.records.control_requests import stop_request
 from paretovid.platform.records.failure import failure_of
@@ -335,9 +336,10 @@ def _waits(
     elif state == "running" and to_come > 0:
         waits.append(f"{to_come} trials for one of {len(running)} places")
     elif state != "finished" and to_come > 0:
-        waits.append(f"{to_come} trials for somebody: paretovid resume {name}")
+        waits.append(f"{to_come} trials for somebody: {typed('paretovid', 'resume', name)}")
     if untracked:
-        waits.append(f"{untracked} events for MLflow (paretovid replay {name}, if nobody runs the sweep)")
+        replay = typed("paretovid", "replay", name)
+        waits.append(f"{untracked} events for MLflow ({replay}, if nobody runs the sweep)")
     open_faults: dict[str, str] = {}
     for entry in entries:
         if entry.event == "fault" and (failed := FailedStart.in_entry(entry)).will_retry:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from paretovid.platform.config.load import ends
 from paretovid.platform.config.resolve import SweepPlan
+from paretovid.platform.console.shell import at_home, typed
 from paretovid.platform.execution.launcher import LaunchSummary
 from paretovid.platform.fronts.front import Front, rounded_up
 from paretovid.platform.fronts.report import front_table
@@ -83,18 +84,19 @@ class SweepReport:
             lines += ["search.hours is over; the same command resumes with the trials that are left", ""]
         knee = next(p for p in self.front.points if (p.trial.sweep, p.id) == self.front.knee_id)
         limit = rounded_up(knee.record.most_gflops)
-        videos = " ".join(str(path) for path in self.example_videos)
-        at = "" if self.home is None else f" home={self.home}"
+        at = at_home(self.home)
         # The registry of a server is found by its address; under home it needs none.
-        where = "" if self.given_uri is None else f"MLFLOW_TRACKING_URI={self.given_uri} "
+        where = "" if self.given_uri is None else f"MLFLOW_TRACKING_URI={typed(self.given_uri)} "
+        program, predict = typed_command("paretovid"), ("predict", "models:/digits@champion")
+        promote = ("promote", self.name, "--max-gflops", limit, "--as", "digits", "--alias", "champion")
         lines += [
             f"picture   {self.folder / PICTURE}",
             f"page      {self.folder / PAGE}",
-            f"tracking  {typed_command('mlflow')} ui --backend-store-uri {self.tracking_uri}",
+            f"tracking  {typed(typed_command('mlflow'), 'ui', '--backend-store-uri', self.tracking_uri)}",
             "",
             "next:",
-            f"  {typed_command('paretovid')} promote {self.name} --max-gflops {limit} --as digits --alias champion{at}",
-            f"  {where}{typed_command('paretovid')} predict models:/digits@champion {videos}{at}",
+            f"  {typed(program, *promote)}{at}",
+            f"  {where}{typed(program, *predict, *self.example_videos)}{at}",
         ]
         return "\n".join(lines)
 
@@ -108,6 +110,7 @@ def typed_command(name: str) -> str:
 def shortened(path: Path | str) -> Path | str:
     """Relative to where the user is, if it is below; of a URL, itself."""
     try:
-        return path.relative_to(Path.cwd()) if isinstance(path, Path) else path
+        short = path.relative_to(Path.cwd()) if isinstance(path, Path) else path
     except ValueError:
         return path
+    return f"./{short}" if str(short).startswith("-") else short  # which would be an option

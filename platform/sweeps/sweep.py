@@ -17,6 +17,7 @@ from typing import Any
 from paretovid.infra.placement import TrialResources
 from paretovid.platform.config.resolve import PreparationPlan, SweepPlan, resolve
 from paretovid.platform.console.progress import Progress
+from paretovid.platform.console.shell import at_home, typed
 from paretovid.platform.execution.cluster import cluster_of
 from paretovid.platform.execution.launcher import LaunchSummary, launch_trials
 from paretovid.platform.execution.stopping import StopSwitch, ended_in_order
@@ -187,7 +188,7 @@ def _resume_or_start(
     sweep, config = home.sweep(name), plan.config
     sweep.refresh()
     switch = StopSwitch()
-    hint = f"Resume: {typed_command('paretovid')} resume {name}{_at(config.home)}"
+    hint = f"Resume: {typed(typed_command('paretovid'), 'resume', name)}{at_home(config.home)}"
     with ended_in_order(switch, hint, progress.say):
         if not more and _is_finished(home, name):
             return _show_finished(home, name, plan, progress)
@@ -216,7 +217,7 @@ def _is_finished(home: Home, name: str) -> bool:
 
 def _show_finished(home: Home, name: str, plan: SweepPlan, progress: Progress) -> SweepReport:
     progress.say(
-        f"sweep {name} is finished; paretovid extend {name} +N adds trials, "
+        f"sweep {name} is finished; {typed('paretovid', 'extend', name)} +N adds trials, "
         "name=NEW starts another one with the same settings"
     )
     record = known_record(home.sweep(name))
@@ -288,9 +289,8 @@ class _Run:
             self._record_end(error)
             raise
         if left:
-            self._progress.say(
-                f"  notify MLflow later: paretovid replay {self._name}{_at(self._config.home)}"
-            )
+            command = typed("paretovid", "replay", self._name) + at_home(self._config.home)
+            self._progress.say(f"  notify MLflow later: {command}")
         return summary
 
     def _search(self, prepared: Prepared) -> LaunchSummary:
@@ -403,11 +403,6 @@ def _render_missing(sweep: SweepPaths) -> None:
     is_finished = known_record(sweep).state in ("finished", "out_of_time")
     if is_finished and not all((sweep.folder / name).is_file() for name in FRONT_FILES):
         write_front(sweep, read_front([sweep]))
-
-
-def _at(home: str | None) -> str:
-    """What a printed command needs behind it to find the same home."""
-    return "" if home is None else f" home={home}"
 
 
 def _report(home: Home, name: str, summary: LaunchSummary | None, plan: SweepPlan) -> SweepReport:

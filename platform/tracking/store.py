@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import shutil
 import sqlite3
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from paretovid.infra.locks import exclusive_lock
 from paretovid.platform.storage.home import Home
-from paretovid.platform.storage.urls import check_no_password
+from paretovid.platform.storage.urls import check_no_password, sqlite_url
 from paretovid.platform.tracking.artifact_places import EXPERIMENT, ArtifactPlaces, artifact_places
 from paretovid.trainables.errors import ParetovidError, UsageError
 
@@ -115,11 +117,13 @@ def open_store(home: Home, given: str | None = None) -> Store:
         os.environ.pop("MLFLOW_TRACKING_URI", None)
     try:
         # A fresh SQLite store opened by two processes at once is broken for good.
-        with exclusive_lock(lock_path):
+        with _locked_if_writable(lock_path):
             if uri == home.mlflow_url:
                 _make_whole(home.mlflow_database, home.mlflow_artifacts)
             client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
             experiment_id = _experiment(client, home.mlflow_artifacts if uri == home.mlflow_url else None)
+            if uri == home.mlflow_url:
+                _remove_stray(home)
             places = artifact_places(home) if uri == home.mlflow_url else None
     except StoreError:
         raise
@@ -129,6 +133,18 @@ def open_store(home: Home, given: str | None = None) -> Store:
             "Check tracking.uri or MLFLOW_TRACKING_URI; without them a store under home is made.",
         ) from error
     return Store(uri=uri, client=client, experiment_id=experiment_id, lock_path=lock_path, places=places)
+
+
+@contextlib.contextmanager
+def _locked_if_writable(path: Path) -> Iterator[None]:
+    """Holds the lock for the block; of a home that may only be read there is none, nor anything that it would keep."""
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(exclusive_lock(path))
+        except OSError as error:
+            if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+                raise
+        yield
 
 
 def _make_whole(database: Path, artifacts: Path) -> None:
@@ -144,10 +160,19 @@ def _make_whole(database: Path, artifacts: Path) -> None:
     partial.rename(database)
 
 
+def _remove_stray(home: Home) -> None:
+    """Removes the empty folders that MLflow makes for a URL with quoted characters in it, which it takes for a path."""
+    stray = Path(home.mlflow_url.removeprefix("sqlite:///")).parent
+    with contextlib.suppress(OSError):
+        while not home.root.is_relative_to(stray):
+            stray.rmdir()
+            stray = stray.parent
+
+
 def _make_tables(database: Path) -> None:
     from mlflow import MlflowClient
 
-    MlflowClient(tracking_uri=f"sqlite:///{database}").search_experiments(max_results=1)
+    MlflowClient(tracking_uri=sqlite_url(database)).search_experiments(max_results=1)
 
 
 def _own_default_experiment(database: Path, artifacts: Path) -> None:

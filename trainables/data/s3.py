@@ -15,6 +15,7 @@ import functools
 import io
 import math
 import os
+import shlex
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -73,7 +74,7 @@ def explained(url: str, action: str, key: str, error: Exception) -> ObjectStoreE
     if code == "NoSuchBucket" or (isinstance(error, FileNotFoundError) and not key):
         return ObjectStoreError(
             f"there is no bucket {bucket}",
-            f"Make it (aws s3 mb s3://{bucket}), or check its name.",
+            f"Make it (aws s3 mb {shlex.quote(f's3://{bucket}')}), or check its name.",
         )
     if kind in (
         "NoCredentialsError",

@@ -8,6 +8,7 @@ cluster.
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,7 +175,8 @@ def headers(
         if described.component != name:
             raise StaleFeaturesError(
                 f"{folder} holds the backbone {described.component!r}, not {name!r}",
-                f"Run `paretovid extract data={dataset.name}`, which trains the backbones that are missing.",
+                f"Run `paretovid extract {shlex.quote(f'data={dataset.name}')}`, which trains the backbones that are "
+                "missing.",
             )
         made[name] = features_header(
             dataset, name, described.weights_sha256, dtype, described.video_share, precision

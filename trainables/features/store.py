@@ -20,6 +20,7 @@ import functools
 import hashlib
 import json
 import os
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -396,7 +397,7 @@ def _shard_name(shard_index: int) -> str:
 def _repair(dataset_name: str) -> str:
     # Only the built-in sets have configurations of their own; any other lies in its folder.
     built_in = dataset_name.startswith("moving_digits")
-    choice = dataset_name if built_in else f"folder data.name={dataset_name}"
+    choice = dataset_name if built_in else f"folder {shlex.quote(f'data.name={dataset_name}')}"
     return f"Run `paretovid extract data={choice}`, which makes what is missing or out of date."
 
 

@@ -1,6 +1,7 @@
 """The front for people: the table says what matters, the pictures are whole and hostile names harmless."""
 
 import dataclasses
+import html
 import json
 import re
 from pathlib import Path
@@ -86,6 +87,23 @@ def test_names_cannot_break_the_page(tmp_path: Path) -> None:
     write_trial(sweep, "t0000", [(0.3, 0.01)], training_knobs={"</script>": 1.0})
     write_html(read_front([sweep]), tmp_path / "front.html")
     assert (tmp_path / "front.html").read_text().count("</script>") == 1
+
+
+def test_names_that_look_like_marks_or_open_a_comment_are_text(tmp_path: Path) -> None:
+    name = "@TABLE@ @DATA@ @TITLE@ <!--<script> & \\u003c"
+    sweep = write_sweep(tmp_path / name)
+    write_trial(sweep, "t0000", [(0.3, 0.01)])
+    write_html(read_front([sweep]), tmp_path / "front.html")
+    page = (tmp_path / "front.html").read_text()
+    script = page.partition("<script>")[2].partition("</script>")[0]
+    assert (
+        page.count("const data = ") == page.count("<pre>") == page.count("<script") == 1
+        and "<!--" not in script
+    )
+    data = json.loads(re.search(r"const data = (.*);\n", page).group(1))  # type: ignore[union-attr]
+    (point,) = (point for series in data["series"] if series["kind"] == "front" for point in series["points"])
+    assert point["lines"][0].startswith(name)
+    assert page.count(f"<title>Front of {html.escape(name)}</title>") == 1
 
 
 def test_of_several_trials_of_a_baseline_only_the_best_points_are_joined(tmp_path: Path) -> None:
