@@ -165,9 +165,9 @@ def _too_large(location: str, size: int | None, max_bytes: int) -> DataError:
 
 def _read_answer(answer: http.client.HTTPResponse, location: str, max_bytes: int) -> bytes:
     """All of a server's answer. It may state no size, or a wrong one."""
-    stated = answer.length
-    if stated is not None and stated > max_bytes:
-        raise _too_large(location, stated, max_bytes)
+    expected = answer.length
+    if expected is not None and expected > max_bytes:
+        raise _too_large(location, expected, max_bytes)
     chunks, size = [], 0
     while chunk := answer.read(_CHUNK_BYTES):
         size += len(chunk)
@@ -175,8 +175,8 @@ def _read_answer(answer: http.client.HTTPResponse, location: str, max_bytes: int
             raise _too_large(location, None, max_bytes)
         chunks.append(chunk)
     content = b"".join(chunks)
-    if stated is not None and size < stated:
-        raise http.client.IncompleteRead(content, stated - size)
+    if expected is not None and size < expected:
+        raise http.client.IncompleteRead(content, expected - size)
     return content
 
 

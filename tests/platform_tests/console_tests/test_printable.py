@@ -48,7 +48,7 @@ def test_progress(terminal: bool) -> None:
 
 def test_tables_and_predictions() -> None:
     assert format_table(("name",), [[EVIL]]).split("\n") == ["name", ESCAPED]
-    label = {"label": "x\x1b[31m", "score": 0.5}
+    label: JsonObject = {"label": "x\x1b[31m", "score": 0.5}
     seen = {
         "path": EVIL,
         "labels": [label],

@@ -134,7 +134,7 @@ def assemble(
     videos = _once(_without(annotations.videos, config, notes), annotations.multi_label, notes)
     videos = divide(videos, config.val_share, annotations.test_share)
     files = VideoFiles(config.videos)
-    _tell_ignored(files, notes)
+    _note_ignored(files, notes)
     found = _match(videos, files, notes)
     probes = probe_all(list(found.values()), root, map_parallel, files.status)
     left_out = _left_out(videos, found, probes, files)
@@ -271,7 +271,7 @@ def _match(videos: Sequence[AnnotatedVideo], files: VideoFiles, notes: list[str]
     return found
 
 
-def _tell_ignored(files: VideoFiles, notes: list[str]) -> None:
+def _note_ignored(files: VideoFiles, notes: list[str]) -> None:
     """Files with a suffix that no video has, and that can be decoded all the same."""
     others = [name for name in files.others if Path(name).suffix.lower() not in _NO_VIDEOS]
     ignored = [name for name in others[:_LOOKED_INTO] if not probe(files.at(name)).problem]

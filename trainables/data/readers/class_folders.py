@@ -126,15 +126,15 @@ def _check_strays(found: Sequence[_Found], root: str) -> None:
 
 def _counts(classes: Sequence[str], videos: Iterable[AnnotatedVideo]) -> str:
     counts = Counter(video.labels[0] for video in videos)
-    told = [f"{name} {counts[number]}" for number, name in enumerate(classes)]
-    more = f" and {len(told) - _SHOWN} more" if len(told) > _SHOWN else ""
-    return f"{len(classes)} classes, with their videos: {', '.join(told[:_SHOWN])}{more}"
+    parts = [f"{name} {counts[number]}" for number, name in enumerate(classes)]
+    more = f" and {len(parts) - _SHOWN} more" if len(parts) > _SHOWN else ""
+    return f"{len(classes)} classes, with their videos: {', '.join(parts[:_SHOWN])}{more}"
 
 
 def _folders_of_splits(found: Sequence[_Found]) -> str:
     counts = Counter(folders[0] for _, folders in found)
-    told = [f"{name} {count} ({_SPLITS[name.casefold()]})" for name, count in sorted(counts.items())]
-    return f"folders of splits, with their videos: {', '.join(told)}"
+    parts = [f"{name} {count} ({_SPLITS[name.casefold()]})" for name, count in sorted(counts.items())]
+    return f"folders of splits, with their videos: {', '.join(parts)}"
 
 
 READER = Reader(name="class_folders", config=ClassFoldersConfig, read=read_class_folders)

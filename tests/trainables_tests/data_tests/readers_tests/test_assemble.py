@@ -156,7 +156,7 @@ def test_a_pipe_among_the_videos_is_left_out(folder):
     assert [(each.video_id, each.reason) for each in found.left_out] == [("g", "a named pipe, not a file")]
 
 
-def test_videos_with_another_suffix_are_told(folder):
+def test_videos_with_another_suffix_are_a_note(folder):
     shutil.copy(folder / "a.mp4", folder / "z.vob")
     (folder / "y.vob").write_text("no video")
     (folder / "notes.txt").write_text("no video")

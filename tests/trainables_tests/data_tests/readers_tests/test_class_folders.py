@@ -59,7 +59,7 @@ def test_a_class_may_be_called_train(tmp_path):
     assert read.classes == ("car", "train") and {v.split for v in read.videos} == {""}
 
 
-def test_classes_and_counts_are_told_of_a_given_list_too(tmp_path, write):
+def test_classes_and_counts_are_a_note_of_a_given_list_too(tmp_path, write):
     make(tmp_path / "v", "running/a.mp4", "running/b.mp4", "swimming/c.mp4")
     classes = write(tmp_path / "classes.txt", "swimming\nrunning\nflying\n")
     read = read_class_folders(ClassFoldersConfig(videos=str(tmp_path / "v"), classes=str(classes)))
