@@ -15,6 +15,7 @@ from paretovid.platform.cli.prediction_text import prediction_text
 from paretovid.platform.console.printable import printable, printable_message
 from paretovid.platform.console.progress import Progress
 from paretovid.platform.console.tables import format_table
+from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.errors import DataError
 
 EVIL = "a\x1b[2J\r\n\x07\x9b\u202eb\udcff.mp4"
@@ -49,7 +50,7 @@ def test_progress(terminal: bool) -> None:
 def test_tables_and_predictions() -> None:
     assert format_table(("name",), [[EVIL]]).split("\n") == ["name", ESCAPED]
     label: JsonObject = {"label": "x\x1b[31m", "score": 0.5}
-    seen = {
+    seen: JsonObject = {
         "path": EVIL,
         "labels": [label],
         "gflops": 1.0,
@@ -57,7 +58,8 @@ def test_tables_and_predictions() -> None:
         "steps": ["fine"],
         "notes": ["n\x07"],
     }
-    text = prediction_text({"videos": [seen, {"path": EVIL, "error": f"{EVIL} is empty"}], "notes": []})
+    failed: JsonObject = {"path": EVIL, "error": f"{EVIL} is empty"}
+    text = prediction_text({"videos": [seen, failed], "notes": []})
     assert "\x1b" not in text and "\x07" not in text and text.count(ESCAPED) == 2
 
 
