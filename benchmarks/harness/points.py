@@ -93,35 +93,68 @@ def settings_of(
     }
 
 
+def best_on_validation(
+    runs: Sequence[Run], trials: Iterable[str], metric: str = "map", **setting: float
+) -> list[Point]:
+    """The best setting by the mean over seeds on validation, a point per seed; of equally good ones the cheapest.
+
+    Arguments:
+        setting: inference knobs and their values, if only some settings count.
+    """
+    known = [
+        each
+        for each in settings_of(runs, trials, metric).values()
+        if all(each[2][0].setting.get(name) == value for name, value in setting.items())
+    ]
+    best = max(quality for quality, _, _ in known)
+    # The cheapest of them, because a rival is chosen here: the comparison should be hard on us.
+    _, _, points = min((each for each in known if each[0] >= best - 1e-9), key=lambda each: each[1])
+    return points
+
+
 def cost_at_quality(
     runs: Sequence[Run],
-    ours: Iterable[str],
+    ours: Sequence[str],
     rivals: Iterable[str],
     *,
     margin: float,
     is_natural: bool = False,
     metric: str = "map",
 ) -> list[dict[str, Any]]:
-    """The cheapest setting of `ours` as good as the best of `rivals`.
+    """The cheapest setting of `ours` as good as the best of `rivals` (`cost_against`)."""
+    rival = best_on_validation(runs, rivals, metric)
+    return cost_against(runs, ours, rival, margin=margin, is_natural=is_natural, metric=metric)
+
+
+def cost_against(
+    runs: Sequence[Run],
+    ours: Sequence[str],
+    rival: Sequence[Point],
+    *,
+    margin: float,
+    is_natural: bool = False,
+    metric: str = "map",
+) -> list[dict[str, Any]]:
+    """The cheapest setting of `ours` as good as a rival's, a row per seed; the best one if none is as good.
 
     Chosen by the mean over seeds on validation, measured per seed on test. With one seed (`runs` of length 1)
     it is what a single sweep would choose: the luckiest of hundreds of points on a finite split.
 
     Arguments:
+        rival: a point per seed.
         margin: how far below the rival a setting may be on validation.
         is_natural: only the natural setting of each trial.
         metric: of quality, `map` or `top1`.
     """
-    theirs = settings_of(runs, rivals, metric)
-    best = max(value for value, _, _ in theirs.values())
-    # Of equally good rivals the cheapest counts: the comparison should be hard on us.
-    _, _, rival = min((v for v in theirs.values() if v[0] >= best - 1e-9), key=lambda v: v[1])
+    bar = float(np.mean([point.val.numbers()[metric] for point in rival])) - margin
     candidates = settings_of(runs, ours, metric)
     if is_natural:
         natural = {id(run[name][0]) for run in runs for name in ours}
         candidates = {key: value for key, value in candidates.items() if id(value[2][0]) in natural}
-    good = [v for v in candidates.values() if v[0] >= best - margin]
-    _, _, chosen = min(good, key=lambda v: v[1]) if good else max(candidates.values(), key=lambda v: v[0])
+    good = [each for each in candidates.values() if each[0] >= bar]
+    _, _, chosen = (
+        min(good, key=lambda each: each[1]) if good else max(candidates.values(), key=lambda each: each[0])
+    )
     return [
         {
             "reached_on_val": bool(good),
