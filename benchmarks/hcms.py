@@ -18,9 +18,10 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 from safetensors.torch import load_file as load_tensors
 
-from benchmarks.harness.benchmark import Benchmark, Document, Study
+from benchmarks.harness.benchmark import Benchmark, Study
 from benchmarks.harness.document import Layout
 from benchmarks.harness.points import Point, Run, best_on_validation, cost_against
+from benchmarks.harness.reported import Document
 from benchmarks.harness.results import Results, Row, Rows
 from benchmarks.harness.tables import Cell, PageTable, Shown
 from paretovid.platform.preparation.prepare import Prepared

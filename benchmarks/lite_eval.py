@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness.benchmark import Benchmark, Document, Study
+from benchmarks.harness.benchmark import Benchmark, Study
 from benchmarks.harness.document import Layout
 from benchmarks.harness.points import Point, Run, cost_at_quality
+from benchmarks.harness.reported import Document
 from benchmarks.harness.tables import Cell, Shown
 from paretovid.trainables.evaluation.metrics import bootstrap_map_difference
 

@@ -27,9 +27,10 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file
 
-from benchmarks.harness.benchmark import Benchmark, Document, Study
+from benchmarks.harness.benchmark import Benchmark, Study
 from benchmarks.harness.document import Layout
 from benchmarks.harness.points import Point, Run, cost_at_quality
+from benchmarks.harness.reported import Document
 from benchmarks.harness.results import Results, Row, Rows
 from benchmarks.harness.tables import Cell, PageTable, Shown, span, table
 from benchmarks.harness.training import Trials

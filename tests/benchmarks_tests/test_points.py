@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 from benchmarks.harness.points import Point, Run, best_on_validation, cost_against, cost_at_quality
-from benchmarks.harness.results import Results, Rows
+from benchmarks.harness.results import Results, Row, Rows
 from benchmarks.hcms import caps_side_by_side, complete_caps
 
 from paretovid.trainables.evaluation.results import Metrics, OperatingPoint
@@ -95,7 +95,7 @@ def test_a_margin_lets_cheaper_ones_in_and_none_that_is_good_enough_gives_the_be
 
 
 def test_a_cap_that_a_trial_did_not_keep_is_the_uncapped_run() -> None:
-    rows = [
+    rows: list[Row] = [
         {"trial": "a", "seed": 0, "cap": 0.5, "map": 0.4, "gflops": 0.3},
         {"trial": "a", "seed": 0, "cap": 0.0, "map": 0.9, "gflops": 1.0},
         {"trial": "a", "seed": 1, "cap": 0.0, "map": 0.8, "gflops": 1.1},
