@@ -19,10 +19,11 @@ from safetensors.numpy import load_file
 from safetensors.torch import load_file as load_tensors
 
 from benchmarks.harness.benchmark import Benchmark, Study
+from benchmarks.harness.caps import complete_caps, under_caps
 from benchmarks.harness.document import Layout
 from benchmarks.harness.points import Point, Run, best_on_validation, cost_against
 from benchmarks.harness.reported import Document
-from benchmarks.harness.results import Results, Row, Rows
+from benchmarks.harness.results import Results, Rows
 from benchmarks.harness.tables import Cell, PageTable, Shown
 from paretovid.platform.preparation.prepare import Prepared
 from paretovid.trainables.catalog import build_method
@@ -159,18 +160,6 @@ def natural_row(points: list[Point], num_steps: np.ndarray) -> dict[str, Any]:
         "skip_1": skips[0],
         "skip_2": skips[1],
     }
-
-
-def under_caps(points: list[Point]) -> list[dict[str, float]]:
-    """Claim (d), Table 2: mAP under each cap at the natural gates, the uncapped run last (cap 0)."""
-    capped = [
-        p for p in points if not any(v for k, v in p.setting.items() if k not in ("max_gflops", "cap_rule"))
-    ]
-    ordered = sorted(capped, key=lambda p: p.setting["max_gflops"] or float("inf"))
-    return [
-        {"cap": p.setting["max_gflops"], "map": p.test.qualities["map"], "gflops": p.test.gflops}
-        for p in ordered
-    ]
 
 
 def cost_by_class(point: Point, targets: np.ndarray) -> np.ndarray:
@@ -428,36 +417,19 @@ def analyse(prepared: Prepared, folder: Path, seed: int, points: Run) -> dict[st
     }
 
 
-def complete_caps(results: Results) -> Rows:
-    """Claim (d): a row per trial, seed and cap, the uncapped run as cap `none`.
-
-    A trial keeps a cap only if it changes an answer; one that is not kept is the uncapped run.
-    """
-    found: list[Row] = []
-    for (trial,), of_trial in results["caps"].groups(("trial",)).items():
-        caps = sorted({float(row["cap"]) for row in of_trial.rows} - {0.0})
-        for (seed,), group in of_trial.groups(("seed",)).items():
-            by_cap = {float(row["cap"]): row for row in group.rows}
-            for cap in (*caps, 0.0):
-                row = by_cap.get(cap, by_cap[0.0])
-                own = {"trial": trial, "seed": seed, "cap": cap or "none"}
-                found.append({**own, "map": row["map"], "gflops": row["gflops"]})
-    return Rows(tuple(found))
-
-
 def caps_side_by_side(results: Results) -> Rows:
     """Claim (d): a row per cap and seed with the mAP of each trial as a column."""
     return Rows(
         tuple(
             {"cap": cap, "seed": seed, **{str(row["trial"]): row["map"] for row in group.rows}}
-            for (cap, seed), group in complete_caps(results).groups(("cap", "seed")).items()
+            for (cap, seed), group in complete_caps(results["caps"]).groups(("cap", "seed")).items()
         )
     )
 
 
 def caps_text(results: Results) -> str:
     """Claim (d): a line per trial and cap."""
-    rows = complete_caps(results)
+    rows = complete_caps(results["caps"])
     shown = Shown("(d) cap", "caps", ("trial", "cap"), (Cell("map", "mAP", percent=True), Cell("gflops")))
     return shown.text(Results({}, {"caps": rows}))
 
@@ -504,6 +476,7 @@ BENCHMARKS = (
         overrides=("method=hcms",),
         trials=TRIALS,
         document=document,
+        keeps_caps=True,
         alone=("step_seconds",),
         layouts={
             "cost_at_quality": Layout("cost_at_quality.*.*", ("choice", "seed")),

@@ -30,6 +30,8 @@ class Study:
     workers: int
     training: Mapping[str, Any] = field(default_factory=dict)
     """Fields of `TrainingConfig` besides the epochs."""
+    keeps_caps: bool = False
+    """As of the benchmark."""
     runs: Sequence[Run] = ()
     """Per seed: each of the benchmark's trials to its points."""
 
@@ -43,6 +45,7 @@ class Study:
             epochs=self.epochs,
             workers=self.workers,
             training=self.training,
+            keeps_caps=self.keeps_caps,
         )
 
     def trained(self, trials: Trials) -> Study:
@@ -76,6 +79,8 @@ class Benchmark(Reported):
     """Default: the platform's."""
     training: Mapping[str, Any] = field(default_factory=dict)
     """Fields of `TrainingConfig`, after those that the method's own file asks for."""
+    keeps_caps: bool = False
+    """Points under a cap per video are among those of its trials."""
     folder: str = ""
     """Of the trials; default: the name. Benchmarks that share trials share it."""
     draw: Callable[[Study, Document, Path], None] | None = None

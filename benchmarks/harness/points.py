@@ -44,10 +44,11 @@ class Point:
         return self.record.test
 
 
-def points_of(folder: Path) -> list[Point]:
+def points_of(folder: Path, *, keeps_caps: bool = False) -> list[Point]:
     """The operating points of a finished trial; the default one first.
 
-    Those under a cap are HCMS's alone: its page has claims about them, and other pages name the settings they compare.
+    Arguments:
+        keeps_caps: those under a cap, too. Most claims name the settings that they compare, and caps are none of them.
     """
     result = read_trial(folder)
     tensors = load_file(folder / SCORES_FILE)
@@ -55,7 +56,7 @@ def points_of(folder: Path) -> list[Point]:
     return [
         Point(result.trial, each, *(tensors[name][each.index] for name in names))
         for each in result.points
-        if result.method == "hcms" or not each.inference_knobs.get("max_gflops")
+        if keeps_caps or not each.inference_knobs.get("max_gflops")
     ]
 
 

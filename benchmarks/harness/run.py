@@ -79,6 +79,7 @@ def study_of(benchmark: Benchmark, arguments: argparse.Namespace) -> Study:
         epochs=epochs,
         workers=arguments.workers,
         training={key: value for key, value in training.items() if key != "epochs"},
+        keeps_caps=benchmark.keeps_caps,
     )
     if benchmark.train is not None:
         return replace(study, runs=benchmark.train(study))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from benchmarks.harness.caps import complete_caps, under_caps
 from benchmarks.harness.points import Point, Run, best_on_validation, cost_against, cost_at_quality
 from benchmarks.harness.results import Results, Row, Rows
-from benchmarks.hcms import caps_side_by_side, complete_caps
+from benchmarks.hcms import caps_side_by_side
 
 from paretovid.trainables.evaluation.results import Metrics, OperatingPoint
 
@@ -94,6 +96,26 @@ def test_a_margin_lets_cheaper_ones_in_and_none_that_is_good_enough_gives_the_be
     assert out_of_reach[0]["chosen"] == "ours-s0 {'k': 0}" and not out_of_reach[0]["reached_on_val"]
 
 
+def test_a_curve_of_caps_is_that_of_the_natural_setting_under_one_rule() -> None:
+    knobs: list[dict[str, float | str]] = [
+        {"k": 0},
+        {"k": 1},
+        {"k": 0, "max_gflops": 2.0, "cap_rule": "stop"},
+        {"k": 0, "max_gflops": 1.0, "cap_rule": "stop"},
+        {"k": 1, "max_gflops": 1.0, "cap_rule": "stop"},
+        {"k": 0, "max_gflops": 1.0, "cap_rule": "cheap"},
+    ]
+    made = points("a", *((place, 0.5 + place / 10, float(place)) for place in range(len(knobs))))
+    trial = [
+        replace(point, record=replace(point.record, inference_knobs=setting))
+        for point, setting in zip(made, knobs, strict=True)
+    ]
+    assert [(row["cap"], row["gflops"]) for row in under_caps(trial)] == [(1.0, 3.0), (2.0, 2.0), (0.0, 0.0)]
+    # Nothing cheaper to go on with at 2: the video ends there as well.
+    cheap = [(row["cap"], row["gflops"]) for row in under_caps(trial, "cheap")]
+    assert cheap == [(1.0, 5.0), (2.0, 2.0), (0.0, 0.0)]
+
+
 def test_a_cap_that_a_trial_did_not_keep_is_the_uncapped_run() -> None:
     rows: list[Row] = [
         {"trial": "a", "seed": 0, "cap": 0.5, "map": 0.4, "gflops": 0.3},
@@ -102,8 +124,8 @@ def test_a_cap_that_a_trial_did_not_keep_is_the_uncapped_run() -> None:
         {"trial": "b", "seed": 0, "cap": 0.0, "map": 0.7, "gflops": 1.2},
     ]
     results = Results({}, {"caps": Rows(tuple(rows))})
-    at_half = complete_caps(results).where(trial="a", cap=0.5)
+    at_half = complete_caps(results["caps"]).where(trial="a", cap=0.5)
     assert at_half.numbers("map") == [0.4, 0.8] and at_half.numbers("seed") == [0.0, 1.0]
-    assert complete_caps(results).where(trial="b").numbers("map") == [0.7]
+    assert complete_caps(results["caps"]).where(trial="b").numbers("map") == [0.7]
     beside = caps_side_by_side(results).where(cap="none")
     assert beside.numbers("a") == [0.9, 0.8] and beside.numbers("b") == [0.7]
