@@ -388,6 +388,8 @@ def quality_at_cost(
     found["any clips, at 60 % of its cost"] = cost_at_quality(
         cheap, [trial], ["single_model"], margin=-1.0, metric=metric
     )
+    # In a small trial nothing may be so cheap.
+    found = {choice: rows for choice, rows in found.items() if rows}
     for rows in found.values():
         rows[0]["over_seeds_and_videos"] = paired(rows, runs, trial, truth, metric)
     return found

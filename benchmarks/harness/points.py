@@ -136,7 +136,8 @@ def cost_against(
     is_natural: bool = False,
     metric: str = "map",
 ) -> list[dict[str, Any]]:
-    """The cheapest setting of `ours` as good as a rival's, a row per seed; the best one if none is as good.
+    """The cheapest setting of `ours` as good as a rival's, a row per seed; the best one if none is as good; no row if
+    there is no setting that every seed has.
 
     Chosen by the mean over seeds on validation, measured per seed on test. With one seed (`runs` of length 1)
     it is what a single sweep would choose: the luckiest of hundreds of points on a finite split.
@@ -152,6 +153,8 @@ def cost_against(
     if is_natural:
         natural = {id(run[name][0]) for run in runs for name in ours}
         candidates = {key: value for key, value in candidates.items() if id(value[2][0]) in natural}
+    if not candidates:
+        return []
     good = [each for each in candidates.values() if each[0] >= bar]
     _, _, chosen = (
         min(good, key=lambda each: each[1]) if good else max(candidates.values(), key=lambda each: each[0])
