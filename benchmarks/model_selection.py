@@ -164,6 +164,8 @@ def against_random(
 ) -> list[dict[str, float]]:
     """Claim (a): every theta of every alpha against the best random mixture at its cost."""
     rivals = mixture(run, metric, rival_clips)
+    # One member may be better than all dearer ones, of a pool that has hardly learned: then there is no way to go.
+    reach = rivals[-1][0] - rivals[0][0]
     rows = []
     for alpha in (*ALPHAS, OWN):
         for theta, point in with_alpha(run[trial], alpha, clips).items():
@@ -175,7 +177,7 @@ def against_random(
                     "gflops": cost,
                     "quality": point.test.numbers()[metric],
                     "random": on(rivals, cost),
-                    "share": (cost - rivals[0][0]) / (rivals[-1][0] - rivals[0][0]),
+                    "share": (cost - rivals[0][0]) / reach if reach else 0.0,
                 }
             )
     return rows
