@@ -28,6 +28,7 @@ from benchmarks.harness.tables import Cell, PageTable, Shown, table
 from paretovid.trainables import outcome
 from paretovid.trainables.catalog import build_method
 from paretovid.trainables.data.dataset import Dataset
+from paretovid.trainables.evaluation.results import SCORES_FILE
 from paretovid.trainables.layers import functional
 from paretovid.trainables.layers.recurrent import Projection
 from paretovid.trainables.methods.ada_frame import NEVER
@@ -117,7 +118,7 @@ NO_PATIENCE = {"patience": 10_000.0, "stop_rule": 0.0, "max_entropy": 0.0}
 
 
 def whole_walk(points: Sequence[Point]) -> Point:
-    """The point that looks K times at every video: the dearest."""
+    """The point that looks K times at every video: the most expensive."""
     return max(points, key=lambda point: point.test.gflops)
 
 
@@ -251,7 +252,7 @@ def at_equal_frames(points: Run) -> list[dict[str, Any]]:
 
 def evidence_of(dataset: Dataset, folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """Steps of the test videos that carry evidence, and steps that there are, `[N, T]` bool, in the scores' order."""
-    with safe_open(folder / "scores.safetensors", "numpy") as file:
+    with safe_open(folder / SCORES_FILE, "numpy") as file:
         names = json.loads(file.metadata()["test"])
         shape = file.get_tensor("test/decisions").shape[1:]
     labels = {record.video_id: record.step_labels or () for record in dataset.split("test")}
@@ -263,17 +264,17 @@ def evidence_of(dataset: Dataset, folder: Path) -> tuple[np.ndarray, np.ndarray]
 
 
 def ablations(points: Run, evidence: np.ndarray, there: np.ndarray) -> dict[str, dict[str, float]]:
-    """Whole walk and natural setting of every variant at K = 7 and of the paper's own network at K = 10."""
+    """Whole walk and default setting of every variant at K = 7 and of the paper's own network at K = 10."""
     names = [name for name in TRIALS if TRIALS[name][0] == "ada_frame"]
     rows = {}
     for name in names:
-        whole, natural = whole_walk(points[name]), points[name][0]
+        whole, default = whole_walk(points[name]), points[name][0]
         rows[name] = {
             "whole_map": whole.test.qualities["map"],
             "whole_gflops": whole.test.gflops,
-            "natural_map": natural.test.qualities["map"],
-            "natural_gflops": natural.test.gflops,
-            "natural_frames": float(frames(natural).mean()),
+            "natural_map": default.test.qualities["map"],
+            "natural_gflops": default.test.gflops,
+            "natural_frames": float(frames(default).mean()),
             "steps_seen": float((whole.decisions == 2).sum() / there.sum()),
             "evidence_seen": float(((whole.decisions == 2) & evidence).sum() / evidence.sum()),
         }
@@ -445,13 +446,13 @@ def step_time_text(results: Results) -> str:
 def document(study: Study) -> Document:
     """Everything that is reported."""
     runs = study.runs
-    targets, _ = study.truth("oracle")
+    targets, _ = study.targets_and_steps("oracle")
     evidence, there = evidence_of(study.prepared.dataset, study.folder / "oracle-s0")
     return {
         "cost_at_quality": {
             "all settings": cost_at_quality(runs, ALL_OURS, BASELINES, margin=0.003),
             "all, not below": cost_at_quality(runs, ALL_OURS, BASELINES, margin=0.0),
-            "natural settings": cost_at_quality(runs, ALL_OURS, BASELINES, margin=0.003, is_natural=True),
+            "natural settings": cost_at_quality(runs, ALL_OURS, BASELINES, margin=0.003, is_default=True),
             "each seed alone": [cost_at_quality([run], ALL_OURS, BASELINES, margin=0.003)[0] for run in runs],
         },
         "against_rivals": against_rivals(runs),

@@ -95,14 +95,14 @@ def chain(folder: Path, number: int) -> dict[str, Any]:
     run("sweep", *SWEEP, home=reference)
     home = fresh(source, folder / "chain")
     command, rows, began_at = ["sweep", *SWEEP], list[dict[str, Any]](), dict[str, int]()
-    claims: dict[str, str] = {}
+    leases: dict[str, str] = {}
     for index in range(number):
         process = start(*command, home=home)
         alive, moment = _wait_for_moment(home, index, process)
         time.sleep(float(np.random.default_rng(index).uniform(0, 0.5)))
         killed = kill_with_children(process.pid)
         process.wait(1800)
-        lost = lost_epochs(home, began_at, claims)
+        lost = lost_epochs(home, began_at, leases)
         rows.append(
             {
                 "moment": moment,
@@ -326,7 +326,7 @@ def s3_errors(folder: Path, rate: float) -> dict[str, Any]:
 
 
 def audit_behind(home: Path) -> int:
-    """Events that MLflow has not been told."""
+    """Events that MLflow has not been sent."""
     from paretovid.platform.sweeps.status import status_of
 
     return status_of(Home(home), "s").untracked

@@ -129,9 +129,9 @@ def _stock_audit(home: Path) -> dict[str, Any]:
     for path in (home / "starts").glob("*"):
         lines = path.read_text().splitlines()
         again += "finish" in lines and "start" in lines[lines.index("finish") :]
-    told = (home / "tune.txt").read_text() if (home / "tune.txt").exists() else "did not end"
+    tune = (home / "tune.txt").read_text() if (home / "tune.txt").exists() else "did not end"
     return {
-        "tune": told,
+        "tune": tune,
         "finished": _stock_counts(home)["finish"],
         "starts": _stock_counts(home)["start"],
         "study": dict(Counter(trial.state.name for trial in trials)),

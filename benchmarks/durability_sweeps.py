@@ -10,12 +10,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from paretovid.platform.execution.heartbeat import heartbeat_of
+from paretovid.platform.records.front_files import DOCUMENT
 from paretovid.platform.records.journal import read_journal
 from paretovid.platform.storage.home import Home
 
@@ -45,9 +47,9 @@ BEATS_PER_EPOCH = 2  # one step of 16 videos, and one look whether to stop
 
 def start(*words: str, home: Path | str, log: Path | None = None) -> subprocess.Popen[bytes]:
     """The command, as a user types it. `log`: where it writes; by default into a home that is a folder."""
-    # A sign of life at every beat, so that what is lost can be told to the epoch.
-    signs = {"PARETOVID_SIGN_SECONDS": "0"}
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MLFLOW_TRACKING_URI": "", **signs}
+    # A heartbeat at every beat, so that what is lost can be counted to the epoch.
+    heartbeats = {"PARETOVID_HEARTBEAT_SECONDS": "0"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MLFLOW_TRACKING_URI": "", **heartbeats}
     command = [str(Path(sys.executable).with_name("paretovid")), *words, f"home={home}"]
     with (log or Path(home) / "commands.log").open("ab") as file:
         return subprocess.Popen(command, stdout=file, stderr=file, env=environment)
@@ -82,7 +84,7 @@ def fresh(source: Path, home: Path) -> Path:
 
 def front_of(home: Path) -> Any:
     """What the sweep has found, without what differs from run to run."""
-    document = json.loads((home / "sweeps" / "s" / "front.json").read_text())
+    document = json.loads((Home(home).sweep("s").folder / DOCUMENT).read_text())
     return [(p["id"], p["map"], p["gflops"], p["on_front"]) for p in document["points"]]
 
 
@@ -100,23 +102,22 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) ->
     return True
 
 
-def lost_epochs(home: Path, began_at: dict[str, int], claims: dict[str, str]) -> dict[str, float]:
-    """Of each trial that was running when all was killed: epochs behind its last checkpoint, by its last sign of life.
+def lost_epochs(home: Path, began_at: dict[str, int], leases: dict[str, str]) -> dict[str, float]:
+    """Of each trial that was running when all was killed: epochs behind its last checkpoint, by its last heartbeat.
 
     Arguments:
         began_at: trial to the epoch that its start began at; replaced by where the next one will begin.
-        claims: trial to the claim of its last start that was counted; replaced as well.
+        leases: trial to the lease of its last start that was counted; replaced as well.
     """
     lost = {}
-    for path in (home / "sweeps" / "s" / "trials").glob("*/alive.json"):
-        trial, kept = path.parent.name, sorted(path.parent.glob("checkpoint-*[0-9]"))
-        claim = json.loads(path.read_text()).get("claim")
-        if claims.get(trial) == claim:
+    for paths in Home(home).sweep("s").with_heartbeat():
+        trial, kept = paths.name, sorted(paths.folder.glob("checkpoint-*[0-9]"))
+        alive = heartbeat_of(paths)
+        if alive is None or leases.get(trial) == alive.lease:
             continue  # it was not started again since the last kill
-        claims[trial] = claim
+        leases[trial] = alive.lease
         epochs = len(json.loads((kept[-1] / "history.json").read_text())) if kept else 0
-        beats = int(json.loads(path.read_text()).get("beats", 0))
-        reached = min(began_at.get(trial, 0) + beats / BEATS_PER_EPOCH, EPOCHS)
+        reached = min(began_at.get(trial, 0) + alive.beats / BEATS_PER_EPOCH, EPOCHS)
         lost[trial] = max(0.0, reached - epochs)
         began_at[trial] = epochs
     return lost
@@ -144,12 +145,9 @@ def cluster_of(nodes: int, cpus: float = 1) -> Iterator[Any]:
 
 
 def trial_processes(home: Path) -> set[int]:
-    """Processes that have a trial now, by its signs of life."""
-    found = set()
-    for path in (home / "sweeps" / "s" / "trials").glob("*/alive.json"):
-        with suppress(OSError, ValueError, KeyError):
-            found.add(int(json.loads(path.read_text())["pid"]))
-    return found
+    """Processes that have a trial now, by its heartbeats."""
+    alive = [heartbeat_of(trial) for trial in Home(home).sweep("s").with_heartbeat()]
+    return {each.pid for each in alive if each is not None}
 
 
 def node_processes(node: Any) -> set[int]:

@@ -68,7 +68,7 @@ def make_backbones(root: Path, names: tuple[str, ...], num_classes: int) -> dict
         backbone = (
             spec.build(num_classes).eval() if spec.weights is None else build_with_weights(spec, RANDOM)[0]
         )
-        save_backbone(root / "backbones" / name, name, backbone, {"labels": []})
+        save_backbone(root / "backbones" / name, name, backbone)
     return {name: root / "backbones" / name for name in names}
 
 

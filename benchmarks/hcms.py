@@ -35,6 +35,7 @@ from paretovid.trainables.evaluation.metrics import (
     bootstrap_map_difference,
     mean_average_precision,
 )
+from paretovid.trainables.evaluation.results import RESULT_FILE, SCORES_FILE, WEIGHTS_FILE
 from paretovid.trainables.features.store import FeatureSplit, FeatureStore, load_padded
 from paretovid.trainables.methods.hcms import Hcms
 from paretovid.trainables.outcome import Batch
@@ -61,7 +62,7 @@ VIEWS = (10, 0)
 """Of Table 1: ten, and every step."""
 QUALITY_MARGIN = 0.005
 AUDIO_SENSITIVE_AP = 0.7
-"""A class is told by sound if audio alone has this AP on validation; the paper's Table 4 lists 72 % and more."""
+"""A class is recognized by sound if audio alone has this AP on validation; the paper's Table 4 lists 72 % and more."""
 
 
 def letters(sources: Iterable[str]) -> str:
@@ -150,8 +151,8 @@ def shares_skipped(point: Point, num_steps: np.ndarray) -> list[float]:
     ]
 
 
-def natural_row(points: list[Point], num_steps: np.ndarray) -> dict[str, Any]:
-    """Test figures of a trial's natural setting: claims (c) and (f), Tables 1 and 6."""
+def default_row(points: list[Point], num_steps: np.ndarray) -> dict[str, Any]:
+    """Test figures of a trial's default setting: claims (c) and (f), Tables 1 and 6."""
     point = points[0]
     skips = shares_skipped(point, num_steps)
     return {
@@ -168,8 +169,8 @@ def cost_by_class(point: Point, targets: np.ndarray) -> np.ndarray:
 
 
 def audio_sensitive(folder: Path, seed: int) -> np.ndarray:
-    """`[C]` bool: classes that audio alone tells, by its AP on validation (Table 4)."""
-    tensors = load_file(folder / f"early-A-all-s{seed}" / "scores.safetensors")
+    """`[C]` bool: classes that audio alone recognizes, by its AP on validation (Table 4)."""
+    tensors = load_file(folder / f"early-A-all-s{seed}" / SCORES_FILE)
     scores, targets = tensors["val/scores"][0].astype(np.float64), tensors["val/targets"]
     return average_precision_paper(scores, targets.astype(np.float64)) >= AUDIO_SENSITIVE_AP
 
@@ -187,7 +188,7 @@ def costs_of_classes(
         "by_group": relative,
         "by_class": dict(zip(dataset.classes, (each / mean).tolist(), strict=True)),
         "audio_sensitive": [
-            name for name, told in zip(dataset.classes, sensitive, strict=True) if bool(told)
+            name for name, is_sensitive in zip(dataset.classes, sensitive, strict=True) if bool(is_sensitive)
         ],
         "audio_sensitive_all_below_mean": bool(sensitive.any() and (each[sensitive] < mean).all()),
     }
@@ -198,7 +199,7 @@ def at_matched_usage(
 ) -> list[dict[str, Any]]:
     """HCMS minus random levels that run with the same probabilities on test, paired over videos."""
     trial = folder / f"random_levels-s{seed}"
-    result = json.loads((trial / "result.json").read_text())
+    result = json.loads((trial / RESULT_FILE).read_text())
     method = build_method(
         "random_levels",
         result["model"],
@@ -206,7 +207,7 @@ def at_matched_usage(
         num_classes=len(prepared.dataset.classes),
         multi_label=prepared.dataset.multi_label,
     )
-    method.load_state_dict(load_tensors(trial / "model.safetensors"))
+    method.load_state_dict(load_tensors(trial / WEIGHTS_FILE))
     split = test_split(prepared)
     num_steps = split.num_steps.numpy()
     rows = []
@@ -292,10 +293,10 @@ def step_seconds(widths: Mapping[str, int], num_classes: int, repeats: int = 30)
 
 
 def picture_of_steps(point: Point, folder: Path, dataset: Dataset, path: Path, per_class: int = 2) -> None:
-    """Figs. 5 and 6: the dearest source used at each step of some test videos, and how often by class.
+    """Figs. 5 and 6: the most expensive source used at each step of some test videos, and how often by class.
 
     Left: videos in rows; a dot where the class's evidence is. Right: the share of a class's videos that used
-    the dearest source, by place in the video.
+    the most expensive source, by place in the video.
     """
     from matplotlib.colors import ListedColormap
     from matplotlib.figure import Figure
@@ -366,7 +367,7 @@ def picture_of_training(folder: Path, seed: int, path: Path) -> None:
     figure = Figure(figsize=(13, 4), layout="constrained")
     first, *others = figure.subplots(1, 3)
     for number, skips in enumerate(FIGURE_7):
-        result = json.loads((folder / f"{hcms_name(skips)}-s{seed}" / "result.json").read_text())
+        result = json.loads((folder / f"{hcms_name(skips)}-s{seed}" / RESULT_FILE).read_text())
         history, colour = result["training"]["history"], f"C{number}"
         first.plot([epoch["classification"] for epoch in history], color=colour, label=str(skips))
         for level, (axis, target) in enumerate(zip(others, skips, strict=True), start=1):
@@ -380,7 +381,7 @@ def picture_of_training(folder: Path, seed: int, path: Path) -> None:
 
 
 def _video_ids(trial: Path) -> list[str]:
-    with safe_open(trial / "scores.safetensors", framework="np") as file:
+    with safe_open(trial / SCORES_FILE, framework="np") as file:
         ids: list[str] = json.loads((file.metadata() or {})["test"])
     return ids
 
@@ -390,14 +391,14 @@ def _video_ids(trial: Path) -> list[str]:
 
 def analyse(prepared: Prepared, folder: Path, seed: int, points: Run) -> dict[str, Any]:
     """What is measured per seed."""
-    tensors = load_file(folder / f"random_levels-s{seed}" / "scores.safetensors")
+    tensors = load_file(folder / f"random_levels-s{seed}" / SCORES_FILE)
     targets, num_steps = tensors["test/targets"], tensors["test/num_steps"]
     sensitive = audio_sensitive(folder, seed)
     return {
         "seed": seed,
-        "skips": {hcms_name(s): natural_row(points[hcms_name(s)], num_steps) for s in SKIPS},
+        "skips": {hcms_name(s): default_row(points[hcms_name(s)], num_steps) for s in SKIPS},
         "orders": {
-            "".join(LETTERS[s] for s in order): natural_row(points[hcms_name(ORDER_SKIPS, order)], num_steps)
+            "".join(LETTERS[s] for s in order): default_row(points[hcms_name(ORDER_SKIPS, order)], num_steps)
             for order in ORDERS
         },
         "caps": {hcms_name(s): under_caps(points[hcms_name(s)]) for s in SKIPS},
@@ -446,7 +447,7 @@ def document(study: Study) -> Document:
     return {
         "cost_at_quality": {
             f"against {name}, {kind}, {margin_name}": cost_against(
-                points, OURS, rival, margin=margin, is_natural=kind == "natural settings"
+                points, OURS, rival, margin=margin, is_default=kind == "natural settings"
             )
             for name, rival in rivals.items()
             for kind in ("all settings", "natural settings")
@@ -461,7 +462,7 @@ def document(study: Study) -> Document:
 
 def draw(study: Study, _: Document, pictures: Path) -> None:
     """The pictures of the first seed."""
-    targets, num_steps = study.truth("random_levels")
+    targets, num_steps = study.targets_and_steps("random_levels")
     point = study.runs[0][hcms_name(ORDER_SKIPS)][0]
     picture_of_steps(point, study.folder, study.prepared.dataset, pictures / "hcms_steps.png")
     picture_of_usage(point, num_steps, targets, study.classes, pictures / "hcms_usage.png")

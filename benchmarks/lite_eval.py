@@ -43,7 +43,7 @@ OURS = tuple(f"lite_eval-g{g}" for g in GAMMAS)
 BASELINES = ("uniform", "uniform+coarse", "lstm", "lstm+coarse", "lstm-all", "lstm-all+coarse")
 
 
-def natural(points: list[Point]) -> Point:
+def default_point(points: list[Point]) -> Point:
     """The point with every inference knob at its default: the first."""
     return points[0]
 
@@ -52,13 +52,13 @@ def against_random(points: Run, targets: np.ndarray) -> list[dict[str, Any]]:
     """At no less cost for the random gate: LiteEval minus random, paired over test videos."""
     rows = []
     for g in GAMMAS:
-        ours = natural(points[f"lite_eval-g{g}"])
-        dearer = [
+        ours = default_point(points[f"lite_eval-g{g}"])
+        above = [
             p
             for p in points["random_gate"]
             if not p.setting.get("online_k") and p.test.gflops >= ours.test.gflops
         ]
-        rival = min(dearer, key=lambda p: p.test.gflops)
+        rival = min(above, key=lambda p: p.test.gflops)
         mean, low, high = bootstrap_map_difference(ours.scores, rival.scores, targets)
         rows.append(
             {
@@ -107,7 +107,7 @@ def usage(points: Run, targets: np.ndarray, num_steps: np.ndarray) -> list[dict[
     """Claim (g): the share of steps looked at closely, over videos and over classes."""
     rows = []
     for g in GAMMAS:
-        share = (natural(points[f"lite_eval-g{g}"]).decisions == 2).sum(axis=1) / num_steps
+        share = (default_point(points[f"lite_eval-g{g}"]).decisions == 2).sum(axis=1) / num_steps
         by_class = np.array([share[targets[:, c] > 0].mean() for c in range(targets.shape[1])])
         rows.append(
             {
@@ -122,11 +122,11 @@ def usage(points: Run, targets: np.ndarray, num_steps: np.ndarray) -> list[dict[
 
 
 def curve(points: list[Point]) -> dict[str, float]:
-    """The natural and the best (on validation) point of a trial, as measured on test."""
+    """The default and the best (on validation) point of a trial, as measured on test."""
     best = max(points, key=lambda p: p.val.qualities["map"])
     return {
-        "natural_map": natural(points).test.qualities["map"],
-        "natural_gflops": natural(points).test.gflops,
+        "natural_map": default_point(points).test.qualities["map"],
+        "natural_gflops": default_point(points).test.gflops,
         "best_map": best.test.qualities["map"],
         "best_gflops": best.test.gflops,
     }
@@ -142,7 +142,7 @@ def analyse(points: Run, targets: np.ndarray, num_steps: np.ndarray, seed: int) 
     return {
         "seed": seed,
         "against_random": against_random(points, targets),
-        "against_no_sync": against_no_sync(points, targets, natural),
+        "against_no_sync": against_no_sync(points, targets, default_point),
         "against_no_sync_thrifty": against_no_sync(points, targets, thrifty),
         "usage": usage(points, targets, num_steps),
         "curves": {name: curve(points[name]) for name in TRIALS},
@@ -150,7 +150,7 @@ def analyse(points: Run, targets: np.ndarray, num_steps: np.ndarray, seed: int) 
 
 
 def caps(study: Study) -> Document:
-    """mAP and GFLOPs under each cap and rule, at the natural setting of each gamma."""
+    """mAP and GFLOPs under each cap and rule, at the default setting of each gamma."""
     return {
         "runs": [
             {
@@ -175,13 +175,13 @@ def caps_text(results: Results) -> str:
 def document(study: Study) -> Document:
     """Everything that is reported."""
     runs = study.runs
-    targets, num_steps = study.truth("oracle")
+    targets, num_steps = study.targets_and_steps("oracle")
     return {
         "cost_at_quality": {
             "all settings": cost_at_quality(runs, OURS, BASELINES, margin=QUALITY_MARGIN),
             "all, not below": cost_at_quality(runs, OURS, BASELINES, margin=0.0),
             "natural settings": cost_at_quality(
-                runs, OURS, BASELINES, margin=QUALITY_MARGIN, is_natural=True
+                runs, OURS, BASELINES, margin=QUALITY_MARGIN, is_default=True
             ),
             "each seed alone": [
                 cost_at_quality([run], OURS, BASELINES, margin=QUALITY_MARGIN)[0] for run in runs
@@ -268,7 +268,7 @@ BENCHMARKS = (
     ),
     Benchmark(
         name="lite_eval_caps",
-        about="LiteEval under caps per video that stop, and that go on cheaply",
+        about="LiteEval under caps per video that stop, and that continue cheaply",
         overrides=(),
         trials={name: TRIALS[name] for name in OURS},
         document=caps,

@@ -36,9 +36,11 @@ from benchmarks.harness.tables import Cell, PageTable, Shown, span, table
 from benchmarks.harness.training import Trials
 from paretovid.platform.preparation.prepare import Prepared
 from paretovid.platform.records.trial import read_trial
+from paretovid.platform.storage.home import TrialPaths
 from paretovid.trainables.context import LocalContext
 from paretovid.trainables.data.dataset import is_for_backbones
 from paretovid.trainables.evaluation.metrics import mean_average_precision, top1
+from paretovid.trainables.evaluation.results import SCORES_FILE
 from paretovid.trainables.features.store import FeatureStore, load_padded
 from paretovid.trainables.layers.model_pool import Clips, ModelPool, member_losses
 from paretovid.trainables.methods.model_selection import OWN_ALPHA
@@ -84,11 +86,11 @@ FEW: Trials = {"select-xs": selection(**AT_3), **SEEN}
 TAGGED = ("data.multi_label=true", "data.name=moving_digits_tags")
 
 
-class Truth:
+class LabelledVideos:
     """Test targets `[N, C]` and what follows from them."""
 
     def __init__(self, folder: Path) -> None:
-        tensors = load_file(folder / "scores.safetensors")
+        tensors = load_file(folder / SCORES_FILE)
         self.targets = tensors["test/targets"]
         self.labels = self.targets.argmax(axis=1)
         self.draws = np.random.default_rng(0).integers(0, len(self.targets), (RESAMPLES, len(self.targets)))
@@ -197,9 +199,9 @@ def at_budgets(run: Run, trial: str, metric: str, clips: int | None = CLIPS) -> 
 
     Arguments:
         clips: of everything; None: 1 to 10, as whoever has a budget would choose. Budgets are shares of what the
-            dearest member costs at 3 clips.
+            most expensive member costs at 3 clips.
     """
-    dearest = max(cost for cost, _ in singles(run["single_model"], metric))
+    full_gflops = max(cost for cost, _ in singles(run["single_model"], metric))
     names = (trial, "single_model", "random_model", "model_cascade", "model_ensemble", "model_oracle")
     rows = []
     for share in BUDGETS:
@@ -208,10 +210,10 @@ def at_budgets(run: Run, trial: str, metric: str, clips: int | None = CLIPS) -> 
             within = [
                 p
                 for p in selected(run[name])
-                if (clips is None or p.setting["clips"] == clips) and p.val.gflops <= share * dearest
+                if (clips is None or p.setting["clips"] == clips) and p.val.gflops <= share * full_gflops
             ]
             if within:
-                point = best_at(within, share * dearest, metric)
+                point = best_at(within, share * full_gflops, metric)
                 shown = "selected" if name == trial else name
                 row |= {shown: point.test.numbers()[metric], f"{shown}_gflops": point.test.gflops}
         rows.append(row)
@@ -275,7 +277,7 @@ def pool_losses(prepared: Prepared, pool: Sequence[str], cost_shares: torch.Tens
     """Mean loss and accuracy of each member on training videos that it has seen and has not, on test, at 3 clips; and
     the share of videos for which Eq. 2 names each member at alpha 0.5."""
     stores = {source: FeatureStore.open(prepared.features[source]) for source in pool}
-    share = max(store.header["video_share"] for store in stores.values())
+    share = max(store.header.video_share for store in stores.values())
     dataset = prepared.dataset
     num_classes = len(dataset.classes)
     members = ModelPool(
@@ -311,20 +313,24 @@ def members_by_class(point: Point, num_classes: int, labels: np.ndarray, members
     return np.array([[(chosen[labels == c] == k).mean() for k in range(members)] for c in range(num_classes)])
 
 
-def class_cost(point: Point, truth: Truth) -> list[dict[str, float]]:
+def class_cost(point: Point, labelled: LabelledVideos) -> list[dict[str, float]]:
     """Fig. 3c: mean GFLOPs and accuracy of each class."""
-    right = truth.right(point)
+    right = labelled.right(point)
     return [
         {
-            "gflops": float(point.gflops[truth.labels == c].mean()),
-            "top1": float(right[truth.labels == c].mean()),
+            "gflops": float(point.gflops[labelled.labels == c].mean()),
+            "top1": float(right[labelled.labels == c].mean()),
         }
-        for c in range(truth.targets.shape[1])
+        for c in range(labelled.targets.shape[1])
     ]
 
 
 def paired(
-    chosen: Sequence[Mapping[str, Any]], runs: Sequence[Run], trial: str, truth: Truth, metric: str
+    chosen: Sequence[Mapping[str, Any]],
+    runs: Sequence[Run],
+    trial: str,
+    labelled: LabelledVideos,
+    metric: str,
 ) -> dict[str, float]:
     """95 % interval of the difference to the single member, over seeds and resampled videos, both drawn.
 
@@ -335,8 +341,8 @@ def paired(
     own = [_point(run[trial], row["chosen"]) for run, row in zip(runs, chosen, strict=True)]
     rival = _point(runs[0]["single_model"], chosen[0]["baseline"])
     drawn = []
-    for videos in truth.draws[: RESAMPLES if metric == "top1" else MAP_RESAMPLES]:
-        targets = truth.targets[videos]
+    for videos in labelled.draws[: RESAMPLES if metric == "top1" else MAP_RESAMPLES]:
+        targets = labelled.targets[videos]
         gains = [
             _quality(own[seed].scores[videos], targets, metric)
             for seed in generator.integers(0, len(own), len(own))
@@ -364,7 +370,7 @@ def train(study: Study, trials: Trials) -> list[Run]:
 
 
 def quality_at_cost(
-    runs: Sequence[Run], trial: str, metric: str, truth: Truth
+    runs: Sequence[Run], trial: str, metric: str, labelled: LabelledVideos
 ) -> dict[str, list[dict[str, Any]]]:
     """Claim (b) and the aim: against the best single member, chosen on validation."""
 
@@ -393,7 +399,7 @@ def quality_at_cost(
     # In a small trial nothing may be so cheap.
     found = {choice: rows for choice, rows in found.items() if rows}
     for rows in found.values():
-        rows[0]["over_seeds_and_videos"] = paired(rows, runs, trial, truth, metric)
+        rows[0]["over_seeds_and_videos"] = paired(rows, runs, trial, labelled, metric)
     return found
 
 
@@ -412,7 +418,7 @@ def curves(runs: Sequence[Run], trial: str, metric: str) -> dict[str, Any]:
 def claims(study: Study) -> Document:
     """Everything about the pool of four sizes."""
     runs, folder, classes = study.runs, study.folder, study.classes
-    truth = Truth(folder / "single_model-s0")
+    labelled = LabelledVideos(folder / "single_model-s0")
     shown = [with_alpha(run["select-xs"], OWN)[0.5] for run in runs]
     document = {
         "pool": list(POOL),
@@ -423,8 +429,8 @@ def claims(study: Study) -> Document:
         "ensemble": [
             {**p.setting, "gflops": p.test.gflops, "top1": p.test.top1} for p in runs[0]["model_ensemble"]
         ],
-        "quality_at_cost": quality_at_cost(runs, "select-xs", "top1", truth),
-        "quality_at_cost_map": quality_at_cost(runs, "select-xs", "map", truth),
+        "quality_at_cost": quality_at_cost(runs, "select-xs", "top1", labelled),
+        "quality_at_cost_map": quality_at_cost(runs, "select-xs", "map", labelled),
         **curves(runs, "select-xs", "top1"),
         "against_random_map": [against_random(run, "select-xs", "map") for run in runs],
         "by_reader": [by_reader(run, "top1") for run in runs],
@@ -437,12 +443,12 @@ def claims(study: Study) -> Document:
         "class_cost": dict(
             zip(
                 classes,
-                map(list, zip(*(class_cost(point, truth) for point in shown), strict=True)),
+                map(list, zip(*(class_cost(point, labelled) for point in shown), strict=True)),
                 strict=True,
             )
         ),
         "members_by_class": np.mean(
-            [members_by_class(p, len(classes), truth.labels, len(POOL)) for p in shown], axis=0
+            [members_by_class(p, len(classes), labelled.labels, len(POOL)) for p in shown], axis=0
         ).tolist(),
         "classes": list(classes),
     }
@@ -462,7 +468,7 @@ def brief(study: Study, trials: Trials) -> Document:
             {**p.setting, "gflops": p.test.gflops, "top1": p.test.top1, "map": p.test.qualities["map"]}
             for p in runs[0]["single_model"]
         ],
-        "quality_at_cost": quality_at_cost(runs, trial, metric, Truth(folder / "single_model-s0")),
+        "quality_at_cost": quality_at_cost(runs, trial, metric, LabelledVideos(folder / "single_model-s0")),
         **curves(runs, trial, metric),
         "losses": pool_losses(study.prepared, pool, shares_of_cost(folder, pool)),
         "label_shares": {
@@ -525,7 +531,7 @@ def recognizer(prepared: Prepared, trial: Path, folder: Path, *, on_demand: bool
             setting={},
         )
         backbones = {source: prepared.backbones[source] for source in result.sources}
-        write_model_folder(folder, description, trial / "model.safetensors", backbones)
+        write_model_folder(folder, description, TrialPaths(trial).model, backbones)
     return Recognizer.load(folder, on_demand=on_demand)
 
 
@@ -539,7 +545,7 @@ def latency(study: Study, videos: int = 60) -> Document:
     records = prepared.dataset.split("test")[:videos]
     paths = [prepared.dataset.video_path(record) for record in records]
     targets = np.array([record.labels[0] for record in records])
-    chosen = ((0.2, 0.3), (1.0, 0.5), (1.0, 0.25), (OWN_ALPHA, 0.0))  # alpha and theta, dearest first
+    chosen = ((0.2, 0.3), (1.0, 0.5), (1.0, 0.25), (OWN_ALPHA, 0.0))  # alpha and theta, most expensive first
     rows: dict[str, dict[str, list[float]]] = {}
     with tempfile.TemporaryDirectory() as scratch:
         single = recognizer(prepared, root / "single_model-s0", Path(scratch) / "single", on_demand=False)
@@ -610,7 +616,7 @@ def members_text(results: Results) -> str:
 def gains(rows: Rows) -> Rows:
     """Claim (a), a row per alpha and seed: what thetas together gain over mixtures, and the worst of them.
 
-    Where a choice remains: 5 to 95 % of the way to the dearest member.
+    Where a choice remains: 5 to 95 % of the way to the most expensive member.
     """
     found: list[Row] = []
     for (alpha, seed), group in rows.groups(("alpha", "seed")).items():
@@ -664,7 +670,7 @@ def quality_shown(metric: str, name: str = "quality_at_cost") -> Shown:
 
 
 def budgets_shown(name: str) -> Shown:
-    """What shares of the dearest member's cost buy; empty where nothing fits."""
+    """What shares of the most expensive member's cost buy; empty where nothing fits."""
     rivals = ("single_model", "random_model", "model_cascade", "model_ensemble", "model_oracle")
     cells = tuple(Cell(column, percent=True) for column in ("selected", *rivals))
     return Shown(f"at most, {name}", name, ("share",), cells)
@@ -696,7 +702,7 @@ def label_shares_text(results: Results) -> str:
 
 
 def latency_text(results: Results) -> str:
-    """Ratios to the dearest member."""
+    """Ratios to the most expensive member."""
     rows = {str(row["way"]): row for row in results["ways"].rows}
     whole = {key: float(value) for key, value in rows["l alone"].items() if key != "way"}
     lines = []

@@ -33,6 +33,7 @@ from paretovid.trainables.data.moving_digits.generate import MovingDigitsConfig,
 from paretovid.trainables.data.videos import VideoReader
 from paretovid.trainables.evaluation.detection import EVALUATORS, map_iou
 from paretovid.trainables.evaluation.evaluate import OBJECTIVES, run_settings
+from paretovid.trainables.evaluation.results import RESULT_FILE, WEIGHTS_FILE
 from paretovid.trainables.features.store import FeatureStore, load_padded
 from paretovid.trainables.methods.model_selection_localization import (
     ModelSelectionLocalization,
@@ -101,9 +102,9 @@ def against_motion(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Claim (e) and the aim: the best point at no more than a share of motion-only's cost, against motion-only."""
     rows = []
     rivals = [run["motion-only"][0] for run in runs]
-    dear = float(np.mean([p.val.gflops for p in rivals]))
+    full_gflops = float(np.mean([p.val.gflops for p in rivals]))
     for share in (0.4, 0.5, 0.6, 0.7, 0.78, 1.0):
-        chosen = best_within(runs, SOFT, share * dear)
+        chosen = best_within(runs, SOFT, share * full_gflops)
         rows.append(
             {
                 "share": share,
@@ -142,7 +143,7 @@ def against_random(run: Run) -> list[dict[str, Any]]:
     return rows
 
 
-def natural(run: Run) -> dict[str, dict[str, float]]:
+def default_rows(run: Run) -> dict[str, dict[str, float]]:
     """Every trial at its default setting, and random clips at all motion."""
     rows = {name: points[0] for name, points in run.items()}
     rows["random-clips, all motion"] = max(run["random-clips"], key=lambda p: p.test.gflops)
@@ -156,14 +157,16 @@ def evaluators(folder: Path, seed: int) -> dict[str, dict[str, float]]:
     rows: dict[str, dict[str, float]] = {}
     for name in ("appearance-only", "motion-only", "two-stream", "soft-0.4"):
         scores = read_scores(folder / f"{name}-s{seed}", "test")
-        assert scores.detections is not None and scores.truth is not None
-        rows[name] = {e: map_iou(scores.detections[0], scores.truth, evaluator=e)[MAP] for e in EVALUATORS}
+        assert scores.detections is not None and scores.ground_truth is not None
+        rows[name] = {
+            e: map_iou(scores.detections[0], scores.ground_truth, evaluator=e)[MAP] for e in EVALUATORS
+        }
     return rows
 
 
 def disparities(prepared: Prepared, folder: Path) -> dict[str, Any]:
     """Claim (f): D of the test clips by what they show, from a trained method; and what its selector makes of them."""
-    result = json.loads((folder / "result.json").read_text())
+    result = json.loads((folder / RESULT_FILE).read_text())
     method = trained(folder, result)
     dataset, stores = prepared.dataset, stores_of(prepared, method)
     records = list(dataset.split("test"))
@@ -200,7 +203,7 @@ def disparities(prepared: Prepared, folder: Path) -> dict[str, Any]:
 
 def pseudo_labels(prepared: Prepared, folder: Path) -> dict[str, dict[str, float]]:
     """What share of the training clips of each kind pseudo-labels give to motion, and what the selector made of it."""
-    method = trained(folder, json.loads((folder / "result.json").read_text()))
+    method = trained(folder, json.loads((folder / RESULT_FILE).read_text()))
     dataset = prepared.dataset
     records = list(dataset.split("train"))
     split = load_padded(stores_of(prepared, method), records, dataset)
@@ -242,7 +245,7 @@ def trained(folder: Path, result: Mapping[str, Any]) -> ModelSelectionLocalizati
         num_classes=len(result["data"]["classes"]),
         multi_label=result["data"]["multi_label"],
     )
-    method.load_state_dict(load_file(folder / "model.safetensors"))
+    method.load_state_dict(load_file(folder / WEIGHTS_FILE))
     assert isinstance(method, ModelSelectionLocalization)
     return method
 
@@ -333,8 +336,8 @@ def _common(runs: Sequence[Run], name: str) -> list[Run]:
 
 
 def draw_example(prepared: Prepared, folder: Path, path: Path) -> None:
-    """A test video's timeline with both models everywhere, the disparity, and the choice at the natural theta."""
-    result = json.loads((folder / "result.json").read_text())
+    """A test video's timeline with both models everywhere, the disparity, and the choice at the default theta."""
+    result = json.loads((folder / RESULT_FILE).read_text())
     method = trained(folder, result)
     stores, dataset = stores_of(prepared, method), prepared.dataset
     records = dataset.split("test")
@@ -371,7 +374,7 @@ def draw_example(prepared: Prepared, folder: Path, path: Path) -> None:
             "motion": everywhere.trace["motion"][0, :, label].tolist(),
             "confidence": everywhere.trace["confidence"][0].tolist(),
         },
-        "steps": [method.looks()[look] for look in chosen.decisions[0].tolist()],
+        "steps": [method.reads()[decision] for decision in chosen.decisions[0].tolist()],
         "labels": [{"label": dataset.classes[label], "score": float(chosen.scores[0, label])}],
         "gflops": float(costs.gflops(chosen.calls)[0]),
         "instances": [
@@ -388,7 +391,7 @@ def draw_example(prepared: Prepared, folder: Path, path: Path) -> None:
         dataset.video_path(record),
         prediction,
         path,
-        truth=record.events,
+        ground_truth=record.events,
         classes=dataset.classes,
         disparity=apart[0].tolist(),
     )
@@ -435,7 +438,7 @@ def document(study: Study) -> Document:
             {
                 "seed": seed,
                 "against_random": against_random(run),
-                "natural": natural(run),
+                "natural": default_rows(run),
                 "evaluators": evaluators(folder, seed),
                 "disparity": disparities(prepared, folder / f"soft-0.4-s{seed}"),
                 "pseudo_labels": {
@@ -458,7 +461,7 @@ def draw_all(study: Study, document: Document, folder: Path) -> None:
 
 AGAINST_MOTION = tuple(Cell(name, percent=True) for name in ("map", "motion_map", "difference", "cost_ratio"))
 QUALITIES = (MAP, "map_iou_0.1", "map_iou_0.3", "map_iou_0.5", "map_iou_0.7", "map", "usage")
-NATURAL = tuple(Cell(name, percent=True) for name in QUALITIES)
+DEFAULT_CELLS = tuple(Cell(name, percent=True) for name in QUALITIES)
 CLIPS = tuple(Cell(name) for name in ("disparity", "rgb", "motion", "asks_motion"))
 BENCHMARKS = (
     Benchmark(
@@ -486,7 +489,9 @@ BENCHMARKS = (
                 AGAINST_MOTION,
             ),
             against_random_text,
-            Shown("trial, natural setting", "natural", ("trial",), (*NATURAL, Cell("gflops", "GFLOPs"))),
+            Shown(
+                "trial, natural setting", "natural", ("trial",), (*DEFAULT_CELLS, Cell("gflops", "GFLOPs"))
+            ),
             Shown(
                 "evaluator", "evaluators", ("trial",), tuple(Cell(name, percent=True) for name in EVALUATORS)
             ),
@@ -508,7 +513,7 @@ BENCHMARKS = (
                     "random clips, half of them to flow": {"trial": "random-clips"},
                     **{f"selection, beta {b:g}": {"trial": f"soft-{b:g}"} for b in (0.4, 0.5, 0.7)},
                 },
-                (NATURAL[0], NATURAL[1], NATURAL[3], NATURAL[4], Cell("gflops")),
+                (DEFAULT_CELLS[0], DEFAULT_CELLS[1], DEFAULT_CELLS[3], DEFAULT_CELLS[4], Cell("gflops")),
             ),
             PageTable(
                 "| at most, of flow-only's cost on validation |",

@@ -3,7 +3,7 @@
     python -m benchmarks overhead [--trials 40] [--repeats 3]
 
 Both run the same number of trials that do nothing, two at a time, in reused processes on one local Ray cluster,
-in turn. Ours asks Optuna, writes each trial's result to disk, keeps a journal that MLflow is told from (runs and
+in turn. Ours asks Optuna, writes each trial's result to disk, keeps a journal that MLflow is notified from (runs and
 operating points), and builds front, table, PNG and HTML at the end. The aim is at most 0.3 s more per trial. The
 figures stand in `durability.md`.
 """

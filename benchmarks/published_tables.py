@@ -36,7 +36,7 @@ def known(row: Mapping[str, Value | None]) -> dict[str, Value]:
 def measure(_: argparse.Namespace) -> Document:
     """Components and the rows of all tables, in full precision."""
     backbones = [entry for entry in component_entries(200) if "@" in entry["name"]]
-    stated, measured = published_rows(), published_rows(all_measured=True)
+    given, measured = published_rows(), published_rows(all_measured=True)
     return {
         "components": [known(entry) for entry in backbones if entry["name"] not in COMPONENTS],
         "rows": [
@@ -52,7 +52,7 @@ def measure(_: argparse.Namespace) -> Document:
                     "note": row.note,
                 }
             )
-            for row, other in zip(stated, measured, strict=True)
+            for row, other in zip(given, measured, strict=True)
         ],
     }
 
@@ -101,8 +101,8 @@ def summaries_text(results: Results) -> str:
 
 def papers_text(results: Results) -> str:
     """A table for each paper."""
-    stated, measured = (of_results(results, column) for column in ("computed", "all_measured"))
-    pairs = list(zip(stated, measured, strict=True))
+    given, measured = (of_results(results, column) for column in ("computed", "all_measured"))
+    pairs = list(zip(given, measured, strict=True))
     columns = ("table", "row", "published", "computed", "difference", "all measured", "note")
     texts = []
     for paper, of_paper in itertools.groupby(pairs, key=lambda pair: pair[0].paper):

@@ -25,7 +25,7 @@ from benchmarks.harness.tables import Cell, PageTable, Shown
 from paretovid.platform.fronts.build import read_front
 from paretovid.platform.fronts.front import Front, FrontPoint
 from paretovid.platform.registry.package import backbone_folders, describe
-from paretovid.platform.storage.home import Home, open_home
+from paretovid.platform.storage.home import Home, TrialPaths, open_home
 from paretovid.trainables.data.dataset import load_dataset
 from paretovid.trainables.errors import unknown_name
 from paretovid.trainables.recognizer import WEIGHTS_FILE, Prediction, Recognizer, write_model_folder
@@ -33,7 +33,7 @@ from paretovid.trainables.recognizer import WEIGHTS_FILE, Prediction, Recognizer
 
 def load(home: Home, point: FrontPoint, folder: Path) -> Recognizer:
     """The point as a promoted model would load it."""
-    weights = point.folder / "model.safetensors"
+    weights = TrialPaths(point.folder).model
     write_model_folder(folder, describe(home, point), weights, backbone_folders(home, point.trial))
     assert (folder / WEIGHTS_FILE).exists()
     return Recognizer.load(folder)

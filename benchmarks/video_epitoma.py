@@ -155,8 +155,8 @@ def context(
     return rows
 
 
-def natural(points: Run, num_steps: np.ndarray) -> dict[str, dict[str, float]]:
-    """Every trial at its natural setting."""
+def default_rows(points: Run, num_steps: np.ndarray) -> dict[str, dict[str, float]]:
+    """Every trial at its default setting."""
     return {
         name: {
             "map": each[0].test.qualities["map"],
@@ -185,7 +185,7 @@ def draw(study: Study, document: Document, folder: Path) -> None:
     left.set_xlabel("timesteps that the heavy network sees, T'")
     left.set_ylabel("test mAP (%)")
     left.legend(frameon=False)
-    targets, num_steps = study.truth("oracle")
+    targets, num_steps = study.targets_and_steps("oracle")
     shares = {
         label: np.mean([share_by_class(run[name][0], targets, num_steps) for run in study.runs], axis=0)
         for label, name in (("in view of the video", "epitoma-0.1"), ("frame alone", "frame_gate-0.1"))
@@ -226,12 +226,12 @@ def draw_shares(run: dict[str, Any], weight: float, classes: Sequence[str], path
 def document(study: Study) -> Document:
     """Everything that is reported."""
     runs = study.runs
-    targets, num_steps = study.truth("oracle")
+    targets, num_steps = study.targets_and_steps("oracle")
     return {
         "cost_at_quality": {
             "within half a point": cost_at_quality(runs, OURS, SAMPLED, margin=0.005),
             "not below": cost_at_quality(runs, OURS, SAMPLED, margin=0.0),
-            "natural settings": cost_at_quality(runs, OURS, SAMPLED, margin=0.005, is_natural=True),
+            "natural settings": cost_at_quality(runs, OURS, SAMPLED, margin=0.005, is_default=True),
         },
         "runs": [
             {
@@ -239,7 +239,7 @@ def document(study: Study) -> Document:
                 "by_budget": by_budget(run),
                 "half_of_16": half_of_16(run),
                 "context": context(run, targets, num_steps),
-                "natural": natural(run, num_steps),
+                "natural": default_rows(run, num_steps),
             }
             for seed, run in enumerate(runs)
         ],
@@ -248,13 +248,13 @@ def document(study: Study) -> Document:
 
 def long_range(study: Study) -> Document:
     """Claim (c) where context is what decides."""
-    targets, num_steps = study.truth("oracle")
+    targets, num_steps = study.targets_and_steps("oracle")
     return {
         "runs": [
             {
                 "seed": seed,
                 "context": context(run, targets, num_steps, LONG_RANGE_WEIGHTS),
-                "natural": natural(run, num_steps),
+                "natural": default_rows(run, num_steps),
                 "sampled": {
                     "uniform": {
                         str(k): at(run["uniform"], num_frames=k).test.qualities["map"] for k in BUDGETS
@@ -303,8 +303,8 @@ def selected(study: Study) -> Document:
 
 def draw_long_range(study: Study, document: Document, folder: Path) -> None:
     """The seed in which the gates differ most is the one worth a look; the table has all."""
-    telling = max(document["runs"], key=lambda run: run["context"][0]["variance"])
-    draw_shares(telling, LONG_RANGE_WEIGHTS[0], study.classes, folder / "video_epitoma_long_range.png")
+    shown_run = max(document["runs"], key=lambda run: run["context"][0]["variance"])
+    draw_shares(shown_run, LONG_RANGE_WEIGHTS[0], study.classes, folder / "video_epitoma_long_range.png")
 
 
 CONTEXT = {
@@ -329,7 +329,7 @@ SHOWN_CONTEXT = (
         (Cell("value", "mAP", percent=True),),
     ),
 )
-NATURAL = Shown(
+DEFAULT_ROWS = Shown(
     "trial, natural setting",
     "natural",
     ("trial",),
@@ -378,7 +378,7 @@ BENCHMARKS = (
                 ),
             ),
             *SHOWN_CONTEXT,
-            NATURAL,
+            DEFAULT_ROWS,
         ),
         page_tables=(
             PageTable(
@@ -436,7 +436,7 @@ BENCHMARKS = (
         layouts={**CONTEXT, "sampled": Layout("runs.*.sampled.*.*", ("=seed", "trial", "k"))},
         shown=(
             *SHOWN_CONTEXT,
-            NATURAL,
+            DEFAULT_ROWS,
             Shown("uniform, T'", "sampled", ("k",), (Cell("value", "mAP", percent=True),)),
         ),
         page_tables=(

@@ -21,7 +21,7 @@ STAGES = 5
 
 
 def sweep(words: Sequence[str]) -> tuple[str, Front]:
-    """Runs a sweep, or goes on with it if it is there unfinished: its name, and the front of what was measured."""
+    """Runs a sweep, or resumes it if it is there unfinished: its name, and the front of what was measured."""
     config = load_sweep_config(words)
     name = plan_sweep(config).name  # refuses here what cannot work; nothing is started or made yet
     report = run_sweep(config, Progress(STAGES))

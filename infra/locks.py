@@ -2,7 +2,7 @@
 
 The kernel frees a lock however its holder ends. Lock files stay: whoever removed one would leave two processes with a
 lock on two files of the same name. (The package `filelock` is built on the same call, but can neither ask whether
-somebody has a lock without the right to write there, nor be told that a wait is a sign of life.)
+somebody has a lock without the right to write there, nor report progress while it waits.)
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def exclusive_lock(
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process of this machine has the lock, or may have it: a file that cannot be read does not tell.
+    """Whether a process of this machine has the lock, or may have it: a file that cannot be read does not say.
 
     Needs no right to write, and makes no file.
     """

@@ -4,7 +4,7 @@
     <cache>/<dataset>/<component>@<fingerprint>.lock
 
 The first trial of a node copies while the others of that node wait for it; every copy is checked against the
-digests in its index before it gets its name. What is there is immutable, so that nobody must be told of changes.
+digests in its index before it gets its name. What is there is immutable, so that nobody must be notified of changes.
 """
 
 from __future__ import annotations

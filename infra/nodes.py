@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-LOOK_SECONDS = 60.0
-COMPARED = ("python", "ray", "torch", "paretovid", "plug-ins", "code")
-"""What must be the same on the driver and on every node."""
+INSPECTION_SECONDS = 60.0
+COMPARED = ("python", "ray", "torch", "paretovid", "code")
+"""What must be the same on the driver and on every node, and so must plug-ins."""
+PLUGIN = "plug-in "
+"""Before the module of one, among versions."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class NodeFacts:
+class NodeInfo:
     """One node."""
 
     name: str
     """Host name and the first digits of Ray's id."""
     resources: Mapping[str, float]
     versions: Mapping[str, str]
-    """`python`, `ray`, `torch`, `paretovid`, `plug-ins` that are installed, and `code`, a digest of paretovid's files
-    and theirs; missing ones left out."""
+    """`python`, `ray`, `torch`, `paretovid`, `code`, a digest of paretovid's files, and `plug-in MODULE` for each that
+    was asked for; missing ones left out."""
     clock_offset_seconds: float = 0.0
     """How far its clock is ahead of the driver's, to half of the round trip."""
     free_bytes: int = 0
@@ -35,20 +37,23 @@ class NodeFacts:
     """Why it could not be asked."""
 
 
-def look_at_nodes(probe: str | None = None, seconds: float = LOOK_SECONDS) -> list[NodeFacts]:
+def inspect_nodes(
+    probe: str | None = None, seconds: float = INSPECTION_SECONDS, *, plugins: Sequence[str] = ()
+) -> list[NodeInfo]:
     """Asks every living node. Ray must be connected.
 
     Arguments:
         probe: path of a file that all nodes should see.
+        plugins: modules of the plug-ins that all nodes must have; they are imported there.
         seconds: after which a node that does not answer counts as one that cannot be asked.
     """
     nodes = [node for node in ray.nodes() if node["Alive"]]
     asked = {}
     for node in nodes:
         strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        asked[_on(strategy, _looking()).remote(probe)] = node
+        asked[_on(strategy, _inspection()).remote(probe, plugins)] = node
     until = time.monotonic() + seconds
-    return [_facts(reference, node, until) for reference, node in asked.items()]
+    return [_info(reference, node, until) for reference, node in asked.items()]
 
 
 def _on(strategy: Any, function: Any) -> Any:
@@ -56,14 +61,14 @@ def _on(strategy: Any, function: Any) -> Any:
     return make(num_cpus=0, max_retries=1, scheduling_strategy=strategy)(function)
 
 
-def _facts(reference: Any, node: Mapping[str, Any], until: float) -> NodeFacts:
+def _info(reference: Any, node: Mapping[str, Any], until: float) -> NodeInfo:
     name = f"{node['NodeManagerHostname']} ({node['NodeID'][:6]})"
     try:
         found = ray.get(reference, timeout=max(0.1, until - time.monotonic()))
     except Exception as error:  # what a worker cannot import or start comes in many types
         reason = (str(error) or type(error).__name__).strip().splitlines()[-1]
-        return NodeFacts(name=name, resources=node["Resources"], versions={}, error=reason)
-    return NodeFacts(
+        return NodeInfo(name=name, resources=node["Resources"], versions={}, error=reason)
+    return NodeInfo(
         name=name,
         resources=node["Resources"],
         versions=found["versions"],
@@ -87,22 +92,22 @@ def _clock_offset(node_id: str) -> float:
     return min(offsets)[1]
 
 
-def own_versions() -> dict[str, str]:
-    """Those of this process."""
-    versions: dict[str, str] = _looking()(None)["versions"]
+def own_versions(plugins: Sequence[str] = ()) -> dict[str, str]:
+    """Those of this process, and of the modules of plug-ins in it."""
+    versions: dict[str, str] = _inspection()(None, plugins)["versions"]
     return versions
 
 
-def version_differences(node: NodeFacts, mine: Mapping[str, str]) -> list[str]:
+def version_differences(node: NodeInfo, mine: Mapping[str, str]) -> list[str]:
     """`torch 2.1 (here 2.0)` for each that differs."""
     return [
         f"{name} {node.versions.get(name, 'missing')} (here {mine.get(name, 'missing')})"
-        for name in COMPARED
+        for name in (*COMPARED, *sorted(name for name in mine if name.startswith(PLUGIN)))
         if node.versions.get(name) != mine.get(name)
     ]
 
 
-def _looking() -> Any:
+def _inspection() -> Any:
     """The function that runs on a node. Made here, so that it travels by value: a node that has not installed
     paretovid must be able to say so."""
 
@@ -119,7 +124,7 @@ def _looking() -> Any:
         except (ImportError, OSError):
             return False
 
-    def look(probe: str | None) -> dict[str, Any]:
+    def inspect(probe: str | None, plugins: Sequence[str] = ()) -> dict[str, Any]:
         import importlib.metadata
         import shutil
         import sys
@@ -135,15 +140,19 @@ def _looking() -> Any:
         try:
             import paretovid
             from paretovid.trainables.errors import ParetovidError
-            from paretovid.trainables.plugins.catalog import installed_plugins
+            from paretovid.trainables.plugins.catalog import plugin_version, use_requested_plugins
             from paretovid.trainables.provenance import code_version
 
             versions["paretovid"] = paretovid.__version__
-            if installed_plugins():
-                versions["plug-ins"] = ", ".join(installed_plugins())
+            versions["code"] = code_version()
             try:
-                versions["code"] = code_version()
-            except ParetovidError as unusable:  # a plug-in that is not there
+                use_requested_plugins()
+                for module in plugins:
+                    if (version := plugin_version(module)) is not None:
+                        versions[f"{PLUGIN}{module}"] = version
+            except (
+                ParetovidError
+            ) as unusable:  # one of plugins=[...] that is not there, or one that does not import
                 error = unusable.message
         except ImportError:
             pass
@@ -154,4 +163,4 @@ def _looking() -> Any:
             "error": error,
         }
 
-    return look
+    return inspect

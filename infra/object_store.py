@@ -10,7 +10,7 @@ What is read is checked by length and digest, and gets its name on this disk onl
 again for `patience` seconds, a download from the byte that it had come to.
 
 Credentials and the endpoint are what botocore finds (`AWS_ACCESS_KEY_ID`, `AWS_PROFILE`, a role, ...;
-`AWS_ENDPOINT_URL`): nothing of them is kept, or told in an error.
+`AWS_ENDPOINT_URL`): nothing of them is kept, or shown in an error.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from paretovid.trainables.data.s3 import (
 )
 
 MANIFEST = "whole.json"
+_FORMAT = 1
 _PARALLEL = 8
 _T = TypeVar("_T")
 
@@ -173,6 +174,11 @@ class ObjectStore:
             return None
         try:
             document = json.loads(text)
+            if document.get("format", _FORMAT) != _FORMAT:
+                raise ObjectStoreError(
+                    f"{self.url}/{key}/{MANIFEST} is of format {document['format']}, and this code reads {_FORMAT}",
+                    "Another paretovid wrote it: use that one, or a newer one.",
+                )
             return {str(name): Blob(**blob) for name, blob in document["parts"].items()}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ObjectStoreError(
@@ -200,7 +206,7 @@ class ObjectStore:
                 raise ObjectStoreError(
                     f"{name} of {self.url}/{key} has not arrived whole", "Try again.", is_passing=True
                 )
-        document = {"format": 1, "parts": {name: asdict(blobs[name]) for name in sorted(blobs)}}
+        document = {"format": _FORMAT, "parts": {name: asdict(blobs[name]) for name in sorted(blobs)}}
         content = json.dumps(document, indent=1).encode()
         if self.read(f"{key}/{MANIFEST}") != content:
             self.write(f"{key}/{MANIFEST}", content)

@@ -30,11 +30,11 @@ class TrialResources:
         return self.workers > 1
 
     def per_worker(self) -> dict[str, float]:
-        """What Ray sets aside for one worker, by its names."""
+        """What Ray reserves for one worker, by its names."""
         return {"CPU": self.cpus, **({"GPU": self.gpus} if self.gpus else {}), **self.custom}
 
     def bundle(self) -> dict[str, float]:
-        """What Ray sets aside for the Tune trial itself."""
+        """What Ray reserves for the Tune trial itself."""
         memory = {"memory": float(int(self.memory_gigabytes * GIB))} if self.memory_gigabytes else {}
         if self.is_nested:
             # Without a CPU: drivers that hold all of them wait for ever for their workers' share.

@@ -140,13 +140,13 @@ def check_answers(address: str, seconds: float = ANSWER_SECONDS) -> None:
 
     `auto` is looked up in RAY_ADDRESS; without it Ray finds its own processes of this machine, at once or not.
     """
-    stated = os.environ.get("RAY_ADDRESS", "") if address == "auto" else address
-    if "://" in stated:
+    given = os.environ.get("RAY_ADDRESS", "") if address == "auto" else address
+    if "://" in given:
         raise ConnectionError(
-            f"Ray ({stated}): the driver of a sweep must be inside of the cluster. Name the head as HOST:PORT from "
+            f"Ray ({given}): the driver of a sweep must be inside of the cluster. Name the head as HOST:PORT from "
             "one of its machines, or submit the command as a job: ray job submit -- paretovid sweep cluster=address"
         )
-    host, colon, port = stated.rpartition(":")
+    host, colon, port = given.rpartition(":")
     if not colon or not port.isdigit():
         if address == "auto":
             return
@@ -154,7 +154,7 @@ def check_answers(address: str, seconds: float = ANSWER_SECONDS) -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=seconds).close()
     except OSError as error:
-        raise ConnectionError(f"Ray ({stated}): nobody answers there: {error}") from error
+        raise ConnectionError(f"Ray ({given}): nobody answers there: {error}") from error
 
 
 def _choose_token() -> None:

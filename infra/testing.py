@@ -140,7 +140,7 @@ def _account() -> str | None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class S3Server:
-    """An S3 server that keeps its objects in memory. It takes any credentials, unless it was told otherwise."""
+    """An S3 server that keeps its objects in memory. It takes any credentials, unless it was set otherwise."""
 
     port: int
 

@@ -142,7 +142,7 @@ class SearchConfig:
     """`sweep`: all settings of a training are measured inside its trial. `study`: one setting a trial."""
     concurrent: Count | None = None
     """Trials at a time; null: as many as the cluster has room for."""
-    tell_swept: bool = False
+    report_all_points: bool = False
     """Report all inference-time points of a trial to the sampler, not only its default one."""
     storage: str | None = None
     """URL of a database for the study, without a password (`postgresql+psycopg2://user@host/database`); null: the
@@ -168,7 +168,7 @@ class ClusterConfig:
     workers_per_trial: Count = 1
     """Above 1, a trial is a Ray Train run with this many workers."""
     cpus_per_trial: Positive = 1
-    """CPU cores per worker that Ray sets aside. A trial computes on one thread, so that its sums are the same
+    """CPU cores per worker that Ray reserves. A trial computes on one thread, so that its sums are the same
     wherever it runs; more cores only keep others away."""
     gpus_per_trial: NonNegative = 0
     """GPUs per worker; a fraction shares one."""
@@ -228,3 +228,6 @@ FREE_SECTIONS = (
     "cluster.resources_per_trial",
 )
 """Dotted names of the sections whose keys this schema leaves open."""
+
+RENAMED = {"search.tell_swept": "search.report_all_points"}
+"""Former names of settings, dotted, to those of today. Read on command lines and in records of sweeps."""

@@ -311,7 +311,7 @@ def no_plugins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv(plugins.VARIABLE, raising=False)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    for name in ("_used", "_importing", "_registered_by"):
+    for name in ("_used", "_importing", "_registered_in"):
         monkeypatch.setattr(plugins, name, type(getattr(plugins, name))())
     for catalog in (METHODS, backbones.BACKBONES, READERS):
         for name in ("_entries", "_values"):

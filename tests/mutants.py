@@ -168,7 +168,9 @@ def fork(copy: Path, tests: Sequence[str], cpu_seconds: float, *, log: Path, plu
         for name in [name for name in sys.modules if name.split(".")[0] == "tests"]:
             del sys.modules[name]
         importlib.invalidate_caches()
-        sys.dont_write_bytecode = plugin is None  # times are too coarse to tell two changes of a module apart
+        sys.dont_write_bytecode = (
+            plugin is None
+        )  # times are too coarse to distinguish two changes of a module apart
         # As a worker of several: what is made once a run (tests/conftest.py) is made once for all forks.
         os.environ.update(
             PYTHONPATH=str(copy / "src"), PYTHONDONTWRITEBYTECODE="1", PYTEST_XDIST_WORKER="mutant"
@@ -211,7 +213,7 @@ def copied(to: Path) -> Path:
 
 
 def covered(copy: Path, module: str, tests: Sequence[str]) -> Covered | None:
-    """Runs the tests of a module as it is; None, and said, if one fails: then nothing can be told of it."""
+    """Runs the tests of a module as it is; None, and said, if one fails: then nothing can be said of it."""
     path, log = copy.parent / "covered.json", copy.parent / "log"
     path.unlink(missing_ok=True)
     pid = fork(copy, tests, 3000, log=log, plugin=Coverage(module, path))

@@ -102,7 +102,7 @@ def test_the_table_names_modules_and_tests_that_are_there() -> None:
         assert tests and all((ROOT / test.split("::")[0]).is_file() for test in tests), module
 
 
-def test_what_may_survive_has_its_reason_and_is_told_once_it_is_gone() -> None:
+def test_what_may_survive_has_its_reason_and_is_reported_once_it_is_gone() -> None:
     for one in read_table().allowed:
         assert one.keys() <= {"module", "line", "becomes", "reason"} and one["reason"]
         assert (ROOT / one["module"]).is_file()

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from paretovid.trainables.config import typed_config
 from paretovid.trainables.cost import ComponentCost
+from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.method import METHODS, Method
 
-__all__ = ["build_method", "default_component_costs", "method_class", "method_config", "method_names"]
+__all__ = [
+    "ConfiguredMethod",
+    "build_method",
+    "default_component_costs",
+    "method_class",
+    "method_config",
+    "method_names",
+]
 
 METHODS.own(
     {
@@ -64,12 +73,35 @@ def method_config(name: str, fields: Mapping[str, Any]) -> Any:
     return typed_config(method_class(name).Config, fields, f"method {name}")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ConfiguredMethod:
+    """A method with a typed configuration, before it is built."""
+
+    method: type[Method]
+    config: Any
+    """Of the class `method.Config`."""
+
+    @classmethod
+    def of(cls, name: str, fields: JsonObject) -> ConfiguredMethod:
+        """The method of a name, configured with plain values. Raises as `method_class` and `method_config`."""
+        return cls(method=method_class(name), config=method_config(name, fields))
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The sources that it reads."""
+        return self.method.sources_of(self.config)
+
+    def build(self, *, widths: Mapping[str, int], num_classes: int, multi_label: bool) -> Method:
+        """It with fresh weights (PyTorch's global random state). `widths`: source to feature width."""
+        return self.method(self.config, widths=widths, num_classes=num_classes, multi_label=multi_label)
+
+
 def build_method(
     name: str, fields: Mapping[str, Any], *, widths: Mapping[str, int], num_classes: int, multi_label: bool
 ) -> Method:
     """A method with fresh weights (PyTorch's global random state). `widths`: source to feature width."""
-    config = method_config(name, fields)
-    return method_class(name)(config, widths=widths, num_classes=num_classes, multi_label=multi_label)
+    configured = ConfiguredMethod.of(name, fields)
+    return configured.build(widths=widths, num_classes=num_classes, multi_label=multi_label)
 
 
 def default_component_costs(widths: Mapping[str, int], num_classes: int) -> dict[str, ComponentCost]:

@@ -10,7 +10,7 @@ import torch
 
 
 class TrialStopped(Exception):
-    """The trial was asked to end before it was done. It goes on from its checkpoint when it is started again."""
+    """The trial was asked to end before it was done. It resumes from its checkpoint when it is started again."""
 
 
 class TrialContext(Protocol):

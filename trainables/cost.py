@@ -57,7 +57,7 @@ class ComponentCost:
     """The input it was measured at, for example `3x64x64`."""
     provenance: str = "torch.utils.flop_counter"
     published_gmacs: float | None = None
-    """What a paper states for the same component at the same input, if any does."""
+    """What a paper gives for the same component at the same input, if any does."""
     published_source: str | None = None
 
     @classmethod

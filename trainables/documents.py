@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias, TypeVar, final
 
-from paretovid.trainables.errors import DataError, NonFiniteError
+from paretovid.trainables.errors import DataError, NonFiniteError, VersionError
 
 JsonValue: TypeAlias = "bool | int | float | str | Sequence[JsonValue] | Mapping[str, JsonValue] | None"
 JsonObject: TypeAlias = "Mapping[str, JsonValue]"
@@ -45,15 +45,15 @@ class Fields:
         return tuple(str(name) for name in self._data)
 
     def check_version(self, latest: int, earliest: int = 1) -> int:
-        """The document's version; 1 where it states none. Raises `DataError` outside `earliest` to `latest`."""
+        """The document's version; 1 where it has none. Raises `VersionError` outside `earliest` to `latest`."""
         found = self.whole("version", 1)
         if found > latest:
-            raise DataError(
+            raise VersionError(
                 f"{self.where} is of version {found}, and this code reads versions {earliest} to {latest}",
                 "A later paretovid wrote it: use that one, or a newer one.",
             )
         if found < earliest:
-            raise DataError(
+            raise VersionError(
                 f"{self.where} is of version {found}, and this code reads versions {earliest} to {latest}",
                 "An earlier paretovid wrote it: use that one, or make it again.",
             )
@@ -123,6 +123,15 @@ class Fields:
             key: value if isinstance(value, str) else self._finite(value, f"{name}.{key}")
             for key, value in self._items(name, default)
         }
+
+    def whole_lists_by_name(self, name: str) -> dict[str, tuple[int, ...]]:
+        """An object of lists of whole numbers."""
+        found = {}
+        for key, value in self._items(name, None):
+            if not isinstance(value, list | tuple) or not all(type(each) is int for each in value):
+                raise self._wrong(f"{name}.{key}", value, "a list of whole numbers")
+            found[key] = tuple(value)
+        return found
 
     def json(self, name: str, default: JsonObject | None = None) -> JsonObject:
         """An object whose fields nobody here knows."""

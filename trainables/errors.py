@@ -47,8 +47,12 @@ class DataError(ParetovidError):
     """A data set, video or feature file that cannot be used."""
 
 
+class VersionError(DataError):
+    """A document of a version that this code does not read. It is never taken for a damaged one, and never replaced."""
+
+
 class VideoError(DataError):
-    """One video that cannot be read; the others go on."""
+    """One video that cannot be read; the others continue."""
 
 
 class StaleFeaturesError(DataError):

@@ -35,7 +35,7 @@ class Metrics:
     calls: Mapping[str, float]
     """Component to its mean calls per video."""
     usage: float | None = None
-    """Share of the steps that were looked at more closely than by the cheapest source, mean over videos."""
+    """Share of the steps that were read more closely than by the cheapest source, mean over videos."""
     usage_std_over_mean: float | None = None
     videos: int | None = None
     """N."""

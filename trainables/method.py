@@ -88,7 +88,7 @@ class Method(nn.Module, ABC):
         """Further settings that `outcome`, a run at `setting`, answers without another run."""
         return []
 
-    def looks(self) -> tuple[str, ...]:
+    def reads(self) -> tuple[str, ...]:
         """What each value of `Outcome.decisions` is called, from 0: `none`, then the most expensive source read."""
         return ("none", "coarse", "fine")
 
@@ -192,7 +192,7 @@ def check_distinct(name: str, values: Sequence[float]) -> None:
 
 
 def _checked(name: str, found: object, where: str) -> type[Method]:
-    """The class, if it keeps what can be told of the contract without building one (`testing.py` checks the rest).
+    """The class, if it keeps what can be checked of the contract without building one (`contracts/` checks the rest).
 
     Raises `UsageError` that says which rule it breaks.
     """
@@ -208,9 +208,11 @@ def _checked(name: str, found: object, where: str) -> type[Method]:
 def _broken_rule(name: str, found: object) -> str | None:
     if not (isinstance(found, type) and issubclass(found, Method)):
         return f"it is {found!r}, and must be a class derived from Method"
-    stated = getattr(found, "name", None)
-    if stated != name:
-        return f"its `name` is {stated!r}, and must be {name!r}, as it is registered"
+    given = getattr(found, "name", None)
+    if given != name:
+        return f"its `name` is {given!r}, and must be {name!r}, as it is registered"
+    if hasattr(found, "looks"):
+        return "its `looks()` is called `reads()` now"
     if found.__abstractmethods__:
         return f"it does not define {', '.join(sorted(found.__abstractmethods__))}"
     if found.task not in get_args(Task):

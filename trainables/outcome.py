@@ -70,8 +70,8 @@ class Outcome:
     calls: dict[str, Tensor]
     """Component to the number of calls per video, `[B]` int64."""
     decisions: Tensor
-    """`[B, T]` int64: per step, how far along its sources the method looked: 0 = not looked at, 1 = the first
-    only (as a rule the cheapest), 2 = the next as well, and so on. `Method.looks` has a word for each."""
+    """`[B, T]` int64: per step, how far along its sources the method read: 0 = not read, 1 = the first
+    only (as a rule the cheapest), 2 = the next as well, and so on. `Method.reads` has a word for each."""
     trace: dict[str, Tensor] = field(default_factory=dict)
     """Values, most of them per step, from which `stop_points` answers other settings; the method's own affair."""
     detections: tuple[tuple[Detection, ...], ...] | None = None

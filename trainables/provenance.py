@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
-from paretovid.trainables.plugins.catalog import plugin_digest, plugin_modules
+from paretovid.trainables.plugins.catalog import plugin_digest
 
 
-def code_version() -> str:
-    """A digest of the source files of this package and of the plug-ins in use: `<12 hex digits>`.
+def code_version(plugins: Iterable[str] = ()) -> str:
+    """A digest of the source files of this package and of plug-ins: `<12 hex digits>`.
 
     Does not need git, so it says the same in a clone, a wheel and on a worker; unlike a commit it also
     changes with an uncommitted edit.
+
+    Arguments:
+        plugins: modules of the plug-ins that have a part in the result. Others, installed or not, count for nothing.
     """
     digest = _own_digest().copy()
-    digest.update(plugin_digest(plugin_modules()))
+    digest.update(plugin_digest(tuple(sorted(set(plugins)))))
     return digest.hexdigest()[:12]
 
 

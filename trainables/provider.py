@@ -179,7 +179,7 @@ class VideoProvider(Provider):
         self._widths = dict(widths)
         self._compute_all = compute_all
         self._cache: dict[tuple[str, int], Tensor] = {}
-        self.looks: list[tuple[str, int]] = []
+        self.reads: list[tuple[str, int]] = []
         """Source and step of what was read, in the order of reading, each once."""
         self._seen: set[tuple[str, int]] = set()
 
@@ -196,7 +196,7 @@ class VideoProvider(Provider):
         is_new = key not in self._seen
         self._seen.add(key)
         if is_new:
-            self.looks.append(key)
+            self.reads.append(key)
         if key not in self._cache:
             self._cache[key] = self._compute(*key)
         return self._cache[key][None], torch.tensor([is_new])

@@ -47,7 +47,7 @@ MOST_STEPS_AT_ONCE = 512
 """Longer videos are looked at step by step, so that their frames need not be kept."""
 
 CHEAPEST_ONLY = "answered from one kind of look only,"
-"""How the note begins of a video whose cap paid for no closer look."""
+"""How the note begins of a video whose cap paid for no closer read."""
 
 VideoSource = str | Path | bytes
 
@@ -69,11 +69,11 @@ class Prediction:
     timeline: Mapping[str, Any] | None = None
     """Of such a model: per step, what its instances were cut out of, for pictures (`_timeline`)."""
     steps: tuple[str, ...] = ()
-    """Per step: `none`, or the most expensive source looked at (`Method.looks`): `coarse` or `fine`, for example."""
-    looks: tuple[tuple[str, int], ...] = ()
+    """Per step: `none`, or the most expensive source read (`Method.reads`): `coarse` or `fine`, for example."""
+    reads: tuple[tuple[str, int], ...] = ()
     """Source and step of everything that was computed, in the order in which it was asked for."""
     answers: tuple[tuple[int, str, float], ...] = ()
-    """Of methods that walk through a video: step looked at, best label and its score, after each look."""
+    """Of methods that walk through a video: step read, best label and its score, after each read."""
     step_seconds: float = 0.0
     """How long a step is."""
     decode_seconds: float = 0.0
@@ -82,7 +82,7 @@ class Prediction:
     compute_seconds: float = 0.0
     """Everything but decoding and flow."""
     notes: tuple[str, ...] = ()
-    """Declared fallbacks of the decoder (no audio, truncated, rotated), and a cap that paid for cheap looks alone."""
+    """Declared fallbacks of the decoder (no audio, truncated, rotated), and a cap that paid for cheap reads alone."""
     stopped_by: str | None = None
     """Why reading ended: `end`, `method` or `cap` (`caps.STOPPED_BY`); None of a method that does not read by the
     step."""
@@ -103,12 +103,12 @@ class Prediction:
         }
 
     def details(self) -> dict[str, JsonValue]:
-        """The same with the looks in their order, seconds and notes."""
+        """The same with the reads in their order (`looks`), seconds and notes."""
         names = ("decode_seconds", "flow_seconds", "compute_seconds")
         times = {name: getattr(self, name) for name in names}
         walk = {
             "step_seconds": self.step_seconds,
-            "looks": [{"source": source, "step": step} for source, step in self.looks],
+            "looks": [{"source": source, "step": step} for source, step in self.reads],
             "answers": [
                 {"step": step, "label": label, "score": score} for step, label, score in self.answers
             ],
@@ -207,7 +207,7 @@ class Recognizer:
         self.backbones = backbones
         self.classes = description.classes
         self.knobs = method.inference_knobs
-        self.looks = method.looks()
+        self.reads = method.reads()
         """What a step's decision 0, 1, ... is called."""
         self.defaults: dict[str, float | str] = dict(description.setting)
         self._costs = CostTable(description.costs)
@@ -273,7 +273,7 @@ class Recognizer:
             if not isinstance(video, bytes) and not is_object(video) and not Path(video).is_file():
                 raise VideoError(f"{shown}: no such file", "Give the path of a video file.")
             with VideoReader(video, step_seconds=self.description.step_seconds, name=shown) as reader:
-                return self._look(reader, shown, video_id, setting)
+                return self._read(reader, shown, video_id, setting)
         except (DataError, OSError) as error:
             said = (getattr(error, "message", None) or str(error), getattr(error, "hint", ""))
             return Prediction(path=shown, calls={}, error=" ".join(". ".join(filter(None, said)).split()))
@@ -281,13 +281,13 @@ class Recognizer:
     def _frame_specs(self, expected: str) -> dict[str, InputSpec]:
         """The expected source's input, and those of others that are single frames and so cheap to keep.
 
-        Sound is decoded without a single frame: whoever expects it may never look.
+        Sound is decoded without a single frame: whoever expects it may never read it.
         """
         if self._specs[expected].kind == "logmel":
             return {expected: self._specs[expected]}
         return {s: spec for s, spec in self._specs.items() if s == expected or spec.kind == "frame"}
 
-    def _look(
+    def _read(
         self, reader: VideoReader, shown: str, video_id: str, setting: Mapping[str, float | str]
     ) -> Prediction:
         started = time.perf_counter()
@@ -330,8 +330,8 @@ class Recognizer:
             calls=calls,
             instances=self._instances(outcome, reader.duration_seconds),
             timeline=self._timeline(outcome, reader.num_steps),
-            steps=_looks(outcome.decisions[0], reader.num_steps, self.looks),
-            looks=tuple(provider.looks),
+            steps=_words_of(outcome.decisions[0], reader.num_steps, self.reads),
+            reads=tuple(provider.reads),
             answers=self._answers(outcome),
             step_seconds=reader.step_seconds,
             decode_seconds=decode_seconds,
@@ -342,11 +342,11 @@ class Recognizer:
         )
 
     def _notes(self, outcome: Outcome, setting: Mapping[str, float | str]) -> tuple[str, ...]:
-        """Whether a cap left nothing but the cheapest looks: the answer is then another than the method is for."""
+        """Whether a cap left nothing but the cheapest reads: the answer is then another than the method is for."""
         is_capped = outcome.stopped_by is not None and int(outcome.stopped_by[0]) == CAP
-        if not is_capped or len(self.looks) < 3 or int(outcome.decisions[0].max()) > 1:
+        if not is_capped or len(self.reads) < 3 or int(outcome.decisions[0].max()) > 1:
             return ()
-        cheapest = self.looks[1]
+        cheapest = self.reads[1]
         return (f"{CHEAPEST_ONLY} {cheapest}: max_gflops={float(setting['max_gflops']):g} paid for no other",)
 
     def _instances(
@@ -367,20 +367,22 @@ class Recognizer:
         if outcome.detections is None:
             return None
         best, trace = int(outcome.scores[0].argmax()), outcome.trace
-        looks = outcome.decisions[0, :num_steps].tolist()
+        decisions = outcome.decisions[0, :num_steps].tolist()
 
         def of(name: str, *, where: int = 0) -> list[float | None] | None:
             if name not in trace:
                 return None
             values = trace[name][0, :num_steps]
             each = (values if values.ndim == 1 else values[:, best]).tolist()
-            return [value if look >= where else None for value, look in zip(each, looks, strict=True)]
+            return [
+                value if decision >= where else None for value, decision in zip(each, decisions, strict=True)
+            ]
 
         return {
             "label": self.classes[best],
             "activations": of("activations"),
             "appearance": of("appearance"),
-            "motion": of("motion", where=len(self.looks) - 1),
+            "motion": of("motion", where=len(self.reads) - 1),
             "confidence": of("confidence"),
         }
 
@@ -395,10 +397,10 @@ class Recognizer:
         )
 
 
-def _looks(decisions: Tensor, num_steps: int, words: Sequence[str]) -> tuple[str, ...]:
+def _words_of(decisions: Tensor, num_steps: int, words: Sequence[str]) -> tuple[str, ...]:
     """A word per step; a method that answers early decides nothing about the steps that are left."""
-    looks = [words[int(look)] for look in decisions[:num_steps]]
-    return (*looks, *(words[0] for _ in range(num_steps - len(looks))))
+    reads = [words[int(decision)] for decision in decisions[:num_steps]]
+    return (*reads, *(words[0] for _ in range(num_steps - len(reads))))
 
 
 def _video_id(video: VideoSource) -> str:

@@ -1,4 +1,4 @@
-"""What every method must fulfil, as checks that a test suite runs over all registered methods.
+"""Features, methods and results for tests, made without a video.
 
 `synthetic_split` makes features with known structure (needles of evidence in a hay of noise, and a cheap
 source that says where they are but not what), so that a check takes milliseconds and needs no video. It is
@@ -8,18 +8,14 @@ for tests only: no result of the platform is ever made from it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from paretovid.trainables.backbones.catalog import component, family, measure_component
 from paretovid.trainables.catalog import build_method, method_class, method_config
 from paretovid.trainables.cost import ComponentCost, CostTable, deterministic_eval
-from paretovid.trainables.data.readers.annotations import TO_DIVIDE
-from paretovid.trainables.data.readers.catalog import read_annotations, reader_config
 from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.evaluation.results import DataReference, OperatingPoint, TrialResult
 from paretovid.trainables.features.store import FeatureSplit
@@ -29,7 +25,6 @@ from paretovid.trainables.method import (
     UsesSourceInfo,
 )
 from paretovid.trainables.outcome import Batch, Outcome, Progress, Setting, SourceInfo
-from paretovid.trainables.plugins.catalog import use_plugins
 from paretovid.trainables.provider import FeatureProvider, VideoProvider
 
 NUM_CLASSES = 4
@@ -43,7 +38,7 @@ MACS = {
     **{"appearance": 4_000_000, "flow": 40_000_000, "difference": 20_000_000},
     **{"xs": 1_000_000, "s": 3_000_000, "m": 9_000_000, "l": 27_000_000},
 }
-FACTS = {source: SourceInfo(gmacs=macs / 1e9, video_share=0.5) for source, macs in MACS.items()}
+SOURCE_INFO = {source: SourceInfo(gmacs=macs / 1e9, video_share=0.5) for source, macs in MACS.items()}
 
 
 def synthetic_split(
@@ -103,7 +98,7 @@ def synthetic_method(
         multi_label=multi_label,
     )
     if isinstance(method, UsesSourceInfo):
-        method.use_source_info({source: FACTS[source] for source in sources})
+        method.use_source_info({source: SOURCE_INFO[source] for source in sources})
     return method
 
 
@@ -266,186 +261,10 @@ def padded_by(split: FeatureSplit, extra: int) -> FeatureSplit:
     )
 
 
-def reloaded(method: Method, name: str, fields: Mapping[str, Any] | None = None) -> Method:
+def reloaded(
+    method: Method, name: str, fields: Mapping[str, Any] | None = None, *, multi_label: bool = False
+) -> Method:
     """A fresh method with the weights of `method`, by way of safetensors."""
-    fresh = synthetic_method(name, fields, seed=123)
+    fresh = synthetic_method(name, fields, seed=123, multi_label=multi_label)
     fresh.load_state_dict(load(save({k: v.contiguous() for k, v in method.state_dict().items()})))
     return fresh
-
-
-class _Contract:
-    """What the suites share."""
-
-    plugins: ClassVar[Sequence[str]] = ()
-    """Modules to import first, as `plugins=[...]` does; none for a plug-in that is installed."""
-    name: ClassVar[str]
-    """As it is registered."""
-
-    def setup_method(self) -> None:
-        """Makes what the plug-in adds known."""
-        use_plugins(self.plugins)
-
-
-class MethodContract(_Contract):
-    """The rules of `Method`; a plug-in's tests inherit them: `class TestMine(MethodContract): name = "mine"`.
-
-    The synthetic sources are coarse, fine, motion, audio, appearance, flow, difference, and xs, s, m, l of a pool.
-    """
-
-    fields: ClassVar[Mapping[str, Any]] = {}
-    """Of its Config, where they are not the defaults."""
-    multi_label: ClassVar[bool] = False
-
-    def trained(self) -> tuple[Method, FeatureSplit]:
-        """The method after a few steps of training, and other videos than those."""
-        method = synthetic_method(self.name, self.fields, multi_label=self.multi_label)
-        train_briefly(method, synthetic_split(seed=1, multi_label=self.multi_label))
-        return method, synthetic_split(multi_label=self.multi_label)
-
-    def test_it_keeps_what_its_class_promises(self) -> None:
-        """Name, Config, task, knobs: `METHODS` says which rule is broken."""
-        assert method_class(self.name).name == self.name
-
-    def test_it_reads_known_sources(self) -> None:
-        sources = method_class(self.name).sources_of(method_config(self.name, self.fields))
-        assert sources and set(sources) <= set(WIDTHS), f"rule: sources_of names sources; it names {sources}"
-
-    def test_training_lowers_the_loss_and_reaches_every_parameter(self) -> None:
-        method = synthetic_method(self.name, self.fields, multi_label=self.multi_label)
-        if not any(True for _ in method.parameters()):
-            return
-        split = synthetic_split(num_videos=24, multi_label=self.multi_label)
-        batch = Batch(split.features, split.mask, split.targets, split.video_keys)
-        for step in (0, 9):  # what is trained first may be frozen at the end
-            method.loss(batch, Progress(step, 10)).total.backward()
-        unreached = [n for n, p in method.named_parameters() if p.requires_grad and p.grad is None]
-        assert not unreached, f"rule: the loss reaches every parameter; it does not reach {unreached}"
-        losses = train_briefly(method, split, steps=40)
-        lowered = sum(losses[-5:]) < sum(losses[:5])
-        assert lowered, f"rule: training lowers the loss; it went from {losses[0]:.4g} to {losses[-1]:.4g}"
-
-    def test_scores_are_probabilities_and_a_run_repeats_itself(self) -> None:
-        method, split = self.trained()
-        for setting in method.settings():
-            first, second = run_cached(method, split, setting), run_cached(method, split, setting)
-            assert first.scores.shape == split.targets.shape, "rule: Outcome.scores is [B, C]"
-            inside = bool(((first.scores >= 0) & (first.scores <= 1)).all())
-            assert inside, f"rule: Outcome.scores are from 0 to 1; at {setting} they are not"
-            assert torch.equal(first.scores, second.scores), (
-                f"rule: a run repeats itself; at {setting} it does not"
-            )
-
-    def test_padding_changes_nothing(self) -> None:
-        method, split = self.trained()
-        longer = padded_by(split, 4)
-        for setting in method.settings():
-            short, long = run_cached(method, split, setting), run_cached(method, longer, setting)
-            torch.testing.assert_close(
-                short.scores, long.scores, msg=f"rule: padded steps change no score: {setting}"
-            )
-            for name, count in short.calls.items():
-                assert torch.equal(count, long.calls[name]), (
-                    f"rule: padded steps cost nothing: {name} at {setting}"
-                )
-
-    def test_a_raw_video_gives_the_answers_of_cached_features(self) -> None:
-        method, split = self.trained()
-        if not method.deployable:
-            return
-        for setting in method.settings():
-            together, alone = run_cached(method, split, setting), run_one_by_one(method, split, setting)
-            scores = torch.cat([outcome.scores for outcome in alone])
-            rule = f"rule: one video gives what a batch gives: {setting}"
-            torch.testing.assert_close(together.scores, scores, atol=1e-5, rtol=1e-5, msg=rule)
-            for name, count in together.calls.items():
-                each = [int(outcome.calls.get(name, torch.zeros(1))[0]) for outcome in alone]
-                assert count.tolist() == each, f"{rule}: {name} was called {count.tolist()} and {each} times"
-
-    def test_every_call_has_a_cost_and_decisions_have_words(self) -> None:
-        method, split = self.trained()
-        costs = synthetic_costs(method)
-        for setting in method.settings():
-            outcome = run_cached(method, split, setting)
-            assert bool((costs.gflops(outcome.calls) > 0).any()), (
-                f"rule: an answer costs something: {setting}"
-            )
-            assert outcome.decisions.shape == split.mask.shape, "rule: Outcome.decisions is [B, T]"
-            most = int(outcome.decisions.max())
-            assert most < len(method.looks()), f"rule: looks() has a word for each decision; none for {most}"
-            assert not outcome.decisions[~split.mask].any(), "rule: no decision about a padded step"
-
-    def test_settings_begin_at_the_defaults_and_keep_to_the_knobs(self) -> None:
-        method = synthetic_method(self.name, self.fields)
-        knobs = {knob.name: knob for knob in method.inference_knobs}
-        settings = method.settings()
-        assert settings, "rule: settings() gives at least one"
-        for name, value in settings[0].items():
-            assert value == knobs[name].default, (
-                f"rule: the first of settings() is the default; {name} is {value}"
-            )
-        for setting in settings:
-            for name, value in setting.items():
-                assert name in knobs, f"rule: settings() names inference knobs; {name} is none"
-                allowed = value in knobs[name].words if isinstance(value, str) else value in knobs[name].range
-                assert allowed, f"rule: settings() keeps to what a knob allows; {name} is {value}"
-
-    def test_its_state_survives_a_file(self) -> None:
-        method, split = self.trained()
-        setting = method.settings()[0]
-        fresh = reloaded(method, self.name, self.fields)
-        same = torch.equal(
-            run_cached(method, split, setting).scores, run_cached(fresh, split, setting).scores
-        )
-        assert same, "rule: everything that a run needs is a parameter or a buffer"
-
-
-class FamilyContract(_Contract):
-    """The rules of a family of backbones; a plug-in's tests inherit them."""
-
-    def test_every_component_can_be_built_and_costed(self) -> None:
-        for source, name in family(self.name).items():
-            spec = component(name)
-            backbone = spec.build(NUM_CLASSES).eval()
-            with torch.no_grad():
-                features = backbone(torch.zeros(2, *spec.input.shape))
-            assert features.shape == (2, backbone.width), (
-                f"rule: {name} ({source}) gives [B, {backbone.width}], as its feature_width says; {features.shape}"
-            )
-            assert measure_component(name, NUM_CLASSES).macs > 0, f"rule: a call of {name} costs something"
-
-    def test_an_answer_does_not_depend_on_the_batch(self) -> None:
-        for name in family(self.name).values():
-            backbone = component(name).build(NUM_CLASSES).eval()
-            inputs = 255 * torch.rand(
-                3, *component(name).input.shape, generator=torch.Generator().manual_seed(0)
-            )
-            with torch.no_grad():
-                together, alone = backbone(inputs), torch.cat([backbone(each[None]) for each in inputs])
-            rule = f"rule: what {name} gives does not depend on the batch"
-            torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-3, msg=rule)
-
-
-class ReaderContract(_Contract):
-    """The rules of a reader; a plug-in's tests inherit them and write an example of its format."""
-
-    settings: ClassVar[Mapping[str, object]]
-    """Of its config; paths are below the folder of the example."""
-
-    def write_example(self, folder: Path) -> None:
-        """Writes annotations, and files in the place of videos, into the current folder."""
-        raise NotImplementedError
-
-    def test_it_reads_its_example(self, tmp_path: Path, monkeypatch: Any) -> None:
-        monkeypatch.chdir(tmp_path)
-        self.write_example(tmp_path)
-        found = read_annotations(self.name, reader_config(self.name, dict(self.settings)))
-        assert found.videos, "rule: read gives at least one video"
-        ids = [video.video_id for video in found.videos]
-        assert len(set(ids)) == len(ids), "rule: each video_id once"
-        for video in found.videos:
-            wrong = [label for label in video.labels if not 0 <= label < len(found.classes)]
-            assert not wrong, f"rule: labels are numbers of classes; {video.where} has {wrong}"
-            assert video.split in ("train", "val", "test", TO_DIVIDE), (
-                f"rule: splits; {video.where}: {video.split}"
-            )
-            assert video.where, "rule: where names file and line, for messages"

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from paretovid.trainables.backbones.catalog import measure_component
-from paretovid.trainables.catalog import build_method, method_class, method_config
+from paretovid.trainables.catalog import ConfiguredMethod
 from paretovid.trainables.context import TrialContext, TrialStopped
 from paretovid.trainables.cost import CostTable, check_accounting
 from paretovid.trainables.data.dataset import Dataset, Event, load_dataset
@@ -56,7 +56,6 @@ from paretovid.trainables.method import (
     Warns,
 )
 from paretovid.trainables.outcome import Detection, Outcome, Setting, SourceInfo
-from paretovid.trainables.provenance import code_version
 from paretovid.trainables.training.checkpoint import _keep
 from paretovid.trainables.training.config import TrialConfig
 from paretovid.trainables.training.dataset import _Data
@@ -73,35 +72,63 @@ def run_trial(config: TrialConfig, context: TrialContext) -> TrialResult | None:
     # The sums of a matrix product depend on the number of threads; results must not.
     torch.set_num_threads(1)
     dataset = load_dataset(Path(config.dataset))
-    check_known(method_class(config.method), tuple(config.inference_setting or ()))
-    sources = method_class(config.method).sources_of(method_config(config.method, config.model))
-    stores = {source: FeatureStore.open(Path(config.features[source])) for source in sources}
-    torch.manual_seed(config.seed)
-    method = build_method(
-        config.method,
-        config.model,
-        widths={source: store.width for source, store in stores.items()},
-        num_classes=len(dataset.classes),
-        multi_label=dataset.multi_label,
+    configured = config.configured_method()
+    check_known(configured.method, tuple(config.inference_setting or ()))
+    data = _Data(
+        dataset, {source: FeatureStore.open(Path(config.features[source])) for source in configured.sources}
     )
-    if isinstance(method, UsesSourceInfo):
-        method.use_source_info(_source_info(stores, len(dataset.classes)))
-    method = method.to(context.device)
-    if isinstance(method, ChecksFeatures):
-        method.check_features({source: Path(config.features[source]).name for source in sources})
+    method = _built(configured, data, config).to(context.device)
     if method.task == "localization":  # what cannot be measured is not trained first
         for name in SPLITS:
-            true_instances(dataset, _Data(dataset, stores).records(name))
-    history = _train(method, _Data(dataset, stores), config, context)
+            true_instances(dataset, data.records(name))
+    history = _train(method, data, config, context)
     if context.rank != 0:
         return None
-    data, components = _Data(dataset, stores), {source: store.component for source, store in stores.items()}
-    costs = cost_table(method, components, config.accounting, len(dataset.classes))
+    costs = cost_table(method, data.components, config.accounting, len(dataset.classes))
     points = _evaluate(method.cpu(), data, config, costs, context)
     warnings = (
         method.warnings(_at_default(method, data, config, costs, points)) if isinstance(method, Warns) else []
     )
-    result = TrialResult(
+    result = _result(
+        config,
+        data,
+        method,
+        costs=costs,
+        points=points,
+        history=history,
+        warnings=warnings,
+        seconds=time.perf_counter() - started,
+    )
+    _write(Path(config.output), result, method)
+    return result
+
+
+def _built(configured: ConfiguredMethod, data: _Data, config: TrialConfig) -> Method:
+    """The method before its first step. Raises `UsageError` if it cannot be trained on these features."""
+    torch.manual_seed(config.seed)
+    method = configured.build(
+        widths=data.widths, num_classes=len(data.dataset.classes), multi_label=data.dataset.multi_label
+    )
+    if isinstance(method, UsesSourceInfo):
+        method.use_source_info(_source_info(data.stores, len(data.dataset.classes)))
+    if isinstance(method, ChecksFeatures):
+        method.check_features({source: Path(config.features[source]).name for source in data.stores})
+    return method
+
+
+def _result(
+    config: TrialConfig,
+    data: _Data,
+    method: Method,
+    *,
+    costs: CostTable,
+    points: Sequence[OperatingPoint],
+    history: Sequence[Mapping[str, float]],
+    warnings: Sequence[str],
+    seconds: float,
+) -> TrialResult:
+    """What is recorded of the trial."""
+    return TrialResult(
         trial=config.trial,
         digest=config.digest,
         sweep=config.sweep,
@@ -113,10 +140,10 @@ def run_trial(config: TrialConfig, context: TrialContext) -> TrialResult | None:
         training_knobs=config.training_knobs,
         model=_portable(method, config.model),
         training_config=asdict(config.training),
-        sources=components,
-        widths={source: store.width for source, store in stores.items()},
-        data=_reference(config, dataset, sources),
-        code_version=code_version(),
+        sources=data.components,
+        widths=data.widths,
+        data=_reference(config, data.dataset, tuple(data.stores)),
+        code_version=config.code_version,
         torch_version=torch.__version__,
         costs={name: costs[name] for name in costs},
         accounting=config.accounting,
@@ -124,17 +151,15 @@ def run_trial(config: TrialConfig, context: TrialContext) -> TrialResult | None:
         history=tuple(history),
         points=tuple(points),
         warnings=tuple(warnings),
-        seconds=time.perf_counter() - started,
+        seconds=seconds,
     )
-    _write(Path(config.output), result, method)
-    return result
 
 
 def _source_info(stores: Mapping[str, FeatureStore], num_classes: int) -> dict[str, SourceInfo]:
     return {
         source: SourceInfo(
             gmacs=measure_component(store.component, num_classes).gmacs,
-            video_share=float(store.header.get("video_share", 1.0)),
+            video_share=store.header.video_share,
         )
         for source, store in stores.items()
     }
@@ -182,11 +207,11 @@ def _evaluate(
     if config.inference_setting is not None:
         settings = [complete({**default, **config.inference_setting})]
     measured: dict[Split, list[Measured]] = {}
-    truth: dict[Split, FeatureSplit] = {}
+    ground_truth: dict[Split, FeatureSplit] = {}
     instances: dict[Split, GroundTruth] = {}
     for name in SPLITS:
         splits = list(data.batches(name))
-        truth[name] = _concatenated(splits)
+        ground_truth[name] = _concatenated(splits)
         if method.task == "localization":
             instances[name] = true_instances(data.dataset, data.records(name))
         expand = config.inference_setting is None
@@ -197,14 +222,14 @@ def _evaluate(
         measured[name] = measure(answered, costs, max_steps=max(s.mask.shape[1] for s in splits))
     kept = _distinct(measured)
     _write_scores(
-        Path(config.output), {n: [measured[n][i] for i in kept] for n in measured}, truth, instances
+        Path(config.output), {n: [measured[n][i] for i in kept] for n in measured}, ground_truth, instances
     )
 
     def metrics(split: Split, i: int) -> Metrics:
         return measured[split][i].metrics(
-            truth[split].targets.numpy(),
-            truth[split].num_steps.numpy(),
-            used_above=min(CHEAPEST, len(method.looks()) - 2),
+            ground_truth[split].targets.numpy(),
+            ground_truth[split].num_steps.numpy(),
+            used_above=min(CHEAPEST, len(method.reads()) - 2),
             instances=instances.get(split),
             dataset=data.dataset,
         )
@@ -235,7 +260,7 @@ def _answers(
         method,
         split,
         settings,
-        components={source: store.component for source, store in data.stores.items()},
+        components=data.components,
         costs=costs,
         expand=expand,
         step_seconds=data.dataset.step_seconds,
@@ -251,9 +276,9 @@ def _at_default(
     splits, default = list(data.batches("val")), method.settings()[:1]
     answered = ((split, _answers(method, data, split, default, costs, expand=False)) for split in splits)
     (measured,) = measure(answered, costs, max_steps=max(s.mask.shape[1] for s in splits))
-    truth = _concatenated(splits)
+    ground_truth = _concatenated(splits)
     instances = true_instances(data.dataset, data.records("val")) if method.task == "localization" else None
-    return measured.metrics(truth.targets.numpy(), truth.num_steps.numpy(), instances=instances)
+    return measured.metrics(ground_truth.targets.numpy(), ground_truth.num_steps.numpy(), instances=instances)
 
 
 def _while_wanted(splits: list[FeatureSplit], context: TrialContext) -> Iterator[FeatureSplit]:
@@ -287,7 +312,7 @@ def _distinct(measured: Mapping[Split, list[Measured]]) -> list[int]:
 def _write_scores(
     folder: Path,
     measured: Mapping[Split, list[Measured]],
-    truth: Mapping[Split, FeatureSplit],
+    ground_truth: Mapping[Split, FeatureSplit],
     instances: Mapping[Split, GroundTruth],
 ) -> None:
     tensors: dict[str, Tensor] = {}
@@ -295,8 +320,8 @@ def _write_scores(
         tensors[f"{name}/scores"] = torch.from_numpy(np.stack([point.scores for point in points]))
         tensors[f"{name}/gflops"] = torch.from_numpy(np.stack([point.gflops for point in points]))
         tensors[f"{name}/decisions"] = torch.from_numpy(np.stack([point.decisions for point in points]))
-        tensors[f"{name}/targets"] = truth[name].targets
-        tensors[f"{name}/num_steps"] = truth[name].num_steps
+        tensors[f"{name}/targets"] = ground_truth[name].targets
+        tensors[f"{name}/num_steps"] = ground_truth[name].num_steps
         if name in instances:
             tensors[f"{name}/events"] = _rows(instances[name].events)
             tensors[f"{name}/ambiguous"] = _segment_rows(instances[name].ambiguous)
@@ -307,7 +332,7 @@ def _write_scores(
     save_file(
         tensors,
         temporary,
-        metadata={name: json.dumps(list(split.video_ids)) for name, split in truth.items()},
+        metadata={name: json.dumps(list(split.video_ids)) for name, split in ground_truth.items()},
     )
     _keep(temporary, folder / SCORES_FILE)
 

@@ -52,7 +52,7 @@ class Study:
         """The same with `runs`."""
         return replace(self, runs=self.train(trials))
 
-    def truth(self, trial: str) -> tuple[np.ndarray, np.ndarray]:
+    def targets_and_steps(self, trial: str) -> tuple[np.ndarray, np.ndarray]:
         """Targets `[N, C]` of the N test videos and their numbers of steps `[N]`, from a trial's scores (seed 0)."""
         tensors = load_file(self.folder / f"{trial}-s0" / SCORES_FILE)
         return tensors["test/targets"], tensors["test/num_steps"]

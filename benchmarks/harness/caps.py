@@ -1,4 +1,4 @@
-"""Curves of caps per video, at the natural setting of a trial."""
+"""Curves of caps per video, at the default setting of a trial."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ KNOBS = ("max_gflops", "cap_rule")
 def under_caps(points: Sequence[Point], rule: str = "stop") -> list[dict[str, Any]]:
     """mAP and GFLOPs on test under each cap that a trial kept, and the uncapped run last (cap 0).
 
-    A trial keeps a cap only if it changes an answer. One that goes on cheaply and is not kept though the other rule's
-    is had nothing cheaper to go on with, and is that one.
+    A trial keeps a cap only if it changes an answer. One that continues cheaply and is not kept though the other rule's
+    is had nothing cheaper to continue with, and is that one.
     """
-    natural = _without_cap(points[0])
+    default = _without_cap(points[0])
     by_rule: dict[str, dict[float, Point]] = {"stop": {}, "cheap": {}}
     for point in points:
         cap = float(point.setting.get("max_gflops") or 0)
-        if cap and _without_cap(point) == natural:
+        if cap and _without_cap(point) == default:
             by_rule[str(point.setting["cap_rule"])][cap] = point
     found = by_rule["stop"] if rule == "stop" else {**by_rule["stop"], **by_rule["cheap"]}
     return [

@@ -104,7 +104,7 @@ def _rows(
             continue
         if isinstance(each, (list, tuple)):
             if not unzip:
-                continue  # told of as left over
+                continue  # reported as left over
             lists[name] = each
             used.update((*place, index) for index in range(len(each)))
         else:

@@ -119,12 +119,12 @@ def cost_at_quality(
     rivals: Iterable[str],
     *,
     margin: float,
-    is_natural: bool = False,
+    is_default: bool = False,
     metric: str = "map",
 ) -> list[dict[str, Any]]:
     """The cheapest setting of `ours` as good as the best of `rivals` (`cost_against`)."""
     rival = best_on_validation(runs, rivals, metric)
-    return cost_against(runs, ours, rival, margin=margin, is_natural=is_natural, metric=metric)
+    return cost_against(runs, ours, rival, margin=margin, is_default=is_default, metric=metric)
 
 
 def cost_against(
@@ -133,7 +133,7 @@ def cost_against(
     rival: Sequence[Point],
     *,
     margin: float,
-    is_natural: bool = False,
+    is_default: bool = False,
     metric: str = "map",
 ) -> list[dict[str, Any]]:
     """The cheapest setting of `ours` as good as a rival's, a row per seed; the best one if none is as good; no row if
@@ -145,14 +145,14 @@ def cost_against(
     Arguments:
         rival: a point per seed.
         margin: how far below the rival a setting may be on validation.
-        is_natural: only the natural setting of each trial.
+        is_default: only the default setting of each trial.
         metric: of quality, `map` or `top1`.
     """
     bar = float(np.mean([point.val.numbers()[metric] for point in rival])) - margin
     candidates = settings_of(runs, ours, metric)
-    if is_natural:
-        natural = {id(run[name][0]) for run in runs for name in ours}
-        candidates = {key: value for key, value in candidates.items() if id(value[2][0]) in natural}
+    if is_default:
+        defaults = {id(run[name][0]) for run in runs for name in ours}
+        candidates = {key: value for key, value in candidates.items() if id(value[2][0]) in defaults}
     if not candidates:
         return []
     good = [each for each in candidates.values() if each[0] >= bar]

@@ -1,6 +1,6 @@
 """Results of a benchmark on disk: tables as CSV, a row per point and seed, and `about.json` with what holds for all.
 
-A file has at most 200 kB, so that it stays easy to read and to compare in git; a longer table goes on in
+A file has at most 200 kB, so that it stays easy to read and to compare in git; a longer table continues in
 `NAME.2.csv`, `NAME.3.csv`, each with the header.
 """
 

@@ -70,7 +70,7 @@ def study_of(benchmark: Benchmark, arguments: argparse.Namespace) -> Study:
     folder = prepared.home.root / "benchmarks" / f"{benchmark.folder or benchmark.name}-e{epochs}"
     if not arguments.resume and any(folder.glob(f"*/{RESULT_FILE}")):
         raise UsageError(
-            f"{folder} holds trials of an earlier run", "Go on with them: --resume. Or use another home=."
+            f"{folder} holds trials of an earlier run", "Continue with them: --resume. Or use another home=."
         )
     study = Study(
         prepared=prepared,
@@ -178,7 +178,7 @@ def _print(reported: Reported, arguments: argparse.Namespace, measure: Callable[
 
 
 def main() -> None:
-    """For a shell: errors of use are told in words."""
+    """For a shell: errors of use are shown in words."""
     try:
         run()
     except ParetovidError as error:

@@ -16,7 +16,7 @@ from paretovid.trainables.documents import JsonObject
 
 _CLASSES_OF_HEADS = 12  # as the built-in set has
 
-_SAME_COMMAND = "What was finished is kept: the same command goes on."
+_SAME_COMMAND = "What was finished is kept: the same command resumes."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,7 +110,7 @@ def replay(args: argparse.Namespace) -> Answer:
     from paretovid.platform.sweeps import sweep as sweeping
 
     sent = sweeping.replay_sweep(args.home, args.sweep, args.uri, Progress(1), whole=args.whole)
-    return Answer(text=f"MLflow was told of {sent} events." if sent else "MLflow knows everything already.")
+    return Answer(text=f"MLflow was sent {sent} events." if sent else "MLflow knows everything already.")
 
 
 def sweeps(args: argparse.Namespace) -> Answer:
@@ -204,7 +204,7 @@ def _model_cell(entry: Mapping[str, Any], column: str) -> Any:
 
 
 def predict(args: argparse.Namespace) -> Answer:
-    """`paretovid predict`. Videos that cannot be read are reported, the others go on; then the status is 1."""
+    """`paretovid predict`. Videos that cannot be read are reported, the others continue; then the status is 1."""
     from paretovid.platform.cli.prediction_text import has_failed, prediction_text
 
     document = _predict_document(args)

@@ -20,7 +20,7 @@ from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.errors import ParetovidError
 
 if TYPE_CHECKING:
-    from paretovid.infra.nodes import NodeFacts
+    from paretovid.infra.nodes import NodeInfo
     from paretovid.platform.storage.home import Home
 
 GIB = 2**30
@@ -145,11 +145,12 @@ def _ray() -> Iterator[Check]:
 
 def _cluster(home: str | None, overrides: Sequence[str]) -> Iterator[Check]:
     """By trying: connects, asks every node, and says what each of them is."""
-    from paretovid.infra.nodes import look_at_nodes
+    from paretovid.infra.nodes import inspect_nodes
     from paretovid.infra.ray_cluster import connect
     from paretovid.platform.config.load import load_sweep_config
     from paretovid.platform.execution.cluster import code_to_send, probe_in, problems_of
     from paretovid.platform.storage.home import open_home
+    from paretovid.trainables.plugins.catalog import plugin_modules
 
     started = time.perf_counter()
     try:
@@ -166,7 +167,7 @@ def _cluster(home: str | None, overrides: Sequence[str]) -> Iterator[Check]:
             probe_in(open_home(home)) as probe,
         ):
             seconds = time.perf_counter() - started
-            nodes = look_at_nodes(probe)
+            nodes = inspect_nodes(probe, plugins=plugin_modules())
     except (ConnectionError, OSError, ParetovidError) as error:
         yield Check(
             name="cluster", state="fail", found=str(error), repair="Is cluster.address= right, is it up?"
@@ -175,12 +176,12 @@ def _cluster(home: str | None, overrides: Sequence[str]) -> Iterator[Check]:
     size = f"{len(nodes)} nodes, {connected.cpus:g} CPU, {connected.gpus:g} GPU"
     yield Check(name="cluster", state="ok", found=f"{cluster.address}: {size}, connected in {seconds:.1f} s")
     for node in nodes:
-        yield _node(node, problems_of(node))
+        yield _node(node, problems_of(node, plugin_modules()))
 
 
-def _node(node: NodeFacts, problems: Sequence[str]) -> Check:
+def _node(node: NodeInfo, problems: Sequence[str]) -> Check:
     if problems:
-        repair = "Install the driver's versions there, and put home= on a file system that all nodes see."
+        repair = "Install the driver's versions and plug-ins there, and put home= on a file system that all nodes see."
         return Check(name="node", state="fail", found="; ".join(problems), repair=repair)
     skew, free = node.clock_offset_seconds, node.free_bytes / GIB
     found = f"{node.name}: versions as here, clock {skew:+.2f} s, {free:.0f} GiB free for copies of features"

@@ -36,14 +36,14 @@ Every command takes home=FOLDER (default: PARETOVID_HOME, else ./paretovid-home)
 key=value follows Hydra's override grammar; an unknown key lists the known ones.
 
   paretovid sweep                                     search, from nothing to a front
-  paretovid resume SWEEP                              go on after any interruption
+  paretovid resume SWEEP                              resume after any interruption
   paretovid front SWEEP --max-gflops 0.5              what the budget buys
   paretovid promote SWEEP --knee --as digits --alias champion
   paretovid predict models:/digits@champion some.mp4
 """
 
 
-_TAKE_OVER = "if another driver runs this sweep: ask it to stop, and go on in its place"
+_TAKE_OVER = "if another driver runs this sweep: ask it to stop, and resume in its place"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -70,18 +70,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         reason = getattr(error, "reason", "interrupted")
         hint = getattr(error, "hint", "") or "What was finished is kept; the same command reuses it."
-        _tell(reason, hint, debug)
+        _report(reason, hint, debug)
         return int(getattr(error, "exit_status", 130))
     except BrokenPipeError:
         # The reader (`| head`) has left; Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
     except ParetovidError as error:
-        _tell(error.message, error.hint, debug)
+        _report(error.message, error.hint, debug)
         return error.exit_status
     except Exception as error:
         message, hint = _explain_unexpected(error)
-        _tell(message, hint, debug)
+        _report(message, hint, debug)
         return 1
 
 
@@ -145,7 +145,7 @@ def _add_making(add: Any) -> None:
 
 
 def _add_going_on(add: Any) -> None:
-    resume = _command(add, "resume", commands.resume, "go on with what is missing of a sweep")
+    resume = _command(add, "resume", commands.resume, "resume what is missing of a sweep")
     extend = _command(add, "extend", commands.extend, "add trials to a sweep")
     for command in (resume, extend):
         command.add_argument("sweep", metavar="SWEEP", type=_name)
@@ -237,7 +237,7 @@ def _add_using(add: Any) -> None:
         add,
         "relocate",
         commands.relocate,
-        "tell MLflow's store in a home that was moved or copied where it is now",
+        "write into MLflow's store where a home that was moved or copied is now",
         has_json=True,
     )
     relocate.add_argument("--dry-run", action="store_true", help="only say what would change")
@@ -315,7 +315,7 @@ def _to_json(document: Any) -> str:
     return json.dumps(document, indent=2, allow_nan=False)
 
 
-def _tell(message: str, hint: str, debug: bool) -> None:
+def _report(message: str, hint: str, debug: bool) -> None:
     if debug:
         traceback.print_exc()
     with contextlib.suppress(BrokenPipeError):

@@ -10,7 +10,7 @@ _LABELS_SHOWN, _INSTANCES_SHOWN = 3, 10  # of a video; --json prints all
 _ENDS = {
     "end": "read to its end",
     "method": "the method had seen enough before the end",
-    "cap": "the cap refused at least one look",
+    "cap": "the cap refused at least one read",
 }
 """What `stopped_by` says to people."""
 
@@ -55,16 +55,16 @@ def video_text(video: Fields) -> str:
 def _reads_text(steps: Sequence[str]) -> str:
     """How many steps were looked at how closely, and which, from a word per step."""
     at: dict[str, list[int]] = {}
-    for step, look in enumerate(steps):
-        at.setdefault(look, []).append(step)
+    for step, word in enumerate(steps):
+        at.setdefault(word, []).append(step)
 
-    def which(look: str) -> str:
-        return f" (steps {', '.join(map(str, at[look]))})"
+    def which(word: str) -> str:
+        return f" (steps {', '.join(map(str, at[word]))})"
 
     if at.keys() <= {"none", "coarse", "fine"}:
         closely = len(at.get("fine", []))
         return f"looked at {closely} of {len(steps)} steps closely" + (which("fine") if closely else "")
     at.pop("none", None)
-    most = max(at, key=lambda look: len(at[look]))
-    counts = [f"{look} at {len(at[look])}" + ("" if look == most else which(look)) for look in at]
+    most = max(at, key=lambda word: len(at[word]))
+    counts = [f"{word} at {len(at[word])}" + ("" if word == most else which(word)) for word in at]
     return f"of {len(steps)} steps, up to {', '.join(counts)}"

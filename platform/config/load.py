@@ -25,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from paretovid.platform.storage.urls import check_no_password
 from paretovid.search_spaces.schema import (
     FREE_SECTIONS,
+    RENAMED,
     KnobConfig,
     MethodConfig,
     SweepConfig,
@@ -48,7 +49,7 @@ def load_sweep_config(overrides: Sequence[str] = ()) -> SweepConfig:
 
     Raises `UsageError` for an unknown key, a value of another type, a bad range, or a value out of bounds.
     """
-    parsed = [_parse(word) for word in overrides]
+    parsed = [_parse(_with_todays_name(word)) for word in overrides]
     for each in parsed:
         if each.key_or_group == "plugins":
             use_plugins(_modules(each))
@@ -159,6 +160,12 @@ def ends(knob: KnobConfig) -> tuple[Any, Any]:
 
 def _copy(value: Any) -> Any:
     return {key: _copy(each) for key, each in value.items()} if isinstance(value, Mapping) else value
+
+
+def _with_todays_name(word: str) -> str:
+    """The override with its setting called as today, so that a command of an earlier version still means the same."""
+    key, equals, value = word.partition("=")
+    return f"{RENAMED.get(key, key)}{equals}{value}"
 
 
 def _parse(word: str) -> Override:

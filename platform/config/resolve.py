@@ -33,7 +33,7 @@ from paretovid.trainables.catalog import method_class, method_config
 from paretovid.trainables.config import typed_config
 from paretovid.trainables.data.moving_digits.generate import MovingDigitsConfig
 from paretovid.trainables.data.readers.annotations import ReaderConfig
-from paretovid.trainables.data.readers.catalog import read_annotations, reader_config
+from paretovid.trainables.data.readers.catalog import READERS, read_annotations, reader_config
 from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.errors import UsageError, unknown_name
 from paretovid.trainables.evaluation.evaluate import OBJECTIVES
@@ -46,6 +46,7 @@ from paretovid.trainables.method import (
 )
 from paretovid.trainables.outcome import SourceInfo
 from paretovid.trainables.plugins.catalog import check_travels
+from paretovid.trainables.provenance import code_version
 from paretovid.trainables.ranges import Declared, check_ranges, field_number
 from paretovid.trainables.training.config import TrainingConfig
 
@@ -78,7 +79,7 @@ class BackbonesPlan:
     fine_tuning: FineTuningConfig | None
     """Of the others; None: they are taken as they came."""
 
-    def facts(self) -> dict[str, SourceInfo]:
+    def info(self) -> dict[str, SourceInfo]:
         """Source to what trials will find of it."""
         given = 1.0 if self.fine_tuning is None else self.fine_tuning.video_share
         return {
@@ -107,7 +108,7 @@ class MethodPlan:
     name: str
     method: type[Method]
     model: JsonObject
-    """Fields of the method's `Config` that are not searched, as trials are told them."""
+    """Fields of the method's `Config` that are not searched, as trials get them."""
     config: Any
     """The method's `Config` of these fields."""
     sources: tuple[str, ...]
@@ -132,6 +133,11 @@ class SweepPlan:
     def config(self) -> SweepConfig:
         """As it was composed."""
         return self.preparation.config
+
+    @property
+    def code_version(self) -> str:
+        """Of this package, and of the plug-ins that have a part in the sweep."""
+        return code_version(plugins_in_use(self.config))
 
     def with_trials(self, trials: int) -> SweepPlan:
         """The same with another number of searched trials."""
@@ -160,6 +166,21 @@ def resolve(config: SweepConfig) -> SweepPlan:
     _check_sources(plan)
     _check_plugins(plan)
     return plan
+
+
+def plugins_in_use(config: SweepConfig) -> tuple[str, ...]:
+    """The modules of the plug-ins that have a part in a sweep, sorted: those that bring its method, its baselines, its
+    backbones and its reader, and those of `plugins=`. An installed one that it has no use for is none of them.
+
+    Raises `UnknownNameError` for a method, family or reader that is not there.
+    """
+    chosen = config.backbones.family
+    brought_by = {chosen, *filter(None, map(component_family, family(chosen).values()))}
+    entries = [METHODS.entry(name) for name in (config.method.name, *(b.method for b in config.baselines))]
+    entries += [BACKBONES.entry(name) for name in brought_by]
+    if (reader := config.data.get("reader")) is not None:
+        entries.append(READERS.entry(str(reader)))
+    return tuple(sorted({*config.plugins, *(entry.module for entry in entries if not entry.is_own)}))
 
 
 def resolve_preparation(config: SweepConfig) -> PreparationPlan:
@@ -271,7 +292,7 @@ def _check_tasks(plan: SweepPlan) -> None:
 
 def _check_sources(plan: SweepPlan) -> None:
     backbones, chosen = plan.preparation.backbones, plan.config.backbones.family
-    facts = backbones.facts()
+    info = backbones.info()
     readers = {plan.method.name: plan.method}
     readers |= {f"the baseline {name}": baseline for name, baseline in plan.baselines.items()}
     for who, reads in readers.items():
@@ -283,7 +304,7 @@ def _check_sources(plan: SweepPlan) -> None:
                     "baselines=[…].",
                 )
         if issubclass(reads.method, UsesSourceInfo):
-            reads.method.check_source_info(reads.config, facts)
+            reads.method.check_source_info(reads.config, info)
 
 
 def _check_plugins(plan: SweepPlan) -> None:

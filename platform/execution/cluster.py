@@ -10,8 +10,9 @@ from pathlib import Path
 import ray
 
 import paretovid
-from paretovid.infra.nodes import NodeFacts, look_at_nodes, own_versions, version_differences
+from paretovid.infra.nodes import NodeInfo, inspect_nodes, own_versions, version_differences
 from paretovid.infra.ray_cluster import LOCAL, Cluster, connect
+from paretovid.platform.config.resolve import plugins_in_use
 from paretovid.platform.execution.stopping import take_signals_again
 from paretovid.platform.storage.home import Home, open_home
 from paretovid.search_spaces.schema import SweepConfig
@@ -43,7 +44,7 @@ def cluster_of(config: SweepConfig) -> Iterator[Cluster]:
         stack.push(connection)
         take_signals_again()
         if not is_local and not is_there:
-            check_nodes(open_home(config.home))
+            check_nodes(open_home(config.home), plugins_in_use(config))
         yield connected
 
 
@@ -55,25 +56,31 @@ def code_to_send() -> list[str]:
     return own + [str(path) for path in plugin_roots()]
 
 
-def check_nodes(home: Home) -> None:
-    """Raises `UsageError` unless every node has the driver's versions and sees the home."""
+def check_nodes(home: Home, plugins: Sequence[str] = ()) -> None:
+    """Raises `UsageError` unless every node has the driver's versions and sees the home.
+
+    Arguments:
+        plugins: modules of plug-ins that every node must have, as the driver has them.
+    """
     with probe_in(home) as probe:
-        nodes = look_at_nodes(probe)
-    problems = [problem for node in nodes for problem in problems_of(node)]
+        nodes = inspect_nodes(probe, plugins=plugins)
+    problems = [problem for node in nodes for problem in problems_of(node, plugins)]
     if problems:
         raise UsageError(
             f"the cluster cannot run this sweep: {'; '.join(problems[:3])}",
-            "Install the driver's versions on every node, and put home= on a file system that all of them see, or in "
-            "a bucket that all of them have credentials for. "
+            "Install the driver's versions and plug-ins on every node, and put home= on a file system that all of them "
+            "see, or in a bucket that all of them have credentials for. "
             "`paretovid doctor cluster.address=…` lists every node.",
         )
 
 
-def problems_of(node: NodeFacts) -> Sequence[str]:
-    """What keeps a node from running our trials."""
+def problems_of(node: NodeInfo, plugins: Sequence[str] = ()) -> Sequence[str]:
+    """What keeps a node from running our trials, which need these modules of plug-ins."""
     if node.error is not None:
         return [f"{node.name} cannot be asked: {node.error}"]
-    problems = [f"{node.name} has {difference}" for difference in version_differences(node, own_versions())]
+    problems = [
+        f"{node.name} has {difference}" for difference in version_differences(node, own_versions(plugins))
+    ]
     if not node.sees_probe:
         problems.append(f"{node.name} does not see the home")
     return problems

@@ -1,4 +1,4 @@
-"""What a trial sees of the place where it runs: its checkpoints, whom it tells how far it is, when to end."""
+"""What a trial sees of the place where it runs: its checkpoints, whom it reports to, when to end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import ray.train.torch
 import torch
 from ray import tune
 
-from paretovid.platform.execution.heartbeat import Signs
+from paretovid.platform.execution.heartbeat import HeartbeatWriter
 from paretovid.platform.storage.home import TrialPaths
 from paretovid.trainables.context import TrialStopped
 from paretovid.trainables.errors import NonFiniteError
@@ -86,16 +86,16 @@ class ProcessContext:
     def __init__(self, trial: TrialPaths, device: torch.device) -> None:
         self.device = device
         self._trial = trial
-        self._signs = Signs(trial)
+        self._heartbeats = HeartbeatWriter(trial)
 
     def report(self, progress: Mapping[str, float], checkpoint: Path | None = None) -> None:
-        """Keeps the checkpoint, tells the driver. Raises `NonFiniteError`."""
+        """Keeps the checkpoint, reports to the driver. Raises `NonFiniteError`."""
         finite = _finite(progress)
-        if not self._signs.is_mine:
+        if not self._heartbeats.is_mine:
             raise TrialStopped
         if checkpoint is not None:
             keep_checkpoint(self._trial, checkpoint)
-        self._signs.heartbeat(finite)
+        self._heartbeats.heartbeat(finite)
         tune.report({"progress": finite})
 
     def get_checkpoint(self) -> Path | None:
@@ -104,11 +104,11 @@ class ProcessContext:
 
     def heartbeat(self) -> bool:
         """True once the driver asks all trials to end, or another process has this one."""
-        return self._signs.heartbeat()
+        return self._heartbeats.heartbeat()
 
     def end(self) -> None:
         """The trial is over."""
-        self._signs.end()
+        self._heartbeats.end()
 
 
 @final
@@ -121,20 +121,20 @@ class WorkerContext:
         self.world_size = session.get_world_size()
         self.device = ray.train.torch.get_device()
         self._trial = trial
-        # One claims for all; that another one hangs shows in it, as they wait for each other at every step.
-        self._signs = Signs(trial) if self.rank == 0 else None
+        # One holds the lease for all; that another one hangs shows in it, as they wait for each other at every step.
+        self._heartbeats = HeartbeatWriter(trial) if self.rank == 0 else None
         # Each for itself, a slow rank could find what a quick one has kept since, and they would part.
         self._found: Path | None = ray.train.collective.broadcast_from_rank_zero(kept_checkpoint(trial))
 
     def report(self, progress: Mapping[str, float], checkpoint: Path | None = None) -> None:
         """Rank 0 keeps the checkpoint; all ranks wait for each other. Raises `NonFiniteError`."""
         finite = _finite(progress)
-        if self._signs is not None:
-            if not self._signs.is_mine:
+        if self._heartbeats is not None:
+            if not self._heartbeats.is_mine:
                 raise TrialStopped
             if checkpoint is not None:
                 keep_checkpoint(self._trial, checkpoint)
-            self._signs.heartbeat(finite)
+            self._heartbeats.heartbeat(finite)
         ray.train.report({"progress": finite})
 
     def get_checkpoint(self) -> Path | None:
@@ -143,10 +143,10 @@ class WorkerContext:
 
     def heartbeat(self) -> bool:
         """As in `ProcessContext`; ranks above 0 hear of it from rank 0 when the epoch ends."""
-        return self._signs.heartbeat() if self._signs is not None else False
+        return self._heartbeats.heartbeat() if self._heartbeats is not None else False
 
     def end(self) -> None:
         """The trial is over."""
-        if self._signs is not None:
+        if self._heartbeats is not None:
             with contextlib.suppress(OSError):
-                self._signs.end()
+                self._heartbeats.end()

@@ -1,7 +1,7 @@
-"""What a trial and its driver tell each other, as small files in the sweep's folder, which all nodes see.
+"""What a trial and its driver report to each other, as small files in the sweep's folder, which all nodes see.
 
-    stop.json                    the driver asks all trials to end with a checkpoint
-    trials/<trial>/alive.json    which process has the trial, and when it last got on
+    stop.json                    the driver asks all trials to end with a checkpoint (`StopRequest`)
+    trials/<trial>/alive.json    which process has the trial, and when it last got on (`TrialHeartbeat`)
 
 A process whose trial was given to another one (its driver died, and the next was quicker than its end) finds
 another lease than its own in `alive.json`, and leaves the trial alone from then on.
@@ -19,25 +19,15 @@ from collections.abc import Mapping
 from typing import final
 
 from paretovid.platform.records.lease import TrialHeartbeat
-from paretovid.platform.storage.home import SweepPaths, TrialPaths
+from paretovid.platform.storage.home import TrialPaths
 from paretovid.trainables.data.s3 import ObjectStoreError
 from paretovid.trainables.errors import DataError
 
-LOOK_SECONDS = 1.0
-"""Between two looks for the driver's wish; a file system over a network is asked no more often."""
-BEAT_SECONDS = float(os.environ.get("PARETOVID_SIGN_SECONDS", "2"))
+POLL_SECONDS = 1.0
+"""Between two polls for the driver's wish; a file system over a network is asked no more often."""
+BEAT_SECONDS = float(os.environ.get("PARETOVID_HEARTBEAT_SECONDS", "2"))
 """Between two heartbeats: a thousand trials at a time make five hundred small writes a second."""
 SLOWER_IN_A_BUCKET = 6.0
-
-
-def ask_to_stop(sweep: SweepPaths, reason: str) -> None:
-    """Asks the sweep's trials, wherever they run, to end with a checkpoint."""
-    sweep.store.write_text(sweep.stop, json.dumps({"reason": reason, "at": time.time()}))
-
-
-def take_back_stop(sweep: SweepPaths) -> None:
-    """Trials that start from now on are not asked to end."""
-    sweep.store.remove(sweep.stop)
 
 
 def heartbeat_of(trial: TrialPaths) -> TrialHeartbeat | None:
@@ -50,7 +40,7 @@ def heartbeat_of(trial: TrialPaths) -> TrialHeartbeat | None:
 
 
 @final
-class Signs:
+class HeartbeatWriter:
     """One trial's end of it, in the process that has the trial."""
 
     def __init__(self, trial: TrialPaths) -> None:
@@ -58,10 +48,10 @@ class Signs:
         self._store = trial.store
         self._stop_file = trial.sweep.stop
         self._lease = uuid.uuid4().hex
-        # Where every sign is a request over a network, fewer of them.
+        # Where every heartbeat is a request over a network, fewer of them.
         slower = SLOWER_IN_A_BUCKET if self._store.is_remote else 1.0
-        self._look_seconds, self._beat_seconds = slower * LOOK_SECONDS, slower * BEAT_SECONDS
-        self._looked = self._beaten = -1e9
+        self._poll_seconds, self._beat_seconds = slower * POLL_SECONDS, slower * BEAT_SECONDS
+        self._polled = self._beaten = -1e9
         self._should_end = False
         self._beats = 0
         self._progress: dict[str, float] = {}
@@ -86,12 +76,12 @@ class Signs:
         if now - self._beaten >= self._beat_seconds:
             self._beaten = now
             if self.is_mine:
-                with contextlib.suppress(ObjectStoreError):  # a sign that is missed does no harm
+                with contextlib.suppress(ObjectStoreError):  # a heartbeat that is missed does no harm
                     self._write()
             else:
                 self._should_end = True
-        if not self._should_end and now - self._looked >= self._look_seconds:
-            self._looked = now
+        if not self._should_end and now - self._polled >= self._poll_seconds:
+            self._polled = now
             self._should_end = self._store.exists(self._stop_file)
         return self._should_end
 

@@ -2,10 +2,10 @@
 
 Two launchers, one trainable. With one worker a trial runs in the Tune trial's own process, which is reused for
 the next (0.01 s per trial); with several it is a Ray Train run inside the Tune trial (about 8 s more). The
-trainable sees a `TrialContext` and cannot tell which.
+trainable sees a `TrialContext` and cannot know which.
 
 Nothing here depends on what Ray keeps. Checkpoints lie in the trial's folder, results go to the study, and an
-interrupted sweep goes on by launching it again (`searcher.py`).
+interrupted sweep is resumed by launching it again (`searcher.py`).
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from ray.exceptions import RayError
 from paretovid.infra.locks import exclusive_lock
 from paretovid.infra.placement import GIB, TrialResources
 from paretovid.infra.ray_cluster import environment
-from paretovid.platform.execution.heartbeat import take_back_stop
 from paretovid.platform.execution.outcome import FixedTrial, TrialCallback
 from paretovid.platform.execution.searcher import Configure, ParetoSearcher, knobs_alone
 from paretovid.platform.execution.stopping import StopSwitch, SweepStopped
 from paretovid.platform.execution.trial_process import Trainable, in_process, nested
 from paretovid.platform.execution.watchdog import ExplainingScheduler, Watchdog, killed_for_memory
+from paretovid.platform.records.control_requests import take_back_stop
 from paretovid.platform.search.study import ParetoStudy
 from paretovid.platform.storage.home import SweepPaths
 from paretovid.trainables.documents import JsonObject
@@ -48,7 +48,7 @@ _TUNE_ENVIRONMENT = {
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "TUNE_MAX_PENDING_TRIALS_PG": "1",
-    # Signals turn our own switch (stopping.py); Tune would take an interrupt for success.
+    # Signals set our own switch (stopping.py); Tune would take an interrupt for success.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
 }
 
@@ -92,7 +92,7 @@ def launch_trials(
         concurrent: trials at a time; None: as many as there is room for.
         max_failures: how often a fixed trial that failed is started again, unless it would fail in the same way.
         hours: no trial is started after this time.
-        hang_seconds: a trial without a sign of life for so long is killed, which is a failure; None: never.
+        hang_seconds: a trial without a heartbeat for so long is killed, which is a failure; None: never.
         switch: turned, it ends the run in order.
         cache: folder on each node for its mirror of a home in a bucket; None: the user's cache folder.
 
@@ -142,7 +142,7 @@ def handing_back(
     """
     take_back_stop(sweep)
     try:
-        with switch.heeded():
+        with switch.polling():
             yield
     except (KeyboardInterrupt, SystemError) as error:
         # Where a second signal finds the driver inside Ray's compiled code, that puts an interrupt or an error of
@@ -151,7 +151,7 @@ def handing_back(
             raise
         raise switch.stopped() from None
     finally:
-        if not switch.is_lost:
+        if not switch.is_lease_lost:
             searcher.requeue_all()
             if study is not None:
                 study.requeue_open()
@@ -185,7 +185,7 @@ def _check_some_succeeded(study: ParetoStudy) -> None:
     if counts.failed and not counts.complete:
         raise ParetovidError(
             f"all {counts.failed} trials failed, most often: {counts.reasons[0]}",
-            "Tracebacks: error.txt in the trials' folders. Mend the cause and start a sweep of another name=.",
+            "Tracebacks: error.txt in the trials' folders. Repair the cause and start a sweep of another name=.",
         )
 
 
@@ -228,9 +228,9 @@ def _run(
         except RuntimeError as error:
             if not isinstance(error.__cause__, RayError) or not searcher.running:
                 raise
-            told = str(error.__cause__)
-            reason = f"Ray ended the run: {(told.splitlines() or [''])[0]}"
-            searcher.crashed(reason, killed_for_memory(told, sweep))
+            text = str(error.__cause__)
+            reason = f"Ray ended the run: {(text.splitlines() or [''])[0]}"
+            searcher.crashed(reason, killed_for_memory(text, sweep))
         finally:
             # What Tune keeps of a run is a folder per trial that nobody reads.
             sweep.store.remove_folder(sweep.ray / name)
@@ -279,7 +279,7 @@ class Counter(TrialCallback):
         if searcher.environment_fault is not None:
             raise ParetovidError(
                 f"trials cannot work here: {searcher.environment_fault}",
-                "Mend that (free space?), then go on: nothing of what was done is lost.",
+                "Repair that (free space?), then resume: nothing of what was done is lost.",
             )
         if not searcher.is_exhausted:
             raise switch.stopped()

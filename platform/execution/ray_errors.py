@@ -10,10 +10,10 @@ from paretovid.trainables.errors import ParetovidError
 NODE_LOST = "its node was lost"
 
 
-def is_node_loss(told: str) -> bool:
+def is_node_loss(text: str) -> bool:
     """Whether Ray says that a process is gone because its node is."""
     return bool(
-        re.search(r"node (has died|is dead|was (terminated|preempted))|node_death|NodeDied|preempted", told)
+        re.search(r"node (has died|is dead|was (terminated|preempted))|node_death|NodeDied|preempted", text)
     )
 
 

@@ -1,7 +1,7 @@
-"""Ending a sweep in order: a switch that signals, a full disk or another driver can turn.
+"""Ending a sweep in order: a switch by which signals, a full disk or another driver request it.
 
 The first ctrl-C or SIGTERM (what a spot machine gets before it is taken away) asks: trials write a checkpoint,
-states are recorded. The second ends at once. Either way the sweep goes on later, `paretovid resume`.
+states are recorded. The second ends at once. Either way the sweep is resumed later, `paretovid resume`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class SweepStopped(KeyboardInterrupt):
 
     Arguments:
         reason: who or what ended it.
-        hint: how to go on.
+        hint: how to resume.
         exit_status: 128 and the signal's number, as shells count.
     """
 
@@ -32,27 +32,27 @@ class SweepStopped(KeyboardInterrupt):
 
 @final
 class StopSwitch:
-    """Says whether, why and how quickly to end. Turned from any thread."""
+    """Says whether, why and how quickly to end. Set from any thread."""
 
     def __init__(self) -> None:
         self.reason: str | None = None
         self.exit_status = 130
-        self.is_lost = False
+        self.is_lease_lost = False
         """True if another driver has the sweep: nothing of it may be touched any more, only left."""
-        self.is_heeded = False
-        """True while somebody looks at the switch; a signal at another time interrupts what is being done."""
+        self.is_polling = False
+        """True while somebody polls the switch; a signal at another time interrupts what is being done."""
         self.arm: Callable[[], None] = lambda: None
         """Takes the signals again, from whoever has taken them since: connecting to Ray puts its own handler of
         SIGTERM in the place of Python's, and that one aborts the process."""
 
-    def turn(self, reason: str, exit_status: int = 130) -> None:
-        """Asks to end. The first reason holds."""
+    def request(self, reason: str, exit_status: int = 130) -> None:
+        """Requests the end. The first reason holds."""
         if self.reason is None:
             self.reason, self.exit_status = reason, exit_status
 
-    def lose(self, reason: str) -> None:
+    def lease_lost(self, reason: str) -> None:
         """The sweep is another driver's now."""
-        self.is_lost = True
+        self.is_lease_lost = True
         self.reason, self.exit_status = reason, 1
 
     def stopped(self, hint: str = "") -> SweepStopped:
@@ -60,13 +60,13 @@ class StopSwitch:
         return SweepStopped(self.reason or "interrupted", hint, self.exit_status)
 
     @contextlib.contextmanager
-    def heeded(self) -> Iterator[None]:
-        """For the block, asking is enough: it looks at the switch often."""
-        self.is_heeded = True
+    def polling(self) -> Iterator[None]:
+        """For the block, a request is enough: it polls the switch often."""
+        self.is_polling = True
         try:
             yield
         finally:
-            self.is_heeded = False
+            self.is_polling = False
 
 
 _ARMED: list[Callable[[], None]] = []
@@ -81,7 +81,7 @@ def take_signals_again() -> None:
 
 @contextlib.contextmanager
 def ended_in_order(switch: StopSwitch, hint: str, say: Callable[[str], None]) -> Iterator[None]:
-    """Whatever ends the block after a signal is a `SweepStopped` that says how to go on.
+    """Whatever ends the block after a signal is a `SweepStopped` that says how to resume.
 
     The signal's own exception does not always arrive: `ray.get` raises a plain `KeyboardInterrupt` in its place, and
     a library that was interrupted may raise anything, `SystemExit` included.
@@ -95,14 +95,14 @@ def ended_in_order(switch: StopSwitch, hint: str, say: Callable[[str], None]) ->
         except KeyboardInterrupt as error:
             raise switch.stopped(hint) from error
         except (Exception, SystemExit) as error:
-            if switch.reason is None or switch.is_lost:
+            if switch.reason is None or switch.is_lease_lost:
                 raise
             raise switch.stopped(hint) from error
 
 
 @contextlib.contextmanager
 def on_signals(switch: StopSwitch, say: Callable[[str], None]) -> Iterator[None]:
-    """SIGINT and SIGTERM turn the switch for the block, and interrupt when they come a second time.
+    """SIGINT and SIGTERM request the end for the block, and interrupt when they come a second time.
 
     Outside of the main thread, where Python takes no signals, nothing changes.
     """
@@ -113,8 +113,8 @@ def on_signals(switch: StopSwitch, say: Callable[[str], None]) -> Iterator[None]
     def handle(number: int, frame: FrameType | None) -> None:
         is_first = switch.reason is None
         name = "ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-        switch.turn(f"interrupted by {name}", 128 + number)
-        if not switch.is_heeded or not is_first:
+        switch.request(f"interrupted by {name}", 128 + number)
+        if not switch.is_polling or not is_first:
             raise switch.stopped()
         say("  stopping: running trials write a checkpoint; once more ends at once")
 

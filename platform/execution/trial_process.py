@@ -116,7 +116,7 @@ def nested(
                 resources_per_worker=wanted.per_worker(),
             ),
             run_config=ray.train.RunConfig(
-                # New each time: what to go on from is our checkpoint, not what Train remembers of this name.
+                # New each time: what to resume from is our checkpoint, not what Train remembers of this name.
                 name=f"{config['trial']}-{uuid.uuid4().hex[:6]}",
                 # Not Ray's TuneReportCallback for progress: a report that comes in while the trial returns can
                 # block both for ever (the main thread of its session waits for the queue that it drains).

@@ -15,47 +15,48 @@ import ray
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler
 
-from paretovid.platform.execution.heartbeat import ask_to_stop, heartbeat_of
+from paretovid.platform.execution.heartbeat import heartbeat_of
 from paretovid.platform.execution.outcome import PROCESS_DIED, Failed
 from paretovid.platform.execution.ray_errors import NODE_LOST, is_node_loss
 from paretovid.platform.execution.searcher import ParetoSearcher
 from paretovid.platform.execution.stopping import StopSwitch
+from paretovid.platform.records.control_requests import ask_to_stop
 from paretovid.platform.storage.home import SweepPaths
 
 STOP_SECONDS = 25.0
 """What trials have to write their checkpoints in; spot machines are taken away 30 s after their signal at best."""
-_LOOK_SECONDS = 1.0
+_POLL_SECONDS = 1.0
 _ROOM_SECONDS = 5.0
 
 
-def cause_of_death(told: str) -> Failed:
+def cause_of_death(text: str) -> Failed:
     """Why a trial's process is gone, from what Ray says about it."""
-    if is_node_loss(told):
+    if is_node_loss(text):
         return Failed(reason=NODE_LOST, retry=True, is_infrastructure=True)
-    if "temporarily unavailable" in told or "ActorUnavailable" in told:
+    if "temporarily unavailable" in text or "ActorUnavailable" in text:
         return Failed(reason="the connection to its node was lost", retry=True, is_infrastructure=True)
-    if "low on memory" in told or "OutOfMemory" in told:
+    if "low on memory" in text or "OutOfMemory" in text:
         return Failed(reason="its process was killed for lack of memory", retry=True)
-    if "SIGKILL" in told or "connection error code 2" in told:
+    if "SIGKILL" in text or "connection error code 2" in text:
         return Failed(reason="its process was killed, most often for lack of memory", retry=True)
     return PROCESS_DIED
 
 
 @final
 class ExplainingScheduler(FIFOScheduler):
-    """Trials in their order. Tells the searcher why a trial's process died: Tune tells it only that it did."""
+    """Trials in their order. Notifies the searcher why a trial's process died: Tune notifies it only that it did."""
 
     def __init__(self, searcher: ParetoSearcher) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._searcher = searcher
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """Called by Tune just before it tells the searcher."""
+        """Called by Tune just before it notifies the searcher."""
         try:
-            told = Path(trial.error_file).read_text()
+            text = Path(trial.error_file).read_text()
         except (OSError, TypeError):
             return
-        self._searcher.explain(trial.trial_id, cause_of_death(told))
+        self._searcher.explain(trial.trial_id, cause_of_death(text))
 
     def __getstate__(self) -> dict[str, str]:
         # Ray pickles its settings, for a restoring that we never do.
@@ -68,7 +69,7 @@ class Watchdog(tune.Callback):
 
     Arguments:
         sweep: whose trials run.
-        hang_seconds: a trial without a sign of life for so long is killed and started again; None: never.
+        hang_seconds: a trial without a heartbeat for so long is killed and started again; None: never.
         room: trials for which the cluster has room now.
     """
 
@@ -90,12 +91,12 @@ class Watchdog(tune.Callback):
         self._on_poll = on_poll
         self._trials: dict[str, Any] = {}
         self._seen: dict[str, tuple[Any, float]] = {}
-        self._looked = self._checked = self._measured = time.monotonic()
-        # In a bucket every sign is a request.
-        self._hang_look_seconds = 0.0
+        self._polled = self._checked = self._measured = time.monotonic()
+        # In a bucket every heartbeat is a request.
+        self._hang_poll_seconds = 0.0
         if hang_seconds is not None:
             at_most = min(30.0, hang_seconds / 5)
-            self._hang_look_seconds = at_most if sweep.store.is_remote else hang_seconds / 20
+            self._hang_poll_seconds = at_most if sweep.store.is_remote else hang_seconds / 20
         self._stop_until: float | None = None
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -115,11 +116,11 @@ class Watchdog(tune.Callback):
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Looks after everything. Raises `SweepStopped` if trials take too long to stop."""
         now = time.monotonic()
-        if self._switch.is_lost:
+        if self._switch.is_lease_lost:
             # Not even its trials are asked to stop: those that run are the other driver's.
             raise self._switch.stopped()
         if self._searcher.environment_fault is not None:
-            self._switch.turn(self._searcher.environment_fault)
+            self._switch.request(self._searcher.environment_fault)
         if self._switch.reason is not None and self._stop_until is None:
             self._stop_until = now + STOP_SECONDS
             self._searcher.stop()
@@ -130,28 +131,28 @@ class Watchdog(tune.Callback):
             self._measured = now
             # Nodes come and go. With none left, trials wait for one.
             self._searcher.concurrent = max(1, self._room())
-        if now - self._looked >= _LOOK_SECONDS:
-            self._looked = now
+        if now - self._polled >= _POLL_SECONDS:
+            self._polled = now
             self._on_poll()
         # Often enough to be right to a twentieth; a thousand trials are a thousand files to read.
-        pause = max(_LOOK_SECONDS, self._hang_look_seconds)
+        pause = max(_POLL_SECONDS, self._hang_poll_seconds)
         if self._hang_seconds is not None and now - self._checked >= pause:
             self._checked = now
-            self._look_for_hangs(now, self._hang_seconds)
+            self._find_hangs(now, self._hang_seconds)
 
     def __getstate__(self) -> dict[str, str]:
         return {}  # as above
 
-    def _look_for_hangs(self, now: float, hang_seconds: float) -> None:
+    def _find_hangs(self, now: float, hang_seconds: float) -> None:
         for tune_id, trial in list(self._trials.items()):
             name = self._searcher.trial_of(tune_id)
             if name is None:
                 continue
-            # Not by comparing times: the clocks of nodes differ. What counts is that the sign changes.
-            sign = self._sweep.store.read_document(self._sweep.trial(name).heartbeat)
+            # Not by comparing times: the clocks of nodes differ. What counts is that the heartbeat changes.
+            found = self._sweep.store.read_document(self._sweep.trial(name).heartbeat)
             before = self._seen.get(tune_id)
-            if before is None or before[0] != sign:
-                self._seen[tune_id] = (sign, now)
+            if before is None or before[0] != found:
+                self._seen[tune_id] = (found, now)
             elif now - before[1] > hang_seconds and trial.temporary_state.ray_actor is not None:
                 self._searcher.explain(
                     tune_id,
@@ -161,12 +162,12 @@ class Watchdog(tune.Callback):
                 ray.kill(trial.temporary_state.ray_actor)
 
 
-def killed_for_memory(told: str, sweep: SweepPaths) -> Callable[[str], bool]:
+def killed_for_memory(text: str, sweep: SweepPaths) -> Callable[[str], bool]:
     """Whether a trial is one of those whose processes Ray's memory monitor says it has killed.
 
     Where it does not say which, all are: one whose failures are never counted could end the sweep again and again.
     """
-    pids = {int(number) for number in re.findall(r"\bpid[=: ]+(\d+)", told, flags=re.IGNORECASE)}
+    pids = {int(number) for number in re.findall(r"\bpid[=: ]+(\d+)", text, flags=re.IGNORECASE)}
 
     def is_counted(trial: str) -> bool:
         alive = heartbeat_of(sweep.trial(trial))

@@ -123,7 +123,7 @@ def _check_finished(sweeps: Sequence[SweepResults], trials: Sequence[TrialResult
     states = ", ".join(sorted({sweep.record.state for sweep in sweeps}))
     raise DataError(
         f"no trial of {names or 'these sweeps'} has finished (state: {states})",
-        "Type its `paretovid sweep` command again: it goes on. If every trial failed, its folder says why.",
+        "Type its `paretovid sweep` command again: it resumes. If every trial failed, its folder says why.",
     )
 
 
@@ -186,9 +186,9 @@ def _interval(objective: str, folder: Path, scores: Scores, index: int, weights:
     """Of the objective. Raises `DataError` if its scores lack what that is measured from."""
     if objective == MAP:
         return map_interval(scores.scores[index], scores.targets, weights)
-    if scores.detections is None or scores.truth is None:
+    if scores.detections is None or scores.ground_truth is None:
         raise DataError(
             f"{folder / SCORES_FILE} holds no instances, which {objective} is measured from",
             "Remove the trial's folder and run the sweep under another name=.",
         )
-    return detection_interval(scores.detections[index], scores.truth, weights)
+    return detection_interval(scores.detections[index], scores.ground_truth, weights)

@@ -63,7 +63,11 @@ def _warnings(front: Front) -> list[str]:
                 trials.append(f"{several}{point.trial.trial}")
     if not said:
         return []
-    return ["", "Remarks", *(f"  {', '.join(sorted(trials))}: {warning}" for warning, trials in said.items())]
+    return [
+        "",
+        "Warnings",
+        *(f"  {', '.join(sorted(trials))}: {warning}" for warning, trials in said.items()),
+    ]
 
 
 def _title(front: Front, count: int) -> list[str]:
@@ -255,7 +259,7 @@ def _draw_baselines(axes: Any, front: Front) -> None:
             marker="os^Dv<>P"[k % 8],
             markersize=3.5,
             alpha=0.9,
-            label=name if usable else f"{name} (truth)",
+            label=name if usable else f"{name} (ground truth)",
             zorder=3,
         )
 
@@ -285,7 +289,7 @@ def write_html(front: Front, path: Path) -> None:
         {"name": "other operating points", "kind": "other", "points": others},
         *(
             {
-                "name": name if curve[0].trial.deployable else f"{name} (truth)",
+                "name": name if curve[0].trial.deployable else f"{name} (ground truth)",
                 "kind": "baseline",
                 "colour": _COLOURS[k % len(_COLOURS)],
                 "points": [_hover(p) for p in curve],

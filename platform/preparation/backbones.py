@@ -21,18 +21,16 @@ from paretovid.platform.config.resolve import PreparationPlan
 from paretovid.platform.console.progress import Progress, Stage
 from paretovid.platform.execution.cluster import cluster_of
 from paretovid.platform.execution.ray_errors import cause_of_train_failure
+from paretovid.platform.preparation.interruptible_trainer import interruptible
 from paretovid.platform.storage.home import Home, HomeReference
-from paretovid.platform.storage.store import Store
 from paretovid.search_spaces.schema import SweepConfig
-from paretovid.trainables.backbones.catalog import component, read_backbone_meta, save_backbone
+from paretovid.trainables.backbones.catalog import component, save_backbone
+from paretovid.trainables.backbones.description import BackboneDescription, BackboneOrigin
 from paretovid.trainables.backbones.fine_tuning import FineTuningConfig, fine_tune, is_fine_tuned
 from paretovid.trainables.backbones.training import BackboneTrainingConfig, labels_taught, train_backbones
 from paretovid.trainables.backbones.weights import build_with_weights
 from paretovid.trainables.data.dataset import Dataset, load_dataset
-from paretovid.trainables.errors import DataError, UsageError
-
-_ABORT_SECONDS = 10.0
-"""What the workers may take to end when a training is interrupted."""
+from paretovid.trainables.errors import UsageError
 
 
 def train_own(
@@ -59,13 +57,12 @@ def train_own(
 
 def _is_trained(folder: Path, training: BackboneTrainingConfig, dataset: Dataset) -> bool:
     """Whether a backbone was trained on these videos with these settings, by however many workers."""
-    try:
-        meta = read_backbone_meta(folder)
-    except DataError:
+    described = BackboneDescription.find(folder)
+    if described is None:
         return False
     asked = {**asdict(training), "labels": labels_taught(training, dataset)}
-    found = {key: meta["training"].get(key) for key in asked}
-    return found == asked and meta["dataset_fingerprint"] == dataset.fingerprint
+    found = {key: described.origin.training.get(key) for key in asked}
+    return found == asked and described.origin.dataset_fingerprint == dataset.fingerprint
 
 
 def load_given(
@@ -87,16 +84,10 @@ def load_given(
         for source, name in given.items():
             folder = folders[source] if tuning is None else _to_begin_with(folders[source])
             home.store.download(folder)
-            meta = _is_loaded(folder, dataset, locations[source], digests.get(source))
-            recorded = _recorded(home.store, folders[source])
-            tuned = recorded.get("training", {}).get("fine_tuned")
-            if tuned and (tuning is None or not is_fine_tuned(recorded, tuning)):
-                raise _would_replace(
-                    recorded, folders[source], "other settings" if tuning else "weights as they came"
-                )
-            if tuned and _is_loaded(folders[source], dataset, locations[source], digests.get(source)) is None:
-                raise _would_replace(recorded, folders[source], "those of another file or other videos")
-            if meta is None:
+            there = _loaded(folder, dataset, locations[source], digests.get(source))
+            home.store.download(folders[source])
+            _check_replaces_nothing(folders[source], dataset, tuning, locations[source], digests.get(source))
+            if there is None:
                 spec = component(name)
                 # Others are read below their classifier, which only fine-tuning trains.
                 labels = dataset.classes if spec.classifies or tuning is not None else ()
@@ -107,13 +98,13 @@ def load_given(
                     num_classes=max(1, len(labels)),
                     with_classifier=tuning is None,
                 )
-                about = {
-                    "labels": list(labels),
-                    "training": origin,
-                    "dataset": dataset.name,
-                    "dataset_fingerprint": dataset.fingerprint,
-                }
-                save_backbone(folder, name, backbone, about)
+                made_from = BackboneOrigin(
+                    labels=tuple(labels),
+                    training=origin,
+                    dataset=dataset.name,
+                    dataset_fingerprint=dataset.fingerprint,
+                )
+                save_backbone(folder, name, backbone, made_from)
                 home.store.upload(folder)
                 fetched.append(name)
             stage.advance()
@@ -148,8 +139,8 @@ def _fine_tune(
 ) -> None:
     with progress.stage(f"fine-tuning {name}", unit="% trained") as stage:
         home.store.download(folder)
-        meta = _is_loaded(folder, dataset, *start)
-        if meta is not None and is_fine_tuned(meta, tuning):
+        there = _loaded(folder, dataset, *start)
+        if there is not None and is_fine_tuned(there, tuning):
             stage.reused(name)
             return
         stage.total = 100
@@ -159,23 +150,28 @@ def _fine_tune(
                 _fine_tuning_worker, settings, config, cluster, home, folder.parent, stage, num_parts=1
             )
         home.store.download(folder)
-        measured = read_backbone_meta(folder)["measured"]
+        measured = BackboneDescription.read(folder).measured
         went_on = (
             f", from its checkpoint at step {first:.0f}" if (first := measured["went_on_at_step"]) else ""
         )
         stage.done(f"{measured['steps']:.0f} steps{went_on}, loss {measured['loss']:.3g}")
 
 
-def _recorded(store: Store, folder: Path) -> dict[str, Any]:
-    store.download(folder)
-    try:
-        return read_backbone_meta(folder)
-    except DataError:
-        return {}
+def _check_replaces_nothing(
+    folder: Path, dataset: Dataset, tuning: FineTuningConfig | None, location: str, sha256: str | None
+) -> None:
+    """Raises `UsageError` if the folder holds weights that were fine-tuned otherwise than is asked for now."""
+    there = BackboneDescription.find(folder)
+    if there is None or not there.is_fine_tuned:
+        return
+    if tuning is None or not is_fine_tuned(there, tuning):
+        raise _would_replace(there, folder, "other settings" if tuning else "weights as they came")
+    if _loaded(folder, dataset, location, sha256) is None:
+        raise _would_replace(there, folder, "those of another file or other videos")
 
 
-def _would_replace(meta: Mapping[str, Any], folder: Path, by: str) -> UsageError:
-    recorded = meta["training"]
+def _would_replace(described: BackboneDescription, folder: Path, by: str) -> UsageError:
+    recorded = described.origin.training
     words = " ".join(
         f"backbones.fine_tuning.{field.name}={recorded.get(field.name)}"
         for field in fields(FineTuningConfig)
@@ -183,24 +179,23 @@ def _would_replace(meta: Mapping[str, Any], folder: Path, by: str) -> UsageError
     )
     return UsageError(
         f"{folder} holds weights that were fine-tuned, and this command would replace them by {by}",
-        f"Go on with them: backbones.fine_tune=true {words}".rstrip()
+        f"Continue with them: backbones.fine_tune=true {words}".rstrip()
         + ". Or take another home=, or remove that folder: what was made with it can then not be promoted any more.",
     )
 
 
-def _is_loaded(folder: Path, dataset: Dataset, location: str, sha256: str | None) -> dict[str, Any] | None:
+def _loaded(folder: Path, dataset: Dataset, location: str, sha256: str | None) -> BackboneDescription | None:
     """What is recorded of a backbone, if its weights came from there."""
-    try:
-        meta = read_backbone_meta(folder)
-    except DataError:
+    described = BackboneDescription.find(folder)
+    if described is None:
         return None
-    origin = meta["training"]
+    origin = described.origin.training
     is_file = sha256 is None or origin.get("file_sha256") == sha256.lower()
     is_same = is_file and origin.get("weights") == location
     here = Path(location).expanduser()
     if is_same and "://" not in location and here.is_file():  # another file may have taken its place
         is_same = origin.get("file_sha256") == digest_of(here)
-    return meta if is_same and meta["dataset_fingerprint"] == dataset.fingerprint else None
+    return described if is_same and described.origin.dataset_fingerprint == dataset.fingerprint else None
 
 
 def _workers(cluster: Cluster, asked: int | None) -> int:
@@ -229,14 +224,14 @@ def _run_group(
     from ray.train.torch import TorchConfig, TorchTrainer
 
     out_root.mkdir(parents=True, exist_ok=True)
-    told = out_root / f".progress-{threading.get_native_id()}.json"
+    progress_file = out_root / f".progress-{threading.get_native_id()}.json"
     use_gpu = bool(cluster.gpus)
-    trainer = _interruptible(TorchTrainer)(
+    trainer = interruptible(TorchTrainer)(
         worker,
         train_loop_config={
             **settings,
             "out_root": str(out_root),
-            "told": str(told),
+            "progress_file": str(progress_file),
             "home": home.reference(config.cluster.node_cache),
         },
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
@@ -245,13 +240,13 @@ def _run_group(
         ),
         run_config=RunConfig(
             name="backbones",
-            # Of the group: a lost worker ends all of them, and fine-tuning goes on from its checkpoint.
+            # Of the group: a lost worker ends all of them, and fine-tuning resumes from its checkpoint.
             failure_config=FailureConfig(max_failures=2),
             **home.store.ray_storage(out_root / ".ray"),
         ),
     )
     try:
-        with _shown(told, stage, num_parts):
+        with _shown(progress_file, stage, num_parts):
             trainer.fit()
     except KeyboardInterrupt:
         trainer.abort()
@@ -259,58 +254,31 @@ def _run_group(
     except Exception as error:
         raise cause_of_train_failure(error) from error
     finally:
-        told.unlink(missing_ok=True)
-
-
-def _interruptible(trainer: type[Any]) -> type[Any]:
-    """A trainer that leaves SIGINT to us.
-
-    Ray Train's `fit` takes it for good: the first ctrl-C ends the process through `SystemExit`, with status 1 and no
-    word, and later stages never hear of one.
-    """
-    assert hasattr(trainer, "_register_sigint_handler"), (
-        "Ray Train takes SIGINT in another way than this knows"
-    )
-
-    class Interruptible(trainer):  # type: ignore[misc]
-        _controller: Any = None
-
-        def _register_sigint_handler(self, controller: Any) -> None:
-            self._controller = controller
-
-        def abort(self) -> None:
-            """Ends the workers of the run that is under way; a cluster that is already gone has ended them."""
-            import ray
-
-            if self._controller is not None:
-                with contextlib.suppress(Exception):
-                    ray.get(self._controller.abort.remote(), timeout=_ABORT_SECONDS)
-
-    return Interruptible
+        progress_file.unlink(missing_ok=True)
 
 
 class _TrainContext:
-    """A `TrialContext` over Ray Train that tells its progress through a file.
+    """A `TrialContext` over Ray Train that reports its progress through a file.
 
     Reports to Ray Train end in its controller, a process of its own; the command that waits for `fit()` sees
     none of them before the end.
     """
 
-    def __init__(self, told: Path) -> None:
+    def __init__(self, progress_file: Path) -> None:
         import ray.train.torch
 
         session = ray.train.get_context()
         self.rank = session.get_world_rank()
         self.world_size = session.get_world_size()
         self.device = ray.train.torch.get_device()
-        self._told = told
+        self._progress_file = progress_file
 
     def report(self, progress: Mapping[str, float], checkpoint: Path | None = None) -> None:
         """Rank 0 writes the progress file."""
         if self.rank == 0:
-            partial = self._told.with_suffix(".partial")
+            partial = self._progress_file.with_suffix(".partial")
             partial.write_text(json.dumps(dict(progress)))
-            partial.replace(self._told)
+            partial.replace(self._progress_file)
 
     def get_checkpoint(self) -> Path | None:
         """None: a backbone that is not finished is trained from the start, in seconds."""
@@ -327,7 +295,7 @@ def _training_worker(config: dict[str, Any]) -> None:
     dataset, out_root = here(config["dataset"]), here(config["out_root"])
     store.download(dataset)
     out_root.mkdir(parents=True, exist_ok=True)
-    context = _TrainContext(here(config["told"]))
+    context = _TrainContext(here(config["progress_file"]))
     train_backbones(config["training"], load_dataset(dataset), config["names"], out_root, context)
     if context.rank == 0:
         for name in config["names"]:
@@ -338,7 +306,7 @@ def _fine_tuning_worker(config: dict[str, Any]) -> None:
     reference: HomeReference = config["home"]
     here, store = reference.here, reference.home.store
     dataset, out_root = here(config["dataset"]), here(config["out_root"])
-    context = _TrainContext(here(config["told"]))
+    context = _TrainContext(here(config["progress_file"]))
     folder, name = out_root / config["name"], config["name"]
     start, checkpoint = _to_begin_with(folder), _checkpoint_of(folder)
     store.download(dataset)
@@ -361,14 +329,14 @@ def _fine_tuning_worker(config: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def _shown(told: Path, stage: Stage, num_backbones: int) -> Iterator[None]:
-    """Passes on what the training tells, as a percentage over decoding and all backbones."""
+def _shown(progress_file: Path, stage: Stage, num_backbones: int) -> Iterator[None]:
+    """Passes on what the training reports, as a percentage over decoding and all backbones."""
     done = threading.Event()
 
     def watch() -> None:
         while not done.wait(0.5):
             with contextlib.suppress(OSError, ValueError):
-                state = json.loads(told.read_text())
+                state = json.loads(progress_file.read_text())
                 part = state["stage"] + state["done"] / max(1.0, state["total"])
                 percent = int(100 * min(1.0, part / (num_backbones + 1)))
                 stage.advance(max(0, percent - stage.count))

@@ -44,7 +44,7 @@ def make_data(config: SweepConfig, data: DataPlan, progress: Progress) -> Datase
         if data.reader is not None:
             assembled = _read_data(config, data, home, stage)
             home.store.upload(root, lambda name: name in (MANIFEST, LEFT_OUT))
-            _tell(assembled, root, progress)
+            _report(assembled, root, progress)
             return assembled.dataset
         is_downloaded = home.store.download(root, some_of_dataset)
         if wanted is None:
@@ -91,7 +91,7 @@ def _read_data(config: SweepConfig, data: DataPlan, home: Home, stage: Stage) ->
     return assembled
 
 
-def _tell(assembled: Assembled, root: Path, progress: Progress) -> None:
+def _report(assembled: Assembled, root: Path, progress: Progress) -> None:
     for note in assembled.notes:
         progress.say(f"  note: {note}")
     if assembled.left_out:

@@ -56,7 +56,7 @@ def data_size(plan: PreparationPlan) -> DataSize | None:
     if data.reader is not None and data.settings is not None:
         annotations = read_annotations(data.reader, data.settings)
         videos = annotations.videos
-        lengths = [video.stated_seconds for video in videos]
+        lengths = [video.annotated_seconds for video in videos]
         known = [count_steps(length, data.settings.step_seconds) for length in lengths if length is not None]
         return DataSize(
             videos=len(videos),
@@ -102,11 +102,11 @@ def estimate(plan: SweepPlan, size: DataSize | None, costs: Mapping[str, Compone
     seconds = 2 * total / 1000
     return [
         f"{at_once}; once, for all trials:",
-        f"  every look at every step   {_large(total)}FLOPs; {_time(seconds)} of a device that reaches 1 TFLOP/s "
+        f"  every source at every step   {_large(total)}FLOPs; {_time(seconds)} of a device that reaches 1 TFLOP/s "
         "(its makers count two for one of ours), and decoding",
         f"  features on disk           {gigabytes:.3g} GB of {config.backbones.dtype}",
         *(["  fine-tuning              comes before it"] if config.backbones.fine_tune else []),
-        f"all looks of {config.method.name} ({', '.join(read)}) at a video of {mean:.4g} steps are "
+        f"all reads of {config.method.name} ({', '.join(read)}) of a video of {mean:.4g} steps are "
         f"{mean * of_method:.4g} GFLOPs, which it is there to save",
     ]
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import logging
 import socket
 import time
@@ -33,7 +32,8 @@ from paretovid.platform.preparation.crash_counter import start_attempts
 from paretovid.platform.storage.home import Home, HomeReference
 from paretovid.platform.storage.store import Store
 from paretovid.search_spaces.schema import ExtractionConfig
-from paretovid.trainables.backbones.catalog import component, load_backbone, read_backbone_meta
+from paretovid.trainables.backbones.catalog import component, load_backbone
+from paretovid.trainables.backbones.description import BackboneDescription
 from paretovid.trainables.backbones.precision import Precision
 from paretovid.trainables.data.dataset import Dataset, VideoRecord, located
 from paretovid.trainables.data.s3 import ObjectStoreError
@@ -41,6 +41,8 @@ from paretovid.trainables.errors import DataError, ParetovidError, UsageError
 from paretovid.trainables.features.extract import compute_features, read_pieces, why_unreadable
 from paretovid.trainables.features.store import (
     describes_shard,
+    find_shard_description,
+    read_shard_description,
     shard_files,
     shard_is_whole,
     write_shard,
@@ -100,9 +102,9 @@ def extract_shards(
 
 
 def _width(backbone: Path) -> int:
-    meta = read_backbone_meta(backbone)
-    spec = component(meta["component"])
-    return max(1, len(meta["labels"])) if spec.classifies else spec.feature_width
+    described = BackboneDescription.read(backbone)
+    spec = component(described.component)
+    return max(1, len(described.origin.labels)) if spec.classifies else spec.feature_width
 
 
 Cell: TypeAlias = int | str | np.ndarray
@@ -113,7 +115,7 @@ Column: TypeAlias = list[int] | list[str] | list[np.ndarray] | np.ndarray
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Job:
-    """What every worker is told. Paths are the driver's."""
+    """What every worker is given. Paths are the driver's."""
 
     home: HomeReference
     root: Path
@@ -205,13 +207,13 @@ def _decode(batch: Mapping[str, np.ndarray], job: _Job, attempts: Any = None) ->
             # A disk or a bucket that is away says nothing of the video: it must not be recorded as unreadable.
             raise DataError(
                 f"{location} cannot be read on {socket.gethostname()}: {error}",
-                "Every node must see the videos. Mend it, and the same command goes on.",
+                "Every node must see the videos. Repair it, and the same command resumes.",
             ) from error
         except Exception as error:  # whatever a broken file makes a decoder raise
             if seen and isinstance(location, Path) and not location.exists():
                 raise DataError(
                     f"{location} is not there, seen from {socket.gethostname()}",
-                    "Every node must see what the driver sees. Mount it there, and the same command goes on.",
+                    "Every node must see what the driver sees. Mount it there, and the same command resumes.",
                 ) from error
             empty = {
                 f"in {name}": [np.zeros((0, *spec.shape), np.float32 if spec.kind == "logmel" else np.uint8)]
@@ -238,11 +240,11 @@ def _rows_of_all(
     cluster: Cluster,
     config: ExtractionConfig,
 ) -> Iterator[dict[str, Cell]]:
-    """As `_rows`; a video whose worker dies whenever it is read is told as unreadable, and the others go on."""
+    """As `_rows`; a video whose worker dies whenever it is read is reported as unreadable, and the others continue."""
     import ray
 
     while wanted := [number for number in numbers if writer.lacks(number)]:
-        # Anew for every round: when one ends, videos are under way that nobody is to blame for.
+        # Anew for every round: when one ends, videos are under way whose failure counts against nobody.
         attempts = start_attempts()
         try:
             with contextlib.closing(_rows(job, writer.records, wanted, cluster, config, attempts)) as rows:
@@ -275,10 +277,10 @@ def _rows(
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = DataContext.get_current()
     context.enable_progress_bars = False
-    # Decoding is let go on by what its blocks are thought to take of the store: with the default of 128 MiB hardly
+    # Decoding is limited by what its blocks are thought to take of the store: with the default of 128 MiB hardly
     # more than one decoder would run beside a GPU.
     context.target_max_block_size = _BLOCK_BYTES
-    # Each is told in an info line otherwise.
+    # Each is logged at level info otherwise.
     context.print_on_execution_start = False
     in_bucket = job.home.url is not None
     workers = min(config.workers or len(numbers), len(numbers), max(1, int(cluster.cpus)))
@@ -331,7 +333,7 @@ def _cause(error: BaseException) -> Exception:
     text = str(seen[-1]).strip().splitlines() or [type(seen[-1]).__name__]
     return _WorkerFailed(
         f"extraction has failed on a worker: {type(seen[-1]).__name__}: {text[-1]}",
-        "What is whole is kept: the same command goes on. If workers die again and again, one may have had too little "
+        "What is whole is kept: the same command resumes. If workers die again and again, one may have had too little "
         "memory: extraction.steps_per_batch=16 and extraction.workers=1 need less.",
     )
 
@@ -396,9 +398,9 @@ class ShardWriter:
             return True
         # Of an extraction that was interrupted, on whatever machine.
         for blob, content in self._uploaded(name).get(description, ()):
-            described = json.loads(content)
-            if describes_shard(described, asked):
-                rows_blob = Blob(bytes=described["bytes"], sha256=described["sha256"])
+            described = find_shard_description(content, f"{description} of {name}")
+            if described is not None and describes_shard(described, asked):
+                rows_blob = Blob(bytes=described.rows.num_bytes, sha256=described.rows.sha256)
                 self.blobs[name] |= {description: blob, rows: rows_blob}
                 return True
         return False
@@ -462,7 +464,7 @@ class ShardWriter:
         for name, folder in self.folders.items():
             for shard in range(self.num_shards):
                 description = folder / shard_files(shard)[1]
-                if description.exists() and json.loads(description.read_text())["skipped"]:
+                if description.exists() and read_shard_description(folder, shard).skipped:
                     description.unlink()
                     blobs = [self.blobs[name].pop(file, None) for file in shard_files(shard)]
                     if blobs[1] is not None:

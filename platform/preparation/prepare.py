@@ -23,11 +23,10 @@ from paretovid.trainables.backbones.catalog import component
 from paretovid.trainables.data.dataset import Dataset
 from paretovid.trainables.errors import DataError, StaleFeaturesError
 from paretovid.trainables.features.extract import headers
+from paretovid.trainables.features.index import INDEX_FILE
 from paretovid.trainables.features.store import (
-    INDEX_FILE,
     FeatureStore,
     finish,
-    header_fingerprint,
     skipped_videos,
 )
 
@@ -87,7 +86,7 @@ def _extract(
     config = plan.config
     described = headers(dataset, backbones, config.backbones.dtype, config.extraction.precision)
     folders = {
-        name: home.features(dataset.name) / f"{name}@{header_fingerprint(header)}"
+        name: home.features(dataset.name) / f"{name}@{header.fingerprint}"
         for name, header in described.items()
     }
     with progress.stage("features", unit="videos") as stage:
@@ -110,7 +109,7 @@ def _extract(
                 cache=config.cluster.node_cache,
             )
         failures = _failures(dataset, next(iter(missing.values())), writer.num_shards)
-        # Before the stores are whole: the same command must not go on with them.
+        # Before the stores are whole: the same command must not resume with them.
         settings = plan.data.settings
         allowed = settings.max_missing_share if settings else _UNREADABLE_SHARE
         if len(failures) > total * allowed:

@@ -1,6 +1,6 @@
 """What happened in a sweep, one line per event, in its folder: `journal.jsonl`.
 
-Appended to by the driver and never changed. From it come what MLflow is told (`platform/tracking/exporter.py`), what
+Appended to by the driver and never changed. From it come what MLflow is sent (`platform/tracking/exporter.py`), what
 `paretovid sweeps SWEEP` shows, and the hours spent. It holds no result: those are in the trials' folders, so that
 a line that is lost costs a time stamp and nothing else.
 
@@ -223,7 +223,7 @@ class FinishedTrial:
 
     @classmethod
     def in_entry(cls, entry: Entry) -> FinishedTrial:
-        """What `to_json` wrote. Entries of earlier versions lack some: then as far as the rest and the name tell."""
+        """What `to_json` wrote. Entries of earlier versions lack some: then as far as the rest and the name say."""
         fields = entry.fields
         quality, gflops = fields.number("quality", 0.0), fields.number("gflops", 0.0)
         front = fields.pairs("front", ()) or (((quality, gflops),) if "quality" in fields else ())

@@ -12,6 +12,7 @@ from typing import Literal, get_args
 
 from paretovid.platform.storage.home import SWEEP_FILE, SweepPaths
 from paretovid.platform.storage.home_paths import from_home, to_home
+from paretovid.search_spaces.schema import RENAMED
 from paretovid.trainables.data.dataset import write_json
 from paretovid.trainables.documents import Fields, JsonObject, JsonValue
 from paretovid.trainables.errors import DataError, UnknownNameError, unknown_name
@@ -60,8 +61,8 @@ class SweepRecord:
     seed: int
     state: SweepState
     config: JsonObject
-    """The resolved configuration that it was started with, as it was stored: `SweepConfig` as plain data, perhaps of
-    an earlier version."""
+    """The resolved configuration that it was started with: `SweepConfig` as plain data, perhaps of an earlier version,
+    with settings called as today."""
     code_version: str
     knobs: tuple[str, ...]
     """Names of the knobs that the study searches."""
@@ -82,7 +83,7 @@ class SweepRecord:
 
     @property
     def corner(self) -> Reference | None:
-        """The sweep's own reference corner; None while it has stated none."""
+        """The sweep's own reference corner; None while it has none."""
         return None if self.reference is None else self.reference.corner
 
     @property
@@ -168,7 +169,7 @@ class SweepRecord:
             created=fields.text("created", unknown),
             seed=fields.whole("seed", 0 if is_first else None),
             state=state,  # type: ignore[arg-type]  # is one of them
-            config=fields.json("config"),
+            config=_with_todays_names(fields.json("config")),
             code_version=fields.text("code_version", unknown),
             knobs=fields.texts("knobs", () if is_first else None),
             asked=fields.wholes("asked", ()),
@@ -179,6 +180,18 @@ class SweepRecord:
             tracked=fields.flag("tracked") if "tracked" in fields else None,
             error=fields.optional_text("error"),
         )
+
+
+def _with_todays_names(config: JsonObject) -> JsonObject:
+    """A configuration of any version with the settings called as today."""
+    changed = dict(config)
+    for former, today in RENAMED.items():
+        section, _, old = former.partition(".")
+        settings = changed.get(section)
+        if isinstance(settings, Mapping) and old in settings:
+            new = today.rpartition(".")[2]
+            changed[section] = {new if key == old else key: value for key, value in settings.items()}
+    return changed
 
 
 def read_record(sweep: SweepPaths) -> SweepRecord | None:

@@ -53,7 +53,7 @@ class SweepResults:
 
     @property
     def reference(self) -> Reference | None:
-        """The sweep's own reference corner, if it has stated one."""
+        """The sweep's own reference corner, if it has one."""
         return self.record.corner
 
     def folder_of(self, trial: TrialResult) -> Path:
@@ -73,7 +73,7 @@ class Scores:
     """`[N, C]`"""
     detections: tuple[tuple[tuple[Detection, ...], ...], ...] | None = None
     """Of localization: P points, N videos."""
-    truth: GroundTruth | None = None
+    ground_truth: GroundTruth | None = None
     """Of localization: what the N videos' detections were measured against."""
 
 
@@ -114,14 +114,14 @@ def read_scores(folder: Path, split: str) -> Scores:
     try:
         with safe_open(path, framework="np") as file:
             values = {name: file.get_tensor(f"{split}/{name}") for name in ("scores", "gflops", "targets")}
-            found, truth = _instances(file, split, *values["scores"].shape[:2])
+            found, ground_truth = _instances(file, split, *values["scores"].shape[:2])
     except Exception as error:  # safetensors raises its own type, a subclass of Exception
         raise DataError(
             f"{path} cannot be read: {error}",
             "Remove the trial's folder and run the sweep under another name=.",
         ) from error
     arrays = {name: np.asarray(value, dtype=np.float64) for name, value in values.items()}
-    return Scores(**arrays, detections=found, truth=truth)
+    return Scores(**arrays, detections=found, ground_truth=ground_truth)
 
 
 def _instances(

@@ -62,18 +62,18 @@ def check_raw_videos(package: Path, home: Home, point: FrontPoint, count: int = 
     faults = [
         f"{answer.path}: {fault}"
         for (row, _), answer in zip(chosen, answers, strict=True)
-        if (fault := recorded.fault(row, answer, dataset.classes, recognizer.looks))
+        if (fault := recorded.fault(row, answer, dataset.classes, recognizer.reads))
     ]
-    good = f"{len(chosen)} validation videos: scores, calls and looks as measured on features"
+    good = f"{len(chosen)} validation videos: scores, calls and reads as measured on features"
     return Gate(name="raw_video", passed=not faults, detail="; ".join(faults) or good)
 
 
 def _recorded_videos(point: FrontPoint, dataset: Dataset) -> list[tuple[int, VideoRecord]]:
     """Row in the trial's scores and record of each validation video that was evaluated."""
     with safe_open(point.folder / SCORES_FILE, framework="np") as file:
-        stated = (file.metadata() or {}).get("val")
+        recorded_ids = (file.metadata() or {}).get("val")
     records = {record.video_id: record for record in dataset.split("val")}
-    ids = json.loads(stated) if stated else list(records)
+    ids = json.loads(recorded_ids) if recorded_ids else list(records)
     return [(row, records[video_id]) for row, video_id in enumerate(ids) if video_id in records]
 
 
@@ -109,9 +109,9 @@ class _Recorded:
             return f"a score is {apart:.2g} apart from the one measured"
         if abs(answer.gflops - self._gflops[row]) > 1e-9 * max(1.0, self._gflops[row]):
             return f"{answer.gflops:.6g} GFLOPs instead of {self._gflops[row]:.6g}"
-        looks = [words.index(look) for look in answer.steps]
-        if self._decisions is not None and looks != self._decisions[row][: len(looks)].tolist():
-            return "it looked at other steps"
+        reads = [words.index(word) for word in answer.steps]
+        if self._decisions is not None and reads != self._decisions[row][: len(reads)].tolist():
+            return "it read other steps"
         return self._instances_fault(row, answer, classes)
 
     def _instances_fault(self, row: int, answer: Prediction, classes: tuple[str, ...]) -> str | None:

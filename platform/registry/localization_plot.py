@@ -14,7 +14,7 @@ from paretovid.trainables.data.videos import InputSpec, VideoReader
 MOST_FRAMES = 40
 """A longer video is shown by as many of its clips, at even distances."""
 _THUMBNAIL = InputSpec(kind="frame", size=96)
-_APPEARANCE, _MOTION, _NEUTRAL, _TRUTH = "#4c78a8", "#f58518", "#555555", "#54a24b"
+_APPEARANCE, _MOTION, _NEUTRAL, _GROUND_TRUTH = "#4c78a8", "#f58518", "#555555", "#54a24b"
 _LINES = {"appearance": _APPEARANCE, "motion": _MOTION}
 
 
@@ -23,7 +23,7 @@ def draw_timeline(
     prediction: Mapping[str, Any],
     path: Path,
     *,
-    truth: Sequence[Event] | None = None,
+    ground_truth: Sequence[Event] | None = None,
     classes: Sequence[str] = (),
     disparity: Sequence[float] | None = None,
 ) -> None:
@@ -31,7 +31,7 @@ def draw_timeline(
 
     Arguments:
         prediction: its `details()`: `timeline`, `instances`, `steps`, `labels`, `gflops`, `step_seconds`.
-        truth: true instances, if they are known; `classes` then names their labels.
+        ground_truth: true instances, if they are known; `classes` then names their labels.
         disparity: D per step, if both models were asked everywhere.
 
     Raises `VideoError` if the video cannot be read again.
@@ -44,7 +44,7 @@ def draw_timeline(
         count = reader.num_steps
         shown = sorted(set(np.linspace(0, count - 1, min(count, MOST_FRAMES)).round().astype(int).tolist()))
         frames = [reader.read(step, _THUMBNAIL) for step in shown]
-    rows = _rows(prediction["instances"], truth, classes)
+    rows = _rows(prediction["instances"], ground_truth, classes)
     height = 4.0 + 0.24 * len(rows)
     figure = Figure(figsize=(max(8.0, 0.42 * min(count, MOST_FRAMES) + 2.6), height), dpi=110)
     FigureCanvasAgg(figure)
@@ -77,13 +77,13 @@ Row = tuple[str, str, list[tuple[float, float, float]]]
 
 
 def _rows(
-    instances: Sequence[Mapping[str, Any]], truth: Sequence[Event] | None, classes: Sequence[str]
+    instances: Sequence[Mapping[str, Any]], ground_truth: Sequence[Event] | None, classes: Sequence[str]
 ) -> list[Row]:
     rows: list[Row] = []
-    if truth is not None:
-        for label in sorted({event.label for event in truth}):
-            spans = [(e.start_seconds, e.end_seconds, 1.0) for e in truth if e.label == label]
-            rows.append((f"true: {classes[label]}", _TRUTH, spans))
+    if ground_truth is not None:
+        for label in sorted({event.label for event in ground_truth}):
+            spans = [(e.start_seconds, e.end_seconds, 1.0) for e in ground_truth if e.label == label]
+            rows.append((f"true: {classes[label]}", _GROUND_TRUTH, spans))
     for label in dict.fromkeys(each["label"] for each in instances):
         spans = [
             (each["start_seconds"], each["end_seconds"], 0.15 + 0.85 * min(1.0, max(0.0, each["score"])))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import json
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -19,11 +18,11 @@ from paretovid.platform.registry.runtime_code import (
 )
 from paretovid.platform.storage.home import MODEL_FILE, Home
 from paretovid.trainables.backbones import catalog as components
-from paretovid.trainables.backbones.catalog import read_backbone_meta
+from paretovid.trainables.backbones.description import BackboneDescription
 from paretovid.trainables.catalog import method_class
 from paretovid.trainables.errors import DataError, StaleFeaturesError
 from paretovid.trainables.evaluation.results import TrialResult
-from paretovid.trainables.features.store import INDEX_FILE
+from paretovid.trainables.features.index import INDEX_FILE, FeaturesHeader, FeaturesIndex
 from paretovid.trainables.layers.caps import has_cap
 from paretovid.trainables.method import METHODS
 from paretovid.trainables.model_description import ModelDescription, ModelOrigin
@@ -39,8 +38,8 @@ def backbone_folders(home: Home, trial: TrialResult) -> dict[str, Path]:
     for source, component in trial.sources.items():
         folder = home.backbone(trial.data.name, component)
         home.store.download(folder)
-        made_with = _features_header(home, trial, source).get("weights_sha256")
-        if made_with not in (None, read_backbone_meta(folder)["weights_sha256"]):
+        made_with = _features_header(home, trial, source).weights_sha256
+        if made_with != BackboneDescription.read(folder).weights_sha256:
             raise StaleFeaturesError(
                 f"the {source} backbone {component} was trained anew since this sweep's features were made",
                 "Run the sweep again on new features: `paretovid sweep`.",
@@ -49,16 +48,10 @@ def backbone_folders(home: Home, trial: TrialResult) -> dict[str, Path]:
     return folders
 
 
-def _features_header(home: Home, trial: TrialResult, source: str) -> dict[str, Any]:
-    path = home.features(trial.data.name) / trial.data.features[source] / INDEX_FILE
-    home.store.download(path.parent, lambda names: [path.name])
-    try:
-        header: dict[str, Any] = json.loads(path.read_text())["header"]
-    except (OSError, ValueError, KeyError) as error:
-        raise StaleFeaturesError(
-            f"{path} cannot be read: {error}", f"Run `paretovid extract data={trial.data.name}`."
-        ) from error
-    return header
+def _features_header(home: Home, trial: TrialResult, source: str) -> FeaturesHeader:
+    folder = home.features(trial.data.name) / trial.data.features[source]
+    home.store.download(folder, lambda names: [INDEX_FILE])
+    return FeaturesIndex.read(folder, f"Run `paretovid extract data={trial.data.name}`.").header
 
 
 def plugged_in(trial: TrialResult) -> dict[str, dict[str, str]]:
@@ -89,8 +82,8 @@ def requirements(trial: TrialResult) -> list[str]:
         names.append("timm")
     if any(components.component(name).input.kind == "flow" for name in backbones):
         names.append("opencv-python-headless")
-    stated = {_normal(name) for name in names}
-    names += [name for name in third_party_requirements(plugged_in(trial)) if _normal(name) not in stated]
+    given = {_normal(name) for name in names}
+    names += [name for name in third_party_requirements(plugged_in(trial)) if _normal(name) not in given]
     # A local build tag (`+cpu`) is in no package index.
     return [f"{name}=={importlib.metadata.version(name).split('+')[0]}" for name in names]
 
@@ -102,7 +95,7 @@ def _normal(distribution: str) -> str:
 def describe(home: Home, point: FrontPoint) -> ModelDescription:
     """What is written as `model.json`."""
     trial = point.trial
-    types = {str(_features_header(home, trial, source).get("dtype", "float32")) for source in trial.sources}
+    types = {_features_header(home, trial, source).dtype for source in trial.sources}
     if len(types) != 1:
         raise DataError(f"features of different types: {sorted(types)}", "Extract them with one dtype.")
     return ModelDescription(
@@ -127,7 +120,7 @@ def describe(home: Home, point: FrontPoint) -> ModelDescription:
             data_fingerprint=trial.data.fingerprint,
             code_version=trial.code_version,
             backbones={
-                source: read_backbone_meta(home.backbone(trial.data.name, component))
+                source: BackboneDescription.read(home.backbone(trial.data.name, component)).to_json()
                 for source, component in trial.sources.items()
             },
         ),

@@ -22,7 +22,7 @@ def draw_answers(answers: Sequence[Answer], folder: Path) -> None:
     """
     if any("looks" not in answer for answer in answers):
         raise UsageError(
-            "this version of the model does not say in which order it looks",
+            "this version of the model does not say in which order it reads",
             "Promote its point again to draw it.",
         )
     for place, answer in enumerate(answers):

@@ -157,13 +157,13 @@ def predict(home: Home, model: str, videos: Sequence[str | Path], **given: Any) 
 
 
 def _notes(answers: Sequence[Answer]) -> list[str]:
-    """What holds of all videos together: how many of them a cap left the cheapest looks only."""
+    """What holds of all videos together: how many of them a cap left the cheapest reads only."""
     notes = [note for answer in answers for note in answer.get("notes", ()) if note.startswith(CHEAPEST_ONLY)]
     if not notes:
         return []
     answered = sum(not answer["error"] for answer in answers)
     source = notes[0].removeprefix(CHEAPEST_ONLY).split(":")[0].strip()
     return [
-        f"the cap pays for no closer look: {len(notes)} of {answered} videos answered from {source} looks only; "
+        f"the cap pays for no closer read: {len(notes)} of {answered} videos answered from {source} reads only; "
         "raise it to use what the model was chosen for"
     ]

@@ -1,4 +1,4 @@
-"""A picture of what a model looked at in a video: its steps, what each look saw, and the prediction after it."""
+"""A picture of what a model looked at in a video: its steps, what each read saw, and the prediction after it."""
 
 from __future__ import annotations
 
@@ -18,25 +18,27 @@ _NOT_SEEN = ("none", "coarse", "audio")
 _COLOURS = ("#4c78a8", "#f58518", "#54a24b", "#b279a2")
 
 
-def draw_storyboard(video: str | Path, prediction: Mapping[str, Any], path: Path, *, truth: str = "") -> None:
+def draw_storyboard(
+    video: str | Path, prediction: Mapping[str, Any], path: Path, *, ground_truth: str = ""
+) -> None:
     """Writes a PNG for one prediction of `Recognizer.predict`.
 
     Arguments:
-        prediction: its `details()`: `steps`, `looks`, `answers`, `labels`, `gflops`, `step_seconds`.
-        truth: the true labels, if they are known, for the title.
+        prediction: its `details()`: `steps`, `looks` (what was read), `answers`, `labels`, `gflops`, `step_seconds`.
+        ground_truth: the true labels, if they are known, for the title.
 
     Raises `VideoError` if the video cannot be read again.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    looks, answers = prediction["looks"], prediction["answers"]
+    reads, answers = prediction["looks"], prediction["answers"]
     step_seconds = prediction["step_seconds"]
     with VideoReader(video, step_seconds=step_seconds) as reader:
-        shown = _shown_steps(reader.num_steps, looks)
+        shown = _shown_steps(reader.num_steps, reads)
         frames = [reader.read(step, _THUMBNAIL) for step in shown]
     columns = {step: column for column, step in enumerate(shown)}
-    sources = list(dict.fromkeys(look["source"] for look in looks))
+    sources = list(dict.fromkeys(read["source"] for read in reads))
     rows = max(len(answers), 1)
     height = 2.1 + 0.28 * len(sources) + 0.3 * rows
     figure = Figure(figsize=(max(7.0, 0.62 * len(shown) + 2.6), height), dpi=110)
@@ -53,31 +55,33 @@ def draw_storyboard(video: str | Path, prediction: Mapping[str, Any], path: Path
         shown,
         {step for step, word in enumerate(prediction["steps"]) if word not in _NOT_SEEN},
     )
-    _draw_looks(parts[1], looks, sources, columns)
+    _draw_reads(parts[1], reads, sources, columns)
     _draw_answers(parts[2], answers, columns)
     parts[2].set_xticks(range(len(shown)), [str(step) for step in shown], fontsize=7)
     parts[2].set_xlabel(f"step of the video ({step_seconds:g} s each)", fontsize=8)
     parts[2].set_xlim(-0.6, len(shown) - 0.4)
     best = prediction["labels"][0] if prediction["labels"] else {"label": "no answer", "score": 0.0}
     title = f"{Path(str(video)).name}: {best['label']} {best['score']:.2f}, {prediction['gflops']:.3g} GFLOPs"
-    parts[0].set_title(title + (f" (truth: {truth})" if truth else ""), fontsize=9, loc="left")
+    parts[0].set_title(
+        title + (f" (ground truth: {ground_truth})" if ground_truth else ""), fontsize=9, loc="left"
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")
     figure.savefig(temporary, format="png")
     temporary.replace(path)
 
 
-def _shown_steps(num_steps: int, looks: Sequence[Mapping[str, Any]]) -> list[int]:
+def _shown_steps(num_steps: int, reads: Sequence[Mapping[str, Any]]) -> list[int]:
     if num_steps <= MOST_STEPS:
         return list(range(num_steps))
-    closely = dict.fromkeys(look["step"] for look in looks if look["source"] == _most_expensive(looks))
+    closely = dict.fromkeys(read["step"] for read in reads if read["source"] == _most_expensive(reads))
     spread = np.linspace(0, num_steps - 1, MOST_STEPS).round().astype(int).tolist()
     return sorted(list(dict.fromkeys([*closely, *spread]))[:MOST_STEPS])
 
 
-def _most_expensive(looks: Sequence[Mapping[str, Any]]) -> str:
+def _most_expensive(reads: Sequence[Mapping[str, Any]]) -> str:
     """The source that was first asked for last: methods go from the cheap to the expensive."""
-    return next(reversed(dict.fromkeys(look["source"] for look in looks)), "")
+    return next(reversed(dict.fromkeys(read["source"] for read in reads)), "")
 
 
 def _draw_frames(axes: Any, frames: Sequence[np.ndarray], shown: Sequence[int], looked: set[int]) -> None:
@@ -99,12 +103,12 @@ def _frame(extent: tuple[float, float, float, float]) -> Any:
     )
 
 
-def _draw_looks(
-    axes: Any, looks: Sequence[Mapping[str, Any]], sources: Sequence[str], columns: Mapping[int, int]
+def _draw_reads(
+    axes: Any, reads: Sequence[Mapping[str, Any]], sources: Sequence[str], columns: Mapping[int, int]
 ) -> None:
     """One row per source, with the order in which its steps were looked at."""
     for row, source in enumerate(sources):
-        mine = [look["step"] for look in looks if look["source"] == source]
+        mine = [read["step"] for read in reads if read["source"] == source]
         for order, step in enumerate(mine, start=1):
             if step in columns:
                 colour = _COLOURS[row % len(_COLOURS)]
@@ -119,7 +123,7 @@ def _draw_looks(
 
 
 def _draw_answers(axes: Any, answers: Sequence[Mapping[str, Any]], columns: Mapping[int, int]) -> None:
-    """The walk from top to bottom: where each look was, and what was believed after it."""
+    """The walk from top to bottom: where each read was, and what was believed after it."""
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right", "left"]].set_visible(False)
     if not answers:
@@ -144,6 +148,6 @@ def _draw_answers(axes: Any, answers: Sequence[Mapping[str, Any]], columns: Mapp
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
         )
     axes.set_yticks(
-        [-i for i in range(len(answers))], [f"after look {i + 1}" for i in range(len(answers))], fontsize=7
+        [-i for i in range(len(answers))], [f"after read {i + 1}" for i in range(len(answers))], fontsize=7
     )
     axes.set_ylim(-len(answers) + 0.4, 0.6)

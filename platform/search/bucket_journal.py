@@ -16,8 +16,8 @@ from optuna.storages.journal import BaseJournalBackend
 
 from paretovid.infra.object_store import ObjectStore
 
-LOOK_SECONDS = 1.0
-"""Between two looks for records of others. A study has one writer at a time, whose own are known."""
+POLL_SECONDS = 1.0
+"""Between two polls for records of others. A study has one writer at a time, whose own are known."""
 _BATCH = 500
 
 
@@ -29,25 +29,25 @@ class ObjectJournal(BaseJournalBackend):
         self._store = store
         self._logs: list[dict[str, Any]] = []
         self._next = 0
-        self._looked: float | None = None
+        self._polled: float | None = None
 
     def read_logs(self, log_number_from: int) -> Iterable[dict[str, Any]]:
         """All records from this number on."""
-        if self._looked is None or time.monotonic() - self._looked > LOOK_SECONDS:
-            self._look()
+        if self._polled is None or time.monotonic() - self._polled > POLL_SECONDS:
+            self._poll()
         return self._logs[log_number_from:]
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Adds records behind all that there are."""
         content = json.dumps({"by": uuid.uuid4().hex, "logs": logs}).encode()
         while not self._store.write_new(self._key(self._next), content):
-            self._look()
+            self._poll()
         self._logs += logs
         self._next += 1
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         """Reads what others have written."""
-        if self._looked is None:
+        if self._polled is None:
             there = len(self._store.names(""))
             for start in range(0, there, _BATCH):
                 keys = [self._key(number) for number in range(start, min(start + _BATCH, there))]
@@ -55,7 +55,7 @@ class ObjectJournal(BaseJournalBackend):
                     self._take(record)
         while (content := self._store.read(self._key(self._next))) is not None:
             self._take(content)
-        self._looked = time.monotonic()
+        self._polled = time.monotonic()
 
     def _take(self, content: bytes) -> None:
         self._logs += json.loads(content)["logs"]

@@ -34,7 +34,7 @@ def study_location(
     """Where the study of a sweep is, or is to be made.
 
     Arguments:
-        uid: the sweep's, which tells it from sweeps of this name in other homes.
+        uid: the sweep's, which distinguishes it from sweeps of this name in other homes.
         given: `search.storage`; None: the variable `PARETOVID_STUDY_STORAGE`, else under home.
         before: `described` of where it was started; None: it is new.
 
@@ -51,6 +51,6 @@ def study_location(
         where = "unset" if before == UNDER_HOME else f"set to {before}"
         raise UsageError(
             f"the study of sweep {sweep} is kept in {before}, not in {location.described}",
-            f"Go on with the variable {STORAGE_VARIABLE} {where} (or search.storage=).",
+            f"Resume with the variable {STORAGE_VARIABLE} {where} (or search.storage=).",
         )
     return location

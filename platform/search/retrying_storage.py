@@ -65,7 +65,7 @@ class PatientStorage(BaseStorage):
     Arguments:
         storage: the one to call, with one writer per study.
         where: what to call it in messages; no password.
-        say: told once when it is away and once when it is back.
+        say: called once when it is away and once when it is back.
 
     Raises `StudyStorageError` after `PATIENCE_SECONDS`.
     """
@@ -94,7 +94,7 @@ class PatientStorage(BaseStorage):
                 if now > until:
                     raise StudyStorageError(
                         f"the studies at {self._where} have been away for {PATIENCE_SECONDS:.0f} s",
-                        "Start the database, then go on: paretovid resume. Nothing of what was done is lost.",
+                        "Start the database, then resume: paretovid resume. Nothing of what was done is lost.",
                     ) from error
                 time.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)

@@ -1,4 +1,4 @@
-"""Where studies are kept: a journal file or a database, opened, checked and mended."""
+"""Where studies are kept: a journal file or a database, opened, checked and repaired."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _DESCRIPTION = "paretovid"
 
 
 def objectives(quality: str = "map") -> Directions:
-    """What a study searches for, in the order in which values are told: a quality, by name, and cost."""
+    """What a study searches for, in the order in which values are reported: a quality, by name, and cost."""
     return {quality: "maximize", "gflops": "minimize"}
 
 
@@ -78,7 +78,7 @@ def connect_storage(storage: str) -> tuple[BaseStorage, list[str]]:
         else:
             path = Path(storage.removeprefix(JOURNAL))
             path.parent.mkdir(parents=True, exist_ok=True)
-            _mend(path)
+            _repair(path)
             store = JournalStorage(_WholeLines(str(path)))
         return store, optuna.get_all_study_names(store)
     except Exception as error:  # each database driver raises its own
@@ -121,11 +121,11 @@ class _WholeLines(JournalFileBackend):
             super().append_logs(logs)
         except OSError:
             with contextlib.suppress(OSError):
-                _mend(self._path)
+                _repair(self._path)
             raise
 
 
-def _mend(journal: Path) -> None:
+def _repair(journal: Path) -> None:
     """Cuts off a last line that a crash of the machine left unfinished; the next one would be glued to it."""
     if not journal.exists():
         return
@@ -147,7 +147,7 @@ def _check_same(name: str, stored: Mapping[str, Any], wanted: Mapping[str, Any])
     if differences:
         raise UsageError(
             f"a study named {name!r} exists with another search: {'; '.join(differences)}",
-            "Choose another name=, or the same knobs and ranges to go on with it.",
+            "Choose another name=, or the same knobs and ranges to resume it.",
         )
 
 

@@ -350,7 +350,7 @@ class ParetoStudy:
         def at(most_expensive: bool) -> dict[str, KnobValue]:
             return {name: _end(knob, most_expensive) for name, knob in self._knobs.items()}
 
-        return [("anchor: dearest", at(True)), ("anchor: cheapest", at(False))]
+        return [("anchor: most expensive", at(True)), ("anchor: cheapest", at(False))]
 
     def _within(self, published: Sequence[Mapping[str, KnobValue]]) -> list[tuple[str, dict[str, KnobValue]]]:
         points = []

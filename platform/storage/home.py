@@ -113,7 +113,7 @@ class TrialPaths:
 
     @property
     def outcome(self) -> Path:
-        """What the first of several workers tells the trial that has started them."""
+        """What the first of several workers reports to the trial that has started them."""
         return self.folder / OUTCOME_FILE
 
     @property
@@ -193,7 +193,7 @@ class SweepPaths:
 
     @property
     def tracked(self) -> Path:
-        """How much of the journal MLflow has been told."""
+        """How much of the journal MLflow has been sent."""
         return self.folder / TRACKED_FILE
 
     @property
@@ -342,7 +342,7 @@ class Home:
 
 @dataclass(frozen=True, kw_only=True)
 class HomeReference:
-    """A home as a worker on another node is told of it: small, and without a connection. The worker opens it there."""
+    """A home as a worker on another node is given it: small, and without a connection. The worker opens it there."""
 
     url: str | None
     root: Path
@@ -410,7 +410,7 @@ def open_home(override: str | None = None, *, is_there: bool = False) -> Home:
     hint = f"Choose a folder that you can write: home=FOLDER, or the variable {HOME_VARIABLE}."
     try:
         root.mkdir(parents=True, exist_ok=True)
-        # Trying is the only answer that counts: modes do not tell of read-only mounts or of root's rights.
+        # Trying is the only answer that counts: modes show neither read-only mounts nor root's rights.
         with tempfile.TemporaryFile(dir=root):
             pass
     except OSError as error:

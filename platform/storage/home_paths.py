@@ -1,6 +1,6 @@
 """Paths in a home's documents, written relative to the home: `home:sweeps/s/trials/t0001`.
 
-A home can be moved or copied, and nothing in it needs to be told.
+A home can be moved or copied, and nothing in it needs to be changed.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from typing import final
 
 from paretovid.infra.locks import LockHeldError, exclusive_lock, is_locked
 from paretovid.platform.execution.stopping import StopSwitch
+from paretovid.platform.records.control_requests import ask_to_give_way, take_over_request
 from paretovid.platform.records.lease import DriverLease
 from paretovid.platform.storage.home import SweepPaths
 from paretovid.trainables.errors import DataError, ParetovidError, UsageError
@@ -108,8 +109,7 @@ class SweepLock:
             if not is_asked:
                 is_asked = True
                 say(f"  asking {who} to give way")
-                asked = {"by": f"process {os.getpid()} on {socket.gethostname()}", "at": time.time()}
-                self._store.write_text(self._sweep.take_over, json.dumps(asked))
+                ask_to_give_way(self._sweep, f"process {os.getpid()} on {socket.gethostname()}")
             if time.monotonic() > until:
                 raise UsageError(
                     f"{who} does not give way",
@@ -139,13 +139,20 @@ class SweepLock:
     def _beat(self) -> None:
         while not self._ended.wait(HEARTBEAT_SECONDS):
             if not self._is_mine():
-                self._switch.lose("another driver has taken the sweep over")
+                self._switch.lease_lost("another driver has taken the sweep over")
                 return
-            wish = self._store.read_document(self._sweep.take_over)
-            if wish is not None:
-                self._switch.turn(f"taken over by {wish.get('by', 'another driver')}", 1)
-            with contextlib.suppress(OSError):  # a full disk is told elsewhere
+            if (other := self._asked_by()) is not None:
+                self._switch.request(f"taken over by {other}", 1)
+            with contextlib.suppress(OSError):  # a full disk is reported elsewhere
                 self._write()
+
+    def _asked_by(self) -> str | None:
+        """Who asks this driver to give way; None: nobody."""
+        try:
+            request = take_over_request(self._sweep)
+        except ParetovidError:  # another version asks, whatever it says
+            return "another driver"
+        return None if request is None else request.by
 
     def _is_mine(self) -> bool:
         try:

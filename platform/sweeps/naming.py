@@ -1,4 +1,4 @@
-"""A sweep's name, and the configuration that it goes on with: what makes two sweeps the same."""
+"""A sweep's name, and the configuration that it resumes with: what makes two sweeps the same."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from paretovid.platform.config.load import load_sweep_config, searched_knobs, to_record
-from paretovid.platform.config.resolve import SweepPlan
+from paretovid.platform.config.resolve import SweepPlan, plugins_in_use
 from paretovid.platform.records.sweep import SweepRecord, SweepState, known_record, read_record
 from paretovid.platform.storage.home import Home
 from paretovid.search_spaces.schema import SweepConfig
@@ -23,7 +23,7 @@ from paretovid.trainables.provenance import code_version
 _WHERE_ONLY = ("home", "name", "cluster", "tracking")
 """Sections that say where a sweep runs and is kept, not what it is."""
 _HOW_ONLY = ("concurrent", "hours", "max_failures", "storage")
-"""Settings of `search` that may differ when a sweep goes on."""
+"""Settings of `search` that may differ when a sweep is resumed."""
 
 
 def started_record(
@@ -39,7 +39,7 @@ def started_record(
         seed=config.seed,
         state=state,
         config=to_record(config),
-        code_version=code_version(),
+        code_version=code_version(plugins_in_use(config)),
         knobs=tuple(searched_knobs(config)),
         asked=before.asked if before else (),
         study=before.study if before else None,
@@ -107,7 +107,7 @@ def stored_config(home: Home, name: str, given_home: str | None, overrides: Sequ
         key = word.lstrip("+~").partition("=")[0]
         if key not in allowed and not key.startswith(("cluster.", "tracking.")):
             raise UsageError(
-                f"a sweep goes on with its own settings; {key} cannot be changed",
+                f"a sweep resumes with its own settings; {key} cannot be changed",
                 f"What may differ: {', '.join(allowed)}. Other settings make another sweep: paretovid sweep.",
             )
     # The words are checked as for a new sweep, and of that one only what they name is taken over.
@@ -124,7 +124,7 @@ def stored_config(home: Home, name: str, given_home: str | None, overrides: Sequ
     except OmegaConfBaseException as error:
         raise DataError(
             f"the settings of sweep {name} are not those of this version: {str(error).splitlines()[0]}",
-            "Go on with the version of paretovid that started it, or start another sweep.",
+            "Resume with the version of paretovid that started it, or start another sweep.",
         ) from error
     assert isinstance(config, SweepConfig)
     use_plugins(config.plugins)

@@ -1,4 +1,4 @@
-"""Makes the stores of a sweep agree before it goes on: study, trials' folders, journal.
+"""Makes the stores of a sweep agree before it resumes: study, trials' folders, journal.
 
 What each is the source of truth for: a trial's folder for what it measured (its result is written last, and complete);
 the study for what was asked and what failed; the journal for when. MLflow is notified from these, and is the source of
@@ -18,7 +18,6 @@ from paretovid.platform.records.trial import find_trial
 from paretovid.platform.search.study import ParetoStudy
 from paretovid.platform.storage.home import SweepPaths
 from paretovid.platform.sweeps.trials import SweepTrials, finished_result
-from paretovid.trainables.provenance import code_version
 from paretovid.trainables.training.config import TrialConfig
 
 
@@ -39,6 +38,7 @@ def reconcile(
     trials: SweepTrials,
     record: Callable[..., None],
     *,
+    code: str,
     all_points: bool = False,
 ) -> Reconciled:
     """Compares the stores and repairs what a killed driver left half done. Starts nothing.
@@ -46,6 +46,7 @@ def reconcile(
     Arguments:
         sweep: nobody else may be running it.
         record: takes an event and what there is to say of it, as `SweepJournal.write` does.
+        code: version of this driver's code.
         all_points: the study sees all operating points of a trial.
     """
     notes: list[str] = []
@@ -77,17 +78,17 @@ def reconcile(
             record_failure(sweep.trial(trial), reason)
     for dead in sweep.with_heartbeat():
         sweep.store.remove(dead.heartbeat)
-    notes += _made_by_others(sweep)
+    notes += _made_by_others(sweep, code)
     finished = _record_finished(sweep, record)
     failed = _record_failed(sweep, record)
     return Reconciled(fixed=tuple(fixed), finished=finished, failed=failed, notes=tuple(notes))
 
 
-def _made_by_others(sweep: SweepPaths) -> list[str]:
-    """A note for each other version of the code that has made results of this sweep."""
+def _made_by_others(sweep: SweepPaths, mine: str) -> list[str]:
+    """A note for each other version of the code than `mine` that has made results of this sweep."""
     results = (find_trial(trial.folder) for trial in sweep.with_result())
     made_by = Counter(result.code_version for result in results if result is not None)
-    del made_by[code_version()]
+    del made_by[mine]
     return [
         f"{n} finished trials were made by other code ({code}); they are kept" for code, n in made_by.items()
     ]

@@ -1,4 +1,4 @@
-"""`paretovid relocate`: tells a home that was moved or copied where it lies now.
+"""`paretovid relocate`: writes into MLflow's store where a home that was moved or copied lies now.
 
 paretovid itself does not need it (`artifact_places.py`); MLflow alone does: its page, its server, and consumers who
 load `models:/NAME@ALIAS` from the home's store. Also written anew is what sweeps of an older paretovid, which kept
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from paretovid.infra.locks import exclusive_lock
+from paretovid.platform.records.delivered import Delivered
 from paretovid.platform.storage.documents import read_json_object, replace_text
 from paretovid.platform.storage.home import SWEEP_FILE, TRACKED_FILE, Home
 from paretovid.platform.storage.home_paths import replaced_paths, to_home
@@ -132,10 +133,19 @@ def _rewritten(home: Home, places: ArtifactPlaces) -> dict[Path, Any]:
             now = to_home(now, places.root)
         elif path.name == TRACKED_FILE:
             own = f"sqlite:///{places.recorded / home.mlflow_database.name}"
-            now = {EMBEDDED if address == own else address: number for address, number in (now or {}).items()}
+            now = before and _with_address(before, str(path), own, EMBEDDED)
         if before is not None and now != before:
             found[path] = now
     return found
+
+
+def _with_address(document: object, where: str, before: str, now: str) -> object:
+    """The content of a `tracked.json` with another address for a store; as it was if the store is not in it."""
+    events = Delivered.from_json(document, where).last_events
+    if before not in events:
+        return document
+    moved = {now if address == before else address: number for address, number in events.items()}
+    return Delivered(last_events=moved).to_json()
 
 
 def _check_idle(home: Home) -> None:

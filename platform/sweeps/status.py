@@ -14,6 +14,7 @@ from typing import Protocol, final
 
 from paretovid.platform.console.progress import format_seconds
 from paretovid.platform.execution.heartbeat import heartbeat_of
+from paretovid.platform.records.control_requests import stop_request
 from paretovid.platform.records.failure import failure_of
 from paretovid.platform.records.journal import (
     Entry,
@@ -29,7 +30,7 @@ from paretovid.platform.storage.home import Home, SweepPaths
 from paretovid.platform.sweeps.lock import driver_of
 from paretovid.platform.tracking.exporter import last_sent
 from paretovid.trainables.documents import JsonValue
-from paretovid.trainables.errors import DataError, UsageError
+from paretovid.trainables.errors import DataError, ParetovidError, UsageError
 from paretovid.trainables.evaluation.pareto import Reference, hypervolume, non_dominated, reference_of
 from paretovid.trainables.evaluation.results import RESULT_FILE
 
@@ -108,6 +109,7 @@ def status_of(home: Home, name: str) -> SweepStatus:
     cpu_hours, gpu_hours = hours_spent(entries, now if driver else (entries[-1].at if entries else now))
     left = max(0, asked - len(finished) - len(failed))
     untracked = _untracked(sweep, entries)
+    waits = _waits(name, state, entries, left - len(running), running, untracked)
     return SweepStatus(
         name=name,
         state=state,
@@ -122,7 +124,7 @@ def status_of(home: Home, name: str) -> SweepStatus:
         gpu_hours=gpu_hours,
         untracked=untracked,
         damaged_lines=reading.damaged,
-        waits=tuple(_waits(name, state, entries, left - len(running), running, untracked)),
+        waits=(*_stopping(sweep, driver, len(running)), *waits),
         seconds_left=_seconds_left(entries, left, len(running), now) if driver else None,
     )
 
@@ -260,7 +262,10 @@ def _curve_lines(points: Sequence[tuple[float, float]]) -> list[str]:
 def _failures(sweep: SweepPaths, finished: set[str]) -> dict[str, str]:
     found = {}
     for trial in sweep.with_failure():
-        reason = failure_of(trial)
+        try:
+            reason = failure_of(trial)
+        except DataError as error:  # of another version: it has failed all the same
+            reason = error.message
         if reason is not None and trial.name not in finished:
             found[trial.name] = reason
     return found
@@ -296,6 +301,19 @@ def _open_starts(entries: Sequence[Entry]) -> dict[str, Entry]:
         elif entry.event in _ENDED:
             running.pop(entry.trial, None)
     return running
+
+
+def _stopping(sweep: SweepPaths, driver: DriverLease | None, running: int) -> list[str]:
+    """Why the driver ends the sweep, while it does."""
+    if driver is None:
+        return []
+    try:
+        asked = stop_request(sweep)
+    except ParetovidError:  # another version's: what it says is not shown
+        return []
+    if asked is None or asked.at < driver.started:  # of a driver before this one
+        return []
+    return [f"the driver for the checkpoints of {running} trials, then it ends: {asked.reason}"]
 
 
 def _untracked(sweep: SweepPaths, entries: Sequence[Entry]) -> int:
@@ -345,19 +363,19 @@ def _seconds_left(entries: Sequence[Entry], left: int, running: int, now: float)
     return sum(seconds) / len(seconds) * left / running
 
 
-def curve(entries: Sequence[Entry], stated: Reference | None = None) -> tuple[tuple[float, float], ...]:
+def curve(entries: Sequence[Entry], corner: Reference | None = None) -> tuple[tuple[float, float], ...]:
     """Seconds since the first event, and the hypervolume on validation that had been reached by then.
 
     Arguments:
-        stated: the corner that the sweep itself has stated. The same corner holds for all times, so that the last
+        corner: the sweep's own. The same corner holds for all times, so that the last
             value is the hypervolume of `paretovid front --split val`.
     """
     began = entries[0].at if entries else 0.0
-    told = [entry for entry in entries if entry.event == "finish"]
-    whole = ValidationHypervolume(told, stated)
-    so_far = ValidationHypervolume((), stated)
+    finished = [entry for entry in entries if entry.event == "finish"]
+    whole = ValidationHypervolume(finished, corner)
+    so_far = ValidationHypervolume((), corner)
     found = []
-    for entry in told:
+    for entry in finished:
         so_far.add(entry)
         if whole.counts(entry):
             found.append((entry.at - began, so_far.value(whole.reference) or 0.0))
@@ -369,12 +387,12 @@ class ValidationHypervolume:
     """What the trials finished so far cover on validation, at a cost that does not grow with them.
 
     By the definition of `front.build_front`: when all trials have finished it is, to the last digit, the
-    hypervolume of `paretovid front --split val`. That of test, which a finished sweep states, is another figure, and
+    hypervolume of `paretovid front --split val`. That of test, which a finished sweep shows, is another figure, and
     nobody looks at it while a sweep runs.
     """
 
-    def __init__(self, entries: Iterable[Entry] = (), stated: Reference | None = None) -> None:
-        self._stated = stated
+    def __init__(self, entries: Iterable[Entry] = (), corner: Reference | None = None) -> None:
+        self._corner = corner
         self._trials: dict[str, FinishedTrial] = {}
         self._fronts: dict[bool, tuple[tuple[float, float], ...]] = {}
         """Of the method, and of the baselines that can be deployed."""
@@ -403,7 +421,7 @@ class ValidationHypervolume:
     def reference(self) -> Reference:
         """The corner that it is measured from."""
         most_gflops = max((each.most_gflops for each in self._trials.values()), default=0.0)
-        return reference_of([self._stated], most_gflops)
+        return reference_of([self._corner], most_gflops)
 
     def value(self, reference: Reference | None = None) -> float | None:
         """In GFLOPs times the objective (fraction); None before a trial has finished. Of the baselines alone as long

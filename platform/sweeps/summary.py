@@ -47,7 +47,7 @@ class DryRun:
         lines.append(f"first the two anchors (all knobs most expensive, all cheapest){then}")
         lines += [f"  {point}" for point in published]
         lines.append(f"{len(self.plan.baselines)} baselines beside them: {', '.join(self.plan.baselines)}")
-        lines += ["", "cost of one look, in GFLOPs (multiply-accumulates):"]
+        lines += ["", "cost of one read, in GFLOPs (multiply-accumulates):"]
         size, costs = data_size(self.plan.preparation), {}
         classes = _CLASSES_SHOWN if size is None else size.classes
         for source, component in self.plan.preparation.backbones.components.items():
@@ -80,7 +80,7 @@ class SweepReport:
             trial, reason = next(iter(self.summary.reasons.items()))
             lines += [f"{self.summary.failed} trials failed, for example {trial}: {reason}", ""]
         if self.summary is not None and self.summary.is_out_of_time:
-            lines += ["search.hours is over; the same command goes on with the trials that are left", ""]
+            lines += ["search.hours is over; the same command resumes with the trials that are left", ""]
         knee = next(p for p in self.front.points if (p.trial.sweep, p.id) == self.front.knee_id)
         limit = rounded_up(knee.record.most_gflops)
         videos = " ".join(str(path) for path in self.example_videos)

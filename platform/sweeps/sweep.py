@@ -1,9 +1,9 @@
 """`paretovid sweep`, `resume` and `extend`: from a configuration to a front, with everything on the way made or
 reused.
 
-The truth about a sweep lies in its folder (`sweep.json`, `trials/*/result.json`, `journal.jsonl`) and in its study;
-the driver only connects them. Killed at any moment, it is gone on with by `paretovid resume`, or by the command
-that started it: both find the sweep, make its stores agree, and do what is missing.
+The sources of truth about a sweep are its folder (`sweep.json`, `trials/*/result.json`, `journal.jsonl`) and its study;
+the driver only connects them. Killed at any moment, it is resumed by `paretovid resume`, or by the command that
+started it: both find the sweep, make its stores agree, and do what is missing.
 """
 
 from __future__ import annotations
@@ -60,7 +60,6 @@ from paretovid.platform.tracking.store import store_uri
 from paretovid.search_spaces.schema import SweepConfig
 from paretovid.trainables.data.dataset import load_dataset, write_json
 from paretovid.trainables.errors import ParetovidError, UsageError
-from paretovid.trainables.provenance import code_version
 
 TRACKING_SECONDS = 60.0
 """What MLflow may take, without a sign of getting on, when everything else is done."""
@@ -97,7 +96,7 @@ def run_sweep(
     """Prepares, searches, records and shows. Five stages of progress.
 
     Arguments:
-        take_over: asks a living driver of the same sweep to stop, and goes on in its place.
+        take_over: asks a living driver of the same sweep to stop, and resumes in its place.
         backend: what the sweep runs on.
 
     Raises `UsageError` before anything starts for a bad configuration, a name that is taken by another one or a
@@ -107,7 +106,7 @@ def run_sweep(
     plan = resolve(config)
     home = open_home(config.home)
     name = name_of(home, config)
-    return _go_on(home, name, plan, progress, take_over=take_over, backend=backend)
+    return _resume_or_start(home, name, plan, progress, take_over=take_over, backend=backend)
 
 
 def resume_sweep(
@@ -129,7 +128,7 @@ def resume_sweep(
     """
     home = open_home(given_home)
     plan = resolve(stored_config(home, name, given_home, overrides))
-    return _go_on(home, name, plan, progress, take_over=take_over, backend=backend)
+    return _resume_or_start(home, name, plan, progress, take_over=take_over, backend=backend)
 
 
 def extend_sweep(
@@ -147,23 +146,25 @@ def extend_sweep(
     """
     home = open_home(given_home)
     plan = resolve(stored_config(home, name, given_home, overrides))
-    return _go_on(home, name, plan, progress, take_over=take_over, more=more, backend=backend)
+    return _resume_or_start(home, name, plan, progress, take_over=take_over, more=more, backend=backend)
 
 
 def replay_sweep(
     given_home: str | None, name: str, uri: str | None, progress: Progress, *, whole: bool = False
 ) -> int:
-    """Tells MLflow what it has not been told of a sweep. Returns how many events.
+    """Sends MLflow what it has not been sent of a sweep. Returns how many events.
 
     Arguments:
         uri: the MLflow store; None: the one that the sweep was started with.
 
-    Raises `StoreError` if the store does not take it, `UsageError` while a driver of the sweep tells it itself.
+    Raises `StoreError` if the store does not take it, `UsageError` while a driver of the sweep sends it itself.
     """
     home = open_home(given_home)
     record = known_record(home.sweep(name))
     if driver_of(home.sweep(name)) is not None:
-        raise UsageError(f"sweep {name} is running, and its driver tells MLflow", "Wait until it has ended.")
+        raise UsageError(
+            f"sweep {name} is running, and its driver notifies MLflow", "Wait until it has ended."
+        )
     given = uri or record.tracking_uri
     with SweepLock(home.sweep(name), StopSwitch()).hold():
         _render_missing(home.sweep(name))
@@ -173,7 +174,7 @@ def replay_sweep(
     return sent
 
 
-def _go_on(
+def _resume_or_start(
     home: Home,
     name: str,
     plan: SweepPlan,
@@ -186,7 +187,7 @@ def _go_on(
     sweep, config = home.sweep(name), plan.config
     sweep.refresh()
     switch = StopSwitch()
-    hint = f"Go on: {typed_command('paretovid')} resume {name}{_at(config.home)}"
+    hint = f"Resume: {typed_command('paretovid')} resume {name}{_at(config.home)}"
     with ended_in_order(switch, hint, progress.say):
         if not more and _is_finished(home, name):
             return _show_finished(home, name, plan, progress)
@@ -269,7 +270,7 @@ class _Run:
         wanted = self._resources
         self._driver.record(
             "driver",
-            code=code_version(),
+            code=self._plan.code_version,
             workers=wanted.workers,
             cpus=wanted.cpus * wanted.workers,
             gpus=wanted.gpus * wanted.workers,
@@ -287,7 +288,9 @@ class _Run:
             self._record_end(error)
             raise
         if left:
-            self._progress.say(f"  tell MLflow later: paretovid replay {self._name}{_at(self._config.home)}")
+            self._progress.say(
+                f"  notify MLflow later: paretovid replay {self._name}{_at(self._config.home)}"
+            )
         return summary
 
     def _search(self, prepared: Prepared) -> LaunchSummary:
@@ -307,7 +310,14 @@ class _Run:
             objective=self._plan.objective,
         )
         trials = SweepTrials(self._plan, self._name, prepared)
-        found = reconcile(self._paths, study, trials, self._driver.record, all_points=search.tell_swept)
+        found = reconcile(
+            self._paths,
+            study,
+            trials,
+            self._driver.record,
+            code=self._plan.code_version,
+            all_points=search.report_all_points,
+        )
         for note in found.notes:
             self._progress.say(f"  {note}")
         total = search.trials + len(self._plan.baselines)
@@ -315,14 +325,14 @@ class _Run:
             self._driver.show_on(stage, found.finished + found.failed)
             summary = self._backend.launcher(
                 trainable_on(
-                    cache, code_version(), self._home.reference(cache), plugins=tuple(config.plugins)
+                    cache, self._plan.code_version, self._home.reference(cache), plugins=tuple(config.plugins)
                 ),
                 sweep=self._paths,
                 study=study,
                 fixed=found.fixed,
                 configure=trials.searched,
                 callback=self._driver,
-                all_points=search.tell_swept,
+                all_points=search.report_all_points,
                 resources=self._resources,
                 concurrent=search.concurrent,
                 max_failures=search.max_failures,
@@ -363,14 +373,14 @@ class _Run:
 
     def _record_end(self, error: BaseException) -> None:
         """The state of a sweep that has not come to its end. On a full disk, what can be written."""
-        if self._switch.is_lost:
+        if self._switch.is_lease_lost:
             self._sender.close(None, STOPPED_TRACKING_SECONDS)
             return
         # After a signal anything may be raised: what was interrupted fails in its own way.
         is_interrupted = isinstance(error, KeyboardInterrupt) or self._switch.reason is not None
         state: SweepState = "interrupted" if is_interrupted else "failed"
-        told = self._switch.reason if is_interrupted else None
-        reason = (told or str(error) or type(error).__name__).splitlines()[0]
+        requested = self._switch.reason if is_interrupted else None
+        reason = (requested or str(error) or type(error).__name__).splitlines()[0]
         with contextlib.suppress(OSError):
             self._update(state=state, error=reason, hypervolume=None, reference=None, tracked=None)
             self._driver.record("state", state=state, reason=reason)

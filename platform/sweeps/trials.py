@@ -10,7 +10,7 @@ from typing import Any, final
 from paretovid.infra.node_cache import NodeCacheError, node_cache
 from paretovid.infra.node_cache import fetch as copy_to_node
 from paretovid.platform.config.load import model_with_knobs
-from paretovid.platform.config.resolve import SweepPlan
+from paretovid.platform.config.resolve import SweepPlan, plugins_in_use
 from paretovid.platform.execution.outcome import FixedTrial
 from paretovid.platform.execution.trial_process import Trainable
 from paretovid.platform.preparation.prepare import Prepared, is_whole_store
@@ -22,7 +22,6 @@ from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.errors import DataError, UsageError
 from paretovid.trainables.evaluation.results import TrialResult
 from paretovid.trainables.plugins.catalog import use_plugins
-from paretovid.trainables.provenance import code_version
 from paretovid.trainables.training.config import TrialConfig
 from paretovid.trainables.trial import run_trial
 
@@ -35,6 +34,7 @@ class SweepTrials:
         self._plan = plan
         self._sweep = sweep
         self._prepared = prepared
+        self._plugins = plugins_in_use(plan.config)
 
     def searched(self, suggestion: Suggestion) -> JsonObject:
         """A suggestion of the study."""
@@ -78,6 +78,7 @@ class SweepTrials:
             features={source: str(folder) for source, folder in self._prepared.features.items()},
             output=str(self._prepared.home.trial(self._sweep, trial).folder),
             accounting=config.accounting,
+            plugins=self._plugins,
         ).to_json()
 
 
@@ -89,9 +90,8 @@ def trainable_on(
     Arguments:
         cache: folder on the worker's node that features are copied to first; None: read where they are. Where the
             home is in a bucket, its mirror is kept there.
-        code: version of the driver's code.
+        code: version of the driver's code, with the plug-ins that its trials name.
         home: that the paths in configurations are of; None: one that is a folder.
-        home: its root, if it may be in a bucket.
         plugins: modules to import before anything else.
 
     A trial whose result is there already (its driver died before it heard of it) is not trained again.
@@ -101,12 +101,12 @@ def trainable_on(
 
     def run(config: dict[str, Any], context: TrialContext) -> TrialResult | None:
         use_plugins(plugins)
-        if code_version() != code:
-            raise UsageError(
-                f"this node runs paretovid {code_version()}, the driver {code}",
-                "Install the driver's version on every node.",
-            )
         trial = TrialConfig.from_json(config)
+        if trial.code_version != code:
+            raise UsageError(
+                f"this node runs paretovid {trial.code_version}, the driver {code}",
+                "Install the driver's version, and its plug-ins', on every node.",
+            )
         if reference.url is not None:
             trial = _downloaded(trial, reference, context.heartbeat)
         else:

@@ -44,7 +44,6 @@ from paretovid.trainables.context import TrialStopped
 from paretovid.trainables.data.dataset import Dataset, VideoRecord, save_manifest
 from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.errors import UsageError
-from paretovid.trainables.provenance import code_version
 from paretovid.trainables.training.config import TrialConfig
 
 Table = Callable[[TrialConfig], Sequence[tuple[float, float]]]
@@ -58,14 +57,14 @@ class ProcessDied(Exception):
     """A table raises it for a trial whose process is to die, as for lack of memory."""
 
 
-def dearer_is_better(trial: TrialConfig) -> list[tuple[float, float]]:
+def expensive_is_better(trial: TrialConfig) -> list[tuple[float, float]]:
     """A table for any method: higher numeric knobs see more and cost more, with diminishing returns."""
     values = [float(each) for each in trial.training_knobs.values() if not isinstance(each, str)]
     share = sum(value / (1 + value) for value in values) / max(1, len(values))
     return [(0.2 + 0.7 * (share * scale) ** 0.5, 0.01 + 0.1 * share * scale) for scale in (1.0, 0.5)]
 
 
-def simulated(table: Table = dearer_is_better, *, at_once: int = 2) -> Backend:
+def simulated(table: Table = expensive_is_better, *, at_once: int = 2) -> Backend:
     """A backend for `run_sweep`, `resume_sweep` and `extend_sweep`.
 
     Arguments:
@@ -167,7 +166,7 @@ class _Launcher:
     def _run(self, searcher: ParetoSearcher, switch: StopSwitch, on_poll: Callable[[], None]) -> None:
         waiting: list[tuple[str, JsonObject]] = []
         while True:
-            if switch.is_lost:
+            if switch.is_lease_lost:
                 raise switch.stopped()
             if switch.reason is not None or searcher.environment_fault is not None:
                 searcher.stop()
@@ -217,7 +216,7 @@ class _Launcher:
             seed=trial.seed,
             simulated=True,
             digest=trial.digest,
-            code_version=code_version(),
+            code_version=trial.code_version,
             training_knobs=trial.training_knobs,
             model=trial.model,
             accounting=trial.accounting,

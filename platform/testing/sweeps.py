@@ -19,7 +19,7 @@ from paretovid.trainables.data.dataset import Dataset
 from paretovid.trainables.data.moving_digits.generate import MovingDigitsConfig, make_moving_digits
 from paretovid.trainables.evaluation.metrics import mean_average_precision, top1
 from paretovid.trainables.features.extract import extract_shard, headers
-from paretovid.trainables.features.store import finish, header_fingerprint
+from paretovid.trainables.features.store import finish
 from paretovid.trainables.training.config import TrainingConfig, TrialConfig
 from paretovid.trainables.trial import run_trial
 
@@ -263,12 +263,10 @@ def _with_features(
     torch.manual_seed(0)
     for each in components.values():
         backbone = component(each).build(len(dataset.classes)).eval()
-        save_backbone(home.backbone(name, each), each, backbone, {"labels": "video"})
+        save_backbone(home.backbone(name, each), each, backbone)
     folders = {each: home.backbone(name, each) for each in components.values()}
     made_of = headers(dataset, folders, dtype)
-    stores = {
-        each: home.features(name) / f"{each}@{header_fingerprint(header)}" for each, header in made_of.items()
-    }
+    stores = {each: home.features(name) / f"{each}@{header.fingerprint}" for each, header in made_of.items()}
     extract_shard(dataset, dataset.records, folders, stores, 0, dtype)
     for each, header in made_of.items():
         finish(stores[each], header, 1)

@@ -9,7 +9,6 @@ it once all the same, as everything is looked up before it is made (`tracker.py`
 from __future__ import annotations
 
 import contextlib
-import json
 import sqlite3
 import threading
 import time
@@ -18,6 +17,7 @@ from typing import final
 
 from paretovid.platform.fronts.build import read_front
 from paretovid.platform.fronts.front import Front
+from paretovid.platform.records.delivered import read_delivered, write_delivered
 from paretovid.platform.records.journal import Entry, FailedStart, read_journal
 from paretovid.platform.records.sweep import known_record
 from paretovid.platform.records.trial import SweepResults, read_sweep, read_trial
@@ -25,7 +25,7 @@ from paretovid.platform.storage.home import Home, SweepPaths
 from paretovid.platform.tracking.artifact_places import artifact_places
 from paretovid.platform.tracking.store import StoreError, open_store, store_uri
 from paretovid.platform.tracking.tracker import Tracker, log_sweep
-from paretovid.trainables.errors import ParetovidError
+from paretovid.trainables.errors import DataError, ParetovidError
 from paretovid.trainables.evaluation.results import TrialResult
 
 EMBEDDED = "home"
@@ -52,7 +52,7 @@ class Delivery:
     @property
     def sent(self) -> int:
         """The number of the last entry that the store has."""
-        known = _tracked(self._paths)
+        known = read_delivered(self._paths).last_events
         if self._address == EMBEDDED and EMBEDDED not in known:  # written before addresses were relative
             return known.get(self._address_before(), 0)
         return known.get(self._address, 0)
@@ -118,8 +118,7 @@ class Delivery:
         return found
 
     def _note(self, number: int) -> None:
-        known = {**_tracked(self._paths), self._address: number}
-        self._paths.store.write_text(self._paths.tracked, json.dumps(known))
+        write_delivered(self._paths, read_delivered(self._paths).with_event(self._address, number))
 
 
 def _batches(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
@@ -140,7 +139,7 @@ class TrackingSender:
     """The thread that sends while the sweep runs.
 
     Arguments:
-        say: told once when the store is away, once when it is back, and of what had to be left out.
+        say: called once when the store is away, once when it is back, and of what had to be left out.
     """
 
     def __init__(self, home: Home, sweep: str, uri: str | None, say: Callable[[str], None]) -> None:
@@ -159,11 +158,6 @@ class TrackingSender:
     def waiting(self) -> int:
         """Events that the store has not taken yet."""
         return len(self._waiting)
-
-    @property
-    def is_away(self) -> bool:
-        """True while the store does not answer."""
-        return self._failures > 0
 
     def start(self) -> None:
         """Begins with what earlier drivers have left in the journal."""
@@ -221,7 +215,9 @@ class TrackingSender:
         except Exception as error:  # whatever it is, it must not cost more than the record there
             if not self._failures:
                 message = getattr(error, "message", f"{type(error).__name__}: {error}")
-                self._say(f"  MLflow takes nothing for now; the sweep goes on, and tells it later: {message}")
+                self._say(
+                    f"  MLflow takes nothing for now; the sweep continues, and notifies it later: {message}"
+                )
             self._drop_sent()
             pause = _RETRY_SECONDS[min(self._failures, len(_RETRY_SECONDS) - 1)]
             self._failures += 1
@@ -231,7 +227,7 @@ class TrackingSender:
                 self._news.set()
             return False
         if self._failures:
-            self._say("  MLflow answers again; it was told what it had missed")
+            self._say("  MLflow answers again; it was sent what it had missed")
         self._failures = 0
         self._drop_sent()
         self._news.set()
@@ -244,7 +240,9 @@ class TrackingSender:
 
     def _drop_sent(self) -> None:
         sent = 0
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(
+            OSError, DataError
+        ):  # of a later version: another driver has the sweep by now
             sent = self._delivery.sent
         with self._lock:
             self._waiting = [entry for entry in self._waiting if entry.n > sent]
@@ -253,7 +251,7 @@ class TrackingSender:
 def replay(
     home: Home, sweep: str, uri: str | None, say: Callable[[str], None], *, whole: bool = False
 ) -> int:
-    """Sends what MLflow has not been told of a sweep. Returns how many events that were.
+    """Sends what MLflow has not been sent of a sweep. Returns how many events that were.
 
     Arguments:
         whole: from the first event on; nothing is made twice, what was deleted there is made again.
@@ -277,11 +275,5 @@ def replay(
 
 
 def last_sent(sweep: SweepPaths) -> int:
-    """The highest number that any store has been told of; events to come must lie above."""
-    return max(_tracked(sweep).values(), default=0)
-
-
-def _tracked(sweep: SweepPaths) -> dict[str, int]:
-    """Address of a tracking store to the number of the last event that it has been told."""
-    found = sweep.store.read_document(sweep.tracked) or {}
-    return {address: int(number) for address, number in found.items()}
+    """The highest number that any store has been sent; events to come must lie above."""
+    return read_delivered(sweep).latest

@@ -81,37 +81,37 @@ class Store:
         shutil.copytree(source, target / (below or ""), dirs_exist_ok=True)
 
 
-def store_uri(home: Home, stated: str | None = None) -> str:
-    """What was stated, else `MLFLOW_TRACKING_URI`, else the store under home.
+def store_uri(home: Home, given: str | None = None) -> str:
+    """What was given, else `MLFLOW_TRACKING_URI`, else the store under home.
 
     Raises `UsageError` for one with a password in it: it is shown and recorded.
     """
     check_no_password(os.environ.get("MLFLOW_TRACKING_URI"), "MLFLOW_TRACKING_URI")
-    return stated or os.environ.get("MLFLOW_TRACKING_URI") or home.mlflow_url
+    return given or os.environ.get("MLFLOW_TRACKING_URI") or home.mlflow_url
 
 
-def open_registry(home: Home, stated: str | None = None) -> Store:
+def open_registry(home: Home, given: str | None = None) -> Store:
     """The store, for registered models. Raises `UsageError` if only this machine would know of them."""
-    if home.url is not None and store_uri(home, stated) == home.mlflow_url:
+    if home.url is not None and store_uri(home, given) == home.mlflow_url:
         raise UsageError(
             f"a home in a bucket ({home.url}) has no registry of its own",
             "Name an MLflow server: the variable MLFLOW_TRACKING_URI, or tracking.uri= of the sweep.",
         )
-    return open_store(home, stated)
+    return open_store(home, given)
 
 
-def open_store(home: Home, stated: str | None = None) -> Store:
+def open_store(home: Home, given: str | None = None) -> Store:
     """The store of `home` or at a URI. Raises `StoreError` if it cannot be opened."""
     quiet_mlflow()
     import mlflow
 
-    uri = store_uri(home, stated)
+    uri = store_uri(home, given)
     lock_path = home.mlflow_lock
-    stated_by_user = os.environ.get("MLFLOW_TRACKING_URI")
+    set_by_user = os.environ.get("MLFLOW_TRACKING_URI")
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
-    if stated_by_user is None:
-        # MLflow exports what it is told; read as the user's wish, it would bind every later home to this one.
+    if set_by_user is None:
+        # MLflow exports what it is given; read as the user's wish, it would bind every later home to this one.
         os.environ.pop("MLFLOW_TRACKING_URI", None)
     try:
         # A fresh SQLite store opened by two processes at once is broken for good.

@@ -116,7 +116,7 @@ class Tracker:
 
         Raises as `log_trials` does.
         """
-        self._known = None  # another look: what a lost answer has made twice is put away
+        self._known = None  # looked up again: what a lost answer has made twice is discarded
         self.log_trials(sweep.trials)
         state = state or sweep.record.state
         with _store_errors(self.store, self.sweep):
@@ -165,7 +165,7 @@ class Tracker:
 
     def _only(self, runs: Sequence[Any]) -> Any:
         """The first of the runs for one thing. More than one are there if the store has made a run and its
-        answer was lost; those that came later are put away."""
+        answer was lost; those that came later are discarded."""
         if not runs:
             return None
         is_whole = {id(run): _is_complete(run) for run in runs}
@@ -175,7 +175,7 @@ class Tracker:
         return kept
 
     def _children(self) -> dict[str, _Child]:
-        """Trial to its run. Looked up once: with many trials that takes longer than telling of one."""
+        """Trial to its run. Looked up once: with many trials that takes longer than notifying of one."""
         if self._known is None:
             condition = f"tags.`mlflow.parentRunId` = '{self.run_id}' AND tags.`paretovid.kind` = 'trial'"
             found: dict[str, list[Any]] = {}

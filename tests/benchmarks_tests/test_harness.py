@@ -30,7 +30,7 @@ def test_tables_come_back_as_they_were_written(tmp_path: Path) -> None:
     assert kinds == [int, str, float, bool] and isinstance(back["t"].rows[1]["gflops"], float)
 
 
-def test_a_long_table_goes_on_in_further_files(tmp_path: Path) -> None:
+def test_a_long_table_continues_in_further_files(tmp_path: Path) -> None:
     rows = Rows(tuple({"seed": i, "text": "x" * 1000} for i in range(450)))
     write_results(Results({}, {"t": rows}), tmp_path)
     sizes = {path.name: path.stat().st_size for path in tmp_path.glob("*.csv")}

@@ -32,7 +32,7 @@ def metrics(quality: float, gflops: float) -> Metrics:
 
 
 def points(trial: str, *figures: tuple[float, float, float]) -> list[Point]:
-    """Of a trial: knob k, and quality and GFLOPs on validation; on test quality is 0.1 lower. The first is natural."""
+    """Of a trial: knob k, quality and GFLOPs on validation; on test quality is 0.1 lower. The first is the default."""
     return [
         Point(
             trial=trial,
@@ -84,8 +84,8 @@ def test_the_cheapest_setting_that_is_as_good_by_the_mean_over_seeds() -> None:
     assert [row["map"] for row in rows] == pytest.approx([0.695, 0.705])
     assert [row["map_difference"] for row in rows] == pytest.approx([-0.005, 0.005])
     assert [row["cost_ratio"] for row in rows] == [0.5, 0.5] and all(row["reached_on_val"] for row in rows)
-    natural = cost_at_quality(runs(), ["ours"], ["rival"], margin=0.0, is_natural=True)
-    assert natural[0]["chosen"] == "ours-s0 {'k': 0}"
+    default = cost_at_quality(runs(), ["ours"], ["rival"], margin=0.0, is_default=True)
+    assert default[0]["chosen"] == "ours-s0 {'k': 0}"
 
 
 def test_a_margin_lets_cheaper_ones_in_and_none_that_is_good_enough_gives_the_best() -> None:
@@ -96,7 +96,7 @@ def test_a_margin_lets_cheaper_ones_in_and_none_that_is_good_enough_gives_the_be
     assert out_of_reach[0]["chosen"] == "ours-s0 {'k': 0}" and not out_of_reach[0]["reached_on_val"]
 
 
-def test_a_curve_of_caps_is_that_of_the_natural_setting_under_one_rule() -> None:
+def test_a_curve_of_caps_is_that_of_the_default_setting_under_one_rule() -> None:
     knobs: list[dict[str, float | str]] = [
         {"k": 0},
         {"k": 1},
@@ -111,7 +111,7 @@ def test_a_curve_of_caps_is_that_of_the_natural_setting_under_one_rule() -> None
         for point, setting in zip(made, knobs, strict=True)
     ]
     assert [(row["cap"], row["gflops"]) for row in under_caps(trial)] == [(1.0, 3.0), (2.0, 2.0), (0.0, 0.0)]
-    # Nothing cheaper to go on with at 2: the video ends there as well.
+    # Nothing cheaper to continue with at 2: the video ends there as well.
     cheap = [(row["cap"], row["gflops"]) for row in under_caps(trial, "cheap")]
     assert cheap == [(1.0, 5.0), (2.0, 2.0), (0.0, 0.0)]
 

@@ -46,8 +46,8 @@ def test_a_choice_without_a_budget_is_the_cheapest_within_the_margin(home: Home,
 
 def test_a_choice_within_a_budget_keeps_it_and_too_small_a_one_is_refused(home: Home) -> None:
     front = read_front([home.sweep("tiny")])
-    dearest = max(point.record.val.gflops for point in front.front)
-    assert choose_from_front.pick(front, max_gflops=dearest, margin=0).record.val.gflops <= dearest
+    most_gflops = max(point.record.val.gflops for point in front.front)
+    assert choose_from_front.pick(front, max_gflops=most_gflops, margin=0).record.val.gflops <= most_gflops
     with pytest.raises(UsageError):
         choose_from_front.pick(front, max_gflops=1e-9, margin=0)
 

@@ -65,7 +65,7 @@ def test_nobody_else_gets_it_and_death_frees_it(path: Path, holder: subprocess.P
     assert not is_locked(path) and path.exists()
 
 
-def test_a_wait_is_a_sign_of_life_and_ends_when_the_lock_is_free(path: Path) -> None:
+def test_a_wait_reports_progress_and_ends_when_the_lock_is_free(path: Path) -> None:
     held, beats = threading.Event(), list[int]()
 
     def hold() -> None:

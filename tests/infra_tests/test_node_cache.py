@@ -1,4 +1,4 @@
-"""Copies of features on a node's disk: whole or not there, made once, checked, and mended."""
+"""Copies of features on a node's disk: whole or not there, made once, checked, and repaired."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_what_arrives_damaged_gets_no_name(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "cache" / "digits").iterdir()] == ["fine@64-abc.lock"]
 
 
-def test_too_little_space_is_told_before_anything_is_copied(
+def test_too_little_space_is_reported_before_anything_is_copied(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cache_module, "FREE_BYTES", 2**60)

@@ -68,9 +68,9 @@ def test_bytes_that_were_changed_in_the_bucket_are_refused(store, tmp_path):
     store.upload_folder(there, "x")
     blob = store.manifest("x")["a.npy"]
     store.write(f"x/{blob.location}/a.npy", b"?" * blob.bytes)
-    with pytest.raises(ObjectStoreError, match="another digest") as told:
+    with pytest.raises(ObjectStoreError, match="another digest") as raised:
         store.download_folder("x", tmp_path / "here")
-    assert "Remove the folder" in told.value.hint
+    assert "Remove the folder" in raised.value.hint
     assert not (tmp_path / "here" / "a.npy").exists()
 
 
@@ -163,9 +163,9 @@ def test_check_of_a_good_bucket_leaves_nothing(store):
 
 
 def test_a_bucket_that_is_not_there(s3):
-    with pytest.raises(ObjectStoreError, match="there is no bucket nowhere-to-be-found") as told:
+    with pytest.raises(ObjectStoreError, match="there is no bucket nowhere-to-be-found") as raised:
         ObjectStore("s3://nowhere-to-be-found/home").check()
-    assert "aws s3 mb" in told.value.hint
+    assert "aws s3 mb" in raised.value.hint
 
 
 @pytest.mark.parametrize("url", ["s3://", "s3:///x", "https://b/x", "s3://key:secret@b/x"])
@@ -174,15 +174,15 @@ def test_a_url_that_is_none_of_a_bucket(url):
         ObjectStore(url)
 
 
-def test_a_server_that_is_not_there_is_told_within_seconds(monkeypatch):
+def test_a_server_that_is_not_there_is_reported_within_seconds(monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-secret-of-the-tests")
     began = time.monotonic()
-    with pytest.raises(ObjectStoreError, match="cannot be reached") as told:
+    with pytest.raises(ObjectStoreError, match="cannot be reached") as raised:
         ObjectStore("s3://bucket/home").check()
     assert time.monotonic() - began < 15
-    assert "a-secret-of-the-tests" not in f"{told.value} {told.value.hint}"
+    assert "a-secret-of-the-tests" not in f"{raised.value} {raised.value.hint}"
 
 
 def test_no_credentials(s3, monkeypatch, tmp_path):
@@ -191,12 +191,18 @@ def test_no_credentials(s3, monkeypatch, tmp_path):
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    with pytest.raises(ObjectStoreError, match="no credentials") as told:
+    with pytest.raises(ObjectStoreError, match="no credentials") as raised:
         ObjectStore("s3://bucket/home").check()
-    assert "AWS_ACCESS_KEY_ID" in told.value.hint
+    assert "AWS_ACCESS_KEY_ID" in raised.value.hint
 
 
-def test_a_damaged_manifest_is_told(store, tmp_path):
+def test_a_damaged_manifest_is_reported(store, tmp_path):
     store.write(f"x/{MANIFEST}", json.dumps({"parts": {"a": 1}}).encode())
     with pytest.raises(ObjectStoreError, match="is damaged"):
         store.download_folder("x", tmp_path / "here")
+
+
+def test_a_manifest_of_another_format_is_not_taken_for_a_damaged_one(store):
+    store.write(f"x/{MANIFEST}", json.dumps({"format": 2, "pieces": {}}).encode())
+    with pytest.raises(ObjectStoreError, match=r"x/whole\.json is of format 2, and this code reads 1"):
+        store.manifest("x")

@@ -55,7 +55,7 @@ def test_local_cluster_is_quiet_and_needs_no_home(tmp_path: Path, writable: bool
     assert not (tmp_path / ".ray").exists()
 
 
-def test_an_address_where_nobody_answers_is_told_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_where_nobody_answers_is_reported_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound, and nobody listens
@@ -75,17 +75,17 @@ def test_an_address_where_nobody_answers_is_told_within_seconds(monkeypatch: pyt
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Ray that only takes down what it is told: addresses as they are connected to, and `-` for every end."""
-    told: list[str] = []
+    """Ray that only notes what it is called with: addresses as they are connected to, and `-` for every end."""
+    calls: list[str] = []
 
     def is_initialized() -> bool:
-        return bool(told) and told[-1] != "-"
+        return bool(calls) and calls[-1] != "-"
 
     monkeypatch.setattr(ray, "is_initialized", is_initialized)
-    monkeypatch.setattr(ray, "shutdown", lambda: told.append("-"))
+    monkeypatch.setattr(ray, "shutdown", lambda: calls.append("-"))
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
-    monkeypatch.setattr(ray_cluster, "_start", lambda address, *settings: told.append(address))
-    return told
+    monkeypatch.setattr(ray_cluster, "_start", lambda address, *settings: calls.append(address))
+    return calls
 
 
 def test_steps_that_follow_each_other_share_one_cluster(started: list[str]) -> None:

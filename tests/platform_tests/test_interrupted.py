@@ -1,4 +1,4 @@
-"""A signal at any stage ends a command in order: exit status, how to go on, the sweep's state."""
+"""A signal at any stage ends a command in order: exit status, how to resume, the sweep's state."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from paretovid.platform.execution.launcher import LaunchSummary
 from paretovid.platform.execution.stopping import StopSwitch, SweepStopped, ended_in_order
 from paretovid.platform.preparation import datasets
 from paretovid.platform.preparation import prepare as preparing
-from paretovid.platform.preparation.backbones import _interruptible
+from paretovid.platform.preparation.interruptible_trainer import interruptible
 from paretovid.platform.preparation.prepare import Prepared
 from paretovid.platform.records.sweep import known_record
 from paretovid.platform.storage.home import Home
@@ -41,17 +41,17 @@ def quiet(_: str) -> None:
     "raised", [KeyboardInterrupt(), SystemExit(0), RuntimeError("The actor died"), DataError("no shard", "")]
 )
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_whatever_an_interrupted_library_raises_is_told_as_the_signal(
+def test_whatever_an_interrupted_library_raises_is_reported_as_the_signal(
     raised: BaseException, number: signal.Signals, status: int
 ) -> None:
     before = signal.getsignal(number)
-    with pytest.raises(SweepStopped) as caught, ended_in_order(StopSwitch(), "Go on: so", quiet):
+    with pytest.raises(SweepStopped) as caught, ended_in_order(StopSwitch(), "Resume: so", quiet):
         try:
             os.kill(os.getpid(), number)
             time.sleep(5)
         except SweepStopped:
             raise raised from None  # as `ray.get` and Ray Train do
-    assert (caught.value.exit_status, caught.value.hint) == (status, "Go on: so")
+    assert (caught.value.exit_status, caught.value.hint) == (status, "Resume: so")
     assert caught.value.reason.startswith("interrupted by ")
     assert signal.getsignal(number) == before
 
@@ -65,7 +65,7 @@ def test_without_a_signal_an_error_stays_what_it_is(raised: BaseException) -> No
 def test_an_error_after_another_driver_has_taken_the_sweep_stays_what_it_is() -> None:
     switch = StopSwitch()
     with pytest.raises(DataError), ended_in_order(switch, "", quiet):
-        switch.lose("taken over")
+        switch.lease_lost("taken over")
         raise DataError("gone", "")
 
 
@@ -81,7 +81,7 @@ def test_a_training_of_backbones_leaves_ctrl_c_to_us() -> None:
     from ray.train.torch import TorchTrainer
 
     before = signal.getsignal(signal.SIGINT)
-    _interruptible(TorchTrainer)(lambda: None)._register_sigint_handler(None)
+    interruptible(TorchTrainer)(lambda: None)._register_sigint_handler(None)
     assert signal.getsignal(signal.SIGINT) == before
 
 
@@ -115,7 +115,7 @@ def test_a_sweep_that_is_interrupted_at_any_stage_is_called_so(
 
 
 @pytest.mark.parametrize("typed", [["data", "make"], ["extract"]])
-def test_the_commands_before_a_sweep_say_how_to_go_on(
+def test_the_commands_before_a_sweep_say_how_to_resume(
     typed: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupted(*_: object) -> NoReturn:
@@ -126,14 +126,14 @@ def test_the_commands_before_a_sweep_say_how_to_go_on(
     monkeypatch.setattr(datasets, "make_data", interrupted)
     monkeypatch.setattr(preparing, "make_data", interrupted)
     assert cli.main([*typed, f"home={tmp_path}"]) == 143
-    told = capsys.readouterr().err
-    assert "interrupted by SIGTERM" in told and commands._SAME_COMMAND in told
+    output = capsys.readouterr().err
+    assert "interrupted by SIGTERM" in output and commands._SAME_COMMAND in output
 
 
 def _interrupt(command: list[str], home: Path, number: signal.Signals) -> tuple[int, str]:
     """Exit status and stderr of a command that gets a signal while it trains backbones."""
-    told = home / "stderr.txt"
-    with told.open("w") as stderr:
+    output = home / "stderr.txt"
+    with output.open("w") as stderr:
         process = subprocess.Popen(
             [str(Path(sys.executable).with_name("paretovid")), *command, f"home={home}"],
             stdout=subprocess.DEVNULL,
@@ -143,15 +143,15 @@ def _interrupt(command: list[str], home: Path, number: signal.Signals) -> tuple[
         )
     try:
         end = time.monotonic() + 240
-        while not re.search(r"\] backbones +\d+/100 ", told.read_text()):
-            assert process.poll() is None and time.monotonic() < end, told.read_text()
+        while not re.search(r"\] backbones +\d+/100 ", output.read_text()):
+            assert process.poll() is None and time.monotonic() < end, output.read_text()
             time.sleep(0.1)
         process.send_signal(number)
         process.wait(timeout=60)
     finally:
         if process.poll() is None:
             process.kill()
-    return process.returncode, told.read_text()
+    return process.returncode, output.read_text()
 
 
 @pytest.mark.ray
@@ -160,10 +160,10 @@ def _interrupt(command: list[str], home: Path, number: signal.Signals) -> tuple[
 def test_a_signal_while_backbones_train_ends_in_order(tmp_path: Path) -> None:
     status, err = _interrupt(["sweep", "name=s", *LONG], tmp_path, signal.SIGINT)
     assert status == 130, err
-    assert "interrupted by ctrl-C" in err and re.search(r"hint: Go on: .*resume s", err), err
+    assert "interrupted by ctrl-C" in err and re.search(r"hint: Resume: .*resume s", err), err
     assert "Traceback" not in err
     assert known_record(Home(tmp_path).sweep("s")).state == "interrupted"
-    assert not list((tmp_path / "backbones").glob("*/.progress-*.json")), "what tells the progress is gone"
+    assert not list((tmp_path / "backbones").glob("*/.progress-*.json")), "what reports the progress is gone"
     status, err = _interrupt(["extract", *LONG], tmp_path, signal.SIGTERM)
     assert status == 143, err
-    assert "interrupted by SIGTERM" in err and "the same command goes on" in err
+    assert "interrupted by SIGTERM" in err and "the same command resumes" in err

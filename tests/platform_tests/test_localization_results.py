@@ -47,11 +47,11 @@ def test_a_trial_measures_its_instances_against_the_true_ones(home: Home) -> Non
         assert trial.objective == NAME
         for split in ("val", "test"):
             scores = read_scores(sweep.folder_of(trial), split)
-            assert scores.detections is not None and scores.truth is not None
-            assert any(scores.truth.events) and len(scores.detections) == len(trial.points)
+            assert scores.detections is not None and scores.ground_truth is not None
+            assert any(scores.ground_truth.events) and len(scores.detections) == len(trial.points)
             for point in trial.points:
                 measured = point.on(split)
-                again = map_iou(scores.detections[point.index], scores.truth)
+                again = map_iou(scores.detections[point.index], scores.ground_truth)
                 assert measured.overlaps == pytest.approx(again) and len(again) == 1 + len(THUMOS_THRESHOLDS)
                 assert measured.quality == measured.overlaps[NAME] != measured.qualities["map"]
 
@@ -143,12 +143,14 @@ def test_promote_predict_and_draw(home: Home, tmp_path: Path) -> None:
     ]
     answer = answers[0]
     record = dataset.split("test")[0]
-    path = tmp_path / "with_truth.png"
+    path = tmp_path / "with_ground_truth.png"
     share = np.linspace(0, 1, record.num_steps).tolist()
-    draw_timeline(videos[0], answer, path, truth=record.events, classes=dataset.classes, disparity=share)
+    draw_timeline(
+        videos[0], answer, path, ground_truth=record.events, classes=dataset.classes, disparity=share
+    )
     with Image.open(path) as picture, Image.open(pictures[0]) as plain:
         assert len(picture.convert("RGB").getcolors(10**7) or []) > 500
-        assert picture.height > plain.height  # rows for the truth
+        assert picture.height > plain.height  # rows for the ground truth
 
 
 def test_other_instances_than_recorded_fail_the_gate(home: Home) -> None:

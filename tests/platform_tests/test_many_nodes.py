@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import threading
 import time
@@ -18,9 +19,11 @@ from ray.cluster_utils import Cluster
 from tests.conftest import Clusters
 
 from paretovid.infra import nodes as nodes_module
-from paretovid.infra.nodes import look_at_nodes
+from paretovid.infra.nodes import inspect_nodes
 from paretovid.infra.placement import TrialResources
 from paretovid.infra.ray_cluster import CLUSTER_ENVIRONMENT, connect, environment
+from paretovid.platform.config.load import load_sweep_config
+from paretovid.platform.config.resolve import plugins_in_use
 from paretovid.platform.execution import cluster as cluster_check
 from paretovid.platform.execution.cluster import check_nodes, code_to_send
 from paretovid.platform.execution.launcher import launch_trials
@@ -93,13 +96,13 @@ def test_versions_clock_and_home_are_checked_on_every_node(
     nodes: Nodes, home: Home, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     check_nodes(home)
-    found = look_at_nodes(str(tmp_path / "not there"))
+    found = inspect_nodes(str(tmp_path / "not there"))
     assert len(found) == NODES + 1
     assert {node.versions["code"] for node in found} == {code_version()}
     assert all(abs(node.clock_offset_seconds) < 1 and node.free_bytes > 0 for node in found)
     assert not any(node.sees_probe for node in found)
     theirs = nodes_module.own_versions()
-    monkeypatch.setattr(cluster_check, "own_versions", lambda: {**theirs, "torch": "1.0"})
+    monkeypatch.setattr(cluster_check, "own_versions", lambda plugins: {**theirs, "torch": "1.0"})
     with pytest.raises(UsageError, match=rf"has torch {theirs['torch']} \(here 1.0\)"):
         check_nodes(home)
 
@@ -114,6 +117,47 @@ def test_code_travels_with_the_job(nodes: Nodes) -> None:
 
     remote: Any = ray.remote(num_cpus=1)(where)
     assert "py_modules" in ray.get(remote.remote())
+
+
+def test_a_node_that_lacks_an_installed_plugin_is_named(
+    nodes: Nodes, home: Home, no_plugins: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Really installed, in a folder that is on PYTHONPATH here and on one node more, not on the others."""
+    installed = tmp_path / "installed"
+    (installed / "some_plugins-1.2.dist-info").mkdir(parents=True)
+    (installed / "theirs.py").write_text(PLUGIN)
+    about = installed / "some_plugins-1.2.dist-info"
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: some-plugins\nVersion: 1.2\n")
+    (about / "entry_points.txt").write_text("[paretovid.methods]\ntheirs = theirs:Theirs\n")
+    monkeypatch.syspath_prepend(str(installed))
+    path = os.pathsep.join([str(installed), *filter(None, [os.environ.get("PYTHONPATH")])])
+    config = load_sweep_config(["baselines=[{name: other, method: theirs}]"])
+    with_it = nodes.cluster.add_node(num_cpus=1, env_vars={"PYTHONPATH": path})
+    try:
+        check_nodes(home, plugins_in_use(load_sweep_config()))  # a sweep that has no use for it runs anywhere
+        found = inspect_nodes(plugins=plugins_in_use(config))
+        lacking = [node.name for node in found if "plug-in theirs" not in node.versions]
+        assert (len(found), len(lacking)) == (NODES + 2, NODES + 1)
+        with pytest.raises(UsageError) as raised:
+            check_nodes(home, plugins_in_use(config))
+    finally:
+        nodes.cluster.remove_node(with_it)
+    for name in lacking[:3]:
+        said = (
+            rf"{re.escape(name)} has plug-in theirs missing \(here some-plugins 1\.2, code [0-9a-f]{{12}}\)"
+        )
+        assert re.search(said, raised.value.message)
+    assert "plug-ins on every node" in raised.value.hint
+
+
+PLUGIN = """
+from paretovid.trainables.baselines.uniform import Uniform
+from paretovid.trainables.method import register
+
+@register
+class Theirs(Uniform):
+    name = "theirs"
+"""
 
 
 def test_trials_spread_over_the_nodes_and_each_node_copies_the_features_once(

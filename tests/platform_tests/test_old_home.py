@@ -192,7 +192,7 @@ def test_a_point_of_its_finished_sweep_is_promoted(home: Home, is_relocated: boo
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(420)
-def test_its_interrupted_sweep_goes_on(home: Home) -> None:
+def test_its_interrupted_sweep_resumes(home: Home) -> None:
     sweep = home.sweep("interrupted")
     folder = sweep.folder
     before = {path: path.read_bytes() for path in folder.glob("trials/*/result.json")}

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.conftest import Clusters
 
-from paretovid.infra.nodes import NodeFacts, own_versions, version_differences
+from paretovid.infra.nodes import NodeInfo, own_versions, version_differences
+from paretovid.platform.cli.main import main
 from paretovid.platform.config.load import group_options, load_sweep_config, to_record
+from paretovid.platform.config.resolve import plugins_in_use
+from paretovid.platform.execution import cluster as cluster_module
 from paretovid.platform.execution.cluster import code_to_send, problems_of
 from paretovid.platform.registry.runtime_code import third_party_requirements, write_runtime_package
 from paretovid.platform.sweeps.sweep import plan_sweep
@@ -23,6 +30,7 @@ from paretovid.trainables.errors import UnknownNameError, UsageError
 from paretovid.trainables.method import METHODS
 from paretovid.trainables.plugins.catalog import VARIABLE
 from paretovid.trainables.provenance import code_version
+from paretovid.trainables.training.config import TrialConfig
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "plugins"
 PACKAGE = "paretovid_example_plugins"
@@ -103,28 +111,81 @@ def test_a_method_that_could_not_be_promoted_is_refused(tmp_path: Path) -> None:
         plan_sweep(config)
 
 
+def test_only_the_plugins_that_a_sweep_uses_have_a_part_in_it(tmp_path: Path) -> None:
+    """Of its method, its baselines, its backbones, its reader and `plugins=`; whatever else this process knows."""
+    word = with_method(tmp_path)
+    for name in ("tiny_backbones", "file_names"):
+        shutil.copy(EXAMPLES / PACKAGE / f"{name}.py", tmp_path)
+    load_sweep_config(["plugins=[mine,tiny_backbones,file_names]"])
+
+    def used(*words: str) -> tuple[str, ...]:
+        return plugins_in_use(load_sweep_config([f"home={tmp_path / 'home'}", *words]))
+
+    assert used() == ()
+    assert used(word) == ("mine",), "asked for, if only for what happens when it is imported"
+    assert used("method=first_sure") == ("mine",)
+    assert used("baselines=[{name: b, method: first_sure}]") == ("mine",)
+    assert used("backbones.family=example_tiny") == ("tiny_backbones",)
+    read = ["data=table", "data.reader=file_names", "data.name=n", "data.annotations=a", "data.videos=v"]
+    assert used(*read) == ("file_names",)
+    mine = load_sweep_config([f"home={tmp_path / 'home'}", "method=first_sure"])
+    assert plan_sweep(mine).plan.code_version == code_version(["mine"]) != code_version()
+
+
 def test_nodes_are_sent_the_files_and_asked_for_them(tmp_path: Path) -> None:
     without = own_versions()
     assert str(tmp_path / "mine.py") not in code_to_send()
     load_sweep_config([with_method(tmp_path)])
     assert str(tmp_path / "mine.py") in code_to_send()
-    there = NodeFacts(name="there", resources={}, versions=without)
-    (difference,) = version_differences(there, own_versions())
-    assert difference == f"code {without['code']} (here {code_version()})"
+    there = NodeInfo(name="there", resources={}, versions=without)
+    assert version_differences(there, own_versions()) == []
+    (difference,) = version_differences(there, own_versions(["mine"]))
+    assert re.fullmatch(r"plug-in mine missing \(here code [0-9a-f]{12}\)", difference)
 
 
-def test_a_node_that_lacks_a_plugin_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
-    mine = {**own_versions(), "plug-ins": "some-plugins 1.2"}
-    (difference,) = version_differences(NodeFacts(name="there", resources={}, versions=own_versions()), mine)
-    assert difference == "plug-ins missing (here some-plugins 1.2)"
+def test_a_plugin_that_does_not_import_there_is_why_a_node_cannot_be_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The node is made up; `test_many_nodes.py` has real ones."""
     monkeypatch.setenv(VARIABLE, "nowhere")
-    from paretovid.infra.nodes import _looking
+    from paretovid.infra.nodes import _inspection
 
-    assert _looking()(None)["error"] == "plugins=[nowhere]: there is no module nowhere"
-    lost = NodeFacts(
+    assert _inspection()(None)["error"] == "plugins=[nowhere]: there is no module nowhere"
+    lost = NodeInfo(
         name="there", resources={}, versions={}, error="plugins=[nowhere]: there is no module nowhere"
     )
     assert problems_of(lost) == ["there cannot be asked: plugins=[nowhere]: there is no module nowhere"]
+
+
+def test_nodes_are_asked_for_the_plugins_of_the_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the cluster nor its answer is there; `test_many_nodes.py` has real ones."""
+    word = with_method(tmp_path)
+    asked = []
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr(cluster_module, "connect", lambda *_, **__: contextlib.nullcontext())
+    monkeypatch.setattr(cluster_module, "check_nodes", lambda home, plugins: asked.append(plugins))
+    monkeypatch.setattr(cluster_module, "take_signals_again", lambda: None)
+    address = ["cluster=address", "cluster.address=127.0.0.1:1", f"home={tmp_path / 'home'}"]
+    with cluster_module.cluster_of(load_sweep_config([word, "method=first_sure", *address])):
+        pass
+    assert asked == [("mine",)]
+
+
+def test_a_worker_with_another_edition_of_a_plugin_is_refused(tmp_path: Path) -> None:
+    word = with_method(tmp_path)
+    load_sweep_config([word])
+    trial = TrialConfig(
+        sweep="s", trial="t", method="first_sure", dataset="", features={}, output="", plugins=("mine",)
+    )
+    assert TrialConfig.from_json(json.loads(json.dumps(trial.to_json()))) == trial
+    without = replace(trial, plugins=())
+    assert trial.digest_by("c") == without.digest_by("c") and trial.digest != without.digest
+    with pytest.raises(
+        UsageError, match=rf"runs paretovid {trial.code_version}, the driver {code_version()}"
+    ):
+        trainable_on(None, code_version(), plugins=("mine",))(dict(trial.to_json()), LocalContext())
 
 
 def test_a_worker_imports_the_plugins_before_anything_else() -> None:
@@ -166,6 +227,71 @@ def test_a_plugins_code_travels_in_the_models_package(tmp_path: Path) -> None:
     )
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.split() == ["confidence", "48", "True"]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_modules_that_are_not_installed_are_swept_promoted_and_predicted(
+    tmp_path: Path,
+    clusters: Clusters,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A method of one file and one YAML, a family of backbones and a reader, in the current folder. The sweep starts a
+    cluster of its own: workers find modules where they are found when Ray is connected.
+
+    Whoever then uses the model has neither the files, nor paretovid, Ray or Optuna.
+    """
+    words = unpacked(tmp_path, monkeypatch)
+    clusters.end()
+
+    def paretovid(*typed: str) -> str:
+        capsys.readouterr()
+        assert main([*typed, f"home={tmp_path / 'home'}"]) == 0, capsys.readouterr().err
+        return capsys.readouterr().out
+
+    paretovid("sweep", "name=mine", *words, "training.epochs=2", "cluster.cpus=2")
+    front = json.loads(paretovid("front", "mine", "--json"))
+    best = next(point for point in front["points"] if point["trial"].startswith("t"))
+    paretovid("promote", "mine", "--point", best["id"], "--as", "mine", "--alias", "champion")
+    made_by = json.loads((tmp_path / "home" / "sweeps" / "mine" / "sweep.json").read_text())["code_version"]
+    assert made_by == code_version(THREE)
+    video = str(min((tmp_path / "videos").glob("*.mp4")))
+    code = (
+        "import json, sys\n"
+        f"gone = {('paretovid', 'ray', 'optuna', 'hydra', *THREE)!r}\n"
+        "for name in gone: sys.modules[name] = None\n"
+        "import mlflow\n"
+        "model = mlflow.pyfunc.load_model('models:/mine@champion')\n"
+        f"print(json.dumps(model.predict([{video!r}])[0]))\n"
+    )
+    store = f"sqlite:///{tmp_path / 'home' / 'mlflow.db'}"
+    environment = {**clean(), "MLFLOW_TRACKING_URI": store, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
+    environment.pop(VARIABLE, None)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True, text=True, check=False, env=environment, cwd=elsewhere,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    answer = json.loads(ran.stdout)
+    assert answer["error"] is None and answer["labels"] and answer["calls"]["three_convolutions@48"] > 0
+
+
+THREE = ("first_sure", "tiny_backbones", "file_names")
+
+
+def unpacked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A file of each kind and its YAML in a folder, with videos; returns the words of a small sweep with them."""
+    for name in THREE:
+        shutil.copy(EXAMPLES / PACKAGE / f"{name}.py", folder)
+    shutil.copytree(EXAMPLES / PACKAGE / "search_spaces", folder / "search_spaces")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    chosen = ["method=first_sure", "backbones=example_tiny", "data=file_names", "data.name=mine"]
+    less = ["search.trials=1", "baselines=[]", "backbones.training.effort=0.02"]
+    return [f"plugins=[{','.join(THREE)}]", *chosen, f"data.videos={named_videos(folder / 'videos')}", *less]
 
 
 @pytest.mark.ray

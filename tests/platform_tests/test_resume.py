@@ -123,7 +123,7 @@ def test_a_second_driver_is_refused_or_takes_over_and_sigterm_stops_in_order(hom
     wait_until(lambda: len(events(home, "driver")) == 2, second)
     out, err = first.communicate(timeout=60)
     assert first.returncode == 1 and "taken over by process" in err
-    assert "Go on: " in err and "resume s" in err
+    assert "Resume: " in err and "resume s" in err
     wait_until(lambda: len(events(home, "start")) == 3, second)
     again = events(home, "start")[2]
     assert (again.trial, again.info["attempt"]) == ("t0000", 2)

@@ -31,7 +31,7 @@ from paretovid.platform.sweeps import sweep
 from paretovid.platform.sweeps.summary import SweepReport
 from paretovid.platform.sweeps.sweep import extend_sweep, resume_sweep, run_sweep
 from paretovid.platform.testing.audit import Audit, audit
-from paretovid.platform.testing.simulated import ProcessDied, Table, dearer_is_better, simulated
+from paretovid.platform.testing.simulated import ProcessDied, Table, expensive_is_better, simulated
 from paretovid.platform.tracking.store import open_store
 from paretovid.search_spaces.schema import SweepConfig
 from paretovid.trainables.errors import NonFiniteError, ParetovidError, UsageError
@@ -80,12 +80,14 @@ def config(home: Home, name: str, *words: str) -> SweepConfig:
     return made
 
 
-def run(home: Home, name: str, *words: str, table: Table = dearer_is_better, at_once: int = 2) -> SweepReport:
+def run(
+    home: Home, name: str, *words: str, table: Table = expensive_is_better, at_once: int = 2
+) -> SweepReport:
     backend = simulated(table, at_once=at_once)
     return run_sweep(config(home, name, *words), Progress.silent(), backend=backend)
 
 
-def resume(home: Home, name: str, *words: str, table: Table = dearer_is_better) -> SweepReport:
+def resume(home: Home, name: str, *words: str, table: Table = expensive_is_better) -> SweepReport:
     return resume_sweep(str(home.root), name, words, Progress.silent(), backend=simulated(table))
 
 
@@ -127,7 +129,7 @@ class Acting:
             raise act.pop(0)
         if isinstance(act, signal.Signals) and self.asked.count(trial.trial) == 1:
             signal.raise_signal(act)
-        return dearer_is_better(trial)
+        return expensive_is_better(trial)
 
 
 def test_painted_from_a_configuration_to_a_front_in_all_stores(home: Home, name: str) -> None:
@@ -137,7 +139,7 @@ def test_painted_from_a_configuration_to_a_front_in_all_stores(home: Home, name:
     folder = home.sweep(name).folder
     assert (folder / "front.png").stat().st_size > 10_000
     assert {path.suffix for path in folder.glob("front.*")} == {".html", ".json", ".png", ".txt"}
-    # The table is what the front shows: the natural point of a trial is its first row.
+    # The table is what the front shows: the default point of a trial is its first row.
     result = json.loads((folder / "trials" / "t0002" / "result.json").read_text())
     assert result["simulated"] is True, "nobody takes it for a measured one"
     assert result["training_knobs"] == {"gamma": 0.1, "lambda": 2.0}
@@ -151,7 +153,7 @@ def test_painted_from_a_configuration_to_a_front_in_all_stores(home: Home, name:
         training_knobs={"gamma": 0.1, "lambda": 2.0},
     )
     assert [point["val"]["gflops"] for point in result["points"]] == pytest.approx(
-        [gflops for _, gflops in dearer_is_better(trial)]
+        [gflops for _, gflops in expensive_is_better(trial)]
     )
     document: Any = report.front.to_json()
     assert {point["trial"] for point in document["points"]} == {f"t{i:04d}" for i in range(TRIALS)}
@@ -175,7 +177,7 @@ def test_extended_it_has_the_trials_of_both_and_tries_nothing_twice(home: Home, 
     extend_sweep(str(home.root), name, 3, [], Progress.silent(), backend=simulated(table))
     assert table.asked == [f"t{i:04d}" for i in range(TRIALS, TRIALS + 3)]
     check_whole(home, name, TRIALS + 3)
-    # The command that started it shows it; one that wants another number is told what to type.
+    # The command that started it shows it; one that wants another number gets what to type.
     run(home, name)
     with pytest.raises(UsageError, match="exists with other settings") as refused:
         run(home, name, f"search.trials={TRIALS + 3}")
@@ -224,7 +226,7 @@ def test_one_in_which_all_fail_says_why(home: Home, name: str) -> None:
     assert state(home, name) == "failed" and audit(home, name).parent == "FAILED"
 
 
-def test_a_full_disk_ends_it_and_blames_no_trial(home: Home, name: str) -> None:
+def test_a_full_disk_ends_it_and_counts_against_no_trial(home: Home, name: str) -> None:
     table = Acting(t0002=[OSError(28, "No space left on device")])
     with pytest.raises(ParetovidError, match="trials cannot work here"):
         run(home, name, table=table)
@@ -239,7 +241,7 @@ def test_a_full_disk_ends_it_and_blames_no_trial(home: Home, name: str) -> None:
     ("number", "said", "status"),
     [(signal.SIGINT, "interrupted by ctrl-C", 130), (signal.SIGTERM, "interrupted by SIGTERM", 143)],
 )
-def test_a_signal_stops_it_in_order_and_it_goes_on(
+def test_a_signal_stops_it_in_order_and_it_resumes(
     home: Home, name: str, number: signal.Signals, said: str, status: int
 ) -> None:
     before = signal.getsignal(number)
@@ -248,7 +250,7 @@ def test_a_signal_stops_it_in_order_and_it_goes_on(
     assert stopped.value.exit_status == status and f"resume {name}" in stopped.value.hint
     assert signal.getsignal(number) is before
     found = audit(home, name)
-    # What was being trained when it came is finished, what was handed out beside it waits.
+    # What was being trained when it came is finished, what was dispatched beside it waits.
     assert found.searched_with_result == 4 and found.study["COMPLETE"] == 4
     aside = [entry.trial for entry in events(home, name, "aside")]
     assert aside == ["t0004", "t0005"] and found.study["WAITING"] == 2
@@ -275,14 +277,14 @@ def test_a_trial_that_fails_while_the_sweep_stops_waits_for_its_next_start(home:
     assert starts == [1, 2]
 
 
-def test_out_of_time_it_starts_nothing_more_and_goes_on_later(
+def test_out_of_time_it_starts_nothing_more_and_resumes_later(
     home: Home, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def long(trial: TrialConfig) -> Points:
         if trial.trial == "t0001":
             later = SimpleNamespace(time=lambda: time.time() + 7200)
             monkeypatch.setattr(searcher, "time", later)
-        return dearer_is_better(trial)
+        return expensive_is_better(trial)
 
     report = run(home, name, "search.hours=1", table=long)
     assert report.summary is not None and report.summary.is_out_of_time
@@ -314,7 +316,7 @@ def test_results_made_by_other_code_count_and_that_is_said(
     run(home, name)
     file = home.sweep(name).record
     file.write_text(json.dumps({**json.loads(file.read_text()), "state": "interrupted"}))
-    monkeypatch.setattr("paretovid.platform.sweeps.reconcile.code_version", lambda: "another")
+    monkeypatch.setattr("paretovid.platform.config.resolve.code_version", lambda plugins: "another")
     table = Acting()
     resume_sweep(str(home.root), name, [], Progress(5, terminal=False), backend=simulated(table))
     assert table.asked == []
@@ -345,11 +347,11 @@ def table(trial):
     made.append(trial.trial)
     if moment == "training" and len(made) == 3:
         die()
-    return module.dearer_is_better(trial)
+    return module.expensive_is_better(trial)
 
 def write_trial(*arguments, **fields):
     write(*arguments, **fields)
-    if moment == "told nobody" and len(made) == 3:
+    if moment == "notified nobody" and len(made) == 3:
         die()
 
 module.write_trial = write_trial
@@ -362,7 +364,7 @@ def test_killed_at_any_moment_it_ends_with_exactly_what_was_asked_for(home: Home
     """Really killed: nothing of the driver's own ending is done."""
     with pytest.raises(SweepStopped):
         run(home, name, table=Acting(t0000=signal.SIGTERM), at_once=1)
-    for moment in ("training", "told nobody"):
+    for moment in ("training", "notified nobody"):
         command = [sys.executable, "-c", KILLED, str(home.root), name, moment]
         killed = subprocess.run(command, capture_output=True, text=True, env={**os.environ})
         assert killed.returncode == -signal.SIGKILL, killed.stderr

@@ -164,7 +164,7 @@ def test_the_sweep_is_listed_with_its_state_and_hypervolume(swept):
     (sweep,) = json.loads(out)["sweeps"]
     assert (sweep["name"], sweep["state"], sweep["trials"]) == (SWEEP, "finished", 9)
     assert sweep["hypervolume"] > 0 and sweep["tracked"] is True
-    # Progress, told trial by trial, ends where the front of the same split begins from what is on disk.
+    # Progress, reported trial by trial, ends where the front of the same split begins from what is on disk.
     last = status_of(Home(swept[0]), SWEEP).validation_hypervolume[-1][1]
     assert last == read_front([Home(swept[0]).sweep(SWEEP)], split="val").hypervolume > 0
 
@@ -232,7 +232,7 @@ def test_bounds_and_points_that_nothing_meets_say_what_there_is(swept):
     assert "t0000-p99" in err and "hint" in err
 
 
-def test_a_corrupt_video_among_good_ones_is_left_out_and_told(swept, tmp_path):
+def test_a_corrupt_video_among_good_ones_is_left_out_and_reported(swept, tmp_path):
     home = copied(swept[0], tmp_path / "home", "data", "backbones")
     broken = home / "data" / "moving_digits" / "videos" / "train_00003.mp4"
     broken.write_bytes(b"\0" * 1000)

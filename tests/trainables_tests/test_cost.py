@@ -121,8 +121,8 @@ def test_a_cost_is_read_back_as_it_was_written_and_a_short_one_has_its_defaults(
     short = ComponentCost(macs=3, input="x")
     for cost in (whole, short):
         written = {name: value for name, value in dataclasses.asdict(cost).items() if value is not None}
-        assert ComponentCost.read(Fields(written, "result.json", "Mend it.")) == cost
-    minimal = Fields({"macs": 3, "input": "x"}, "result.json", "Mend it.")
+        assert ComponentCost.read(Fields(written, "result.json", "Repair it.")) == cost
+    minimal = Fields({"macs": 3, "input": "x"}, "result.json", "Repair it.")
     assert ComponentCost.read(minimal) == short
     with pytest.raises(DataError, match="input"):
-        ComponentCost.read(Fields({"macs": 3}, "result.json", "Mend it."))
+        ComponentCost.read(Fields({"macs": 3}, "result.json", "Repair it."))

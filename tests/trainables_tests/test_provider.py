@@ -142,6 +142,6 @@ def test_a_raw_video_says_what_it_was_asked_for_in_order_and_each_once():
         provider.read("fine", step, torch.tensor([True]))
     provider.read("fine", -1, torch.tensor([True]))
     assert provider.read("fine", 1, torch.tensor([False])).tolist() == [[0.0, 0.0]]
-    assert provider.looks == [("fine", 2), ("fine", 0)] and provider.calls["net"].tolist() == [2]
+    assert provider.reads == [("fine", 2), ("fine", 0)] and provider.calls["net"].tolist() == [2]
     assert (provider.num_steps.tolist(), provider.video_keys.tolist()) == ([3], [1])
     assert provider.step_seconds == 0.5 and provider.targets is None

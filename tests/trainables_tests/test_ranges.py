@@ -194,7 +194,7 @@ def test_the_range_of_a_nested_field_is_found_by_its_path() -> None:
         ("early_fusion", {"hidden": 0}, "method early_fusion.hidden must be in [1, 65536], not 0"),
     ],
 )
-def test_settings_that_train_nothing_are_told_by_their_full_name(
+def test_settings_that_train_nothing_are_reported_by_their_full_name(
     name: str, fields: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(UsageError) as caught:

@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sources = {source: FAMILIES["small"][source] for source in ("coarse", "fine")}
     torch.manual_seed(0)
     for source, name in sources.items():
-        save_backbone(root / source, name, component(name).build(4).eval(), {})
+        save_backbone(root / source, name, component(name).build(4).eval())
     widths = {source: component(name).feature_width for source, name in sources.items()}
     method = build_method("lite_eval", {}, widths=widths, num_classes=4, multi_label=False)
     save_file(
@@ -71,12 +71,16 @@ def recognizer(folder: Path) -> Recognizer:
 
 
 def test_cost_is_calls_times_cost(recognizer: Recognizer, videos: list[Path]) -> None:
-    cheap, dear = (recognizer.predict(videos[:1], {"gate_offset": offset})[0] for offset in (-100, 100))
-    assert set(cheap.steps) == {"coarse"} and set(dear.steps) == {"fine"} and len(dear.steps) == 6
+    cheap, expensive = (recognizer.predict(videos[:1], {"gate_offset": offset})[0] for offset in (-100, 100))
+    assert set(cheap.steps) == {"coarse"} and set(expensive.steps) == {"fine"} and len(expensive.steps) == 6
     fine = FAMILIES["small"]["fine"]
-    assert fine not in cheap.calls and dear.calls[fine] == 6
-    assert dear.gflops - cheap.gflops > 6 * measure_component(fine).gmacs
-    assert [label for label, _ in dear.labels] != [] and dear.compute_seconds > 0 and dear.decode_seconds > 0
+    assert fine not in cheap.calls and expensive.calls[fine] == 6
+    assert expensive.gflops - cheap.gflops > 6 * measure_component(fine).gmacs
+    assert (
+        [label for label, _ in expensive.labels] != []
+        and expensive.compute_seconds > 0
+        and expensive.decode_seconds > 0
+    )
 
 
 def test_only_what_is_asked_for_is_decoded(
@@ -125,12 +129,12 @@ def test_the_answer_says_why_reading_ended(recognizer: Recognizer, videos: list[
     (capped,) = recognizer.predict(videos[:1], {**always, "max_gflops": whole.gflops / 2})
     assert capped.stopped_by == "cap" and "fine" in capped.steps and capped.notes == ()
     (coarse,) = recognizer.predict(videos[:1], {"gate_offset": -100})
-    assert coarse.gflops < whole.gflops / len(whole.steps)  # all coarse looks cost less than one close look
+    assert coarse.gflops < whole.gflops / len(whole.steps)  # all coarse reads cost less than one close read
     for rule, looked in (("stop", 1), ("cheap", len(whole.steps))):
         tight = {**always, "max_gflops": coarse.gflops, "cap_rule": rule}
         (answer,) = recognizer.predict(videos[:1], tight)
         assert answer.stopped_by == "cap" and answer.gflops <= coarse.gflops
-        assert sum(look == "coarse" for look in answer.steps) == looked and "fine" not in answer.steps
+        assert sum(word == "coarse" for word in answer.steps) == looked and "fine" not in answer.steps
         assert [note.startswith(f"{CHEAPEST_ONLY} coarse") for note in answer.notes] == [True]
 
 
@@ -159,7 +163,7 @@ def test_a_pools_weights_are_read_when_a_video_needs_them(tmp_path: Path, videos
     sources = FAMILIES["x3d_pool"]
     torch.manual_seed(0)
     for source, name in sources.items():
-        save_backbone(tmp_path / source, name, component(name).build(4).eval(), {})
+        save_backbone(tmp_path / source, name, component(name).build(4).eval())
     method = build_method(
         "model_selection", {}, widths=dict.fromkeys(sources, 4), num_classes=4, multi_label=False
     )
@@ -190,18 +194,18 @@ def test_a_pools_weights_are_read_when_a_video_needs_them(tmp_path: Path, videos
         sources["xs"],
         "model_selection.selector",
     }
-    assert set(cheap.steps) == {"none", "xs"} and len(cheap.looks) == 3
+    assert set(cheap.steps) == {"none", "xs"} and len(cheap.reads) == 3
     with torch.no_grad():
         for each in (lazy, eager):
             each.method.get_parameter("selectors.second_bias")[0, 0, 3] = 99.0
-    (dear,) = lazy.predict(videos[:1])
-    assert lazy.backbones.loaded == ("xs", "l") and set(dear.steps) == {"none", "l"}
-    assert [source for source, _ in dear.looks] == ["xs"] * 3 + [
+    (expensive,) = lazy.predict(videos[:1])
+    assert lazy.backbones.loaded == ("xs", "l") and set(expensive.steps) == {"none", "l"}
+    assert [source for source, _ in expensive.reads] == ["xs"] * 3 + [
         "l"
     ] * 3  # the cheap one first, then one other
-    assert eager.predict(videos[:1])[0].labels == dear.labels
+    assert eager.predict(videos[:1])[0].labels == expensive.labels
     lazy.backbones.unload()
-    assert lazy.backbones.loaded == () and lazy.predict(videos[:1])[0].labels == dear.labels
+    assert lazy.backbones.loaded == () and lazy.predict(videos[:1])[0].labels == expensive.labels
 
 
 def test_a_folder_that_is_no_model(tmp_path: Path) -> None:

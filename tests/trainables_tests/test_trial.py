@@ -92,7 +92,7 @@ class Keeping:
 
 
 class Stopping(Keeping):
-    """A context that asks the trial to end after so many signs of life."""
+    """A context that asks the trial to end after so many heartbeats."""
 
     def __init__(self, folder: Path, beats: int) -> None:
         super().__init__(folder, dies=False)
@@ -150,7 +150,7 @@ def test_localization_repeats_itself(untrimmed, tmp_path, method):
     assert not same_weights(tmp_path / "a", tmp_path / "c")
 
 
-def test_ambiguous_segments_of_the_manifest_reach_figures_scores_and_remarks(untrimmed, tmp_path):
+def test_ambiguous_segments_of_the_manifest_reach_figures_scores_and_warnings(untrimmed, tmp_path):
     shutil.copytree(untrimmed.dataset, tmp_path / "vague")
     dataset = load_dataset(tmp_path / "vague")
     records = [dataclasses.replace(record, ambiguous=((0.0, 1e3),)) for record in dataset.records]
@@ -160,10 +160,10 @@ def test_ambiguous_segments_of_the_manifest_reach_figures_scores_and_remarks(unt
     vague = run(config, tmp_path / "b", dataset=str(dataset.root))["points"][0]
     for split in ("val", "test"):
         scores = read_scores(tmp_path / "b", split)
-        assert scores.truth is not None and scores.detections is not None
+        assert scores.ground_truth is not None and scores.detections is not None
         lengths = [record.duration_seconds for record in dataset.split(split)]
-        assert scores.truth.ambiguous == tuple(((0.0, length),) for length in lengths)
-        figures = map_iou(scores.detections[0], scores.truth)
+        assert scores.ground_truth.ambiguous == tuple(((0.0, length),) for length in lengths)
+        figures = map_iou(scores.detections[0], scores.ground_truth)
         assert {name: vague[split][name] for name in figures} == pytest.approx(figures)
         # What is wrong and ambiguous counts neither way: here all that is wrong.
         assert vague[split]["map_iou_0.1"] > plain[split]["map_iou_0.1"] > 0
@@ -175,7 +175,7 @@ def test_one_setting_of_localization_alone_is_measured_like_all(untrimmed, tmp_p
     assert [p["inference_knobs"] for p in result["points"]] == [{"theta": 1.0}]
 
 
-def test_a_selection_that_is_killed_between_heads_and_selector_goes_on_to_the_same_result(
+def test_a_selection_that_is_killed_between_heads_and_selector_resumes_to_the_same_result(
     untrimmed, tmp_path
 ):
     whole = run(untrimmed, tmp_path / "whole")
@@ -200,7 +200,7 @@ def test_a_seed_gives_the_same_result_and_another_seed_another(base, tmp_path, m
 
 
 @pytest.mark.parametrize("method", ["lite_eval", "lstm", "hcms", "video_epitoma"])
-def test_a_trial_that_is_killed_goes_on_from_its_checkpoint_to_the_same_result(base, tmp_path, method):
+def test_a_trial_that_is_killed_resumes_from_its_checkpoint_to_the_same_result(base, tmp_path, method):
     changes = {"method": method, "model": over_known_sources(base, method), "training_knobs": {}}
     if method == "video_epitoma":  # of two phases, the first just over
         changes["model"] = {"regime": "stand_alone"}
@@ -241,9 +241,9 @@ def test_a_trial_whose_gates_collapse_says_so_in_its_result(base, tmp_path):
     assert "one timestep, or none" in result["remarks"][0]
     # A study's own setting says nothing about the gate: this one looks at everything, whatever the gate says.
     setting = {"gate_threshold": 0.0, "top_k": 0, "timesteps": 0}
-    told = run(base, tmp_path / "study", model={"l0_weight": 1000.0}, inference_setting=setting, **changes)
-    assert told["points"][0]["inference_knobs"] == setting
-    assert len(told["points"]) == 1 and told["remarks"] == result["remarks"]
+    given = run(base, tmp_path / "study", model={"l0_weight": 1000.0}, inference_setting=setting, **changes)
+    assert given["points"][0]["inference_knobs"] == setting
+    assert len(given["points"]) == 1 and given["remarks"] == result["remarks"]
 
 
 def test_a_selector_trained_by_itself_is_left_beside_the_result_for_other_trials(base, tmp_path):
@@ -311,7 +311,7 @@ def test_a_trial_measures_a_curve_of_caps_behind_its_other_points(base, tmp_path
     check_capped(points[has_cap.index(True) :])
 
 
-def test_caps_that_go_on_cheaply_are_measured_at_the_default_setting(base, tmp_path):
+def test_caps_that_continue_cheaply_are_measured_at_the_default_setting(base, tmp_path):
     # It looks closely at half of the steps, whatever it has learned; a gate may close so early in its training.
     points = run(base, tmp_path / "a", method="random_gate", model={})["points"]
     rules = [point["inference_knobs"].get("cap_rule", "") for point in points]
@@ -322,7 +322,7 @@ def test_caps_that_go_on_cheaply_are_measured_at_the_default_setting(base, tmp_p
     assert all(point["inference_knobs"].items() >= default.items() for point in cheap)
     stops = [point for point in points if point["inference_knobs"].get("cap_rule") == "stop"]
     for point in cheap:
-        # It goes on where the other rule ends: never for less.
+        # It continues where the other rule ends: never for less.
         cap = point["inference_knobs"]["max_gflops"]
         ended = [
             p for p in stops if p["inference_knobs"] == {**default, "max_gflops": cap, "cap_rule": "stop"}
@@ -354,7 +354,7 @@ def test_paper_accounting_counts_less_of_the_recurrent_part(base, tmp_path):
     assert paper["points"][0]["test"]["map"] == honest["points"][0]["test"]["map"]
 
 
-def test_a_trial_that_is_asked_to_end_goes_on_as_if_it_never_had(base, tmp_path):
+def test_a_trial_that_is_asked_to_end_resumes_as_if_it_never_had(base, tmp_path):
     whole = run(base, tmp_path / "whole")
     kept = tmp_path / "kept"
     stops = 0
@@ -376,7 +376,7 @@ def test_a_loss_that_is_not_finite_ends_the_trial_with_its_reason(base, tmp_path
     assert not (tmp_path / "a" / "result.json").exists()
 
 
-def test_features_that_are_gone_are_told_with_the_command_that_mends_it(base, tmp_path):
+def test_features_that_are_gone_are_reported_with_the_command_that_repairs_it(base, tmp_path):
     with pytest.raises(StaleFeaturesError) as error:
         run(base, tmp_path / "a", features={**base.features, "fine": str(tmp_path / "nothing")})
     assert "paretovid extract" in error.value.hint

@@ -17,14 +17,13 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 
+from paretovid.trainables.backbones.description import DESCRIPTION_FILE, BackboneDescription, BackboneOrigin
 from paretovid.trainables.backbones.small import _CLIP_SPECS, _EFFICIENTNET, _MIXED_POOL, _SPECS, _X3D_POOL
 from paretovid.trainables.backbones.spec import Backbone, ComponentSpec, describe_input
 from paretovid.trainables.cost import ComponentCost, measure_macs
@@ -32,7 +31,6 @@ from paretovid.trainables.errors import DataError, UsageError, unknown_name
 from paretovid.trainables.plugins.catalog import Catalog, calling_module
 
 WEIGHTS_FILE = "backbone.safetensors"
-META_FILE = "backbone.json"
 COMPONENTS: dict[str, ComponentSpec] = {
     spec.name: spec for spec in (*_SPECS, *_CLIP_SPECS, *_X3D_POOL, _EFFICIENTNET)
 }
@@ -175,57 +173,55 @@ def measure_component(name: str, num_classes: int | None = None) -> ComponentCos
     )
 
 
-def save_backbone(folder: Path, name: str, backbone: Backbone, meta: Mapping[str, Any]) -> dict[str, Any]:
+def save_backbone(
+    folder: Path,
+    name: str,
+    backbone: Backbone,
+    origin: BackboneOrigin | None = None,
+    *,
+    measured: Mapping[str, float] | None = None,
+    skipped: int = 0,
+) -> BackboneDescription:
     """Writes weights, then the JSON that names their digest: with the JSON, the folder is whole.
 
     Arguments:
         name: of the component that `backbone` was built from.
-        meta: labels, training and dataset_fingerprint, as plain data.
+        origin: what it was made from, if that is known.
+        measured, skipped: as `BackboneDescription` has them.
 
-    Returns what was written to the JSON: `meta` with the component, its input and `weights_sha256`.
+    Returns what was written to the JSON.
     """
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f"{WEIGHTS_FILE}.partial"
     save_file({key: value.cpu().contiguous() for key, value in backbone.state_dict().items()}, partial)
     spec = component(name)
-    written = {
-        "component": name,
-        "architecture": {"num_outputs": backbone.head[-1].out_features, "feature_width": spec.feature_width},
-        "input": {"kind": spec.input.kind, "size": spec.input.size, "num_frames": spec.input.num_frames},
-        **meta,
-        "weights_sha256": hashlib.sha256(partial.read_bytes()).hexdigest(),
-    }
+    described = BackboneDescription(
+        component=name,
+        num_outputs=int(backbone.head[-1].out_features),  # type: ignore[arg-type]  # of a linear layer
+        feature_width=spec.feature_width,
+        input={"kind": spec.input.kind, "size": spec.input.size, "num_frames": spec.input.num_frames},
+        weights_sha256=hashlib.sha256(partial.read_bytes()).hexdigest(),
+        origin=origin or BackboneOrigin(),
+        measured=measured or {},
+        skipped=skipped,
+    )
     partial.replace(folder / WEIGHTS_FILE)
-    partial = folder / f"{META_FILE}.partial"
-    partial.write_text(json.dumps(written, indent=1, allow_nan=False))
-    partial.replace(folder / META_FILE)
-    return written
+    described.write(folder)
+    return described
 
 
-def load_backbone(folder: Path) -> tuple[Backbone, dict[str, Any]]:
+def load_backbone(folder: Path) -> tuple[Backbone, BackboneDescription]:
     """The backbone in eval mode, and what its JSON says.
 
     Raises `DataError` if there is none, or if weights and JSON do not belong together.
     """
-    meta = read_backbone_meta(folder)
+    described = BackboneDescription.read(folder)
     weights = folder / WEIGHTS_FILE
-    if not weights.is_file() or hashlib.sha256(weights.read_bytes()).hexdigest() != meta["weights_sha256"]:
+    if not weights.is_file() or hashlib.sha256(weights.read_bytes()).hexdigest() != described.weights_sha256:
         raise DataError(
-            f"the weights in {folder} are missing or not those that its {META_FILE} names",
+            f"the weights in {folder} are missing or not those that its {DESCRIPTION_FILE} names",
             "The folder is damaged: delete it and run `paretovid extract`, which trains it again.",
         )
-    backbone = component(meta["component"]).build(meta["architecture"]["num_outputs"])
+    backbone = component(described.component).build(described.num_outputs)
     backbone.load_state_dict(load_file(weights))
-    return backbone.eval(), meta
-
-
-def read_backbone_meta(folder: Path) -> dict[str, Any]:
-    """The JSON of a saved backbone. Raises `DataError` if there is none or it cannot be read."""
-    try:
-        meta: dict[str, Any] = json.loads((folder / META_FILE).read_text())
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"no trained backbone in {folder} ({type(error).__name__})",
-            "Run `paretovid extract`, which trains the backbones that are missing.",
-        ) from error
-    return meta
+    return backbone.eval(), described

@@ -2,7 +2,7 @@
 
 As the papers do before they extract features (LiteEval 4.1, HCMS 4.1.3, VideoEpitoma 3.1): the network is trained on as
 a classifier of single steps, each with its video's labels. One or several workers; `DistributedDataParallel` averages
-the gradients. What a batch holds follows from seed, rank and step alone, so that a training that went on from its
+the gradients. What a batch holds follows from seed, rank and step alone, so that a training that resumed from its
 checkpoint ends, on the same kind of machine, with the weights of one that was never interrupted.
 """
 
@@ -15,7 +15,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from paretovid.trainables.backbones.catalog import component, load_backbone, save_backbone
+from paretovid.trainables.backbones.description import BackboneDescription, BackboneOrigin
 from paretovid.trainables.backbones.precision import Precision, check_precision
 from paretovid.trainables.backbones.spec import Backbone, ComponentSpec
 from paretovid.trainables.backbones.training import (
@@ -39,7 +40,8 @@ from paretovid.trainables.backbones.training import (
     varied,
 )
 from paretovid.trainables.data.dataset import Dataset
-from paretovid.trainables.errors import UsageError
+from paretovid.trainables.documents import Fields, JsonObject, JsonValue
+from paretovid.trainables.errors import DataError, NonFiniteError, UsageError, VersionError
 from paretovid.trainables.layers.functional import classification_loss
 from paretovid.trainables.ranges import Count, Decay, Positive, PositiveFraction, Seed, check_ranges
 
@@ -47,6 +49,8 @@ if TYPE_CHECKING:
     from paretovid.trainables.context import TrialContext
 
 _STATE, _ABOUT = "state.safetensors", "about.json"
+_VERSION = 1
+"""Of `about.json`; those without a version are of version 1."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,6 +100,28 @@ class FineTuningConfig:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _State:
+    """What a step changes, and a checkpoint keeps."""
+
+    backbone: Backbone
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+
+    @classmethod
+    def of(cls, backbone: Backbone, config: FineTuningConfig, context: TrialContext) -> _State:
+        """That of a backbone before the first step."""
+        backbone = backbone.to(context.device).train()
+        scales = config.precision == "float16" and context.device.type == "cuda"
+        return cls(
+            backbone=backbone,
+            optimizer=torch.optim.AdamW(
+                backbone.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+            ),
+            scaler=torch.amp.GradScaler(context.device.type, enabled=scales),
+        )
+
+
 def fine_tune(
     config: FineTuningConfig,
     dataset: Dataset,
@@ -106,79 +132,32 @@ def fine_tune(
     *,
     checkpoint: Path,
     on_checkpoint: Callable[[Path], object] = lambda folder: None,
-) -> dict[str, Any]:
+) -> dict[str, float]:
     """Fine-tunes the component `name` and saves it in `out_folder`.
 
     Arguments:
         start: folder of the backbone to begin with, whose classifier has the data set's classes.
-        checkpoint: folder that rank 0 keeps the state in, `<steps done>/`, and goes on from if it is of this training.
+        checkpoint: folder that rank 0 keeps the state in, `<steps done>/`, and resumes from if it is of this training.
         on_checkpoint: called with it whenever it was written.
 
-    With `context.world_size > 1` a torch process group must be there, and every rank calls this. Returns what is
-    recorded of the backbone. Raises `DataError` if the backbone or not one video can be read, `NonFiniteError` if the
-    loss stops being a number.
+    With `context.world_size > 1` a torch process group must be there, and every rank calls this. Returns how it went,
+    by name. Raises `DataError` if the backbone or not one video can be read, `VersionError` for a checkpoint of a later
+    version, `NonFiniteError` if the loss stops being a number.
     """
     torch.set_num_threads(1)
     began = time.perf_counter()
-    spec = component(name)
-    # The others get their weights, as they get everything, from rank 0.
-    if context.rank == 0:
-        backbone, loaded = load_backbone(start)
-        origin = loaded["training"]
-    else:
-        backbone, origin = spec.build(len(dataset.classes)), {}
-    about = {
-        "training": {
-            **asdict(config),
-            **origin,
-            "fine_tuned": True,
-            "labels": "video",
-            "workers": context.world_size,
-        },
-        "dataset": dataset.name,
-        "dataset_fingerprint": dataset.fingerprint,
-        "labels": list(dataset.classes),
-    }
-    _check_memory(config, dataset, spec)
-    samples = decode_samples(dataset, [spec], "video", config.decoding(), context)
-    backbone = backbone.to(context.device).train()
-    optimizer = torch.optim.AdamW(
-        backbone.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-    )
-    scaler = torch.amp.GradScaler(
-        context.device.type, enabled=config.precision == "float16" and context.device.type == "cuda"
-    )
-    first = _restore(checkpoint, about, backbone, optimizer, scaler, context)
-    classifier: nn.Module = StepClassifier(backbone)
-    if context.world_size > 1:
-        classifier = nn.parallel.DistributedDataParallel(classifier)
-    tagged = dataset.multi_label
-    losses: list[float] = []
-    for step in range(first, config.total_steps):
-        for group in optimizer.param_groups:
-            group["lr"] = config.rate(step)
-        inputs, targets = _batch(samples, name, config, context, step)
-        with _lower(config.precision, context.device):
-            logits = classifier(inputs.to(context.device))
-        loss = classification_loss(
-            logits.float(),
-            (targets > 0).float().to(context.device) if tagged else targets.to(context.device),
-            multi_label=tagged,
-        )
-        optimizer.zero_grad()
-        scaler.scale(loss).backward()
-        scaler.step(optimizer)
-        scaler.update()
-        losses.append(float(loss.detach()))
-        done = step + 1
-        if done % max(1, config.total_steps // 100) == 0 or done == config.total_steps:
-            check_finite(name, losses[-1])
-            report(context, stage=1.0, done=done, total=config.total_steps, loss=losses[-1])
-        if done % config.checkpoint_every_steps == 0 and done < config.total_steps:
-            check_finite(name, losses[-1])
-            if context.rank == 0:
-                _keep(checkpoint, about, done, backbone, optimizer, scaler)
-                on_checkpoint(checkpoint)
+    backbone, origin = _begin(config, dataset, name, start, context)
+    _check_memory(config, dataset, component(name))
+    samples = decode_samples(dataset, [component(name)], "video", config.decoding(), context)
+    state = _State.of(backbone, config, context)
+    first = _restore(checkpoint, origin, state, context)
+
+    def keep(done: int) -> None:
+        if context.rank == 0:
+            _keep(checkpoint, origin, done, state)
+            on_checkpoint(checkpoint)
+
+    losses = _train(config, name, samples, state, context, first=first, keep=keep)
     last = losses[-max(1, config.total_steps // 10) :]
     measured = {
         "steps": float(config.total_steps),
@@ -186,11 +165,73 @@ def fine_tune(
         "loss": float(np.mean(last)) if last else float("nan"),
         "seconds": time.perf_counter() - began,
     }
-    meta = {**about, "measured": measured, "skipped": len(samples.skipped)}
     if context.rank == 0:
-        meta = save_backbone(out_folder, name, backbone.eval(), meta)
+        save_backbone(
+            out_folder, name, backbone.eval(), origin, measured=measured, skipped=len(samples.skipped)
+        )
         shutil.rmtree(checkpoint, ignore_errors=True)
-    return meta
+    return measured
+
+
+def _begin(
+    config: FineTuningConfig, dataset: Dataset, name: str, start: Path, context: TrialContext
+) -> tuple[Backbone, BackboneOrigin]:
+    """The backbone before its first step, and what it is made from."""
+    came_from: JsonObject = {}
+    # The others get their weights, as they get everything, from rank 0.
+    if context.rank == 0:
+        backbone, loaded = load_backbone(start)
+        came_from = loaded.origin.training
+    else:
+        backbone = component(name).build(len(dataset.classes))
+    workers = context.world_size
+    return backbone, BackboneOrigin(
+        labels=tuple(dataset.classes),
+        training={**asdict(config), **came_from, "fine_tuned": True, "labels": "video", "workers": workers},
+        dataset=dataset.name,
+        dataset_fingerprint=dataset.fingerprint,
+    )
+
+
+def _train(
+    config: FineTuningConfig,
+    name: str,
+    samples: Samples,
+    state: _State,
+    context: TrialContext,
+    *,
+    first: int,
+    keep: Callable[[int], None],
+) -> list[float]:
+    """Takes the steps from `first` on; returns the loss of each. `keep`: called with the steps done."""
+    classifier: nn.Module = StepClassifier(state.backbone)
+    if context.world_size > 1:
+        classifier = nn.parallel.DistributedDataParallel(classifier)
+    losses: list[float] = []
+    for done in range(first + 1, config.total_steps + 1):
+        for group in state.optimizer.param_groups:
+            group["lr"] = config.rate(done - 1)
+        inputs, targets = _batch(samples, name, config, context, done - 1)
+        with _lower(config.precision, context.device):
+            logits = classifier(inputs.to(context.device))
+        targets = targets.to(context.device)
+        loss = classification_loss(
+            logits.float(),
+            (targets > 0).float() if samples.multi_label else targets,
+            multi_label=samples.multi_label,
+        )
+        state.optimizer.zero_grad()
+        state.scaler.scale(loss).backward()
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        losses.append(float(loss.detach()))
+        if done % max(1, config.total_steps // 100) == 0 or done == config.total_steps:
+            check_finite(name, losses[-1])
+            report(context, stage=1.0, done=done, total=config.total_steps, loss=losses[-1])
+        if done % config.checkpoint_every_steps == 0 and done < config.total_steps:
+            check_finite(name, losses[-1])
+            keep(done)
+    return losses
 
 
 def _check_memory(config: FineTuningConfig, dataset: Dataset, spec: ComponentSpec) -> None:
@@ -206,11 +247,10 @@ def _check_memory(config: FineTuningConfig, dataset: Dataset, spec: ComponentSpe
         )
 
 
-def is_fine_tuned(meta: Mapping[str, Any], config: FineTuningConfig) -> bool:
+def is_fine_tuned(described: BackboneDescription, config: FineTuningConfig) -> bool:
     """Whether what is recorded of a backbone says that it was fine-tuned so, by however many workers."""
-    recorded = meta["training"]
-    asked = asdict(config)
-    return recorded.get("fine_tuned") is True and {key: recorded.get(key) for key in asked} == asked
+    asked, recorded = asdict(config), described.origin.training
+    return described.is_fine_tuned and {key: recorded.get(key) for key in asked} == asked
 
 
 def _lower(precision: Precision, device: torch.device) -> contextlib.AbstractContextManager[Any]:
@@ -232,29 +272,59 @@ def _batch(
     return inputs, torch.from_numpy(samples.targets[chosen])
 
 
-def _state(backbone: Backbone, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Checkpoint:
+    """What `about.json` of a checkpoint says of the tensors beside it."""
+
+    origin: BackboneOrigin
+    done: int
+    """Steps."""
+    scale: float
+    """Of the loss, in float16."""
+
+    def to_json(self) -> dict[str, JsonValue]:
+        return {
+            "version": _VERSION,
+            "about": self.origin.to_json(),
+            "done": self.done,
+            "scale": self.scale,
+        }
+
+    @classmethod
+    def find(cls, folder: Path) -> _Checkpoint | None:
+        """That of a checkpoint; None if it is damaged. Raises `VersionError` for one of a later version."""
+        path = folder / _ABOUT
+        try:
+            fields = Fields(json.loads(path.read_text()), str(path), "")
+            fields.check_version(_VERSION)
+            return cls(
+                origin=BackboneOrigin.from_json(fields.fields("about")),
+                done=fields.whole("done"),
+                scale=fields.number("scale"),
+            )
+        except VersionError:
+            raise
+        except (OSError, ValueError, DataError, NonFiniteError):
+            return None
+
+
+def _tensors(state: _State) -> dict[str, Tensor]:
     """Every tensor that the next step depends on, by name."""
-    kept = {f"backbone.{name}": value for name, value in backbone.state_dict().items()}
-    for index, values in optimizer.state_dict()["state"].items():
+    kept = {f"backbone.{name}": value for name, value in state.backbone.state_dict().items()}
+    for index, values in state.optimizer.state_dict()["state"].items():
         kept |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in values.items()}
     return {name: value.detach().cpu().contiguous() for name, value in kept.items()}
 
 
-def _keep(
-    folder: Path,
-    about: Mapping[str, Any],
-    done: int,
-    backbone: Backbone,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-) -> None:
+def _keep(folder: Path, origin: BackboneOrigin, done: int, state: _State) -> None:
     """Writes `folder/<steps done>/`, whole or not at all; those before it go when it is there."""
     target = folder / f"{done:08d}"
     partial = folder / f".{target.name}.{uuid.uuid4().hex[:6]}.partial"
     partial.mkdir(parents=True)
-    save_file(_state(backbone, optimizer), partial / _STATE)
-    written = {"about": about, "done": done, "scale": scaler.get_scale() if scaler.is_enabled() else 1.0}
-    (partial / _ABOUT).write_text(json.dumps(written))
+    save_file(_tensors(state), partial / _STATE)
+    scale = state.scaler.get_scale() if state.scaler.is_enabled() else 1.0
+    about = _Checkpoint(origin=origin, done=done, scale=scale)
+    (partial / _ABOUT).write_text(json.dumps(about.to_json()))
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
     for other in folder.iterdir():
@@ -262,56 +332,48 @@ def _keep(
             shutil.rmtree(other, ignore_errors=True)
 
 
-def _newest(folder: Path, about: Mapping[str, Any]) -> tuple[int, dict[str, Tensor], float]:
+def _newest(folder: Path, origin: BackboneOrigin) -> tuple[int, dict[str, Tensor], float]:
     """Steps done, state and scale of the last checkpoint of this training; 0 if there is none.
 
-    Raises `UsageError` for one by another number of workers, which would be lost otherwise.
+    Raises `UsageError` for one by another number of workers, which would be lost otherwise, `VersionError` for one of a
+    later version.
     """
-    wanted = json.loads(json.dumps(about))
+    asked = origin.training["workers"]
     for kept in sorted(folder.glob("[0-9]*"), reverse=True):
-        found, workers = {}, None
-        with contextlib.suppress(OSError, ValueError, KeyError, SafetensorError):
-            written = json.loads((kept / _ABOUT).read_text())
-            found, workers = written["about"], written["about"]["training"]["workers"]
-            if found == wanted:
-                return int(written["done"]), load_file(kept / _STATE), float(written["scale"])
-            found["training"]["workers"] = wanted["training"]["workers"]
-        if found == wanted:
-            if workers == wanted["training"]["workers"]:
-                continue  # its state cannot be read
+        found = _Checkpoint.find(kept)
+        if found is None:
+            continue
+        if found.origin == origin:
+            with contextlib.suppress(OSError, SafetensorError):  # its state cannot be read
+                return found.done, load_file(kept / _STATE), found.scale
+        elif replace(found.origin, training={**found.origin.training, "workers": asked}) == origin:
+            workers = found.origin.training.get("workers")
             raise UsageError(
-                f"the fine-tuning in {kept} was begun by {workers} workers, not {wanted['training']['workers']}",
-                f"Go on with backbones.workers={workers}, or remove that folder to begin anew.",
+                f"the fine-tuning in {kept} was begun by {workers} workers, not {asked}",
+                f"Resume with backbones.workers={workers}, or remove that folder to begin anew.",
             )
     return 0, {}, 1.0
 
 
-def _restore(
-    folder: Path,
-    about: Mapping[str, Any],
-    backbone: Backbone,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    context: TrialContext,
-) -> int:
+def _restore(folder: Path, origin: BackboneOrigin, state: _State, context: TrialContext) -> int:
     """Brings all ranks to the state of rank 0's checkpoint. Returns how many steps are done."""
-    done, state, scale = _newest(folder, about) if context.rank == 0 else (0, {}, 1.0)
+    done, tensors, scale = _newest(folder, origin) if context.rank == 0 else (0, {}, 1.0)
     if context.world_size > 1:
-        told = torch.tensor([float(done), scale], device=context.device)
-        torch.distributed.broadcast(told, src=0)
-        done, scale = int(told[0].item()), float(told[1].item())
+        shared = torch.tensor([float(done), scale], device=context.device)
+        torch.distributed.broadcast(shared, src=0)
+        done, scale = int(shared[0].item()), float(shared[1].item())
     if done == 0:
         return 0
     if context.world_size > 1:
-        names: list[Any] = [{name: list(value.shape) for name, value in state.items()}]
+        names: list[Any] = [{name: list(value.shape) for name, value in tensors.items()}]
         torch.distributed.broadcast_object_list(names, src=0, device=context.device)
-        state = {
-            name: _from_rank_0(state.get(name), shape, name, backbone, context)
+        tensors = {
+            name: _from_rank_0(tensors.get(name), shape, name, state.backbone, context)
             for name, shape in names[0].items()
         }
-    _load(state, backbone, optimizer)
-    if scaler.is_enabled():
-        scaler.load_state_dict({**scaler.state_dict(), "scale": scale})
+    _load(tensors, state)
+    if state.scaler.is_enabled():
+        state.scaler.load_state_dict({**state.scaler.state_dict(), "scale": scale})
     return done
 
 
@@ -327,17 +389,17 @@ def _from_rank_0(
     return here
 
 
-def _load(state: Mapping[str, Tensor], backbone: Backbone, optimizer: torch.optim.Optimizer) -> None:
-    backbone.load_state_dict(
+def _load(tensors: Mapping[str, Tensor], state: _State) -> None:
+    state.backbone.load_state_dict(
         {
             name.removeprefix("backbone."): value
-            for name, value in state.items()
+            for name, value in tensors.items()
             if name.startswith("backbone.")
         }
     )
     moments: dict[int, dict[str, Tensor]] = {}
-    for name, value in state.items():
+    for name, value in tensors.items():
         if name.startswith("optimizer."):
             _, index, key = name.split(".")
             moments.setdefault(int(index), {})[key] = value
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+    state.optimizer.load_state_dict({**state.optimizer.state_dict(), "state": moments})

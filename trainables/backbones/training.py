@@ -16,7 +16,7 @@ Labels, `config.labels`:
 
 * `trimmed`: only steps with evidence, each with its label, and no class "background": what a network knows that was
   pre-trained on trimmed clips (Kinetics), as those of weakly supervised localization are. Where the action is and
-  where only its context, nobody has told it.
+  where only its context, nobody has labelled it.
 
 Components that classify (`ComponentSpec.classifies`) take `video` or `trimmed`: their outputs are the data set's
 classes and nothing else. With several labels a video they learn each class by itself (binary cross-entropy), as they
@@ -35,14 +35,15 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, final
+from typing import TYPE_CHECKING, Annotated, Literal, final
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from paretovid.trainables.backbones.catalog import component, read_backbone_meta, save_backbone
+from paretovid.trainables.backbones.catalog import component, save_backbone
+from paretovid.trainables.backbones.description import BackboneDescription, BackboneOrigin
 from paretovid.trainables.backbones.spec import Backbone, ComponentSpec
 from paretovid.trainables.data.dataset import Dataset, VideoRecord, is_for_backbones
 from paretovid.trainables.data.flow import ZERO
@@ -93,44 +94,55 @@ class BackboneTrainingConfig:
             raise UsageError(f"backbones.labels cannot be {self.labels!r}", f"Allowed: {', '.join(LABELS)}.")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainedBackbones:
+    """What a training of backbones came to."""
+
+    trained: Mapping[str, Mapping[str, float]]
+    """Component to how its training went, by name."""
+    kept: tuple[str, ...]
+    """Components that were there, trained alike."""
+    skipped: Mapping[str, str]
+    """Path to the reason, of this rank's videos that could not be read."""
+
+
 def train_backbones(
     config: BackboneTrainingConfig,
     dataset: Dataset,
     names: Sequence[str],
     out_root: Path,
     context: TrialContext,
-) -> dict[str, Any]:
+) -> TrainedBackbones:
     """Trains components and saves each in `out_root/<name>/`; one that is there, trained alike, is kept.
 
     With `context.world_size > 1`, a torch process group must be there, and every rank calls this. The result
     depends on the seed and the number of workers, not on where they run.
 
-    Returns on every rank `{"trained": {name: meta}, "kept": [name], "skipped": {path: reason}}`; skipped
-    are this rank's unreadable videos. Raises `DataError` if not one video can be read.
+    Returns the same on every rank, but for the videos that were skipped. Raises `DataError` if not one video can be
+    read, `VersionError` for a backbone that a later version has left.
     """
     # The sums of a matrix product depend on the number of threads; results must not.
     torch.set_num_threads(1)
     check_labels(config, names)
     labels = labels_taught(config, dataset)
-    about = {
-        "training": {**asdict(config), "labels": labels, "workers": context.world_size},
-        "dataset": dataset.name,
-        "dataset_fingerprint": dataset.fingerprint,
-        "labels": [*dataset.classes, *([BACKGROUND] if labels == "step" else [])],
-    }
-    kept = [name for name in names if _is_trained(out_root / name, about, context)]
+    origin = BackboneOrigin(
+        labels=(*dataset.classes, *([BACKGROUND] if labels == "step" else [])),
+        training={**asdict(config), "labels": labels, "workers": context.world_size},
+        dataset=dataset.name,
+        dataset_fingerprint=dataset.fingerprint,
+    )
+    kept = tuple(name for name in names if _is_trained(out_root / name, origin, context))
     wanted = [component(name) for name in names if name not in kept]
     if not wanted:
-        return {"trained": {}, "kept": kept, "skipped": {}}
+        return TrainedBackbones(trained={}, kept=kept, skipped={})
     samples = decode_samples(dataset, wanted, labels, config, context)
-    trained: dict[str, Any] = {}
+    trained: dict[str, Mapping[str, float]] = {}
     for stage, spec in enumerate(wanted, start=1):
-        backbone, measured = _train_one(spec, samples, len(about["labels"]), config, context, float(stage))
-        meta = {**about, "measured": measured}
+        backbone, measured = _train_one(spec, samples, len(origin.labels), config, context, float(stage))
         if context.rank == 0:
-            meta = save_backbone(out_root / spec.name, spec.name, backbone, meta)
-        trained[spec.name] = meta
-    return {"trained": trained, "kept": kept, "skipped": samples.skipped}
+            save_backbone(out_root / spec.name, spec.name, backbone, origin, measured=measured)
+        trained[spec.name] = measured
+    return TrainedBackbones(trained=trained, kept=kept, skipped=samples.skipped)
 
 
 def check_labels(config: BackboneTrainingConfig, names: Sequence[str]) -> None:
@@ -164,18 +176,15 @@ def labels_taught(config: BackboneTrainingConfig, dataset: Dataset) -> Labels:
     return config.labels if knows_steps else "video"
 
 
-def _is_trained(folder: Path, about: Mapping[str, Any], context: TrialContext) -> bool:
+def _is_trained(folder: Path, origin: BackboneOrigin, context: TrialContext) -> bool:
     """What rank 0 finds: ranks on other machines may not see the folder."""
-    try:
-        meta = read_backbone_meta(folder)
-        found = all(meta.get(key) == value for key, value in about.items())
-    except DataError:
-        found = False
+    described = BackboneDescription.find(folder)
+    found = described is not None and described.origin == origin
     if context.world_size == 1:
         return found
-    told = torch.tensor([float(found)], device=context.device)
-    torch.distributed.broadcast(told, src=0)
-    return bool(told.item())
+    shared = torch.tensor([float(found)], device=context.device)
+    torch.distributed.broadcast(shared, src=0)
+    return bool(shared.item())
 
 
 @final
@@ -227,7 +236,7 @@ def decode_samples(
         except OSError as error:
             # A disk or a bucket that is away says nothing of the video.
             raise DataError(
-                f"{path} cannot be read: {error}", "Repair it, and the same command goes on."
+                f"{path} cannot be read: {error}", "Repair it, and the same command resumes."
             ) from error
         targets.append(target[chosen])
         for name in specs if read else ():

@@ -206,10 +206,10 @@ def load_trunk(
         ],
     }
     if any(problems.values()):
-        told = "; ".join(f"{what}: {_some(names)}" for what, names in problems.items() if names)
+        differences = "; ".join(f"{what}: {_some(names)}" for what, names in problems.items() if names)
         expected = f" It is made for {spec.weights.file} from {spec.weights.origin}." if spec.weights else ""
         raise DataError(
-            f"the weights in {location} do not fit {spec.name}: {told}", f"Check the file.{expected}"
+            f"the weights in {location} do not fit {spec.name}: {differences}", f"Check the file.{expected}"
         )
     backbone.trunk.load_state_dict({**{name: wanted[name] for name in counters}, **given})
     if with_classifier and spec.classifies and spec.weights is not None:

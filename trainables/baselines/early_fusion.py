@@ -93,7 +93,7 @@ class EarlyFusion(Method):
         self.cell = Cell(config.cell, config.projection * len(config.sources), config.hidden)
         self.head = nn.Linear(config.hidden, num_classes)
 
-    def looks(self) -> tuple[str, ...]:
+    def reads(self) -> tuple[str, ...]:
         return ("none", *self.config.sources)
 
     def _project(self, features: Mapping[str, Tensor]) -> Tensor:

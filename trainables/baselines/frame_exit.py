@@ -50,7 +50,7 @@ from paretovid.trainables.layers.caps import (
     record,
 )
 from paretovid.trainables.layers.coarse_to_fine import FINE
-from paretovid.trainables.layers.frame_classifier import mark_looked
+from paretovid.trainables.layers.frame_classifier import mark_read
 from paretovid.trainables.layers.frame_sampling import uniform_steps
 from paretovid.trainables.layers.functional import probabilities, stack_steps
 from paretovid.trainables.layers.recurrent import Projection
@@ -209,7 +209,7 @@ class FrameExit(Method):
         index = exit_steps(provider.num_steps, self.config.max_frames)
         states = [torch.zeros(provider.batch_size, self.config.projection, device=index.device)]
 
-        def look(position: int, active: Tensor) -> Tensor:
+        def read(position: int, active: Tensor) -> Tensor:
             frames = self.project(provider.read(FINE, index[:, position], active))
             states.append(torch.maximum(states[-1], frames * active[:, None]))
             return states[-1]
@@ -219,7 +219,7 @@ class FrameExit(Method):
         cap = Cap.of(setting, self)
         cheapest = self._spent(macs, setting, 0, has_next=torch.ones(1, dtype=torch.bool))
         cap.check(int(cheapest), FINE)
-        walk = self._walk(look, index, setting, macs)
+        walk = self._walk(read, index, setting, macs)
         for component, count in self._own_calls(walk).items():
             provider.charge(component, count)
         trace = {"states": stack_steps(states[1:]), "steps": index, "macs": macs}
@@ -230,7 +230,7 @@ class FrameExit(Method):
         return Outcome(
             scores=walk.scores,
             calls=dict(provider.calls),
-            decisions=_decisions(index, walk.looks, provider.max_steps),
+            decisions=_decisions(index, walk.reads, provider.max_steps),
             trace=trace,
             stopped_by=walk.stopped_by,
         )
@@ -248,12 +248,12 @@ class FrameExit(Method):
         return (position + 1) * macs[:2].sum() + gates * macs[2] + (1 + position * asks_all) * macs[3]
 
     def _walk(
-        self, look: Callable[[int, Tensor], Tensor], index: Tensor, setting: Setting, macs: Tensor
+        self, read: Callable[[int, Tensor], Tensor], index: Tensor, setting: Setting, macs: Tensor
     ) -> _Walk:
         """Visits the steps `index` `[B, T]` until every video has stopped.
 
         Arguments:
-            look: `(position, active [B]) -> [B, P]`: the maximum of the frames up to this position.
+            read: `(position, active [B]) -> [B, P]`: the maximum of the frames up to this position.
             macs: as `_spent` takes them.
         """
         cap = Cap.of(setting, self)
@@ -263,13 +263,13 @@ class FrameExit(Method):
         active = there[:, 0]
         state = torch.zeros(len(index), self.config.projection, device=index.device)
         scores = torch.zeros(len(index), self.num_classes, device=index.device)
-        looks, gates, classifiers, by = (torch.zeros_like(index[:, 0]) for _ in range(4))
+        reads, gates, classifiers, by = (torch.zeros_like(index[:, 0]) for _ in range(4))
         has_next = _shifted(there)
         for position in range(index.shape[1]):
             if not bool(active.any()):
                 break
-            before, state = state, look(position, active)
-            looks = looks + active
+            before, state = state, read(position, active)
+            reads = reads + active
             stops = active & ~has_next[:, position]
             by = torch.where(stops, END, by)
             going = active & ~stops
@@ -291,11 +291,11 @@ class FrameExit(Method):
             if bool(stops.any()):
                 scores = torch.where(stops[:, None], here, scores)
             active = active & ~stops
-        return _Walk(scores, looks, gates, classifiers, by)
+        return _Walk(scores, reads, gates, classifiers, by)
 
     def _own_calls(self, walk: _Walk) -> dict[str, Tensor]:
         return {
-            f"{self.name}.projection": walk.looks,
+            f"{self.name}.projection": walk.reads,
             f"{self.name}.gate": walk.gates,
             f"{self.name}.classifier": walk.classifiers,
         }
@@ -320,9 +320,9 @@ class FrameExit(Method):
         """The outcome at `setting`, from one that never stopped early."""
         states, index = outcome.trace["states"], outcome.trace["steps"]
         walk = self._walk(lambda position, _: states[:, position], index, setting, outcome.trace["macs"])
-        # Whatever is not the method's own is the backbone, once per look.
-        calls = dict.fromkeys(outcome.calls, walk.looks) | self._own_calls(walk)
-        decisions = _decisions(index, walk.looks, outcome.decisions.shape[1])
+        # Whatever is not the method's own is the backbone, once per read.
+        calls = dict.fromkeys(outcome.calls, walk.reads) | self._own_calls(walk)
+        decisions = _decisions(index, walk.reads, outcome.decisions.shape[1])
         return Outcome(walk.scores, calls, decisions, stopped_by=walk.stopped_by)
 
     def component_costs(self) -> dict[str, ComponentCost]:
@@ -348,7 +348,7 @@ class _Walk:
 
     scores: Tensor
     """`[B, C]`"""
-    looks: Tensor
+    reads: Tensor
     """`[B]` int64: positions visited."""
     gates: Tensor
     """`[B]` int64: gates asked."""
@@ -363,9 +363,9 @@ def _shifted(there: Tensor) -> Tensor:
     return F.pad(there[:, 1:], (0, 1))
 
 
-def _decisions(index: Tensor, looks: Tensor, max_steps: int) -> Tensor:
-    """`[B, max_steps]`: marks the first `looks` `[B]` of the steps `index` `[B, T]`."""
+def _decisions(index: Tensor, reads: Tensor, max_steps: int) -> Tensor:
+    """`[B, max_steps]`: marks the first `reads` `[B]` of the steps `index` `[B, T]`."""
     decisions = index.new_zeros(len(index), max_steps)
     for position, steps in enumerate(index.T):
-        mark_looked(decisions, steps.masked_fill(looks <= position, -1))
+        mark_read(decisions, steps.masked_fill(reads <= position, -1))
     return decisions

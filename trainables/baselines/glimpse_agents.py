@@ -29,7 +29,7 @@ from paretovid.trainables.layers.frame_agent import (
     AgentConfig,
     Decision,
     FrameAgent,
-    agent_looks,
+    agent_reads,
     agent_sources,
 )
 from paretovid.trainables.layers.frame_policies import FramePolicy, GaussianPolicy, JumpPolicy
@@ -86,7 +86,7 @@ class JumpingAgentConfig:
     )
     """Values of `stop_threshold` to answer besides the default one and 1."""
     caps: tuple[CapUnits, ...] = DEFAULT_CAPS
-    """Caps to evaluate, in units of what one look costs, at the default `stop_threshold` and at 1."""
+    """Caps to evaluate, in units of what one read costs, at the default `stop_threshold` and at 1."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -143,7 +143,7 @@ class _JumpingAgent(Method):
         classification = classification_loss(logits[rows, last], targets, self.multi_label)
 
         gained = rewards(probabilities(logits, self.multi_label), targets, "margin") - config.frame_price
-        # What comes after a step belongs to it if the walk goes on there.
+        # What comes after a step belongs to it if the walk continues there.
         following = F.pad(gained[:, 1:] * going[:, :-1], (0, 1))
         value = returns(following, config.discount)
         acted = going | (torch.arange(config.steps, device=last.device) == last[:, None])
@@ -184,13 +184,13 @@ class _JumpingAgent(Method):
             return answered
         known = [point["stop_threshold"] for point in self.settings()]
         for threshold in (each for each in self.config.thresholds if each not in known):
-            goes_on = (outcome.trace["stop"] <= threshold).long().cumprod(dim=1)
-            looks = (goes_on.sum(dim=1) + 1).clamp(max=goes_on.shape[1])
-            answered.append(({"stop_threshold": threshold}, self.agent.stopped(outcome, looks)))
+            continues = (outcome.trace["stop"] <= threshold).long().cumprod(dim=1)
+            reads = (continues.sum(dim=1) + 1).clamp(max=continues.shape[1])
+            answered.append(({"stop_threshold": threshold}, self.agent.stopped(outcome, reads)))
         return answered
 
-    def looks(self) -> tuple[str, ...]:
-        return agent_looks(self.config.agent)
+    def reads(self) -> tuple[str, ...]:
+        return agent_reads(self.config.agent)
 
     def component_costs(self) -> dict[str, ComponentCost]:
         return self.agent.component_costs()

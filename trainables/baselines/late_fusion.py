@@ -59,7 +59,7 @@ class LateFusion(Method):
         used = {source: widths[source] for source in config.sources}
         self.frame_scores = FrameScores(used, num_classes, multi_label)
 
-    def looks(self) -> tuple[str, ...]:
+    def reads(self) -> tuple[str, ...]:
         return ("none", *self.config.sources)
 
     def loss(self, batch: Batch, progress: Progress) -> Loss:

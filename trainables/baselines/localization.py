@@ -140,7 +140,7 @@ class _ClipBaseline(Method, ABC):
     def settings(self) -> list[Setting]:
         return [{}]
 
-    def looks(self) -> tuple[str, ...]:
+    def reads(self) -> tuple[str, ...]:
         return ("none", *self.sources_of(self.config))
 
     def component_costs(self) -> dict[str, ComponentCost]:

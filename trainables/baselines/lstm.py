@@ -33,8 +33,8 @@ from paretovid.trainables.layers.caps import (
     check_caps,
     frames_under_caps,
 )
-from paretovid.trainables.layers.coarse_to_fine import COARSE, FINE, LOOKED_COARSE
-from paretovid.trainables.layers.frame_classifier import mark_looked
+from paretovid.trainables.layers.coarse_to_fine import COARSE, FINE, READ_COARSE
+from paretovid.trainables.layers.frame_classifier import mark_read
 from paretovid.trainables.layers.frame_sampling import Sampling, check_sampling, sampled_steps
 from paretovid.trainables.layers.functional import classification_loss, probabilities, stack_steps
 from paretovid.trainables.layers.global_memory import GlobalMemory, Memory, MemoryConfig
@@ -160,7 +160,7 @@ class Lstm(Method):
         state = self.cell.initial(provider.batch_size, self.head.weight)
         memory = self.memory.read(provider) if self.memory else None
         for index in memory.steps.T if memory else ():
-            mark_looked(decisions, index, LOOKED_COARSE)
+            mark_read(decisions, index, READ_COARSE)
         num_frames = int(setting.get("num_frames", 0))
         frames = affordable_frames(
             provider,
@@ -179,7 +179,7 @@ class Lstm(Method):
             state = self._next(state, self._project(features), wanted, memory)
             hidden.append(state[0])
             provider.charge("lstm.rnn", wanted)
-            mark_looked(decisions, index)
+            mark_read(decisions, index)
         provider.charge("lstm.head", torch.ones_like(provider.num_steps))
         scores = probabilities(self.head(state[0]), self.multi_label)
         return Outcome(
@@ -204,7 +204,7 @@ class Lstm(Method):
     def settings(self) -> list[Setting]:
         return [{"num_frames": n} for n in self.config.frame_counts]
 
-    def looks(self) -> tuple[str, ...]:
+    def reads(self) -> tuple[str, ...]:
         return ("none", self.config.memory.source or COARSE, FINE)
 
     def component_costs(self) -> dict[str, ComponentCost]:

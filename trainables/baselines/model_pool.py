@@ -118,8 +118,8 @@ class _PoolBaseline(Method, UsesSourceInfo):
     def loss(self, batch: Batch, progress: Progress) -> Loss:
         raise AssertionError(f"{self.name} has nothing to train")
 
-    def looks(self) -> tuple[str, ...]:
-        return self.pool.looks()
+    def reads(self) -> tuple[str, ...]:
+        return self.pool.reads()
 
     def component_costs(self) -> dict[str, ComponentCost]:
         return {}

@@ -1,6 +1,6 @@
 """Control for LiteEval: the same networks, with steps to look at closely drawn at random.
 
-At the same number of close looks, what LiteEval gains over this is what its gate knows about *where* to
+At the same number of close reads, what LiteEval gains over this is what its gate knows about *where* to
 look. The network is trained under random gates of all usages, so that it is at home at each of them.
 Decisions hang on the video's id and the step alone: the same in every run, whatever the batch.
 """

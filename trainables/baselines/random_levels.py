@@ -109,7 +109,7 @@ class RandomLevels(Method):
             prefix=self.name,
         )
 
-    def looks(self) -> tuple[str, ...]:
+    def reads(self) -> tuple[str, ...]:
         return ("none", *self.config.sources)
 
     def loss(self, batch: Batch, progress: Progress) -> Loss:

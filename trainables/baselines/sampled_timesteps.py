@@ -23,7 +23,7 @@ from paretovid.trainables.baselines.uniform import (
 from paretovid.trainables.cost import ComponentCost
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.layers.coarse_to_fine import COARSE
-from paretovid.trainables.layers.frame_classifier import mark_looked
+from paretovid.trainables.layers.frame_classifier import mark_read
 from paretovid.trainables.layers.frame_sampling import Sampling, check_sampling, sampled_steps
 from paretovid.trainables.layers.functional import classification_loss, probabilities
 from paretovid.trainables.layers.temporal_attention import VideoClassifier
@@ -106,7 +106,7 @@ class EpitomaSampled(Method):
         read = []
         for index in steps:
             read.append(provider.read(self.config.heavy, index, index >= 0))
-            mark_looked(decisions, index)
+            mark_read(decisions, index)
         is_open = torch.stack(steps, dim=1) >= 0
         self.classifier.charge(provider, is_open)
         projected = self.classifier.project(torch.stack(read, dim=1))
@@ -116,7 +116,7 @@ class EpitomaSampled(Method):
     def settings(self) -> list[Setting]:
         return [{"num_frames": n} for n in self.config.frame_counts]
 
-    def looks(self) -> tuple[str, ...]:
+    def reads(self) -> tuple[str, ...]:
         return ("none", COARSE, self.config.heavy)
 
     def component_costs(self) -> dict[str, ComponentCost]:

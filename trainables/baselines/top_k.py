@@ -21,8 +21,8 @@ from torch import Tensor
 from paretovid.trainables.cost import ComponentCost
 from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.errors import UsageError
-from paretovid.trainables.layers.coarse_to_fine import COARSE, FINE, LOOKED_COARSE
-from paretovid.trainables.layers.frame_classifier import FrameScores, mark_looked
+from paretovid.trainables.layers.coarse_to_fine import COARSE, FINE, READ_COARSE
+from paretovid.trainables.layers.frame_classifier import FrameScores, mark_read
 from paretovid.trainables.layers.timestep_selector import (
     SavedSelector,
     SelectorShape,
@@ -166,14 +166,14 @@ class TopK(Method, ChecksFeatures, NeedsFiles):
         num_steps = provider.num_steps
         saliency = self._saliency(provider)
         steps = torch.arange(provider.max_steps, device=num_steps.device)
-        decisions = (steps < num_steps[:, None]).long() * LOOKED_COARSE
+        decisions = (steps < num_steps[:, None]).long() * READ_COARSE
         num_frames = int(setting.get("num_frames", TOP_FRAMES.default))
         chosen = most_salient(saliency, num_steps, num_frames)
         total, count = torch.zeros(()), torch.zeros_like(num_steps)
         for index in chosen:
             scores, wanted = self.fine.read(provider, self.name, index)
             total, count = total + scores, count + wanted
-            mark_looked(decisions, index)
+            mark_read(decisions, index)
         return Outcome(
             scores=total / count.clamp(min=1)[:, None], calls=dict(provider.calls), decisions=decisions
         )

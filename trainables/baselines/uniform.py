@@ -32,8 +32,8 @@ from paretovid.trainables.layers.caps import (
     check_caps,
     frames_under_caps,
 )
-from paretovid.trainables.layers.coarse_to_fine import COARSE, FINE, LOOKED_COARSE
-from paretovid.trainables.layers.frame_classifier import FrameScores, mark_looked, score_loss
+from paretovid.trainables.layers.coarse_to_fine import COARSE, FINE, READ_COARSE
+from paretovid.trainables.layers.frame_classifier import FrameScores, mark_read, score_loss
 from paretovid.trainables.layers.frame_sampling import Sampling, check_sampling, sampled_steps
 from paretovid.trainables.layers.functional import probabilities
 from paretovid.trainables.layers.global_memory import GlobalMemory, Memory, MemoryConfig
@@ -103,7 +103,7 @@ class _MemoryScores(nn.Module):
         memory = self.memory.read(provider)
         provider.charge(self.component, memory.mask.sum(dim=1))
         for index in memory.steps.T:
-            mark_looked(decisions, index, LOOKED_COARSE)
+            mark_read(decisions, index, READ_COARSE)
         return memory, self(memory)
 
     def most_macs(self, provider: Provider) -> int:
@@ -208,7 +208,7 @@ class Uniform(Method):
         for index in frames.steps.T:
             scores, _ = self.frame_scores.read(provider, self.name, index)
             totals.append(totals[-1] + scores if totals else scores)
-            mark_looked(decisions, index)
+            mark_read(decisions, index)
         trace = {"totals": torch.stack(totals, dim=1), "before": before, **frames.trace}
         if remembered is not None:
             trace["remembered"] = remembered
@@ -234,7 +234,7 @@ class Uniform(Method):
     def settings(self) -> list[Setting]:
         return [{"num_frames": n} for n in self.config.frame_counts]
 
-    def looks(self) -> tuple[str, ...]:
+    def reads(self) -> tuple[str, ...]:
         return ("none", self.config.memory.source or COARSE, FINE)
 
     def component_costs(self) -> dict[str, ComponentCost]:
@@ -293,7 +293,7 @@ class Oracle(Method):
             chosen = torch.where(index < provider.num_steps, index, torch.full_like(index, -1))
             read, wanted = self.frame_scores.read(provider, self.name, chosen)
             total, count = total + read, count + wanted
-            mark_looked(decisions, chosen)
+            mark_read(decisions, chosen)
         return Outcome(scores=total / count[:, None], calls=dict(provider.calls), decisions=decisions)
 
     def settings(self) -> list[Setting]:

@@ -2,7 +2,7 @@
 
 T. Kroeger, R. Timofte, D. Dai, L. Van Gool: "Fast Optical Flow using Dense Inverse Search", ECCV 2016.
 
-Flow is no network: its cost has no multiply-accumulates to count and is told apart, in seconds (`VideoReader`).
+Flow is no network: its cost has no multiply-accumulates to count and is counted apart, in seconds (`VideoReader`).
 """
 
 from __future__ import annotations

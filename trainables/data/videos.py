@@ -97,7 +97,7 @@ class VideoReader:
     """Steps of one video, decoded lazily; a context manager.
 
     Going back within a step is free. Going back further, and going forward past a key frame, starts at the last
-    key frame before what is asked for, so that frames between two looks are not decoded; where a file's key
+    key frame before what is asked for, so that frames between two reads are not decoded; where a file's key
     frames cannot be trusted, at the start of the file. Same bytes, step and specification: same array.
 
     Arguments:
@@ -287,7 +287,7 @@ class VideoReader:
         self._position = -1  # number of the last decoded frame
 
     def _seek(self, number: int) -> bool:
-        """Goes on at a key frame; False if that is not where the file then is."""
+        """Continues at a key frame; False if that is not where the file then is."""
         try:
             self._move_to(int(self._stamps[number]))
         except (av.error.FFmpegError, OSError):

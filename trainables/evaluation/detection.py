@@ -40,7 +40,7 @@ Floats = NDArray[np.float64]
 
 Detections = Sequence[Sequence[Detection]]
 """Per video."""
-Truth = Sequence[Sequence[Event]]
+Instances = Sequence[Sequence[Event]]
 """Per video, in the order of the annotation."""
 Segments = Sequence[Sequence[tuple[float, float]]]
 """Per video: start and end in seconds."""
@@ -53,7 +53,7 @@ class GroundTruth:
     One thing, not two: an evaluator that hears of the instances alone calls wrong what the data set leaves open.
     """
 
-    events: Truth
+    events: Instances
     """True instances."""
     ambiguous: Segments
     """Where nobody can tell: a wrong detection that touches one counts neither way with THUMOS'14."""
@@ -107,7 +107,7 @@ class Judged:
 
 def judge(
     detections: Detections,
-    truth: GroundTruth,
+    ground_truth: GroundTruth,
     thresholds: Sequence[float],
     evaluator: Evaluator = "thumos",
 ) -> dict[int, Judged]:
@@ -117,17 +117,17 @@ def judge(
     `UnknownNameError` for another evaluator, `NonFiniteError` for a NaN, `DataError` for a detection or an event
     that ends before it starts, and if no video has an instance.
     """
-    _check(detections, truth, thresholds, evaluator)
-    labels = sorted({event.label for events in truth.events for event in events})
+    _check(detections, ground_truth, thresholds, evaluator)
+    labels = sorted({event.label for events in ground_truth.events for event in events})
     if not labels:
         raise DataError("no video has a true instance", "The mAP of detections needs events in the manifest.")
-    return {label: _judge_class(label, detections, truth, thresholds, evaluator) for label in labels}
+    return {label: _judge_class(label, detections, ground_truth, thresholds, evaluator) for label in labels}
 
 
 def _judge_class(
     label: int,
     detections: Detections,
-    truth: GroundTruth,
+    ground_truth: GroundTruth,
     thresholds: Sequence[float],
     evaluator: Evaluator,
 ) -> Judged:
@@ -137,7 +137,7 @@ def _judge_class(
     right: list[NDArray[np.bool_]] = []
     counted: list[NDArray[np.bool_]] = []
     for video, (found, events, segments) in enumerate(
-        zip(detections, truth.events, truth.ambiguous, strict=True)
+        zip(detections, ground_truth.events, ground_truth.ambiguous, strict=True)
     ):
         mine = sorted((d for d in found if d.label == label), key=lambda d: -d.score)
         if not mine:
@@ -159,7 +159,7 @@ def _judge_class(
         counted=np.concatenate([empty, *counted], axis=1),
         order=_ranked(np.array(scores), flags, evaluator),
         instances=np.array(
-            [sum(e.label == label for e in events) for events in truth.events], dtype=np.int64
+            [sum(e.label == label for e in events) for events in ground_truth.events], dtype=np.int64
         ),
     )
 
@@ -202,7 +202,7 @@ def _ranked(scores: Floats, right: NDArray[np.bool_], evaluator: Evaluator) -> N
 
 def _check(
     detections: Detections,
-    truth: GroundTruth,
+    ground_truth: GroundTruth,
     thresholds: Sequence[float],
     evaluator: str,
 ) -> None:
@@ -210,12 +210,12 @@ def _check(
         raise unknown_name("detection evaluator", evaluator, EVALUATORS)
     if not thresholds or not all(0 < threshold < 1 for threshold in thresholds):
         raise UsageError(f"overlap thresholds cannot be {list(thresholds)}", "Give numbers between 0 and 1.")
-    lengths = {len(detections), len(truth.events), len(truth.ambiguous)}
+    lengths = {len(detections), len(ground_truth.events), len(ground_truth.ambiguous)}
     if len(lengths) != 1:
         raise UsageError(f"lists of {sorted(lengths)} videos do not compare", "One entry per video in each.")
     spans = [(d.start_seconds, d.end_seconds) for found in detections for d in found]
-    spans += [(e.start_seconds, e.end_seconds) for events in truth.events for e in events]
-    spans += [span for each in truth.ambiguous for span in each]
+    spans += [(e.start_seconds, e.end_seconds) for events in ground_truth.events for e in events]
+    spans += [span for each in ground_truth.ambiguous for span in each]
     scores = [d.score for found in detections for d in found]
     if not (np.isfinite(np.array(spans)).all() and np.isfinite(np.array(scores)).all()):
         raise NonFiniteError("an interval or a score is not finite", "The training diverged; lower the rate.")
@@ -249,26 +249,29 @@ def average_precision(judged: Judged, evaluator: Evaluator = "thumos") -> Floats
 
 def map_iou(
     detections: Detections,
-    truth: GroundTruth,
+    ground_truth: GroundTruth,
     thresholds: Sequence[float] = THUMOS_THRESHOLDS,
     evaluator: Evaluator = "thumos",
 ) -> dict[str, float]:
     """mAP at each threshold (`map_iou_0.5`) and their mean (`map_iou_0.1_0.7`), fractions. Raises as `judge`."""
-    judged = judge(detections, truth, thresholds, evaluator)
+    judged = judge(detections, ground_truth, thresholds, evaluator)
     each = np.mean([average_precision(j, evaluator) for j in judged.values()], axis=0)
     named = {map_iou_name([t]): float(value) for t, value in zip(thresholds, each, strict=True)}
     return {map_iou_name(thresholds): float(each.mean()), **named}
 
 
 def resampled_map_iou(
-    detections: Detections, truth: GroundTruth, thresholds: Sequence[float], weights: NDArray[np.floating]
+    detections: Detections,
+    ground_truth: GroundTruth,
+    thresholds: Sequence[float],
+    weights: NDArray[np.floating],
 ) -> Floats:
     """`[R]`: the mean over the thresholds of the `thumos` mAP under each row of `weights [R, N]`.
 
     A weight says how often a video is drawn; one that is drawn k times counts k times with its mean precision. A
     class that a resample happens to miss is left out of its mean.
     """
-    judged = judge(detections, truth, thresholds)
+    judged = judge(detections, ground_truth, thresholds)
     total = np.zeros(len(weights))
     present = np.zeros(len(weights))
     for one in judged.values():

@@ -41,7 +41,7 @@ from paretovid.trainables.outcome import Detection, Outcome, Setting
 from paretovid.trainables.provider import FeatureProvider
 
 CHEAPEST = 1
-"""The decision to look at the first source only. Looks that count as usage are above it."""
+"""The decision to read the first source only. Reads that count as usage are above it."""
 METRIC_NAMES = {"paper": "map", "present_only": "map_present", "activitynet": "map_interpolated"}
 OBJECTIVES: dict[Task, str] = {"classification": MAP, "localization": map_iou_name(THUMOS_THRESHOLDS)}
 """What a task's quality is called, in every result and wherever one is shown."""
@@ -136,7 +136,7 @@ def run_settings(
     step_seconds: float = 1.0,
 ) -> list[tuple[Setting, Outcome]]:
     """One batch at each setting that is an operating point, and (`expand`) at those that a run answers as well: those
-    under a cap last, first caps that stop; those that go on cheaply are run for the first setting alone.
+    under a cap last, first caps that stop; those that continue cheaply are run for the first setting alone.
 
     Without `expand` every setting that is asked for is answered.
     """

@@ -67,13 +67,13 @@ def map_interval(
 
 
 def detection_interval(
-    detections: Detections, truth: GroundTruth, weights: NDArray[np.float32], level: float = 0.95
+    detections: Detections, ground_truth: GroundTruth, weights: NDArray[np.float32], level: float = 0.95
 ) -> tuple[float, float]:
     """Percentile interval (low, high) over videos of the mAP over overlaps of 0.1 to 0.7 (`map_iou_0.1_0.7`).
 
     Arguments:
         weights: how often each resample has each of the N videos, `[R, N]`.
     """
-    values = resampled_map_iou(detections, truth, THUMOS_THRESHOLDS, weights)
+    values = resampled_map_iou(detections, ground_truth, THUMOS_THRESHOLDS, weights)
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

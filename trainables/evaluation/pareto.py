@@ -19,7 +19,7 @@ class Reference:
     quality: float = 0.0
     """Worst quality that is worth anything, a fraction."""
     gflops: float
-    """Dearest cost that is worth anything, GFLOPs per video."""
+    """The most expensive cost that is worth anything, GFLOPs per video."""
 
     def to_json(self, objective: str) -> dict[str, float]:
         """Plain data, the quality under the name of its objective."""

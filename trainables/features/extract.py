@@ -15,13 +15,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from paretovid.trainables.backbones.catalog import component, load_backbone, read_backbone_meta
+from paretovid.trainables.backbones.catalog import component, load_backbone
+from paretovid.trainables.backbones.description import BackboneDescription
 from paretovid.trainables.backbones.precision import Precision
 from paretovid.trainables.backbones.spec import Backbone
 from paretovid.trainables.data.dataset import Dataset, VideoRecord
 from paretovid.trainables.data.videos import InputSpec, VideoReader
-from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.errors import StaleFeaturesError, VideoError
+from paretovid.trainables.features.index import FeaturesHeader
 from paretovid.trainables.features.store import (
     check_feature_type,
     features_header,
@@ -107,10 +108,10 @@ def extract_shard(
 
     Arguments:
         backbones: component name to the folder of its weights.
-        out_folders: component name to the folder of its store, `<component>@<features_fingerprint>`.
+        out_folders: component name to the folder of its store, `<component>@<fingerprint>`.
         on_video: called after each video, for progress.
 
-    Returns (path, reason) of each video that could not be read: it is skipped, the others go on. Raises
+    Returns (path, reason) of each video that could not be read: it is skipped, the others continue. Raises
     `DataError` for a backbone that is missing or damaged, `StaleFeaturesError` if it is not the expected one.
     """
     check_feature_type(dtype)
@@ -162,19 +163,20 @@ def headers(
     backbones: Mapping[str, Path],
     dtype: str = "float32",
     precision: str = "float32",
-) -> dict[str, JsonObject]:
+) -> dict[str, FeaturesHeader]:
     """Component name to the header of the features that its present weights give.
 
     Raises `DataError` if a backbone is missing, `StaleFeaturesError` if a folder holds another component.
     """
     made = {}
     for name, folder in backbones.items():
-        meta = read_backbone_meta(folder)
-        if meta["component"] != name:
+        described = BackboneDescription.read(folder)
+        if described.component != name:
             raise StaleFeaturesError(
-                f"{folder} holds the backbone {meta['component']!r}, not {name!r}",
+                f"{folder} holds the backbone {described.component!r}, not {name!r}",
                 f"Run `paretovid extract data={dataset.name}`, which trains the backbones that are missing.",
             )
-        share = float(meta.get("training", {}).get("video_share", 1.0))
-        made[name] = features_header(dataset, name, meta["weights_sha256"], dtype, share, precision)
+        made[name] = features_header(
+            dataset, name, described.weights_sha256, dtype, described.video_share, precision
+        )
     return made

@@ -8,7 +8,8 @@ A store is a folder `<component>@<fingerprint>/`:
     verified.json     sizes and times at which digests were last checked, so that opening stays quick
 
 The fingerprint covers the videos, what the decoder shows, the weights, the type and the code that computes
-features. `open` refuses what is missing, damaged or made otherwise, and names the command that repairs it.
+features. `open` refuses what is missing, damaged or made otherwise, and names the command that repairs it. The
+documents are in `features/index.py`.
 
 N videos, T steps (padded to the longest of the videos asked for), C classes, D the width of a source.
 """
@@ -22,21 +23,34 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Literal, final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from paretovid.trainables.backbones.catalog import component
+from paretovid.trainables.backbones.catalog import BACKBONES, component, component_family
 from paretovid.trainables.data.dataset import Dataset, VideoRecord
 from paretovid.trainables.data.video_keys import video_key
-from paretovid.trainables.documents import JsonObject
-from paretovid.trainables.errors import DataError, StaleFeaturesError, UsageError
+from paretovid.trainables.errors import (
+    DataError,
+    NonFiniteError,
+    StaleFeaturesError,
+    UsageError,
+    VersionError,
+)
+from paretovid.trainables.features.index import (
+    INDEX_FILE,
+    FeaturesHeader,
+    FeaturesIndex,
+    Place,
+    ShardDescription,
+    ShardFile,
+)
+from paretovid.trainables.plugins.catalog import plugin_digest
 
 FeatureType = Literal["float32", "float16"]
 FEATURE_TYPES: tuple[FeatureType, ...] = ("float32", "float16")
-INDEX_FILE = "index.json"
 _VERIFIED_FILE = "verified.json"
 _DETERMINING_CODE = (
     "backbones/catalog.py",
@@ -67,6 +81,15 @@ def feature_code_version() -> str:
     return digest.hexdigest()[:12]
 
 
+def _code_version_of(component_name: str) -> str:
+    """`feature_code_version`, together with the files of the plug-in that brings the component, if one does."""
+    brought_by = component_family(component_name)
+    if brought_by is None:
+        return feature_code_version()
+    theirs = plugin_digest((BACKBONES.entry(brought_by).module,))
+    return hashlib.sha256(feature_code_version().encode() + theirs).hexdigest()[:12]
+
+
 def check_feature_type(dtype: str) -> FeatureType:
     """Raises `UsageError` unless features can be stored as `dtype`."""
     for known in FEATURE_TYPES:
@@ -82,35 +105,25 @@ def features_header(
     dtype: str,
     video_share: float = 1.0,
     precision: str = "float32",
-) -> JsonObject:
-    """Everything that determines the bytes of a store, as plain data.
+) -> FeaturesHeader:
+    """Everything that determines the bytes of a store. Raises `UsageError` for a type that cannot be.
 
     Arguments:
         video_share: of the training split, that the weights were trained on: what is learnt from these features may
             have to keep to the other videos.
         precision: that the backbone computed in.
     """
-    return {
-        "component": component_name,
-        "dataset": dataset.name,
-        "dataset_fingerprint": dataset.fingerprint,
-        "weights_sha256": weights_sha256,
-        "video_share": video_share,
-        "sampling": {**asdict(component(component_name).input), "step_seconds": dataset.step_seconds},
-        "dtype": check_feature_type(dtype),
-        "precision": precision,
-        "code_version": feature_code_version(),
-    }
-
-
-def features_fingerprint(dataset: Dataset, component_name: str, weights_sha256: str, dtype: str) -> str:
-    """Twelve hex digits over `features_header`."""
-    return header_fingerprint(features_header(dataset, component_name, weights_sha256, dtype))
-
-
-def header_fingerprint(header: JsonObject) -> str:
-    """Twelve hex digits over a header."""
-    return hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()[:12]
+    return FeaturesHeader(
+        component=component_name,
+        dataset=dataset.name,
+        dataset_fingerprint=dataset.fingerprint,
+        weights_sha256=weights_sha256,
+        video_share=video_share,
+        sampling={**asdict(component(component_name).input), "step_seconds": dataset.step_seconds},
+        dtype=check_feature_type(dtype),
+        precision=precision,
+        code_version=_code_version_of(component_name),
+    )
 
 
 def write_shard(
@@ -147,101 +160,133 @@ def write_shard(
         file.flush()
         os.fsync(file.fileno())
     ends = np.cumsum([len(values) for values in videos.values()], dtype=int).tolist()
-    described = {
-        "file": path.name,
-        "sha256": _digest(partial),
-        "bytes": partial.stat().st_size,
-        "width": width,
-        "asked": _ids_digest(asked),
-        "videos": {
-            video_id: [shard_index, end - len(values), len(values)]
+    described = ShardDescription(
+        rows=ShardFile(
+            file=path.name,
+            sha256=_digest(partial),
+            num_bytes=partial.stat().st_size,
+            asked=_ids_digest(asked),
+        ),
+        width=width,
+        videos={
+            video_id: (shard_index, end - len(values), len(values))
             for (video_id, values), end in zip(videos.items(), ends, strict=True)
         },
-        "skipped": dict(skipped),
-    }
+        skipped=skipped,
+    )
     partial.replace(path)
-    _write_json(path.with_suffix(".json"), described)
+    _write_json(path.with_suffix(".json"), described.to_json())
 
 
 def shard_is_whole(folder: Path, shard_index: int, asked: Sequence[str]) -> bool:
     """Whether this shard was written already, for the same videos, and its file is as it was written."""
     path = folder / _shard_name(shard_index)
+    description = path.with_suffix(".json")
     try:
-        described = json.loads(path.with_suffix(".json").read_text())
-        return describes_shard(described, asked) and _digest(path) == described["sha256"]
-    except (OSError, ValueError):
+        described = find_shard_description(description.read_bytes(), str(description))
+        if described is None or not describes_shard(described, asked):
+            return False
+        return _digest(path) == described.rows.sha256
+    except OSError:
         return False
 
 
-def describes_shard(described: Mapping[str, Any], asked: Sequence[str]) -> bool:
+def find_shard_description(content: bytes, where: str) -> ShardDescription | None:
+    """What a shard says of itself; None if that is damaged, or of a version that told too little.
+
+    Raises `VersionError` if a later version has written it; `where`: the file, for messages.
+    """
+    try:
+        return ShardDescription.parse(content, where, "")
+    except VersionError:
+        raise
+    except (DataError, NonFiniteError):
+        return None
+
+
+def read_shard_description(folder: Path, shard_index: int) -> ShardDescription:
+    """What a shard says of itself.
+
+    Raises `DataError` if there is none that can be read, `VersionError` for one of a later version.
+    """
+    path = (folder / _shard_name(shard_index)).with_suffix(".json")
+    repair = _repair(folder.parent.name)
+    try:
+        return ShardDescription.parse(path.read_bytes(), str(path), repair)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error}", repair) from error
+
+
+def describes_shard(described: ShardDescription, asked: Sequence[str]) -> bool:
     """Whether the description of a shard says that it was asked for these videos."""
-    # Those of earlier versions have no width, without which `finish` cannot use them.
-    return described.get("asked") == _ids_digest(asked) and described.get("width", 0) > 0
+    return described.rows.asked == _ids_digest(asked) and described.width > 0
 
 
 def skipped_videos(folder: Path, num_shards: int) -> dict[str, str]:
     """Video id to reason, of the videos that the written shards `0 … num_shards - 1` had to leave out."""
     skipped: dict[str, str] = {}
     for shard in range(num_shards):
-        skipped |= json.loads((folder / _shard_name(shard)).with_suffix(".json").read_text())["skipped"]
+        skipped |= read_shard_description(folder, shard).skipped
     return skipped
 
 
-def finish(folder: Path, header: JsonObject, num_shards: int) -> None:
+def finish(folder: Path, header: FeaturesHeader, num_shards: int) -> None:
     """Writes the index over shards `0 … num_shards - 1`, which makes the store complete.
 
     Only the descriptions of the shards are read: the rows may lie on the disks of the nodes that made them.
 
     Raises `DataError` if a shard is missing, or if not one video could be read.
     """
-    shards: list[dict[str, Any]] = []
-    videos: dict[str, list[int]] = {}
+    shards: list[ShardFile] = []
+    videos: dict[str, Place] = {}
     skipped: dict[str, str] = {}
     width = 0
     for shard in range(num_shards):
         try:
-            described = json.loads((folder / _shard_name(shard)).with_suffix(".json").read_text())
-        except (OSError, ValueError) as error:
+            described = read_shard_description(folder, shard)
+        except VersionError:
+            raise
+        except DataError as error:
             raise DataError(
-                f"shard {shard} of {num_shards} is missing in {folder}", _repair(str(header["dataset"]))
+                f"shard {shard} of {num_shards} is missing in {folder}", _repair(header.dataset)
             ) from error
-        videos |= described.pop("videos")
-        skipped |= described.pop("skipped")
-        width = described.pop("width")
-        shards.append(described)
+        videos |= described.videos
+        skipped |= described.skipped
+        width = described.width
+        shards.append(described.rows)
     if not videos:
         reasons = "; ".join(sorted(set(skipped.values()))[:3])
         raise DataError(
-            f"not one of {len(skipped)} videos of {header['dataset']} could be read",
+            f"not one of {len(skipped)} videos of {header.dataset} could be read",
             f"Reasons: {reasons}. Check that the files are videos that FFmpeg can decode.",
         )
-    index = {
-        "fingerprint": header_fingerprint(header),
-        "header": dict(header),
-        "width": width,
-        "shards": shards,
-        "videos": videos,
-        "skipped": skipped,
-        "made_with": {"torch": torch.__version__, "numpy": np.__version__},
-    }
-    _write_json(folder / INDEX_FILE, index)
+    index = FeaturesIndex(
+        fingerprint=header.fingerprint,
+        header=header,
+        width=width,
+        shards=tuple(shards),
+        videos=videos,
+        skipped=skipped,
+        made_with={"torch": str(torch.__version__), "numpy": np.__version__},
+    )
+    _write_json(folder / INDEX_FILE, index.to_json())
 
 
 @final
 class FeatureStore:
     """Features of one component over all videos of a data set, memory-mapped. Made by `open`."""
 
-    def __init__(self, folder: Path, index: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, index: FeaturesIndex) -> None:
         self.folder = folder
-        self.header: dict[str, Any] = index["header"]
-        self.fingerprint: str = index["fingerprint"]
-        self.component: str = self.header["component"]
-        self.width: int = index["width"]
-        self.skipped: dict[str, str] = index["skipped"]
+        self.header = index.header
+        self.fingerprint = index.fingerprint
+        self.component = index.header.component
+        self.width = index.width
+        self.skipped = index.skipped
         """Videos that could not be read, with the reason."""
-        self._places: dict[str, list[int]] = index["videos"]
+        self._places = index.videos
         self._shards = [
-            np.load(folder / shard["file"], mmap_mode="r", allow_pickle=False) for shard in index["shards"]
+            np.load(folder / shard.file, mmap_mode="r", allow_pickle=False) for shard in index.shards
         ]
 
     @classmethod
@@ -249,28 +294,20 @@ class FeatureStore:
         """Opens a store after checking it.
 
         Arguments:
-            expected: the fingerprint that it must have (`features_fingerprint`), if that is known.
+            expected: the fingerprint that it must have (`FeaturesHeader.fingerprint`), if that is known.
 
-        Raises `StaleFeaturesError` if it is missing, unfinished, damaged or made by something else.
+        Raises `StaleFeaturesError` if it is missing, unfinished, damaged or made by something else, `VersionError` if
+        a later version has made it.
         """
-        repair = _repair(folder.parent.name)
-        try:
-            index = json.loads((folder / INDEX_FILE).read_text())
-            header, fingerprint = index["header"], index["fingerprint"]
-        except FileNotFoundError:
-            raise StaleFeaturesError(f"no features in {folder}", repair) from None
-        except (OSError, ValueError, KeyError) as error:
-            raise StaleFeaturesError(f"the index of the features in {folder} is damaged", repair) from error
-        repair = _repair(header["dataset"])
-        if fingerprint != header_fingerprint(header):
-            raise StaleFeaturesError(f"the index of the features in {folder} was changed", repair)
-        if expected not in (None, fingerprint):
+        index = FeaturesIndex.read(folder, _repair(folder.parent.name))
+        repair = _repair(index.header.dataset)
+        if expected not in (None, index.fingerprint):
             raise StaleFeaturesError(
-                f"the features in {folder} have fingerprint {fingerprint}, not {expected}: "
+                f"the features in {folder} have fingerprint {index.fingerprint}, not {expected}: "
                 "other videos, weights, sampling, type or code made them",
                 repair,
             )
-        _check_shards(folder, index["shards"], repair)
+        _check_shards(folder, index.shards, repair)
         return cls(folder, index)
 
     def video(self, video_id: str) -> np.ndarray:
@@ -284,7 +321,7 @@ class FeatureStore:
             reason = self.skipped.get(video_id)
             why = f": it could not be read ({reason})" if reason else ""
             raise StaleFeaturesError(
-                f"no {self.component} features of video {video_id!r}{why}", _repair(self.header["dataset"])
+                f"no {self.component} features of video {video_id!r}{why}", _repair(self.header.dataset)
             ) from None
         values: np.ndarray = self._shards[shard][offset : offset + num_steps]
         return values
@@ -372,23 +409,23 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+def _write_json(path: Path, content: object) -> None:
     partial = path.with_suffix(f".{os.getpid()}.partial")
     partial.write_text(json.dumps(content, allow_nan=False))
     partial.replace(path)
 
 
-def _check_shards(folder: Path, shards: Sequence[Mapping[str, Any]], repair: str) -> None:
+def _check_shards(folder: Path, shards: Sequence[ShardFile], repair: str) -> None:
     """Digests of all shards; one whose size and time are as at its last check is not read again."""
     known = _read_verified(folder)
     seen: dict[str, list[int]] = {}
     for shard in shards:
-        path = folder / shard["file"]
+        path = folder / shard.file
         if not path.is_file():
             raise StaleFeaturesError(f"features are missing: {path}", repair)
         stat = path.stat()
         seen[path.name] = [stat.st_size, stat.st_mtime_ns]
-        if seen[path.name] != known.get(path.name) and _digest(path) != shard["sha256"]:
+        if seen[path.name] != known.get(path.name) and _digest(path) != shard.sha256:
             raise StaleFeaturesError(f"features are damaged (their digest differs): {path}", repair)
     if seen != known:
         try:

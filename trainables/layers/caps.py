@@ -1,14 +1,15 @@
 """What a cap on a video's cost means: the same for every method that reads a video step by step.
 
-A **read** is what cannot be divided: the backbones of one look with all that the method has to compute on them
+A **read** is what cannot be divided: the backbones of one step's source with all that the method has to compute on them
 (projection, cell, next gate). `max_gflops` bounds what a video costs, the answer's own cost held in reserve. What
 happens at the first read that would take a video past it says `cap_rule`:
 
 * `stop` (default): the video is answered right before that read. Until then the run is the run without a cap, so
   one recorded run answers every cap, and every trial measures a curve of them (`caps` of a configuration).
-* `cheap`: the read is refused, and the video goes on with what still fits. Only methods that have something cheaper
-  to go on with know it (`KNOBS_WITH_CHEAP`). A refusal changes what the method sees next, so each cap needs a run of
-  its own: a trial measures the curve of `cheap` at its default setting only, under the same caps (`cheap_settings`).
+* `cheap`: the read is refused, and the video continues with what still fits. Only methods that have something cheaper
+  to continue with know it (`KNOBS_WITH_CHEAP`). A refusal changes what the method sees next, so each cap needs a run of
+  its own: a trial measures the curve of `cheap` at its default setting only, under the same caps (`cheap_settings`). A
+  method's file may name both knobs for a study to search (`search.inference_knobs=study`).
 
 A cap below the cheapest answer is an error that names what that costs. `Outcome.stopped_by` says why reading ended.
 
@@ -55,19 +56,19 @@ _STOP_ONLY = InferenceKnob(
     default=STOP,
     words=(STOP,),
     description="under max_gflops a video is answered right before the first read that would pass the cap; this "
-    "method has no cheaper look to go on with, so there is no `cheap`",
+    "method has no cheaper read to continue with, so there is no `cheap`",
 )
 _STOP_OR_CHEAP = InferenceKnob(
     name="cap_rule",
     default=STOP,
     words=(STOP, CHEAP),
     description="under max_gflops, at the first read that would pass the cap. stop: the video is answered; cheap: "
-    "the read is left out, and the video goes on with what still fits",
+    "the read is left out, and the video continues with what still fits",
 )
 KNOBS = (MAX_GFLOPS, _STOP_ONLY)
 """Of a method that reads step by step."""
 KNOBS_WITH_CHEAP = (MAX_GFLOPS, _STOP_OR_CHEAP)
-"""Of one that can go on with cheaper looks."""
+"""Of one that can continue with cheaper reads."""
 _NAMES = tuple(knob.name for knob in KNOBS)
 CapUnits = Annotated[float, Range(1e-3, 1e6)]
 """A cap in units of what one step with every source costs."""
@@ -141,11 +142,11 @@ class Cap:
         """Whether each cost `[...]` in multiply-accumulates is within the cap: bool, in the same shape."""
         return within(macs, self.max_gflops) if self.is_set else torch.ones_like(macs, dtype=torch.bool)
 
-    def check(self, cheapest: int, look: str) -> None:
-        """Raises `UsageError` if the cap does not pay for the cheapest answer, which takes one `look`."""
+    def check(self, cheapest: int, read: str) -> None:
+        """Raises `UsageError` if the cap does not pay for the cheapest answer, which takes one `read`."""
         if self.is_set and cheapest / 1e9 > self.max_gflops:
             raise UsageError(
-                f"max_gflops={self.max_gflops:g} does not pay for one {look} look",
+                f"max_gflops={self.max_gflops:g} does not pay for one {read} read",
                 f"The cheapest answer costs {_rounded_up(cheapest / 1e9):.3g} GFLOPs; raise the cap.",
             )
 

@@ -22,7 +22,7 @@ from paretovid.trainables.provider import Provider
 from paretovid.trainables.ranges import Dropout, Width, check_ranges
 
 COARSE, FINE = "coarse", "fine"
-LOOKED_COARSE, LOOKED_FINE = 1, 2
+READ_COARSE, READ_FINE = 1, 2
 """Values of a decision: how many of the two were looked at."""
 
 
@@ -76,7 +76,7 @@ def coarse_to_fine(
 def run_setting(network: GatedLevels, provider: Provider, gate: Gate, setting: Setting, cap: Cap) -> Outcome:
     """A run with `online_k` (stop right after the K-th fine read; 0: never) under a cap.
 
-    Raises `UsageError` if the cap does not pay for the first coarse look.
+    Raises `UsageError` if the cap does not pay for the first coarse read.
     """
     limits = Limits(cap=cap, top_runs=int(setting.get("online_k", 0)))
     return network.run(provider, [gate], limits, traces_every_level=not cap.is_set)

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from paretovid.trainables.cost import ComponentCost, measure_macs
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.layers.caps import METHOD, Cap, points_under_caps, record, spent_macs, stopped_by
-from paretovid.trainables.layers.coarse_to_fine import COARSE, FINE, LOOKED_COARSE, LOOKED_FINE
-from paretovid.trainables.layers.frame_classifier import mark_looked
+from paretovid.trainables.layers.coarse_to_fine import COARSE, FINE, READ_COARSE, READ_FINE
+from paretovid.trainables.layers.frame_classifier import mark_read
 from paretovid.trainables.layers.frame_policies import FramePolicy, View
 from paretovid.trainables.layers.functional import probabilities, stack_steps
 from paretovid.trainables.layers.global_memory import GlobalMemory, Memory, MemoryConfig, positional_encoding
@@ -29,7 +29,7 @@ from paretovid.trainables.provider import Provider
 from paretovid.trainables.ranges import Dropout, Width, check_ranges
 
 PLACE_WIDTH = 16
-"""Width of the encoding of a place, for agents that are told theirs."""
+"""Width of the encoding of a place, for agents that are given theirs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class AgentConfig:
     """With `nearest_new` a place that was seen already stands for the nearest frame that was not. Without noise a
     policy can return to one frame for ever; the paper's videos of minutes hide that, those of seconds do not."""
     knows_place: bool = False
-    """Whether the network is told where it looks. The paper's has to find out from what it sees."""
+    """Whether the network is given where it looks. The paper's has to find out from what it sees."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -80,8 +80,8 @@ def agent_sources(config: AgentConfig) -> tuple[str, ...]:
     return (FINE,) if config.memory.source is None else (FINE, config.memory.source)
 
 
-def agent_looks(config: AgentConfig) -> tuple[str, ...]:
-    """The words of `Method.looks`: a step that only the memory holds, and one that was looked at."""
+def agent_reads(config: AgentConfig) -> tuple[str, ...]:
+    """The words of `Method.reads`: a step that only the memory holds, and one that was looked at."""
     return ("none", config.memory.source or COARSE, FINE)
 
 
@@ -127,8 +127,8 @@ class _Visited:
         """Who has not seen a step yet, `[B]` bool."""
         return ~self._seen[self._rows, index]
 
-    def look(self, index: Tensor, active: Tensor) -> None:
-        """Marks what the active videos look at."""
+    def mark(self, index: Tensor, active: Tensor) -> None:
+        """Notes what the active videos look at."""
         self._seen[self._rows, index] |= active
 
 
@@ -228,7 +228,7 @@ class FrameAgent(nn.Module):
         views: list[View] = []
         for t in range(num_steps):
             index = visited.index(place)
-            visited.look(index, everyone)
+            visited.mark(index, everyone)
             place = place_of(index, lengths)
             state = self._step(frames[rows, index], memory, state, place)
             hidden.append(state[0])
@@ -249,16 +249,16 @@ class FrameAgent(nn.Module):
         return self.policy.log_probability(walk.hidden[:, :-1], walk.actions, walk.views)
 
     def run(self, provider: Provider, num_steps: int, decide: Decide, cap: Cap) -> Outcome:
-        """Evaluation and production: asks only for the frames that it jumps to. A read is one look.
+        """Evaluation and production: asks only for the frames that it jumps to. A read is one frame.
 
         The trace holds `steps` (the step looked at, -1 after stopping) `[B, K]`, `scores` `[B, K, C]`, `calls/NAME`
         `[B, K]` and what `decide` leaves; `memory` names the steps that the memory was made from; without a cap,
         what `under_caps` needs.
 
-        Raises `UsageError` if the cap does not pay for the memory and one look.
+        Raises `UsageError` if the cap does not pay for the memory and one frame.
         """
         device = provider.num_steps.device
-        cheapest, look_macs = self._cheapest(provider)
+        cheapest, read_macs = self._cheapest(provider)
         cap.check(cheapest, FINE)
         memory = self.memory.read(provider) if self.memory is not None else None
         remembered = memory.mask.sum(dim=1) if memory is not None else torch.zeros_like(provider.num_steps)
@@ -273,23 +273,23 @@ class FrameAgent(nn.Module):
             if t and not bool(active.any()):
                 break
             index = visited.index(place)
-            look = self._calls_of_look(provider, active & visited.is_new(index), active, remembered * (t > 0))
-            fits = cap.fits(spent_macs(provider) + _macs(look, provider))
+            calls = self._read_calls(provider, active & visited.is_new(index), active, remembered * (t > 0))
+            fits = cap.fits(spent_macs(provider) + _macs(calls, provider))
             refused, active = refused | (active & ~fits), active & fits
             if t and not bool(active.any()):
                 break
-            look = {name: count * active for name, count in look.items()}
-            visited.look(index, active)
+            calls = {name: count * active for name, count in calls.items()}
+            visited.mark(index, active)
             frame = self.project(provider.read(FINE, index, active))
             place = place_of(index, provider.num_steps)
             state = torch.where(active[None, :, None], self._step(frame, memory, state, place), state)
             scores = probabilities(self.head(state[0]), self.multi_label)
             answer = torch.where(active[:, None], scores, answer)
             for name in self._own:
-                provider.charge(name, look[name])
+                provider.charge(name, calls[name])
             decision = decide(t, state[0], scores)
             kept = {"steps": torch.where(active, index, -1), "scores": scores, **decision.trace}
-            kept |= {f"calls/{name}": count for name, count in look.items()}
+            kept |= {f"calls/{name}": count for name, count in calls.items()}
             kept["spent"] = spent_macs(provider)
             for name, value in kept.items():
                 trace.setdefault(name, []).append(value)
@@ -302,25 +302,19 @@ class FrameAgent(nn.Module):
         if memory is not None:
             joined["memory"] = memory.steps
         if not cap.is_set:
-            joined |= record(joined["spent"], cheapest=cheapest, step=look_macs)
+            joined |= record(joined["spent"], cheapest=cheapest, step=read_macs)
         is_early = (joined["steps"] >= 0).sum(dim=1) < num_steps
-        return Outcome(
-            scores=answer,
-            calls={name: count.clone() for name, count in provider.calls.items()},
-            decisions=_decisions(joined, provider.batch_size, provider.max_steps),
-            trace=joined,
-            stopped_by=stopped_by(refused=refused, is_early=is_early),
-        )
+        return _outcome(provider, answer, joined, stopped_by(refused=refused, is_early=is_early))
 
     @property
     def _own(self) -> tuple[str, ...]:
-        """What a look may call of the agent's own: its step, a frame seen before, the memory asked again."""
+        """What a read may call of the agent's own: its step, a frame seen before, the memory asked again."""
         return tuple(f"{self.prefix}.{name}" for name in ("step", "revisit", "memory_reuse"))
 
-    def _calls_of_look(
+    def _read_calls(
         self, provider: Provider, fresh: Tensor, active: Tensor, reused: Tensor
     ) -> dict[str, Tensor]:
-        """Component to `[B]` int64, of the active videos' next look.
+        """Component to `[B]` int64, of the active videos' next read.
 
         Arguments:
             fresh: `[B]` bool, the frame was not seen before.
@@ -331,19 +325,19 @@ class FrameAgent(nn.Module):
         return {**own, provider.components[FINE]: fresh.long()}
 
     def _cheapest(self, provider: Provider) -> tuple[int, int]:
-        """Multiply-accumulates of the cheapest answer (a full memory and one look), and of one look."""
-        look = provider.costs[self._own[0]].macs + provider.costs[provider.components[FINE]].macs
-        return look + (0 if self.memory is None else self.memory.most_macs(provider)), look
+        """Multiply-accumulates of the cheapest answer (a full memory and one read), and of one read."""
+        one = provider.costs[self._own[0]].macs + provider.costs[provider.components[FINE]].macs
+        return one + (0 if self.memory is None else self.memory.most_macs(provider)), one
 
-    def stopped(self, outcome: Outcome, looks: Tensor) -> Outcome:
-        """The outcome of stopping after `looks` `[B]` (at least 1) steps, from one that walked on."""
+    def stopped(self, outcome: Outcome, reads: Tensor) -> Outcome:
+        """The outcome of stopping after `reads` `[B]` (at least 1) steps, from one that walked on."""
         trace = outcome.trace
-        kept = torch.arange(trace["steps"].shape[1], device=looks.device) < looks[:, None]
+        kept = torch.arange(trace["steps"].shape[1], device=reads.device) < reads[:, None]
         steps = torch.where(kept, trace["steps"], -1)
-        rows = torch.arange(len(looks), device=looks.device)
+        rows = torch.arange(len(reads), device=reads.device)
         assert outcome.stopped_by is not None
         return Outcome(
-            scores=trace["scores"][rows, looks - 1],
+            scores=trace["scores"][rows, reads - 1],
             calls={
                 name: count - (trace[f"calls/{name}"] * ~kept).sum(dim=1)
                 if f"calls/{name}" in trace
@@ -351,13 +345,13 @@ class FrameAgent(nn.Module):
                 for name, count in outcome.calls.items()
             },
             decisions=_decisions({**trace, "steps": steps}, *outcome.decisions.shape),
-            stopped_by=torch.where(looks < (trace["steps"] >= 0).sum(dim=1), METHOD, outcome.stopped_by),
+            stopped_by=torch.where(reads < (trace["steps"] >= 0).sum(dim=1), METHOD, outcome.stopped_by),
         )
 
     def under_caps(
         self, outcome: Outcome, setting: Setting, caps: Sequence[float]
     ) -> list[tuple[Setting, Outcome]]:
-        """What a run would have given under each cap, in looks, from one without any."""
+        """What a run would have given under each cap, in reads, from one without any."""
         looked = outcome.trace["steps"] >= 0
         return points_under_caps(
             outcome, setting, caps, lambda fits: self.stopped(outcome, (fits & looked).sum(dim=1))
@@ -378,13 +372,13 @@ class FrameAgent(nn.Module):
         Arguments:
             backbones: source to the cost of its backbone.
         """
-        told = "AdaFrame's tables: frames x (backbone + memory)"
+        source = "AdaFrame's tables: frames x (backbone + memory)"
         memory = backbones[self.memory.source].macs if self.memory is not None else 0
         nothing = ComponentCost(macs=0, input="-", provenance="not counted by AdaFrame's tables")
         return self._costs(
             step=nothing,
-            revisit=ComponentCost(macs=backbones[FINE].macs, input="a frame seen before", provenance=told),
-            reuse=ComponentCost(macs=memory, input="an entry of the memory", provenance=told),
+            revisit=ComponentCost(macs=backbones[FINE].macs, input="a frame seen before", provenance=source),
+            reuse=ComponentCost(macs=memory, input="an entry of the memory", provenance=source),
             entry=nothing,
         )
 
@@ -434,10 +428,21 @@ class _WholeStep(nn.Module):
         return [self.agent.head(hidden), *(decider(hidden) for decider in self.agent.deciders.values())]
 
 
+def _outcome(provider: Provider, answer: Tensor, trace: dict[str, Tensor], why_stopped: Tensor) -> Outcome:
+    """Of a walk that has ended, with scores `answer` `[B, C]`; `why_stopped`: as `caps.stopped_by` gives it."""
+    return Outcome(
+        scores=answer,
+        calls={name: count.clone() for name, count in provider.calls.items()},
+        decisions=_decisions(trace, provider.batch_size, provider.max_steps),
+        trace=trace,
+        stopped_by=why_stopped,
+    )
+
+
 def _decisions(trace: Mapping[str, Tensor], batch_size: int, max_steps: int) -> Tensor:
     """`[B, T]`: what was looked at, from `memory` and `steps` of a trace."""
     decisions = torch.zeros(batch_size, max_steps, dtype=torch.int64)
-    for name, look in (("memory", LOOKED_COARSE), ("steps", LOOKED_FINE)):
+    for name, value in (("memory", READ_COARSE), ("steps", READ_FINE)):
         for index in trace[name].T if name in trace else ():
-            mark_looked(decisions, index, look)
+            mark_read(decisions, index, value)
     return decisions

@@ -9,16 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from paretovid.trainables.cost import ComponentCost, measure_macs
-from paretovid.trainables.layers.coarse_to_fine import LOOKED_FINE
+from paretovid.trainables.layers.coarse_to_fine import READ_FINE
 from paretovid.trainables.layers.functional import probabilities
 from paretovid.trainables.outcome import Batch, Loss
 from paretovid.trainables.provider import Provider
 
 
-def mark_looked(decisions: Tensor, index: Tensor, look: int = LOOKED_FINE) -> None:
-    """Notes in decisions `[B, T]`, in place, that the steps `[B]` were looked at (-1: none)."""
+def mark_read(decisions: Tensor, index: Tensor, value: int = READ_FINE) -> None:
+    """Notes in decisions `[B, T]`, in place, that the steps `[B]` were read (-1: none)."""
     rows = torch.nonzero(index >= 0).flatten()
-    decisions[rows, index[rows]] = look
+    decisions[rows, index[rows]] = value
 
 
 def score_loss(scores: Tensor, targets: Tensor, multi_label: bool) -> Tensor:

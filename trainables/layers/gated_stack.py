@@ -263,24 +263,36 @@ class GatedLevels(nn.Module):
                 stopped = stopped | refused
             if limits.top_runs:
                 stopped = stopped | (runs[:, -1] >= limits.top_runs)
-        for level in range(len(self.levels)):
-            for name in self._components_of(level, provider, gates)[1:]:  # the backbone is charged when read
-                provider.charge(name, runs[:, level])
-        provider.charge(f"{self.prefix}.head", torch.ones_like(runs[:, 0]))
         trace = {"ran": stack_steps(ran_at), "states": stack_steps(tops)}
         if not limits.cap.is_set:
             trace |= record(
                 spent_after(trace["ran"], walk.budget.macs), cheapest=macs[0] + macs[-1], step=sum(macs[:-1])
             )
+        why = stopped_by(refused=refused_once, is_early=runs[:, 0] < provider.num_steps)
+        return self._outcome(walk, states[-1][0], runs, trace, why)
+
+    def _outcome(
+        self, walk: _Walk, hidden: Tensor, runs: Tensor, trace: dict[str, Tensor], why_stopped: Tensor
+    ) -> Outcome:
+        """Of a run that has ended in the last level's states `[B, H]`: charges its `runs` `[B, L]` and the answer.
+
+        Arguments:
+            trace: what has been kept of the steps; the level of each component is added.
+            why_stopped: as `caps.stopped_by` gives it.
+        """
+        provider = walk.provider
         for level in range(len(self.levels)):
-            for name in self._components_of(level, provider, gates):
-                trace[f"level/{name}"] = torch.tensor(level)
+            backbone, *others = self._components_of(level, provider, walk.gates)
+            for name in others:  # the backbone is charged when read
+                provider.charge(name, runs[:, level])
+            trace |= {f"level/{name}": torch.tensor(level) for name in (backbone, *others)}
+        provider.charge(f"{self.prefix}.head", torch.ones_like(runs[:, 0]))
         return Outcome(
-            scores=probabilities(self.head(states[-1][0]), self.multi_label),
+            scores=probabilities(self.head(hidden), self.multi_label),
             calls={name: count.clone() for name, count in provider.calls.items()},
             decisions=trace["ran"].sum(dim=-1),
             trace=trace,
-            stopped_by=stopped_by(refused=refused_once, is_early=runs[:, 0] < provider.num_steps),
+            stopped_by=why_stopped,
         )
 
     def _step(

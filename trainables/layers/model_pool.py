@@ -162,8 +162,8 @@ class ModelPool(nn.Module):
         )
         return decisions[:, :max_steps]
 
-    def looks(self) -> tuple[str, ...]:
-        """As `Method.looks`: a step's decision is the most expensive member that saw it."""
+    def reads(self) -> tuple[str, ...]:
+        """As `Method.reads`: a step's decision is the most expensive member that saw it."""
         return ("none", *self.pool)
 
 

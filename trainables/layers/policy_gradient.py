@@ -14,7 +14,7 @@ RewardKind = Literal["margin", "prediction", "transition"]
 ReturnsFrom = Literal["current", "next"]
 
 
-def truth_score(scores: Tensor, targets: Tensor) -> Tensor:
+def true_class_score(scores: Tensor, targets: Tensor) -> Tensor:
     """`[B, K, C]` probabilities and `[B, C]` targets to the (mean) probability of the true classes, `[B, K]`."""
     true = targets[:, None] > 0
     return (scores * true).sum(dim=-1) / true.sum(dim=-1).clamp(min=1)
@@ -26,7 +26,7 @@ def margin(scores: Tensor, targets: Tensor) -> Tensor:
     With several true classes: their mean probability minus the largest of the others.
     """
     others = scores.masked_fill(targets[:, None] > 0, 0.0).amax(dim=-1)
-    return truth_score(scores, targets) - others
+    return true_class_score(scores, targets) - others
 
 
 def rewards(scores: Tensor, targets: Tensor, kind: RewardKind) -> Tensor:
@@ -40,7 +40,7 @@ def rewards(scores: Tensor, targets: Tensor, kind: RewardKind) -> Tensor:
         margins = margin(scores, targets)
         gained = (margins[:, 1:] - margins.cummax(dim=1).values[:, :-1]).clamp(min=0)
     else:
-        true = truth_score(scores, targets)
+        true = true_class_score(scores, targets)
         gained = true[:, 1:] if kind == "prediction" else true[:, 1:] - true[:, :-1]
     return torch.cat([torch.zeros_like(scores[:, :1, 0]), gained], dim=1)
 

@@ -27,9 +27,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from paretovid.trainables.config import typed_config
 from paretovid.trainables.cost import ComponentCost
-from paretovid.trainables.documents import JsonObject
-from paretovid.trainables.errors import UsageError
+from paretovid.trainables.documents import Fields, JsonObject
+from paretovid.trainables.errors import DataError, NonFiniteError, UsageError, VersionError
 from paretovid.trainables.layers.recurrent import Projection
 from paretovid.trainables.layers.temporal_attention import SelfAttention, step_and_pair_macs
 from paretovid.trainables.layers.whole_batch import sum_over_workers
@@ -47,6 +48,8 @@ SELECTOR_FOLDER = "selector"
 DIGEST = "sha256:"
 """In place of a folder: a selector whose weights are in the model's own file."""
 _META, _WEIGHTS = "selector.json", "selector.safetensors"
+_VERSION = 1
+"""Of the JSON; one without a version is of version 1."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -204,6 +207,7 @@ def save_selector(
     partial = folder / f"{_WEIGHTS}.partial"
     save_file(tensors, partial)
     meta = {
+        "version": _VERSION,
         "shape": asdict(shape),
         "width": selector.feature_width,
         "sha256": hashlib.sha256(partial.read_bytes()).hexdigest(),
@@ -280,22 +284,28 @@ def located(model: JsonObject) -> JsonObject:
 
 
 def read_selector(folder: str) -> SavedSelector:
-    """The artifact in a folder, or in the folder of the trial that made it. Raises `UsageError` if none is whole."""
+    """The artifact in a folder, or in the folder of the trial that made it.
+
+    Raises `UsageError` if none is whole, `VersionError` for one of a later version.
+    """
     path = Path(folder).expanduser()
     if (path / SELECTOR_FOLDER).is_dir():
         path = path / SELECTOR_FOLDER
     try:
-        meta = json.loads((path / _META).read_text())
+        fields = Fields(json.loads((path / _META).read_text()), str(path / _META), "")
+        fields.check_version(_VERSION)
         digest = hashlib.sha256((path / _WEIGHTS).read_bytes()).hexdigest()
-        if digest != meta["sha256"]:
+        if digest != fields.text("sha256"):
             raise ValueError("its weights are not those that its JSON names")
-        shape = SelectorShape(**meta["shape"])
-        features = str(meta["about"]["data"]["features"][shape.light])
-        weights = load_file(path / _WEIGHTS)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        shape = typed_config(SelectorShape, fields.json("shape"), f"{path / _META}: shape")
+        features = fields.fields("about").fields("data").fields("features").text(shape.light)
+        width, weights = fields.whole("width"), load_file(path / _WEIGHTS)
+    except VersionError:
+        raise
+    except (OSError, ValueError, DataError, NonFiniteError) as error:
         raise UsageError(
             f"no timestep selector in {path}: {error}",
             "Give the folder of a trial of method=video_epitoma with method.model.regime=stand_alone, such as "
             "paretovid-home/sweeps/SWEEP/trials/TRIAL.",
         ) from error
-    return SavedSelector(path, shape, int(meta["width"]), DIGEST + digest, features, weights)
+    return SavedSelector(path, shape, width, DIGEST + digest, features, weights)

@@ -44,7 +44,7 @@ from paretovid.trainables.layers.frame_agent import (
     AgentConfig,
     Decision,
     FrameAgent,
-    agent_looks,
+    agent_reads,
     agent_sources,
 )
 from paretovid.trainables.layers.frame_policies import BlindPolicy, FramePolicy, GaussianPolicy, PointerPolicy
@@ -144,7 +144,7 @@ class AdaFrameConfig:
         0.7,
     )
     caps: tuple[CapUnits, ...] = DEFAULT_CAPS
-    """Caps to evaluate, in units of what one look costs, at the default setting and where the utility stops nobody."""
+    """Caps to evaluate, in units of what one read costs, at the default setting and where the utility stops nobody."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -336,14 +336,14 @@ class AdaFrame(Method):
         max_entropy = float(setting.get("max_entropy", MAX_ENTROPY.default))
         utilities, entropies = outcome.trace["utility"], outcome.trace["entropy"]
         going = torch.ones(len(utilities), dtype=torch.bool, device=utilities.device)
-        looks = torch.zeros(len(utilities), dtype=torch.int64, device=utilities.device)
+        reads = torch.zeros(len(utilities), dtype=torch.int64, device=utilities.device)
         for utility, entropy in zip(utilities.T, entropies.T, strict=True):
-            looks += going
+            reads += going
             going = going & ~(stop.update(utility) | (entropy < max_entropy))
-        return self.agent.stopped(outcome, looks)
+        return self.agent.stopped(outcome, reads)
 
-    def looks(self) -> tuple[str, ...]:
-        return agent_looks(self.config.agent)
+    def reads(self) -> tuple[str, ...]:
+        return agent_reads(self.config.agent)
 
     def component_costs(self) -> dict[str, ComponentCost]:
         return self.agent.component_costs()

@@ -39,7 +39,7 @@ right before the first run of a level that would take its cost past the cap**: t
 gate of that level together, with the cost of the answer itself held in reserve. What was read at that step before
 counts; the level that was refused, and those above, are skipped there as any skipped level is. Until then the run is
 the run without a cap, so one pass answers every cap. With `cap_rule=cheap` the refused level alone is skipped, and the
-video goes on. A cap below the cheapest answer is an error.
+video continues. A cap below the cheapest answer is an error.
 """
 
 from __future__ import annotations
@@ -255,7 +255,7 @@ class Hcms(Method):
         )
         self.gates = nn.ModuleList(self.network.gates())
 
-    def looks(self) -> tuple[str, ...]:
+    def reads(self) -> tuple[str, ...]:
         return ("none", *self.config.sources)
 
     def loss(self, batch: Batch, progress: Progress) -> Loss:

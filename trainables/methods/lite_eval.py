@@ -23,8 +23,8 @@ Departures from the paper, and why:
   so that it stays near 1: `temperature_floor=1` gives that.
 
 Budget knobs: gamma and lambda in training; at inference `gate_offset` (ours: added to the "use" logit),
-`online_k` (the paper's online mode: answer right after the K-th close look) and a cap per video (`caps.py`): `cap_rule`
-`stop` answers right before the first look that would pass `max_gflops`, `cheap` leaves out the close look and goes on
+`online_k` (the paper's online mode: answer right after the K-th close read) and a cap per video (`caps.py`): `cap_rule`
+`stop` answers right before the first read that would pass `max_gflops`, `cheap` leaves out the close read and continues
 coarsely. (Versions that were promoted before there was a `cap_rule` do what is now `cheap`.)
 """
 
@@ -94,7 +94,7 @@ class LiteEvalConfig:
     """Inference settings to evaluate; 0 is the default one."""
     online_ks: tuple[Annotated[int, Range(1, ONLINE_K.high)], ...] = (1, 2, 3, 4, 6, 8)
     caps: tuple[CapUnits, ...] = DEFAULT_CAPS
-    """Caps to evaluate at each of the `gate_offsets`, in units of what one step with both looks costs."""
+    """Caps to evaluate at each of the `gate_offsets`, in units of what one step with both reads costs."""
 
     def __post_init__(self) -> None:
         check_ranges(self)

@@ -312,10 +312,10 @@ class ModelSelection(Method, UsesSourceInfo, RunsForOthers, Warns):
         self.multi_label = multi_label
         self.num_classes = num_classes
         self.pool = ModelPool(config.pool, widths=widths, num_classes=num_classes, multi_label=multi_label)
-        self.reads = config.pool.index(config.selector_source) if config.selector_source else 0
+        self.selector_member = config.pool.index(config.selector_source) if config.selector_source else 0
         """Place in the pool of the member that the selector reads."""
-        others = [k for k in range(len(config.pool)) if k != self.reads]
-        self.register_buffer("order", torch.tensor([self.reads, *others]), persistent=False)
+        others = [k for k in range(len(config.pool)) if k != self.selector_member]
+        self.register_buffer("order", torch.tensor([self.selector_member, *others]), persistent=False)
         trained = config.trained_alphas()
         self.register_buffer("alphas", torch.tensor(trained), persistent=False)
         self.selectors = SelectorBank(
@@ -359,7 +359,7 @@ class ModelSelection(Method, UsesSourceInfo, RunsForOthers, Warns):
         if config.selector_videos == "unseen":
             taken = ~is_for_backbones(batch.video_keys, self.pool.video_share)
         weights = taken / sum_over_workers(taken.sum(), batch.workers).clamp(min=1)
-        log_confidence = self.selectors(scores[self.reads])
+        log_confidence = self.selectors(scores[self.selector_member])
         losses = -((labels * log_confidence).sum(dim=-1) * weights).sum(dim=-1)  # Eq. 1, as a mean
         losses = sum_over_workers(losses, batch.workers)
         labelled = sum_over_workers((labels[0] * weights[:, None]).sum(dim=0), batch.workers)
@@ -370,7 +370,7 @@ class ModelSelection(Method, UsesSourceInfo, RunsForOthers, Warns):
     def _added_shares(self) -> Tensor:
         """F_k, `[K]`, but 0 for what is paid in any case."""
         shares = self.pool.cost_shares.clone()
-        shares[self.reads] = 0
+        shares[self.selector_member] = 0
         return shares
 
     # Evaluation and production
@@ -380,12 +380,12 @@ class ModelSelection(Method, UsesSourceInfo, RunsForOthers, Warns):
         if setting.get("ensemble", ENSEMBLE.default):
             return self._everyone(provider, clips)
         everyone = torch.ones_like(clips.count, dtype=torch.bool)
-        scores = self.pool.read(provider, self.config.pool[self.reads], clips, everyone)
+        scores = self.pool.read(provider, self.config.pool[self.selector_member], clips, everyone)
         choice = self._choice(scores, setting)
         provider.charge(self.component, everyone)
         for k, source in enumerate(self.config.pool):
             wanted = choice == k
-            if k != self.reads and bool(wanted.any()):
+            if k != self.selector_member and bool(wanted.any()):
                 answers = self.pool.read(provider, source, clips, wanted)
                 scores = torch.where(wanted[:, None], answers, scores)
         return Outcome(
@@ -428,7 +428,7 @@ class ModelSelection(Method, UsesSourceInfo, RunsForOthers, Warns):
         )
 
     def _decisions(self, clips: Clips, choice: Tensor, max_steps: int) -> Tensor:
-        return self.pool.decisions(clips, choice.clamp(min=self.reads), max_steps)
+        return self.pool.decisions(clips, choice.clamp(min=self.selector_member), max_steps)
 
     def settings(self) -> list[Setting]:
         default = {knob.name: knob.default for knob in self.inference_knobs}
@@ -453,24 +453,24 @@ class ModelSelection(Method, UsesSourceInfo, RunsForOthers, Warns):
     def _chosen(self, outcome: Outcome, setting: Setting) -> Outcome:
         """What a choice at `setting` would have given, from a run in which everyone answered."""
         members = outcome.trace["members"]
-        choice = self._choice(members[self.reads], setting)
+        choice = self._choice(members[self.selector_member], setting)
         calls = {self.component: torch.ones_like(choice)}
         for name, count in outcome.calls.items():
             place = outcome.trace[f"member/{name}"]
-            calls[name] = count * ((choice == place) | (place == self.reads))
+            calls[name] = count * ((choice == place) | (place == self.selector_member))
         looked = outcome.decisions > 0
-        most_expensive = 1 + choice.clamp(min=self.reads)
+        most_expensive = 1 + choice.clamp(min=self.selector_member)
         return Outcome(
             scores=picked(members, choice), calls=calls, decisions=looked * most_expensive[:, None]
         )
 
-    def looks(self) -> tuple[str, ...]:
-        return self.pool.looks()
+    def reads(self) -> tuple[str, ...]:
+        return self.pool.reads()
 
     def warnings(self, at_default: Metrics) -> list[str]:
         asked = [count for name, count in at_default.calls.items() if name != self.component and count > 0]
         if len(set(asked)) == 1:
-            which = self.config.pool[self.reads] if len(asked) == 1 else "the same member"
+            which = self.config.pool[self.selector_member] if len(asked) == 1 else "the same member"
             return [f"collapsed: every video goes to {which}; another alpha or selector_source may help."]
         return []
 

@@ -303,7 +303,7 @@ class ModelSelectionLocalization(Method, Warns):
         }
         return self._spliced(calls, trace, to_motion)
 
-    def looks(self) -> tuple[str, ...]:
+    def reads(self) -> tuple[str, ...]:
         assert BY_MOTION == BY_APPEARANCE + 1
         return ("none", APPEARANCE, self.config.motion)
 

@@ -48,7 +48,7 @@ from torch import Tensor
 from paretovid.trainables.cost import ComponentCost, deterministic_eval
 from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.errors import NonFiniteError, UsageError
-from paretovid.trainables.layers.coarse_to_fine import COARSE, FINE, LOOKED_COARSE, LOOKED_FINE
+from paretovid.trainables.layers.coarse_to_fine import COARSE, FINE, READ_COARSE, READ_FINE
 from paretovid.trainables.layers.frame_sampling import uniform_steps
 from paretovid.trainables.layers.functional import classification_loss, probabilities
 from paretovid.trainables.layers.temporal_attention import (
@@ -374,7 +374,7 @@ class VideoEpitoma(Method, ChecksFeatures, Exports, NeedsFiles, Warns):
             "index": index,
             "projected": projected,
             # By name, because what a component is called only the provider knows.
-            f"per_look/{provider.components[config.heavy]}": torch.ones_like(provider.num_steps),
+            f"per_read/{provider.components[config.heavy]}": torch.ones_like(provider.num_steps),
         }
         return self._outcome(provider.calls, trace, is_open, provider.max_steps)
 
@@ -392,7 +392,7 @@ class VideoEpitoma(Method, ChecksFeatures, Exports, NeedsFiles, Warns):
         index = trace["index"]
         decisions = torch.zeros(len(index), max_steps + 1, dtype=torch.int64, device=index.device)
         # What a short video lacks lands behind the last step and is cut off.
-        decisions.scatter_(1, torch.where(index >= 0, index, max_steps), LOOKED_COARSE + is_open.long())
+        decisions.scatter_(1, torch.where(index >= 0, index, max_steps), READ_COARSE + is_open.long())
         return Outcome(
             scores=probabilities(logits, self.multi_label),
             calls=dict(calls),
@@ -420,14 +420,14 @@ class VideoEpitoma(Method, ChecksFeatures, Exports, NeedsFiles, Warns):
         trace = outcome.trace
         is_open = self._open(trace["alpha"], trace["index"] >= 0, setting)
         calls = {
-            name: is_open.sum(dim=1) if f"per_look/{name}" in trace else count
+            name: is_open.sum(dim=1) if f"per_read/{name}" in trace else count
             for name, count in outcome.calls.items()
         }
         calls |= self.classifier.calls(is_open)
         return self._outcome(calls, trace, is_open, outcome.decisions.shape[1])
 
-    def looks(self) -> tuple[str, ...]:
-        assert LOOKED_FINE == LOOKED_COARSE + 1
+    def reads(self) -> tuple[str, ...]:
+        assert READ_FINE == READ_COARSE + 1
         return ("none", self.config.light, self.config.heavy)
 
     def warnings(self, at_default: Metrics) -> list[str]:

@@ -173,7 +173,8 @@ def _attribute(module: ModuleType, path: str, entry: Entry) -> object:
 
 _used: dict[str, ModuleType] = {}
 _importing: list[str] = []
-_registered_by: set[str] = set()
+_registered_in: set[str] = set()
+"""The modules of plug-ins that have registered something, by whatever they were imported."""
 
 
 def used_plugins() -> tuple[str, ...]:
@@ -214,14 +215,13 @@ def use_requested_plugins() -> None:
 
 
 def _use(name: str) -> None:
-    was_there = name in sys.modules
     label = f"plugins=[{name}]"
     _importing.append(label)
     try:
         module = _import(name, label)
     finally:
         _importing.pop()
-    if not was_there and label not in _registered_by:
+    if not _registered_in & {name, *own_modules([name])}:
         raise UsageError(
             f"{label} registers nothing: {getattr(module, '__file__', name)}",
             "A plug-in decorates its method with @register, or calls register_family or register_reader.",
@@ -230,9 +230,10 @@ def _use(name: str) -> None:
 
 
 def _label_now(where: str) -> str:
-    label = _importing[-1] if _importing and not where.startswith(f"{_OURS}.") else ""
-    _registered_by.add(label)
-    return label
+    if where.startswith(f"{_OURS}."):
+        return ""
+    _registered_in.add(where.partition(":")[0])
+    return _importing[-1] if _importing else ""
 
 
 def _import(name: str, plugin: str) -> ModuleType:
@@ -262,8 +263,8 @@ def _place_of(error: Exception) -> str:
 
 
 def _searched() -> str:
-    stated = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    listed = ", ".join(filter(None, stated)) or "not set"
+    given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    listed = ", ".join(filter(None, given)) or "not set"
     return (
         f"Searched: what is installed in {sys.prefix}; PYTHONPATH ({listed}); the current folder {Path.cwd()}. Is it "
         "spelled right, and are you in its folder?"
@@ -294,11 +295,6 @@ def installed_entries(group: str) -> tuple[tuple[str, Entry], ...]:
     return tuple(sorted(found, key=lambda pair: (pair[0], pair[1].where)))
 
 
-def installed_plugins() -> tuple[str, ...]:
-    """Name and version of each installed distribution that adds something, sorted."""
-    return tuple(sorted({entry.plugin for group in GROUPS for _, entry in installed_entries(group)}))
-
-
 def plugin_modules() -> tuple[str, ...]:
     """The modules that plug-ins add something by: those of entry points and of `plugins=[...]`, sorted."""
     installed = {entry.module for group in GROUPS for _, entry in installed_entries(group)}
@@ -313,7 +309,7 @@ def plugin_digest(modules: tuple[str, ...]) -> bytes:
     """Of the source files of plug-ins; empty if there is none.
 
     Arguments:
-        modules: as `plugin_modules` gives them.
+        modules: dotted names, sorted.
     """
     if not modules:
         return b""
@@ -321,6 +317,20 @@ def plugin_digest(modules: tuple[str, ...]) -> bytes:
     for name, path in own_modules(modules).items():
         digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.digest()
+
+
+def plugin_version(module: str) -> str | None:
+    """What tells one edition of a plug-in from another: `my-plugins 0.1, code 12ab34cd56ef`; None if it is not here.
+
+    Raises `UsageError` if it is here and does not import.
+    """
+    if module not in own_modules([module]):
+        return None
+    named = {
+        entry.plugin for group in GROUPS for _, entry in installed_entries(group) if entry.module == module
+    }
+    _import(module, " and ".join(sorted(named)) or f"plugins=[{module}]")
+    return ", ".join([*sorted(named), f"code {plugin_digest((module,)).hex()[:12]}"])
 
 
 def own_modules(entries: Iterable[str]) -> dict[str, Path]:

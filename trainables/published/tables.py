@@ -121,19 +121,19 @@ class _Costs:
     """What one call of a component costs in a paper's tables."""
 
     def __init__(self, paper: Mapping[str, Any], *, all_measured: bool) -> None:
-        self._stated: Mapping[str, float] = paper["stated"]
+        self._given: Mapping[str, float] = paper["given"]
         self._classifiers: Mapping[str, int] = paper.get("classifiers", {})
         self._title = paper["title"]
         self._all_measured = all_measured
 
     def __getitem__(self, name: str) -> ComponentCost:
-        # Parts that are stated but no component have no other cost.
+        # Parts that are given but no component have no other cost.
         is_part = "@" not in name
-        if name in self._stated and (is_part or not self._all_measured):
-            macs = round(self._stated[name] * 1e9)
-            return ComponentCost(macs=macs, input="-", provenance=f"stated by {self._title}")
+        if name in self._given and (is_part or not self._all_measured):
+            macs = round(self._given[name] * 1e9)
+            return ComponentCost(macs=macs, input="-", provenance=f"given by {self._title}")
         if is_part:
-            raise DataError(f"{self._title} states no cost of {name!r}", f"Known: {', '.join(self._stated)}.")
+            raise DataError(f"{self._title} states no cost of {name!r}", f"Known: {', '.join(self._given)}.")
         classes, spec = self._classifiers.get(name, 0), component(name)
         measured = measure_component(name, classes) if spec.classifies else measure_component(name)
         classifier = 0 if spec.classifies else spec.feature_width * classes

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from paretovid.trainables.catalog import method_class
+from paretovid.trainables.catalog import ConfiguredMethod, method_class
 from paretovid.trainables.config import typed_config
 from paretovid.trainables.documents import Fields, JsonObject, JsonValue
 from paretovid.trainables.method import NeedsFiles
@@ -56,13 +56,15 @@ class TrialConfig:
     output: str
     """Folder for the trial's results."""
     accounting: str = "honest"
+    plugins: tuple[str, ...] = ()
+    """Modules of the plug-ins whose code counts in the result."""
 
     def __post_init__(self) -> None:
         check_ranges(self, f"trial {self.trial}")
 
     def to_json(self) -> dict[str, JsonValue]:
         """Plain data, which Ray can send; `from_json` reads it."""
-        return asdict(self)
+        return {**asdict(self), "plugins": list(self.plugins)}
 
     @classmethod
     def from_json(cls, data: object) -> TrialConfig:
@@ -87,17 +89,28 @@ class TrialConfig:
             features=fields.text_by_name("features"),
             output=fields.text("output"),
             accounting=fields.text("accounting"),
+            plugins=fields.texts("plugins", ()),
         )
+
+    def configured_method(self) -> ConfiguredMethod:
+        """The method with its typed configuration. Raises `UsageError` for fields that it does not take."""
+        return ConfiguredMethod.of(self.method, self.model)
+
+    @property
+    def code_version(self) -> str:
+        """Of this package and of the plug-ins that have a part in the trial."""
+        return code_version(self.plugins)
 
     @property
     def digest(self) -> str:
         """Twelve hex digits over what determines the result: all but where it is kept. Features are named by
         their fingerprints, so these stand for the data."""
-        return self.digest_by(code_version())
+        return self.digest_by(self.code_version)
 
     def digest_by(self, code: str) -> str:
         """The digest as another version of the code would give it."""
         described = asdict(self) | {"dataset": "", "output": "", "code": code}
+        del described["plugins"]  # the code's version stands for them
         method = method_class(self.method)
         described["model"] = (
             method.by_content(self.model) if issubclass(method, NeedsFiles) else dict(self.model)

@@ -17,6 +17,16 @@ class _Data:
         self.dataset = dataset
         self.stores = stores
 
+    @property
+    def components(self) -> dict[str, str]:
+        """Source to component."""
+        return {source: store.component for source, store in self.stores.items()}
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Source to the width of its features."""
+        return {source: store.width for source, store in self.stores.items()}
+
     def records(self, split: str) -> list[VideoRecord]:
         """Videos of a split that have features: one that could not be decoded has none."""
         first = next(iter(self.stores.values()))

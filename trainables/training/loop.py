@@ -58,7 +58,7 @@ def _train(method: Method, data: _Data, config: TrialConfig, context: TrialConte
 
 
 def _asked_to_stop(context: TrialContext) -> bool:
-    """Whether any worker of the group was asked: one that went on alone would wait for the others for ever."""
+    """Whether any worker of the group was asked: one that continued alone would wait for the others for ever."""
     asked = context.heartbeat()
     if context.world_size == 1:
         return asked

@@ -35,7 +35,7 @@ class FirstSureConfig:
     """Settings of the method; every one has a default, and every number a range."""
 
     stride: Annotated[int, Range(1, 100)] = 2
-    """Steps from one look to the next."""
+    """Steps from one read to the next."""
     confidences: tuple[Annotated[float, CONFIDENCE.range], ...] = (1.0, 0.9, 0.7, 0.5)
     """Inference settings to evaluate; the first is the knob's default."""
 
@@ -102,7 +102,7 @@ class FirstSure(Method):
     def settings(self) -> list[Setting]:
         return [{"confidence": value} for value in self.config.confidences]
 
-    def looks(self) -> tuple[str, ...]:
+    def reads(self) -> tuple[str, ...]:
         return ("none", FINE)
 
     def component_costs(self) -> dict[str, ComponentCost]:

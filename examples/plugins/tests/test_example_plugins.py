@@ -7,8 +7,10 @@ from typing import ClassVar
 
 import pytest
 
+from paretovid.trainables.contracts.backbones import FamilyContract
+from paretovid.trainables.contracts.methods import MethodContract
+from paretovid.trainables.contracts.readers import ReaderContract
 from paretovid.trainables.errors import DataError
-from paretovid.trainables.testing import FamilyContract, MethodContract, ReaderContract
 
 
 class TestFirstSure(MethodContract):

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from paretovid.infra.nodes import NodeFacts, own_versions
+from paretovid.infra.nodes import NodeInfo, own_versions
 from paretovid.infra.ray_cluster import Cluster
 from paretovid.platform.cli import commands, doctor
 from paretovid.platform.cli import main as cli
@@ -89,14 +89,14 @@ def test_the_commands_are_those_that_the_documents_promise(capsys: Capture) -> N
     assert listed == COMMANDS
 
 
-def test_the_console_script_is_installed_and_tells_its_version() -> None:
+def test_the_console_script_is_installed_and_says_its_version() -> None:
     script = Path(sys.executable).parent / "paretovid"
     answer = subprocess.run([script, "--version"], capture_output=True, text=True, check=True)
     assert re.fullmatch(r"paretovid \d+\.\d+\.\d+\S*\n", answer.stdout)
 
 
 @pytest.mark.parametrize(
-    ("typed", "told"),
+    ("typed", "shown"),
     [
         ([], "required: COMMAND"),
         (["swep"], "invalid choice: 'swep'"),
@@ -125,11 +125,11 @@ def test_the_console_script_is_installed_and_tells_its_version() -> None:
         (["predict", "m"], "required: VIDEO"),
     ],
 )
-def test_wrong_use_is_told_with_a_hint(typed: list[str], told: str, capsys: Capture) -> None:
+def test_wrong_use_is_reported_with_a_hint(typed: list[str], shown: str, capsys: Capture) -> None:
     assert cli.main(typed) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert told in err
+    assert shown in err
     assert "\n  hint: " in err
     assert "Traceback" not in err
 
@@ -154,7 +154,7 @@ def test_debug_may_stand_before_and_after_the_command(typed: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "status", "told"),
+    ("error", "status", "shown"),
     [
         (UsageError("odd", "do this"), 2, "paretovid: odd\n  hint: do this\n"),
         (DataError("damaged", "repair it"), 1, "paretovid: damaged\n  hint: repair it\n"),
@@ -173,17 +173,17 @@ def test_debug_may_stand_before_and_after_the_command(typed: list[str]) -> None:
     ],
 )
 def test_failures_are_one_message_and_a_status(
-    error: BaseException, status: int, told: str, replace: Callable[[str, Run], None], capsys: Capture
+    error: BaseException, status: int, shown: str, replace: Callable[[str, Run], None], capsys: Capture
 ) -> None:
     replace("models", raising(error))
     assert cli.main(["models"]) == status
     out, err = capsys.readouterr()
     assert out == ""
-    assert told in err
+    assert shown in err
     assert "Traceback" not in err
     assert cli.main(["models", "--debug"]) == status
     out, err = capsys.readouterr()
-    assert told in err
+    assert shown in err
     assert "Traceback" in err
 
 
@@ -236,9 +236,9 @@ def test_flops_lists_every_component(capsys: Capture) -> None:
     assert set(all_components()) <= names
     assert {"lite_eval.coarse_rnn", "lite_eval.fine_rnn", "lite_eval.gate", "lite_eval.head"} <= names
     assert all(list(entry) == ["name", "input", "gmacs", "published", "source"] for entry in entries)
-    # A library that is not installed is told, and not counted as free.
+    # A library that is not installed is reported, and not counted as free.
     unknown = {entry["name"]: entry["source"] for entry in entries if entry["gmacs"] is None}
-    assert unknown.keys() <= {"dpn107@224"} and all("needs timm" in told for told in unknown.values())
+    assert unknown.keys() <= {"dpn107@224"} and all("needs timm" in shown for shown in unknown.values())
     free = {entry["name"] for entry in entries if entry["gmacs"] is not None and not entry["gmacs"] > 0}
     # What is seen again is paid once; the paper's accounting charges it again and needs a name for it.
     assert free and all(name.endswith((".revisit", ".memory_reuse")) for name in free)
@@ -304,7 +304,7 @@ def test_doctor_says_what_to_repair(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert out.splitlines()[-1] == "3 to repair."
 
 
-def test_doctor_tells_of_a_cluster_that_does_not_answer_and_of_nodes_that_do_not_fit(
+def test_doctor_reports_a_cluster_that_does_not_answer_and_of_nodes_that_do_not_fit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
@@ -315,15 +315,15 @@ def test_doctor_tells_of_a_cluster_that_does_not_answer_and_of_nodes_that_do_not
         port = taken.getsockname()[1]
         (found,) = doctor._cluster(str(tmp_path), [f"cluster.address=127.0.0.1:{port}"])
     assert (found.name, found.state) == ("cluster", "fail") and "nobody answers" in found.found
-    fits = NodeFacts(name="a (1)", resources={}, versions=own_versions(), free_bytes=10 * doctor.GIB)
+    fits = NodeInfo(name="a (1)", resources={}, versions=own_versions(), free_bytes=10 * doctor.GIB)
     assert doctor._node(fits, problems_of(fits)).state == "ok"
     late = dataclasses.replace(fits, clock_offset_seconds=-7.0)
     assert doctor._node(late, problems_of(late)).state == "warn"
     full = dataclasses.replace(fits, free_bytes=1)
     assert doctor._node(full, problems_of(full)).state == "warn"
     other = dataclasses.replace(fits, versions={**own_versions(), "python": "3.9.1"}, sees_probe=False)
-    told = doctor._node(other, problems_of(other))
-    assert told.state == "fail" and "python 3.9.1" in told.found and "does not see the home" in told.found
+    shown = doctor._node(other, problems_of(other))
+    assert shown.state == "fail" and "python 3.9.1" in shown.found and "does not see the home" in shown.found
     mute = dataclasses.replace(fits, error="timed out")
     assert "cannot be asked: timed out" in doctor._node(mute, problems_of(mute)).found
 
@@ -346,7 +346,7 @@ def test_memory_is_the_containers_if_that_is_less(limit: str, gib: int, tmp_path
     assert doctor.available_memory_bytes(meminfo, tmp_path) == gib * doctor.GIB
 
 
-def test_predict_goes_on_past_a_bad_video(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+def test_predict_continues_past_a_bad_video(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     good: dict[str, Any] = {"path": "a.mp4", "labels": [{"label": "three", "score": 0.9}], "gflops": 0.5}
     good |= {"calls": {"fine": 2}, "steps": ["coarse", "fine", "fine"], "error": None}
     good |= {"notes": ["no audio: silence"], "stopped_by": "cap"}
@@ -366,7 +366,7 @@ def test_predict_goes_on_past_a_bad_video(monkeypatch: pytest.MonkeyPatch, capsy
         "a.mp4: three 0.900",
         "  0.5 GFLOPs; looked at 2 of 3 steps closely (steps 1, 2)",
         "  calls: fine x 2",
-        "  the cap refused at least one look",
+        "  the cap refused at least one read",
         "  note: no audio: silence",
         "b.txt: not a video",
         "note: of both videos",
@@ -402,6 +402,6 @@ def test_a_number_out_of_range_is_refused_before_anything_is_made(
 ) -> None:
     home = tmp_path / "home"
     assert cli.main([*command.split(), f"home={home}"]) == 2
-    told = capsys.readouterr().err
-    assert said in told and "hint: Give a" in told
+    shown = capsys.readouterr().err
+    assert said in shown and "hint: Give a" in shown
     assert not home.exists()

@@ -31,7 +31,7 @@ def test_an_answer_in_a_few_lines() -> None:
         "  1.0 to 2.5 s: w 0.750",
         "  0.125 GFLOPs; looked at 2 of 4 steps closely (steps 2, 3)",
         "  calls: fine@64 x 2",
-        "  the cap refused at least one look",
+        "  the cap refused at least one read",
         "  note: short",
         "note: of all",
     ]
@@ -50,7 +50,7 @@ def test_what_differs_from_method_to_method(changed: dict[str, Any], said: str) 
     assert said in prediction_text({"videos": [{**ANSWERED, **changed}], "notes": []}) + "\n"
 
 
-def test_one_that_cannot_be_read_is_told_beside_the_others() -> None:
+def test_one_that_cannot_be_read_is_reported_beside_the_others() -> None:
     assert not has_failed({"videos": [ANSWERED], "notes": []})
     document = {"videos": [UNREADABLE, ANSWERED, {"path": "c.mp4", "error": "gone"}], "notes": []}
     lines = prediction_text(document).splitlines()

@@ -68,11 +68,11 @@ def test_a_method_brings_its_data_backbones_and_training_and_the_command_line_ha
     config = load_sweep_config([method])
     assert (config.data["name"], config.backbones.family) == ("moving_digits_untrimmed", "localization")
     assert training_settings(config) == {"epochs": 60, "batch_size": 16}
-    stated = load_sweep_config(
+    given = load_sweep_config(
         [method, "data=moving_digits_untrimmed_multi", "training.epochs=2", "backbones=small"]
     )
-    assert (stated.data["name"], stated.backbones.family) == ("moving_digits_untrimmed_multi", "small")
-    assert training_settings(stated) == {"epochs": 2, "batch_size": 16}
+    assert (given.data["name"], given.backbones.family) == ("moving_digits_untrimmed_multi", "small")
+    assert training_settings(given) == {"epochs": 2, "batch_size": 16}
     assert training_settings(load_sweep_config(["training.epochs=3"])) == {"epochs": 3}
 
 
@@ -128,11 +128,16 @@ BAD = [
 
 
 @pytest.mark.parametrize(("word", "message", "hint"), BAD, ids=[word for word, _, _ in BAD])
-def test_bad_words_are_told(word: str, message: str, hint: str) -> None:
+def test_bad_words_are_reported(word: str, message: str, hint: str) -> None:
     with pytest.raises(UsageError) as caught:
         load_sweep_config([word])
     assert message in caught.value.message
     assert hint in caught.value.hint
+
+
+def test_a_setting_is_read_under_its_former_name() -> None:
+    assert not load_sweep_config().search.report_all_points
+    assert load_sweep_config(["search.tell_swept=true"]).search.report_all_points
 
 
 def test_what_only_the_user_can_know_has_to_be_given() -> None:
@@ -163,7 +168,7 @@ def test_nested_knob_fields() -> None:
     assert config.method.model == {"network": {"cell": "gru"}}
 
 
-def test_the_study_searches_inference_knobs_only_when_told() -> None:
+def test_the_study_searches_inference_knobs_only_when_set_so() -> None:
     assert set(searched_knobs(load_sweep_config())) == {"gamma", "lambda"}
     config = load_sweep_config(["search.inference_knobs=study"])
     assert set(searched_knobs(config)) == {"gamma", "lambda", "gate_offset", "online_k"}
@@ -237,7 +242,7 @@ def test_every_method_file_is_sound(method: str, tmp_path: Path) -> None:
         (["method.model.alpha_multiples=[0]"], r"alpha_multiples\[0\] must be above 0"),
     ],
 )
-def test_a_pool_that_cannot_be_is_told_before_anything_is_made(
+def test_a_pool_that_cannot_be_is_reported_before_anything_is_made(
     words: list[str], said: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match=said):

@@ -39,7 +39,7 @@ def test_seconds_are_written_for_people(seconds: float, text: str) -> None:
     assert format_seconds(seconds) == text
 
 
-def test_a_line_tells_how_far_and_how_long_still() -> None:
+def test_a_line_says_how_far_and_how_long_still() -> None:
     progress, _, clock = make_progress(terminal=False)
     with progress.stage("training backbones", total=40, unit="epochs") as stage:
         assert stage.describe() == "[1/3] training backbones  0/40 epochs (0 %), 0.0 s so far"

@@ -19,11 +19,12 @@ from ray import tune
 from paretovid.infra.placement import GIB, TrialResources
 from paretovid.infra.ray_cluster import Cluster
 from paretovid.platform.execution.context import _finite, keep_checkpoint, kept_checkpoint
-from paretovid.platform.execution.heartbeat import Signs, ask_to_stop, take_back_stop
+from paretovid.platform.execution.heartbeat import HeartbeatWriter
 from paretovid.platform.execution.launcher import launch_lock, launch_trials
 from paretovid.platform.execution.outcome import FixedTrial, TrialCallback
 from paretovid.platform.execution.stopping import StopSwitch, SweepStopped, on_signals
 from paretovid.platform.execution.watchdog import cause_of_death, killed_for_memory
+from paretovid.platform.records.control_requests import ask_to_stop, take_back_stop
 from paretovid.platform.search.study import ParetoStudy
 from paretovid.platform.storage.documents import read_json_object
 from paretovid.platform.storage.home import SweepPaths, TrialPaths
@@ -47,7 +48,7 @@ def study(folder: Path, trials: int, **changes: Any) -> ParetoStudy:
 
 
 def make_trainable(folder: Path) -> Callable[[dict[str, Any], Any], TrialResult | None]:
-    """A trial of a few milliseconds that can be told to misbehave. A closure: workers cannot import tests."""
+    """A trial of a few milliseconds that can be made to misbehave. A closure: workers cannot import tests."""
 
     def trainable(config: dict[str, Any], context: Any) -> TrialResult | None:
         import os
@@ -85,7 +86,7 @@ def make_trainable(folder: Path) -> Callable[[dict[str, Any], Any], TrialResult 
                 raise ValueError("no such thing")
             if epoch >= 1 and act == "diverge":
                 raise NonFiniteError("the loss became nan", "lower it")
-            if epoch >= 1 and act == "full disk" and not (folder / "mended").exists():
+            if epoch >= 1 and act == "full disk" and not (folder / "repaired").exists():
                 raise OSError(28, "No space left on device", "model.safetensors")
             if epoch >= 1 and act == "nan":
                 return synthetic_result(config["trial"], [(float("nan"), 1.0)])
@@ -175,7 +176,7 @@ def test_failures_of_every_kind_do_not_end_the_sweep(shared_cluster: Cluster, tm
     assert seen["t0000"] == "ValueError: no such thing"
     assert seen["t0001"] == "the loss became nan"
     assert "not finite" in seen["t0002"]
-    assert seen["t0003"]["first"] == 2  # went on from its checkpoint
+    assert seen["t0003"]["first"] == 2  # resumed from its checkpoint
     assert seen["t0004"]["first"] == 0
     assert seen["uniform"] == "ValueError: no such thing"
     starts = {path.name: len(list(path.iterdir())) for path in (tmp_path / "starts").iterdir()}
@@ -326,7 +327,7 @@ def wait_for_checkpoints(folder: Path, number: int) -> None:
         time.sleep(0.05)
 
 
-def check_goes_on(folder: Path) -> None:
+def check_resumes(folder: Path) -> None:
     """In this process, on its cluster, whatever the first one was."""
     seen: dict[str, Any] = {}
     launch_trials(
@@ -340,7 +341,7 @@ def check_goes_on(folder: Path) -> None:
 
 @pytest.mark.ray
 @pytest.mark.timeout(180)
-def test_a_signal_ends_the_run_in_order_and_it_goes_on_from_checkpoints(
+def test_a_signal_ends_the_run_in_order_and_it_resumes_from_checkpoints(
     shared_cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """SIGTERM, to a command: test_resume.py."""
@@ -368,7 +369,7 @@ def test_a_signal_ends_the_run_in_order_and_it_goes_on_from_checkpoints(
     assert written.out.strip().startswith("stopping: running trials write a checkpoint")
     assert written.err == ""
     assert study(tmp_path, 4).counts().running == 0
-    check_goes_on(tmp_path)
+    check_resumes(tmp_path)
 
 
 @pytest.mark.ray
@@ -388,24 +389,24 @@ def test_two_signals_end_the_run_at_once_though_its_trials_do_not_listen(
     assert first.returncode == 130
     assert errors == ""
     assert study(tmp_path, 4).counts().running == 0
-    check_goes_on(tmp_path)
+    check_resumes(tmp_path)
 
 
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_a_killed_run_goes_on_from_checkpoints(shared_cluster: Cluster, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_from_checkpoints(shared_cluster: Cluster, tmp_path: Path) -> None:
     first = drive(tmp_path, hold="listens")
     wait_for_checkpoints(tmp_path, 2)
     first.kill()
     first.communicate(timeout=60)
     assert study(tmp_path, 4).counts().running == 2
-    check_goes_on(tmp_path)
+    check_resumes(tmp_path)
 
 
 @pytest.mark.ray
 @pytest.mark.timeout(120)
-def test_a_trial_that_hangs_is_ended_and_goes_on_from_its_checkpoint(
+def test_a_trial_that_hangs_is_ended_and_resumes_from_its_checkpoint(
     shared_cluster: Cluster, tmp_path: Path
 ) -> None:
     seen: dict[str, Any] = {}
@@ -439,7 +440,7 @@ def test_a_full_disk_ends_the_sweep_and_fails_no_trial(shared_cluster: Cluster, 
         run()
     counts = study(tmp_path, 3).counts()
     assert (seen, counts.failed, counts.running) == ({}, 0, 0)
-    (tmp_path / "mended").touch()
+    (tmp_path / "repaired").touch()
     run()
     assert seen["t0000"]["first"] == 2 and study(tmp_path, 3).counts().complete == 3
 
@@ -454,7 +455,7 @@ def test_what_ray_says_of_a_death_is_put_in_words() -> None:
 
 
 def test_only_the_process_that_ray_killed_for_memory_has_failed(tmp_path: Path) -> None:
-    Signs(SweepPaths(tmp_path).trial("t0000"))
+    HeartbeatWriter(SweepPaths(tmp_path).trial("t0000"))
     sweep = SweepPaths(tmp_path)
     counted = killed_for_memory(f"1 worker(s) were killed: actor ID: 7, pid={os.getpid()}, memory", sweep)
     other = killed_for_memory("1 worker(s) were killed: actor ID: 7, pid=1, memory used", sweep)
@@ -462,17 +463,17 @@ def test_only_the_process_that_ray_killed_for_memory_has_failed(tmp_path: Path) 
     assert killed_for_memory("1 worker(s) were killed", sweep)("t0000")
 
 
-def test_signs_of_life_and_the_wish_to_stop(tmp_path: Path) -> None:
+def test_heartbeats_and_the_wish_to_stop(tmp_path: Path) -> None:
     sweep = SweepPaths(tmp_path)
     trial = sweep.trial("t0000")
-    mine = Signs(trial)
+    mine = HeartbeatWriter(trial)
     assert mine.heartbeat({"epoch": 3.0}) is False
     alive = read_json_object(trial.heartbeat)
     assert alive is not None and (alive["pid"], alive["epoch"]) == (os.getpid(), 3.0)
     ask_to_stop(sweep, "ctrl-C")
-    listening = Signs(trial)
+    listening = HeartbeatWriter(trial)
     assert listening.heartbeat() is True
-    assert not mine.is_mine, "the second one has claimed the trial"
+    assert not mine.is_mine, "the second one has the lease"
     mine.end()
     assert trial.heartbeat.exists(), "it is not the first one's any more"
     take_back_stop(sweep)

@@ -20,6 +20,7 @@ from paretovid.platform.execution.outcome import (
 )
 from paretovid.platform.execution.trial_process import failure
 from paretovid.trainables.errors import DataError, NonFiniteError, UsageError
+from paretovid.trainables.evaluation.results import TrialResult
 from paretovid.trainables.testing import synthetic_result
 
 
@@ -92,11 +93,19 @@ def test_what_an_error_in_a_trial_comes_to(error: Exception, on_gpu: bool, outco
     assert isinstance(made, EnvironmentFault) if outcome is EnvironmentFault else made == outcome
 
 
-def test_a_callback_need_not_override_anything() -> None:
-    callback = TrialCallback()
-    callback.on_start("t", {}, 1)
-    callback.on_progress("t", {"epoch": 1.0})
-    callback.on_result("t", synthetic_result())
-    callback.on_failure("t", "boom", True)
-    callback.on_requeue("t")
+def test_a_callback_need_not_override_more_than_it_uses() -> None:
+    class OnlyResults(TrialCallback):
+        def __init__(self) -> None:
+            self.finished: list[str] = []
+
+        def on_result(self, trial_id: str, result: TrialResult) -> None:
+            self.finished.append(trial_id)
+
+    callback = OnlyResults()
+    callback.on_start("t0", {}, 1)
+    callback.on_progress("t0", {"epoch": 1.0})
+    callback.on_result("t0", synthetic_result())
+    callback.on_failure("t1", "boom", True)
+    callback.on_requeue("t1")
     callback.on_poll()
+    assert callback.finished == ["t0"]

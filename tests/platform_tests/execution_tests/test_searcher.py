@@ -113,7 +113,7 @@ def test_anchors_then_published_then_sampler(tmp_path: Path) -> None:
     assert asked[3].knobs["gamma"] == 0.05
     assert 0.25 <= float(asked[3].knobs["lambda"]) <= 8
     origins = [each.origin for each in asked]
-    assert origins == ["anchor: dearest", "anchor: cheapest", "published", "published"] + ["tpe"] * 4
+    assert origins == ["anchor: most expensive", "anchor: cheapest", "published", "published"] + ["tpe"] * 4
 
 
 def test_what_can_be_counted_is_every_value_of_a_knob() -> None:
@@ -186,7 +186,7 @@ def test_figures_that_cannot_be_used_fail_the_trial_with_their_reason(
     assert study.counts().reasons == (reason,) and study.failures() == {first.trial_id: reason}
 
 
-def test_failures_are_handed_out_again_and_then_final(tmp_path: Path) -> None:
+def test_failures_are_dispatched_again_and_then_final(tmp_path: Path) -> None:
     study = make(tmp_path, trials=2, max_failures=1)
     first = study.ask()
     assert first is not None and first.attempt == 1
@@ -203,7 +203,7 @@ def test_failures_are_handed_out_again_and_then_final(tmp_path: Path) -> None:
     assert [trial.user_attrs["reason"] for trial in frozen(tmp_path)[:2]] == ["boom", "hopeless"]
 
 
-def test_running_trials_of_a_dead_process_are_handed_out_first(tmp_path: Path) -> None:
+def test_running_trials_of_a_dead_process_are_dispatched_first(tmp_path: Path) -> None:
     study = make(tmp_path, trials=6)
     done = run(study, most=4)
     lost = [study.ask(), study.ask()]
@@ -235,7 +235,7 @@ def test_killed_while_being_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         with pytest.raises(ZeroDivisionError):
             make(tmp_path)
     assert [each.origin for each in run(make(tmp_path))][:3] == [
-        "anchor: dearest",
+        "anchor: most expensive",
         "anchor: cheapest",
         "published",
     ]
@@ -271,7 +271,7 @@ def test_a_line_that_the_disk_had_no_room_for_is_taken_back(
     assert make(tmp_path).counts().running == 0
 
 
-def test_killed_while_a_repeated_configuration_is_put_away(tmp_path: Path) -> None:
+def test_killed_while_a_repeated_configuration_is_discarded(tmp_path: Path) -> None:
     study = make(tmp_path)
     study._study.ask(study._distributions).set_user_attr("repeats", "t0000")  # and the process dies
     make(tmp_path)
@@ -305,7 +305,7 @@ def test_requeued_trials_wait_and_resume_under_their_own_name(tmp_path: Path) ->
     assert again.counts().running == 5
 
 
-def test_knobs_are_the_same_from_the_storage_as_they_were_handed_out(tmp_path: Path) -> None:
+def test_knobs_are_the_same_from_the_storage_as_they_were_dispatched(tmp_path: Path) -> None:
     knobs = {**KNOBS, "clips": KnobConfig(low=1, high=10, whole=True)}
     published = [{"gamma": 0.1, "lambda": 2, "clips": 3.0}]
     study = make(tmp_path, knobs=knobs, published=published, trials=4)
@@ -357,11 +357,11 @@ def test_losses_that_are_not_the_trials_fault_do_not_count_up_to_a_limit(tmp_pat
     assert study.report_failure("t0000", "its node was lost", is_infrastructure=True) == "failed"
 
 
-def test_innocent_losses_use_up_no_failure_and_failures_no_loss(tmp_path: Path) -> None:
+def test_infrastructure_failures_use_up_no_counted_failure_and_these_none_of_theirs(tmp_path: Path) -> None:
     study = make(tmp_path, trials=1, max_failures=1)
-    for is_innocent, became in ((True, "again"), (False, "again"), (True, "again"), (False, "failed")):
+    for is_infrastructure, became in ((True, "again"), (False, "again"), (True, "again"), (False, "failed")):
         study.ask()
-        assert study.report_failure("t0000", "it ended", is_infrastructure=is_innocent) == became
+        assert study.report_failure("t0000", "it ended", is_infrastructure=is_infrastructure) == became
 
 
 def test_limit_reaches_the_study(tmp_path: Path) -> None:

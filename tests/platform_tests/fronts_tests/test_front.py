@@ -50,7 +50,7 @@ def edited(trial: Path, point: int, split: str, **values: Any) -> None:
 
 
 def two_points(tmp_path: Path) -> SweepPaths:
-    """A sweep of one trial with a cheap point and a dear one."""
+    """A sweep of one trial with a cheap point and an expensive one."""
     sweep = write_sweep(tmp_path / "sweeps" / "s")
     write_trial(sweep, "t0000", [(0.3, 0.01), (0.6, 0.05)])
     return sweep
@@ -72,7 +72,7 @@ def test_choice_looks_at_validation_only(tmp_path: Path) -> None:
     sweep = two_points(tmp_path)
     trial = sweep.trial("t0000").folder
     edited(trial, 0, "val", map=0.9)
-    edited(trial, 1, "val", map=0.8)  # worse and dearer on validation, however good on test
+    edited(trial, 1, "val", map=0.8)  # worse and more expensive on validation, however good on test
     edited(trial, 1, "test", map=0.99)
     front = read_front([sweep])
     assert [p.id for p in front.front] == ["t0000-p00"]
@@ -224,7 +224,7 @@ Figures = tuple[float, float]
 """Objective and GFLOPs."""
 VAL: tuple[Figures, ...] = ((0.10, 1.0), (0.60, 2.0), (0.65, 3.0), (0.70, 4.0))
 TEST: tuple[Figures, ...] = ((0.70, 1.5), (0.75, 2.5), (0.90, 3.5), (0.80, 3.25))
-"""Neither the best nor the dearest of validation is that of test, and the bend of the front lies elsewhere."""
+"""Neither the best nor the most expensive of validation is that of test, and the bend of the front lies elsewhere."""
 
 
 def measured(

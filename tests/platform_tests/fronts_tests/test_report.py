@@ -43,15 +43,15 @@ def test_table_without_baselines(tmp_path: Path) -> None:
     assert "vs " not in front_table(read_front([sweep]))
 
 
-def test_what_trials_say_of_themselves_is_told_once_with_their_names(tmp_path: Path) -> None:
+def test_what_trials_say_of_themselves_is_reported_once_with_their_names(tmp_path: Path) -> None:
     sweep = write_sweep(tmp_path / "s")
-    for trial, remarks in (("t0000", ["collapsed"]), ("t0001", []), ("t0002", ["collapsed", "slow"])):
+    for trial, warnings in (("t0000", ["collapsed"]), ("t0001", []), ("t0002", ["collapsed", "slow"])):
         write_trial(sweep, trial, [(0.3, 0.01), (0.4, 0.02)])
         path = sweep.trial(trial).result
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"remarks": remarks}))
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"remarks": warnings}))
     front = read_front([sweep])
     lines = front_table(front).splitlines()
-    assert lines[lines.index("Remarks") + 1 :] == ["  t0000, t0002: collapsed", "  t0002: slow"]
+    assert lines[lines.index("Warnings") + 1 :] == ["  t0000, t0002: collapsed", "  t0002: slow"]
     points: Any = front.to_json()["points"]
     assert {p["trial"]: p["remarks"] for p in points}["t0002"] == ["collapsed", "slow"]
 
@@ -122,9 +122,9 @@ def test_a_point_is_held_against_the_best_baseline_that_costs_no_more(tmp_path: 
     write_trial(sweep, "lstm", [(0.4, 0.04)], method="lstm", is_baseline=True)
     write_trial(sweep, "oracle", [(1.0, 0.01)], method="oracle", is_baseline=True, deployable=False)
     front = read_front([sweep])
-    cheap, dear = sorted(front.points, key=lambda p: p.record.val.gflops)
+    cheap, expensive = sorted(front.points, key=lambda p: p.record.val.gflops)
     assert _rival(front, cheap) is None
-    rival = _rival(front, dear)
+    rival = _rival(front, expensive)
     assert rival is not None and rival.name == "lstm"
     assert "at equal cost" in front_table(front) and " lstm " in front_table(front)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,13 +15,14 @@ from paretovid.platform.config.resolve import resolve_preparation
 from paretovid.platform.console.progress import Progress
 from paretovid.platform.preparation import backbones as stage
 from paretovid.platform.storage.home import open_home
-from paretovid.trainables.backbones.catalog import component, family, read_backbone_meta
+from paretovid.trainables.backbones.catalog import component, family
+from paretovid.trainables.backbones.description import BackboneDescription
 from paretovid.trainables.catalog import method_class, method_config
 from paretovid.trainables.data.dataset import Dataset
 from paretovid.trainables.data.moving_digits.generate import MovingDigitsConfig, make_moving_digits
 from paretovid.trainables.errors import DataError, UsageError
 from paretovid.trainables.features.extract import extract_shard, headers
-from paretovid.trainables.features.store import FeatureStore, finish, header_fingerprint
+from paretovid.trainables.features.store import FeatureStore, finish
 
 PAPER_METHODS = {
     "ada_frame": {"coarse": "mobilenet_v2@112", "fine": "resnet101@224"},
@@ -59,7 +59,7 @@ def test_every_choice_names_a_family(name: str) -> None:
         (["backbones.weights=random", "backbones.sha256.best=12"], "unknown source in backbones.sha256", ""),
     ],
 )
-def test_weights_that_are_not_right_are_told_before_anything_starts(
+def test_weights_that_are_not_right_are_reported_before_anything_starts(
     words: list[str], message: str, hint: str
 ) -> None:
     with pytest.raises(UsageError, match=message) as error:
@@ -100,9 +100,9 @@ def test_weights_are_fetched_once_and_again_when_another_file_is_named(
         torch.save(component(name).build(1).trunk.state_dict(), paths[source])
     words = [f"backbones.weights.{source}={path}" for source, path in paths.items()]
     _, folders = load(tmp_path / "home", videos, words)
-    meta = {source: read_backbone_meta(folder) for source, folder in folders.items()}
-    assert meta["coarse"]["training"]["weights"] == str(paths["coarse"])
-    assert meta["coarse"]["dataset_fingerprint"] == videos.fingerprint
+    origin = BackboneDescription.read(folders["coarse"]).origin
+    assert origin.training["weights"] == str(paths["coarse"])
+    assert origin.dataset_fingerprint == videos.fingerprint
     changed = {source: (folder / "backbone.json").stat().st_mtime_ns for source, folder in folders.items()}
     load(tmp_path / "home", videos, words)
     assert changed == {s: (folder / "backbone.json").stat().st_mtime_ns for s, folder in folders.items()}
@@ -112,13 +112,13 @@ def test_weights_are_fetched_once_and_again_when_another_file_is_named(
     other = tmp_path / "other.pth"
     other.write_bytes(paths["coarse"].read_bytes())
     load(tmp_path / "home", videos, [f"backbones.weights.coarse={other}", words[1]])
-    assert read_backbone_meta(folders["coarse"])["training"]["weights"] == str(other)
+    assert BackboneDescription.read(folders["coarse"]).origin.training["weights"] == str(other)
     # Another file under the same name.
     torch.manual_seed(1)
     torch.save(component("mobilenet_v2@112").build(1).trunk.state_dict(), other)
-    before = read_backbone_meta(folders["coarse"])["weights_sha256"]
+    before = BackboneDescription.read(folders["coarse"]).weights_sha256
     load(tmp_path / "home", videos, [f"backbones.weights.coarse={other}", words[1]])
-    assert read_backbone_meta(folders["coarse"])["weights_sha256"] != before
+    assert BackboneDescription.read(folders["coarse"]).weights_sha256 != before
 
 
 @pytest.mark.slow
@@ -128,7 +128,7 @@ def test_features_of_real_videos_through_real_backbones(videos: Dataset, tmp_pat
     # SlowFast takes seconds a step on a CPU; the cheap two show the way for all.
     backbones = {names[source]: folders[source] for source in ("audio", "fine")}
     described = headers(videos, backbones, "float16")
-    stores = {name: tmp_path / f"{name}@{header_fingerprint(header)}" for name, header in described.items()}
+    stores = {name: tmp_path / f"{name}@{header.fingerprint}" for name, header in described.items()}
     assert extract_shard(videos, videos.records, backbones, stores, 0, "float16") == []
     for name, folder in stores.items():
         finish(folder, described[name], 1)
@@ -136,7 +136,7 @@ def test_features_of_real_videos_through_real_backbones(videos: Dataset, tmp_pat
         assert store.width == component(name).feature_width and len(store) == len(videos.records)
         values = np.asarray(store.video(videos.records[0].video_id), np.float32)
         assert np.isfinite(values).all() and values.std() > 0
-    sampling = described["efficientnet_b3@224"]["sampling"]
+    sampling = described["efficientnet_b3@224"].sampling
     assert json.loads(json.dumps(sampling))["short_side"] == 256
 
 
@@ -157,21 +157,22 @@ def test_fine_tuning_is_a_ray_train_run_and_done_once(
         *(f"backbones.fine_tuning.{word}" for word in ("samples=8", "batch_size=4", "precision=bfloat16")),
     ]
 
-    def made(words: list[str]) -> tuple[dict[str, Any], str]:
+    def made(words: list[str]) -> tuple[BackboneDescription, str]:
         config = load_sweep_config(words)
         home, progress = open_home(config.home), Progress(2, terminal=False)
         plan = resolve_preparation(config)
         stage.load_given(plan, home, videos, {"coarse": name}, {"coarse": folder}, progress)
-        return read_backbone_meta(folder), capsys.readouterr().err
+        return BackboneDescription.read(folder), capsys.readouterr().err
 
     loaded, _ = made(words)
-    assert loaded["labels"] == [] and "fine_tuned" not in loaded["training"]
-    meta, said = made(brief)
+    assert loaded.origin.labels == () and not loaded.is_fine_tuned
+    tuned_one, said = made(brief)
     assert "fine-tuning mobilenet_v2@112: 2 steps, loss" in said
-    assert meta["labels"] == list(videos.classes) and meta["training"]["weights"] == "random"
-    assert meta["weights_sha256"] != loaded["weights_sha256"]
+    assert tuned_one.origin.labels == videos.classes
+    assert tuned_one.origin.training["weights"] == "random"
+    assert tuned_one.weights_sha256 != loaded.weights_sha256
     again, said = made(brief)
-    assert again == meta and "reused mobilenet_v2@112" in said
+    assert again == tuned_one and "reused mobilenet_v2@112" in said
     # What a day was spent on is not lost to a forgotten word.
     for other in (words, tuned, [*brief, "backbones.fine_tuning.seed=1"]):
         with pytest.raises(UsageError, match="would replace them") as refused:
@@ -182,7 +183,7 @@ def test_fine_tuning_is_a_ray_train_run_and_done_once(
     files = [f"backbones.weights.coarse={another}", f"backbones.weights.fine={another}"]
     with pytest.raises(UsageError, match="another file"):
         made([*(word for word in brief if word != "backbones.weights=random"), *files])
-    assert read_backbone_meta(folder) == meta
+    assert BackboneDescription.read(folder) == tuned_one
 
 
 @pytest.mark.parametrize(

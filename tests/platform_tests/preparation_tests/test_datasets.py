@@ -76,8 +76,8 @@ def test_a_folder_per_class_becomes_a_data_set(own_videos: Path, capsys: pytest.
     root = own_videos.parent / "home" / "data" / "mine"
     assert load_dataset(root) == made and made.name == "mine" and len(made.records) == 8
     assert {record.split for record in made.records} == {"train", "val", "test"}
-    told = capsys.readouterr()
-    text = told.out + told.err
+    captured = capsys.readouterr()
+    text = captured.out + captured.err
     assert "left out: 1 of 9 annotated videos" in text and "broken.mp4" in text
     assert json.loads((root / "left_out.json").read_text())["left_out"][0]["video_id"] == "run/broken.mp4"
 
@@ -104,7 +104,7 @@ def test_settings_are_checked_before_anything_starts(own_videos: Path) -> None:
     assert not (own_videos.parent / "home").exists()
 
 
-def test_a_pool_is_not_taught_background_and_that_is_told_at_once() -> None:
+def test_a_pool_is_not_taught_background_and_that_is_reported_at_once() -> None:
     words = ["backbones=x3d_pool", "backbones.training.labels=step"]
     with pytest.raises(UsageError, match="classifies by itself"):
         resolve_preparation(load_sweep_config(words))
@@ -140,7 +140,7 @@ def test_a_whole_extraction_starts_one_cluster(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_extraction_that_is_killed_goes_on_with_what_is_missing(
+def test_extraction_that_is_killed_resumes_with_what_is_missing(
     shared_cluster: ray_cluster.Cluster, prepared_home: Path, tmp_path: Path
 ) -> None:
     copied(prepared_home, tmp_path, "data", "backbones")

@@ -37,14 +37,14 @@ def activitynet(tmp_path: Path) -> list[str]:
     ]
 
 
-def test_annotations_tell_the_steps_before_a_video_is_looked_at(activitynet: list[str]) -> None:
+def test_annotations_say_the_steps_before_a_video_is_looked_at(activitynet: list[str]) -> None:
     size = data_size(resolve_preparation(load_sweep_config(activitynet)))
     assert size == DataSize(
         videos=3, steps=61 + 30 + 120, step_seconds=1.0, source="by the annotations", classes=2
     )
 
 
-def test_it_is_steps_times_the_measured_cost_of_each_look(activitynet: list[str]) -> None:
+def test_it_is_steps_times_the_measured_cost_of_each_read(activitynet: list[str]) -> None:
     paper = ["backbones=paper", "backbones.weights=random"]
     config = load_sweep_config([*activitynet, *paper])
     names = family("paper")

@@ -39,10 +39,21 @@ from paretovid.trainables.data.dataset import Dataset
 from paretovid.trainables.data.moving_digits.generate import MovingDigitsConfig, make_moving_digits
 from paretovid.trainables.errors import DataError, UsageError
 from paretovid.trainables.features.extract import extract_shard
+from paretovid.trainables.features.index import FeaturesHeader
 from paretovid.trainables.features.store import FeatureStore, finish, shard_is_whole
 
 NAMES = (FAMILIES["small"]["coarse"], FAMILIES["small"]["audio"])
-HEADER = {"component": "c", "dataset": "moving_digits"}
+HEADER = FeaturesHeader(
+    component="c",
+    dataset="moving_digits",
+    dataset_fingerprint="3a46fd007c08",
+    weights_sha256="ab" * 32,
+    video_share=1.0,
+    sampling={},
+    dtype="float32",
+    precision="float32",
+    code_version="270bbd0050a7",
+)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +67,7 @@ def backbones(videos: Dataset, tmp_path_factory: pytest.TempPathFactory) -> dict
     root = tmp_path_factory.mktemp("backbones")
     torch.manual_seed(0)
     for name in NAMES:
-        save_backbone(root / name, name, component(name).build(len(videos.classes)).eval(), {"labels": []})
+        save_backbone(root / name, name, component(name).build(len(videos.classes)).eval())
     return {name: root / name for name in NAMES}
 
 
@@ -315,7 +326,7 @@ def test_workers_that_die_are_replaced(cluster, videos, backbones, in_one_proces
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-def test_a_video_that_kills_its_decoder_is_left_out_and_the_others_go_on(
+def test_a_video_that_kills_its_decoder_is_left_out_and_the_others_continue(
     cluster, videos, backbones, in_one_process, tmp_path
 ):
     """The crash is simulated: whoever opens the file is killed."""
@@ -407,7 +418,7 @@ def test_a_bucket_that_is_away_is_at_fault_not_the_video(
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(180)
-def test_a_fault_of_ours_on_a_worker_is_told_as_such(cluster, videos, backbones, tmp_path):
+def test_a_fault_of_ours_on_a_worker_is_reported_as_such(cluster, videos, backbones, tmp_path):
     (tmp_path / "b").mkdir()
     broken = {name: tmp_path / "b" / name for name in NAMES}
     for name, folder in backbones.items():

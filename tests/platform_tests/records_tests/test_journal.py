@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from paretovid.platform.execution.heartbeat import Signs
+from paretovid.platform.execution.heartbeat import HeartbeatWriter
 from paretovid.platform.execution.stopping import StopSwitch
 from paretovid.platform.fronts.build import read_front
+from paretovid.platform.records.control_requests import ask_to_stop
 from paretovid.platform.records.failure import record_failure
 from paretovid.platform.records.journal import Entry, FinishedTrial, SweepJournal, hours_spent, read_journal
 from paretovid.platform.records.trial import read_trial
@@ -93,12 +94,12 @@ def test_a_write_that_a_full_disk_cuts_short_is_an_error_and_spoils_nothing(
     assert ([entry.trial for entry in reading.entries], reading.damaged) == (["t0000", "t0002"], (2,))
 
 
-def test_a_journal_that_is_lost_numbers_on_from_what_mlflow_was_told(tmp_path: Path) -> None:
+def test_a_journal_that_is_lost_numbers_on_from_what_mlflow_was_sent(tmp_path: Path) -> None:
     assert SweepJournal(SweepPaths(tmp_path), after=41).write("state", state="running").n == 42
 
 
-def entry(n: int, at: float, event, **facts) -> Entry:
-    return Entry(n=n, at=at, event=event, info=facts)
+def entry(n: int, at: float, event, **info) -> Entry:
+    return Entry(n=n, at=at, event=event, info=info)
 
 
 def test_hours_count_every_start_until_its_end_or_its_drivers() -> None:
@@ -146,19 +147,19 @@ def journal_of(sweep: SweepPaths, trials: Sequence[str]) -> SweepJournal:
     return journal
 
 
-TOLD = ("b0000", "t0001", "b0001", "t0000", "t0002")
+REPORTED = ("b0000", "t0001", "b0001", "t0000", "t0002")
 
 
 @pytest.mark.parametrize(
-    "trials", [TOLD, TOLD[::-1], ("t0000", *TOLD), ("b0001", "b0000"), ("b0000",)], ids=str
+    "trials", [REPORTED, REPORTED[::-1], ("t0000", *REPORTED), ("b0001", "b0000"), ("b0000",)], ids=str
 )
 def test_the_last_hypervolume_of_progress_is_that_of_the_front(tmp_path: Path, trials: Sequence[str]) -> None:
     home = Home(tmp_path)
     sweep = synthetic_sweep(home.sweep("s"))
     write_sweep(sweep, {"state": "running", "reference": None, "config": {"search": {"trials": 3}}})
-    for unfinished in {*TOLD} - {*trials}:
+    for unfinished in {*REPORTED} - {*trials}:
         shutil.rmtree(sweep.trial(unfinished).folder)
-    # The dearest of all is a baseline, on test, and no point of its front.
+    # The most expensive of all is a baseline, on test, and no point of its front.
     path = sweep.trial(trials[-1]).result
     result = json.loads(path.read_text())
     result["points"][0]["test"]["gflops"] = 0.7
@@ -170,8 +171,8 @@ def test_the_last_hypervolume_of_progress_is_that_of_the_front(tmp_path: Path, t
     assert f"validation hypervolume {front.hypervolume:.4f}" in LiveStatus(entries).line(Behind(0))
     assert status_of(home, "s").validation_hypervolume[-1][1] == front.hypervolume > 0
     write_sweep(sweep, {"reference": {"map": 0.1, "gflops": 0.05}, "config": {"search": {"trials": 3}}})
-    stated = read_front([sweep], split="val").hypervolume
-    assert status_of(home, "s").validation_hypervolume[-1][1] == stated != front.hypervolume
+    of_front = read_front([sweep], split="val").hypervolume
+    assert status_of(home, "s").validation_hypervolume[-1][1] == of_front != front.hypervolume
 
 
 def test_where_the_method_searched_is_itself_a_baseline_the_rest_stand_beside_it(tmp_path: Path) -> None:
@@ -201,9 +202,9 @@ class Behind:
         self.waiting = waiting
 
 
-def write_state(home: Home, state: str, **facts) -> None:
+def write_state(home: Home, state: str, **info) -> None:
     config = {"search": {"trials": 4}, "baselines": [{"name": "uniform"}]}
-    write_sweep(home.sweep("s"), {"state": state, "config": config, **facts})
+    write_sweep(home.sweep("s"), {"state": state, "config": config, **info})
 
 
 def test_a_sweep_whose_driver_is_gone_is_interrupted_and_says_what_waits(tmp_path: Path) -> None:
@@ -243,8 +244,8 @@ def test_a_sweep_that_is_running_shows_its_trials_and_an_estimate(tmp_path: Path
             write_trial(sweep, trial, [(0.3, 0.01)])
             journal.write("finish", trial=trial, map=0.3, gflops=0.01, seconds=1.0)
         journal.write("start", trial="t0002", attempt=2)
-        Signs(home.trial("s", "t0002")).heartbeat({"epoch": 10.0, "epochs": 40.0})
-        Signs(home.trial("s", "t0002"))  # claimed again: what it said before is gone
+        HeartbeatWriter(home.trial("s", "t0002")).heartbeat({"epoch": 10.0, "epochs": 40.0})
+        HeartbeatWriter(home.trial("s", "t0002"))  # a new lease: what it said before is gone
         found = status_of(home, "s")
         assert found.state == "running" and found.driver is not None
         (running,) = found.running
@@ -254,3 +255,22 @@ def test_a_sweep_that_is_running_shows_its_trials_and_an_estimate(tmp_path: Path
         assert "2 trials for one of 1 places" in found.waits
         assert "t0002 on" in status_text(found) and "start 2" in status_text(found)
         assert json.dumps(found.to_json())
+        ask_to_stop(sweep, "interrupted by ctrl-C")
+        waits = "the driver for the checkpoints of 1 trials, then it ends: interrupted by ctrl-C"
+        assert waits in status_of(home, "s").waits
+        sweep.stop.write_text(json.dumps({"reason": "of a driver before", "at": found.driver.started - 1}))
+        assert status_of(home, "s").waits == found.waits
+        sweep.stop.write_text(json.dumps({"version": 99}))
+        assert status_of(home, "s").waits == found.waits, "another version's request is not shown"
+
+
+def test_a_failure_of_a_later_version_is_one_all_the_same_and_says_what_cannot_be_read(
+    tmp_path: Path,
+) -> None:
+    home = Home(tmp_path)
+    write_state(home, "interrupted")
+    record_failure(home.trial("s", "t0000"), "boom")
+    home.trial("s", "t0000").failure.write_text(json.dumps({"version": 2, "because": "boom"}))
+    assert "failure.json is of version 2" in status_of(home, "s").failed["t0000"]
+    (listed,) = list_sweeps(home)
+    assert listed.failed == 1

@@ -131,7 +131,10 @@ def test_those_of_an_earlier_version_are_read_and_keep_what_they_say() -> None:
     for each in found:
         assert "version" not in each
         written = SweepRecord.from_json(each, "here").to_json()
-        assert {key: written[key] for key in each} == each
+        search = dict(each["config"]["search"])
+        search["report_all_points"] = search.pop("tell_swept")
+        expected = {**each, "config": {**each["config"], "search": search}}
+        assert {key: written[key] for key in each} == expected
 
 
 def _of_the_fixture() -> Any:

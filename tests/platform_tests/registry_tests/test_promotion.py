@@ -76,17 +76,17 @@ def test_a_version_stands_on_a_model_of_its_own_and_its_moves_are_numbered(
     ]
 
 
-def test_the_store_that_a_sweep_states_is_the_one(home: Home) -> None:
+def test_the_store_that_a_sweep_gives_is_the_one(home: Home) -> None:
     path = home.sweep("tiny").record
     original = path.read_text()
     assert registry._tracking_uri(home, "tiny") is None
     try:
-        for config, stated in (
+        for config, given in (
             ({"tracking": {"uri": "http://host"}}, "http://host"),
             ({}, None),
         ):
             path.write_text(json.dumps(json.loads(original) | {"config": config}))
-            assert registry._tracking_uri(home, "tiny") == stated
+            assert registry._tracking_uri(home, "tiny") == given
     finally:
         path.write_text(original)
 
@@ -124,7 +124,7 @@ def test_a_cap_is_kept(promoted: list[registry.Promotion], home: Home, videos: l
     assert all(video["gflops"] <= 0.02 and video["stopped_by"] == "cap" for video in capped)
 
 
-def test_a_cap_below_one_close_look_is_said(
+def test_a_cap_below_one_close_read_is_said(
     promoted: list[registry.Promotion], home: Home, videos: list[str]
 ) -> None:
     answers = {
@@ -138,10 +138,10 @@ def test_a_cap_below_one_close_look_is_said(
         for rule in ("stop", "cheap")
     }
     for rule, document in answers.items():
-        looks = [sum(step != "none" for step in video["steps"]) for video in document["videos"]]
-        assert all(count == 1 if rule == "stop" else count > 1 for count in looks)
+        reads = [sum(step != "none" for step in video["steps"]) for video in document["videos"]]
+        assert all(count == 1 if rule == "stop" else count > 1 for count in reads)
         assert document["notes"] == [
-            f"the cap pays for no closer look: {len(videos)} of {len(videos)} videos answered from coarse looks "
+            f"the cap pays for no closer read: {len(videos)} of {len(videos)} videos answered from coarse reads "
             "only; raise it to use what the model was chosen for"
         ]
 
@@ -153,7 +153,7 @@ def test_a_cap_below_one_close_look_is_said(
         ({"max_gflops": float("nan")}, "nan"),
         ({"max_gflops": float("inf")}, "inf"),
         ({"online_k": 1.5}, "online_k"),
-        ({"max_gflops": 1e-9}, "coarse look"),
+        ({"max_gflops": 1e-9}, "coarse read"),
         ({"cap_rule": "both"}, "cap_rule cannot be 'both'"),
         ({"cap_rule": 1.0}, "cap_rule"),
         ({"online_k": "cheap"}, "online_k"),

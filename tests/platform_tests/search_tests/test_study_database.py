@@ -48,7 +48,7 @@ def test_a_search_in_a_database(database):
     assert len(again.complete_ones()) == 6
 
 
-def test_an_interrupted_trial_goes_on_under_its_own_name(database):
+def test_an_interrupted_trial_resumes_under_its_own_name(database):
     study = a_study(database)
     first = study.ask()
     study.requeue(first.trial_id)
@@ -104,12 +104,12 @@ def test_a_server_that_goes_away_is_waited_for(postgres, database, capfd):
     finish(study)
     trials = optuna.load_study(study_name="s", storage=database).get_trials()
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 8
-    told = capfd.readouterr().err
-    assert "are away; waiting" in told and "the studies are back" in told
+    shown = capfd.readouterr().err
+    assert "are away; waiting" in shown and "the studies are back" in shown
 
 
 class _LosesAnswers:
-    """A storage whose calls are carried out, and whose answers are lost when it is told so."""
+    """A storage whose calls are carried out, and whose answers are lost when it is set so."""
 
     def __init__(self, storage):
         self._storage = storage
@@ -156,29 +156,29 @@ def test_one_that_stays_away_ends_the_sweep_with_what_to_do(postgres, monkeypatc
     monkeypatch.setattr(patient_storage, "PATIENCE_SECONDS", 1.0)
     postgres.stop()
     try:
-        with pytest.raises(StudyStorageError, match="away for 1 s") as told:
+        with pytest.raises(StudyStorageError, match="away for 1 s") as raised:
             study.report(suggestion.trial_id, measured(suggestion.knobs))
     finally:
         postgres.start()
-    assert "paretovid resume" in told.value.hint
+    assert "paretovid resume" in raised.value.hint
 
 
-def test_wrong_credentials_are_told_without_them(database, monkeypatch):
+def test_wrong_credentials_are_reported_without_them(database, monkeypatch):
     monkeypatch.setenv("PGPASSWORD", "not-this-one")
     began = time.monotonic()
-    with pytest.raises(UsageError, match="password authentication failed") as told:
+    with pytest.raises(UsageError, match="password authentication failed") as raised:
         a_study(database)
     assert time.monotonic() - began < 10
-    assert "PGPASSWORD" in told.value.hint
-    assert "not-this-one" not in str(told.value)
+    assert "PGPASSWORD" in raised.value.hint
+    assert "not-this-one" not in str(raised.value)
 
 
-def test_a_server_that_is_not_there_is_told_within_seconds():
+def test_a_server_that_is_not_there_is_reported_within_seconds():
     began = time.monotonic()
-    with pytest.raises(UsageError, match="cannot be opened") as told:
+    with pytest.raises(UsageError, match="cannot be opened") as raised:
         a_study(f"postgresql+psycopg2://me:pass-word@127.0.0.1:{free_port()}/x")
     assert time.monotonic() - began < 10
-    assert "pass-word" not in str(told.value)
+    assert "pass-word" not in str(raised.value)
 
 
 def test_passwords_are_refused_in_settings():
@@ -186,9 +186,9 @@ def test_passwords_are_refused_in_settings():
         "search.storage='postgresql://me:pass-word@host/x'",
         "tracking.uri='http://me:pass-word@host'",
     ):
-        with pytest.raises(UsageError, match="holds a password") as told:
+        with pytest.raises(UsageError, match="holds a password") as raised:
             load_sweep_config([setting])
-        assert "pass-word" not in str(told.value)
+        assert "pass-word" not in str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -203,9 +203,9 @@ def test_passwords_are_refused_in_settings():
 def test_passwords_that_a_database_driver_takes_are_known_as_such(url):
     """All of these connect, whatever a URL should look like."""
     secret = str(make_url(url).password or make_url(url).query["password"])
-    with pytest.raises(UsageError, match="holds a password") as told:
+    with pytest.raises(UsageError, match="holds a password") as raised:
         check_no_password(url, "search.storage")
-    assert secret not in str(told.value)
+    assert secret not in str(raised.value)
     assert secret not in shown_url(url)
     assert secret not in without_password(f"{secret} is wrong for {url}", url)
 

@@ -18,8 +18,8 @@ from paretovid.infra.object_store import ObjectStore
 from paretovid.infra.testing import S3Server, s3_server
 from paretovid.platform.config.load import load_sweep_config
 from paretovid.platform.execution.context import ProcessContext, forget_checkpoints, keep_checkpoint
-from paretovid.platform.execution.heartbeat import ask_to_stop, take_back_stop
 from paretovid.platform.fronts.build import read_front
+from paretovid.platform.records.control_requests import ask_to_stop, take_back_stop
 from paretovid.platform.records.failure import failure_of, record_failure
 from paretovid.platform.records.journal import SweepJournal, read_journal
 from paretovid.platform.records.sweep import known_record, write_record
@@ -106,7 +106,7 @@ def test_documents_are_read_where_other_machines_write_them(machine: Machine) ->
     assert driver.store.read_document(driver.trial("s", "t0001").heartbeat) is None
 
 
-def test_a_trial_goes_on_from_its_checkpoint_on_another_machine(machine: Machine, tmp_path: Path) -> None:
+def test_a_trial_resumes_from_its_checkpoint_on_another_machine(machine: Machine, tmp_path: Path) -> None:
     checkpoint = tmp_path / "checkpoint"
     checkpoint.mkdir()
     for epoch in (1, 2):
@@ -139,7 +139,7 @@ def a_study(home: Home, storage: str | None = None) -> ParetoStudy:
     return ParetoStudy(storage=storage or f"{home.optuna_url}/s", name="s", knobs=KNOBS, trials=6, seed=3)
 
 
-def test_a_study_in_the_bucket_goes_on_elsewhere(machine: Machine, tmp_path: Path) -> None:
+def test_a_study_in_the_bucket_resumes_elsewhere(machine: Machine, tmp_path: Path) -> None:
     def result(knobs: dict[str, Any]) -> Metrics:
         return synthetic_metrics(knobs["gamma"], knobs["gamma"] + knobs["K"])
 
@@ -185,16 +185,16 @@ def test_models_need_a_registry_that_all_machines_see(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    with pytest.raises(UsageError, match="has no registry of its own") as told:
+    with pytest.raises(UsageError, match="has no registry of its own") as raised:
         open_registry(machine("first"))
-    assert "MLFLOW_TRACKING_URI" in told.value.hint
+    assert "MLFLOW_TRACKING_URI" in raised.value.hint
 
 
 def test_a_bucket_that_is_not_there(s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PARETOVID_CACHE", str(tmp_path))
-    with pytest.raises(UsageError, match="there is no bucket not-there") as told:
+    with pytest.raises(UsageError, match="there is no bucket not-there") as raised:
         open_home("s3://not-there/home")
-    assert "aws s3 mb" in told.value.hint
+    assert "aws s3 mb" in raised.value.hint
     assert list(tmp_path.iterdir()) == []
 
 
@@ -247,19 +247,19 @@ def test_the_least_rights_are_enough(guarded: Callable[[str, str], None]) -> Non
 
 def test_another_bucket_is_refused_with_what_is_needed(guarded: Callable[[str, str], None]) -> None:
     guarded("mine-bucket", "home")
-    with pytest.raises(UsageError, match="no permission to list s3://others-bucket/home") as told:
+    with pytest.raises(UsageError, match="no permission to list s3://others-bucket/home") as raised:
         open_home("s3://others-bucket/home")
-    assert "infra/s3-policy.json" in told.value.hint
+    assert "infra/s3-policy.json" in raised.value.hint
 
 
-def test_wrong_credentials_are_refused_without_telling_them(
+def test_wrong_credentials_are_refused_without_showing_them(
     guarded: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     guarded("mine-bucket", "home")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-wrong-secret-of-the-tests")
-    with pytest.raises(UsageError, match=r"refuses the credentials|no permission") as told:
+    with pytest.raises(UsageError, match=r"refuses the credentials|no permission") as raised:
         open_home("s3://mine-bucket/home")
-    assert "a-wrong-secret" not in str(told.value)
+    assert "a-wrong-secret" not in str(raised.value)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "NOBODY")
     with pytest.raises(UsageError, match=r"refuses the credentials \(InvalidAccessKeyId\)|no permission"):
         open_home("s3://mine-bucket/home")
@@ -289,7 +289,7 @@ def test_homes_of_every_kind_are_open_at_once_and_know_nothing_of_each_other(
     assert not (tmp_path / "local").is_relative_to(tmp_path / "cache")
 
 
-def test_a_worker_opens_the_home_that_it_is_told_of_where_it_runs(
+def test_a_worker_opens_the_home_that_it_is_given_where_it_runs(
     bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PARETOVID_CACHE", str(tmp_path / "driver"))

@@ -47,7 +47,7 @@ def test_a_folder_that_one_machine_uploads_another_one_has(machine: Machine) -> 
     assert (other / "data" / "x" / "deep" / "b.bin").read_bytes() == b"deep/b.bin"
 
 
-def test_only_a_committed_folder_is_complete_and_only_a_bucket_can_tell(machine: Machine) -> None:
+def test_only_a_committed_folder_is_complete_and_only_a_bucket_can_say(machine: Machine) -> None:
     store, root = machine("first")
     folder = a_folder(root / "x")
     blobs = store.upload_blobs(folder, ["a.bin"])
@@ -171,7 +171,7 @@ def test_a_path_outside_the_mirror_has_no_place_in_the_bucket(bucket: str, tmp_p
         store.upload(a_folder(tmp_path / "elsewhere"))
 
 
-def test_a_bucket_that_is_not_there_is_told_before_anything_is_made(s3: S3Server, tmp_path: Path) -> None:
+def test_a_bucket_that_is_not_there_is_reported_before_anything_is_made(s3: S3Server, tmp_path: Path) -> None:
     with pytest.raises(ObjectStoreError, match="there is no bucket not-there"):
         BucketStore.open("s3://not-there/home", tmp_path / "cache", check=True)
     assert not (tmp_path / "cache").exists()

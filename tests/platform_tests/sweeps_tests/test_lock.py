@@ -120,15 +120,13 @@ def test_a_driver_that_has_lost_the_sweep_stops(tmp_path: Path, monkeypatch: pyt
         while switch.reason is None:
             assert time.time() < until
             time.sleep(0.01)
-    assert switch.reason == "another driver has taken the sweep over" and switch.is_lost
+    assert switch.reason == "another driver has taken the sweep over" and switch.is_lease_lost
     assert json.loads(SweepPaths(tmp_path).lease.read_text())["host"] == "elsewhere", (
         "and leaves it to the other"
     )
 
 
-def test_the_heart_of_a_living_driver_goes_on_beating(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_heart_of_a_living_driver_keeps_beating(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without, other machines take it for dead after a minute."""
     monkeypatch.setattr(sweep_lock, "HEARTBEAT_SECONDS", 0.01)
 
@@ -155,6 +153,23 @@ def test_a_wish_of_before_asks_nobody_who_came_after(tmp_path: Path, monkeypatch
         assert not SweepPaths(tmp_path).take_over.exists()
         time.sleep(0.1)
     assert switch.reason is None
+
+
+@pytest.mark.parametrize(
+    ("request_", "by"),
+    [({"by": "process 7 on vm", "at": 0}, "process 7 on vm"), ({"version": 99}, "another driver")],
+)
+def test_a_driver_gives_way_to_whoever_asks_a_later_version_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request_: dict[str, Any], by: str
+) -> None:
+    monkeypatch.setattr(sweep_lock, "HEARTBEAT_SECONDS", 0.01)
+    switch = StopSwitch()
+    with SweepLock(SweepPaths(tmp_path), switch).hold():
+        SweepPaths(tmp_path).take_over.write_text(json.dumps(request_))
+        until = time.time() + 10
+        while switch.reason is None and time.time() < until:
+            time.sleep(0.01)
+    assert switch.reason == f"taken over by {by}"
 
 
 def test_nothing_beats_after_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,11 +248,11 @@ def test_a_driver_of_a_later_version_is_neither_ignored_nor_run_over(
         while switch.reason is None:
             assert time.time() < until
             time.sleep(0.01)
-    assert switch.is_lost and json.loads(SweepPaths(tmp_path).lease.read_text())["version"] == 2
+    assert switch.is_lease_lost and json.loads(SweepPaths(tmp_path).lease.read_text())["version"] == 2
 
 
 @pytest.mark.parametrize("is_held", [False, True])
-def test_a_record_that_cannot_be_read_is_told_whoever_has_the_lock(tmp_path: Path, is_held: bool) -> None:
+def test_a_record_that_cannot_be_read_is_reported_whoever_has_the_lock(tmp_path: Path, is_held: bool) -> None:
     sweep = SweepPaths(tmp_path)
     sweep.lease.write_text(json.dumps({"version": 99}))
     with contextlib.ExitStack() as held:

@@ -1,4 +1,4 @@
-"""What a killed driver left half done, mended before a sweep goes on: every disagreement of its stores, by hand."""
+"""What a killed driver left half done, repaired before a sweep resumes: every disagreement of its stores, by hand."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Sweep:
         return [FixedTrial(trial_id=name, config=self.config(name, {})) for name in ("b0000", "b0001")]
 
     def finish(self, config: JsonObject, *, code: str | None = None, digest: str | None = None) -> None:
-        """Writes a trial's result, of a natural point and another one."""
+        """Writes a trial's result, of a default point and another one."""
         trial = TrialConfig.from_json(config)
         made_by = code or code_version()
         result = dataclasses.replace(
@@ -87,17 +87,18 @@ class Sweep:
     def reconcile(self, **options: Any) -> Reconciled:
         """As the next driver does it."""
         self.study = self.opened()
-        return reconcile(self.paths, self.study, cast(SweepTrials, self), self.record, **options)
+        trials = cast(SweepTrials, self)
+        return reconcile(self.paths, self.study, trials, self.record, code=code_version(), **options)
 
-    def record(self, event: Event, **facts: Any) -> None:
-        self.journal.write(event, **facts)
+    def record(self, event: Event, **info: Any) -> None:
+        self.journal.write(event, **info)
 
-    def told(self, event: str) -> list[tuple[str, dict[str, Any]]]:
+    def recorded(self, event: str) -> list[tuple[str, dict[str, Any]]]:
         entries = read_journal(self.paths).entries
-        facts = [
+        info = [
             (e.trial, {k: v for k, v in e.info.items() if k != "trial"}) for e in entries if e.event == event
         ]
-        return facts
+        return info
 
 
 @pytest.fixture
@@ -136,12 +137,12 @@ def test_a_result_that_the_study_has_not_heard_of_is_adopted(sweep: Sweep) -> No
     assert trial.trial_id == suggestion.trial_id
     stored = sweep.study._study.get_trials()
     assert stored[0].values == [0.5, 2.0] and len(stored) == 2, (
-        "its other points are told only if they are to be"
+        "its other points are reported only if they are to be"
     )
     assert sweep.study.ask().trial_id == "t0001"  # type: ignore[union-attr]
 
 
-def test_its_other_points_are_told_if_they_are_to_be_and_once(sweep: Sweep) -> None:
+def test_its_other_points_are_reported_if_they_are_to_be_and_once(sweep: Sweep) -> None:
     sweep.finish(sweep.searched(sweep.started()))
     for _ in range(2):
         sweep.reconcile(all_points=True)
@@ -149,7 +150,7 @@ def test_its_other_points_are_told_if_they_are_to_be_and_once(sweep: Sweep) -> N
     assert [(trial.values, trial.constraints) for trial in stored] == [([0.4, 0.5], {"max_gflops": -0.5})]
 
 
-def test_one_without_a_result_goes_on_as_it_was(sweep: Sweep) -> None:
+def test_one_without_a_result_resumes_as_it_was(sweep: Sweep) -> None:
     suggestion = sweep.started()
     found = sweep.reconcile()
     assert sweep.study.counts().running == 1 and "t0000" not in ids(found)
@@ -186,16 +187,16 @@ def test_results_of_other_code_are_counted_by_version(sweep: Sweep) -> None:
     assert ids(found) == ["b0000", "b0001"] and found.finished == 3
 
 
-def test_a_failure_of_the_study_is_written_down_and_told_once(sweep: Sweep) -> None:
+def test_a_failure_of_the_study_is_written_down_and_reported_once(sweep: Sweep) -> None:
     suggestion = sweep.started()
     assert sweep.study.report_failure(suggestion.trial_id, "boom") == "failed"
     assert sweep.reconcile().failed == 1
     paths = sweep.paths.trial(suggestion.trial_id)
     assert failure_of(paths) == "boom"
-    assert sweep.told("fault") == [("t0000", {"reason": "boom", "again": False, "found": True})]
+    assert sweep.recorded("fault") == [("t0000", {"reason": "boom", "again": False, "found": True})]
     record_failure(paths, "as it was written by its driver")
     assert sweep.reconcile().failed == 1
-    assert failure_of(paths) == "as it was written by its driver" and len(sweep.told("fault")) == 1
+    assert failure_of(paths) == "as it was written by its driver" and len(sweep.recorded("fault")) == 1
 
 
 def test_a_fault_that_was_tried_again_is_not_the_end_of_a_trial(sweep: Sweep) -> None:
@@ -204,27 +205,27 @@ def test_a_fault_that_was_tried_again_is_not_the_end_of_a_trial(sweep: Sweep) ->
     for trial in ("t0000", "t0001"):
         record_failure(sweep.paths.trial(trial), "boom")
     assert sweep.reconcile().failed == 2
-    told = sweep.told("fault")
-    assert [trial for trial, facts in told if facts.get("found")] == ["t0000"]
+    recorded = sweep.recorded("fault")
+    assert [trial for trial, info in recorded if info.get("found")] == ["t0000"]
 
 
-def test_an_end_that_nobody_came_to_write_down_is_told_once(sweep: Sweep) -> None:
+def test_an_end_that_nobody_came_to_write_down_is_reported_once(sweep: Sweep) -> None:
     sweep.journal.write("start", trial="t0000")
     suggestion = sweep.done()
     sweep.journal.write("finish", trial="t0001")
     sweep.done()
     for _ in range(2):
         assert sweep.reconcile().finished == 2
-    ((first, _), (second, facts)) = sweep.told("finish")
+    ((first, _), (second, info)) = sweep.recorded("finish")
     assert (first, second) == ("t0001", suggestion.trial_id)
-    assert facts["found"] is True and (facts["quality"], facts["gflops"], facts["seconds"]) == (0.5, 2.0, 7.0)
+    assert info["found"] is True and (info["quality"], info["gflops"], info["seconds"]) == (0.5, 2.0, 7.0)
 
 
-def test_a_result_that_cannot_be_read_is_told_of_nowhere(sweep: Sweep) -> None:
+def test_a_result_that_cannot_be_read_is_reported_nowhere(sweep: Sweep) -> None:
     (sweep.folder / "trials" / "t0000").mkdir(parents=True)
     (sweep.folder / "trials" / "t0000" / "result.json").write_text("{")
     sweep.reconcile()
-    assert sweep.told("finish") == []
+    assert sweep.recorded("finish") == []
 
 
 def test_nobody_is_alive_in_a_trial_any_more(sweep: Sweep) -> None:

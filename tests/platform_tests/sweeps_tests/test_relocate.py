@@ -17,6 +17,7 @@ from paretovid.infra.object_store import ObjectStore
 from paretovid.platform.cli import doctor
 from paretovid.platform.cli.main import main
 from paretovid.platform.execution.stopping import StopSwitch
+from paretovid.platform.records.delivered import read_delivered
 from paretovid.platform.records.sweep import SweepRecord, known_record, write_record
 from paretovid.platform.registry import prediction
 from paretovid.platform.registry import promotion as registry
@@ -210,7 +211,7 @@ def test_killed_before_the_tables_are_written_it_does_the_rest_the_next_time(
     monkeypatch.setattr(relocate, "rewrite_locations", killed)
     with pytest.raises(KeyboardInterrupt):
         relocate.relocate(moved)
-    assert json.loads(tracked.read_text()) == {"home": 7} and artifact_places(moved).is_moved
+    assert read_delivered(moved.sweep("tiny")).last_events == {"home": 7} and artifact_places(moved).is_moved
     monkeypatch.setattr(relocate, "rewrite_locations", rewrite_locations)
     assert relocate.relocate(moved).documents == ()
     assert not artifact_places(moved).is_moved and Delivery(moved, "tiny", None).sent == 7

@@ -197,7 +197,7 @@ def test_a_copied_home_writes_into_itself_and_not_into_the_first_one(tmp_path: P
 
 
 def test_sweeps_of_one_name_in_two_homes_share_a_server_and_nothing_else(tmp_path: Path) -> None:
-    """Found by its name alone, the other one's run would be taken for a duplicate and put away."""
+    """Found by its name alone, the other one's run would be taken for a duplicate and discarded."""
     shared = f"sqlite:///{tmp_path / 'shared.db'}"
     for number in range(2):
         home = Home(tmp_path / f"home{number}")

@@ -15,6 +15,7 @@ from paretovid.trainables.backbones.catalog import (
     measure_component,
     save_backbone,
 )
+from paretovid.trainables.backbones.description import BackboneOrigin
 from paretovid.trainables.errors import DataError, UnknownNameError
 
 every_component = pytest.mark.parametrize("name", sorted(COMPONENTS))
@@ -60,7 +61,7 @@ def test_cost_ratios_are_of_the_papers_kind():
     assert macs["motion"] > macs["fine"] > macs["audio"]
 
 
-def test_motion_of_a_clip_is_as_dear_beside_its_appearance_as_in_the_paper():
+def test_motion_of_a_clip_is_as_expensive_beside_its_appearance_as_in_the_paper():
     macs = {source: measure_component(name).macs for source, name in family("localization").items()}
     # X3D-M has 4.73 GMACs; I3D on flow 25.59, or 56 as the paper counts it.
     assert 5 < macs["flow"] / macs["appearance"] < 12
@@ -96,9 +97,9 @@ def test_members_of_the_pool_see_what_stands_still_and_what_moves():
 def test_a_backbone_survives_its_folder_and_a_damaged_one_is_refused(tmp_path):
     name = family("small")["coarse"]
     backbone = component(name).build(3).eval()
-    written = save_backbone(tmp_path, name, backbone, {"labels": ["a", "b", "c"]})
-    loaded, meta = load_backbone(tmp_path)
-    assert meta == written and not loaded.training
+    written = save_backbone(tmp_path, name, backbone, BackboneOrigin(labels=("a", "b", "c")))
+    loaded, described = load_backbone(tmp_path)
+    assert described == written and described.origin.labels == ("a", "b", "c") and not loaded.training
     inputs = decoded(name, 2)
     with torch.no_grad():
         assert torch.equal(loaded(inputs), backbone(inputs))

@@ -15,9 +15,9 @@ from paretovid.trainables.backbones.catalog import (
     component,
     family,
     load_backbone,
-    read_backbone_meta,
     save_backbone,
 )
+from paretovid.trainables.backbones.description import BackboneDescription, BackboneOrigin
 from paretovid.trainables.backbones.fine_tuning import FineTuningConfig, fine_tune, is_fine_tuned
 from paretovid.trainables.context import LocalContext
 from paretovid.trainables.errors import NonFiniteError, UsageError
@@ -32,7 +32,9 @@ def start(videos, tmp_path):
     torch.manual_seed(3)
     backbone = component(COARSE).build(len(videos.classes)).eval()
     origin = {"weights": "file.pth", "file_sha256": "ab" * 32}
-    save_backbone(tmp_path / "start", COARSE, backbone, {"labels": list(videos.classes), "training": origin})
+    save_backbone(
+        tmp_path / "start", COARSE, backbone, BackboneOrigin(labels=videos.classes, training=origin)
+    )
     return tmp_path / "start"
 
 
@@ -63,17 +65,18 @@ def done_in(kept):
     return int(only.name)
 
 
-def test_it_goes_on_from_the_weights_and_says_where_they_came_from(videos, start, tmp_path):
-    meta = tuned(BRIEF, videos, start, tmp_path / "out")
-    assert meta["training"]["weights"] == "file.pth" and meta["training"]["fine_tuned"] is True
-    assert meta["measured"]["steps"] == 6 and np.isfinite(meta["measured"]["loss"])
+def test_it_resumes_from_the_weights_and_says_where_they_came_from(videos, start, tmp_path):
+    measured = tuned(BRIEF, videos, start, tmp_path / "out")
+    described = BackboneDescription.read(tmp_path / "out")
+    assert described.origin.training["weights"] == "file.pth" and described.is_fine_tuned
+    assert measured["steps"] == 6 and np.isfinite(measured["loss"]) and described.measured == measured
     before, after = weights(start), weights(tmp_path / "out")
     name = next(name for name in before if name.startswith("trunk") and before[name].dim() == 4)
     moved = (after[name] - before[name]).abs().max()
     assert 0 < moved < 0.1, "trained on, not anew"
-    assert is_fine_tuned(read_backbone_meta(tmp_path / "out"), BRIEF)
-    assert not is_fine_tuned(read_backbone_meta(tmp_path / "out"), dataclasses.replace(BRIEF, seed=1))
-    assert not is_fine_tuned(read_backbone_meta(start), BRIEF)
+    assert is_fine_tuned(described, BRIEF)
+    assert not is_fine_tuned(described, dataclasses.replace(BRIEF, seed=1))
+    assert not is_fine_tuned(BackboneDescription.read(start), BRIEF)
     assert not (tmp_path / "out.kept").exists()
     assert load_backbone(tmp_path / "out")[0](np.zeros((1, 16, 16, 3), np.uint8)).shape == (
         1,
@@ -85,16 +88,16 @@ def test_it_learns(videos, start, tmp_path):
     config = dataclasses.replace(
         BRIEF, samples=1600, batch_size=16, learning_rate=5e-3, checkpoint_every_steps=1000
     )
-    told = []
+    reported = []
 
     class Listening:
         rank, world_size, device = 0, 1, torch.device("cpu")
 
         def report(self, progress, checkpoint=None):
-            told.append(progress.get("loss"))
+            reported.append(progress.get("loss"))
 
     tuned(config, videos, start, tmp_path / "out", Listening())
-    losses = [loss for loss in told if loss is not None]
+    losses = [loss for loss in reported if loss is not None]
     assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
 
 
@@ -107,8 +110,8 @@ def test_an_interrupted_one_ends_with_the_same_weights(videos, start, tmp_path):
     with pytest.raises(Killed):
         tuned(BRIEF, videos, start, tmp_path / "out", on_checkpoint=killed)
     assert not (tmp_path / "out").exists()
-    meta = tuned(BRIEF, videos, start, tmp_path / "out")
-    assert meta["measured"]["went_on_at_step"] == 4 and whole["measured"]["went_on_at_step"] == 0
+    again = tuned(BRIEF, videos, start, tmp_path / "out")
+    assert again["went_on_at_step"] == 4 and whole["went_on_at_step"] == 0
     first, again = weights(tmp_path / "whole"), weights(tmp_path / "out")
     assert all(torch.equal(first[name], again[name]) for name in first)
 
@@ -128,7 +131,7 @@ def test_a_checkpoint_of_something_else_is_no_start(videos, start, tmp_path, lef
         (kept / "00000002" / "state.safetensors").unlink()
     elif left == "half of it":
         (kept / "00000002" / "state.safetensors").write_bytes(b"half")
-    assert tuned(BRIEF, videos, start, tmp_path / "out")["measured"]["went_on_at_step"] == 0
+    assert tuned(BRIEF, videos, start, tmp_path / "out")["went_on_at_step"] == 0
 
 
 def test_a_checkpoint_of_another_number_of_workers_is_not_thrown_away(videos, start, tmp_path):
@@ -209,7 +212,7 @@ def remember(kept):
 def run(folder):
     kept = folder.with_suffix(".kept")
     return fine_tune(config, load_dataset(data), name.name, start, folder, Context(), checkpoint=kept,
-                     on_checkpoint=remember)["measured"]["went_on_at_step"]
+                     on_checkpoint=remember)["went_on_at_step"]
 
 first = run(out / "whole")
 torch.distributed.barrier()

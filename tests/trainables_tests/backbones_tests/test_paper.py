@@ -291,10 +291,10 @@ def test_the_document_says_what_to_get_for_each() -> None:
     for spec in PAPER_SPECS:
         (line,) = (line for line in lines if line.startswith(f"| `{spec.name}` |"))
         assert spec.weights is not None
-        for told in (
+        for text in (
             describe_input(spec.input),
             str(spec.feature_width),
             spec.weights.file,
             spec.weights.origin,
         ):
-            assert told in line
+            assert text in line

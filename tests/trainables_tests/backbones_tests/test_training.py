@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from paretovid.trainables.backbones import training as backbone_training
-from paretovid.trainables.backbones.catalog import component, family, read_backbone_meta
+from paretovid.trainables.backbones.catalog import component, family
+from paretovid.trainables.backbones.description import BackboneDescription
 from paretovid.trainables.backbones.training import BackboneTrainingConfig, train_backbones
 from paretovid.trainables.context import LocalContext
 from paretovid.trainables.data.dataset import is_for_backbones
@@ -25,15 +26,15 @@ BRIEF = BackboneTrainingConfig(effort=0.01)
 
 
 class Listening:
-    """A context that remembers what it was told."""
+    """A context that remembers what was reported to it."""
 
     rank, world_size, device = 0, 1, torch.device("cpu")
 
     def __init__(self):
-        self.told = []
+        self.reported = []
 
     def report(self, progress, checkpoint=None):
-        self.told.append(dict(progress))
+        self.reported.append(dict(progress))
 
     def get_checkpoint(self):
         return None
@@ -46,15 +47,15 @@ def weights(folder):
     return load_file(folder / COARSE / "backbone.safetensors")
 
 
-def test_it_trains_saves_and_tells_its_progress(videos, tmp_path):
+def test_it_trains_saves_and_reports_its_progress(videos, tmp_path):
     context = Listening()
     said = train_backbones(BRIEF, videos, [COARSE], tmp_path, context)
-    assert list(said["trained"]) == [COARSE] and said["skipped"] == {}
-    meta = read_backbone_meta(tmp_path / COARSE)
-    assert meta["dataset_fingerprint"] == videos.fingerprint
-    assert meta["labels"] == [*videos.classes, "background"]
-    assert np.isfinite(meta["measured"]["loss"])
-    assert context.told and all({"stage", "done", "total"} <= set(each) for each in context.told)
+    assert list(said.trained) == [COARSE] and said.skipped == {}
+    described = BackboneDescription.read(tmp_path / COARSE)
+    assert described.origin.dataset_fingerprint == videos.fingerprint
+    assert described.origin.labels == (*videos.classes, "background")
+    assert np.isfinite(described.measured["loss"]) and described.measured == said.trained[COARSE]
+    assert context.reported and all({"stage", "done", "total"} <= set(each) for each in context.reported)
 
 
 def test_a_seed_gives_the_same_weights_and_another_seed_others(videos, tmp_path):
@@ -69,15 +70,15 @@ def test_a_seed_gives_the_same_weights_and_another_seed_others(videos, tmp_path)
 
 def test_a_backbone_that_is_there_is_kept_unless_it_was_trained_otherwise(videos, tmp_path):
     train_backbones(BRIEF, videos, [COARSE], tmp_path, LocalContext())
-    assert train_backbones(BRIEF, videos, [COARSE], tmp_path, LocalContext())["kept"] == [COARSE]
+    assert train_backbones(BRIEF, videos, [COARSE], tmp_path, LocalContext()).kept == (COARSE,)
     changed = dataclasses.replace(BRIEF, weight_decay=0.5)
-    assert train_backbones(changed, videos, [COARSE], tmp_path, LocalContext())["kept"] == []
+    assert train_backbones(changed, videos, [COARSE], tmp_path, LocalContext()).kept == ()
 
 
 def test_video_labels_need_no_background(videos, tmp_path):
     config = dataclasses.replace(BRIEF, labels="video")
     train_backbones(config, videos, [COARSE], tmp_path, LocalContext())
-    assert read_backbone_meta(tmp_path / COARSE)["labels"] == list(videos.classes)
+    assert BackboneDescription.read(tmp_path / COARSE).origin.labels == videos.classes
 
 
 def test_what_classifies_is_not_taught_a_class_more(videos, tmp_path):
@@ -87,7 +88,7 @@ def test_what_classifies_is_not_taught_a_class_more(videos, tmp_path):
     assert "labels=video" in error.value.hint
     for labels in ("video", "trimmed"):
         train_backbones(dataclasses.replace(BRIEF, labels=labels), videos, [member], tmp_path, LocalContext())
-        assert read_backbone_meta(tmp_path / member)["architecture"]["num_outputs"] == len(videos.classes)
+        assert BackboneDescription.read(tmp_path / member).num_outputs == len(videos.classes)
 
 
 def test_members_of_a_pool_learn_tags_each_by_itself(videos, tmp_path, monkeypatch):
@@ -141,8 +142,8 @@ def test_a_share_of_the_videos_is_kept_from_the_backbones(videos, tmp_path, monk
 def test_trimmed_clips_are_those_with_evidence_and_know_no_background(videos, tmp_path):
     config = dataclasses.replace(BRIEF, labels="trimmed")
     train_backbones(config, videos, [COARSE], tmp_path, LocalContext())
-    meta = read_backbone_meta(tmp_path / COARSE)
-    assert meta["labels"] == list(videos.classes) and meta["training"]["labels"] == "trimmed"
+    origin = BackboneDescription.read(tmp_path / COARSE).origin
+    assert origin.labels == videos.classes and origin.training["labels"] == "trimmed"
     samples = backbone_training.decode_samples(videos, [component(COARSE)], "trimmed", config, LocalContext())
     evidence = sum(label >= 0 for record in videos.split("train") for label in record.step_labels or ())
     assert len(samples.targets) == evidence and (samples.targets.sum(axis=1) == 1).all()
@@ -169,7 +170,7 @@ def test_a_corrupt_video_is_left_out_and_all_corrupt_is_an_error(videos, tmp_pat
         content = b"nothing" if record == records[0] else videos.video_path(record).read_bytes()
         broken.video_path(record).write_bytes(content)
     said = train_backbones(BRIEF, broken, [COARSE], tmp_path / "one", LocalContext())
-    assert list(said["skipped"]) == [str(broken.video_path(records[0]))]
+    assert list(said.skipped) == [str(broken.video_path(records[0]))]
     for record in records:
         broken.video_path(record).write_bytes(b"nothing")
     with pytest.raises(DataError, match="not one training video"):
@@ -225,7 +226,7 @@ for backbone, _ in made:
     for name, value in backbone.named_parameters():
         digest.update(value.detach().numpy().tobytes())
     digest.update(backbone.input_mean.numpy().tobytes() + backbone.input_std.numpy().tobytes())
-print(json.dumps([digest.hexdigest(), context.reports, len(said["trained"]), again["kept"] == names]))
+print(json.dumps([digest.hexdigest(), context.reports, len(said.trained), again.kept == tuple(names)]))
 torch.distributed.destroy_process_group()
 """
 

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from paretovid.trainables.backbones.catalog import component, load_backbone, save_backbone
+from paretovid.trainables.backbones.description import BackboneOrigin
 from paretovid.trainables.backbones.spec import ComponentSpec
 from paretovid.trainables.backbones.weights import build_with_weights, fetch, read_tensors
 from paretovid.trainables.errors import DataError, UsageError
@@ -83,15 +84,17 @@ def test_what_does_not_fit_is_listed(published: dict[str, Tensor], tmp_path: Pat
     wrong["layer1.fused.conv.weight"] = torch.zeros(32, 3, 3, 3)
     with pytest.raises(DataError) as error:
         build_with_weights(SPEC, saved(tmp_path, wrong))
-    told = error.value.message
-    assert "do not fit yamnet@64x96" in told
-    assert "missing: layer2.depthwise_conv.conv.weight;" in told
-    assert "unexpected: layer15.conv.weight;" in told
-    assert "layer1.fused.conv.weight [32, 3, 3, 3] instead of [32, 1, 3, 3]" in told
+    text = error.value.message
+    assert "do not fit yamnet@64x96" in text
+    assert "missing: layer2.depthwise_conv.conv.weight;" in text
+    assert "unexpected: layer15.conv.weight;" in text
+    assert "layer1.fused.conv.weight [32, 3, 3, 3] instead of [32, 1, 3, 3]" in text
     assert "yamnet.pth" in error.value.hint
 
 
-def test_weights_of_another_network_are_told_briefly(published: dict[str, Tensor], tmp_path: Path) -> None:
+def test_weights_of_another_network_are_reported_briefly(
+    published: dict[str, Tensor], tmp_path: Path
+) -> None:
     with pytest.raises(DataError, match=r"missing: .* and \d+ more; unexpected: .* and \d+ more") as error:
         build_with_weights(component("shufflenet_3d@16x112"), saved(tmp_path, published))
     assert len(error.value.message) < 1000
@@ -130,8 +133,8 @@ def test_tensors_that_are_no_state_dict(content: Any, tmp_path: Path) -> None:
 def test_without_weights_the_error_says_what_to_get() -> None:
     with pytest.raises(UsageError, match="yamnet@64x96 needs weights") as error:
         build_with_weights(SPEC, None)
-    for told in ("yamnet.pth", "w-hc/torch_audioset", "backbones.weights.audio=", "docs/backbones.md"):
-        assert told in error.value.hint
+    for text in ("yamnet.pth", "w-hc/torch_audioset", "backbones.weights.audio=", "docs/backbones.md"):
+        assert text in error.value.hint
 
 
 def test_random_weights_are_the_same_everywhere_and_move_no_seed(tmp_path: Path) -> None:
@@ -160,9 +163,9 @@ def test_features_of_random_weights_fit_into_half_precision(name: str) -> None:
 
 def test_a_loaded_backbone_survives_its_folder(published: dict[str, Tensor], tmp_path: Path) -> None:
     backbone, origin = build_with_weights(SPEC, saved(tmp_path, published))
-    save_backbone(tmp_path / "kept", SPEC.name, backbone, {"training": origin})
-    loaded, meta = load_backbone(tmp_path / "kept")
-    assert meta["training"] == origin
+    save_backbone(tmp_path / "kept", SPEC.name, backbone, BackboneOrigin(training=origin))
+    loaded, described = load_backbone(tmp_path / "kept")
+    assert described.origin.training == origin
     sound = torch.randn(2, 64, 96)
     with torch.no_grad():
         assert torch.equal(loaded(sound), backbone(sound))

@@ -80,14 +80,14 @@ def test_all_frames_are_seen_if_nothing_stops():
 
 def test_a_video_stops_at_the_first_gate_that_is_sure_enough_and_at_its_end():
     method, split = with_gates(frame_exit(max_frames=4), [-1.0, 1.0, 3.0]), synthetic_split()
-    for threshold, looks in ((0.1, 1), (0.5, 2), (0.9, 3), (0.99, 4)):
+    for threshold, reads in ((0.1, 1), (0.5, 2), (0.9, 3), (0.99, 4)):
         outcome = run_cached(method, split, {"exit_threshold": threshold})
-        expected = split.num_steps.clamp(max=looks)
+        expected = split.num_steps.clamp(max=reads)
         assert torch.equal((outcome.decisions == 2).sum(dim=1), expected)
         assert torch.equal(outcome.calls["frame_exit.projection"], expected)
         assert outcome.calls["frame_exit.classifier"].tolist() == [1] * len(expected)
         # At a video's last frame there is nothing to decide.
-        asked = torch.minimum(split.num_steps.clamp(max=4) - 1, torch.tensor(looks))
+        asked = torch.minimum(split.num_steps.clamp(max=4) - 1, torch.tensor(reads))
         assert torch.equal(outcome.calls["frame_exit.gate"], asked)
 
 
@@ -110,19 +110,19 @@ def test_a_higher_bar_never_costs_less():
         assert bool((spent[-1] > spent[0]).any())
 
 
-def test_confidence_stops_where_it_is_reached_and_pays_a_classifier_per_look():
+def test_confidence_stops_where_it_is_reached_and_pays_a_classifier_per_read():
     method, split = trained(), synthetic_split(num_videos=32)
     outcome = run_cached(method, split, {**NEVER, "min_confidence": 0.8})
-    looks = (outcome.decisions == 2).sum(dim=1)
-    assert len(set(looks.tolist())) > 2
-    assert torch.equal(outcome.calls["frame_exit.classifier"], looks)
+    reads = (outcome.decisions == 2).sum(dim=1)
+    assert len(set(reads.tolist())) > 2
+    assert torch.equal(outcome.calls["frame_exit.classifier"], reads)
     assert not outcome.calls["frame_exit.gate"].any()
     sure = outcome.scores.amax(dim=1) >= 0.8
-    assert torch.equal(sure | (looks == split.num_steps), torch.ones_like(sure))
+    assert torch.equal(sure | (reads == split.num_steps), torch.ones_like(sure))
     both = run_cached(method, split, {"exit_threshold": 0.5, "min_confidence": 0.8})
     gates = run_cached(method, split, {})
     assert torch.equal(
-        (both.decisions == 2).sum(dim=1), torch.minimum(looks, (gates.decisions == 2).sum(dim=1))
+        (both.decisions == 2).sum(dim=1), torch.minimum(reads, (gates.decisions == 2).sum(dim=1))
     )
 
 
@@ -168,11 +168,11 @@ def test_gates_learn_to_stop_below_epsilon():
 
 def test_a_higher_beta_stops_earlier():
     split = synthetic_split(num_videos=64, seed=2)
-    looks = [
+    reads = [
         float((run_cached(trained(beta=beta), split, {}).decisions == 2).sum(dim=1).float().mean())
         for beta in (1e-4, 1e-2, 1.0)
     ]
-    assert looks[0] > looks[1] + 0.3 > looks[2] + 0.6
+    assert reads[0] > reads[1] + 0.3 > reads[2] + 0.6
 
 
 def test_the_gates_loss_reaches_the_gates_alone():
@@ -190,9 +190,9 @@ def test_the_gates_loss_reaches_the_gates_alone():
 
 def test_only_a_run_to_the_end_answers_others_and_none_twice():
     method, split = trained(thresholds=(0.3, 0.5, 0.9, 1.0)), synthetic_split()
-    natural, never = method.settings()
-    assert (natural, never) == ({"exit_threshold": 0.5}, NEVER)
-    for setting in ({}, natural, {**NEVER, "min_confidence": 0.9}):
+    default, never = method.settings()
+    assert (default, never) == ({"exit_threshold": 0.5}, NEVER)
+    for setting in ({}, default, {**NEVER, "min_confidence": 0.9}):
         assert method.stop_points(run_cached(method, split, setting), setting) == []
     answered = [setting for setting, _ in method.stop_points(run_cached(method, split, never), never)]
     under_caps = [setting for setting in answered if "max_gflops" in setting]

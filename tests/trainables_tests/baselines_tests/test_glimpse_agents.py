@@ -30,11 +30,11 @@ def test_a_price_teaches_to_stop(name):
 @both
 def test_a_lower_threshold_never_looks_longer(name):
     method, split = synthetic_method(name), synthetic_split(num_videos=16)
-    looks = [
+    reads = [
         run_cached(method, split, {"stop_threshold": t}).calls[f"{name}.step"] for t in (0.3, 0.5, 0.6, 1.0)
     ]
-    assert all(bool((later >= earlier).all()) for earlier, later in itertools.pairwise(looks))
-    assert bool((looks[-1] == 10).all())
+    assert all(bool((later >= earlier).all()) for earlier, later in itertools.pairwise(reads))
+    assert bool((reads[-1] == 10).all())
 
 
 def test_fast_forward_moves_by_its_jumps():

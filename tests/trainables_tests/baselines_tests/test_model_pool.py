@@ -15,14 +15,16 @@ def test_no_choice_of_one_member_is_right_more_often_than_the_oracle() -> None:
     oracle, single = (synthetic_method(name, {}) for name in ("model_oracle", "single_model"))
     assert isinstance(oracle, ModelOracle) and isinstance(single, SingleModel)
     split = synthetic_split(num_videos=64, seed=3)
-    truth = split.targets.numpy()
+    ground_truth = split.targets.numpy()
     members = [run_cached(single, split, {"member": k, "clips": 3}) for k in range(len(oracle.pool.pool))]
     right = torch.stack([m.scores.argmax(-1) == split.targets.argmax(-1) for m in members])
     found = {p: run_cached(oracle, split, {"price": p, "clips": 3}) for p in (0.0, 0.5, 100.0)}
     best = float(right.any(dim=0).double().mean())
-    assert max(top1(m.scores.numpy(), truth) for m in members) < best
+    assert max(top1(m.scores.numpy(), ground_truth) for m in members) < best
     # Up to a price of one mistake for the whole pool it is never worth one.
-    assert top1(found[0.0].scores.numpy(), truth) == top1(found[0.5].scores.numpy(), truth) == best
+    assert (
+        top1(found[0.0].scores.numpy(), ground_truth) == top1(found[0.5].scores.numpy(), ground_truth) == best
+    )
     cheapest = torch.where(right.any(dim=0), right.int().argmax(dim=0), 0)
     decided = found[0.5].decisions.amax(dim=1) - 1
     assert (decided == cheapest)[right.any(dim=0)].all()

@@ -24,8 +24,8 @@ from paretovid.trainables.testing import (
 )
 
 
-def telling_case() -> tuple[TopK, FeatureSplit]:
-    """Two videos whose coarse features tell nothing but at a few steps, and a head that knows those."""
+def salient_case() -> tuple[TopK, FeatureSplit]:
+    """Two videos whose coarse features say nothing but at a few steps, and a head that knows those."""
     method = synthetic_method("top_k")
     assert isinstance(method, TopK)
     head = method.get_submodule("coarse.heads.coarse.1")
@@ -54,8 +54,8 @@ def telling_case() -> tuple[TopK, FeatureSplit]:
         (5, [[0, 1, 2, 6, 8], [0, 1, 2, 3]]),
     ],
 )
-def test_the_most_telling_steps_are_looked_at_and_averaged(num_frames, expected):
-    method, split = telling_case()
+def test_the_most_salient_steps_are_looked_at_and_averaged(num_frames, expected):
+    method, split = salient_case()
     for each in (split, padded_by(split, 3)):
         outcome = run_cached(method, each, {"num_frames": num_frames})
         assert [(row == 2).nonzero().flatten().tolist() for row in outcome.decisions] == expected
@@ -68,7 +68,7 @@ def test_the_most_telling_steps_are_looked_at_and_averaged(num_frames, expected)
         torch.testing.assert_close(outcome.scores, torch.stack(by_hand))
 
 
-def test_every_step_is_paid_cheaply_and_the_chosen_dearly():
+def test_every_step_is_paid_cheaply_and_the_chosen_at_full_cost():
     method, split = synthetic_method("top_k"), synthetic_split()
     calls = run_cached(method, split, {"num_frames": 3}).calls
     for name in ("synthetic_coarse@1", "top_k.coarse_head"):
@@ -87,11 +87,11 @@ def test_more_frames_never_cost_less():
     assert bool((costs[-1] > costs[0]).any())
 
 
-def test_the_natural_setting_is_eight_frames():
+def test_the_default_setting_is_eight_frames():
     method, split = synthetic_method("top_k"), synthetic_split()
-    natural, eight = run_cached(method, split, {}), run_cached(method, split, {"num_frames": 8})
-    assert torch.equal(natural.scores, eight.scores) and torch.equal(natural.decisions, eight.decisions)
-    assert int((natural.decisions[0] == 2).sum()) == 8
+    default, eight = run_cached(method, split, {}), run_cached(method, split, {"num_frames": 8})
+    assert torch.equal(default.scores, eight.scores) and torch.equal(default.decisions, eight.decisions)
+    assert int((default.decisions[0] == 2).sum()) == 8
 
 
 def test_of_equals_the_earlier_comes_first():

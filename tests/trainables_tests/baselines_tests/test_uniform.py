@@ -101,7 +101,7 @@ def test_the_memory_counts_for_one_half():
     torch.testing.assert_close(fused, (frames + torch.stack(by_hand)) / 2)
 
 
-def test_a_memory_of_a_step_is_a_cheap_look_and_a_frame_a_dear_one():
+def test_a_memory_of_a_step_is_a_cheap_read_and_a_frame_an_expensive_one():
     split = synthetic_split()
     method = synthetic_method("uniform", {"memory": {"frames": 4, "kind": "audio"}})
     decisions = run_cached(method, split, {"num_frames": 1}).decisions

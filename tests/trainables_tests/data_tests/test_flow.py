@@ -1,4 +1,4 @@
-"""Optical flow of clips: direction, size, and the seconds it takes, which are told apart."""
+"""Optical flow of clips: direction, size, and the seconds it takes, which are counted apart."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_what_stands_still_has_none_and_what_is_too_fast_is_cut() -> None:
     assert fast.max() == ZERO + 127
 
 
-def test_a_reader_gives_flow_and_tells_its_seconds_apart(tmp_path: Path) -> None:
+def test_a_reader_gives_flow_and_counts_its_seconds_apart(tmp_path: Path) -> None:
     config = MovingDigitsConfig(step_seconds=1.0, min_seconds=4.0, max_seconds=4.0)
     video = tmp_path / make_video(config, tmp_path, "test", 6).path
     together = read_all_steps(video, {"flow": SPEC}, step_seconds=1.0)["flow"]

@@ -65,7 +65,7 @@ def test_an_object_is_read_whole_in_part_and_as_a_file(bucket: str) -> None:
     assert not path.exists()
 
 
-def test_a_download_goes_on_where_the_connection_was_lost(
+def test_a_download_resumes_where_the_connection_was_lost(
     bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = np.random.default_rng(0).bytes(4 * 2**20)

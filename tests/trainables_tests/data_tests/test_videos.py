@@ -27,7 +27,7 @@ SILENCE = math.log(1e-4)
 
 
 def shade(number: int) -> int:
-    """Grey of a frame, telling its number."""
+    """Grey of a frame, which is its number."""
     return 20 + 6 * number
 
 
@@ -164,11 +164,11 @@ def test_silence_on_the_scale_of_audioset(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "message"),
     [({"short_side": 8}, "a square of 16"), ({"span_seconds": -1.0}, "span_seconds is -1")],
 )
-def test_an_input_that_cannot_be(fields: dict[str, Any], told: str) -> None:
-    with pytest.raises(UsageError, match=told):
+def test_an_input_that_cannot_be(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         InputSpec(kind="snippet", size=16, num_frames=2, **fields)
 
 
@@ -278,7 +278,7 @@ def test_a_file_that_cannot_be_trusted_to_seek_is_read_from_its_start(
     path = write(tmp_path / "late.mkv", regular(128), pictures=pictures, codec_options=options)
     in_order = read_all_steps(path, {"frame": FRAME}, step_seconds=0.5)["frame"]
     move = VideoReader._move_to
-    # A container that ends up a key frame further than it was told to.
+    # A container that ends up a key frame further than it was asked to.
     monkeypatch.setattr(VideoReader, "_move_to", lambda self, stamp: move(self, stamp + 1000))
     with VideoReader(path, step_seconds=0.5) as reader:
         for step in (9, 2, 12, 3):

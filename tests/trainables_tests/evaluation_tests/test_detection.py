@@ -39,7 +39,7 @@ def known(events: Sequence[Any], ambiguous: Sequence[Any] | None = None) -> Grou
 
 ONE = [[event(0, 10)]]
 CASES = {
-    # Detections, truth, ambiguous segments, threshold, and what thumos, thumos_11_point and activitynet say.
+    # Detections, ground truth, ambiguous segments, threshold, and what thumos, thumos_11_point and activitynet say.
     "exact": ([[found(0, 10, 1)]], ONE, None, 0.5, (1, 1, 1)),
     "no detection": ([[]], ONE, None, 0.5, (0, 0, 0)),
     "other class only": ([[found(0, 10, 1, label=1)]], ONE, None, 0.5, (0, 0, 0)),
@@ -101,8 +101,8 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("evaluator", EVALUATORS)
 def test_hand_made_cases(case: str, evaluator: str):
-    detections, truth, ambiguous, threshold, expected = CASES[case]
-    said = map_iou(detections, known(truth, ambiguous), [threshold], evaluator)  # type: ignore[arg-type]
+    detections, ground_truth, ambiguous, threshold, expected = CASES[case]
+    said = map_iou(detections, known(ground_truth, ambiguous), [threshold], evaluator)  # type: ignore[arg-type]
     order = ("thumos", "thumos_11_point", "activitynet")
     assert said == {map_iou_name([threshold]): pytest.approx(expected[order.index(evaluator)])}
 
@@ -147,7 +147,7 @@ def test_overlap_is_intersection_over_union():
         (([[found(5, 5, 1)]], known(ONE), [0.5]), DataError, "ends before it starts"),
     ],
 )
-def test_what_cannot_be_evaluated_is_told(arguments, error, message):
+def test_what_cannot_be_evaluated_is_reported(arguments, error, message):
     with pytest.raises(error) as caught:
         map_iou(*arguments)
     assert message in str(caught.value)
@@ -155,7 +155,7 @@ def test_what_cannot_be_evaluated_is_told(arguments, error, message):
 
 def random_case(seed: int, videos: int = 12) -> tuple[list[list[Detection]], list[list[Event]]]:
     rng = np.random.default_rng(seed)
-    truth = [
+    ground_truth = [
         [event(s, s + rng.uniform(1, 6), int(rng.integers(3))) for s in (0, 10, 20)] for _ in range(videos)
     ]
     detections = [
@@ -164,9 +164,9 @@ def random_case(seed: int, videos: int = 12) -> tuple[list[list[Detection]], lis
             for e in events
             for label in (e.label, int(rng.integers(3)))
         ]
-        for events in truth
+        for events in ground_truth
     ]
-    return detections, truth
+    return detections, ground_truth
 
 
 def drawn(each: Sequence[Any], counts: Sequence[int]) -> list[Any]:
@@ -178,12 +178,12 @@ def test_a_resample_is_the_map_of_the_videos_that_it_draws(vague: bool):
     detections, events = random_case(0)
     ambiguous = [[(9.0, 16.0)] if vague else [] for _ in events]
     counts = np.array([[1] * 12, [0, 1] * 6, [1, 0, 0] * 4])
-    truth = known(events, ambiguous)
-    resampled = resampled_map_iou(detections, truth, THUMOS_THRESHOLDS, counts.astype(np.float32))
+    ground_truth = known(events, ambiguous)
+    resampled = resampled_map_iou(detections, ground_truth, THUMOS_THRESHOLDS, counts.astype(np.float32))
     for value, row in zip(resampled, counts, strict=True):
         direct = map_iou(drawn(detections, row), known(drawn(events, row), drawn(ambiguous, row)))
         assert value == pytest.approx(direct["map_iou_0.1_0.7"], abs=1e-6)
-    assert (map_iou(detections, truth) != map_iou(detections, known(events))) == vague
+    assert (map_iou(detections, ground_truth) != map_iou(detections, known(events))) == vague
 
 
 def test_copies_of_a_video_share_their_mean_precision():
@@ -250,7 +250,7 @@ def test_both_releases_of_thumos_on_random_cases_full_of_equal_scores(seed: int)
     detections, events = random_case(seed)
     few = [[dataclasses.replace(d, score=float(rng.integers(3))) for d in found] for found in detections]
     ambiguous = [[(12.0, 13.0)] if rng.random() < 0.5 else [] for _ in events]
-    truth = known([[e for e in each if e.label == 0] for each in events], ambiguous)
+    ground_truth = known([[e for e in each if e.label == 0] for each in events], ambiguous)
     for evaluator, updated in (("thumos", True), ("thumos_11_point", False)):
-        said = map_iou(few, truth, [0.3], evaluator)["map_iou_0.3"]  # type: ignore[arg-type]
+        said = map_iou(few, ground_truth, [0.3], evaluator)["map_iou_0.3"]  # type: ignore[arg-type]
         assert said == pytest.approx(as_released(few, events, ambiguous, 0.3, updated=updated))

@@ -93,12 +93,14 @@ def test_why_reading_ended_is_a_share_of_the_videos():
 
 
 def test_detections_are_measured_against_the_instances_and_come_first():
-    truth = GroundTruth(events=[[Event(label=0, start_seconds=0, end_seconds=10)]] * 4, ambiguous=[[]] * 4)
+    ground_truth = GroundTruth(
+        events=[[Event(label=0, start_seconds=0, end_seconds=10)]] * 4, ambiguous=[[]] * 4
+    )
     found = measured(detections=((FOUND,), (FOUND,), (FOUND,), ()))
-    figures = figures_of(found, instances=truth)
-    assert found.metrics(TARGETS, STEPS, instances=truth).objective == "map_iou_0.1_0.7"
+    figures = figures_of(found, instances=ground_truth)
+    assert found.metrics(TARGETS, STEPS, instances=ground_truth).objective == "map_iou_0.1_0.7"
     assert next(iter(figures)) == "map_iou_0.1_0.7" and figures["map_iou_0.1_0.7"] == pytest.approx(0.75)
-    assert "map_iou_0.1_0.7" not in figures_of(measured(), instances=truth)
+    assert "map_iou_0.1_0.7" not in figures_of(measured(), instances=ground_truth)
 
 
 def test_several_labels_a_video_have_the_figures_of_their_own_evaluation():
@@ -199,7 +201,7 @@ def test_a_run_answers_its_setting_and_further_ones_those_under_a_cap_last():
     assert asked(Asked(), expand=False) == [{"k": 1.0}, {"k": 2.0}]
 
 
-def test_caps_that_go_on_cheaply_are_run_for_the_first_setting_behind_all_others():
+def test_caps_that_continue_cheaply_are_run_for_the_first_setting_behind_all_others():
     method = Asked()
     method.inference_knobs = KNOBS_WITH_CHEAP  # type: ignore[misc]
     cheap = {"k": 1.0, "max_gflops": 1.0, "cap_rule": "cheap"}
@@ -208,7 +210,7 @@ def test_caps_that_go_on_cheaply_are_run_for_the_first_setting_behind_all_others
     assert asked(method, expand=False) == [{"k": 1.0}, {"k": 2.0}]
 
 
-def test_each_setting_starts_unpaid_and_only_an_oracle_is_told_the_truth():
+def test_each_setting_starts_unpaid_and_only_an_oracle_gets_the_ground_truth():
     method, oracle = Asked(), Asked(deployable=False)
     asked(method, step_seconds=0.5)
     asked(oracle)
@@ -227,9 +229,9 @@ def test_true_instances_are_cut_to_the_video_and_have_to_be_there():
         events=(Event(label=1, start_seconds=5, end_seconds=99),),
         ambiguous=((8.0, 12.0), (11.0, 12.0)),
     )
-    truth = true_instances(dataset, [record])
-    assert truth.events == ((Event(label=1, start_seconds=5, end_seconds=10),),)
-    assert truth.ambiguous == (((8.0, 10.0),),)
+    ground_truth = true_instances(dataset, [record])
+    assert ground_truth.events == ((Event(label=1, start_seconds=5, end_seconds=10),),)
+    assert ground_truth.ambiguous == (((8.0, 10.0),),)
     record.events = ()
     with pytest.raises(DataError, match="some says of no video when something happens"):
         true_instances(dataset, [record])

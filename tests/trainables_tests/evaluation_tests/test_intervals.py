@@ -78,7 +78,7 @@ def test_a_video_drawn_k_times_counts_k_times_with_its_mean_precision():
     assert resampled_maps(scores, targets, weights) == pytest.approx([1.5 / 3.5, 2 / 3])
 
 
-def test_an_interval_holds_95_percent_of_the_resamples_unless_told_otherwise():
+def test_an_interval_holds_95_percent_of_the_resamples_unless_set_otherwise():
     scores, targets = random_case()
     weights = resample_weights(30, 1000)
     values = resampled_maps(scores, targets, weights)
@@ -91,18 +91,18 @@ def test_an_interval_holds_95_percent_of_the_resamples_unless_told_otherwise():
 
 def test_an_interval_of_detections_holds_95_percent_of_theirs():
     found = detections(*([True, False, True] * 10))
-    truth = GroundTruth(events=[one_instance(0)] * 30, ambiguous=[[]] * 30)
+    ground_truth = GroundTruth(events=[one_instance(0)] * 30, ambiguous=[[]] * 30)
     weights = resample_weights(30, 1000)
-    values = resampled_map_iou(found, truth, THUMOS_THRESHOLDS, weights)
+    values = resampled_map_iou(found, ground_truth, THUMOS_THRESHOLDS, weights)
     assert len(set(values.round(6))) > 100
     wide, narrow = np.quantile(values, [0.025, 0.975]), np.quantile(values, [0.1, 0.9])
-    assert detection_interval(found, truth, weights) == pytest.approx(wide)
-    assert detection_interval(found, truth, weights, level=0.8) == pytest.approx(narrow)
+    assert detection_interval(found, ground_truth, weights) == pytest.approx(wide)
+    assert detection_interval(found, ground_truth, weights, level=0.8) == pytest.approx(narrow)
 
 
 def test_a_class_that_a_resample_of_detections_misses_is_left_out():
     found = detections(True, True)
-    truth = GroundTruth(events=[one_instance(0), one_instance(1)], ambiguous=[[], []])
+    ground_truth = GroundTruth(events=[one_instance(0), one_instance(1)], ambiguous=[[], []])
     weights = np.array([[1.0, 1.0], [2.0, 0.0], [0.0, 2.0], [0.0, 0.0]], np.float32)
     # Class 0 is found in video 0 (and once where it is not, after that); class 1 nowhere.
-    assert resampled_map_iou(found, truth, [0.5], weights) == pytest.approx([0.5, 1.0, 0.0, 0.0])
+    assert resampled_map_iou(found, ground_truth, [0.5], weights) == pytest.approx([0.5, 1.0, 0.0, 0.0])

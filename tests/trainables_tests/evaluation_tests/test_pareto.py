@@ -89,12 +89,12 @@ def test_the_bend_is_measured_from_the_cheapest_to_the_best_point_of_the_front()
     assert knee([0.0, 1.0, 2.0, 4.0], [0.0, 0.5, 0.75, 1.0]) == 1, "of equals the cheaper one"
 
 
-def test_a_corner_that_all_have_stated_is_the_largest_of_them_and_else_it_is_the_dearest_point() -> None:
+def test_a_corner_that_all_have_is_the_largest_of_them_and_else_it_is_the_most_expensive_point() -> None:
     near, far = Reference(quality=0.2, gflops=5.0), Reference(quality=0.1, gflops=3.0)
     assert reference_of([near, far], 99.0) == Reference(quality=0.1, gflops=5.0)
     assert reference_of([near], 99.0) == near
-    for stated in ([near, None], [None], []):
-        assert reference_of(stated, 99.0) == Reference(quality=0.0, gflops=99.0)
+    for corners in ([near, None], [None], []):
+        assert reference_of(corners, 99.0) == Reference(quality=0.0, gflops=99.0)
     assert near.to_json("map") == {"map": 0.2, "gflops": 5.0}
 
 

@@ -114,7 +114,7 @@ def test_the_objective_is_found_by_its_name_alone() -> None:
 
 
 def test_a_file_of_before_versions_is_read() -> None:
-    """Keys that came later may be missing, and the objective is mAP where none is stated."""
+    """Keys that came later may be missing, and the objective is mAP where none is given."""
     old = document()
     for name in ("version", "digest", "objective", "training_config", "torch_version", "parameters"):
         del old[name]

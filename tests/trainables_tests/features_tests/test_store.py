@@ -12,41 +12,56 @@ import pytest
 import torch
 
 from paretovid.trainables.backbones.catalog import component, family, load_backbone, save_backbone
+from paretovid.trainables.backbones.description import BackboneOrigin
 from paretovid.trainables.data.video_keys import video_key
 from paretovid.trainables.data.videos import read_all_steps
 from paretovid.trainables.errors import DataError, StaleFeaturesError, UsageError
 from paretovid.trainables.features import store as store_module
 from paretovid.trainables.features.extract import compute_features, extract_shard, headers
+from paretovid.trainables.features.index import FeaturesHeader
 from paretovid.trainables.features.store import (
     _DETERMINING_CODE,
     FeatureStore,
     _digest,
     describes_shard,
     feature_code_version,
+    features_header,
     finish,
-    header_fingerprint,
     load_padded,
+    read_shard_description,
     shard_files,
     shard_is_whole,
     skipped_videos,
     write_shard,
 )
+from paretovid.trainables.plugins.catalog import plugin_digest, use_plugins
 
 COARSE = family("small")["coarse"]
+HEADER = FeaturesHeader(
+    component=COARSE,
+    dataset="some",
+    dataset_fingerprint="3a46fd007c08",
+    weights_sha256="ab" * 32,
+    video_share=0.5,
+    sampling={"kind": "frame", "step_seconds": 0.5},
+    dtype="float16",
+    precision="bfloat16",
+    code_version="270bbd0050a7",
+)
 
 
 @pytest.fixture
 def backbone(tmp_path):
     """A folder with an untrained coarse backbone."""
     torch.manual_seed(0)
-    save_backbone(tmp_path / "backbone", COARSE, component(COARSE).build(3).eval(), {})
+    save_backbone(tmp_path / "backbone", COARSE, component(COARSE).build(3).eval())
     return tmp_path / "backbone"
 
 
 def extracted(videos, backbone: Path, root: Path, dtype: str = "float32") -> Path:
     """A store over two shards."""
     header = headers(videos, {COARSE: backbone}, dtype)[COARSE]
-    folder = root / f"{COARSE}@{header_fingerprint(header)}"
+    folder = root / f"{COARSE}@{header.fingerprint}"
     for index, records in enumerate((videos.records[:7], videos.records[7:])):
         assert extract_shard(videos, records, {COARSE: backbone}, {COARSE: folder}, index, dtype) == []
     finish(folder, header, 2)
@@ -102,7 +117,7 @@ def test_a_shard_that_is_whole_is_not_made_again(videos, backbone, tmp_path):
 
 
 @pytest.mark.parametrize("harm", ["byte", "short", "gone", "index", "no JSON", "no header", "no index"])
-def test_damage_is_refused_with_the_command_that_mends_it(videos, backbone, tmp_path, harm):
+def test_damage_is_refused_with_the_command_that_repairs_it(videos, backbone, tmp_path, harm):
     folder = extracted(videos, backbone, tmp_path / "features" / "moving_digits")
     shard, index = folder / "shard_00001.npy", folder / "index.json"
     content = shard.read_bytes()
@@ -131,7 +146,7 @@ def test_damage_is_refused_with_the_command_that_mends_it(videos, backbone, tmp_
     assert re.search(said.get(harm, "missing" if harm == "gone" else "damaged|changed"), error.value.message)
     if harm in ("byte", "short", "gone"):
         extracted(videos, backbone, tmp_path / "features" / "moving_digits")
-        assert len(FeatureStore.open(folder)) == len(videos.records), "the command mends it"
+        assert len(FeatureStore.open(folder)) == len(videos.records), "the command repairs it"
 
 
 def test_a_byte_that_turns_after_the_first_opening_is_noticed_at_the_next(videos, backbone, tmp_path):
@@ -173,9 +188,11 @@ def test_what_was_checked_is_not_read_again_until_it_changes(videos, backbone, t
 
 
 def test_precision_type_and_share_are_part_of_the_fingerprint(videos, backbone, tmp_path):
-    save_backbone(tmp_path / "half", COARSE, load_backbone(backbone)[0], {"training": {"video_share": 0.5}})
+    save_backbone(
+        tmp_path / "half", COARSE, load_backbone(backbone)[0], BackboneOrigin(training={"video_share": 0.5})
+    )
     found = [
-        header_fingerprint(headers(videos, {COARSE: folder}, dtype, precision)[COARSE])
+        headers(videos, {COARSE: folder}, dtype, precision)[COARSE].fingerprint
         for folder, dtype, precision in (
             (backbone, "float32", "float32"),
             (backbone, "float16", "float32"),
@@ -192,7 +209,9 @@ NO_PART_IN_FEATURES = {
     "cost.py": "counts, computes nothing",
     "data/dataset.py": "names, lengths and labels, which the fingerprint of the data set holds",
     "data/s3.py": "brings bytes as they are",
+    "backbones/description.py": "what is written beside the weights",
     "errors.py": "words",
+    "features/index.py": "what is written beside the rows",
     "documents.py": "reads and writes JSON",
     "features/store.py": "writes rows as they are; what it says of them is its header",
     "data/video_keys.py": "the hash of a video's id, for the data set",
@@ -249,20 +268,45 @@ def test_a_change_of_any_of_these_files_is_another_version(tmp_path, monkeypatch
         feature_code_version.cache_clear()
 
 
+PLUGIN = """
+import dataclasses
+from paretovid.trainables.backbones.catalog import component, register_family
+register_family({name!r}, {{"fine": dataclasses.replace(component("resnet8_w16@64"), name="{name}@64")}})
+"""
+
+
+def test_the_code_of_a_plugin_is_part_of_the_features_of_its_backbones_only(videos, no_plugins, tmp_path):
+    before = features_header(videos, COARSE, "weights", "float32")
+    for name in ("mine", "other"):
+        (tmp_path / f"{name}.py").write_text(PLUGIN.format(name=name))
+    use_plugins(["mine", "other"])
+
+    def fingerprints() -> list[str]:
+        plugin_digest.cache_clear()
+        names = (COARSE, "mine@64", "other@64")
+        return [features_header(videos, name, "weights", "float32").fingerprint for name in names]
+
+    built_in, mine, other = fingerprints()
+    assert before.code_version == feature_code_version() and built_in == before.fingerprint
+    (tmp_path / "mine.py").write_text(PLUGIN.format(name="mine") + "WIDTH = 32\n")
+    changed = fingerprints()
+    assert changed[1] != mine and [changed[0], changed[2]] == [built_in, other]
+
+
 def test_other_weights_other_videos_or_other_sampling_are_other_features(videos, backbone, tmp_path):
     folder = extracted(videos, backbone, tmp_path / "features")
     mine = headers(videos, {COARSE: backbone})[COARSE]
     torch.manual_seed(1)
-    save_backbone(tmp_path / "other", COARSE, component(COARSE).build(3).eval(), {})
+    save_backbone(tmp_path / "other", COARSE, component(COARSE).build(3).eval())
     other_weights = headers(videos, {COARSE: tmp_path / "other"})[COARSE]
     other_videos = headers(dataclasses.replace(videos, records=videos.records[1:]), {COARSE: backbone})[
         COARSE
     ]
     other_steps = headers(dataclasses.replace(videos, step_seconds=0.25), {COARSE: backbone})[COARSE]
-    found = {header_fingerprint(h) for h in (mine, other_weights, other_videos, other_steps)}
+    found = {h.fingerprint for h in (mine, other_weights, other_videos, other_steps)}
     assert len(found) == 4
     with pytest.raises(StaleFeaturesError, match="other videos, weights, sampling"):
-        FeatureStore.open(folder, expected=header_fingerprint(other_weights))
+        FeatureStore.open(folder, expected=other_weights.fingerprint)
 
 
 def test_a_video_that_cannot_be_read_is_named_and_has_no_features(videos, backbone, tmp_path):
@@ -302,10 +346,9 @@ def test_a_shard_of_other_videos_is_made_again_and_a_missing_one_is_named(videos
 
 def test_a_fingerprint_is_of_what_is_said_not_of_the_order_in_which_it_is(videos, backbone):
     header = headers(videos, {COARSE: backbone})[COARSE]
-    assert header_fingerprint(dict(reversed(list(header.items())))) == header_fingerprint(header)
-    sampling = header["sampling"]
-    assert isinstance(sampling, dict) and sampling["step_seconds"] == videos.step_seconds
-    assert header["component"] == COARSE
+    other_way = dataclasses.replace(header, sampling=dict(reversed(list(header.sampling.items()))))
+    assert list(other_way.sampling) != list(header.sampling) and other_way.fingerprint == header.fingerprint
+    assert header.sampling["step_seconds"] == videos.step_seconds and header.component == COARSE
 
 
 def test_a_shard_is_described_by_the_videos_that_it_was_asked_for_and_its_width(tmp_path):
@@ -317,8 +360,19 @@ def test_a_shard_is_described_by_the_videos_that_it_was_asked_for_and_its_width(
     described = json.loads((tmp_path / description).read_text())
     assert described["videos"] == {"a": [3, 0, 2]} and described["skipped"] == {"b": "why"}
     assert described["bytes"] == (tmp_path / rows).stat().st_size
-    assert describes_shard(described, ["a", "b"]) and not describes_shard(described, ["a"])
-    assert not describes_shard({**described, "width": 0}, ["a", "b"]), "as earlier versions left them"
+    found = read_shard_description(tmp_path, 3)
+    assert describes_shard(found, ["a", "b"]) and not describes_shard(found, ["a"])
+    for earlier in ({**described, "width": 0}, {k: v for k, v in described.items() if k != "width"}):
+        (tmp_path / description).write_text(json.dumps(earlier))
+        assert not shard_is_whole(tmp_path, 3, ["a", "b"]), "as earlier versions left them"
+    (tmp_path / description).write_text(json.dumps({**described, "version": 2}))
+    for read in (
+        lambda: shard_is_whole(tmp_path, 3, ["a", "b"]),
+        lambda: read_shard_description(tmp_path, 3),
+    ):
+        with pytest.raises(DataError):
+            read()
+    (tmp_path / description).write_text(json.dumps(described))
     assert shard_is_whole(tmp_path, 3, ["a", "b"]) and not shard_is_whole(tmp_path, 2, ["a", "b"])
     (tmp_path / rows).write_bytes(b"other")
     assert not shard_is_whole(tmp_path, 3, ["a", "b"])
@@ -338,5 +392,5 @@ def test_a_store_without_one_video_is_none_and_says_why(tmp_path):
         write_shard(tmp_path, shard, {}, asked=[reason], skipped={reason: reason}, width=4, dtype="float32")
     assert skipped_videos(tmp_path, 2) == {"no file": "no file", "no frame": "no frame"}
     with pytest.raises(DataError, match="not one of 2 videos of some could be read") as error:
-        finish(tmp_path, {"dataset": "some"}, 2)
+        finish(tmp_path, HEADER, 2)
     assert "no file; no frame" in error.value.hint and not (tmp_path / "index.json").exists()

@@ -29,7 +29,7 @@ def test_a_setting_carries_a_rule_only_under_a_cap() -> None:
 def test_a_rule_that_a_method_does_not_know_is_refused_with_the_reason() -> None:
     with pytest.raises(UsageError, match="cap_rule of lstm cannot be 'cheap'") as error:
         Cap.of({"cap_rule": "cheap"}, method_class("lstm"))
-    assert "no cheaper look" in error.value.hint
+    assert "no cheaper read" in error.value.hint
     with pytest.raises(UsageError, match="cannot be 'both'"):
         Cap.of({"cap_rule": "both"}, method_class("lite_eval"))
 
@@ -87,7 +87,7 @@ def test_frames_are_taken_as_long_as_they_fit_and_what_was_paid_before_is_not_pa
     assert taken(3 * frame - 1) == split.num_steps.clamp(max=2).tolist()
     known = {"coarse": torch.tensor([[0, 1]] * len(split.num_steps))}
     assert taken(3 * frame - 2 * MACS["coarse"], known) == split.num_steps.clamp(max=3).tolist()
-    with pytest.raises(UsageError, match="does not pay for one fine look"):
+    with pytest.raises(UsageError, match="does not pay for one fine read"):
         taken(frame - 1)
 
 

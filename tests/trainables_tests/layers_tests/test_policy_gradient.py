@@ -9,11 +9,11 @@ from paretovid.trainables.layers.policy_gradient import margin, returns, rewards
 
 # One video of class 0, four steps; the margins are -0.2, 0.4, 0.1, 0.6.
 SCORES = torch.tensor([[[0.3, 0.5, 0.2], [0.6, 0.2, 0.2], [0.5, 0.4, 0.1], [0.75, 0.15, 0.1]]])
-TRUTH = torch.tensor([[1.0, 0.0, 0.0]])
+TRUE_CLASS = torch.tensor([[1.0, 0.0, 0.0]])
 
 
-def test_the_margin_is_the_truth_minus_the_largest_other_class():
-    torch.testing.assert_close(margin(SCORES, TRUTH), torch.tensor([[-0.2, 0.4, 0.1, 0.6]]))
+def test_the_margin_is_the_true_class_minus_the_largest_other_class():
+    torch.testing.assert_close(margin(SCORES, TRUE_CLASS), torch.tensor([[-0.2, 0.4, 0.1, 0.6]]))
 
 
 def test_with_two_true_classes_their_mean_counts():
@@ -31,7 +31,7 @@ def test_with_two_true_classes_their_mean_counts():
 )
 def test_rewards_of_every_kind(kind, expected):
     scores = SCORES.clone().requires_grad_()
-    reward = rewards(scores, TRUTH, kind)
+    reward = rewards(scores, TRUE_CLASS, kind)
     torch.testing.assert_close(reward, torch.tensor([expected]))
     assert not reward.requires_grad
 

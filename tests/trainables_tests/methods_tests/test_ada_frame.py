@@ -37,7 +37,7 @@ POINTER: dict[str, Any] = {
 }
 
 
-def looks(utilities: list[float], steps: int, **setting: float) -> int:
+def reads(utilities: list[float], steps: int, **setting: float) -> int:
     """After how many of these utilities a run would have stopped."""
     stop = UtilityStop(setting, steps)
     for count, utility in enumerate(utilities, start=1):
@@ -65,22 +65,22 @@ def test_the_patience_is_the_papers():
     ],
 )
 def test_margin_or_patience(utilities, setting, expected):
-    assert looks(utilities, 10, **setting) == expected
+    assert reads(utilities, 10, **setting) == expected
 
 
 def test_algorithm_2_counts_falls_and_runs_at_least_its_patience():
     rule = {"stop_rule": ALGORITHM2, "mu": 0.2}
     # The maximum starts at 0, so that utilities below -mu fall at once; p = 10 // 2 + 1.
-    assert looks([-0.5] * 10, 10, **rule) == 6
-    assert looks([0.6, 0.3, 0.5, 0.3, 0.3, 0.3, 0.3, 0.3], 10, **rule, patience=3) == 5
-    assert looks([0.6, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5], 10, **rule) == 10
+    assert reads([-0.5] * 10, 10, **rule) == 6
+    assert reads([0.6, 0.3, 0.5, 0.3, 0.3, 0.3, 0.3, 0.3], 10, **rule, patience=3) == 5
+    assert reads([0.6, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5], 10, **rule) == 10
 
 
 def test_no_number_of_frames_below_the_patience_under_algorithm_2():
-    """Why it cannot be what the paper's tables were made with: K = 10, mu = 0.2 is told to use 2.46 frames."""
+    """Why it cannot be what the paper's tables were made with: K = 10, mu = 0.2 is said to use 2.46 frames."""
     falling = [1.0 - 0.3 * i for i in range(10)]
-    assert looks(falling, 10, mu=0.2, stop_rule=ALGORITHM2) >= 6
-    assert looks(falling, 10, mu=0.2) == 2
+    assert reads(falling, 10, mu=0.2, stop_rule=ALGORITHM2) >= 6
+    assert reads(falling, 10, mu=0.2) == 2
 
 
 def test_a_place_is_clamped_for_indexing_only():
@@ -89,15 +89,15 @@ def test_a_place_is_clamped_for_indexing_only():
     assert index_of(torch.tensor([0.9, 0.9]), torch.tensor([1, 0])).tolist() == [0, 0]
 
 
-def test_all_settings_but_the_natural_one_come_from_one_walk(monkeypatch):
+def test_all_settings_but_the_default_one_come_from_one_walk(monkeypatch):
     method, split = synthetic_method("ada_frame"), synthetic_split()
     settings = method.settings()
     assert len(settings) == 2 and settings[0]["mu"] == 0.7
-    natural = [
+    default = [
         setting for setting, _ in method.stop_points(run_cached(method, split, settings[0]), settings[0])
     ]
-    assert natural and all(
-        float(setting["max_gflops"]) > 0 for setting in natural
+    assert default and all(
+        float(setting["max_gflops"]) > 0 for setting in default
     )  # its own cuts, nothing of later
     walked = run_cached(method, split, settings[1])
     monkeypatch.setattr(method.agent, "run", None)  # whoever walks again fails
@@ -202,7 +202,7 @@ def test_the_utility_learns_the_return():
     assert method.loss(batch, Progress(1, 2)).parts["utility"] < 0.9 * before
 
 
-def test_utilities_that_are_not_finite_are_told():
+def test_utilities_that_are_not_finite_are_reported():
     method, split = synthetic_method("ada_frame"), synthetic_split()
     assert isinstance(method, AdaFrame)
     with torch.no_grad():
@@ -220,7 +220,7 @@ def test_relative_entropy_is_1_for_no_idea_and_0_for_certainty():
     assert float(relative_entropy(torch.ones(1, 1), False)) == 0
 
 
-def test_entropy_stops_where_it_is_told_to():
+def test_entropy_stops_where_it_is_set_to():
     method, split = synthetic_method("ada_frame"), synthetic_split()
     at_once = run_cached(method, split, {"mu": NEVER, "max_entropy": 1.0})
     assert at_once.calls["ada_frame.step"].tolist() == [1] * len(split.num_steps)
@@ -279,7 +279,7 @@ def test_an_agent_that_knows_its_place_hears_of_it_and_another_does_not():
         long_enough = split.num_steps > 1
         steps = walk.hidden[long_enough]
         # The second frame lies elsewhere in a video than the first, at the same place in every video.
-        told = agent._step(agent.project(torch.ones(1, agent.fine_width)), None, state, torch.tensor([0.0]))[
-            0
-        ]
-        torch.testing.assert_close(steps[:, 0], told.expand_as(steps[:, 0]))
+        located = agent._step(
+            agent.project(torch.ones(1, agent.fine_width)), None, state, torch.tensor([0.0])
+        )[0]
+        torch.testing.assert_close(steps[:, 0], located.expand_as(steps[:, 0]))

@@ -161,7 +161,7 @@ def test_any_sources_in_any_order(sources: tuple[str, ...]) -> None:
     names = [f"gate_offset_{level}" for level in range(1, len(sources))]
     outcome = run_cached(method, split, dict.fromkeys(names, ALWAYS))
     assert torch.equal(outcome.decisions.max(dim=1).values, torch.full((8,), len(sources)))
-    assert method.looks() == ("none", *sources)
+    assert method.reads() == ("none", *sources)
     first = run_cached(method, split, dict.fromkeys(names, NEVER))
     assert {name for name in first.calls if name.startswith("synthetic")} == {f"synthetic_{sources[0]}@1"}
     backbones = {name: count for name, count in outcome.calls.items() if name.startswith("synthetic")}
@@ -318,7 +318,7 @@ def test_a_cap_of_exactly_the_cost_is_kept_and_one_multiply_accumulate_less_is_n
 
 def test_a_cap_below_the_cheapest_answer_says_what_that_costs() -> None:
     method, split = hcms(), synthetic_split()
-    with pytest.raises(UsageError, match="does not pay for one audio look") as error:
+    with pytest.raises(UsageError, match="does not pay for one audio read") as error:
         run_cached(method, split, {"max_gflops": 1e-5})
     enough = float(error.value.hint.split()[4])
     answered = run_cached(method, split, {"max_gflops": enough})
@@ -356,7 +356,7 @@ def test_videos_of_one_step_and_of_unequal_length_alone_and_together() -> None:
 # The control
 
 
-def test_random_levels_run_as_often_as_they_are_told_whatever_the_batch() -> None:
+def test_random_levels_run_as_often_as_asked_whatever_the_batch() -> None:
     method, split = synthetic_method("random_levels"), synthetic_split(num_videos=400)
     outcome = run_cached(method, split, {"usage_1": 0.5, "usage_2": 0.2})
     total = float(split.num_steps.sum())
@@ -397,7 +397,7 @@ def recognizer(tmp_path_factory: pytest.TempPathFactory) -> Recognizer:
     sources = {source: FAMILIES["small"][source] for source in ("audio", "fine", "motion")}
     torch.manual_seed(0)
     for source, name in sources.items():
-        save_backbone(root / source, name, component(name).build(4).eval(), {})
+        save_backbone(root / source, name, component(name).build(4).eval())
     widths = {source: component(name).feature_width for source, name in sources.items()}
     method = build_method("hcms", {}, widths=widths, num_classes=4, multi_label=False)
     save_file({name: value.contiguous() for name, value in method.state_dict().items()}, root / "weights")
@@ -474,7 +474,7 @@ def test_sound_comes_first_and_frames_only_where_a_gate_asks(
     everything = predicted(at(ALWAYS, ALWAYS))
     assert [kind for _, kind in read] == ["logmel"] * steps + ["frame", "snippet"] * steps
     capped = predicted(at(ALWAYS, ALWAYS, max_gflops=everything.gflops / 2))
-    last = max(step for step, look in enumerate(capped.steps) if look != "none")
+    last = max(step for step, word in enumerate(capped.steps) if word != "none")
     assert 0 < last < steps - 1 and max(step for step, _ in read) == last
     assert capped.gflops <= everything.gflops / 2
 
@@ -482,7 +482,7 @@ def test_sound_comes_first_and_frames_only_where_a_gate_asks(
 # What others read
 
 
-def test_usage_counts_every_look_beyond_the_first_source() -> None:
+def test_usage_counts_every_read_beyond_the_first_source() -> None:
     measured = Measured(
         setting={},
         scores=np.array([[0.9, 0.1], [0.2, 0.8]], np.float32),
@@ -504,12 +504,12 @@ def test_offsets_are_evaluated_at_all_gates_together_and_at_each_alone() -> None
 
 
 @pytest.mark.parametrize(
-    ("offsets", "looks"), [((ALWAYS, NEVER), 2), ((ALWAYS, ALWAYS), 3), ((NEVER, ALWAYS), 1)]
+    ("offsets", "reads"), [((ALWAYS, NEVER), 2), ((ALWAYS, ALWAYS), 3), ((NEVER, ALWAYS), 1)]
 )
-def test_an_offset_moves_its_own_gate(offsets: tuple[float, float], looks: int) -> None:
+def test_an_offset_moves_its_own_gate(offsets: tuple[float, float], reads: int) -> None:
     split = synthetic_split()
     decisions = run_cached(hcms(), split, at(*offsets)).decisions
-    assert (decisions[split.mask] == looks).all()
+    assert (decisions[split.mask] == reads).all()
 
 
 def test_an_offset_is_added_to_the_logit_of_use() -> None:
@@ -520,9 +520,9 @@ def test_an_offset_is_added_to_the_logit_of_use() -> None:
             assert isinstance(gate, torch.nn.Linear)
             gate.weight.zero_()
             gate.bias.copy_(torch.tensor([3.0, 1.0]))
-    for offset, looks in ((1.9, 1), (2.1, 3)):
+    for offset, reads in ((1.9, 1), (2.1, 3)):
         decisions = run_cached(method, synthetic_split(), at(offset, offset)).decisions
-        assert (decisions[synthetic_split().mask] == looks).all()
+        assert (decisions[synthetic_split().mask] == reads).all()
 
 
 def test_caps_are_in_units_of_one_step_with_every_source() -> None:
@@ -567,18 +567,18 @@ def test_the_usage_loss_is_weighted_by_lambda() -> None:
 
 
 def test_results_of_a_seed_stay_what_they_are() -> None:
-    """Written down on the day that this test was made; checkpoints must go on loading."""
+    """Written down on the day that this test was made; checkpoints must continue to load."""
     method = hcms()
     losses = train_briefly(method, synthetic_split(num_videos=24, seed=1), steps=20)
     split = synthetic_split(num_videos=12, seed=2)
-    natural = run_cached(method, split, at(0, 0))
+    default = run_cached(method, split, at(0, 0))
     opened = run_cached(method, split, at(2, 1))
     assert (losses[0], losses[-1]) == pytest.approx((1.500594, 0.295308), rel=1e-4)
-    assert natural.scores[0].tolist() == pytest.approx([0.995361, 0.000669, 0.001171, 0.002799], abs=2e-5)
+    assert default.scores[0].tolist() == pytest.approx([0.995361, 0.000669, 0.001171, 0.002799], abs=2e-5)
     assert opened.scores[5].tolist() == pytest.approx([0.001794, 0.000582, 0.000026, 0.997598], abs=2e-5)
-    assert natural.decisions[0].tolist() == [1, 1, 1, 1, 1, 1, 1, 2, 1]
+    assert default.decisions[0].tolist() == [1, 1, 1, 1, 1, 1, 1, 2, 1]
     assert opened.decisions[0].tolist() == [2, 1, 2, 1, 2, 1, 1, 1, 1]
-    assert {name: int(count.sum()) for name, count in natural.calls.items()} == {
+    assert {name: int(count.sum()) for name, count in default.calls.items()} == {
         "synthetic_audio@1": 78,
         "synthetic_fine@1": 20,
         "synthetic_motion@1": 3,

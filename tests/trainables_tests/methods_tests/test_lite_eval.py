@@ -77,7 +77,7 @@ def test_a_higher_gate_offset_never_looks_less_at_the_first_step_and_costs_more_
     assert torch.equal((always.decisions == 2).sum(dim=1), split.num_steps)
 
 
-def test_online_k_stops_right_after_the_kth_close_look():
+def test_online_k_stops_right_after_the_kth_close_read():
     method, split = synthetic_method("lite_eval"), synthetic_split(num_videos=32)
     outcome = run_cached(method, split, {"gate_offset": 100.0, "online_k": 2})
     assert (outcome.decisions == 2).sum(dim=1).tolist() == split.num_steps.clamp(max=2).tolist()
@@ -93,11 +93,11 @@ def test_no_video_passes_its_cap_and_the_cap_is_used():
             setting = {"gate_offset": 100.0, "max_gflops": cap, "cap_rule": rule}
             spent = costs.gflops(run_cached(method, split, setting).calls)
             assert bool((spent <= cap).all())
-            # A look at fine scale that was not taken would not have fitted, or there was none left to take.
+            # A fine read that was not made would not have fitted, or there was none left to make.
             assert bool(((spent + 0.0102 > cap) | (spent == free)).all())
 
 
-def test_a_refused_look_ends_a_video_or_is_left_out_alone():
+def test_a_refused_read_ends_a_video_or_is_left_out_alone():
     method, split = synthetic_method("lite_eval"), synthetic_split()
     at_two = {"gate_offset": 100.0, "max_gflops": 0.025}
     stopped, cheap = (run_cached(method, split, {**at_two, "cap_rule": rule}) for rule in ("stop", "cheap"))
@@ -122,7 +122,7 @@ def test_online_k_is_the_methods_own_end():
     assert words == ["end" if steps == 1 else "method" for steps in split.num_steps.tolist()]
 
 
-def test_a_cap_below_one_coarse_look_says_what_the_cheapest_answer_costs():
+def test_a_cap_below_one_coarse_read_says_what_the_cheapest_answer_costs():
     method, split = synthetic_method("lite_eval"), synthetic_split()
     with pytest.raises(UsageError, match="does not pay") as error:
         run_cached(method, split, {"max_gflops": 1e-5})
@@ -178,17 +178,17 @@ def test_padding_changes_neither_logits_nor_usage_in_training():
 
 
 def test_results_of_a_seed_stay_what_they_were_before_levels_became_general():
-    """Written down from the two-level code that `trainables/layers/gated_stack.py` replaced; checkpoints must go on
-    loading."""
+    """Written down from the two-level code that `trainables/layers/gated_stack.py` replaced; checkpoints must load
+    as before."""
     method = synthetic_method("lite_eval")
     losses = train_briefly(method, synthetic_split(num_videos=24, seed=1), steps=20)
     assert (losses[0], losses[-1]) == pytest.approx((1.5407822132110596, 0.5565710067749023), rel=1e-5)
     split = synthetic_split(num_videos=12, seed=2)
-    natural = run_cached(method, split, {"gate_offset": 0.0, "online_k": 0})
-    assert natural.scores[0].tolist() == pytest.approx([0.490737, 0.455695, 0.036709, 0.016858], abs=2e-5)
-    assert natural.scores[5].tolist() == pytest.approx([0.228041, 0.521319, 0.223490, 0.027150], abs=2e-5)
-    assert natural.decisions[0].tolist() == [1, 1, 2, 1, 1, 1, 1, 1, 1]
-    assert {name: int(count.sum()) for name, count in natural.calls.items()} == {
+    default = run_cached(method, split, {"gate_offset": 0.0, "online_k": 0})
+    assert default.scores[0].tolist() == pytest.approx([0.490737, 0.455695, 0.036709, 0.016858], abs=2e-5)
+    assert default.scores[5].tolist() == pytest.approx([0.228041, 0.521319, 0.223490, 0.027150], abs=2e-5)
+    assert default.decisions[0].tolist() == [1, 1, 2, 1, 1, 1, 1, 1, 1]
+    assert {name: int(count.sum()) for name, count in default.calls.items()} == {
         "synthetic_coarse@1": 78,
         "synthetic_fine@1": 13,
         "lite_eval.coarse_rnn": 78,
@@ -198,7 +198,7 @@ def test_results_of_a_seed_stay_what_they_were_before_levels_became_general():
     }
     capped = run_cached(method, split, {"gate_offset": 2.0, "max_gflops": 0.03, "cap_rule": "cheap"})
     assert capped.scores[0].tolist() == pytest.approx([0.662891, 0.316799, 0.019591, 0.000719], abs=2e-5)
-    assert capped.decisions[0].tolist() == [2, 1, 1, 2, 1, 1, 1, 1, 1]  # the cap ends close looks only
+    assert capped.decisions[0].tolist() == [2, 1, 1, 2, 1, 1, 1, 1, 1]  # the cap ends close reads only
     for k, first, looked in (
         (1, [0.060512, 0.314010, 0.560431, 0.065047], 25),
         (2, [0.187318, 0.761455, 0.047368, 0.003859], 86),

@@ -26,7 +26,7 @@ from paretovid.trainables.methods.model_selection import (
 from paretovid.trainables.outcome import Batch, Progress, SourceInfo
 from paretovid.trainables.testing import (
     COMPONENTS,
-    FACTS,
+    SOURCE_INFO,
     run_cached,
     synthetic_costs,
     synthetic_method,
@@ -153,7 +153,9 @@ def test_one_member_is_always_paid_and_at_most_one_more(reads):
     assert bool(((others == clips) | (others == 0)).all())
     assert bool(((others > 0).sum(dim=0) <= 1).all()) and bool((others > 0).any())
     assert outcome.calls["model_selection.selector"].tolist() == [1] * 40
-    alone = run_cached(synthetic_method("single_model"), split, {"member": method.reads, "clips": 2})
+    alone = run_cached(
+        synthetic_method("single_model"), split, {"member": method.selector_member, "clips": 2}
+    )
     kept = (others > 0).sum(dim=0) == 0
     torch.testing.assert_close(outcome.scores[kept], alone.scores[kept])  # reused, not asked again
 
@@ -277,14 +279,14 @@ def test_a_batch_without_any_unseen_video_teaches_nothing_and_is_no_nan():
 
 
 def test_a_pool_that_has_seen_everything_leaves_no_video_to_learn_from():
-    facts = {s: dataclasses.replace(FACTS[s], video_share=1.0) for s in ("xs", "s", "m", "l")}
+    info = {s: dataclasses.replace(SOURCE_INFO[s], video_share=1.0) for s in ("xs", "s", "m", "l")}
     with pytest.raises(UsageError, match="none is left") as error:
-        selection().use_source_info(facts)
+        selection().use_source_info(info)
     assert "video_share" in error.value.hint
-    selection(selector_videos="all").use_source_info(facts)
+    selection(selector_videos="all").use_source_info(info)
 
 
-def test_a_pool_out_of_order_is_told_its_order_and_equal_cost_is_no_disorder():
+def test_a_pool_out_of_order_is_reported_its_order_and_equal_cost_is_no_disorder():
     with pytest.raises(UsageError, match="not in order of cost") as error:
         selection(pool=("m", "xs"))
     assert "xs, m" in error.value.hint
@@ -299,7 +301,7 @@ def test_a_pool_out_of_order_is_told_its_order_and_equal_cost_is_no_disorder():
         )
         fresh.use_source_info(equal)
         assert fresh.pool.cost_shares.tolist() == [0.5, 0.5]
-        assert method is None or method.looks() == ("none", "s", "m")
+        assert method is None or method.reads() == ("none", "s", "m")
 
 
 def test_shares_of_cost_add_up_to_one_and_travel_with_the_weights():
@@ -340,7 +342,7 @@ def test_impossible_settings_say_what_is_allowed(fields, said):
     assert error.value.hint
 
 
-def test_a_collapsed_selector_is_told():
+def test_a_collapsed_selector_is_reported():
     method = selection()
     calls = {COMPONENTS["xs"]: 3.0, method.component: 1.0}
     assert "every video goes to xs" in method.warnings(synthetic_metrics(calls=calls))[0]
@@ -368,7 +370,7 @@ def test_what_the_selector_reads_is_paid_in_any_case_and_adds_nothing(reads):
 
 def test_the_price_of_another_member_is_its_share_of_the_whole_pools_cost():
     method = selection(selector_source="s")
-    gmacs = [FACTS[source].gmacs for source in method.config.pool]
+    gmacs = [SOURCE_INFO[source].gmacs for source in method.config.pool]
     shares = [each / sum(gmacs) for each in gmacs]
     expected = [
         0.0 if source == "s" else share for source, share in zip(method.config.pool, shares, strict=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 
 from paretovid.trainables.catalog import method_config
 from paretovid.trainables.cost import deterministic_eval, measure_macs
-from paretovid.trainables.errors import NonFiniteError, UsageError
+from paretovid.trainables.errors import NonFiniteError, UsageError, VersionError
 from paretovid.trainables.features.store import FeatureSplit
 from paretovid.trainables.layers.temporal_attention import SelfAttention, VideoClassifier
 from paretovid.trainables.layers.timestep_selector import (
@@ -270,8 +271,8 @@ def test_other_classifiers_see_open_timesteps_alone_and_cost_what_they_compute(k
             return answer
 
     costs, calls = method.component_costs(), method.classifier.calls(torch.ones(1, 3, dtype=torch.bool))
-    told = sum(int(count) * costs[name].macs for name, count in calls.items())
-    assert told == measure_macs(Answer(), torch.randn(1, 3, 16))
+    counted = sum(int(count) * costs[name].macs for name, count in calls.items())
+    assert counted == measure_macs(Answer(), torch.randn(1, 3, 16))
 
 
 def saved(folder: Path, **fields: Any) -> VideoEpitoma:
@@ -320,6 +321,17 @@ def test_a_selector_of_other_features_or_none_is_refused(tmp_path):
         epitoma(**fields, light="fine", heavy="motion")
     with pytest.raises(UsageError, match="with a selector that was trained before"):
         epitoma(selector=str(tmp_path))
+    described = tmp_path / "selector" / "selector.json"
+    written = json.loads(described.read_text())
+    described.write_text(json.dumps({**written, "version": 2}))
+    with pytest.raises(VersionError, match=r"selector\.json is of version 2"):
+        epitoma(**fields)
+    described.write_text(json.dumps({**written, "width": "8"}))
+    with pytest.raises(UsageError, match=r"no timestep selector in .*width must be a whole number"):
+        epitoma(**fields)
+    del written["version"]  # as earlier versions wrote it
+    described.write_text(json.dumps(written))
+    assert epitoma(**fields).name == "video_epitoma"
     weights = tmp_path / "selector" / "selector.safetensors"
     weights.write_bytes(weights.read_bytes() + b" ")
     with pytest.raises(UsageError, match="not those that its JSON names"):
@@ -363,11 +375,11 @@ def test_calls_times_cost_is_what_an_answer_over_so_many_timesteps_computes(coun
     costs = method.component_costs()
     is_open = torch.ones(1, count, dtype=torch.bool)
 
-    def told(calls: dict[str, torch.Tensor]) -> int:
+    def counted(calls: dict[str, torch.Tensor]) -> int:
         return sum(int(n) * costs[name].macs for name, n in calls.items())
 
     selected = measure_macs(method.selector, torch.randn(1, count, 8), is_open)
-    assert told(method.selector.calls(is_open)) == selected
+    assert counted(method.selector.calls(is_open)) == selected
 
     class Answer(torch.nn.Module):
         def forward(self, features: torch.Tensor) -> torch.Tensor:
@@ -376,7 +388,7 @@ def test_calls_times_cost_is_what_an_answer_over_so_many_timesteps_computes(coun
             )
             return answer
 
-    assert told(method.classifier.calls(is_open)) == measure_macs(Answer(), torch.randn(1, count, 16))
+    assert counted(method.classifier.calls(is_open)) == measure_macs(Answer(), torch.randn(1, count, 16))
 
 
 def test_leaving_out_steps_leaves_one_at_least():
@@ -397,7 +409,7 @@ def test_what_is_selected_says_nothing_about_the_batch():
             torch.testing.assert_close(together[i][split.mask[i]], alone[split.mask[i]], atol=1e-5, rtol=1e-5)
 
 
-def test_a_collapsed_selector_is_told():
+def test_a_collapsed_selector_is_reported():
     method, split = epitoma(), synthetic_split(num_videos=12)
 
     def warnings() -> list[str]:
@@ -421,7 +433,7 @@ def test_a_collapsed_selector_is_told():
     assert warnings() == []
 
 
-def test_gates_that_are_not_finite_are_told():
+def test_gates_that_are_not_finite_are_reported():
     method, split = with_alpha(epitoma(), float("nan")), synthetic_split()
     with pytest.raises(NonFiniteError, match="gates are not finite"):
         run_cached(method, split, {})

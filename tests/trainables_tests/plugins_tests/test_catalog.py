@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import importlib.metadata
 import os
 import sys
@@ -190,6 +191,7 @@ class _Open:
     [
         ({"name": "other"}, r"its `name` is 'other', and must be 'mine'"),
         ({"loss": None, "run": None}, r"it does not define run"),
+        ({"looks": lambda self: ("none", "fine")}, r"its `looks\(\)` is called `reads\(\)` now"),
         ({"task": "guessing"}, r"its `task` is 'guessing', and must be one of classification, localization"),
         ({"Config": dict}, r"its `Config` must be a dataclass"),
         ({"Config": _NotFrozen}, r"its `Config` must be frozen"),
@@ -209,6 +211,19 @@ def test_a_method_that_breaks_the_contract_says_which_rule(fields: dict[str, Any
     with pytest.raises(UsageError, match=rf"here:Mine breaks the contract of a method: {rule}"):
         METHODS.register("mine", made, "here:Mine")
     assert "mine" not in method_names()
+
+
+def test_a_module_that_is_imported_already_must_have_registered_something_too(tmp_path: Path) -> None:
+    for name, text in (("idle", "X = 1\n"), ("busy", METHOD)):
+        (tmp_path / f"{name}.py").write_text(text)
+    sys.path.append(str(tmp_path))
+    importlib.import_module("idle")
+    importlib.import_module("busy")
+    use_plugins(["busy"])
+    with pytest.raises(UsageError, match=r"plugins=\[idle\] registers nothing: .*idle\.py"):
+        use_plugins(["idle"])
+    with pytest.raises(UsageError, match=r"plugins=\[json\] registers nothing"):
+        use_plugins(["json"])
 
 
 def test_a_family_and_its_components_are_known_by_name(tmp_path: Path) -> None:
@@ -288,12 +303,32 @@ def test_a_plugins_files_are_its_modules_and_what_they_import_of_its_own(tmp_pat
     ]
 
 
-def test_the_code_version_covers_the_files_of_plugins(tmp_path: Path) -> None:
+def test_the_code_version_covers_the_files_of_the_plugins_that_are_named(tmp_path: Path) -> None:
     without = code_version()
     (tmp_path / "mine.py").write_text(METHOD)
-    use_plugins(["mine"])
-    with_plugin = code_version()
-    assert with_plugin != without and code_version() == with_plugin
-    (tmp_path / "mine.py").write_text(METHOD + "# another edition\n")
+    (tmp_path / "other.py").write_text(METHOD.replace('"mine"', '"other"'))
+    use_plugins(["mine", "other"])
+    assert code_version() == without, "one that has no part in a result counts for nothing"
+    mine, both = code_version(["mine"]), code_version(["other", "mine"])
+    assert len({without, mine, both}) == 3 and code_version(("mine", "other", "mine")) == both
+    (tmp_path / "other.py").write_text(METHOD.replace('"mine"', '"other"') + "# another edition\n")
     plugins.plugin_digest.cache_clear()
-    assert code_version() not in (without, with_plugin)
+    assert code_version(["mine"]) == mine and code_version(["mine", "other"]) not in (without, mine, both)
+
+
+def test_the_version_of_a_plugin_has_its_distribution_and_its_code(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "theirs.py").write_text(METHOD)
+    (tmp_path / "loose.py").write_text(METHOD.replace('"mine"', '"loose"'))
+    (tmp_path / "broken.py").write_text("1 / 0\n")
+    sys.path.append(str(tmp_path))
+    installed(monkeypatch, mine="paretovid.methods/theirs:Mine", broken="paretovid.methods/broken:X")
+    code = plugins.plugin_digest(("theirs",)).hex()[:12]
+    assert plugins.plugin_version("theirs") == f"some-plugins 1.2, code {code}"
+    assert plugins.plugin_version("loose") == f"code {plugins.plugin_digest(('loose',)).hex()[:12]}"
+    assert plugins.plugin_version("nowhere") is None
+    with pytest.raises(
+        UsageError, match=r"some-plugins 1\.2 does not import: ZeroDivisionError.*broken\.py:1"
+    ):
+        plugins.plugin_version("broken")

@@ -157,10 +157,10 @@ def test_the_published_figure_is_only_compared_with() -> None:
     assert changed.computed == before and changed.published == 1.0
 
 
-def test_a_stated_cost_is_used_and_an_unknown_one_is_an_error() -> None:
+def test_a_given_cost_is_used_and_an_unknown_one_is_an_error() -> None:
     data = copy.deepcopy(read_tables())
     where = ("lite_eval", "Table 1", "UNIFORM, FCVID")
-    data["papers"]["lite_eval"]["stated"]["resnet101@224"] = 1.0
+    data["papers"]["lite_eval"]["given"]["resnet101@224"] = 1.0
     assert only(data, *where).computed == pytest.approx(25.0)
     find(data, *where)["calls"] = {"gating": 1}
     with pytest.raises(DataError, match="LiteEval states no cost of 'gating'"):
@@ -182,7 +182,7 @@ def test_the_summary_counts(rows: list[PublishedRow]) -> None:
             note="",
         )
 
-    told = summary([row(100.2), row(100.7), row(102.0), row(110.0, contradicts=True), row(None)])
-    assert "5 rows: 3 derivable, 1 whose figures contradict each other, 1 not derivable." in told
-    assert "2 of 3 are within 1.0% and 1 of 3 within 0.5%; the largest difference is 2.00%" in told
+    text = summary([row(100.2), row(100.7), row(102.0), row(110.0, contradicts=True), row(None)])
+    assert "5 rows: 3 derivable, 1 whose figures contradict each other, 1 not derivable." in text
+    assert "2 of 3 are within 1.0% and 1 of 3 within 0.5%; the largest difference is 2.00%" in text
     assert "of 145 are within" in summary(rows)

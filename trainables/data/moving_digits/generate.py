@@ -407,7 +407,7 @@ def make_moving_digits(
     parameters: videos that are there are kept.
     """
     root = Path(root)
-    _claim(config, root)
+    _note_settings(config, root)
     items = [(split, index) for split in SPLITS for index in range(config.num_videos(split))]
     made = (map_parallel or map)(functools.partial(_make_item, config, root), items)
     records = []
@@ -444,10 +444,10 @@ def _completed(found: Mapping[str, Any]) -> dict[str, Any]:
     return {**dataclasses.asdict(MovingDigitsConfig()), **found}
 
 
-def _claim(config: MovingDigitsConfig, root: Path) -> None:
+def _note_settings(config: MovingDigitsConfig, root: Path) -> None:
     """Note the parameters before the first video, so that an interrupted set is not continued with others."""
     path = root / _SETTINGS
-    wanted = _look(config)
+    wanted = _settings_of_a_video(config)
     if path.is_file():
         found = _completed(_read_json(path))
         different = [key for key in wanted if found.get(key) != wanted[key]]
@@ -462,7 +462,7 @@ def _claim(config: MovingDigitsConfig, root: Path) -> None:
     write_json(path, wanted)
 
 
-def _look(config: MovingDigitsConfig) -> dict[str, Any]:
+def _settings_of_a_video(config: MovingDigitsConfig) -> dict[str, Any]:
     """The parameters that a single video depends on."""
     return {key: value for key, value in dataclasses.asdict(config).items() if not key.startswith("videos_")}
 

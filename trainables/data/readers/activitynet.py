@@ -80,7 +80,7 @@ def read_activitynet(config: ActivityNetConfig) -> Annotations:
         if len(labels) > 1 and not config.multi_label:
             several += 1
             labels = (_longest(events),)
-        stated = entry.get("duration")
+        duration = entry.get("duration")
         videos.append(
             AnnotatedVideo(
                 video_id=id_,
@@ -89,7 +89,7 @@ def read_activitynet(config: ActivityNetConfig) -> Annotations:
                 names=(f"v_{id_}", id_),
                 where=where,
                 events=events,
-                stated_seconds=None if stated is None else seconds(stated, where, "duration"),
+                annotated_seconds=None if duration is None else seconds(duration, where, "duration"),
             )
         )
     notes = (

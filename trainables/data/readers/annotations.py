@@ -42,7 +42,7 @@ class AnnotatedVideo:
         names: what its file may be called, the likeliest first: a path or its last parts, with or without suffix.
         where: file and line (or JSON key), for messages.
         ambiguous: (start, end) in seconds where nobody can tell; detections there count neither way.
-        stated_seconds: its length by the annotations; None where they do not say.
+        annotated_seconds: its length by the annotations; None where they do not say.
         group: videos of one group (the same person on several cameras) stay on one side when train is divided;
             "" stands for the video itself.
     """
@@ -54,7 +54,7 @@ class AnnotatedVideo:
     where: str
     events: tuple[Interval, ...] = ()
     ambiguous: tuple[tuple[float, float], ...] = ()
-    stated_seconds: float | None = None
+    annotated_seconds: float | None = None
     group: str = ""
 
 

@@ -324,13 +324,14 @@ def _check_copies(
 
 def _record(video: AnnotatedVideo, probe: Probe, config: ReaderConfig, notes: list[str]) -> VideoRecord:
     duration = probe.duration_seconds
-    if video.stated_seconds and duration < 0.9 * video.stated_seconds - 1:
+    if video.annotated_seconds and duration < 0.9 * video.annotated_seconds - 1:
         notes.append(
-            f"shorter than annotated: {video.where}: {duration:.1f} s of {video.stated_seconds:.1f} s"
+            f"shorter than annotated: {video.where}: {duration:.1f} s of {video.annotated_seconds:.1f} s"
         )
-    if video.stated_seconds and duration > 1.5 * video.stated_seconds + 1:
+    if video.annotated_seconds and duration > 1.5 * video.annotated_seconds + 1:
         notes.append(
-            f"longer than annotated, perhaps not cut: {video.where}: {duration:.1f} s of {video.stated_seconds:.1f} s"
+            f"longer than annotated, perhaps not cut: {video.where}: {duration:.1f} s of "
+            f"{video.annotated_seconds:.1f} s"
         )
     return VideoRecord(
         video_id=video.video_id,

@@ -85,7 +85,7 @@ def _read_file(path: Path, split: str, codes: ClassList) -> Iterator[AnnotatedVi
             names=(row["id"],),
             where=where,
             events=events,
-            stated_seconds=seconds(row["length"], where, "length") if row["length"] else None,
+            annotated_seconds=seconds(row["length"], where, "length") if row["length"] else None,
             group=row.get("subject", ""),
         )
 

@@ -88,7 +88,7 @@ def _read_file(
             labels=tuple(numbers[tag] for tag in tags if tag in numbers),
             names=(clip, row["youtube_id"]),
             where=where,
-            stated_seconds=seconds[1] - seconds[0],
+            annotated_seconds=seconds[1] - seconds[0],
             # Clips of one video look alike; the official split may part them, ours does not.
             group=row["youtube_id"],
         )

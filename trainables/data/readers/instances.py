@@ -57,7 +57,7 @@ def split_of(video_id: str, where: str) -> str:
 def gather(
     instances: Iterable[tuple[int, Line]],
     ambiguous: Iterable[Line] = (),
-    stated_seconds: Mapping[str, float] | None = None,
+    annotated_seconds: Mapping[str, float] | None = None,
 ) -> tuple[AnnotatedVideo, ...]:
     """One record per video, by name, from (class, line) of all files."""
     events: dict[str, list[Interval]] = defaultdict(list)
@@ -82,7 +82,7 @@ def gather(
             where=found[0].where,
             events=tuple(found),
             ambiguous=tuple(vague[id_]),
-            stated_seconds=(stated_seconds or {}).get(id_),
+            annotated_seconds=(annotated_seconds or {}).get(id_),
         )
         for id_, found in sorted(events.items())
     )

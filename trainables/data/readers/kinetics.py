@@ -77,7 +77,7 @@ def _read_file(path: Path, split: str, classes: ClassList) -> Iterator[Annotated
             labels=(classes.number(row["label"], where),),
             names=(clip, row["youtube_id"]),
             where=where,
-            stated_seconds=end - start,
+            annotated_seconds=end - start,
         )
 
 

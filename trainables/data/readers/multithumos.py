@@ -62,8 +62,8 @@ def read_multithumos(config: MultiThumosConfig) -> Annotations:
         return Annotations(
             classes=classes.names, multi_label=True, videos=gather(_from_folder(path, classes))
         )
-    stated: dict[str, float] = {}
-    videos = gather(_from_json(path, classes, stated), stated_seconds=stated)
+    durations: dict[str, float] = {}
+    videos = gather(_from_json(path, classes, durations), annotated_seconds=durations)
     return Annotations(classes=classes.names, multi_label=True, videos=videos)
 
 
@@ -82,7 +82,7 @@ def _from_folder(folder: Path, classes: ClassList) -> Iterator[tuple[int, Line]]
             yield classes.number(name, line.where), line
 
 
-def _from_json(path: Path, classes: ClassList, stated: dict[str, float]) -> Iterator[tuple[int, Line]]:
+def _from_json(path: Path, classes: ClassList, durations: dict[str, float]) -> Iterator[tuple[int, Line]]:
     for id_, entry in mapping(read_json(path), str(path)).items():
         where = f"{path}: {id_}"
         subset = mapping(entry, where).get("subset")
@@ -95,7 +95,7 @@ def _from_json(path: Path, classes: ClassList, stated: dict[str, float]) -> Iter
                 f"{where}.subset is {subset!r}",
                 "Names with video_validation_ are of training, those with video_test_ of testing.",
             )
-        stated[id_] = seconds(entry.get("duration"), where, "duration")
+        durations[id_] = seconds(entry.get("duration"), where, "duration")
         for number, action in enumerate(sequence(entry.get("actions"), f"{where}.actions")):
             here = f"{where}.actions[{number}]"
             if not isinstance(action, list) or len(action) != 3:

@@ -149,14 +149,14 @@ def _duration_seconds(path: Path | str, size: int) -> float:
             raise VideoError(f"{path}: its first frame cannot be decoded ({error.strerror})") from error
         if decoded is None:
             raise VideoError(f"{path}: not one frame can be decoded")
-        stated = _stated_seconds(stream, size)
-    if stated is not None:
-        return stated
+        duration = _header_seconds(stream, size)
+    if duration is not None:
+        return duration
     with VideoReader(path, step_seconds=1.0) as reader:
         return reader.duration_seconds
 
 
-def _stated_seconds(stream: av.VideoStream, file_bytes: int) -> float | None:
+def _header_seconds(stream: av.VideoStream, file_bytes: int) -> float | None:
     """What the head of the file says, if its index reaches to the end and all that it lists is in the file."""
     index = getattr(stream, "index_entries", None)
     if not index or not stream.duration or not stream.time_base:

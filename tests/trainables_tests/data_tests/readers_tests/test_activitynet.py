@@ -55,7 +55,7 @@ def test_videos_labels_and_intervals(tmp_path):
     assert (a.video_id, a.split, a.labels, a.names) == ("-a_1", "train", (2,), ("v_-a_1", "-a_1"))
     assert [(e.label, e.start_seconds, e.end_seconds) for e in a.events] == [(2, 0.5, 4.0), (2, 6.0, 8.0)]
     assert b.labels == (1,)  # shown for 6 s, the other for 3 s
-    assert (c.split, c.stated_seconds) == ("test", 20.0)
+    assert (c.split, c.annotated_seconds) == ("test", 20.0)
     assert read.notes[0].startswith("1 videos have several labels")
 
 

@@ -240,12 +240,12 @@ def test_intervals_beyond_the_end_are_clipped_with_a_note(folder):
 
 
 def test_notes_of_one_kind_are_counted(folder):
-    videos = [annotated(id_, "train", n % 2, stated_seconds=60.0) for n, id_ in enumerate("abcd")]
+    videos = [annotated(id_, "train", n % 2, annotated_seconds=60.0) for n, id_ in enumerate("abcd")]
     (note,) = made(folder, pets(*videos)).notes
     assert note.startswith("4 times shorter than annotated: list.txt: a: 2.0 s of 60.0 s")
 
 
-def test_classes_without_videos_are_told(folder):
+def test_classes_without_videos_are_reported(folder):
     notes = made(folder, pets(classes=("cat", "dog", "eel"))).notes
     assert [note.partition(":")[0] for note in notes] == [
         "1 of 3 classes have no video in train",
@@ -294,7 +294,7 @@ def test_a_manifest_of_someone_else_is_never_written_over(folder, tmp_path, is_b
     home = tmp_path / "home" / "pets"
     save_manifest(dataclasses.replace(made(folder, pets()).dataset, root=home))
     if is_broken:
-        (home / "manifest.json").write_text("{ to be mended")
+        (home / "manifest.json").write_text("{ to be repaired")
     before = (home / "manifest.json").read_bytes()
     with pytest.raises(UsageError, match="not made by reader table") as caught:
         read_dataset("table", TableConfig(annotations=str(table), videos=str(folder)), home, name="pets")

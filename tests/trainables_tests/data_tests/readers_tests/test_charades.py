@@ -30,7 +30,7 @@ def test_actions_none_and_missing_columns(folder):
     read = read_charades(config(folder))
     assert read.multi_label and read.classes == ("Holding some clothes", "Putting clothes somewhere")
     first, empty, test = read.videos
-    assert (first.labels, first.stated_seconds, first.group) == ((1, 0), 30.5, "HR43")
+    assert (first.labels, first.annotated_seconds, first.group) == ((1, 0), 30.5, "HR43")
     assert (first.events[0].start_seconds, first.events[0].end_seconds) == (11.9, 21.2)
     assert empty.labels == () == empty.events
     assert (test.split, test.labels, len(test.events)) == ("test", (0,), 2)

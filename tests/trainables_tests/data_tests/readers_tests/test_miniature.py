@@ -13,7 +13,7 @@ from paretovid.trainables.data.dataset import load_dataset
 from paretovid.trainables.data.readers.activitynet import ActivityNetConfig
 from paretovid.trainables.data.readers.assemble import read_dataset
 from paretovid.trainables.features.extract import extract_shard, headers
-from paretovid.trainables.features.store import FeatureStore, finish, header_fingerprint
+from paretovid.trainables.features.store import FeatureStore, finish
 
 CLASSES = ("Archery", "Drinking coffee", "Surfing")
 SUBSETS = {"training": 7, "validation": 4, "testing": 2}
@@ -71,9 +71,9 @@ def test_from_the_published_files_to_features(miniature):
     backbones = {}
     for name in family("small").values():
         backbones[name] = miniature / "backbones" / name
-        save_backbone(backbones[name], name, component(name).build(len(CLASSES)).eval(), {})
+        save_backbone(backbones[name], name, component(name).build(len(CLASSES)).eval())
     made_of = headers(dataset, backbones)
-    stores = {name: miniature / f"{name}@{header_fingerprint(header)}" for name, header in made_of.items()}
+    stores = {name: miniature / f"{name}@{header.fingerprint}" for name, header in made_of.items()}
     failures = extract_shard(dataset, dataset.records, backbones, stores, 0)
     assert failures == []  # what is there of the truncated one is used
     for name, header in made_of.items():

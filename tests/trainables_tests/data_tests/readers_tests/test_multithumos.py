@@ -49,7 +49,7 @@ def test_the_json_counts_classes_from_one(published, content):
     classes = str(published / "class_list.txt")
     read = read_multithumos(MultiThumosConfig(annotations=str(path), videos="v", classes=classes))
     assert described(read) == WANTED
-    assert read.videos[1].stated_seconds == 1315.0
+    assert read.videos[1].annotated_seconds == 1315.0
     assert read.videos[1].events[0].end_seconds == 4000.36  # clipped when the file is known
     (published / "class_list.txt").write_text("BaseballPitch\nRun\n")  # without numbers, as some copies
     assert (
