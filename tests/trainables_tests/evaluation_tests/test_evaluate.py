@@ -203,7 +203,7 @@ def test_a_run_answers_its_setting_and_further_ones_those_under_a_cap_last():
 
 def test_caps_that_continue_cheaply_are_run_for_the_first_setting_behind_all_others():
     method = Asked()
-    method.inference_knobs = KNOBS_WITH_CHEAP  # type: ignore[misc]
+    method.inference_knobs = KNOBS_WITH_CHEAP  # type: ignore[assignment]
     cheap = {"k": 1.0, "max_gflops": 1.0, "cap_rule": "cheap"}
     assert asked(method)[-2:] == [{"k": 2.0, "max_gflops": 1.0}, cheap]
     assert method.settings_run == [{"k": 1.0}, cheap, {"k": 2.0}]
