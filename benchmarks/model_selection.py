@@ -166,7 +166,7 @@ def against_random(
 ) -> list[dict[str, float]]:
     """Claim (a): every theta of every alpha against the best random mixture at its cost."""
     rivals = mixture(run, metric, rival_clips)
-    # One member may be better than all more expensive ones, of a pool that has hardly learned: then there is no way to go.
+    # In a pool that has hardly learned the cheapest member may be the best: then there is no way to go.
     reach = rivals[-1][0] - rivals[0][0]
     rows = []
     for alpha in (*ALPHAS, OWN):
