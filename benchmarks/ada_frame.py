@@ -19,9 +19,10 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from benchmarks.harness.benchmark import Benchmark, Document, Study
+from benchmarks.harness.benchmark import Benchmark, Study
 from benchmarks.harness.document import Layout
 from benchmarks.harness.points import Point, Run, cost_at_quality, settings_of
+from benchmarks.harness.reported import Document
 from benchmarks.harness.results import Results
 from benchmarks.harness.tables import Cell, PageTable, Shown, table
 from paretovid.trainables import outcome

@@ -1,6 +1,8 @@
 """Extraction: videos per second against a plain loop and against decoding alone; memory against the number of videos.
 
-    python benchmarks/extraction.py [--videos 600] [--repeats 3]
+    python -m benchmarks extraction_small  [--videos 300] [--repeats 3]    the small family
+    python -m benchmarks extraction_paper  [--videos 60] [--repeats 3]     two of the papers' backbones
+    python -m benchmarks extraction_memory [--videos 600]                  peaks, one stage and two
 
 On the built-in videos with the small family (untrained: what weights hold changes no time) and, on fewer of them, with
 two of the papers' backbones. Ray is connected and has workers before the clock starts, the plain loop has loaded its
@@ -10,9 +12,7 @@ backbones; all that `extract_shards` does counts, its start of a pipeline and it
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import statistics
 import tempfile
 import threading
 import time
@@ -27,6 +27,11 @@ from typing import Any
 import psutil
 import torch
 
+from benchmarks.harness.document import Layout
+from benchmarks.harness.measurement import Measurement
+from benchmarks.harness.reported import Document
+from benchmarks.harness.results import Results, Rows
+from benchmarks.harness.tables import Cell, PageTable, Shown
 from paretovid.infra.ray_cluster import Cluster, connect
 from paretovid.platform.console.progress import Progress
 from paretovid.platform.preparation.extraction import extract_shards
@@ -38,17 +43,25 @@ from paretovid.trainables.data.dataset import Dataset
 from paretovid.trainables.data.moving_digits.generate import MovingDigitsConfig, make_moving_digits
 from paretovid.trainables.features.extract import compute_features, read_pieces
 
-RESULTS = Path(__file__).with_name("extraction_results.json")
 PAPER = ("mobilenet_v2@112", "efficientnet_b3@224")
 CORES = len(os.sched_getaffinity(0))
 
 
+LOOPS = {threads: f"plain loop, {threads} thread{'s' * (threads > 1)}" for threads in sorted({1, CORES})}
+LOOP_PER_CORE = "a plain loop per core, 1 thread each"
+DECODING = "decoding alone, a process per core"
+STAGES = {False: "Ray Data, one stage", True: "Ray Data, two stages"}
+"""By whether decoding and computing are apart."""
+
+
 def make_videos(root: Path, count: int) -> Dataset:
+    """The built-in videos, `count` in all."""
     config = MovingDigitsConfig(videos_train=count - 20, videos_val=10, videos_test=10)
     return make_moving_digits(config, root / "data" / "moving_digits")
 
 
 def make_backbones(root: Path, names: tuple[str, ...], num_classes: int) -> dict[str, Path]:
+    """Untrained backbones in folders."""
     for name in names:
         spec = component(name)
         torch.manual_seed(0)
@@ -60,6 +73,7 @@ def make_backbones(root: Path, names: tuple[str, ...], num_classes: int) -> dict
 
 
 def some(dataset: Dataset, count: int) -> Dataset:
+    """Its first videos."""
     return replace(dataset, records=dataset.records[:count])
 
 
@@ -166,71 +180,164 @@ def peak_memory() -> Iterator[dict[str, float]]:
         thread.join()
 
 
-def rates(cluster: Cluster, dataset: Dataset, backbones: dict[str, Path], repeats: int) -> dict[str, Any]:
+def rates(
+    cluster: Cluster, dataset: Dataset, backbones: dict[str, Path], repeats: int
+) -> list[dict[str, Any]]:
+    """A row per way and repeat; ways take turns."""
     names = tuple(backbones)
-    measured: dict[str, list[float]] = {}
+    rows: list[dict[str, Any]] = []
+
+    def add(way: str, repeat: int, rate: float, **more: float) -> None:
+        rows.append({"way": way, "repeat": repeat, "videos_per_second": rate, **more})
+        print(f"{way:<45} {rate:8.2f} videos per second", flush=True)
+
     extracted(cluster, some(dataset, 8), backbones)  # Ray's workers are up
-    for _ in range(repeats):
-        for threads in sorted({1, CORES}):
-            rate = plain_loop(dataset, backbones, threads)
-            measured.setdefault(f"plain loop, {threads} threads", []).append(rate)
-        measured.setdefault("a plain loop per core, 1 thread each", []).append(
-            plain_loops(dataset, backbones)
+    for repeat in range(repeats):
+        for threads, way in LOOPS.items():
+            add(way, repeat, plain_loop(dataset, backbones, threads))
+        add(LOOP_PER_CORE, repeat, plain_loops(dataset, backbones))
+        add(DECODING, repeat, decode_limit(dataset, names))
+        for is_apart, way in STAGES.items():
+            rate, start = extracted(cluster, dataset, backbones, separate_compute=is_apart)
+            add(way, repeat, rate, seconds_to_first_video=start)
+    return rows
+
+
+def memory(cluster: Cluster, dataset: Dataset, backbones: dict[str, Path]) -> list[dict[str, Any]]:
+    """Peaks with a tenth of the videos and with all of them, of one stage and of two."""
+    rows = []
+    for is_apart, way in STAGES.items():
+        extracted(cluster, some(dataset, 8), backbones)  # workers are up in both
+        for count in (len(dataset.records) // 10, len(dataset.records)):
+            with peak_memory() as peak:
+                extracted(cluster, some(dataset, count), backbones, separate_compute=is_apart)
+            rows.append({"way": way, "videos": count, "peak_mb": round(peak["mb"])})
+    return rows
+
+
+def memory_side_by_side(results: Results) -> Rows:
+    """A row per way: the peak with the fewest and with the most videos."""
+    return Rows(
+        tuple(
+            {"way": way, "few": peaks[0], "many": peaks[-1]}
+            for (way,), group in results["peaks"].groups(("way",)).items()
+            for peaks in [group.numbers("peak_mb")]
         )
-        measured.setdefault("decoding alone, a process per core", []).append(decode_limit(dataset, names))
-        for key, apart in (("Ray Data, one stage", False), ("Ray Data, two stages", True)):
-            rate, start = extracted(cluster, dataset, backbones, separate_compute=apart)
-            measured.setdefault(key, []).append(rate)
-            measured.setdefault(f"{key}: seconds to the first video", []).append(start)
-    return {"videos": len(dataset.records), "components": names, "measured": measured}
-
-
-def memory(
-    cluster: Cluster, dataset: Dataset, backbones: dict[str, Path], *, separate_compute: bool
-) -> dict[str, Any]:
-    """Peaks with a tenth of the videos and with all of them."""
-    found: dict[str, Any] = {"peak_mb_by_videos": {}}
-    extracted(cluster, some(dataset, 8), backbones)  # workers are up in both
-    for count in (len(dataset.records) // 10, len(dataset.records)):
-        with peak_memory() as peak:
-            extracted(cluster, some(dataset, count), backbones, separate_compute=separate_compute)
-        found["peak_mb_by_videos"][str(count)] = round(peak["mb"])
-    return found
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--videos", type=int, default=600)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--parts", default="", help="small, paper, memory of one stage, memory of two stages")
-    arguments = parser.parse_args()
-    results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+
+
+Rated = Callable[[Cluster, Dataset, dict[str, Path]], Document]
+
+
+def with_videos(count: int, names: tuple[str, ...], work: Rated) -> Document:
+    """What is measured of these components on so many videos."""
     with tempfile.TemporaryDirectory(prefix="extraction-") as scratch:
         root = Path(scratch)
-        dataset = make_videos(root, arguments.videos)
-        small = make_backbones(root, tuple(family("small").values()), len(dataset.classes))
-        paper = make_backbones(root, PAPER, len(dataset.classes))
-        repeats = arguments.repeats
+        dataset = make_videos(root, max(count, 40))
+        backbones = make_backbones(root, names, len(dataset.classes))
         with connect() as cluster:
-            parts: dict[str, Callable[[], dict[str, Any]]] = {
-                "small": lambda: rates(cluster, some(dataset, arguments.videos // 2), small, repeats),
-                "paper": lambda: rates(cluster, some(dataset, arguments.videos // 10), paper, repeats),
-                "memory of one stage": lambda: memory(cluster, dataset, small, separate_compute=False),
-                "memory of two stages": lambda: memory(cluster, dataset, small, separate_compute=True),
+            return {
+                "videos": count,
+                "components": list(names),
+                **work(cluster, some(dataset, count), backbones),
             }
-            for part in arguments.parts.split(",") if arguments.parts else parts:
-                results[part] = {"cores": CORES, "load": round(os.getloadavg()[0], 1), **parts[part]()}
-                RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-                show(part, results[part])
 
 
-def show(part: str, found: dict[str, Any]) -> None:
-    print(f"{part}:", {key: value for key, value in found.items() if key != "measured"}, flush=True)
-    for key, values in found.get("measured", {}).items():
-        print(f"  {key:<55} {statistics.median(values):8.2f}  {[round(v, 2) for v in values]}", flush=True)
+def measure_rates(arguments: argparse.Namespace, names: tuple[str, ...]) -> Document:
+    """Videos per second of every way."""
+    return with_videos(
+        arguments.videos,
+        names,
+        lambda cluster, dataset, backbones: {"ways": rates(cluster, dataset, backbones, arguments.repeats)},
+    )
 
 
-if __name__ == "__main__":
-    main()
+def measure_memory(arguments: argparse.Namespace) -> Document:
+    """Peaks against the number of videos."""
+    return with_videos(
+        arguments.videos,
+        tuple(family("small").values()),
+        lambda cluster, dataset, backbones: {"peaks": memory(cluster, dataset, backbones)},
+    )
+
+
+def arguments_of(videos: int, *, repeats: bool) -> Callable[[argparse.ArgumentParser], None]:
+    """How much is measured."""
+
+    def add(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--videos", type=int, default=videos)
+        if repeats:
+            parser.add_argument("--repeats", type=int, default=3)
+
+    return add
+
+
+CELLS = (
+    Cell("videos_per_second", "mean", digits=2, only_mean=True),
+    Cell("seconds_to_first_video", "seconds to the first video", digits=1, only_mean=True),
+)
+HEADER = "| videos per second |"
+LINES = {
+    "plain loop of decode and forward, 1 thread": LOOPS[1],
+    "the same, 2 threads": "plain loop, 2 threads",
+    "a plain loop on each core at once": LOOP_PER_CORE,
+    "decoding alone, a process per core": DECODING,
+    "`extract_shards`, decoding and computing in one task": STAGES[False],
+    "decoding and computing apart (as with GPUs)": STAGES[True],
+}
+
+
+def of_family(name: str, about: str, names: tuple[str, ...], videos: int, column: int) -> Measurement:
+    """Videos per second with these components, which the page shows in one of its two columns."""
+    cells: list[Cell | None] = [None, None]
+    cells[column] = CELLS[0]
+    return Measurement(
+        name=f"extraction_{name}",
+        about=about,
+        measure=lambda arguments: measure_rates(arguments, names),
+        arguments=arguments_of(videos, repeats=True),
+        alone=("videos", "components"),
+        page="extraction.md",
+        layouts={"ways": Layout("ways.*", ("",))},
+        shown=(Shown("videos per second", "ways", ("way",), CELLS),),
+        page_tables=(
+            PageTable(HEADER, "ways", {line: {"way": way} for line, way in LINES.items()}, tuple(cells)),
+        ),
+    )
+
+
+MEASUREMENTS = (
+    of_family(
+        "small",
+        "videos per second of extraction with the small family, against plain loops and decoding alone",
+        tuple(family("small").values()),
+        300,
+        0,
+    ),
+    of_family("paper", "the same with two of the papers' backbones", PAPER, 60, 1),
+    Measurement(
+        name="extraction_memory",
+        about="peak memory of extraction against the number of videos",
+        measure=measure_memory,
+        arguments=arguments_of(600, repeats=False),
+        alone=("videos", "components"),
+        page="extraction.md",
+        layouts={"peaks": Layout("peaks.*", ("",))},
+        shown=(
+            Shown(
+                "peak of everything, MB",
+                "peaks",
+                ("way", "videos"),
+                (Cell("peak_mb", "MB", digits=0, only_mean=True),),
+            ),
+        ),
+        page_tables=(
+            PageTable(
+                "| peak memory in MB |",
+                memory_side_by_side,
+                {way: {"way": way} for way in STAGES.values()},
+                (Cell("few", digits=0), Cell("many", digits=0)),
+            ),
+        ),
+    ),
+)

@@ -18,11 +18,13 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 from safetensors.torch import load_file as load_tensors
 
-from benchmarks.harness.benchmark import Benchmark, Document, Study
+from benchmarks.harness.benchmark import Benchmark, Study
+from benchmarks.harness.caps import complete_caps, under_caps
 from benchmarks.harness.document import Layout
-from benchmarks.harness.points import Point, Run
-from benchmarks.harness.results import Results
-from benchmarks.harness.tables import Cell, PageTable, Shown, span, table
+from benchmarks.harness.points import Point, Run, best_on_validation, cost_against
+from benchmarks.harness.reported import Document
+from benchmarks.harness.results import Results, Rows
+from benchmarks.harness.tables import Cell, PageTable, Shown
 from paretovid.platform.preparation.prepare import Prepared
 from paretovid.trainables.catalog import build_method
 from paretovid.trainables.cost import CostTable
@@ -97,6 +99,7 @@ TRIALS: dict[str, tuple[str, dict[str, Any]]] = {
     **{f"late-{letters(s)}": ("late_fusion", {"sources": list(s)}) for s in (("fine",), ("motion",), ORDER)},
     "random_levels": ("random_levels", {}),
 }
+OURS = tuple(hcms_name(skips) for skips in SKIPS)
 FULL_FUSIONS = (
     *(f"early-{letters(ORDER)}-{views or 'all'}" for views in VIEWS),
     f"early-{letters(ORDER)}",
@@ -113,67 +116,6 @@ def with_views(points: list[Point], views: int) -> Point:
     """The point of a fusion at a number of views. Settings that change no answer are left out of a trial."""
     known = [p for p in points if p.setting["num_frames"] == views]
     return known[0] if known else points[0]
-
-
-def by_setting(runs: Runs, trials: Iterable[str]) -> dict[tuple[str, str], list[Point]]:
-    """The points of each setting that every seed has, one per seed."""
-    found: dict[tuple[str, str], list[Point]] = {}
-    for points in runs:
-        for name in trials:
-            for point in points[name]:
-                found.setdefault((name, json.dumps(point.setting, sort_keys=True)), []).append(point)
-    return {key: each for key, each in found.items() if len(each) == len(runs)}
-
-
-def mean_val(points: Sequence[Point], key: str) -> float:
-    """Mean over seeds of a validation figure."""
-    return float(np.mean([point.val.numbers()[key] for point in points]))
-
-
-def cost_at_quality(runs: Runs, rival: list[Point], *, margin: float, only_defaults: bool) -> dict[str, Any]:
-    """Claim (a): the cheapest HCMS setting as good as `rival` (a point per seed), both as measured on test.
-
-    Chosen by the mean over seeds on validation.
-
-    Arguments:
-        margin: how far below the rival a setting may be on validation.
-        only_defaults: only settings with all inference knobs at their defaults, one per pair of skip ratios.
-    """
-    ours = by_setting(runs, [hcms_name(skips) for skips in SKIPS])
-    if only_defaults:
-        ours = {key: each for key, each in ours.items() if not any(each[0].setting.values())}
-    bar = mean_val(rival, "map") - margin
-    good = [each for each in ours.values() if mean_val(each, "map") >= bar]
-    chosen = (
-        min(good, key=lambda each: mean_val(each, "gflops"))
-        if good
-        else max(ours.values(), key=lambda each: mean_val(each, "map"))
-    )
-    return {
-        "reached_on_val": bool(good),
-        "rival": f"{rival[0].trial} {rival[0].setting}",
-        "hcms": f"{chosen[0].trial} {chosen[0].setting}",
-        "rival_map": [p.test.qualities["map"] for p in rival],
-        "rival_gflops": [p.test.gflops for p in rival],
-        "hcms_map": [p.test.qualities["map"] for p in chosen],
-        "hcms_gflops": [p.test.gflops for p in chosen],
-        "map_difference": [
-            o.test.qualities["map"] - t.test.qualities["map"] for o, t in zip(chosen, rival, strict=True)
-        ],
-        "cost_ratio": [o.test.gflops / t.test.gflops for o, t in zip(chosen, rival, strict=True)],
-    }
-
-
-def best_full_fusion(runs: Runs, views: int | None = None) -> list[Point]:
-    """The full early fusion, at this or any number of views, that is best on validation; of equals the cheapest."""
-    rivals = [
-        each
-        for each in by_setting(runs, FULL_FUSIONS).values()
-        if views in (None, each[0].setting["num_frames"])
-    ]
-    best = max(mean_val(each, "map") for each in rivals)
-    equals = [each for each in rivals if mean_val(each, "map") >= best - 1e-9]
-    return min(equals, key=lambda each: mean_val(each, "gflops"))
 
 
 def fusions(runs: Runs) -> list[dict[str, Any]]:
@@ -219,18 +161,6 @@ def default_row(points: list[Point], num_steps: np.ndarray) -> dict[str, Any]:
         "skip_1": skips[0],
         "skip_2": skips[1],
     }
-
-
-def under_caps(points: list[Point]) -> list[dict[str, float]]:
-    """Claim (d), Table 2: mAP under each cap at the default gates, the uncapped run last (cap 0)."""
-    capped = [
-        p for p in points if not any(v for k, v in p.setting.items() if k not in ("max_gflops", "cap_rule"))
-    ]
-    ordered = sorted(capped, key=lambda p: p.setting["max_gflops"] or float("inf"))
-    return [
-        {"cap": p.setting["max_gflops"], "map": p.test.qualities["map"], "gflops": p.test.gflops}
-        for p in ordered
-    ]
 
 
 def cost_by_class(point: Point, targets: np.ndarray) -> np.ndarray:
@@ -488,34 +418,38 @@ def analyse(prepared: Prepared, folder: Path, seed: int, points: Run) -> dict[st
     }
 
 
+def caps_side_by_side(results: Results) -> Rows:
+    """Claim (d): a row per cap and seed with the mAP of each trial as a column."""
+    return Rows(
+        tuple(
+            {"cap": cap, "seed": seed, **{str(row["trial"]): row["map"] for row in group.rows}}
+            for (cap, seed), group in complete_caps(results["caps"]).groups(("cap", "seed")).items()
+        )
+    )
+
+
 def caps_text(results: Results) -> str:
-    """Claim (d): a line per cap. A cap that changes no answer is left out of a trial, and is the uncapped one."""
-    lines = []
-    for (name,), group in results["caps"].groups(("trial",)).items():
-        by_seed = [list(each.rows) for each in group.groups(("seed",)).values()]
-        caps = sorted({float(row["cap"]) for row in group.rows}, key=lambda cap: cap or 1e9)
-        for cap in caps:
-            rows = [next((row for row in rows if row["cap"] == cap), rows[-1]) for rows in by_seed]
-            maps, costs = (span((float(row[k]) for row in rows), k == "map") for k in ("map", "gflops"))
-            lines.append([f"{name}, {cap or 'none'}", maps, costs])
-    return table(["(d) cap", "mAP", "GFLOPs"], lines)
+    """Claim (d): a line per trial and cap."""
+    rows = complete_caps(results["caps"])
+    shown = Shown("(d) cap", "caps", ("trial", "cap"), (Cell("map", "mAP", percent=True), Cell("gflops")))
+    return shown.text(Results({}, {"caps": rows}))
 
 
 def document(study: Study) -> Document:
     """Everything that is reported."""
     points, prepared = study.runs, study.prepared
     every_fusion = fusions(points)
-    ten = best_full_fusion(points, views=10)
+    rivals = {
+        "10 views": best_on_validation(points, FULL_FUSIONS, num_frames=10),
+        "the best number of views": best_on_validation(points, FULL_FUSIONS),
+    }
     widths = {source: FeatureStore.open(prepared.features[source]).width for source in ORDER}
     return {
         "cost_at_quality": {
-            f"against {rival_name}, {kind}, {margin_name}": cost_at_quality(
-                points, rival, margin=margin, only_defaults=kind == "natural settings"
+            f"against {name}, {kind}, {margin_name}": cost_against(
+                points, OURS, rival, margin=margin, is_default=kind == "natural settings"
             )
-            for rival_name, rival in (
-                ("10 views", ten),
-                ("the best number of views", best_full_fusion(points)),
-            )
+            for name, rival in rivals.items()
             for kind in ("all settings", "natural settings")
             for margin_name, margin in (("within half a point", QUALITY_MARGIN), ("not below", 0.0))
         },
@@ -543,9 +477,10 @@ BENCHMARKS = (
         overrides=("method=hcms",),
         trials=TRIALS,
         document=document,
+        keeps_caps=True,
         alone=("step_seconds",),
         layouts={
-            "cost_at_quality": Layout("cost_at_quality.*", ("choice",), unzip="seed"),
+            "cost_at_quality": Layout("cost_at_quality.*.*", ("choice", "seed")),
             "fusions": Layout("fusions.*", ("",), unzip="seed"),
             "gains_of_audio": Layout("gains_of_audio.*", ("",), unzip="seed"),
             "skips": Layout("runs.*.skips.*", ("=seed", "trial")),
@@ -564,11 +499,11 @@ BENCHMARKS = (
                 "cost_at_quality",
                 ("choice",),
                 (
-                    Cell("rival_map", "full fusion mAP", percent=True),
-                    Cell("hcms_map", "HCMS mAP", percent=True),
+                    Cell("baseline_map", "full fusion mAP", percent=True),
+                    Cell("map", "HCMS mAP", percent=True),
                     Cell("map_difference", "difference", percent=True),
-                    Cell("rival_gflops", "GFLOPs"),
-                    Cell("hcms_gflops", "HCMS"),
+                    Cell("baseline_gflops", "GFLOPs"),
+                    Cell("gflops", "HCMS"),
                     Cell("cost_ratio", "ratio"),
                 ),
             ),
@@ -614,8 +549,8 @@ BENCHMARKS = (
                     )
                 },
                 (
-                    *(Cell(name, percent=True) for name in ("rival_map", "hcms_map", "map_difference")),
-                    *(Cell(name) for name in ("rival_gflops", "hcms_gflops")),
+                    *(Cell(name, percent=True) for name in ("baseline_map", "map", "map_difference")),
+                    *(Cell(name) for name in ("baseline_gflops", "gflops")),
                     Cell("cost_ratio", percent=True),
                 ),
             ),
@@ -635,6 +570,17 @@ BENCHMARKS = (
                 "skips",
                 {f"({a:g}, {b:g})": {"trial": hcms_name((a, b))} for a, b in SKIPS},
                 (*RATES[:2], None),
+            ),
+            PageTable(
+                "| cap in GFLOPs |",
+                caps_side_by_side,
+                {
+                    f"{cap:g}" if cap else "none": {"cap": cap or "none"}
+                    for cap in (0.0152, 0.0304, 0.0608, 0.122, 0.243, 0)
+                },
+                tuple(
+                    Cell(hcms_name(skips), percent=True) for skips in (FIGURE_7[0], ORDER_SKIPS, FIGURE_7[2])
+                ),
             ),
             PageTable(
                 "| order |",

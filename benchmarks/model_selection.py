@@ -27,9 +27,10 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file
 
-from benchmarks.harness.benchmark import Benchmark, Document, Study
+from benchmarks.harness.benchmark import Benchmark, Study
 from benchmarks.harness.document import Layout
 from benchmarks.harness.points import Point, Run, cost_at_quality
+from benchmarks.harness.reported import Document
 from benchmarks.harness.results import Results, Row, Rows
 from benchmarks.harness.tables import Cell, PageTable, Shown, span, table
 from benchmarks.harness.training import Trials
@@ -165,6 +166,8 @@ def against_random(
 ) -> list[dict[str, float]]:
     """Claim (a): every theta of every alpha against the best random mixture at its cost."""
     rivals = mixture(run, metric, rival_clips)
+    # In a pool that has hardly learned the cheapest member may be the best: then there is no way to go.
+    reach = rivals[-1][0] - rivals[0][0]
     rows = []
     for alpha in (*ALPHAS, OWN):
         for theta, point in with_alpha(run[trial], alpha, clips).items():
@@ -176,7 +179,7 @@ def against_random(
                     "gflops": cost,
                     "quality": point.test.numbers()[metric],
                     "random": on(rivals, cost),
-                    "share": (cost - rivals[0][0]) / (rivals[-1][0] - rivals[0][0]),
+                    "share": (cost - rivals[0][0]) / reach if reach else 0.0,
                 }
             )
     return rows
@@ -393,6 +396,8 @@ def quality_at_cost(
     found["any clips, at 60 % of its cost"] = cost_at_quality(
         cheap, [trial], ["single_model"], margin=-1.0, metric=metric
     )
+    # In a small trial nothing may be so cheap.
+    found = {choice: rows for choice, rows in found.items() if rows}
     for rows in found.values():
         rows[0]["over_seeds_and_videos"] = paired(rows, runs, trial, labelled, metric)
     return found

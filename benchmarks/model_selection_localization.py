@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from benchmarks.harness.benchmark import Benchmark, Document, Study
+from benchmarks.harness.benchmark import Benchmark, Study
 from benchmarks.harness.document import Layout
 from benchmarks.harness.points import Point, Run
+from benchmarks.harness.reported import Document
 from benchmarks.harness.results import Results
 from benchmarks.harness.tables import Cell, PageTable, Shown, interval, span, table
 from paretovid.platform.preparation.prepare import Prepared

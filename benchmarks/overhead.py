@@ -1,10 +1,11 @@
 """What the platform adds to a trial: search, tracking and front, against a bare Ray Tune loop in the same run.
 
-    python benchmarks/overhead.py [--trials 40] [--repeats 3]
+    python -m benchmarks overhead [--trials 40] [--repeats 3]
 
 Both run the same number of trials that do nothing, two at a time, in reused processes on one local Ray cluster,
 in turn. Ours asks Optuna, writes each trial's result to disk, keeps a journal that MLflow is notified from (runs and
-operating points), and builds front, table, PNG and HTML at the end. The aim is at most 0.3 s more per trial.
+operating points), and builds front, table, PNG and HTML at the end. The aim is at most 0.3 s more per trial. The
+figures stand in `durability.md`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import statistics
 import tempfile
 import time
 from collections.abc import Mapping
@@ -22,6 +22,10 @@ from typing import Any
 
 from ray import tune
 
+from benchmarks.harness.document import Layout
+from benchmarks.harness.measurement import Measurement
+from benchmarks.harness.reported import Document
+from benchmarks.harness.tables import Cell, PageTable, Shown
 from paretovid.infra.ray_cluster import connect
 from paretovid.platform.config.load import load_sweep_config, searched_knobs
 from paretovid.platform.console.progress import Progress
@@ -103,14 +107,9 @@ def bare(trials: int, storage: Path) -> float:
     return time.perf_counter() - started
 
 
-def main() -> None:
-    """Runs both in turn and prints seconds per trial."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--trials", type=int, default=40)
-    parser.add_argument("--repeats", type=int, default=3)
-    arguments = parser.parse_args()
+def measure(arguments: argparse.Namespace) -> Document:
+    """Seconds per trial of both, in turns."""
+    pairs = []
     with tempfile.TemporaryDirectory() as folder, connect():
         home = open_home(str(Path(folder) / "home"))
         template = write_trial(
@@ -118,20 +117,30 @@ def main() -> None:
         )
         bare(4, Path(folder) / "warm")  # imports and the first worker processes
         ours(home, "warm", 4, template)
-        rows = []
         for repeat in range(arguments.repeats):
             base = bare(arguments.trials, Path(folder) / f"bare{repeat}") / arguments.trials
             whole = ours(home, f"sweep{repeat}", arguments.trials, template) / arguments.trials
-            rows.append((whole, base))
-            print(
-                f"ours {whole:.3f} s per trial, bare Tune {base:.3f} s, difference {whole - base:.3f} s",
-                flush=True,
-            )
-    difference = statistics.median(whole - base for whole, base in rows)
-    print(
-        f"median difference over {len(rows)} pairs of {arguments.trials} trials: {difference:.3f} s per trial"
-    )
+            pairs.append({"ours": whole, "bare": base, "difference": whole - base})
+    return {"trials": arguments.trials, "concurrent": CONCURRENT, "pairs": pairs}
 
 
-if __name__ == "__main__":
-    main()
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """How much is measured."""
+    parser.add_argument("--trials", type=int, default=40)
+    parser.add_argument("--repeats", type=int, default=3)
+
+
+CELLS = (Cell("ours", "with paretovid"), Cell("bare", "bare Ray Tune loop"), Cell("difference"))
+MEASUREMENTS = (
+    Measurement(
+        name="overhead",
+        about="what the platform adds to a trial, against a bare Ray Tune loop",
+        measure=measure,
+        arguments=add_arguments,
+        alone=("trials", "concurrent"),
+        page="durability.md",
+        layouts={"pairs": Layout("pairs.*", ("repeat",))},
+        shown=(Shown("seconds per trial, pair", "pairs", ("repeat",), CELLS),),
+        page_tables=(PageTable("| seconds per trial |", "pairs", {"mean of the pairs": {}}, CELLS),),
+    ),
+)

@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness.benchmark import Benchmark, Document, Study
+from benchmarks.harness.benchmark import Benchmark, Study
 from benchmarks.harness.document import Layout
 from benchmarks.harness.points import Point, Run, at, cost_at_quality
+from benchmarks.harness.reported import Document
 from benchmarks.harness.tables import Cell, PageTable, Shown
 
 BUDGETS = (1, 2, 4, 6, 8, 12)

@@ -1,4 +1,4 @@
-"""What a benchmark declares, and what its analysis is given."""
+"""What a benchmark of methods declares, and what its analysis is given."""
 
 from __future__ import annotations
 
@@ -10,17 +10,12 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
-from benchmarks.harness.document import Layout, results_of
 from benchmarks.harness.points import Run
-from benchmarks.harness.results import Results, Rows
-from benchmarks.harness.tables import PageTable, Shown
+from benchmarks.harness.reported import Document, Reported
+from benchmarks.harness.results import Rows
 from benchmarks.harness.training import Trials, train_all
 from paretovid.platform.preparation.prepare import Prepared
 from paretovid.trainables.evaluation.results import SCORES_FILE
-
-Document = dict[str, Any]
-COMMON = ("dataset", "generator", "code_version")
-"""What the runner adds to every document."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +30,8 @@ class Study:
     workers: int
     training: Mapping[str, Any] = field(default_factory=dict)
     """Fields of `TrainingConfig` besides the epochs."""
+    keeps_caps: bool = False
+    """As of the benchmark."""
     runs: Sequence[Run] = ()
     """Per seed: each of the benchmark's trials to its points."""
 
@@ -48,6 +45,7 @@ class Study:
             epochs=self.epochs,
             workers=self.workers,
             training=self.training,
+            keeps_caps=self.keeps_caps,
         )
 
     def trained(self, trials: Trials) -> Study:
@@ -65,49 +63,28 @@ class Study:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Benchmark:
+class Benchmark(Reported):
     """One claim, or several of one method on one set: what is trained, what is made of it, how it is shown."""
 
-    name: str
-    about: str
-    """One line, for the list."""
+    common = ("dataset", "generator", "code_version")
     overrides: Sequence[str]
     """Of the configuration (`method=hcms`), before those of the command line."""
     document: Callable[[Study], Document]
     """Everything that is reported."""
-    layouts: Mapping[str, Layout]
-    """Table of the results to where its rows lie in the document."""
     trials: Trials = field(default_factory=dict)
     """Trained before the analysis, with every seed."""
     train: Callable[[Study], Sequence[Run]] | None = None
     """Instead of `trials`, where not all of them have every seed."""
-    alone: Sequence[str] = ()
-    """Names of the document that belong to all tables."""
     epochs: int | None = None
     """Default: the platform's."""
     training: Mapping[str, Any] = field(default_factory=dict)
     """Fields of `TrainingConfig`, after those that the method's own file asks for."""
+    keeps_caps: bool = False
+    """Points under a cap per video are among those of its trials."""
     folder: str = ""
     """Of the trials; default: the name. Benchmarks that share trials share it."""
-    page: str = ""
-    """Its page beside the file; default: NAME.md."""
-    shown: Sequence[Shown | Callable[[Results], str]] = ()
-    """Tables that are printed."""
-    is_verbatim: bool = False
-    """The page shows the printed tables line by line."""
-    page_tables: Sequence[PageTable] = ()
-    """Tables of the page in its own words."""
     draw: Callable[[Study, Document, Path], None] | None = None
     """Pictures into a folder."""
-
-    def results(self, document: Document) -> Results:
-        """Tables of a document. Raises `ValueError` for a figure that no table holds."""
-        return results_of(document, self.layouts, (*COMMON, *self.alone))
-
-    def text(self, results: Results) -> str:
-        """All printed tables in Markdown."""
-        texts = (each.text(results) if isinstance(each, Shown) else each(results) for each in self.shown)
-        return "\n\n".join(text for text in texts if text)
 
 
 def measured_points(runs: Sequence[Run]) -> Rows:

@@ -44,10 +44,11 @@ class Point:
         return self.record.test
 
 
-def points_of(folder: Path) -> list[Point]:
+def points_of(folder: Path, *, keeps_caps: bool = False) -> list[Point]:
     """The operating points of a finished trial; the default one first.
 
-    Those under a cap are HCMS's alone: its page has claims about them, and other pages name the settings they compare.
+    Arguments:
+        keeps_caps: those under a cap, too. Most claims name the settings that they compare, and caps are none of them.
     """
     result = read_trial(folder)
     tensors = load_file(folder / SCORES_FILE)
@@ -55,7 +56,7 @@ def points_of(folder: Path) -> list[Point]:
     return [
         Point(result.trial, each, *(tensors[name][each.index] for name in names))
         for each in result.points
-        if result.method == "hcms" or not each.inference_knobs.get("max_gflops")
+        if keeps_caps or not each.inference_knobs.get("max_gflops")
     ]
 
 
@@ -93,35 +94,71 @@ def settings_of(
     }
 
 
+def best_on_validation(
+    runs: Sequence[Run], trials: Iterable[str], metric: str = "map", **setting: float
+) -> list[Point]:
+    """The best setting by the mean over seeds on validation, a point per seed; of equally good ones the cheapest.
+
+    Arguments:
+        setting: inference knobs and their values, if only some settings count.
+    """
+    known = [
+        each
+        for each in settings_of(runs, trials, metric).values()
+        if all(each[2][0].setting.get(name) == value for name, value in setting.items())
+    ]
+    best = max(quality for quality, _, _ in known)
+    # The cheapest of them, because a rival is chosen here: the comparison should be hard on us.
+    _, _, points = min((each for each in known if each[0] >= best - 1e-9), key=lambda each: each[1])
+    return points
+
+
 def cost_at_quality(
     runs: Sequence[Run],
-    ours: Iterable[str],
+    ours: Sequence[str],
     rivals: Iterable[str],
     *,
     margin: float,
     is_default: bool = False,
     metric: str = "map",
 ) -> list[dict[str, Any]]:
-    """The cheapest setting of `ours` as good as the best of `rivals`.
+    """The cheapest setting of `ours` as good as the best of `rivals` (`cost_against`)."""
+    rival = best_on_validation(runs, rivals, metric)
+    return cost_against(runs, ours, rival, margin=margin, is_default=is_default, metric=metric)
+
+
+def cost_against(
+    runs: Sequence[Run],
+    ours: Sequence[str],
+    rival: Sequence[Point],
+    *,
+    margin: float,
+    is_default: bool = False,
+    metric: str = "map",
+) -> list[dict[str, Any]]:
+    """The cheapest setting of `ours` as good as a rival's, a row per seed; the best one if none is as good; no row if
+    there is no setting that every seed has.
 
     Chosen by the mean over seeds on validation, measured per seed on test. With one seed (`runs` of length 1)
     it is what a single sweep would choose: the luckiest of hundreds of points on a finite split.
 
     Arguments:
+        rival: a point per seed.
         margin: how far below the rival a setting may be on validation.
         is_default: only the default setting of each trial.
         metric: of quality, `map` or `top1`.
     """
-    theirs = settings_of(runs, rivals, metric)
-    best = max(value for value, _, _ in theirs.values())
-    # Of equally good rivals the cheapest counts: the comparison should be hard on us.
-    _, _, rival = min((v for v in theirs.values() if v[0] >= best - 1e-9), key=lambda v: v[1])
+    bar = float(np.mean([point.val.numbers()[metric] for point in rival])) - margin
     candidates = settings_of(runs, ours, metric)
     if is_default:
         defaults = {id(run[name][0]) for run in runs for name in ours}
         candidates = {key: value for key, value in candidates.items() if id(value[2][0]) in defaults}
-    good = [v for v in candidates.values() if v[0] >= best - margin]
-    _, _, chosen = min(good, key=lambda v: v[1]) if good else max(candidates.values(), key=lambda v: v[0])
+    if not candidates:
+        return []
+    good = [each for each in candidates.values() if each[0] >= bar]
+    _, _, chosen = (
+        min(good, key=lambda each: each[1]) if good else max(candidates.values(), key=lambda each: each[0])
+    )
     return [
         {
             "reached_on_val": bool(good),

@@ -1,15 +1,20 @@
-"""The command: `python -m benchmarks NAME [--seeds 5] [--resume] [home=...] [data...]`."""
+"""The command: `python -m benchmarks NAME [--seeds 5] [--resume] [home=...] [data...]`.
+
+A measurement that trains no methods has words of its own: `python -m benchmarks NAME --help`.
+"""
 
 from __future__ import annotations
 
 import argparse
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.harness.benchmark import Benchmark, Study, measured_points
+from benchmarks.harness.measurement import Measurement
+from benchmarks.harness.reported import Document, Reported
 from benchmarks.harness.results import Results, read_results, write_results
 from paretovid.platform.config.load import load_sweep_config, training_settings
 from paretovid.platform.config.resolve import resolve_preparation
@@ -22,7 +27,7 @@ from paretovid.trainables.training.config import TrainingConfig
 
 HERE = Path(__file__).parents[1]
 RESULTS = HERE / "results"
-MODULES = (
+METHODS = (
     "lite_eval",
     "ada_frame",
     "hcms",
@@ -30,14 +35,25 @@ MODULES = (
     "model_selection",
     "model_selection_localization",
 )
-"""Files that declare benchmarks."""
+"""Files that declare benchmarks of methods."""
+OTHERS = ("durability", "extraction", "gpu", "overhead", "published_tables", "realised_saving")
+"""Files that declare other measurements."""
 
 
 def benchmarks() -> dict[str, Benchmark]:
-    """All of them, by name."""
+    """Those of methods, by name."""
     found: dict[str, Benchmark] = {}
-    for module in MODULES:
+    for module in METHODS:
         declared: Sequence[Benchmark] = importlib.import_module(f"benchmarks.{module}").BENCHMARKS
+        found |= {each.name: each for each in declared}
+    return found
+
+
+def measurements() -> dict[str, Measurement]:
+    """The others, by name."""
+    found: dict[str, Measurement] = {}
+    for module in OTHERS:
+        declared: Sequence[Measurement] = importlib.import_module(f"benchmarks.{module}").MEASUREMENTS
         found |= {each.name: each for each in declared}
     return found
 
@@ -63,16 +79,17 @@ def study_of(benchmark: Benchmark, arguments: argparse.Namespace) -> Study:
         epochs=epochs,
         workers=arguments.workers,
         training={key: value for key, value in training.items() if key != "epochs"},
+        keeps_caps=benchmark.keeps_caps,
     )
     if benchmark.train is not None:
         return replace(study, runs=benchmark.train(study))
     return study.trained(benchmark.trials) if benchmark.trials else study
 
 
-def measure(benchmark: Benchmark, arguments: argparse.Namespace) -> Results:
+def measure_methods(benchmark: Benchmark, arguments: argparse.Namespace) -> Results:
     """Trains what is missing, writes results and pictures."""
     study = study_of(benchmark, arguments)
-    document = {
+    document: Document = {
         "dataset": study.prepared.dataset.fingerprint,
         "generator": dict(study.prepared.dataset.generator),
         "code_version": code_version(),
@@ -88,14 +105,26 @@ def measure(benchmark: Benchmark, arguments: argparse.Namespace) -> Results:
     return results
 
 
+def measure_other(measurement: Measurement, arguments: argparse.Namespace) -> Results:
+    """Measures, and writes results unless they are only to be printed."""
+    results = measurement.results(measurement.document(arguments))
+    if not arguments.print_only:
+        write_results(results, arguments.out / measurement.name)
+    return results
+
+
+def _list(declared: Mapping[str, Reported]) -> str:
+    return "\n".join(f"  {name:<36} {each.about}" for name, each in declared.items())
+
+
 def parser() -> argparse.ArgumentParser:
-    """Words of the command line."""
-    names = "\n".join(f"  {name:<36} {each.about}" for name, each in benchmarks().items())
+    """Words of the command line for benchmarks of methods."""
     made = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="Measures a claim on the built-in videos, over several seeds, at measured cost: trains, selects on "
         "validation, measures on test.",
-        epilog=f"benchmarks:\n{names}",
+        epilog=f"benchmarks of methods:\n{_list(benchmarks())}\n\nother measurements, each with words of its own (NAME "
+        f"--help):\n{_list(measurements())}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument("name", help="of a benchmark below")
@@ -103,11 +132,26 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--workers", type=int, default=2, help="processes that train")
     made.add_argument("--epochs", type=int, help="default: the benchmark's")
     made.add_argument("--resume", action="store_true", help="keeps trials that an earlier run has finished")
-    made.add_argument("--stored", action="store_true", help="only prints the tables of the stored results")
-    made.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+    _add_common(made)
     made.add_argument("--pictures", type=Path, help="draws into this folder")
     made.add_argument("overrides", nargs="*", help="home=..., data..., as of paretovid sweep")
     return made
+
+
+def measurement_parser(measurement: Measurement) -> argparse.ArgumentParser:
+    """Words of the command line for one of the others, after its name."""
+    made = argparse.ArgumentParser(
+        prog=f"python -m benchmarks {measurement.name}", description=f"Measures {measurement.about}."
+    )
+    _add_common(made)
+    made.add_argument("--print-only", action="store_true", help="writes no results")
+    measurement.arguments(made)
+    return made
+
+
+def _add_common(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--stored", action="store_true", help="only prints the tables of the stored results")
+    made.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
 
 
 def run(words: Sequence[str] | None = None) -> None:
@@ -115,15 +159,22 @@ def run(words: Sequence[str] | None = None) -> None:
 
     Raises `UnknownNameError` for another benchmark, and what a sweep's configuration raises.
     """
+    words = sys.argv[1:] if words is None else words
+    other = measurements().get(words[0]) if words else None
+    if other is not None:
+        arguments = measurement_parser(other).parse_args(words[1:])
+        _print(other, arguments, lambda: measure_other(other, arguments))
+        return
     arguments = parser().parse_intermixed_args(words)
     known = benchmarks()
     if arguments.name not in known:
-        raise unknown_name("benchmark", arguments.name, known)
+        raise unknown_name("benchmark", arguments.name, {**known, **measurements()})
     benchmark = known[arguments.name]
-    results = (
-        read_results(arguments.out / benchmark.name) if arguments.stored else measure(benchmark, arguments)
-    )
-    print(benchmark.text(results))
+    _print(benchmark, arguments, lambda: measure_methods(benchmark, arguments))
+
+
+def _print(reported: Reported, arguments: argparse.Namespace, measure: Callable[[], Results]) -> None:
+    print(reported.text(read_results(arguments.out / reported.name) if arguments.stored else measure()))
 
 
 def main() -> None:

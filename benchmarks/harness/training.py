@@ -27,12 +27,14 @@ def train_all(
     epochs: int,
     workers: int,
     training: Mapping[str, Any] | None = None,
+    keeps_caps: bool = False,
 ) -> list[Run]:
     """Trains every trial (name to method and model) with every seed; those that are finished are not trained again.
 
     Arguments:
         trials: `{seed}` in a field's text is replaced by the seed.
         training: fields of TrainingConfig besides the epochs, where they are not the platform's.
+        keeps_caps: whether points under a cap are among those that are returned.
 
     Returns the points of each seed. Trials lie at `folder/NAME-sSEED`.
     """
@@ -55,7 +57,10 @@ def train_all(
         for done, name in enumerate(pool.imap_unordered(_train, configs), start=1):
             print(f"\r{done}/{len(configs)} {name:<30}", end="", flush=True)
     print()
-    return [{name: points_of(folder / f"{name}-s{seed}") for name in trials} for seed in range(seeds)]
+    return [
+        {name: points_of(folder / f"{name}-s{seed}", keeps_caps=keeps_caps) for name in trials}
+        for seed in range(seeds)
+    ]
 
 
 def _train(config: TrialConfig) -> str:

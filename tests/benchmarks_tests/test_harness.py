@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import pytest
 from benchmarks.harness import run
-from benchmarks.harness.benchmark import Benchmark, Document, Study
+from benchmarks.harness.benchmark import Benchmark, Study
 from benchmarks.harness.document import Layout, results_of
+from benchmarks.harness.measurement import Measurement
+from benchmarks.harness.reported import Document
 from benchmarks.harness.results import MAX_BYTES, Results, Row, Rows, read_results, write_results
 from benchmarks.harness.tables import Cell, PageTable, Shown, interval
 from tests.platform_tests.conftest import SMALL_DATA, copied
@@ -112,6 +115,37 @@ def test_remarks_and_emphasis_of_a_page_are_not_compared() -> None:
     assert declared.differences(page.replace("93.2", "93.3"), results) == [
         "A, map: the page says 93.3, the results 93.2"
     ]
+
+
+def _measured(arguments: argparse.Namespace) -> Document:
+    return {"trials": arguments.trials, "repeats": [{"seconds": 0.5 * arguments.trials}, {"seconds": 1.0}]}
+
+
+TIMED = Measurement(
+    name="timed",
+    about="nothing",
+    measure=_measured,
+    arguments=lambda parser: parser.add_argument("--trials", type=int, default=1),
+    alone=("trials",),
+    layouts={"repeats": Layout("repeats.*", ("repeat",))},
+    shown=(Shown("repeat", "repeats", ("repeat",), (Cell("seconds", only_mean=True),)),),
+)
+
+
+def test_a_measurement_has_words_of_its_own_and_writes_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run, "measurements", lambda: {"timed": TIMED})
+    run.run(["timed", "--trials", "4", f"--out={tmp_path}", "--print-only"])
+    assert "| 0 | 2.000 |" in capsys.readouterr().out and not list(tmp_path.iterdir())
+    run.run(["timed", "--trials", "4", f"--out={tmp_path}"])
+    results = read_results(tmp_path / "timed")
+    assert results["repeats"].numbers("seconds") == [2.0, 1.0] and results["repeats"].rows[1]["repeat"] == 1
+    assert set(results.about) == {"trials", "code_version", "date", "cores", "load"}
+    run.run(["timed", "--stored", f"--out={tmp_path}"])
+    assert capsys.readouterr().out.count("| 1 | 1.000 |") == 2
+    with pytest.raises(SystemExit):
+        run.run(["timed", "home=elsewhere"])
 
 
 def test_an_unknown_benchmark_is_refused() -> None:

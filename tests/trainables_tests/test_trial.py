@@ -308,10 +308,32 @@ def test_a_trial_measures_a_curve_of_caps_behind_its_other_points(base, tmp_path
     has_cap = ["max_gflops" in point["inference_knobs"] for point in points]
     assert has_cap == sorted(has_cap) and not has_cap[0] and has_cap[-1]
     assert points[0]["test"]["stopped_by"] == {"end": 1.0, "method": 0.0, "cap": 0.0}
-    for point in points[has_cap.index(True) :]:
-        assert point["inference_knobs"]["cap_rule"] == "stop"
+    check_capped(points[has_cap.index(True) :])
+
+
+def test_caps_that_continue_cheaply_are_measured_at_the_default_setting(base, tmp_path):
+    # It looks closely at half of the steps, whatever it has learned; a gate may close so early in its training.
+    points = run(base, tmp_path / "a", method="random_gate", model={})["points"]
+    rules = [point["inference_knobs"].get("cap_rule", "") for point in points]
+    assert rules == sorted(rules, key=["", "stop", "cheap"].index) and "cheap" in rules
+    cheap = points[rules.index("cheap") :]
+    check_capped(points[rules.index("stop") :])
+    default = points[0]["inference_knobs"]
+    assert all(point["inference_knobs"].items() >= default.items() for point in cheap)
+    stops = [point for point in points if point["inference_knobs"].get("cap_rule") == "stop"]
+    for point in cheap:
+        # It continues where the other rule ends: never for less.
+        cap = point["inference_knobs"]["max_gflops"]
+        ended = [
+            p for p in stops if p["inference_knobs"] == {**default, "max_gflops": cap, "cap_rule": "stop"}
+        ]
+        assert all(point["test"]["gflops"] >= other["test"]["gflops"] for other in ended)
+
+
+def check_capped(points: list[dict[str, Any]]) -> None:
+    """No video passes its cap; one that had refused nothing would be another's equal, and not be kept."""
+    for point in points:
         assert point["test"]["gflops_p95"] <= point["inference_knobs"]["max_gflops"]
-        # One that had refused nothing would be another's equal, and not be kept.
         assert max(point[split]["stopped_by"]["cap"] for split in ("val", "test")) > 0
 
 

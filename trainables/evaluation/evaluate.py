@@ -30,7 +30,7 @@ from paretovid.trainables.evaluation.metrics import (
     top1,
 )
 from paretovid.trainables.features.store import FeatureSplit
-from paretovid.trainables.layers.caps import STOPPED_BY, check_known
+from paretovid.trainables.layers.caps import CHEAP, STOPPED_BY, cheap_settings, check_known
 from paretovid.trainables.measurement import MAP, Metrics
 from paretovid.trainables.method import (
     Method,
@@ -136,33 +136,45 @@ def run_settings(
     step_seconds: float = 1.0,
 ) -> list[tuple[Setting, Outcome]]:
     """One batch at each setting that is an operating point, and (`expand`) at those that a run answers as well: those
-    under a cap last.
+    under a cap last, first caps that stop; those that continue cheaply are run for the first setting alone.
 
     Without `expand` every setting that is asked for is answered.
     """
+
+    def run(setting: Setting) -> Outcome:
+        check_known(method, tuple(setting))
+        provider = FeatureProvider(
+            split.features,
+            num_steps=split.num_steps,
+            video_keys=split.video_keys,
+            components=components,
+            costs=costs,
+            targets=None if method.deployable else split.targets,
+            step_seconds=step_seconds,
+        )
+        return method.run(provider, setting)
+
     answered: list[tuple[Setting, Outcome]] = []
     with deterministic_eval(method):
-        for setting in settings:
-            check_known(method, tuple(setting))
-            provider = FeatureProvider(
-                split.features,
-                num_steps=split.num_steps,
-                video_keys=split.video_keys,
-                components=components,
-                costs=costs,
-                targets=None if method.deployable else split.targets,
-                step_seconds=step_seconds,
-            )
-            outcome = method.run(provider, setting)
+        for place, setting in enumerate(settings):
+            outcome = run(setting)
             if (
                 not (isinstance(method, RunsForOthers) and not method.is_operating_point(setting))
                 or not expand
             ):
                 answered.append((setting, outcome))
             if expand:
-                answered += method.stop_points(outcome, setting)
-    # Last, so that the curve of caps moves no other point from its place among a trial's.
-    return sorted(answered, key=lambda each: bool(each[0].get("max_gflops")))
+                further = method.stop_points(outcome, setting)
+                answered += further
+                if place == 0:
+                    answered += [(each, run(each)) for each in cheap_settings(method, further)]
+    return sorted(answered, key=_caps_last)
+
+
+def _caps_last(answered: tuple[Setting, Outcome]) -> tuple[bool, bool]:
+    """So that no curve of caps moves another point from its place among a trial's."""
+    setting, _ = answered
+    return bool(setting.get("max_gflops")), setting.get("cap_rule") == CHEAP
 
 
 def measure(

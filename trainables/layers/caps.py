@@ -8,8 +8,8 @@ happens at the first read that would take a video past it says `cap_rule`:
   one recorded run answers every cap, and every trial measures a curve of them (`caps` of a configuration).
 * `cheap`: the read is refused, and the video continues with what still fits. Only methods that have something cheaper
   to continue with know it (`KNOBS_WITH_CHEAP`). A refusal changes what the method sees next, so each cap needs a run of
-  its own: no trial measures `cheap` by itself. A method's file may name both knobs for a study to search
-  (`search.inference_knobs=study`).
+  its own: a trial measures the curve of `cheap` at its default setting only, under the same caps (`cheap_settings`). A
+  method's file may name both knobs for a study to search (`search.inference_knobs=study`).
 
 A cap below the cheapest answer is an error that names what that costs. `Outcome.stopped_by` says why reading ended.
 
@@ -208,6 +208,15 @@ def points_under_caps(
         stopped_by = _stopped_by_cap(outcome, ~fits.all(dim=1))
         points.append((capped(setting, limit), dataclasses.replace(cut(fits), stopped_by=stopped_by)))
     return points
+
+
+def cheap_settings(
+    method: type[Method] | Method, answered: Sequence[tuple[Setting, Outcome]]
+) -> list[Setting]:
+    """The caps among points of a setting, with the rule `cheap`; none of a method that does not know it."""
+    if not any(CHEAP in knob.words for knob in method.inference_knobs if knob.name == _STOP_ONLY.name):
+        return []
+    return [{**each, _STOP_ONLY.name: CHEAP} for each, _ in answered if each.get(MAX_GFLOPS.name)]
 
 
 def _stopped_by_cap(outcome: Outcome, refused: Tensor) -> Tensor:

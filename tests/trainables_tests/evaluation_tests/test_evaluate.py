@@ -23,7 +23,7 @@ from paretovid.trainables.evaluation.evaluate import (
     same_answers,
     true_instances,
 )
-from paretovid.trainables.layers.caps import CAP, END, METHOD
+from paretovid.trainables.layers.caps import CAP, END, KNOBS_WITH_CHEAP, METHOD
 from paretovid.trainables.method import RunsForOthers
 from paretovid.trainables.outcome import Detection, Outcome, Setting
 from paretovid.trainables.provider import Provider
@@ -166,8 +166,10 @@ class Asked(nn.Module, RunsForOthers):
         super().__init__()
         self.deployable = deployable
         self.asked: list[Provider] = []
+        self.settings_run: list[Setting] = []
 
     def run(self, provider: Provider, setting: Setting) -> Outcome:
+        self.settings_run.append(setting)
         assert not self.training and not torch.is_grad_enabled()
         self.asked.append(provider)
         provider.read("coarse", 0, torch.ones(provider.batch_size, dtype=torch.bool))
@@ -197,6 +199,15 @@ def test_a_run_answers_its_setting_and_further_ones_those_under_a_cap_last():
         {"k": 2.0, "max_gflops": 1.0},
     ]
     assert asked(Asked(), expand=False) == [{"k": 1.0}, {"k": 2.0}]
+
+
+def test_caps_that_continue_cheaply_are_run_for_the_first_setting_behind_all_others():
+    method = Asked()
+    method.inference_knobs = KNOBS_WITH_CHEAP  # type: ignore[assignment]
+    cheap = {"k": 1.0, "max_gflops": 1.0, "cap_rule": "cheap"}
+    assert asked(method)[-2:] == [{"k": 2.0, "max_gflops": 1.0}, cheap]
+    assert method.settings_run == [{"k": 1.0}, cheap, {"k": 2.0}]
+    assert asked(method, expand=False) == [{"k": 1.0}, {"k": 2.0}]
 
 
 def test_each_setting_starts_unpaid_and_only_an_oracle_gets_the_ground_truth():
