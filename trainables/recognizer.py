@@ -30,11 +30,11 @@ from paretovid.trainables.backbones.catalog import BACKBONES, component, load_ba
 from paretovid.trainables.backbones.spec import Backbone
 from paretovid.trainables.catalog import build_method, method_class
 from paretovid.trainables.cost import CostTable, deterministic_eval
-from paretovid.trainables.data.s3 import is_object
+from paretovid.trainables.data.limits import USUAL_LIMITS, VideoLimitsConfig
 from paretovid.trainables.data.video_keys import video_key
 from paretovid.trainables.data.videos import InputSpec, VideoReader, read_steps
 from paretovid.trainables.documents import JsonValue
-from paretovid.trainables.errors import DataError, UsageError, VideoError, unknown_name
+from paretovid.trainables.errors import DataError, UsageError, unknown_name
 from paretovid.trainables.layers.caps import CAP, STOPPED_BY, check_known
 from paretovid.trainables.method import METHODS, Method
 from paretovid.trainables.model_description import MODEL_FILE, ModelDescription
@@ -200,10 +200,15 @@ class Recognizer:
     """A model folder, loaded. `predict` may be called from one thread at a time."""
 
     def __init__(
-        self, description: ModelDescription, method: Method, backbones: Mapping[str, Backbone]
+        self,
+        description: ModelDescription,
+        method: Method,
+        backbones: Mapping[str, Backbone],
+        limits: VideoLimitsConfig = USUAL_LIMITS,
     ) -> None:
         self.description = description
         self.method = method
+        self.limits = limits
         self.backbones = backbones
         self.classes = description.classes
         self.knobs = method.inference_knobs
@@ -216,12 +221,15 @@ class Recognizer:
         self._dtype = getattr(torch, description.feature_dtype)
 
     @classmethod
-    def load(cls, folder: Path, *, on_demand: bool = False) -> Recognizer:
+    def load(
+        cls, folder: Path, *, on_demand: bool = False, limits: VideoLimitsConfig = USUAL_LIMITS
+    ) -> Recognizer:
         """The model in `folder`. Raises `DataError` if it is not whole.
 
         Arguments:
             on_demand: read a backbone's weights when it is first run, for pools of which a video needs one or two.
                 A damaged one is then found when it is needed.
+            limits: what a video may ask for; one that is beyond them has an error.
         """
         description = ModelDescription.read(folder)
         try:
@@ -243,7 +251,7 @@ class Recognizer:
         )
         if not on_demand:
             backbones = dict(backbones)
-        return cls(description, method.eval(), backbones)
+        return cls(description, method.eval(), backbones, limits)
 
     def predict(
         self,
@@ -270,10 +278,12 @@ class Recognizer:
     ) -> Prediction:
         shown = "<bytes>" if isinstance(video, bytes) else str(video)
         try:
-            if not isinstance(video, bytes) and not is_object(video) and not Path(video).exists():
-                raise VideoError(f"{shown}: no such file", "Give the path of a video file.")
-            with VideoReader(video, step_seconds=self.description.step_seconds, name=shown) as reader:
+            with VideoReader(
+                video, step_seconds=self.description.step_seconds, name=shown, limits=self.limits
+            ) as reader:
                 return self._read(reader, shown, video_id, setting)
+        except (MemoryError, RuntimeError) as error:  # PyTorch's own word for too little memory is the latter
+            return Prediction(path=shown, calls={}, error=f"{shown}: {type(error).__name__}: {error}")
         except (DataError, OSError) as error:
             said = (getattr(error, "message", None) or str(error), getattr(error, "hint", ""))
             return Prediction(path=shown, calls={}, error=" ".join(". ".join(filter(None, said)).split()))
@@ -337,7 +347,7 @@ class Recognizer:
             decode_seconds=decode_seconds,
             flow_seconds=flow_seconds,
             compute_seconds=max(0.0, time.perf_counter() - started - decode_seconds - flow_seconds),
-            notes=(*reader.notes, *self._notes(outcome, setting)),
+            notes=(*reader.notes_for(self._specs.values()), *self._notes(outcome, setting)),
             stopped_by=None if outcome.stopped_by is None else STOPPED_BY[int(outcome.stopped_by[0])],
         )
 

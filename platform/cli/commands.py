@@ -6,6 +6,7 @@ Every import of ours is inside its function, because most of them bring torch, R
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -207,15 +208,18 @@ def _model_cell(entry: Mapping[str, Any], column: str) -> Any:
 
 def predict(args: argparse.Namespace) -> Answer:
     """`paretovid predict`. Videos that cannot be read are reported, the others continue; then the status is 1."""
-    from paretovid.platform.cli.prediction_text import has_failed, prediction_text
+    from paretovid.platform.cli.prediction_text import has_failed, prediction_text, warning_lines
 
     document = _predict_document(args)
+    for line in warning_lines(document):
+        print(line, file=sys.stderr)
     return Answer(text=prediction_text(document), document=document, exit_status=int(has_failed(document)))
 
 
 def _predict_document(args: argparse.Namespace) -> JsonObject:
     from paretovid.platform.registry import prediction
     from paretovid.platform.storage.home import open_home
+    from paretovid.trainables.data.limits import VideoLimitsConfig
     from paretovid.trainables.errors import UsageError
 
     settings = [word for word in args.videos if "=" in word and not Path(word).exists()]
@@ -232,6 +236,9 @@ def _predict_document(args: argparse.Namespace) -> JsonObject:
         max_gflops=args.max_gflops,
         params=dict(args.set),
         on_demand=args.on_demand,
+        limits={
+            name: limit for name in VideoLimitsConfig.names() if (limit := getattr(args, name)) is not None
+        },
     )
     if args.picture is not None:
         from paretovid.platform.registry.pictures import draw_answers

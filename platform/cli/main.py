@@ -227,6 +227,12 @@ def _add_using(add: Any) -> None:
     predict.add_argument(
         "--on-demand", action="store_true", help="read a backbone's weights when a video first needs it"
     )
+    for name, kind, about in (
+        ("max-pixels", int, "leave out a video whose frames have more"),
+        ("max-steps", int, "leave out a video of more steps"),
+        ("max-decode-seconds", float, "leave out a video that takes longer to decode"),
+    ):
+        predict.add_argument(f"--{name}", type=kind, metavar="N", help=about)
     predict.set_defaults(rest_name="videos")
     flops = _command(add, "flops", commands.flops, "what each component costs per call", has_json=True)
     flops.add_argument(

@@ -17,10 +17,16 @@ _ENDS = {
 
 
 def prediction_text(document: JsonObject) -> str:
-    """A few lines for each video, then the notes."""
+    """A few lines for each video, then the notes on all of them; those on single ones go to standard error."""
     fields = Fields(document, "a prediction", "")
     blocks = [video_text(video) for video in fields.list_of_fields("videos")]
     return "\n".join([*blocks, *(f"note: {note}" for note in fields.texts("notes", ()))])
+
+
+def warning_lines(document: JsonObject) -> list[str]:
+    """A line for each thing that was not as expected in a video."""
+    warnings = Fields(document, "a prediction", "").list_of_fields("warnings", ())
+    return [printable(f"note: {warning.text('file')}: {warning.text('reason')}") for warning in warnings]
 
 
 def has_failed(document: JsonObject) -> bool:
@@ -50,7 +56,7 @@ def video_text(video: Fields) -> str:
     )
     if stopped_by := video.text("stopped_by", ""):
         text += f"\n  {_ENDS[stopped_by]}"
-    return text + "".join(f"\n  note: {printable(note)}" for note in video.texts("notes", ()))
+    return text
 
 
 def _reads_text(steps: Sequence[str]) -> str:

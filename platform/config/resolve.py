@@ -31,6 +31,7 @@ from paretovid.trainables.backbones.training import BackboneTrainingConfig, chec
 from paretovid.trainables.backbones.weights import RANDOM, missing_weights
 from paretovid.trainables.catalog import method_class, method_config
 from paretovid.trainables.config import typed_config
+from paretovid.trainables.data.limits import USUAL_LIMITS, VideoLimitsConfig
 from paretovid.trainables.data.moving_digits.generate import MovingDigitsConfig
 from paretovid.trainables.data.readers.annotations import ReaderConfig
 from paretovid.trainables.data.readers.catalog import READERS, read_annotations, reader_config
@@ -64,6 +65,8 @@ class DataPlan:
     settings: ReaderConfig | None = None
     generated: MovingDigitsConfig | None = None
     """Of the built-in set."""
+    limits: VideoLimitsConfig = USUAL_LIMITS
+    """What each video may ask for: settings of every data set."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -197,17 +200,22 @@ def resolve_preparation(config: SweepConfig) -> PreparationPlan:
 def resolve_data(config: SweepConfig) -> DataPlan:
     """Where videos come from. Raises `UsageError` for settings that it does not take."""
     name, settings = str(config.data["name"]), data_settings(config)
+    of_videos = {key: settings.pop(key) for key in VideoLimitsConfig.names() if key in settings}
+    limits = typed_config(VideoLimitsConfig, of_videos, "data")
     chosen = settings.pop("reader", None)
     if chosen is not None:
-        return DataPlan(name=name, reader=str(chosen), settings=reader_config(str(chosen), settings))
+        read_by = reader_config(str(chosen), settings)
+        return DataPlan(name=name, reader=str(chosen), settings=read_by, limits=limits)
     if settings.pop("generator", None) is not None:
-        return DataPlan(name=name, generated=typed_config(MovingDigitsConfig, settings, "data"))
+        generated = typed_config(MovingDigitsConfig, settings, "data")
+        return DataPlan(name=name, generated=generated, limits=limits)
     if settings:
         raise UsageError(
             f"data={name} takes no settings, but has {', '.join(settings)}",
-            "They belong to the built-in set: data=moving_digits.",
+            "They belong to the built-in set: data=moving_digits. Every set takes "
+            f"{', '.join(VideoLimitsConfig.names())}.",
         )
-    return DataPlan(name=name)
+    return DataPlan(name=name, limits=limits)
 
 
 def check_extraction(config: ExtractionConfig) -> Precision:

@@ -11,7 +11,7 @@ import contextlib
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,12 @@ def train_own(
             return
         stage.total = 100
         with cluster_of(config) as cluster:
-            settings = {"training": training, "names": missing, "dataset": str(dataset.root)}
+            settings = {
+                "training": training,
+                "names": missing,
+                "dataset": str(dataset.root),
+                "limits": dataset.limits,
+            }
             _run_group(_training_worker, settings, config, cluster, home, out_root, stage, len(missing))
         for name in missing:
             home.store.download(out_root / name)
@@ -146,7 +151,12 @@ def _fine_tune(
             return
         stage.total = 100
         with cluster_of(config) as cluster:
-            settings = {"tuning": tuning, "name": name, "dataset": str(dataset.root)}
+            settings = {
+                "tuning": tuning,
+                "name": name,
+                "dataset": str(dataset.root),
+                "limits": dataset.limits,
+            }
             _run_group(
                 _fine_tuning_worker, settings, config, cluster, home, folder.parent, stage, num_parts=1
             )
@@ -297,7 +307,8 @@ def _training_worker(config: dict[str, Any]) -> None:
     store.download(dataset)
     out_root.mkdir(parents=True, exist_ok=True)
     context = _TrainContext(here(config["progress_file"]))
-    train_backbones(config["training"], load_dataset(dataset), config["names"], out_root, context)
+    videos = replace(load_dataset(dataset), limits=config["limits"])
+    train_backbones(config["training"], videos, config["names"], out_root, context)
     if context.rank == 0:
         for name in config["names"]:
             store.upload(out_root / name)
@@ -316,7 +327,7 @@ def _fine_tuning_worker(config: dict[str, Any]) -> None:
         store.download(checkpoint)
     fine_tune(
         config["tuning"],
-        load_dataset(dataset),
+        replace(load_dataset(dataset), limits=config["limits"]),
         name,
         start,
         folder,

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,6 +40,10 @@ def make_data(config: SweepConfig, data: DataPlan, progress: Progress) -> Datase
 
     Raises `UsageError` for settings that do not fit what is there, `DataError` for a folder without one.
     """
+    return replace(_made_or_read(config, data, progress), limits=data.limits)
+
+
+def _made_or_read(config: SweepConfig, data: DataPlan, progress: Progress) -> Dataset:
     home, name, wanted = open_home(config.home), data.name, data.generated
     root = home.data(name)
     with progress.stage("videos", unit="videos") as stage:
@@ -83,7 +88,9 @@ def _read_data(config: SweepConfig, data: DataPlan, home: Home, stage: Stage) ->
                 yield each
 
     name = data.name
-    assembled = read_dataset(data.reader, data.settings, home.data(name), name=name, map_parallel=probed)
+    assembled = read_dataset(
+        data.reader, data.settings, home.data(name), name=name, map_parallel=probed, limits=data.limits
+    )
     sizes = {split: len(assembled.dataset.split(split)) for split in ("train", "val", "test")}
     said = ", ".join(f"{size} {split}" for split, size in sizes.items())
     (stage.done if stage.count else stage.reused)(

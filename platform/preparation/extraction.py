@@ -36,6 +36,7 @@ from paretovid.trainables.backbones.catalog import component, load_backbone
 from paretovid.trainables.backbones.description import BackboneDescription
 from paretovid.trainables.backbones.precision import Precision
 from paretovid.trainables.data.dataset import Dataset, VideoRecord, located
+from paretovid.trainables.data.limits import USUAL_LIMITS, VideoLimitsConfig
 from paretovid.trainables.data.s3 import ObjectStoreError
 from paretovid.trainables.errors import DataError, ParetovidError, UsageError
 from paretovid.trainables.features.extract import compute_features, read_pieces, why_unreadable
@@ -86,6 +87,7 @@ def extract_shards(
             home=home.reference(cache),
             root=dataset.root,
             step_seconds=dataset.step_seconds,
+            limits=dataset.limits,
             backbones={name: backbones[name] for name in folders},
             precision=precision,
             steps=config.steps_per_batch,
@@ -108,9 +110,12 @@ def _width(backbone: Path) -> int:
 
 
 Cell: TypeAlias = int | str | np.ndarray
-"""Of a row: `number`, `first`, `total`, `error`, and per component `out NAME`, features `[T, D]`."""
+"""Of a row: `number`, `first`, `total`, `error`, `notes` (a line each), per component `out NAME`, features `[T, D]`."""
 Column: TypeAlias = list[int] | list[str] | list[np.ndarray] | np.ndarray
 """Of a batch of rows, as Ray Data has it."""
+
+
+_KEYS = ("number", "first", "total", "error", "notes")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,6 +125,7 @@ class _Job:
     home: HomeReference
     root: Path
     step_seconds: float
+    limits: VideoLimitsConfig = USUAL_LIMITS
     backbones: dict[str, Path]
     precision: Precision
     steps: int
@@ -143,7 +149,7 @@ class _Compute:
             self._backbones[name] = load_backbone(folder)[0].to(self.device)
 
     def __call__(self, piece: Mapping[str, Column]) -> dict[str, Column]:
-        row: dict[str, Column] = {key: piece[key] for key in ("number", "first", "total", "error")}
+        row: dict[str, Column] = {key: piece[key] for key in _KEYS}
         for name, backbone in self._backbones.items():
             inputs = np.asarray(piece[f"in {name}"][0])
             empty = np.zeros((0, backbone.width), np.float32)
@@ -190,15 +196,12 @@ def _decode(batch: Mapping[str, np.ndarray], job: _Job, attempts: Any = None) ->
         if attempts is not None:
             attempts.begin.remote(number)  # not waited for, and not missed if the actor is gone
         try:
-            for piece in read_pieces(location, specs, step_seconds=job.step_seconds, steps=job.steps):
+            for piece in read_pieces(
+                location, specs, step_seconds=job.step_seconds, steps=job.steps, limits=job.limits
+            ):
                 inputs = {f"in {name}": [values] for name, values in piece.inputs.items()}
-                yield {
-                    "number": [number],
-                    "first": [piece.first],
-                    "total": [piece.total],
-                    "error": [""],
-                    **inputs,
-                }
+                about = (number, piece.first, piece.total, "", "\n".join(piece.notes))
+                yield {**{key: [value] for key, value in zip(_KEYS, about, strict=True)}, **inputs}
         except UsageError:
             raise  # of the worker: it lacks a package, for one
         except ObjectStoreError as error:
@@ -220,7 +223,8 @@ def _decode(batch: Mapping[str, np.ndarray], job: _Job, attempts: Any = None) ->
                 for name, spec in specs.items()
             }
             reason = why_unreadable(error)
-            yield {"number": [number], "first": [0], "total": [0], "error": [reason or "unknown"], **empty}
+            about = (number, 0, 0, reason or "unknown", "")
+            yield {**{key: [value] for key, value in zip(_KEYS, about, strict=True)}, **empty}
         if attempts is not None:
             attempts.end.remote(number)
 
@@ -259,7 +263,7 @@ def _rows_of_all(
                 raise
             for number in sorted(failed):
                 reason = f"its decoder's process died {_MAX_RETRIES + 1} times: it crashed, or had too little memory"
-                yield {"number": number, "first": 0, "total": 0, "error": reason}
+                yield {"number": number, "first": 0, "total": 0, "error": reason, "notes": ""}
 
 
 def _rows(
@@ -358,6 +362,8 @@ class ShardWriter:
     _videos: dict[int, dict[int, dict[str, np.ndarray]]] = field(default_factory=dict)
     """Shard to video to its features, of shards that are not whole."""
     _skipped: dict[int, dict[str, str]] = field(default_factory=dict)
+    _notes: dict[int, dict[str, list[str]]] = field(default_factory=dict)
+    """Shard to video id to what was not as expected in it."""
     _written: set[int] = field(default_factory=set)
     _in_bucket: dict[str, dict[str, list[tuple[Blob, bytes]]]] = field(default_factory=dict)
 
@@ -429,6 +435,9 @@ class ShardWriter:
             self._skipped.setdefault(shard, {})[self.records[number].video_id] = str(row["error"])
             videos[number] = {}
         else:
+            if row["notes"]:
+                notes = self._notes.setdefault(shard, {})
+                notes[self.records[number].video_id] = str(row["notes"]).split("\n")
             pieces = self._pieces.setdefault(number, {})
             pieces[int(row["first"])] = {name: np.asarray(row[f"out {name}"]) for name in self.folders}
             if sum(len(next(iter(piece.values()))) for piece in pieces.values()) < total:
@@ -443,6 +452,7 @@ class ShardWriter:
     def _write(self, shard: int) -> None:
         self._written.add(shard)
         videos, skipped = self._videos.pop(shard), self._skipped.pop(shard, {})
+        notes = self._notes.pop(shard, {})
         readable = [number for number in self.numbers(shard) if videos[number]]
         for name, folder in self.folders.items():
             if self._has(name, shard):
@@ -453,6 +463,7 @@ class ShardWriter:
                 {self.records[number].video_id: videos[number][name] for number in readable},
                 asked=self.asked(shard),
                 skipped=skipped,
+                notes=notes,
                 width=self.widths[name],
                 dtype=self.dtype,
             )

@@ -21,12 +21,14 @@ from paretovid.platform.storage.home import Home, open_home
 from paretovid.search_spaces.schema import SweepConfig
 from paretovid.trainables.backbones.catalog import component
 from paretovid.trainables.data.dataset import Dataset
+from paretovid.trainables.data.notes import grouped_notes
 from paretovid.trainables.errors import DataError, StaleFeaturesError
 from paretovid.trainables.features.extract import headers
 from paretovid.trainables.features.index import INDEX_FILE
 from paretovid.trainables.features.store import (
     FeatureStore,
     finish,
+    noted_videos,
     skipped_videos,
 )
 
@@ -108,7 +110,8 @@ def _extract(
                 stage,
                 cache=config.cluster.node_cache,
             )
-        failures = _failures(dataset, next(iter(missing.values())), writer.num_shards)
+        first = next(iter(missing.values()))
+        failures = _failures(dataset, first, writer.num_shards)
         # Before the stores are whole: the same command must not resume with them.
         settings = plan.data.settings
         allowed = settings.max_missing_share if settings else _UNREADABLE_SHARE
@@ -122,6 +125,8 @@ def _extract(
         stage.done(f"{len(missing)} components of {read} videos, each decoded once")
     for path, reason in failures:
         progress.say(f"  left out: {path}: {reason}")
+    for note in grouped_notes(_notes(dataset, first, writer.num_shards)):
+        progress.say(f"  note: {note}")
     return folders
 
 
@@ -139,6 +144,16 @@ def _failures(dataset: Dataset, folder: Path, num_shards: int) -> list[tuple[str
     skipped = skipped_videos(folder, num_shards)
     paths = {record.video_id: str(dataset.video_path(record)) for record in dataset.records}
     return sorted((paths[video_id], reason) for video_id, reason in skipped.items())
+
+
+def _notes(dataset: Dataset, folder: Path, num_shards: int) -> list[tuple[str, str]]:
+    """Path and what was not as expected, of each video that was read."""
+    notes = noted_videos(folder, num_shards)
+    return [
+        (str(dataset.video_path(record)), note)
+        for record in dataset.records
+        for note in notes.get(record.video_id, ())
+    ]
 
 
 def _check_enough(failures: Sequence[tuple[str, str]], total: int, allowed_share: float) -> None:

@@ -8,6 +8,7 @@ from paretovid.platform.fronts.front import Front, FrontPoint
 from paretovid.platform.records.trial import knob_text, objective_text
 from paretovid.platform.registry.gates import Gate
 from paretovid.trainables.catalog import method_class
+from paretovid.trainables.data.limits import VideoLimitsConfig
 from paretovid.trainables.evaluation.results import MAP, Metrics
 from paretovid.trainables.layers.caps import has_cap
 from paretovid.trainables.outcome import InferenceKnob
@@ -115,6 +116,7 @@ def _usage(point: FrontPoint, name: str) -> list[str]:
         + ". A file that cannot be read has an error.",
         "",
         'Loaded with `model_config={"on_demand": True}`, a backbone takes memory from the first video that needs it.',
+        f"It also takes limits of what a video may ask for: {', '.join(VideoLimitsConfig.names())}.",
         "",
         "Parameters (an unknown name, or a value that is not finite or out of range, is an error):",
         *(f"* `{k.name}` ({_values(k)}): {k.description}" for k in knobs),

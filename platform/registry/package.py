@@ -7,6 +7,7 @@ import importlib.metadata
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from paretovid.platform.storage.home import MODEL_FILE, Home
 from paretovid.trainables.backbones import catalog as components
 from paretovid.trainables.backbones.description import BackboneDescription
 from paretovid.trainables.catalog import method_class
+from paretovid.trainables.config import typed_config
+from paretovid.trainables.data.limits import VideoLimitsConfig
 from paretovid.trainables.errors import DataError, StaleFeaturesError
 from paretovid.trainables.evaluation.results import TrialResult
 from paretovid.trainables.features.index import INDEX_FILE, FeaturesHeader, FeaturesIndex
@@ -129,6 +132,14 @@ def describe(home: Home, point: FrontPoint) -> ModelDescription:
     )
 
 
+def _limits(home: Home, point: FrontPoint) -> VideoLimitsConfig:
+    """What videos might ask for when the features were made that the point was measured on."""
+    differing: dict[str, Any] = {}
+    for source in point.trial.sources:
+        differing |= _features_header(home, point.trial, source).limits
+    return typed_config(VideoLimitsConfig, differing, "data")
+
+
 def write_package(scratch: Path, home: Home, point: FrontPoint, backbones: Mapping[str, Path]) -> Path:
     """The whole MLflow model as a folder below `scratch`; returns it. Pickles nothing."""
     import mlflow
@@ -148,7 +159,7 @@ def write_package(scratch: Path, home: Home, point: FrontPoint, backbones: Mappi
             code_paths=[str(scratch / "code" / runtime)],
             signature=signature(point),
             # What callers may say when they load it.
-            model_config={"on_demand": False},
+            model_config={"on_demand": False, **asdict(_limits(home, point))},
             pip_requirements=requirements(point.trial),
             metadata={"paretovid": _about(point, runtime)},
         )

@@ -9,10 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, final
 
 from paretovid.platform.storage.home import Home
 from paretovid.platform.tracking.store import open_registry, quiet_mlflow
+from paretovid.trainables.config import typed_config
+from paretovid.trainables.data.limits import VideoLimitsConfig
 from paretovid.trainables.errors import DataError, ParetovidError, UsageError
 from paretovid.trainables.layers.caps import no_cap_error
 from paretovid.trainables.recognizer import CHEAPEST_ONLY
@@ -32,18 +35,34 @@ class Predictor:
     Arguments:
         home: whose registry is asked; unused for a folder.
         model: `models:/NAME@ALIAS`, `models:/NAME/VERSION` or a folder.
-        on_demand: read a backbone's weights when a video first needs it. Raises `UsageError` for a version that was
-            promoted before there was such a choice.
+        on_demand: read a backbone's weights when a video first needs it.
+        limits: names of `VideoLimitsConfig` to values; those left out are as when the model was promoted.
+
+    Raises `UsageError` for on_demand or limits of a version that was promoted before there was such a choice.
     """
 
-    def __init__(self, home: Home, model: str, *, on_demand: bool = False) -> None:
+    def __init__(
+        self,
+        home: Home,
+        model: str,
+        *,
+        on_demand: bool = False,
+        limits: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
         quiet_mlflow()
         import mlflow
 
         self.model = model
-        wanted = {"on_demand": True} if on_demand else None
-        self._loaded = mlflow.pyfunc.load_model(_resolved(home, model), model_config=wanted)
-        if on_demand and not (self._loaded.model_config or {}).get("on_demand"):
+        typed_config(VideoLimitsConfig, limits, "limits")
+        wanted = {**limits, **({"on_demand": True} if on_demand else {})}
+        self._loaded = mlflow.pyfunc.load_model(_resolved(home, model), model_config=wanted or None)
+        taken = self._loaded.model_config or {}
+        if ignored := sorted(name for name in limits if name not in taken):
+            raise UsageError(
+                f"{model} knows no {', '.join(ignored)}: it was promoted before there was that choice",
+                "Promote its point again, or leave them out.",
+            )
+        if on_demand and not taken.get("on_demand"):
             raise UsageError(
                 f"{model} cannot load backbones on demand: it was promoted before there was that choice",
                 "Promote its point again, or leave --on-demand out.",
@@ -130,25 +149,31 @@ def answers_of(
     max_gflops: float | None = None,
     params: Mapping[str, float | str] | None = None,
     on_demand: bool = False,
+    limits: Mapping[str, float] = MappingProxyType({}),
 ) -> list[Answer]:
     """All that the model says of each video, what it read among it.
 
     Arguments:
         params: inference knobs by name; those left out are as promoted.
         on_demand: read a backbone's weights when a video first needs it.
+        limits: what a video may ask for, as `Predictor` takes them.
 
     Raises `UsageError` for a model or parameter that does not exist, `DataError` without videos.
     """
     if not videos:
         raise DataError("no video was given", "Name at least one file.")
     given = {**(params or {}), **({} if max_gflops is None else {"max_gflops": max_gflops})}
-    return Predictor(home, model, on_demand=on_demand).predict([str(video) for video in videos], **given)
+    predictor = Predictor(home, model, on_demand=on_demand, limits=limits)
+    return predictor.predict([str(video) for video in videos], **given)
 
 
 def document_of(model: str, answers: Sequence[Answer]) -> dict[str, Any]:
     """The document that `predict --json` prints, of a model's answers."""
     videos = [{key: answer[key] for key in KEYS if key in answer} for answer in answers]
-    return {"model": model, "videos": videos, "notes": _notes(answers)}
+    warnings = [
+        {"file": answer["path"], "reason": note} for answer in answers for note in answer.get("notes", ())
+    ]
+    return {"model": model, "videos": videos, "notes": _notes(answers), "warnings": warnings}
 
 
 def predict(home: Home, model: str, videos: Sequence[str | Path], **given: Any) -> dict[str, Any]:

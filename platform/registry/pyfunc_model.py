@@ -13,6 +13,8 @@ from typing import Any
 from mlflow.models import set_model
 from mlflow.pyfunc import PyFuncModel, PythonModel
 
+from paretovid.trainables.config import typed_config
+from paretovid.trainables.data.limits import VideoLimitsConfig
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.recognizer import Recognizer, VideoSource, checked_setting
 
@@ -55,9 +57,17 @@ class RecognizerModel(PythonModel):
     _skip_type_hint_validation = True
 
     def load_context(self, context: Any) -> None:
-        """Loads the weights that lie beside this file; those of backbones on demand, if the caller says so."""
-        on_demand = bool((context.model_config or {}).get("on_demand", False))
-        self.recognizer = Recognizer.load(Path(context.artifacts["model"]), on_demand=on_demand)
+        """Loads the weights that lie beside this file; those of backbones on demand, if the caller says so.
+
+        Raises `UsageError` for a limit that is none.
+        """
+        asked = context.model_config or {}
+        limits = {name: asked[name] for name in VideoLimitsConfig.names() if name in asked}
+        self.recognizer = Recognizer.load(
+            Path(context.artifacts["model"]),
+            on_demand=bool(asked.get("on_demand", False)),
+            limits=typed_config(VideoLimitsConfig, limits, "model_config"),
+        )
 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         """See the model's card. Raises `UsageError` for an unknown or impossible parameter."""

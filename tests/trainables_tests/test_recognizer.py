@@ -1,15 +1,18 @@
 """The recognizer on raw videos: lazy, counted, and never stopped by one bad file."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from tests.odd_videos import CASES
 
 from paretovid.trainables import recognizer as module
 from paretovid.trainables.backbones.catalog import FAMILIES, component, measure_component, save_backbone
 from paretovid.trainables.catalog import build_method
+from paretovid.trainables.data.limits import VideoLimitsConfig
 from paretovid.trainables.data.moving_digits.generate import MovingDigitsConfig, make_moving_digits
 from paretovid.trainables.data.videos import VideoReader
 from paretovid.trainables.errors import DataError, UnknownNameError, UsageError
@@ -215,3 +218,36 @@ def test_a_folder_that_is_no_model(tmp_path: Path) -> None:
 
 def test_knobs_of_a_method() -> None:
     assert module.knobs_of("lite_eval") == type(synthetic_method("lite_eval")).inference_knobs
+
+
+def test_a_call_of_odd_files_answers_those_that_can_be_read(folder: Path, tmp_path: Path) -> None:
+    undecodable = tmp_path / "a.mp4"
+    undecodable.write_bytes((CASES / "plain.mp4").read_bytes().replace(b"avc1", b"xyz1"))
+    pipe = tmp_path / "pipe.mp4"
+    os.mkfifo(pipe)
+    names = ["apac_only.mp4", "change.ts", "damaged_audio.mkv", "twice.ts", "far.mkv", "transpose.mp4"]
+    limited = Recognizer.load(folder, limits=VideoLimitsConfig(max_steps=100))
+    *odd, first, second = limited.predict([*(CASES / name for name in names), undecodable, pipe])
+    assert [each.error is None for each in odd] == [name != "far.mkv" for name in names]
+    assert odd[4].error is not None and "max_steps=100" in odd[4].error
+    # It sees only: what is odd in the sound is nothing to it.
+    assert odd[0].notes == odd[1].notes == () and "mirrored" in odd[5].notes[0] and len(odd[3].steps) == 16
+    assert first.error is not None and "codec xyz1" in first.error and "a.mp4" in first.error
+    assert second.error is not None and "pipe" in second.error
+
+
+@pytest.mark.parametrize("raised", [MemoryError(), RuntimeError("not enough memory: you tried to allocate")])
+def test_too_little_memory_for_one_video_is_that_videos(
+    recognizer: Recognizer, videos: list[Path], monkeypatch: pytest.MonkeyPatch, raised: Exception
+) -> None:
+    """Injected in what runs the method: no video of a test takes all memory."""
+    read = Recognizer._read
+
+    def fail_once(self: Recognizer, reader: VideoReader, *rest: Any) -> Any:
+        if reader.name == str(videos[0]):
+            raise raised
+        return read(self, reader, *rest)
+
+    monkeypatch.setattr(Recognizer, "_read", fail_once)
+    bad, good = recognizer.predict(videos)
+    assert bad.error == f"{videos[0]}: {type(raised).__name__}: {raised}" and good.error is None

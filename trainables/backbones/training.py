@@ -220,7 +220,7 @@ def decode_samples(
     for number, record in enumerate(mine):
         path = dataset.video_path(record)
         try:
-            with VideoReader(path, step_seconds=dataset.step_seconds) as reader:
+            with VideoReader(path, step_seconds=dataset.step_seconds, limits=dataset.limits) as reader:
                 target = _targets(record, reader.num_steps, len(dataset.classes), labels)
                 chosen = _choose_steps(target.sum(axis=1) > 0, limit, generator)
                 # Not more than is kept: all steps of a long video may take gigabytes.

@@ -2,77 +2,168 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import final
 
 import av
 import numpy as np
-from av.container import InputContainer
+
+from paretovid.trainables.data.containers import OpenVideo
+from paretovid.trainables.data.timeline import Continued
 
 SAMPLE_RATE = 16_000  # Hz
 _WINDOW = 400  # samples: 25 ms
 _FFT = 512
 _LOWEST_HZ, _HIGHEST_HZ = 60.0, 7_600.0
 _FLOOR = 1e-4  # power below which sound counts as silence: log-mel of silence is log(_FLOOR)
+_BLOCK = SAMPLE_RATE  # samples that are kept, and let go of, together
+_KEPT_BLOCKS = 600  # ten minutes, 38 MB
+_GAP_SECONDS = (
+    0.05  # further from its place than that, sound is where its time stamp says: less is inaccuracy
+)
 
 
 @final
 class AudioTrack:
-    """The first audio stream of a container, as mono float32 samples at 16 kHz.
+    """One track of sound, as mono float32 samples at 16 kHz.
+
+    Samples follow each other from the first on; where time stamps say that some are missing there is silence. Memory,
+    and the time of a step, do not grow with the length; going back by more than ten minutes decodes from the start.
 
     Arguments:
-        container: opened for this track alone; closed with it.
+        reopen: opens the file once more, for this track alone.
+        stream_index: of the track.
         origin_seconds: the time stamp that counts as 0, the video's first frame.
+        offsets_seconds: of time stamps that begin again, `Timeline.offsets_seconds`.
+        check: called for every packet; raises when it takes too long.
     """
 
-    def __init__(self, container: InputContainer, origin_seconds: float) -> None:
-        self._container = container
+    def __init__(
+        self,
+        reopen: Callable[[], OpenVideo],
+        stream_index: int,
+        origin_seconds: float,
+        offsets_seconds: Sequence[float] = (0.0,),
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._reopen = reopen
+        self._stream_index = stream_index
         self._origin = origin_seconds
-        self._stream = container.streams.audio[0]
-        self._stream.codec_context.thread_count = 1
-        self._resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
-        self._packets = container.demux(self._stream)
-        self._chunks: list[tuple[int, np.ndarray]] = []  # (place of the first sample, samples)
-        self._end: int | None = None  # place after the last sample; None before the first
-        self._finished = False
+        self._offsets = offsets_seconds
+        self._check = check
         self.damaged_at_seconds: float | None = None
+        """Where the first packet was that cannot be decoded."""
+        self._opened: OpenVideo | None = None
+        self._start()
 
     def close(self) -> None:
-        """Give the container back."""
-        self._container.close()
+        """Give the file and the samples back."""
+        self._blocks.clear()
+        if self._opened is not None:
+            self._opened.close()
 
     def samples(self, start: int, stop: int) -> np.ndarray:
         """`[stop - start]` float32 in -1..1; zeros where the track has none."""
+        if self._forgotten_before is not None and start < self._forgotten_before:
+            self._start()
+        self._wanted_from = start
         while not self._finished and (self._end is None or self._end < stop):
             self._decode_packet()
         wanted = np.zeros(stop - start, np.float32)
-        for place, chunk in self._chunks:
-            low, high = max(place, start), min(place + len(chunk), stop)
-            if low < high:
-                wanted[low - start : high - start] = chunk[low - place : high - place]
+        for number in range(start // _BLOCK, -(-stop // _BLOCK)):
+            if (block := self._blocks.get(number)) is not None:
+                low, high = max(start, number * _BLOCK), min(stop, (number + 1) * _BLOCK)
+                wanted[low - start : high - start] = block[low - number * _BLOCK : high - number * _BLOCK]
         return wanted
 
+    def _start(self) -> None:
+        if self._opened is not None:
+            self._opened.close()
+        self._opened = self._reopen()
+        stream = self._opened.container.streams[self._stream_index]
+        stream.codec_context.thread_count = 1
+        self._packets = self._opened.container.demux(stream)
+        self._continued = Continued(float(stream.time_base or 1), self._offsets)
+        self._resampler: av.AudioResampler | None = None
+        self._kind: tuple[str, str, int] | None = None  # of the sound that the resampler takes
+        self._due: float | None = None  # when the next frame begins if nothing is missing; None: nobody knows
+        self._blocks: dict[int, np.ndarray] = {}  # number to samples
+        self._forgotten_before: int | None = None  # place of the first sample that was not let go of
+        self._end: int | None = None  # place after the last sample; None before the first
+        self._finished = False
+        self._wanted_from = 0  # place of the first sample that is being asked for
+
     def _decode_packet(self) -> None:
+        self._check()
         try:
             packet = next(self._packets, None)
-            frames = [] if packet is None else packet.decode()
-            self._finished = packet is None
-            # A packet of size 0 says that the stream ended: the resampler still holds samples.
-            is_last = packet is not None and packet.size == 0
-            for frame in [*frames, *([None] if is_last else [])]:
+        except av.error.FFmpegError:  # of the container: there is no way on
+            packet = None
+            self._note_damage()
+        if packet is None:
+            self._finish()
+            return
+        # A packet of size 0 says that the stream ended: decoder and resampler still hold samples.
+        is_last = packet.size == 0
+        try:
+            if self._continued.shift(packet):
+                self._due = None
+            for frame in packet.decode():
+                assert isinstance(frame, av.AudioFrame)
                 self._append(frame)
-        except av.error.FFmpegError:
-            self._finished = True
-            self.damaged_at_seconds = (self._end or 0) / SAMPLE_RATE
+        except (av.error.FFmpegError, ValueError):
+            self._note_damage()
+            self._flush()
+            self._due = None
+        if is_last:
+            self._finish()
 
-    def _append(self, frame: av.AudioFrame | None) -> None:
-        if frame is not None and self._end is None:
-            self._end = round(((frame.time or 0.0) - self._origin) * SAMPLE_RATE)
+    def _note_damage(self) -> None:
+        if self.damaged_at_seconds is None:
+            self.damaged_at_seconds = max(0, self._end or 0) / SAMPLE_RATE
+
+    def _finish(self) -> None:
+        if not self._finished:
+            self._flush()
+        self._finished = True
+
+    def _append(self, frame: av.AudioFrame) -> None:
+        kind = (frame.format.name, frame.layout.name, frame.sample_rate)
+        stamp = None if frame.time is None else frame.time - self._origin
+        is_due = self._due is not None and (stamp is None or abs(stamp - self._due) <= _GAP_SECONDS)
+        if self._resampler is None or kind != self._kind or not is_due:
+            self._flush()
+            self._resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
+            self._kind = kind
+            self._due = stamp if stamp is not None else self._due or 0.0
+            self._end = round(self._due * SAMPLE_RATE)
+        assert self._due is not None
+        self._due += frame.samples / frame.sample_rate
         for resampled in self._resampler.resample(frame):
-            chunk = resampled.to_ndarray().reshape(-1)
-            assert self._end is not None
-            self._chunks.append((self._end, chunk))
-            self._end += len(chunk)
+            self._store(resampled.to_ndarray().reshape(-1))
+
+    def _flush(self) -> None:
+        """Takes what the resampler still holds."""
+        resampler, self._resampler = self._resampler, None
+        for resampled in [] if resampler is None else resampler.resample(None):
+            self._store(resampled.to_ndarray().reshape(-1))
+
+    def _store(self, chunk: np.ndarray) -> None:
+        assert self._end is not None
+        while len(chunk):
+            number, offset = divmod(self._end, _BLOCK)
+            part, chunk = np.split(chunk, [_BLOCK - offset])
+            if number not in self._blocks:
+                self._blocks[number] = np.zeros(_BLOCK, np.float32)
+            self._blocks[number][offset : offset + len(part)] = part
+            self._end += len(part)
+        while len(self._blocks) > _KEPT_BLOCKS:
+            oldest = min(self._blocks)
+            if (oldest + 1) * _BLOCK > self._wanted_from:
+                break
+            del self._blocks[oldest]
+            self._forgotten_before = (oldest + 1) * _BLOCK
 
 
 def log_mel(samples: np.ndarray, *, bands: int, bins: int) -> np.ndarray:

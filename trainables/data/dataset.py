@@ -26,6 +26,7 @@ from typing import Any
 
 from torch import Tensor
 
+from paretovid.trainables.data.limits import USUAL_LIMITS, VideoLimitsConfig
 from paretovid.trainables.data.s3 import is_object, read_object
 from paretovid.trainables.data.video_keys import uniform_hash
 from paretovid.trainables.errors import DataError, unknown_name
@@ -81,6 +82,7 @@ class Dataset:
         class_groups: class name to "sound", "appearance", "motion" or "easy", or to the category that a set puts it
             in (HVU); empty where unknown.
         generator: parameters that made the videos; empty for sets that were not made by us.
+        limits: what each video may ask for; a setting of who uses the set, and not in its manifest.
     """
 
     name: str
@@ -91,6 +93,7 @@ class Dataset:
     records: tuple[VideoRecord, ...]
     class_groups: Mapping[str, str] = field(default_factory=dict)
     generator: Mapping[str, Any] = field(default_factory=dict)
+    limits: VideoLimitsConfig = field(default=USUAL_LIMITS, compare=False)
 
     def split(self, name: str) -> tuple[VideoRecord, ...]:
         """Records of one split ("train", "val", "test"), in the manifest's order."""

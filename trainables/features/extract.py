@@ -21,6 +21,7 @@ from paretovid.trainables.backbones.description import BackboneDescription
 from paretovid.trainables.backbones.precision import Precision
 from paretovid.trainables.backbones.spec import Backbone
 from paretovid.trainables.data.dataset import Dataset, VideoRecord
+from paretovid.trainables.data.limits import USUAL_LIMITS, VideoLimitsConfig
 from paretovid.trainables.data.videos import InputSpec, VideoReader
 from paretovid.trainables.errors import StaleFeaturesError, VideoError
 from paretovid.trainables.features.index import FeaturesHeader
@@ -47,10 +48,17 @@ class Piece:
     """T of the video."""
     inputs: dict[str, np.ndarray]
     """Component to `[n, ...]`, as `VideoReader.read`."""
+    notes: tuple[str, ...] = ()
+    """Of the last piece: what was not as expected in the video, as far as these components see or hear it."""
 
 
 def read_pieces(
-    path: Path | str, specs: Mapping[str, InputSpec], *, step_seconds: float, steps: int = STEPS_PER_BATCH
+    path: Path | str,
+    specs: Mapping[str, InputSpec],
+    *,
+    step_seconds: float,
+    steps: int = STEPS_PER_BATCH,
+    limits: VideoLimitsConfig = USUAL_LIMITS,
 ) -> Iterator[Piece]:
     """All steps of a video, decoded once for all of `specs`, in pieces of at most `steps` steps and 32 MiB.
 
@@ -58,12 +66,14 @@ def read_pieces(
     """
     values = sum(int(np.prod(spec.shape)) for spec in specs.values())
     steps = max(1, min(steps, _VALUES_PER_PIECE // values))
-    with VideoReader(path, step_seconds=step_seconds) as reader:
+    with VideoReader(path, step_seconds=step_seconds, limits=limits) as reader:
         for first in range(0, reader.num_steps, steps):
             wanted = range(first, min(first + steps, reader.num_steps))
             read = [{name: reader.read(step, spec) for name, spec in specs.items()} for step in wanted]
             inputs = {name: np.stack([values[name] for values in read]) for name in specs}
-            yield Piece(first=first, total=reader.num_steps, inputs=inputs)
+            is_last = wanted.stop == reader.num_steps
+            notes = reader.notes_for(specs.values()) if is_last else ()
+            yield Piece(first=first, total=reader.num_steps, inputs=inputs, notes=notes)
 
 
 def compute_features(
@@ -124,12 +134,15 @@ def extract_shard(
     specs = {name: component(name).input for name in missing}
     features: dict[str, dict[str, np.ndarray]] = {name: {} for name in missing}
     skipped: dict[str, str] = {}
+    notes: dict[str, tuple[str, ...]] = {}
     failures: list[tuple[str, str]] = []
     for record in records:
         path = dataset.video_path(record)
         parts: dict[str, list[np.ndarray]] = {name: [] for name in missing}
         try:
-            for piece in read_pieces(path, specs, step_seconds=dataset.step_seconds):
+            for piece in read_pieces(path, specs, step_seconds=dataset.step_seconds, limits=dataset.limits):
+                if piece.notes:
+                    notes[record.video_id] = piece.notes
                 for name in missing:
                     parts[name].append(compute_features(loaded[name], piece.inputs[name]))
         except (VideoError, OSError) as error:
@@ -148,6 +161,7 @@ def extract_shard(
             features[name],
             asked=asked,
             skipped=skipped,
+            notes=notes,
             width=loaded[name].width,
             dtype=dtype,
         )

@@ -39,6 +39,8 @@ class FeaturesHeader:
     """That the backbone computed in."""
     code_version: str
     """Of the source files that determine features."""
+    limits: Mapping[str, float | str] = field(default_factory=dict)
+    """Those of `VideoLimitsConfig` that were not the usual ones: they decide which videos were left out."""
 
     @property
     def fingerprint(self) -> str:
@@ -57,6 +59,7 @@ class FeaturesHeader:
             "dtype": self.dtype,
             "precision": self.precision,
             "code_version": self.code_version,
+            **({"limits": dict(self.limits)} if self.limits else {}),
         }
 
     @classmethod
@@ -72,6 +75,7 @@ class FeaturesHeader:
             dtype=fields.text("dtype", "float32"),
             precision=fields.text("precision", "float32"),
             code_version=fields.text("code_version"),
+            limits=fields.values_by_name("limits", {}),
         )
 
 
@@ -114,6 +118,8 @@ class ShardDescription:
     videos: Mapping[str, Place]
     skipped: Mapping[str, str]
     """Videos that could not be read, with the reason."""
+    notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Videos that were read and in which something was not as expected."""
 
     def to_json(self) -> dict[str, JsonValue]:
         """The content of the file; `from_json` reads it."""
@@ -123,6 +129,7 @@ class ShardDescription:
             "width": self.width,
             "videos": {video_id: list(place) for video_id, place in self.videos.items()},
             "skipped": dict(self.skipped),
+            "notes": {video_id: list(said) for video_id, said in self.notes.items()},
         }
 
     @classmethod
@@ -140,6 +147,7 @@ class ShardDescription:
             width=fields.whole("width"),
             videos=_places(fields),
             skipped=fields.text_by_name("skipped"),
+            notes=_notes(fields),
         )
 
     @classmethod
@@ -164,6 +172,8 @@ class FeaturesIndex:
     videos: Mapping[str, Place]
     skipped: Mapping[str, str]
     """Videos that could not be read, with the reason."""
+    notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Videos that were read and in which something was not as expected."""
     made_with: Mapping[str, str] = field(default_factory=dict)
     """Library to its version, for the record."""
 
@@ -177,6 +187,7 @@ class FeaturesIndex:
             "shards": [shard.to_json() for shard in self.shards],
             "videos": {video_id: list(place) for video_id, place in self.videos.items()},
             "skipped": dict(self.skipped),
+            "notes": {video_id: list(said) for video_id, said in self.notes.items()},
             "made_with": dict(self.made_with),
         }
 
@@ -206,6 +217,7 @@ class FeaturesIndex:
             shards=tuple(ShardFile.from_json(each) for each in fields.list_of_fields("shards")),
             videos=_places(fields),
             skipped=fields.text_by_name("skipped"),
+            notes=_notes(fields),
             made_with=fields.text_by_name("made_with", {}),
         )
 
@@ -229,6 +241,11 @@ class FeaturesIndex:
             raise StaleFeaturesError(
                 f"the index of the features in {folder} is damaged: {getattr(error, 'message', error)}", hint
             ) from error
+
+
+def _notes(fields: Fields) -> dict[str, tuple[str, ...]]:
+    notes = fields.fields("notes", {})  # earlier versions had none
+    return {video_id: notes.texts(video_id) for video_id in notes.names()}
 
 
 def _places(fields: Fields) -> dict[str, Place]:

@@ -24,6 +24,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal, final
 
 import numpy as np
@@ -66,7 +67,11 @@ _DETERMINING_CODE = (
     "backbones/spec.py",
     "data/audio.py",
     "data/audioset_mel.py",
+    "data/containers.py",
+    "data/decoding.py",
+    "data/display.py",
     "data/flow.py",
+    "data/timeline.py",
     "data/videos.py",
     "features/extract.py",
 )
@@ -124,6 +129,7 @@ def features_header(
         dtype=check_feature_type(dtype),
         precision=precision,
         code_version=_code_version_of(component_name),
+        limits=dataset.limits.differing(),
     )
 
 
@@ -136,6 +142,7 @@ def write_shard(
     skipped: Mapping[str, str],
     width: int,
     dtype: str,
+    notes: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> None:
     """Writes one shard, whole or not at all.
 
@@ -144,6 +151,7 @@ def write_shard(
         asked: ids of all videos of the shard, to tell later whether the shard is the one that is wanted.
         skipped: id to the reason why a video could not be read.
         width: D.
+        notes: id to what was not as expected in a video that could be read.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rows = np.concatenate([np.zeros((0, width), dtype), *videos.values()]).astype(dtype, copy=False)
@@ -174,6 +182,7 @@ def write_shard(
             for (video_id, values), end in zip(videos.items(), ends, strict=True)
         },
         skipped=skipped,
+        notes={video_id: tuple(said) for video_id, said in notes.items()},
     )
     partial.replace(path)
     _write_json(path.with_suffix(".json"), described.to_json())
@@ -231,6 +240,14 @@ def skipped_videos(folder: Path, num_shards: int) -> dict[str, str]:
     return skipped
 
 
+def noted_videos(folder: Path, num_shards: int) -> dict[str, tuple[str, ...]]:
+    """Video id to what was not as expected in it, of the written shards `0 … num_shards - 1`."""
+    notes: dict[str, tuple[str, ...]] = {}
+    for shard in range(num_shards):
+        notes |= read_shard_description(folder, shard).notes
+    return notes
+
+
 def finish(folder: Path, header: FeaturesHeader, num_shards: int) -> None:
     """Writes the index over shards `0 … num_shards - 1`, which makes the store complete.
 
@@ -241,6 +258,7 @@ def finish(folder: Path, header: FeaturesHeader, num_shards: int) -> None:
     shards: list[ShardFile] = []
     videos: dict[str, Place] = {}
     skipped: dict[str, str] = {}
+    notes: dict[str, tuple[str, ...]] = {}
     width = 0
     for shard in range(num_shards):
         try:
@@ -253,6 +271,7 @@ def finish(folder: Path, header: FeaturesHeader, num_shards: int) -> None:
             ) from error
         videos |= described.videos
         skipped |= described.skipped
+        notes |= described.notes
         width = described.width
         shards.append(described.rows)
     if not videos:
@@ -268,6 +287,7 @@ def finish(folder: Path, header: FeaturesHeader, num_shards: int) -> None:
         shards=tuple(shards),
         videos=videos,
         skipped=skipped,
+        notes=notes,
         made_with={"torch": str(torch.__version__), "numpy": np.__version__},
     )
     _write_json(folder / INDEX_FILE, index.to_json())

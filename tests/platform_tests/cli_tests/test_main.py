@@ -359,18 +359,24 @@ def test_predict_continues_past_a_bad_video(monkeypatch: pytest.MonkeyPatch, cap
         "notes": [],
         "error": "not a video",
     }
-    document = {"model": "m", "videos": [good, bad], "notes": ["of both videos"]}
+    warned = {"file": "a.mp4", "reason": "no audio: silence"}
+    document = {"model": "m", "videos": [good, bad], "notes": ["of both videos"], "warnings": [warned]}
     monkeypatch.setattr(commands, "_predict_document", lambda _: document)
     assert cli.main(["predict", "m", "a.mp4", "b.txt"]) == 1
-    assert capsys.readouterr().out.splitlines() == [
+    told = capsys.readouterr()
+    assert told.err.splitlines() == ["note: a.mp4: no audio: silence"]
+    assert told.out.splitlines() == [
         "a.mp4: three 0.900",
         "  0.5 GFLOPs; looked at 2 of 3 steps closely (steps 1, 2)",
         "  calls: fine x 2",
         "  the cap refused at least one read",
-        "  note: no audio: silence",
         "b.txt: not a video",
         "note: of both videos",
     ]
+    assert cli.main(["predict", "m", "a.mp4", "b.txt", "--json"]) == 1
+    told = capsys.readouterr()
+    assert told.err.splitlines() == ["note: a.mp4: no audio: silence"]
+    assert json.loads(told.out)["warnings"] == [warned]
 
 
 def test_a_setting_among_videos_is_no_video(tmp_path: Path, capsys: Capture) -> None:

@@ -32,7 +32,6 @@ def test_an_answer_in_a_few_lines() -> None:
         "  0.125 GFLOPs; looked at 2 of 4 steps closely (steps 2, 3)",
         "  calls: fine@64 x 2",
         "  the cap refused at least one read",
-        "  note: short",
         "note: of all",
     ]
 

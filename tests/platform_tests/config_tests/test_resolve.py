@@ -15,6 +15,7 @@ from paretovid.platform.search.study import Suggestion
 from paretovid.platform.storage.home import Home
 from paretovid.platform.sweeps.trials import SweepTrials
 from paretovid.trainables.data.dataset import Dataset
+from paretovid.trainables.data.limits import VideoLimitsConfig
 from paretovid.trainables.data.moving_digits.generate import MovingDigitsConfig
 from paretovid.trainables.errors import DataError, UsageError
 from paretovid.trainables.training.config import TrainingConfig, TrialConfig
@@ -63,6 +64,29 @@ def test_what_does_not_fit_is_refused_before_anything_is_made(
 def test_a_folder_has_neither_a_reader_nor_a_generator() -> None:
     data = resolve_data(load_sweep_config(["data=folder", "data.name=mine"]))
     assert (data.name, data.reader, data.settings, data.generated) == ("mine", None, None, None)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["data=folder", "data.name=mine"],
+        ["data=moving_digits"],
+        ["data=class_folders", "data.videos=x", "data.name=mine"],
+    ],
+)
+def test_every_data_set_takes_limits_of_a_video(words: list[str]) -> None:
+    assert resolve_data(load_sweep_config(words)).limits == VideoLimitsConfig()
+    given = ["data.max_pixels=1000", "data.max_steps=7", "data.max_decode_seconds=1.5"]
+    found = resolve_data(load_sweep_config([*words, *given])).limits
+    assert found == VideoLimitsConfig(max_pixels=1000, max_steps=7, max_decode_seconds=1.5)
+    for wrong in (
+        "data.max_pixels=0",
+        "data.max_steps=-1",
+        "data.max_decode_seconds=.nan",
+        "data.max_pixels=x",
+    ):
+        with pytest.raises(UsageError, match=wrong.partition("=")[0]):
+            resolve_data(load_sweep_config([*words, wrong]))
 
 
 def test_what_a_worker_gets_is_the_trial_that_was_planned(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ from paretovid.trainables.data.moving_digits.generate import MovingDigitsConfig,
 from paretovid.trainables.errors import DataError, UsageError
 from paretovid.trainables.features.extract import extract_shard
 from paretovid.trainables.features.index import FeaturesHeader
-from paretovid.trainables.features.store import FeatureStore, finish, shard_is_whole
+from paretovid.trainables.features.store import FeatureStore, finish, noted_videos, shard_is_whole
 
 NAMES = (FAMILIES["small"]["coarse"], FAMILIES["small"]["audio"])
 HEADER = FeaturesHeader(
@@ -104,14 +104,22 @@ def on_machine(name: str, videos: Dataset, bucket: str, root: Path) -> ShardWrit
     return writer(videos, store.root / "features", store=store)
 
 
-def pieces(number: int, *lengths: int, error: str = "") -> Iterator[dict[str, Any]]:
-    """Rows of a video whose step t has the features [number, t]."""
+def pieces(number: int, *lengths: int, error: str = "", notes: str = "") -> Iterator[dict[str, Any]]:
+    """Rows of a video whose step t has the features [number, t]; its last piece has the notes."""
     first = 0
     for length in lengths:
         steps = np.arange(first, first + length, dtype=np.float32)[:, None]
         rows = {"out a": np.concatenate([np.full_like(steps, number), steps], 1), "out b": steps}
-        yield {"number": number, "first": first, "total": sum(lengths), "error": error, **rows}
-        first += length
+        total, first = sum(lengths), first + length
+        told = notes if first == total else ""
+        yield {
+            "number": number,
+            "first": first - length,
+            "total": total,
+            "error": error,
+            "notes": told,
+            **rows,
+        }
 
 
 def test_pieces_in_any_order_become_videos_and_videos_shards(videos: Dataset, tmp_path: Path) -> None:
@@ -152,6 +160,17 @@ def test_a_video_that_breaks_in_the_middle_is_left_out_with_its_reason(
     shard = json.loads((tmp_path / "a" / "shard_00000.json").read_text())
     assert shard["skipped"] == {videos.records[1].video_id: "cut off"}
     assert list(shard["videos"]) == [videos.records[number].video_id for number in (0, 2, 3)]
+
+
+def test_what_was_odd_in_a_video_is_written_with_its_shard(videos: Dataset, tmp_path: Path) -> None:
+    made = writer(videos, tmp_path)
+    for number in range(12):
+        for row in pieces(number, 2, 1, notes="mirrored\nno audio" if number == 5 else ""):
+            made.add(row)
+    odd = videos.records[5].video_id
+    assert (
+        noted_videos(tmp_path / "a", 3) == noted_videos(tmp_path / "b", 3) == {odd: ["mirrored", "no audio"]}
+    )
 
 
 def test_what_was_left_out_can_be_taken_back(videos: Dataset, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import mlflow
 import pytest
 from safetensors.torch import load_file, save_file
+from tests.odd_videos import CASES
 
 from paretovid.platform.registry import prediction
 from paretovid.platform.registry import promotion as registry
@@ -104,7 +105,7 @@ def test_prediction_document(promoted: list[registry.Promotion], home: Home, vid
     document = json.loads(
         json.dumps(prediction.predict(home, "models:/digits/1", [videos[0], str(bad), videos[1]]))
     )
-    assert list(document) == ["model", "videos", "notes"] and document["notes"] == []
+    assert list(document) == ["model", "videos", "notes", "warnings"] and document["notes"] == []
     good, broken, other = document["videos"]
     assert list(good) == [*("path", "labels", "gflops", "calls", "steps", "stopped_by", "notes", "error")]
     assert (good["stopped_by"], broken["stopped_by"]) == ("end", None)
@@ -113,6 +114,20 @@ def test_prediction_document(promoted: list[registry.Promotion], home: Home, vid
     scores = [label["score"] for label in good["labels"]]
     assert scores == sorted(scores, reverse=True) and sum(scores) == pytest.approx(1, abs=1e-4)
     assert set(good["steps"]) <= {"none", "coarse", "fine"} and good["gflops"] > 0
+
+
+def test_odd_videos_are_told_and_limits_are_kept(
+    promoted: list[registry.Promotion], home: Home, videos: list[str]
+) -> None:
+    odd = [str(CASES / name) for name in ("transpose.mp4", "far.mkv", "plain.mp4")]
+    document = prediction.predict(home, "models:/digits/1", odd, limits={"max_steps": 100})
+    assert [bool(each["error"]) for each in document["videos"]] == [False, True, False]
+    reason = "mirrored and rotated by 90 degrees counter-clockwise, as its metadata says"
+    assert document["warnings"] == [{"file": odd[0], "reason": reason}]
+    assert "max_steps=100" in document["videos"][1]["error"]
+    assert prediction.predict(home, "models:/digits/1", odd[1:2])["videos"][0]["error"] is None
+    with pytest.raises(UsageError, match="max_pixels must be"):
+        prediction.Predictor(home, "models:/digits/1", limits={"max_pixels": 0})
 
 
 def test_a_cap_is_kept(promoted: list[registry.Promotion], home: Home, videos: list[str]) -> None:

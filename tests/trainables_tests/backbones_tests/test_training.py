@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.odd_videos import CASES
 
 from paretovid.trainables.backbones import training as backbone_training
 from paretovid.trainables.backbones.catalog import component, family
@@ -16,6 +17,7 @@ from paretovid.trainables.backbones.description import BackboneDescription
 from paretovid.trainables.backbones.training import BackboneTrainingConfig, train_backbones
 from paretovid.trainables.context import LocalContext
 from paretovid.trainables.data.dataset import is_for_backbones
+from paretovid.trainables.data.limits import VideoLimitsConfig
 from paretovid.trainables.data.video_keys import video_key
 from paretovid.trainables.data.videos import VideoReader
 from paretovid.trainables.errors import DataError, UsageError
@@ -171,6 +173,12 @@ def test_a_corrupt_video_is_left_out_and_all_corrupt_is_an_error(videos, tmp_pat
         broken.video_path(record).write_bytes(content)
     said = train_backbones(BRIEF, broken, [COARSE], tmp_path / "one", LocalContext())
     assert list(said.skipped) == [str(broken.video_path(records[0]))]
+    for record, case in zip(records, ("apac_only.mp4", "twice.ts", "ps.mpg"), strict=False):
+        broken.video_path(record).write_bytes((CASES / case).read_bytes())
+    assert train_backbones(BRIEF, broken, [COARSE], tmp_path / "odd", LocalContext()).skipped == {}
+    strict = dataclasses.replace(broken, limits=VideoLimitsConfig(max_steps=15))
+    said = train_backbones(BRIEF, strict, [COARSE], tmp_path / "strict", LocalContext())
+    assert list(said.skipped) == [str(broken.video_path(records[1]))]
     for record in records:
         broken.video_path(record).write_bytes(b"nothing")
     with pytest.raises(DataError, match="not one training video"):

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from paretovid.trainables.data.audio import SAMPLE_RATE, log_mel
+from paretovid.trainables.data.decoding import FrameDecoder
 from paretovid.trainables.data.videos import InputSpec, VideoReader, count_steps, read_all_steps
 from paretovid.trainables.errors import UsageError, VideoError
 
@@ -278,9 +279,9 @@ def test_a_file_that_cannot_be_trusted_to_seek_is_read_from_its_start(
     pictures = [np.full((32, 32, 3), number, np.uint8) for number in range(128)]
     path = write(tmp_path / "late.mkv", regular(128), pictures=pictures, codec_options=options)
     in_order = read_all_steps(path, {"frame": FRAME}, step_seconds=0.5)["frame"]
-    move = VideoReader._move_to
+    move = FrameDecoder._move_to
     # A container that ends up a key frame further than it was asked to.
-    monkeypatch.setattr(VideoReader, "_move_to", lambda self, stamp: move(self, stamp + 1000))
+    monkeypatch.setattr(FrameDecoder, "_move_to", lambda self, stamp: move(self, stamp + 1000))
     with VideoReader(path, step_seconds=0.5) as reader:
         for step in (9, 2, 12, 3):
             np.testing.assert_array_equal(reader.read(step, FRAME), in_order[step])

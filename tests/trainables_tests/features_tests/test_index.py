@@ -32,7 +32,13 @@ HEADER = FeaturesHeader(
     code_version="270bbd0050a7",
 )
 ROWS = ShardFile(file="shard_00000.npy", sha256="cd" * 32, num_bytes=384, asked="ef" * 32)
-SHARD = ShardDescription(rows=ROWS, width=8, videos={"a": (0, 0, 6), "b": (0, 6, 4)}, skipped={"c": "cut"})
+SHARD = ShardDescription(
+    rows=ROWS,
+    width=8,
+    videos={"a": (0, 0, 6), "b": (0, 6, 4)},
+    skipped={"c": "cut"},
+    notes={"a": ("mirrored",)},
+)
 INDEX = FeaturesIndex(
     fingerprint=HEADER.fingerprint,
     header=HEADER,
@@ -40,6 +46,7 @@ INDEX = FeaturesIndex(
     shards=(ROWS,),
     videos=SHARD.videos,
     skipped=SHARD.skipped,
+    notes=SHARD.notes,
     made_with={"numpy": "2.0"},
 )
 
@@ -56,7 +63,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 
 
 def test_every_field_of_the_header_is_in_the_fingerprint() -> None:
-    others: dict[str, Any] = {"video_share": 0.25, "sampling": {"size": 32}}
+    others: dict[str, Any] = {"video_share": 0.25, "sampling": {"size": 32}, "limits": {"max_steps": 7}}
     changed = {
         dataclasses.replace(HEADER, **{field.name: others.get(field.name, "other")}).fingerprint
         for field in dataclasses.fields(HEADER)

@@ -10,15 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.odd_videos import CASES
 
 from paretovid.trainables.backbones.catalog import component, family, load_backbone, save_backbone
 from paretovid.trainables.backbones.description import BackboneOrigin
+from paretovid.trainables.data.limits import VideoLimitsConfig
 from paretovid.trainables.data.video_keys import video_key
 from paretovid.trainables.data.videos import read_all_steps
+from paretovid.trainables.documents import Fields
 from paretovid.trainables.errors import DataError, StaleFeaturesError, UsageError
 from paretovid.trainables.features import store as store_module
 from paretovid.trainables.features.extract import compute_features, extract_shard, headers
-from paretovid.trainables.features.index import FeaturesHeader
+from paretovid.trainables.features.index import FeaturesHeader, FeaturesIndex
 from paretovid.trainables.features.store import (
     _DETERMINING_CODE,
     FeatureStore,
@@ -28,6 +31,7 @@ from paretovid.trainables.features.store import (
     features_header,
     finish,
     load_padded,
+    noted_videos,
     read_shard_description,
     shard_files,
     shard_is_whole,
@@ -207,11 +211,13 @@ def test_precision_type_and_share_are_part_of_the_fingerprint(videos, backbone, 
 
 NO_PART_IN_FEATURES = {
     "cost.py": "counts, computes nothing",
+    "data/limits.py": "refuses, changes nothing; those that are not the usual ones are in the header",
     "data/dataset.py": "names, lengths and labels, which the fingerprint of the data set holds",
     "data/s3.py": "brings bytes as they are",
     "backbones/description.py": "what is written beside the weights",
     "errors.py": "words",
     "features/index.py": "what is written beside the rows",
+    "ranges.py": "refuses settings, changes none",
     "documents.py": "reads and writes JSON",
     "features/store.py": "writes rows as they are; what it says of them is its header",
     "data/video_keys.py": "the hash of a video's id, for the data set",
@@ -394,3 +400,33 @@ def test_a_store_without_one_video_is_none_and_says_why(tmp_path):
     with pytest.raises(DataError, match="not one of 2 videos of some could be read") as error:
         finish(tmp_path, HEADER, 2)
     assert "no file; no frame" in error.value.hint and not (tmp_path / "index.json").exists()
+
+
+def test_what_was_odd_in_a_video_is_kept_beside_its_features(videos, backbone, tmp_path):
+    odd = dataclasses.replace(videos, root=tmp_path / "copy")
+    (odd.root / "videos").mkdir(parents=True)
+    cases = {1: "apac_only.mp4", 3: "transpose.mp4", 4: "far.mkv"}
+    for number, record in enumerate(odd.records):
+        source = CASES / cases[number] if number in cases else videos.video_path(record)
+        odd.video_path(record).write_bytes(source.read_bytes())
+    ids = [record.video_id for record in odd.records]
+    folder = tmp_path / "features"
+    assert extract_shard(odd, odd.records, {COARSE: backbone}, {COARSE: folder}, 0) == []
+    notes = noted_videos(folder, 1)
+    # The coarse backbone hears nothing: that there is no decoder for the sound is nothing to it.
+    assert (
+        notes.keys() == {ids[3], ids[4]} and "mirrored" in notes[ids[3]][0] and "364.0 s" in notes[ids[4]][0]
+    )
+    finish(folder, headers(odd, {COARSE: backbone})[COARSE], 1)
+    assert FeaturesIndex.read(folder, "").notes == notes
+
+    strict = dataclasses.replace(odd, limits=VideoLimitsConfig(max_steps=100))
+    ((path, reason),) = extract_shard(
+        strict, strict.records, {COARSE: backbone}, {COARSE: tmp_path / "strict"}, 0
+    )
+    assert path == str(odd.video_path(odd.records[4])) and "728 steps" in reason
+    header = headers(strict, {COARSE: backbone})[COARSE]
+    usual = headers(odd, {COARSE: backbone})[COARSE]
+    assert header.limits == {"max_steps": 100} and "limits" not in usual.to_json()
+    assert FeaturesHeader.from_json(Fields(header.to_json(), "header", "")) == header
+    assert header.fingerprint != usual.fingerprint

@@ -25,6 +25,8 @@ from paretovid.trainables.data.dataset import (
     save_manifest,
     write_json,
 )
+from paretovid.trainables.data.limits import USUAL_LIMITS, VideoLimitsConfig
+from paretovid.trainables.data.notes import grouped_notes
 from paretovid.trainables.data.readers.annotations import (
     TO_DIVIDE,
     AnnotatedVideo,
@@ -38,7 +40,7 @@ from paretovid.trainables.data.readers.probing import MapParallel, Probe, probe,
 from paretovid.trainables.data.s3 import is_object
 from paretovid.trainables.data.video_keys import video_key
 from paretovid.trainables.data.videos import count_steps
-from paretovid.trainables.errors import DataError, UsageError
+from paretovid.trainables.errors import DataError, UsageError, VideoError
 
 LEFT_OUT = "left_out.json"
 _SHOWN = 3
@@ -61,30 +63,50 @@ class LeftOut:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Warned:
+    """A video of the data set that is not as expected."""
+
+    video_id: str
+    file: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Assembled:
     """A data set, and what was not as expected.
 
     Arguments:
         notes: one sentence each, for people.
         annotated: videos that the annotations have in the splits that are used.
+        warnings: the same of single videos' files.
     """
 
     dataset: Dataset
     left_out: tuple[LeftOut, ...]
     notes: tuple[str, ...]
     annotated: int
+    warnings: tuple[Warned, ...] = ()
 
 
 def read_dataset(
-    reader_name: str, config: ReaderConfig, root: Path, *, name: str, map_parallel: MapParallel = map
+    reader_name: str,
+    config: ReaderConfig,
+    root: Path,
+    *,
+    name: str,
+    map_parallel: MapParallel = map,
+    limits: VideoLimitsConfig = USUAL_LIMITS,
 ) -> Assembled:
     """Reads annotations, finds the videos, and writes `root/manifest.json` and `root/left_out.json`.
+
+    Arguments:
+        limits: what each video may ask for.
 
     The manifest is left alone where nothing changed. Raises `DataError` and `UsageError`, naming file and line.
     """
     before = _written_before(root, reader_name)
     annotations = read_annotations(reader_name, config)
-    assembled = assemble(annotations, config, root, name=name, map_parallel=map_parallel)
+    assembled = assemble(annotations, config, root, name=name, map_parallel=map_parallel, limits=limits)
     dataset = dataclasses.replace(assembled.dataset, generator=_generator(reader_name))
     assembled = dataclasses.replace(assembled, dataset=dataset)
     if before is not None and not {r.path for r in before.records} & {r.path for r in dataset.records}:
@@ -92,7 +114,8 @@ def read_dataset(
         replaced = f"{name} had {count} videos in other places until now; data.name=NAME would have kept both"
         assembled = dataclasses.replace(assembled, notes=(replaced, *assembled.notes))
     listed = [dataclasses.asdict(each) for each in assembled.left_out]
-    write_json(root / LEFT_OUT, {"notes": assembled.notes, "left_out": listed})
+    warned = [dataclasses.asdict(each) for each in assembled.warnings]
+    write_json(root / LEFT_OUT, {"notes": assembled.notes, "left_out": listed, "warnings": warned})
     if before != dataset:
         save_manifest(dataset)
         load_dataset(root)
@@ -128,6 +151,7 @@ def assemble(
     *,
     name: str,
     map_parallel: MapParallel = map,
+    limits: VideoLimitsConfig = USUAL_LIMITS,
 ) -> Assembled:
     """The data set of the annotated videos that are there, with absolute paths. Writes only `root/probed.jsonl`."""
     notes = list(annotations.notes)
@@ -136,7 +160,8 @@ def assemble(
     files = VideoFiles(config.videos)
     _note_ignored(files, notes)
     found = _match(videos, files, notes)
-    probes = probe_all(list(found.values()), root, map_parallel, files.status)
+    probes = probe_all(list(found.values()), root, map_parallel, files.status, limits)
+    probes = {path: _within(limits, each, config.step_seconds) for path, each in probes.items()}
     left_out = _left_out(videos, found, probes, files)
     _check_share(left_out, len(videos), files, config)
     gone = {each.video_id for each in left_out}
@@ -144,6 +169,7 @@ def assemble(
     _check_copies(there, found, probes)
     records = tuple(_record(video, probes[str(found[video.video_id])], config, notes) for video in there)
     _check_splits(there, left_out, annotations, notes)
+    warnings = _warnings(there, found, probes)
     dataset = Dataset(
         name=name,
         root=root,
@@ -153,7 +179,34 @@ def assemble(
         multi_label=annotations.multi_label,
         records=records,
     )
-    return Assembled(dataset=dataset, left_out=tuple(left_out), notes=_grouped(notes), annotated=len(videos))
+    return Assembled(
+        dataset=dataset,
+        left_out=tuple(left_out),
+        notes=(*_grouped(notes), *grouped_notes((each.file, each.reason) for each in warnings)),
+        annotated=len(videos),
+        warnings=warnings,
+    )
+
+
+def _within(limits: VideoLimitsConfig, found: Probe, step_seconds: float) -> Probe:
+    """What was found out, with a problem if the video has too many steps of this length."""
+    try:
+        limits.check_steps(
+            found.path, found.duration_seconds, count_steps(found.duration_seconds, step_seconds)
+        )
+    except VideoError as error:
+        return dataclasses.replace(found, problem=error.message)
+    return found
+
+
+def _warnings(
+    videos: Iterable[AnnotatedVideo], found: Mapping[str, Path | str], probes: Mapping[str, Probe]
+) -> tuple[Warned, ...]:
+    return tuple(
+        Warned(video_id=video.video_id, file=str(found[video.video_id]), reason=note)
+        for video in videos
+        for note in probes[str(found[video.video_id])].notes
+    )
 
 
 # One video, one record

@@ -6,6 +6,7 @@ A file is looked at again only when its size or its time changed: sets have hund
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,13 +15,26 @@ from pathlib import Path
 from types import MappingProxyType
 
 import av
+from av.container import InputContainer
 
+from paretovid.trainables.data.containers import faults_of, open_video, pictures_of, sound_of
+from paretovid.trainables.data.display import orientation_of
+from paretovid.trainables.data.limits import USUAL_LIMITS, Stopwatch, VideoLimitsConfig
 from paretovid.trainables.data.regular_files import what_else
-from paretovid.trainables.data.s3 import ObjectStatus, ObjectStoreError, is_object, read_part, status
-from paretovid.trainables.data.videos import VideoReader, open_container
+from paretovid.trainables.data.s3 import (
+    ObjectStatus,
+    ObjectStoreError,
+    downloaded,
+    is_object,
+    read_part,
+    status,
+)
+from paretovid.trainables.data.timeline import Length, indexed_length, read_timeline
 from paretovid.trainables.errors import VideoError
 
 _EDGE_BYTES = 64 * 2**10
+_VERSION = 2
+"""Of what is found out: what an older one has found is looked at again."""
 CACHE = "probed.jsonl"
 
 MapParallel = Callable[[Callable[[Path | str], "Probe"], Sequence[Path | str]], Iterable["Probe"]]
@@ -35,6 +49,8 @@ class Probe:
         duration_seconds: 0 where it cannot be decoded.
         edges: hash of its first and last 64 KiB, to find copies without reading all of every file.
         problem: why it cannot be decoded; else "".
+        notes: what is not as expected, and how it is dealt with.
+        made_by: the version of the code and the limits that were in force.
     """
 
     path: str
@@ -43,10 +59,15 @@ class Probe:
     duration_seconds: float = 0.0
     edges: str = ""
     problem: str = ""
+    notes: tuple[str, ...] = ()
+    made_by: str = ""
 
 
-def probe(location: Path | str) -> Probe:
+def probe(location: Path | str, limits: VideoLimitsConfig = USUAL_LIMITS) -> Probe:
     """Opens a video, a file or an object (`s3://…`), and decodes one frame. Never raises for a bad one.
+
+    Arguments:
+        limits: what a video may ask for; that of steps is the caller's to check, who knows how long one is.
 
     Raises `ObjectStoreError` for a bucket that does not answer, or to which the right is missing.
     """
@@ -58,10 +79,10 @@ def probe(location: Path | str) -> Probe:
         raise
     except OSError as error:
         return Probe(path=str(location), problem=error.strerror or f"no such object: {location}")
-    seconds, edges, problem = 0.0, "", ""
+    edges, problem, length = "", "", Length(0.0, ())
     try:
         edges = _edges(location, found.bytes)
-        seconds = _duration_seconds(location, found.bytes)
+        length = _length(location, found.bytes, limits)
     except VideoError as error:
         problem = error.message
     except OSError as error:
@@ -72,10 +93,16 @@ def probe(location: Path | str) -> Probe:
         path=str(location),
         bytes=found.bytes,
         modified_nanoseconds=found.modified_nanoseconds,
-        duration_seconds=seconds,
+        duration_seconds=length.seconds,
         edges=edges,
         problem=problem,
+        notes=length.notes,
+        made_by=_made_by(limits),
     )
+
+
+def _made_by(limits: VideoLimitsConfig) -> str:
+    return f"{_VERSION}/{limits.max_pixels}/{limits.max_decode_seconds:g}"
 
 
 def _status(location: Path | str) -> ObjectStatus:
@@ -90,18 +117,21 @@ def probe_all(
     folder: Path,
     map_parallel: MapParallel = map,
     listed: Mapping[str, ObjectStatus] = MappingProxyType({}),
+    limits: VideoLimitsConfig = USUAL_LIMITS,
 ) -> dict[str, Probe]:
     """Location to `Probe`, as far as possible from `folder/probed.jsonl`, to which the others are added one by one.
 
     Arguments:
         listed: of objects, by URL, what is known of them already: else each is asked for.
+        limits: what a video may ask for.
     """
     cache = folder / CACHE
     known = {each.path: each for each in _read(cache)}
-    fresh = [each for each in locations if not _is_current(known.get(str(each)), each, listed)]
+    made_by = _made_by(limits)
+    fresh = [each for each in locations if not _is_current(known.get(str(each)), each, listed, made_by)]
     folder.mkdir(parents=True, exist_ok=True)
     with cache.open("a", encoding="utf-8") as file:
-        for each in map_parallel(probe, fresh):
+        for each in map_parallel(functools.partial(probe, limits=limits), fresh):
             known[each.path] = each
             file.write(json.dumps(asdict(each)) + "\n")
     return {str(location): known[str(location)] for location in locations}
@@ -113,11 +143,14 @@ def _read(cache: Path) -> Iterable[Probe]:
     for line in cache.read_text(encoding="utf-8", errors="replace").splitlines():
         # The last line of a process that was killed may be a part of one.
         with contextlib.suppress(ValueError, TypeError):
-            yield Probe(**json.loads(line))
+            fields = json.loads(line)
+            yield Probe(**{**fields, "notes": tuple(fields.get("notes", ()))})
 
 
-def _is_current(found: Probe | None, location: Path | str, listed: Mapping[str, ObjectStatus]) -> bool:
-    if found is None or not found.edges:
+def _is_current(
+    found: Probe | None, location: Path | str, listed: Mapping[str, ObjectStatus], made_by: str
+) -> bool:
+    if found is None or not found.edges or found.made_by != made_by:
         return False
     try:
         now = listed.get(str(location)) or _status(location)
@@ -140,31 +173,33 @@ def _edges(location: Path | str, size: int) -> str:
     return digest.hexdigest()[:16]
 
 
-def _duration_seconds(path: Path | str, size: int) -> float:
+def _length(location: Path | str, size: int, limits: VideoLimitsConfig) -> Length:
     """As `VideoReader` has it; where the file's own index can be trusted, without reading all its packets."""
-    with open_container(path, str(path)) as container:
-        stream = next(iter(container.streams.video), None)
-        if stream is None:
-            raise VideoError(f"{path} has no video stream")
-        try:
-            decoded = next(container.decode(stream), None)
-        except av.error.FFmpegError as error:
-            raise VideoError(f"{path}: its first frame cannot be decoded ({error.strerror})") from error
-        if decoded is None:
-            raise VideoError(f"{path}: not one frame can be decoded")
-        duration = _header_seconds(stream, size)
-    if duration is not None:
-        return duration
-    with VideoReader(path, step_seconds=1.0) as reader:
-        return reader.duration_seconds
+    name = str(location)
+    stopwatch = Stopwatch(name, limits)
+    with stopwatch, faults_of(name):
+        with open_video(location, name, limits) as container:
+            pictures, notes = pictures_of(container, name)
+            notes += sound_of(container)[1] if container.streams.audio else []
+            limits.check_pixels(name, pictures.codec_context.width, pictures.codec_context.height)
+            notes += _first_frame_notes(container, pictures, name)
+            length = indexed_length(container, pictures, name, size)
+        if length is None:
+            # All of an object is faster to download than to read piece by piece.
+            whole = downloaded(name) if is_object(location) else contextlib.nullcontext(Path(location))
+            with whole as path, open_video(path, name, limits) as container:
+                pictures = pictures_of(container, name)[0]
+                timeline = read_timeline(container, pictures, name, stopwatch.check)
+            length = Length(timeline.duration_seconds, timeline.notes)
+    return Length(length.seconds, (*notes, *length.notes))
 
 
-def _header_seconds(stream: av.VideoStream, file_bytes: int) -> float | None:
-    """What the head of the file says, if its index reaches to the end and all that it lists is in the file."""
-    index = getattr(stream, "index_entries", None)
-    if not index or not stream.duration or not stream.time_base:
-        return None
-    duration = float(stream.duration * stream.time_base)
-    is_whole = max(entry.pos + entry.size for entry in index) <= file_bytes
-    last = max(entry.timestamp for entry in index) * float(stream.time_base)
-    return duration if is_whole and last > 0.9 * duration - 1 else None
+def _first_frame_notes(container: InputContainer, pictures: av.VideoStream, name: str) -> list[str]:
+    try:
+        frame = next(container.decode(pictures), None)
+    except av.error.FFmpegError as error:
+        raise VideoError(f"{name}: its first frame cannot be decoded ({error.strerror})") from error
+    if frame is None:
+        raise VideoError(f"{name}: not one frame can be decoded")
+    note = orientation_of(frame).note
+    return [note] if note else []

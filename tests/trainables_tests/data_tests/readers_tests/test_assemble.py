@@ -10,8 +10,10 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from tests.odd_videos import CASES
 
 from paretovid.trainables.data.dataset import load_dataset, save_manifest
+from paretovid.trainables.data.limits import VideoLimitsConfig
 from paretovid.trainables.data.readers.annotations import (
     TO_DIVIDE,
     AnnotatedVideo,
@@ -178,6 +180,36 @@ def test_ids_in_two_normal_forms_are_one_video(folder, tmp_path):
     listed.write_text(decomposed + "\n")
     found = made(folder, same, leave_out=str(listed), max_missing_share=0.5)
     assert not {composed, decomposed} & {r.video_id for r in found.dataset.records}
+
+
+def test_what_is_odd_in_a_file_is_told_with_its_name(folder):
+    for id_, case in {"a": "apac_only.mp4", "b": "far.mkv", "c": "apac_only.mp4"}.items():
+        shutil.copy(CASES / case, folder / f"{id_}.mp4")
+        with (folder / f"{id_}.mp4").open("ab") as file:
+            file.write(id_.encode())  # or they would be the same video twice
+    found = made(folder, pets())
+    warned = {(each.video_id, each.file): each.reason for each in found.warnings}
+    assert warned.keys() == {(id_, str(folder / f"{id_}.mp4")) for id_ in "abc"}
+    assert warned["a", str(folder / "a.mp4")] == "no decoder for sound of codec apac: silence"
+    sound = f"2 videos, the first {folder / 'a.mp4'}: no decoder for sound of codec apac: silence"
+    assert sound in found.notes and any(
+        note.startswith(f"{folder / 'b.mp4'}: 364.0 s") for note in found.notes
+    )
+
+
+def test_a_video_beyond_a_limit_is_left_out_until_the_limit_is_raised(folder):
+    shutil.copy(CASES / "far.mkv", folder / "b.mp4")
+    config = ReaderConfig(videos=str(folder), step_seconds=0.5, max_missing_share=0.5)
+
+    def left_out(**limits: Any) -> dict[str, str]:
+        found = assemble(
+            pets(), config, folder.parent / "home", name="pets", limits=VideoLimitsConfig(**limits)
+        )
+        return {each.video_id: each.reason for each in found.left_out}
+
+    assert left_out(max_steps=700) == {"b": f"{folder / 'b.mp4'} is 364 s long by its time stamps, 728 steps"}
+    assert "64 x 48 pixels" in left_out(max_pixels=3000)["b"]
+    assert left_out() == {}
 
 
 def test_the_wrong_folder(folder):

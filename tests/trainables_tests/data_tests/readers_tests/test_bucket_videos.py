@@ -84,8 +84,9 @@ def test_an_object_is_probed_without_a_download_and_once(
         raise AssertionError("it was downloaded")
 
     monkeypatch.setattr(videos_module, "downloaded", never)
+    monkeypatch.setattr(probing, "downloaded", never)
     first = made(url, tmp_path)
-    monkeypatch.setattr(probing, "_duration_seconds", never)
+    monkeypatch.setattr(probing, "_length", never)
     assert made(url, tmp_path) == first
 
 

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import json
 import os
 
 import av
 import pytest
+from tests.odd_videos import write
 
+from paretovid.trainables.data import containers
+from paretovid.trainables.data.limits import VideoLimitsConfig
+from paretovid.trainables.data.readers import probing
 from paretovid.trainables.data.readers.probing import CACHE, probe, probe_all
 from paretovid.trainables.data.videos import VideoReader
 
@@ -97,3 +102,48 @@ def test_what_a_killed_process_wrote_is_used(tmp_path, video):
     assert not probe_all([video], home, lambda function, paths: [function(path) for path in paths if 1 / 0])[
         str(video)
     ].problem
+
+
+def test_what_an_older_version_or_other_limits_have_found_is_looked_at_again(tmp_path, video):
+    home = tmp_path / "home"
+    first = probe_all([video], home)
+    cache = home / CACHE
+    old = {
+        key: value for key, value in json.loads(cache.read_text()).items() if key not in ("notes", "made_by")
+    }
+    cache.write_text(json.dumps({**old, "duration_seconds": 1.0}) + "\n")
+    assert probe_all([video], home) == first
+    small = VideoLimitsConfig(max_pixels=1)
+    assert "pixels" in probe_all([video], home, limits=small)[str(video)].problem
+    assert probe_all([video], home) == first
+
+
+@pytest.mark.parametrize("b_frames", [0, 2])
+@pytest.mark.parametrize(
+    "times", [None, [0.1 * n for n in range(39)] + [9.9], [0.3 + 0.1 * n for n in range(30)]]
+)
+def test_an_index_is_trusted_where_it_says_what_the_packets_say(tmp_path, monkeypatch, b_frames, times):
+    """The quick way and the long one give the same length; the quick one does not read all packets."""
+    path = write(tmp_path / "a.mp4", times, sound="aac", options={"bf": str(b_frames)})
+    with monkeypatch.context() as patched:
+        patched.setattr(probing, "read_timeline", None)
+        quick = probe(path)
+    monkeypatch.setattr(probing, "indexed_length", lambda *_: None)
+    assert quick == probe(path) and not quick.problem
+    with VideoReader(path, step_seconds=0.5) as reader:
+        assert reader.duration_seconds == quick.duration_seconds
+
+
+def test_of_a_long_file_with_an_index_the_ends_are_read(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.mp4", [0.01 * n for n in range(40)], options={"g": "4"})
+    read: list[int] = []
+
+    class Counting(containers._File):
+        def read(self, size: int | None = -1) -> bytes:
+            found: bytes = super().read(size)
+            read.append(len(found))
+            return found
+
+    monkeypatch.setattr(containers, "_File", Counting)
+    probe(path)
+    assert sum(read) < 4 * path.stat().st_size + 4 * 32768
