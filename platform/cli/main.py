@@ -194,6 +194,16 @@ def _add_choosing(add: Any) -> None:
     promote.add_argument("--alias", metavar="ALIAS", help="for example champion")
 
 
+def _add_limits(command: argparse.ArgumentParser) -> None:
+    """Options for what one video may ask for."""
+    for name, kind, about in (
+        ("max-pixels", int, "refuse a video whose frames have more"),
+        ("max-steps", int, "refuse a video of more steps"),
+        ("max-decode-seconds", float, "refuse a video that takes longer to decode"),
+    ):
+        command.add_argument(f"--{name}", type=kind, metavar="N", help=about)
+
+
 def _add_using(add: Any) -> None:
     rollback = _command(add, "rollback", commands.rollback, "move an alias back to the version before")
     rollback.add_argument("name", metavar="NAME")
@@ -227,12 +237,7 @@ def _add_using(add: Any) -> None:
     predict.add_argument(
         "--on-demand", action="store_true", help="read a backbone's weights when a video first needs it"
     )
-    for name, kind, about in (
-        ("max-pixels", int, "leave out a video whose frames have more"),
-        ("max-steps", int, "leave out a video of more steps"),
-        ("max-decode-seconds", float, "leave out a video that takes longer to decode"),
-    ):
-        predict.add_argument(f"--{name}", type=kind, metavar="N", help=about)
+    _add_limits(predict)
     predict.set_defaults(rest_name="videos")
     flops = _command(add, "flops", commands.flops, "what each component costs per call", has_json=True)
     flops.add_argument(

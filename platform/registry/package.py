@@ -134,7 +134,7 @@ def describe(home: Home, point: FrontPoint) -> ModelDescription:
 
 def _limits(home: Home, point: FrontPoint) -> VideoLimitsConfig:
     """What videos might ask for when the features were made that the point was measured on."""
-    differing: dict[str, Any] = {}
+    differing: dict[str, float | str] = {}
     for source in point.trial.sources:
         differing |= _features_header(home, point.trial, source).limits
     return typed_config(VideoLimitsConfig, differing, "data")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass, fields
-from typing import Annotated, Any, final
+from typing import Annotated, final
 
 from paretovid.trainables.errors import VideoError
 from paretovid.trainables.ranges import Count, Positive, Range, check_ranges
@@ -34,7 +34,7 @@ class VideoLimitsConfig:
         """Of the settings."""
         return tuple(field.name for field in fields(cls))
 
-    def differing(self) -> dict[str, Any]:
+    def differing(self) -> dict[str, float]:
         """The limits that are not the usual ones."""
         usual = asdict(USUAL_LIMITS)
         return {name: value for name, value in asdict(self).items() if value != usual[name]}

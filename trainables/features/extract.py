@@ -138,20 +138,17 @@ def extract_shard(
     failures: list[tuple[str, str]] = []
     for record in records:
         path = dataset.video_path(record)
-        parts: dict[str, list[np.ndarray]] = {name: [] for name in missing}
         try:
-            for piece in read_pieces(path, specs, step_seconds=dataset.step_seconds, limits=dataset.limits):
-                if piece.notes:
-                    notes[record.video_id] = piece.notes
-                for name in missing:
-                    parts[name].append(compute_features(loaded[name], piece.inputs[name]))
+            computed, noted = _features_of(path, specs, loaded, dataset)
         except (VideoError, OSError) as error:
             reason = why_unreadable(error)
             skipped[record.video_id] = reason
             failures.append((str(path), reason))
         else:
             for name in missing:
-                features[name][record.video_id] = np.concatenate(parts[name])
+                features[name][record.video_id] = computed[name]
+            if noted:
+                notes[record.video_id] = noted
         if on_video is not None:
             on_video(record)
     for name in missing:
@@ -166,6 +163,19 @@ def extract_shard(
             dtype=dtype,
         )
     return failures
+
+
+def _features_of(
+    path: Path | str, specs: Mapping[str, InputSpec], loaded: Mapping[str, Backbone], dataset: Dataset
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """Component to the features `[T, D]` of a video, and what was not as expected in it."""
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in specs}
+    notes: tuple[str, ...] = ()
+    for piece in read_pieces(path, specs, step_seconds=dataset.step_seconds, limits=dataset.limits):
+        notes = (*notes, *piece.notes)
+        for name in specs:
+            parts[name].append(compute_features(loaded[name], piece.inputs[name]))
+    return {name: np.concatenate(each) for name, each in parts.items()}, notes
 
 
 def why_unreadable(error: Exception) -> str:

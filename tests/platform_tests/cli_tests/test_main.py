@@ -363,9 +363,9 @@ def test_predict_continues_past_a_bad_video(monkeypatch: pytest.MonkeyPatch, cap
     document = {"model": "m", "videos": [good, bad], "notes": ["of both videos"], "warnings": [warned]}
     monkeypatch.setattr(commands, "_predict_document", lambda _: document)
     assert cli.main(["predict", "m", "a.mp4", "b.txt"]) == 1
-    told = capsys.readouterr()
-    assert told.err.splitlines() == ["note: a.mp4: no audio: silence"]
-    assert told.out.splitlines() == [
+    reported = capsys.readouterr()
+    assert reported.err.splitlines() == ["note: a.mp4: no audio: silence"]
+    assert reported.out.splitlines() == [
         "a.mp4: three 0.900",
         "  0.5 GFLOPs; looked at 2 of 3 steps closely (steps 1, 2)",
         "  calls: fine x 2",
@@ -374,9 +374,9 @@ def test_predict_continues_past_a_bad_video(monkeypatch: pytest.MonkeyPatch, cap
         "note: of both videos",
     ]
     assert cli.main(["predict", "m", "a.mp4", "b.txt", "--json"]) == 1
-    told = capsys.readouterr()
-    assert told.err.splitlines() == ["note: a.mp4: no audio: silence"]
-    assert json.loads(told.out)["warnings"] == [warned]
+    reported = capsys.readouterr()
+    assert reported.err.splitlines() == ["note: a.mp4: no audio: silence"]
+    assert json.loads(reported.out)["warnings"] == [warned]
 
 
 def test_a_setting_among_videos_is_no_video(tmp_path: Path, capsys: Capture) -> None:

@@ -111,13 +111,13 @@ def pieces(number: int, *lengths: int, error: str = "", notes: str = "") -> Iter
         steps = np.arange(first, first + length, dtype=np.float32)[:, None]
         rows = {"out a": np.concatenate([np.full_like(steps, number), steps], 1), "out b": steps}
         total, first = sum(lengths), first + length
-        told = notes if first == total else ""
+        reported = notes if first == total else ""
         yield {
             "number": number,
             "first": first - length,
             "total": total,
             "error": error,
-            "notes": told,
+            "notes": reported,
             **rows,
         }
 

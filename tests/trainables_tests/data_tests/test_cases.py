@@ -49,7 +49,7 @@ def test_probe_and_reader_agree_on_the_length_and_on_what_is_told(name: str) -> 
     found = probe(CASES / name)
     with VideoReader(CASES / name, step_seconds=0.5) as reader:
         assert found.duration_seconds == reader.duration_seconds and not found.problem
-        told = {note for note in reader.notes if note != "no audio: silence"}
+        reported = {note for note in reader.notes if note != "no audio: silence"}
         shown(reader, [0])
     # A probe decodes one picture and no sound.
-    assert told <= set(found.notes) <= set(reader.notes)
+    assert reported <= set(found.notes) <= set(reader.notes)

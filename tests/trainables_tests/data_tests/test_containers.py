@@ -173,8 +173,8 @@ def test_the_default_track_of_pictures_is_read(tmp_path: Path) -> None:
                     both.mux(packet)
         with VideoReader(path, step_seconds=0.5) as reader:
             assert reader.duration_seconds == pytest.approx(1.6 if default else 4.0, abs=0.2)
-            told = "track 2 of 2 picture tracks is read: the default one"
-            assert (told in reader.notes) == bool(default)
+            reported = "track 2 of 2 picture tracks is read: the default one"
+            assert (reported in reader.notes) == bool(default)
 
 
 def test_a_frame_that_is_too_large_is_refused_before_it_is_decoded() -> None:

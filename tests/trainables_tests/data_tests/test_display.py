@@ -35,8 +35,10 @@ def test_all_eight_ways_to_turn_and_mirror(tmp_path: Path, numbers: tuple[int, i
     path = write(tmp_path / "a.mp4", prepare=lambda stream: stream.set_display_matrix(list(matrix(*numbers))))
     with VideoReader(path, step_seconds=0.5) as reader:
         assert corners(reader.read(0, PICTURE)) == MATRICES[numbers]
-        told = [note for note in reader.notes if "metadata" in note]
-    assert len(told) == (numbers != (1, 0, 0, 1)) and told == [n for n in probe(path).notes if "meta" in n]
+        reported = [note for note in reader.notes if "metadata" in note]
+    assert len(reported) == (numbers != (1, 0, 0, 1)) and reported == [
+        n for n in probe(path).notes if "meta" in n
+    ]
 
 
 def test_matrices_are_what_they_do_to_a_place() -> None:
