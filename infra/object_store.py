@@ -32,6 +32,7 @@ from paretovid.trainables.data.s3 import (
     PATIENCE_SECONDS,
     SCHEME,
     ObjectStoreError,
+    code_of,
     connect,
     patiently,
 )
@@ -114,11 +115,18 @@ class ObjectStore:
             return None
         return bytes(content)
 
-    def read_many(self, keys: Sequence[str]) -> list[bytes]:
-        """The bytes of small objects that are there, in their order."""
+    def read_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        """The bytes of small objects, in their order; None for each that is not there."""
+        if not keys:
+            return []
         paths = [self._path(key) for key in keys]
-        found = self._do("read", "", lambda files: files.cat(paths, recursive=False))
-        return [bytes(found[path]) for path in paths] if isinstance(found, dict) else [bytes(found)]
+
+        def read(files: Any) -> list[bytes | None]:
+            found = files.cat(paths, recursive=False, on_error="return")
+            by_path = found if isinstance(found, dict) else {paths[0]: found}
+            return [_bytes_or_none(by_path[path]) for path in paths]
+
+        return self._do("read", f"{keys[0]} and others", read)
 
     def write(self, key: str, content: bytes, *, patience: float | None = None) -> None:
         """Writes or replaces a small object, whole."""
@@ -347,3 +355,12 @@ class ObjectStore:
             missing_is_error=missing_is_error,
             patience=self.patience if patience is None else patience,
         )
+
+
+def _bytes_or_none(found: bytes | Exception) -> bytes | None:
+    """One answer of several; raises unless it is an object's bytes or says that there is no such object."""
+    if not isinstance(found, Exception):
+        return bytes(found)
+    if isinstance(found, FileNotFoundError) and code_of(found) != "NoSuchBucket":
+        return None
+    raise found

@@ -154,7 +154,7 @@ class S3Server:
 def s3_server() -> Iterator[S3Server]:
     """Moto's S3 server, a process of its own."""
     port = free_port()
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    command = [sys.executable, "-m", "paretovid.infra.s3_server", str(port)]
     with _process(command, {}, port):
         yield S3Server(port=port)
 

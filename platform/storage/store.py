@@ -374,8 +374,10 @@ class BucketStore(Store):
         key = self._key(folder)
         found: dict[str, list[tuple[Blob, bytes]]] = {}
         names = [name for name in self._objects.names(key) if name.endswith(suffix) and name.count("/") == 1]
-        contents = self._objects.read_many([f"{key}/{name}" for name in names]) if names else []
+        contents = self._objects.read_many([f"{key}/{name}" for name in names])
         for name, content in zip(names, contents, strict=True):
+            if content is None:  # removed since it was listed
+                continue
             blob = Blob(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
             found.setdefault(name.partition("/")[2], []).append((blob, content))
         return found
