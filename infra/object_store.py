@@ -22,6 +22,8 @@ import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, TypeVar, final
 
@@ -127,6 +129,20 @@ class ObjectStore:
             return [_bytes_or_none(by_path[path]) for path in paths]
 
         return self._do("read", f"{keys[0]} and others", read)
+
+    def age_seconds(self, key: str) -> float | None:
+        """Since an object was written, by the bucket's own clock, to the second; None if there is none."""
+        where = {"Bucket": self.bucket, "Key": self._path(key).removeprefix(f"{self.bucket}/")}
+        try:
+            answer = self._do(
+                "read", key, lambda files: files.call_s3("head_object", **where), missing_is_error=False
+            )
+        except FileNotFoundError:
+            return None
+        date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+        now = parsedate_to_datetime(date) if date else datetime.now(UTC)
+        written: datetime = answer["LastModified"]
+        return max(0.0, (now - written).total_seconds())
 
     def write(self, key: str, content: bytes, *, patience: float | None = None) -> None:
         """Writes or replaces a small object, whole."""

@@ -19,6 +19,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -188,6 +189,12 @@ class Store(Protocol):
             return False
         return True
 
+    def age_seconds(self, path: Path) -> float | None:
+        """Since a document was last written, by the clock of whoever keeps it: the file server, the bucket.
+
+        Clocks of the machines that write and read it do not count. None if there is none.
+        """
+
     def remove(self, path: Path) -> None:
         """Removes a document, if there is one."""
 
@@ -269,6 +276,18 @@ class LocalStore(Store):
     def read_text(self, path: Path, *, must_answer: bool = False) -> str:
         """Reads the file."""
         return path.read_text()
+
+    def age_seconds(self, path: Path) -> float | None:
+        """Against a file that is made for it, and has no name."""
+        try:
+            written = path.stat().st_mtime
+        except FileNotFoundError:
+            return None
+        now = time.time()
+        with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=path.parent) as probe:
+            # A folder that cannot be written to leaves this machine's clock.
+            now = os.fstat(probe.fileno()).st_mtime
+        return max(0.0, now - written)
 
     def remove(self, path: Path) -> None:
         """Removes the file."""
@@ -417,6 +436,10 @@ class BucketStore(Store):
         if content is None:
             raise FileNotFoundError(path)
         return content.decode()
+
+    def age_seconds(self, path: Path) -> float | None:
+        """By one request, whose answer has both times."""
+        return self._objects.age_seconds(self._key(path))
 
     def remove(self, path: Path) -> None:
         """Here and in the bucket."""
