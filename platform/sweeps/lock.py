@@ -25,7 +25,7 @@ from paretovid.platform.execution.stopping import StopSwitch
 from paretovid.platform.records.control_requests import ask_to_give_way, take_over_request
 from paretovid.platform.records.lease import DriverLease
 from paretovid.platform.storage.home import SweepPaths
-from paretovid.trainables.errors import DataError, UsageError
+from paretovid.trainables.errors import DataError, ParetovidError, UsageError
 
 HEARTBEAT_SECONDS = 2.0
 SILENT_SECONDS = 60.0

@@ -12,7 +12,8 @@ import pytest
 
 from paretovid.infra.local_copy import Blob, files_below
 from paretovid.infra.testing import S3Server
-from paretovid.platform.storage.store import BucketStore, GrowingFile, LocalStore, Store, download_files
+from paretovid.platform.storage.growing_file import GrowingFile
+from paretovid.platform.storage.store import BucketStore, LocalStore, Store, download_files
 from paretovid.trainables.data.s3 import ObjectStoreError
 
 Machine = Callable[[str], tuple[Store, Path]]
