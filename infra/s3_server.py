@@ -1,4 +1,4 @@
-"""Moto's S3 server for tests, with writes of new objects one at a time: `python -m paretovid.infra.s3_server PORT`.
+"""Moto's S3 server for tests, with writes of new objects one at a time: `python -P s3_server.py PORT`.
 
 By itself Moto looks whether an object is there and then writes it, each request in a thread of its own. Of several
 writers that ask for the object to be new (`If-None-Match: *`) two may be told that it is theirs; S3 never says so.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Iterable
-from typing import Any, final
+from typing import TYPE_CHECKING, final
 
 from moto.moto_server.werkzeug_app import (
     DomainDispatcherApplication,
@@ -17,6 +17,9 @@ from moto.moto_server.werkzeug_app import (
     create_backend_app,
 )
 from werkzeug.serving import run_simple
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 
 @final
@@ -27,7 +30,7 @@ class OneNewObjectAtATime:
         self._application = application
         self._lock = threading.Lock()
 
-    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if "HTTP_IF_NONE_MATCH" not in environ or environ["REQUEST_METHOD"] != "PUT":
             return self._application(environ, start_response)
         with self._lock:

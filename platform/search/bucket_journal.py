@@ -11,7 +11,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Iterable
-from typing import Any, final
+from typing import final
 
 from optuna.storages.journal import BaseJournalBackend
 
@@ -35,17 +35,17 @@ class ObjectJournal(BaseJournalBackend):
     def __init__(self, store: ObjectStore, say: Callable[[str], None] = say_on_stderr) -> None:
         self._store = store
         self._records = JournalRecords(store.url, "record", _parse_object, say)
-        self._logs: list[dict[str, Any]] = []
+        self._logs: list[Record] = []
         self._next = 0
         self._polled: float | None = None
 
-    def read_logs(self, log_number_from: int) -> Iterable[dict[str, Any]]:
+    def read_logs(self, log_number_from: int) -> Iterable[Record]:
         """All records from this number on."""
         if self._polled is None or time.monotonic() - self._polled > POLL_SECONDS:
             self._poll()
         return self._logs[log_number_from:]
 
-    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+    def append_logs(self, logs: list[Record]) -> None:
         """Adds records behind all that there are."""
         content = json.dumps({"by": uuid.uuid4().hex, "logs": logs}).encode()
         while not self._store.write_new(_key(self._next), content):

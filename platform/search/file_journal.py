@@ -15,7 +15,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, final
+from typing import BinaryIO, final
 
 from optuna.storages.journal import BaseJournalBackend
 
@@ -114,7 +114,7 @@ class FileJournal(BaseJournalBackend):
         # Those that were read and not asked for yet; Optuna keeps the rest.
         self._waiting: deque[Record] = deque()
 
-    def read_logs(self, log_number_from: int) -> Iterable[dict[str, Any]]:
+    def read_logs(self, log_number_from: int) -> Iterable[Record]:
         """All records from this number on."""
         if log_number_from < self._first:
             self._begin()
@@ -124,7 +124,7 @@ class FileJournal(BaseJournalBackend):
             self._first += 1
         return list(self._waiting)
 
-    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+    def append_logs(self, logs: list[Record]) -> None:
         """Adds records behind all that there are. Raises `OSError`, adding none, if the disk does not take them."""
         content = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
         with self._lock.held(), self._path.open("ab+", buffering=0) as file:

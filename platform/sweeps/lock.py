@@ -127,7 +127,7 @@ class SweepLock:
 
     @contextlib.contextmanager
     def _get(self, take_over: bool, say: Callable[[str], None]) -> Iterator[_Got]:
-        watch, is_told = _Watch(), False
+        watch, is_reported = _Watch(), False
         until: float | None = None
         while True:
             with contextlib.ExitStack() as lock:
@@ -152,8 +152,8 @@ class SweepLock:
                     f"{who} does not give way",
                     f"End it there (kill {other.pid if other else 'PID'}), then try again.",
                 )
-            if not is_alive and not is_told:
-                is_told = True
+            if not is_alive and not is_reported:
+                is_reported = True
                 say(
                     f"  the sweep was being run by {who}: watching for {SILENT_SECONDS:.0f} s whether it is alive"
                 )
