@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, final
 
 from paretovid.trainables.data.s3 import ObjectStoreError
+from paretovid.trainables.documents import parse_json
 
 HERE_FILE = ".parts.json"
 """In a local copy: the files that were checked, with their digests, sizes and times."""
@@ -68,9 +69,14 @@ class LocalCopy:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         try:
-            self._known: dict[str, list[Any]] = json.loads((folder / HERE_FILE).read_text())
+            found = parse_json((folder / HERE_FILE).read_text())
         except (OSError, ValueError):
-            self._known = {}
+            found = {}
+        self._known: dict[str, list[Any]] = {}
+        if isinstance(found, dict):
+            self._known = {
+                name: each for name, each in found.items() if isinstance(each, list) and len(each) == 3
+            }
 
     def digest(self, name: str) -> str | None:
         """The digest of a file that was checked and has not changed since."""

@@ -16,13 +16,17 @@ Credentials and the endpoint are what botocore finds (`AWS_ACCESS_KEY_ID`, `AWS_
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
+import re
 import threading
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from pathlib import Path
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar, final
 
 from paretovid.infra.local_copy import Blob, LocalCopy, check_space, digest_of, files_below
@@ -32,12 +36,17 @@ from paretovid.trainables.data.s3 import (
     PATIENCE_SECONDS,
     SCHEME,
     ObjectStoreError,
+    code_of,
     connect,
     patiently,
 )
+from paretovid.trainables.documents import Fields, parse_json
+from paretovid.trainables.errors import DataError, NonFiniteError
 
 MANIFEST = "whole.json"
 _FORMAT = 1
+_MAKE_AGAIN = "It was changed in the bucket. Remove the folder there; whoever made it writes it again."
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _PARALLEL = 8
 _T = TypeVar("_T")
 
@@ -114,11 +123,32 @@ class ObjectStore:
             return None
         return bytes(content)
 
-    def read_many(self, keys: Sequence[str]) -> list[bytes]:
-        """The bytes of small objects that are there, in their order."""
+    def read_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        """The bytes of small objects, in their order; None for each that is not there."""
+        if not keys:
+            return []
         paths = [self._path(key) for key in keys]
-        found = self._do("read", "", lambda files: files.cat(paths, recursive=False))
-        return [bytes(found[path]) for path in paths] if isinstance(found, dict) else [bytes(found)]
+
+        def read(files: Any) -> list[bytes | None]:
+            found = files.cat(paths, recursive=False, on_error="return")
+            by_path = found if isinstance(found, dict) else {paths[0]: found}
+            return [_bytes_or_none(by_path[path]) for path in paths]
+
+        return self._do("read", f"{keys[0]} and others", read)
+
+    def age_seconds(self, key: str) -> float | None:
+        """Since an object was written, by the bucket's own clock, to the second; None if there is none."""
+        where = {"Bucket": self.bucket, "Key": self._path(key).removeprefix(f"{self.bucket}/")}
+        try:
+            answer = self._do(
+                "read", key, lambda files: files.call_s3("head_object", **where), missing_is_error=False
+            )
+        except FileNotFoundError:
+            return None
+        date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+        now = parsedate_to_datetime(date) if date else datetime.now(UTC)
+        written: datetime = answer["LastModified"]
+        return max(0.0, (now - written).total_seconds())
 
     def write(self, key: str, content: bytes, *, patience: float | None = None) -> None:
         """Writes or replaces a small object, whole."""
@@ -173,18 +203,35 @@ class ObjectStore:
         if text is None:
             return None
         try:
-            document = json.loads(text)
-            if document.get("format", _FORMAT) != _FORMAT:
+            document = Fields(parse_json(text), MANIFEST, "")
+            found = document.whole("format", _FORMAT)
+            if found != _FORMAT:
                 raise ObjectStoreError(
-                    f"{self.url}/{key}/{MANIFEST} is of format {document['format']}, and this code reads {_FORMAT}",
+                    f"{self.url}/{key}/{MANIFEST} is of format {found}, and this code reads {_FORMAT}",
                     "Another paretovid wrote it: use that one, or a newer one.",
                 )
-            return {str(name): Blob(**blob) for name, blob in document["parts"].items()}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            return {name: _blob(name, blob) for name, blob in document.fields_by_name("parts").items()}
+        except (ValueError, DataError, NonFiniteError) as error:
+            why = getattr(error, "message", "") or str(error)
             raise ObjectStoreError(
-                f"{self.url}/{key}/{MANIFEST} is damaged",
+                f"{self.url}/{key}/{MANIFEST} is damaged: {why}",
                 "Remove it; the folder is written again by whoever made it.",
             ) from error
+
+    def check_digests(self, key: str) -> None:
+        """Reads all blobs of the folder at a key. Raises `ObjectStoreError` for one that is not as it was written."""
+        for name, blob in (self.manifest(key) or {}).items():
+            digest = hashlib.sha256()
+            try:
+                for start in range(0, blob.bytes, CHUNK_BYTES):
+                    end = min(start + CHUNK_BYTES, blob.bytes)
+                    digest.update(self._range(f"{key}/{blob.location}/{name}", start, end))
+            except FileNotFoundError:
+                raise ObjectStoreError(f"{name} of {self.url}/{key} is missing", _MAKE_AGAIN) from None
+            if digest.hexdigest() != blob.sha256:
+                raise ObjectStoreError(
+                    f"{name} of {self.url}/{key} has another digest than it was written with", _MAKE_AGAIN
+                )
 
     def put_blob(self, path: Path, key: str, name: str, sha256: str | None = None) -> Blob:
         """Uploads a file as a blob of the folder at a key, unless it is there. It counts once it is committed.
@@ -309,7 +356,7 @@ class ObjectStore:
             partial.unlink(missing_ok=True)
         raise ObjectStoreError(
             f"{name} of {self.url}/{key} arrives with another digest than it was written with",
-            "It was changed in the bucket. Remove the folder there; whoever made it writes it again.",
+            _MAKE_AGAIN,
         )
 
     def _download(self, key: str, blob: Blob, partial: Path) -> None:
@@ -347,3 +394,23 @@ class ObjectStore:
             missing_is_error=missing_is_error,
             patience=self.patience if patience is None else patience,
         )
+
+
+def _blob(name: str, fields: Fields) -> Blob:
+    """An entry of a manifest. Raises `ValueError` for one that would be written outside of its folder."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or not path.parts:
+        raise ValueError(f"{name!r} is no name of a file in a folder")
+    blob = Blob(bytes=fields.whole("bytes"), sha256=fields.text("sha256"))
+    if blob.bytes < 0 or not _SHA256.fullmatch(blob.sha256):
+        raise ValueError(f"{name!r} has no length and digest")
+    return blob
+
+
+def _bytes_or_none(found: bytes | Exception) -> bytes | None:
+    """One answer of several; raises unless it is an object's bytes or says that there is no such object."""
+    if not isinstance(found, Exception):
+        return bytes(found)
+    if isinstance(found, FileNotFoundError) and code_of(found) != "NoSuchBucket":
+        return None
+    raise found

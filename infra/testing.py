@@ -154,7 +154,8 @@ class S3Server:
 def s3_server() -> Iterator[S3Server]:
     """Moto's S3 server, a process of its own."""
     port = free_port()
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    # As a script, and -P: the modules beside it must not stand in for others of their names.
+    command = [sys.executable, "-P", str(Path(__file__).with_name("s3_server.py")), str(port)]
     with _process(command, {}, port):
         yield S3Server(port=port)
 

@@ -20,7 +20,7 @@ LOOSE_MAPPINGS = {
     "platform/preparation": 4,
     "platform/records": 1,
     "platform/registry": 14,
-    "platform/search": 11,
+    "platform/search": 8,
     "platform/storage": 2,
     "platform/sweeps": 1,
     "platform/testing": 5,

@@ -64,7 +64,7 @@ class ComponentCost:
     def read(cls, data: Fields) -> ComponentCost:
         """From a JSON document. Raises `DataError` for a field that is missing or of another type."""
         return cls(
-            macs=data.whole("macs"),
+            macs=data.count("macs"),
             input=data.text("input"),
             provenance=data.text("provenance", "torch.utils.flop_counter"),
             published_gmacs=data.optional_number("published_gmacs"),

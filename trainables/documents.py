@@ -1,20 +1,94 @@
-"""Reading JSON documents field by field: what is missing or wrong is an error that names the file and the field."""
+"""Reading JSON documents field by field: what is missing or wrong is an error that names the file and the field.
+
+And the one way to write a file of tensors.
+"""
 
 from __future__ import annotations
 
+import json
 import math
+import reprlib
+import stat
 from collections.abc import Mapping, Sequence
-from typing import TypeAlias, TypeVar, final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, final
 
-from paretovid.trainables.errors import DataError, NonFiniteError, VersionError
+from paretovid.trainables.errors import DataError, NonFiniteError, UnreadableError, VersionError
 
 JsonValue: TypeAlias = "bool | int | float | str | Sequence[JsonValue] | Mapping[str, JsonValue] | None"
 JsonObject: TypeAlias = "Mapping[str, JsonValue]"
 """An object whose fields a document does not know, such as the configuration of a method."""
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 T = TypeVar("T")
 _REQUIRED = object()
+_LARGEST = 2**63
+"""Of whole numbers: more digits are nothing that was counted or measured, and other programs cannot read them."""
+_ROUNDING = 1e-6
+_DEEPEST = 50
 _NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+
+
+def parse_json(text: str | bytes) -> object:
+    """What a JSON text says. Raises `ValueError` for all that is none, nesting that is too deep included."""
+    try:
+        document: object = json.loads(text)
+    except RecursionError:
+        raise ValueError("its objects are nested too deeply") from None
+    # Level by level: whoever walks through it later may do so by calls within calls.
+    level: list[Any] = [document] if isinstance(document, dict | list) else []
+    for _ in range(_DEEPEST):
+        level = [
+            each
+            for found in level
+            for each in (found.values() if isinstance(found, dict) else found)
+            if isinstance(each, dict | list)
+        ]
+        if not level:
+            return document
+    raise ValueError("its objects are nested too deeply")
+
+
+def unreadable(path: Path, error: OSError, hint: str = "") -> UnreadableError:
+    """The error for a file that is there, perhaps, and cannot be read.
+
+    Arguments:
+        hint: what to do if it is missing or the disk fails. That the right to it is missing says nothing of the file:
+            then nobody is told to remove it or to make it again.
+    """
+    reason = error.strerror or type(error).__name__
+    if isinstance(error, PermissionError):
+        hint = "Ask its owner for the right to read it; users of one group share a home best with umask 002."
+    return UnreadableError(
+        f"{path} cannot be read: {reason}", hint or "Is its disk there, and the file system mounted?"
+    )
+
+
+def check_readable(path: Path) -> None:
+    """Raises `UnreadableError` for a file that the disk does not let be read, one that is missing excepted.
+
+    To be asked before safetensors, which calls every file missing that it cannot open.
+    """
+    try:
+        path.open("rb").close()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def save_tensors(
+    tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Writes a safetensors file with the mode that the umask gives. By itself safetensors shuts out all other users."""
+    from safetensors.torch import save_file
+
+    path.touch()
+    mode = stat.S_IMODE(path.stat().st_mode)
+    save_file(dict(tensors), path, None if metadata is None else dict(metadata))
+    path.chmod(mode)
 
 
 @final
@@ -80,6 +154,35 @@ class Fields:
     def number(self, name: str, default: float | None = None) -> float:
         return self._one(float, name, default)
 
+    def fraction(self, name: str) -> float:
+        """A number from 0 to 1, but for rounding."""
+        value = self.number(name)
+        if not -_ROUNDING <= value <= 1 + _ROUNDING:
+            raise self._wrong(name, value, "a number from 0 to 1")
+        return value
+
+    def amount(self, name: str) -> float:
+        """A number that is not below 0."""
+        value = self.number(name)
+        if value < 0:
+            raise self._wrong(name, value, "a number that is not below 0")
+        return value
+
+    def amounts_by_name(self, name: str) -> dict[str, float]:
+        """An object of numbers that are not below 0."""
+        values = self.number_by_name(name)
+        for key, value in values.items():
+            if value < 0:
+                raise self._wrong(f"{name}.{key}", value, "a number that is not below 0")
+        return values
+
+    def count(self, name: str) -> int:
+        """A whole number that is not below 0."""
+        value = self.whole(name)
+        if value < 0:
+            raise self._wrong(name, value, "a whole number that is not below 0")
+        return value
+
     def optional_number(self, name: str) -> float | None:
         """None where it is missing."""
         return self.number(name) if name in self else None
@@ -134,8 +237,11 @@ class Fields:
         return found
 
     def json(self, name: str, default: JsonObject | None = None) -> JsonObject:
-        """An object whose fields nobody here knows."""
-        return dict(self._items(name, default))
+        """An object whose fields nobody here knows, of texts and finite numbers at any depth."""
+        found = dict(self._items(name, default))
+        for key, value in found.items():
+            self._check_any(value, f"{name}.{key}")
+        return found
 
     def fields(self, name: str, default: JsonObject | None = None) -> Fields:
         """An object, to be read in the same way."""
@@ -160,7 +266,7 @@ class Fields:
         value = self.raw(name, _REQUIRED if default is None else default)
         if not isinstance(value, Mapping):
             raise self._wrong(name, value, "an object")
-        return [(str(key), each) for key, each in value.items()]
+        return [(self._as(str, key, f"{name}: a name"), each) for key, each in value.items()]
 
     def _list(self, name: str, default: Sequence[object] | None) -> Sequence[object]:
         value = self.raw(name, _REQUIRED if default is None else default)
@@ -176,18 +282,46 @@ class Fields:
         if kind is float:
             return kind(self._finite(value, name))  # type: ignore[call-arg]
         if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
+            if isinstance(value, str):
+                self._check_text(value, name)
+            elif not isinstance(value, bool) and isinstance(value, int) and abs(value) > _LARGEST:
+                raise self._wrong(name, value, f"a whole number of at most {_LARGEST}")
             return value
         raise self._wrong(name, value, _NAMES[kind])
+
+    def _check_text(self, value: str, name: str) -> None:
+        """No path and no name has a NUL; functions of the system end a text there."""
+        if "\0" in value:
+            raise self._wrong(name, value, "a text without NUL")
+
+    def _check_any(self, value: object, name: str, depth: int = 0) -> None:
+        if depth > _DEEPEST:
+            raise DataError(f"{self.where}: {name.partition('.')[0]} is nested too deeply", self.hint)
+        if isinstance(value, str):
+            self._check_text(value, name)
+        elif isinstance(value, float):
+            self._finite(value, name)
+        elif isinstance(value, Mapping):
+            for key, each in value.items():
+                self._check_text(str(key), f"{name}: a name")
+                self._check_any(each, f"{name}.{key}", depth + 1)
+        elif isinstance(value, list | tuple):
+            for place, each in enumerate(value):
+                self._check_any(each, f"{name}[{place}]", depth + 1)
+        elif type(value) is int and abs(value) > _LARGEST:
+            raise self._wrong(name, value, f"a whole number of at most {_LARGEST}")
 
     def _finite(self, value: object, name: str) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise self._wrong(name, value, _NAMES[float])
+        if isinstance(value, int) and abs(value) > _LARGEST:
+            raise self._wrong(name, value, f"a number of at most {_LARGEST}")
         if not math.isfinite(value):
             raise NonFiniteError(f"{self.where}: {name} is {value}", self.hint)
         return value
 
     def _wrong(self, name: str, value: object, wanted: str) -> DataError:
-        shown = repr(value)
+        shown = reprlib.repr(value)
         return DataError(
             f"{self.where}: {name} must be {wanted}, not {shown if len(shown) < 60 else shown[:60] + '…'}",
             self.hint,

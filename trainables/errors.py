@@ -51,6 +51,10 @@ class VersionError(DataError):
     """A document of a version that this code does not read. It is never taken for a damaged one, and never replaced."""
 
 
+class UnreadableError(DataError):
+    """A file that is there, perhaps, and that the disk does not let be read: nothing is made in its place."""
+
+
 class VideoError(DataError):
     """One video that cannot be read; the others continue."""
 

@@ -84,23 +84,23 @@ class Metrics:
     def from_json(cls, data: Fields, objective: str) -> Metrics:
         """What `to_json` wrote. The result that it is part of states the objective.
 
-        Raises `DataError` for a figure that is missing, the objective's among them, or of the wrong type, and
-        `NonFiniteError` for one that is not finite.
+        Raises `DataError` for a figure that is missing, the objective's among them, of the wrong type, or none that can
+        be measured (a quality above 1, a cost below 0), and `NonFiniteError` for one that is not finite.
         """
         required = {MAP, "map_present", "map_interpolated", objective}
         named = {*required, *(name for name in data.names() if name.startswith(f"{_QUALITY}_"))}
         order = [name for name in data.names() if name in named]
-        qualities = {name: data.number(name) for name in [*order, *sorted(required.difference(order))]}
+        qualities = {name: data.fraction(name) for name in [*order, *sorted(required.difference(order))]}
         return cls(
             objective=objective,
             qualities=qualities,
-            top1=data.number("top1"),
-            gflops=data.number("gflops"),
-            gflops_std=data.number("gflops_std"),
-            gflops_p95=data.number("gflops_p95"),
-            calls=data.number_by_name("calls"),
+            top1=data.fraction("top1"),
+            gflops=data.amount("gflops"),
+            gflops_std=data.amount("gflops_std"),
+            gflops_p95=data.amount("gflops_p95"),
+            calls=data.amounts_by_name("calls"),
             usage=data.optional_number("usage"),
             usage_std_over_mean=data.optional_number("usage_std_over_mean"),
-            videos=data.whole("videos") if "videos" in data else None,
+            videos=data.count("videos") if "videos" in data else None,
             stopped_by=data.number_by_name("stopped_by") if "stopped_by" in data else None,
         )

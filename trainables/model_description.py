@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from paretovid.trainables.cost import ComponentCost
-from paretovid.trainables.documents import Fields, JsonObject
+from paretovid.trainables.documents import Fields, JsonObject, parse_json, unreadable
 from paretovid.trainables.errors import DataError, NonFiniteError
 
 MODEL_FILE = "model.json"
@@ -106,7 +106,9 @@ class ModelDescription:
         """The description in a model folder. Raises `DataError` if there is none that can be read."""
         path = folder / MODEL_FILE
         try:
-            data = json.loads(path.read_text())
+            data = parse_json(path.read_text())
+        except PermissionError as error:
+            raise unreadable(path, error) from error
         except (OSError, ValueError) as error:
             raise DataError(
                 f"{folder} is not a model folder: {error}", f"It needs {MODEL_FILE} and the model's weights."

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from paretovid.trainables.backbones.catalog import measure_component
@@ -23,7 +22,7 @@ from paretovid.trainables.catalog import ConfiguredMethod
 from paretovid.trainables.context import TrialContext, TrialStopped
 from paretovid.trainables.cost import CostTable, check_accounting
 from paretovid.trainables.data.dataset import Dataset, Event, load_dataset
-from paretovid.trainables.documents import JsonObject
+from paretovid.trainables.documents import JsonObject, save_tensors
 from paretovid.trainables.evaluation.detection import GroundTruth, Segments
 from paretovid.trainables.evaluation.evaluate import (
     CHEAPEST,
@@ -329,7 +328,7 @@ def _write_scores(
                 tensors[f"{name}/detections/{i}"] = _rows(point.detections or ())
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f"{SCORES_FILE}.partial"
-    save_file(
+    save_tensors(
         tensors,
         temporary,
         metadata={name: json.dumps(list(split.video_ids)) for name, split in ground_truth.items()},
@@ -356,7 +355,7 @@ def _segment_rows(videos: Segments) -> Tensor:
 def _write(folder: Path, result: TrialResult, method: Method) -> None:
     """Weights first, `result.json` last: a folder with a result is complete."""
     temporary = folder / f"{WEIGHTS_FILE}.partial"
-    save_file({name: value.contiguous() for name, value in method.state_dict().items()}, temporary)
+    save_tensors({name: value.contiguous() for name, value in method.state_dict().items()}, temporary)
     _keep(temporary, folder / WEIGHTS_FILE)
     document = result.to_json()
     if isinstance(method, Exports):

@@ -281,5 +281,11 @@ def doctor(args: argparse.Namespace) -> Answer:
     from paretovid.platform.cli import doctor as checks
 
     found = checks.run_checks(args.home, args.overrides)
+    if args.deep:
+        from paretovid.platform.cli.deep_check import check_deeply
+        from paretovid.platform.console.progress import Progress
+        from paretovid.platform.storage.home import open_home
+
+        found += check_deeply(open_home(args.home, is_there=True), Progress(1))
     failed = any(check.state == "fail" for check in found)
     return Answer(text=checks.to_text(found), document=checks.to_document(found), exit_status=int(failed))

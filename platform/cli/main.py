@@ -257,6 +257,11 @@ def _add_using(add: Any) -> None:
         add, "doctor", commands.doctor, "check installation and cluster, say what to repair", has_json=True
     )
     doctor.add_argument(
+        "--deep",
+        action="store_true",
+        help="also read all features, backbones and results of the home, and compare their digests",
+    )
+    doctor.add_argument(
         "overrides", nargs="*", metavar="key=value", help="for example cluster.address=head:6379"
     )
     doctor.set_defaults(rest_name="overrides")

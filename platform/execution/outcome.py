@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from paretovid.trainables.documents import Fields, JsonObject, JsonValue
+from paretovid.trainables.documents import Fields, JsonObject, JsonValue, parse_json
 from paretovid.trainables.errors import DataError, NonFiniteError
 from paretovid.trainables.evaluation.results import TrialResult
 
@@ -87,7 +87,7 @@ def parse_outcome(text: str) -> TrialOutcome:
     Raises `DataError` for anything else, a later version too, `NonFiniteError` for a number that is not finite.
     """
     try:
-        data = json.loads(text)
+        data = parse_json(text)
     except (ValueError, TypeError) as error:
         raise DataError(f"a trial's outcome cannot be read: {error}", _HINT) from error
     fields = Fields(data, "a trial's outcome", _HINT)

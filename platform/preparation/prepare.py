@@ -24,7 +24,7 @@ from paretovid.trainables.data.dataset import Dataset
 from paretovid.trainables.data.notes import grouped_notes
 from paretovid.trainables.errors import DataError, StaleFeaturesError
 from paretovid.trainables.features.extract import headers
-from paretovid.trainables.features.index import INDEX_FILE
+from paretovid.trainables.features.index import INDEX_FILE, FeaturesIndex
 from paretovid.trainables.features.store import (
     FeatureStore,
     finish,
@@ -137,6 +137,18 @@ def is_whole_store(folder: Path) -> bool:
     except StaleFeaturesError:
         return False
     return True
+
+
+def is_copy_of_store(copy: Path, source: Path) -> bool:
+    """Whether a folder holds the features of another one, by the digests in the other's index.
+
+    Raises `StaleFeaturesError` if `source` has no index.
+    """
+    index = FeaturesIndex.read(source, "Run `paretovid extract`, which makes what is missing or out of date.")
+    try:
+        return FeatureStore.open(copy).index == index
+    except DataError:
+        return False
 
 
 def _failures(dataset: Dataset, folder: Path, num_shards: int) -> list[tuple[str, str]]:

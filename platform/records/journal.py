@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import threading
 import time
@@ -19,9 +20,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, final, get_args
 
+from paretovid.platform.storage.growing_file import GrowingFile
 from paretovid.platform.storage.home import SweepPaths
-from paretovid.platform.storage.store import GrowingFile
-from paretovid.trainables.documents import Fields, JsonObject, JsonValue
+from paretovid.trainables.documents import Fields, JsonObject, JsonValue, parse_json
 from paretovid.trainables.evaluation.pareto import non_dominated
 from paretovid.trainables.evaluation.results import TrialResult
 
@@ -86,7 +87,7 @@ class SweepJournal:
             # A line that a full disk has cut short must not be glued to this one.
             line = (b"\n" if self._is_torn else b"") + _to_line(entry).encode()
             # One write to a file opened for appending: no reader ever sees half of two lines mixed.
-            descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
             try:
                 self._is_torn = True
                 if os.write(descriptor, line) < len(line):
@@ -176,13 +177,15 @@ def _to_line(entry: Entry) -> str:
 
 def _from_line(line: bytes) -> Entry | None:
     try:
-        content = json.loads(line)
+        content = parse_json(line)
+        if not isinstance(content, dict):
+            return None
         crc = content.pop("crc")
         if crc != _crc(content) or content["event"] not in get_args(Event):
             return None
         n, at, event = content.pop("n"), content.pop("at"), content.pop("event")
-        return Entry(n=int(n), at=float(at), event=event, info=content)
-    except (ValueError, KeyError, TypeError, AttributeError):
+        return Entry(n=int(n), at=float(at), event=event, info=content) if math.isfinite(at) else None
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
 
 

@@ -14,8 +14,11 @@ _HINT = "Another version of paretovid may be at work on this sweep: let it end f
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DriverLease:
-    """The content of `driver.json`: the driver that has a sweep, or had it last. Times are seconds since 1970, by
-    its clock."""
+    """The content of `driver.json`: the driver that has a sweep, or had it last.
+
+    Times are seconds since 1970, by its clock. They are shown, and never compared with another clock: that a driver
+    is alive is seen from the content, which changes with every heartbeat.
+    """
 
     name: str
     """Of this run of a driver, unique."""
@@ -24,12 +27,10 @@ class DriverLease:
     started: float
     heartbeat: float
     """When it was last written."""
+    beats: int = 0
+    """How often it was written: grows also while the clock stands or is set back."""
     ended: bool = False
     """Given back in order."""
-
-    def silent_seconds(self, now: float) -> float:
-        """Since the last heartbeat."""
-        return max(0.0, now - self.heartbeat)
 
     def to_json(self) -> dict[str, JsonValue]:
         """The content of the file; `from_json` reads it."""
@@ -40,6 +41,7 @@ class DriverLease:
             "pid": self.pid,
             "started": self.started,
             "heartbeat": self.heartbeat,
+            "beats": self.beats,
             "ended": self.ended,
         }
 
@@ -54,6 +56,7 @@ class DriverLease:
             pid=fields.whole("pid"),
             started=fields.number("started"),
             heartbeat=fields.number("heartbeat"),
+            beats=fields.whole("beats", 0),
             ended=fields.flag("ended", False),
         )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from paretovid.platform.records.sweep import SweepRecord, known_record
 from paretovid.platform.storage.documents import read_json_object
 from paretovid.platform.storage.home import SweepPaths
 from paretovid.trainables.data.dataset import Event
+from paretovid.trainables.documents import check_readable, parse_json, unreadable
 from paretovid.trainables.errors import DataError, UsageError
 from paretovid.trainables.evaluation.detection import GroundTruth
 from paretovid.trainables.evaluation.pareto import Reference
@@ -111,6 +111,7 @@ def read_scores(folder: Path, split: str) -> Scores:
     if split not in SPLITS:
         raise UsageError(f"unknown split: {split!r}", f"Allowed: {', '.join(SPLITS)}.")
     path = folder / SCORES_FILE
+    check_readable(path)
     try:
         with safe_open(path, framework="np") as file:
             values = {name: file.get_tensor(f"{split}/{name}") for name in ("scores", "gflops", "targets")}
@@ -158,7 +159,9 @@ def _instances(
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_text())
+        data = parse_json(path.read_text())
+    except PermissionError as error:
+        raise unreadable(path, error) from error
     except (OSError, ValueError) as error:
         raise DataError(
             f"{path} cannot be read: {error}",

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,12 +10,11 @@ from typing import Any, Literal
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
-from optuna.storages.journal._file import get_lock_file
 from optuna.trial import TrialState
 
 from paretovid.infra.object_store import ObjectStore
 from paretovid.platform.search.bucket_journal import ObjectJournal
+from paretovid.platform.search.file_journal import FileJournal
 from paretovid.platform.search.retrying_storage import PatientStorage
 from paretovid.platform.storage.urls import shown_url, without_password
 from paretovid.trainables.data.s3 import SCHEME
@@ -45,6 +42,10 @@ def open_study(
         stored = study.user_attrs.get(_DESCRIPTION)
         if stored is not None:
             _check_same(name, json.loads(stored), description)
+            return study
+        if any("starts" in trial.user_attrs for trial in study.get_trials(deepcopy=False)):
+            # Only this module's studies have such trials: the line with the description is damaged.
+            study.set_user_attr(_DESCRIPTION, json.dumps(description))
             return study
         if any(trial.state != TrialState.WAITING for trial in study.get_trials(deepcopy=False)):
             raise UsageError(
@@ -78,11 +79,15 @@ def connect_storage(storage: str) -> tuple[BaseStorage, list[str]]:
         else:
             path = Path(storage.removeprefix(JOURNAL))
             path.parent.mkdir(parents=True, exist_ok=True)
-            _repair(path)
-            store = JournalStorage(_WholeLines(str(path)))
+            store = JournalStorage(FileJournal(path))
         return store, optuna.get_all_study_names(store)
     except Exception as error:  # each database driver raises its own
         reason = without_password(f"{type(error).__name__}: {error}", storage)
+        if isinstance(error, PermissionError):
+            raise UsageError(
+                f"no permission to use the studies at {shown_url(storage)}: {reason.strip()}",
+                "Ask whoever owns that file and its folder for the right to read and write them.",
+            ) from error
         raise UsageError(
             f"the storage of studies at {shown_url(storage)} cannot be opened: {reason.strip()}",
             f"Is the URL right ({JOURNAL}/FILE, sqlite:///FILE, postgresql+psycopg2://USER@HOST/DATABASE), is the "
@@ -106,35 +111,6 @@ def _connect_database(storage: str) -> BaseStorage:
     }
     database = optuna.storages.RDBStorage(storage, engine_kwargs=engine)
     return PatientStorage(optuna.storages.get_storage(database), shown_url(storage))
-
-
-class _WholeLines(JournalFileBackend):
-    """A journal file whose lines are whole, also when the disk is full in the middle of one."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__(path)
-        self._path = Path(path)
-
-    def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """As Optuna's; what it could not write to its end is taken back."""
-        try:
-            super().append_logs(logs)
-        except OSError:
-            with contextlib.suppress(OSError):
-                _repair(self._path)
-            raise
-
-
-def _repair(journal: Path) -> None:
-    """Cuts off a last line that a crash of the machine left unfinished; the next one would be glued to it."""
-    if not journal.exists():
-        return
-    with get_lock_file(JournalFileSymlinkLock(str(journal))), journal.open("rb+") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - 1_000_000))
-        tail = file.read()
-        if tail and not tail.endswith(b"\n"):
-            file.truncate(size - len(tail) + tail.rfind(b"\n") + 1)
 
 
 def _check_same(name: str, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

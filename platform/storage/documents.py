@@ -5,10 +5,11 @@ Of a home, they are read and written through its `Store`; these functions know o
 
 from __future__ import annotations
 
-import json
 import uuid
 from pathlib import Path
 from typing import Any
+
+from paretovid.trainables.documents import parse_json, unreadable
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -19,9 +20,14 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def read_json_object(path: Path) -> dict[str, Any] | None:
-    """The JSON object in a file; None if there is none, or none that can be read."""
+    """The JSON object in a file; None if there is none, or a damaged one.
+
+    Raises `DataError` for a file that the disk does not let be read: what it says is not known.
+    """
     try:
-        document = json.loads(path.read_text())
-    except (OSError, ValueError):
+        document = parse_json(path.read_text())
+    except (FileNotFoundError, ValueError):
         return None
+    except OSError as error:
+        raise unreadable(path, error) from error
     return document if isinstance(document, dict) else None

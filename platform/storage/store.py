@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import re
 import shutil
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -28,12 +28,15 @@ from pathlib import Path
 from typing import Any, NotRequired, Protocol, TypedDict, final
 
 from paretovid.infra.local_copy import Blob, LocalCopy, files_below
+from paretovid.infra.node_cache import make_private
 from paretovid.infra.object_store import MANIFEST, ObjectStore
 from paretovid.platform.storage.documents import replace_text
 from paretovid.trainables.data.s3 import SCHEME, ObjectStoreError
+from paretovid.trainables.documents import parse_json, unreadable
 
 CACHE_VARIABLE = "PARETOVID_CACHE"
-_DOCUMENT_PATIENCE_SECONDS = 10.0
+DOCUMENT_PATIENCE_SECONDS = 10.0
+"""How long a document of a bucket that is away is waited for, unless it must answer."""
 _PARALLEL = 8
 
 
@@ -126,6 +129,12 @@ class Store(Protocol):
     def remove_folder(self, folder: Path) -> None:
         """Removes a folder from the store and from here."""
 
+    def check_digests(self, folder: Path) -> None:
+        """Reads a committed folder whole. Raises `ObjectStoreError` for a file that is not as it was written.
+
+        A plain folder has no digests of its own.
+        """
+
     # Folders that several processes write, file by file, before they are committed.
 
     def upload_blobs(self, folder: Path, names: Sequence[str]) -> dict[str, Blob]:
@@ -168,16 +177,19 @@ class Store(Protocol):
         """The JSON object in a document; None if there is none, or none that can be read.
 
         Arguments:
-            must_answer: wait longer for a bucket that is away, and raise `ObjectStoreError` if it stays so.
+            must_answer: wait longer for a bucket that is away, and raise `ObjectStoreError` if it stays so, `DataError`
+                for a file that the disk does not let be read: what it says is not known, and it is not missing.
         """
         try:
-            document = json.loads(self.read_text(path, must_answer=must_answer))
-        except ObjectStoreError:
-            if must_answer:
+            document = parse_json(self.read_text(path, must_answer=must_answer))
+        except (FileNotFoundError, ValueError):
+            return None
+        except OSError as error:
+            if not must_answer:
+                return None
+            if isinstance(error, ObjectStoreError):
                 raise
-            return None
-        except (OSError, ValueError):
-            return None
+            raise unreadable(path, error) from error
         return document if isinstance(document, dict) else None
 
     def exists(self, path: Path) -> bool:
@@ -187,6 +199,12 @@ class Store(Protocol):
         except OSError:
             return False
         return True
+
+    def age_seconds(self, path: Path) -> float | None:
+        """Since a document was last written, by the clock of whoever keeps it: the file server, the bucket.
+
+        Clocks of the machines that write and read it do not count. None if there is none.
+        """
 
     def remove(self, path: Path) -> None:
         """Removes a document, if there is one."""
@@ -220,7 +238,8 @@ class LocalStore(Store):
         """Copies the files."""
         for name in sorted(names):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source / name, folder / name)
+            # Not its mode: that of a temporary folder shuts out all other users.
+            shutil.copyfile(source / name, folder / name)
 
     def download(
         self,
@@ -238,6 +257,9 @@ class LocalStore(Store):
     def remove_folder(self, folder: Path) -> None:
         """Removes the folder."""
         shutil.rmtree(folder, ignore_errors=True)
+
+    def check_digests(self, folder: Path) -> None:
+        """Nothing: see `Store`."""
 
     def upload_blobs(self, folder: Path, names: Sequence[str]) -> dict[str, Blob]:
         """Nothing: they are there, and need no blobs."""
@@ -269,6 +291,18 @@ class LocalStore(Store):
     def read_text(self, path: Path, *, must_answer: bool = False) -> str:
         """Reads the file."""
         return path.read_text()
+
+    def age_seconds(self, path: Path) -> float | None:
+        """Against a file that is made for it, and has no name."""
+        try:
+            written = path.stat().st_mtime
+        except FileNotFoundError:
+            return None
+        now = time.time()
+        with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=path.parent) as probe:
+            # A folder that cannot be written to leaves this machine's clock.
+            now = os.fstat(probe.fileno()).st_mtime
+        return max(0.0, now - written)
 
     def remove(self, path: Path) -> None:
         """Removes the file."""
@@ -317,6 +351,8 @@ class BucketStore(Store):
         objects, root = ObjectStore(url), mirror_root(url, cache)
         if check:
             objects.check()
+        if cache is not None:
+            make_private(cache)  # on a disk that others of the node may write to as well
         root.mkdir(parents=True, exist_ok=True)
         return cls(objects, root)
 
@@ -356,6 +392,10 @@ class BucketStore(Store):
         self._objects.remove_folder(self._key(folder))
         shutil.rmtree(folder, ignore_errors=True)
 
+    def check_digests(self, folder: Path) -> None:
+        """From the bucket, not from the mirror."""
+        self._objects.check_digests(self._key(folder))
+
     def upload_blobs(self, folder: Path, names: Sequence[str]) -> dict[str, Blob]:
         """One after the other."""
         key = self._key(folder)
@@ -374,8 +414,10 @@ class BucketStore(Store):
         key = self._key(folder)
         found: dict[str, list[tuple[Blob, bytes]]] = {}
         names = [name for name in self._objects.names(key) if name.endswith(suffix) and name.count("/") == 1]
-        contents = self._objects.read_many([f"{key}/{name}" for name in names]) if names else []
+        contents = self._objects.read_many([f"{key}/{name}" for name in names])
         for name, content in zip(names, contents, strict=True):
+            if content is None:  # removed since it was listed
+                continue
             blob = Blob(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
             found.setdefault(name.partition("/")[2], []).append((blob, content))
         return found
@@ -410,11 +452,15 @@ class BucketStore(Store):
     def read_text(self, path: Path, *, must_answer: bool = False) -> str:
         """Out of the bucket, every time."""
         content = self._objects.read(
-            self._key(path), patience=None if must_answer else _DOCUMENT_PATIENCE_SECONDS
+            self._key(path), patience=None if must_answer else DOCUMENT_PATIENCE_SECONDS
         )
         if content is None:
             raise FileNotFoundError(path)
         return content.decode()
+
+    def age_seconds(self, path: Path) -> float | None:
+        """By one request, whose answer has both times."""
+        return self._objects.age_seconds(self._key(path))
 
     def remove(self, path: Path) -> None:
         """Here and in the bucket."""
@@ -443,27 +489,3 @@ def download_files(store: Store, paths: Sequence[Path]) -> None:
     """Single files, several at a time."""
     with ThreadPoolExecutor(_PARALLEL) as pool:
         list(pool.map(store.download_file, paths))
-
-
-@final
-class GrowingFile:
-    """A file that is appended to here, and uploaded now and then, whole."""
-
-    def __init__(self, path: Path, store: Store) -> None:
-        self._path = path
-        self._store = store
-        self._uploaded = -1e9
-
-    def grown(self, *, now: bool = False) -> None:
-        """It has grown. `now`: it should be in the store; else a few seconds later will do.
-
-        A bucket that is away is no fault: it gets everything the next time.
-        """
-        if not self._store.is_remote:
-            return
-        # The longer the file the rarer, so that what is sent stays in proportion to what is written.
-        pause = max(5.0, self._path.stat().st_size / 2**18)
-        if now or time.monotonic() - self._uploaded > pause:
-            self._uploaded = time.monotonic()
-            with contextlib.suppress(ObjectStoreError):
-                self._store.upload_file(self._path, patience=_DOCUMENT_PATIENCE_SECONDS)

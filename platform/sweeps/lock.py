@@ -1,9 +1,10 @@
 """One driver per sweep, also on a file system that several machines see.
 
 On one machine the kernel keeps the lock, and frees it however its holder dies. For other machines, where that
-lock may not reach, the holder writes who it is and a heartbeat into `driver.json`; one that has been silent for
-`SILENT_SECONDS` is taken for dead. A living driver gives way only if it is asked to (`--take-over`): it stops in
-order, and one that finds another name than its own in `driver.json` has lost the sweep and stops as well.
+lock may not reach, the holder writes who it is and a heartbeat into `driver.json`. It is taken for dead once that file
+has not changed for `SILENT_SECONDS` while somebody watched it, by the watcher's own clock: clocks of machines may be
+hours apart. A living driver gives way only if it is asked to (`--take-over`): it stops in order, and one that finds
+another name than its own in `driver.json` has lost the sweep and stops as well.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import final
 
 from paretovid.infra.locks import LockHeldError, exclusive_lock, is_locked
@@ -29,10 +31,16 @@ HEARTBEAT_SECONDS = 2.0
 SILENT_SECONDS = 60.0
 TAKE_OVER_SECONDS = 60.0
 """What a living driver has to stop in, when it is asked to give way."""
+_POLL_SECONDS = 0.5
+_SETTLE_SECONDS = 2 * _POLL_SECONDS
+"""Of several machines that have watched a driver die, the last one to write has the sweep after this time."""
 
 
 def driver_of(sweep: SweepPaths) -> DriverLease | None:
-    """The driver that is running the sweep now. None: nobody.
+    """The driver that is running the sweep now, as far as one look can tell. None: nobody.
+
+    Of a driver on another machine it is a guess: one that has written `driver.json` within `SILENT_SECONDS`, by the
+    clock of the file server or bucket, counts as alive. `SweepLock.hold` goes by no clock but its own, and watches.
 
     Raises `DataError` for a lease that cannot be read, such as one that a later version has written.
     """
@@ -41,13 +49,42 @@ def driver_of(sweep: SweepPaths) -> DriverLease | None:
         return None
     if lease.host == socket.gethostname():
         return lease if is_locked(sweep.driver_lock) else None
-    return lease if lease.silent_seconds(time.time()) < SILENT_SECONDS else None
+    try:
+        age = sweep.store.age_seconds(sweep.lease)
+    except OSError:  # what cannot be asked is not to be taken for dead
+        return lease
+    return lease if age is not None and age < SILENT_SECONDS else None
 
 
-def _lease_of(sweep: SweepPaths) -> DriverLease | None:
+def _lease_of(sweep: SweepPaths, *, must_answer: bool = False) -> DriverLease | None:
     """What `driver.json` says; None if there is none, or half of one."""
-    found = sweep.store.read_document(sweep.lease)
+    found = sweep.store.read_document(sweep.lease, must_answer=must_answer)
     return None if found is None else DriverLease.from_json(found, str(sweep.lease))
+
+
+@final
+class _Watch:
+    """Sees by this process's own clock whether a driver's lease changes."""
+
+    def __init__(self) -> None:
+        self._seen: DriverLease | None = None
+        self._since = time.monotonic()
+        self.has_changed = False
+
+    def is_dead(self, lease: DriverLease) -> bool:
+        """Whether it has stayed as it is for `SILENT_SECONDS`, now that it was looked at again."""
+        if lease != self._seen:
+            self.has_changed = self._seen is not None
+            self._seen, self._since = lease, time.monotonic()
+        return time.monotonic() - self._since >= SILENT_SECONDS
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Got:
+    """How the lock was got."""
+
+    is_of_dead: bool
+    """From a driver of another machine that was watched and is dead."""
 
 
 @final
@@ -60,6 +97,7 @@ class SweepLock:
         self._switch = switch
         self._name = uuid.uuid4().hex
         self._started = time.time()
+        self._beats = 0
         self._ended = threading.Event()
 
     @contextlib.contextmanager
@@ -71,9 +109,11 @@ class SweepLock:
         Raises `UsageError` if a living driver has it and does not give way.
         """
         self._sweep.folder.mkdir(parents=True, exist_ok=True)
-        with self._get(take_over, say):
+        with self._get(take_over, say) as lock:
             self._store.remove(self._sweep.take_over)
             self._write()
+            if lock.is_of_dead:
+                self._settle()
             beating = threading.Thread(target=self._beat, name="driver-heartbeat", daemon=True)
             beating.start()
             try:
@@ -85,56 +125,64 @@ class SweepLock:
                     with contextlib.suppress(OSError):
                         self._write(ended=True)
 
-    def _get(self, take_over: bool, say: Callable[[str], None]) -> contextlib.ExitStack:
-        until = time.monotonic() + TAKE_OVER_SECONDS
-        is_asked = False
+    @contextlib.contextmanager
+    def _get(self, take_over: bool, say: Callable[[str], None]) -> Iterator[_Got]:
+        watch, is_reported = _Watch(), False
+        until: float | None = None
         while True:
-            lock = self._try()
-            try:
-                other = self._living(has_lock=lock is not None)
-            except ParetovidError:
-                if lock is not None:
-                    lock.close()
-                raise
-            if lock is not None and other is None:
-                return lock
-            if lock is not None:
-                lock.close()
+            with contextlib.ExitStack() as lock:
+                has_lock = self._try(lock)
+                other = self._other(has_lock=has_lock)
+                if has_lock and (other is None or watch.is_dead(other)):
+                    yield _Got(is_of_dead=other is not None)
+                    return
+            is_alive = not has_lock or watch.has_changed
             who = _described(other)
-            if not take_over:
+            if is_alive and not take_over:
                 raise UsageError(
                     f"the sweep {self._sweep.name} is being run by {who}",
                     "Wait for it, end it, or take the sweep over: the same command with --take-over.",
                 )
-            if not is_asked:
-                is_asked = True
+            if take_over and until is None:
+                until = time.monotonic() + TAKE_OVER_SECONDS
                 say(f"  asking {who} to give way")
                 ask_to_give_way(self._sweep, f"process {os.getpid()} on {socket.gethostname()}")
-            if time.monotonic() > until:
+            if until is not None and time.monotonic() > until and is_alive:
                 raise UsageError(
                     f"{who} does not give way",
                     f"End it there (kill {other.pid if other else 'PID'}), then try again.",
                 )
-            time.sleep(0.5)
+            if not is_alive and not is_reported:
+                is_reported = True
+                say(
+                    f"  the sweep was being run by {who}: watching for {SILENT_SECONDS:.0f} s whether it is alive"
+                )
+            time.sleep(min(_POLL_SECONDS, SILENT_SECONDS / 4))
 
-    def _try(self) -> contextlib.ExitStack | None:
-        """The lock, held until the stack is closed; None if another process of this machine has it."""
-        lock = contextlib.ExitStack()
+    def _settle(self) -> None:
+        """Raises `UsageError` if another machine has taken the dead driver's sweep at the same moment."""
+        time.sleep(min(_SETTLE_SECONDS, SILENT_SECONDS / 2))
+        if not self._is_mine():
+            raise UsageError(
+                f"the sweep {self._sweep.name} has just been taken by {_described(_lease_of(self._sweep))}",
+                "Wait for it, end it, or take the sweep over: the same command with --take-over.",
+            )
+
+    def _try(self, lock: contextlib.ExitStack) -> bool:
+        """Whether `lock` has it now, until it is closed. False: another process of this machine has it."""
         try:
             # Not at once: somebody who only looks (`driver_of`) holds it for a moment.
             lock.enter_context(exclusive_lock(self._sweep.driver_lock, wait_seconds=0.15))
         except LockHeldError:
-            return None
-        return lock
+            return False
+        return True
 
-    def _living(self, *, has_lock: bool) -> DriverLease | None:
-        """Another driver that is alive, if it has said who it is. `has_lock`: nobody on this machine is."""
-        other = _lease_of(self._sweep)
+    def _other(self, *, has_lock: bool) -> DriverLease | None:
+        """Another driver that has not ended, if it has said who it is. `has_lock`: nobody on this machine is one."""
+        other = _lease_of(self._sweep, must_answer=True)
         if not has_lock:
             return other
-        if other is None or other.ended or other.host == socket.gethostname():
-            return None
-        return None if other.silent_seconds(time.time()) > SILENT_SECONDS else other
+        return None if other is None or other.ended or other.host == socket.gethostname() else other
 
     def _beat(self) -> None:
         while not self._ended.wait(HEARTBEAT_SECONDS):
@@ -162,12 +210,14 @@ class SweepLock:
         return found is None or found.name == self._name
 
     def _write(self, *, ended: bool = False) -> None:
+        self._beats += 1
         lease = DriverLease(
             name=self._name,
             host=socket.gethostname(),
             pid=os.getpid(),
             started=self._started,
             heartbeat=time.time(),
+            beats=self._beats,
             ended=ended,
         )
         self._store.write_text(self._sweep.lease, json.dumps(lease.to_json()))
@@ -176,6 +226,5 @@ class SweepLock:
 def _described(driver: DriverLease | None) -> str:
     if driver is None:
         return "another process of this machine"
-    silent = driver.silent_seconds(time.time())
     since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(driver.started))
-    return f"process {driver.pid} on {driver.host}, since {since}, last heartbeat {silent:.0f} s ago"
+    return f"process {driver.pid} on {driver.host}, since {since} by its clock"

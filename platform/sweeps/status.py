@@ -10,6 +10,7 @@ import contextlib
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Protocol, final
 
 from paretovid.platform.console.progress import format_seconds
@@ -55,7 +56,7 @@ class RunningTrial:
     epochs: float | None
     host: str | None
     silent_seconds: float | None
-    """Since its last heartbeat, by the clocks of its node and of this one."""
+    """Since its last heartbeat, by the clock of the file server or bucket."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,6 +67,9 @@ class SweepStatus:
     state: str
     """As recorded; `interrupted` also if its driver is gone without a word."""
     driver: DriverLease | None
+    """As far as one look can tell: `driver_of`."""
+    driver_silent_seconds: float | None
+    """Since its last heartbeat, by the clock of the file server or bucket."""
     asked: int
     """Trials, baselines included."""
     finished: int
@@ -87,10 +91,11 @@ class SweepStatus:
 
     def to_json(self) -> dict[str, JsonValue]:
         """Plain data, for `--json`."""
-        if self.driver is None:
-            return asdict(self)
-        driver = {**self.driver.to_json(), "silent_seconds": self.driver.silent_seconds(time.time())}
-        return {**asdict(self), "driver": driver}
+        found = asdict(self)
+        silent = found.pop("driver_silent_seconds")
+        if self.driver is not None:
+            found["driver"] = {**self.driver.to_json(), "silent_seconds": silent}
+        return found
 
 
 def status_of(home: Home, name: str) -> SweepStatus:
@@ -98,13 +103,15 @@ def status_of(home: Home, name: str) -> SweepStatus:
     record = known_record(home.sweep(name))
     sweep = home.sweep(name)
     sweep.refresh(_RESULT_ONLY)
-    now = time.time()
     reading = read_journal(sweep)
     driver = driver_of(sweep)
+    silent = None if driver is None else _age(sweep, sweep.lease)
+    # The journal has the driver's times, so that its clock is the one to count by.
+    now = time.time() if driver is None else driver.heartbeat + (silent or 0.0)
     entries = reading.entries
     finished = {trial.name for trial in sweep.with_result()}
     failed = _failures(sweep, finished)
-    running = _running(sweep, entries, now) if driver else ()
+    running = _running(sweep, entries) if driver else ()
     asked = record.searched_trials + record.baselines
     state = "interrupted" if record.state == "running" and driver is None else record.state
     cpu_hours, gpu_hours = hours_spent(entries, now if driver else (entries[-1].at if entries else now))
@@ -115,6 +122,7 @@ def status_of(home: Home, name: str) -> SweepStatus:
         name=name,
         state=state,
         driver=driver,
+        driver_silent_seconds=silent,
         asked=asked,
         finished=len(finished),
         failed=failed,
@@ -272,7 +280,7 @@ def _failures(sweep: SweepPaths, finished: set[str]) -> dict[str, str]:
     return found
 
 
-def _running(sweep: SweepPaths, entries: Sequence[Entry], now: float) -> tuple[RunningTrial, ...]:
+def _running(sweep: SweepPaths, entries: Sequence[Entry]) -> tuple[RunningTrial, ...]:
     running = []
     for trial, start in _open_starts(entries).items():
         alive = None
@@ -285,10 +293,18 @@ def _running(sweep: SweepPaths, entries: Sequence[Entry], now: float) -> tuple[R
                 epoch=alive.progress.get("epoch") if alive else None,
                 epochs=alive.progress.get("epochs") if alive else None,
                 host=alive.host if alive else None,
-                silent_seconds=max(0.0, now - alive.at) if alive else None,
+                silent_seconds=_age(sweep, sweep.trial(trial).heartbeat) if alive else None,
             )
         )
     return tuple(running)
+
+
+def _age(sweep: SweepPaths, document: Path) -> float | None:
+    """Since it was written; None as well if its bucket does not answer."""
+    try:
+        return sweep.store.age_seconds(document)
+    except OSError:
+        return None
 
 
 def _open_starts(entries: Sequence[Entry]) -> dict[str, Entry]:

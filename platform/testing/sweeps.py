@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 
 from paretovid.platform.storage.home import Home, SweepPaths
 from paretovid.trainables.backbones.catalog import FAMILIES, component, save_backbone
 from paretovid.trainables.context import LocalContext
 from paretovid.trainables.data.dataset import Dataset
 from paretovid.trainables.data.moving_digits.generate import MovingDigitsConfig, make_moving_digits
+from paretovid.trainables.documents import save_tensors
 from paretovid.trainables.evaluation.metrics import mean_average_precision, top1
 from paretovid.trainables.features.extract import extract_shard, headers
 from paretovid.trainables.features.store import finish
@@ -63,7 +63,7 @@ def write_trial(
             entry[split] = _measurement(answer, cost, targets)
         tensors |= {f"{split}/scores": scores, f"{split}/gflops": gflops, f"{split}/targets": targets}
     arrays = {name: torch.from_numpy(np.asarray(value)) for name, value in tensors.items()}
-    save_file(arrays, paths.scores)
+    save_tensors(arrays, paths.scores)
     result = {**_description(sweep.name, trial, method, seed), "points": entries, **fields}
     paths.result.write_text(json.dumps(result))
     return paths.folder

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from paretovid.infra.object_store import MANIFEST, ObjectStore
+from paretovid.infra.s3_server import OneNewObjectAtATime
 from paretovid.infra.testing import FlakyProxy, free_port
 from paretovid.trainables.data.s3 import ObjectStoreError
 
@@ -150,6 +151,40 @@ def test_names_and_removal(store, tmp_path):
     assert list(store.names("sweeps/s")) == ["sweep.json"]
     store.remove("sweeps/s/none")
     assert store.read("sweeps/s/none") is None
+
+
+def test_an_object_that_is_missing_is_no_missing_bucket(store, bucket):
+    store.write("a", b"1")
+    store.write("c", b"3")
+    assert store.read_many(["a", "b", "c"]) == [b"1", None, b"3"]
+    assert (store.read_many(["b"]), store.read_many(["a"]), store.read_many([])) == ([None], [b"1"], [])
+    with pytest.raises(ObjectStoreError, match=f"there is no object {bucket}/home/b") as raised:
+        store._do("read", "b", lambda files: files.cat_file(store._path("b")))
+    assert "aws s3 mb" not in raised.value.hint
+    with pytest.raises(ObjectStoreError, match="there is no bucket nowhere-to-be-found"):
+        ObjectStore("s3://nowhere-to-be-found/home").read_many(["a", "b"])
+
+
+def test_of_two_writers_of_a_new_object_one_is_told_that_it_is_its():
+    """Of the server that the tests use: by itself it looks, and then writes."""
+    inside, most = 0, 0
+
+    def application(environ, start_response):
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        time.sleep(0.02)
+        inside -= 1
+        return [b""]
+
+    served = OneNewObjectAtATime(application)
+    environ = {"REQUEST_METHOD": "PUT", "HTTP_IF_NONE_MATCH": "*"}
+    threads = [threading.Thread(target=served, args=(environ, None)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == 1
 
 
 def test_it_can_be_sent_to_a_worker(store):

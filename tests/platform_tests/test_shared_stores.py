@@ -23,6 +23,7 @@ from paretovid.infra.testing import FlakyProxy, PostgresServer, S3Server, mlflow
 from paretovid.platform.cli.main import main
 from paretovid.platform.search.location import STORAGE_VARIABLE
 from paretovid.platform.storage.home import open_home
+from paretovid.platform.sweeps import lock
 from paretovid.platform.testing.audit import Audit, audit
 from paretovid.platform.testing.sweeps import kill_with_children
 
@@ -134,10 +135,10 @@ def test_killed_here_and_gone_on_with_elsewhere_while_connections_are_lost(
     assert kill_with_children(process.pid) > 3
     process.communicate()
     driver = json.loads(store.read("sweeps/s/driver.json") or b"{}")
-    # What the machine left is dead, which another one learns from its silence only.
-    store.write(
-        "sweeps/s/driver.json", json.dumps({**driver, "host": "gone", "heartbeat": time.time() - 61}).encode()
-    )
+    # Injected: another machine's name, and its clock an hour ahead. That it is dead is learned from its silence only.
+    gone = {**driver, "host": "gone", "heartbeat": time.time() + 3600}
+    store.write("sweeps/s/driver.json", json.dumps(gone).encode())
+    monkeypatch.setattr(lock, "SILENT_SECONDS", 3.0)
     shutil.rmtree(tmp_path / "first")
     monkeypatch.setenv("PARETOVID_CACHE", str(tmp_path / "second"))
     with FlakyProxy(s3.port, rate=0.1, after_bytes=20_000) as proxy:

@@ -21,12 +21,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from paretovid.trainables.backbones.description import DESCRIPTION_FILE, BackboneDescription, BackboneOrigin
 from paretovid.trainables.backbones.small import _CLIP_SPECS, _EFFICIENTNET, _MIXED_POOL, _SPECS, _X3D_POOL
 from paretovid.trainables.backbones.spec import Backbone, ComponentSpec, describe_input
 from paretovid.trainables.cost import ComponentCost, measure_macs
+from paretovid.trainables.documents import save_tensors
 from paretovid.trainables.errors import DataError, UsageError, unknown_name
 from paretovid.trainables.plugins.catalog import Catalog, calling_module
 
@@ -193,7 +194,7 @@ def save_backbone(
     """
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f"{WEIGHTS_FILE}.partial"
-    save_file({key: value.cpu().contiguous() for key, value in backbone.state_dict().items()}, partial)
+    save_tensors({key: value.cpu().contiguous() for key, value in backbone.state_dict().items()}, partial)
     spec = component(name)
     described = BackboneDescription(
         component=name,

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from paretovid.trainables.documents import Fields, JsonObject, JsonValue
-from paretovid.trainables.errors import DataError, NonFiniteError, VersionError
+from paretovid.trainables.documents import Fields, JsonObject, JsonValue, parse_json, unreadable
+from paretovid.trainables.errors import DataError, NonFiniteError, UnreadableError, VersionError
 
 DESCRIPTION_FILE = "backbone.json"
 VERSION = 1
@@ -125,9 +125,11 @@ class BackboneDescription:
         """
         path = folder / DESCRIPTION_FILE
         try:
-            data = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
+            data = parse_json(path.read_text())
+        except (FileNotFoundError, NotADirectoryError, ValueError) as error:
             raise DataError(f"no trained backbone in {folder} ({type(error).__name__})", _HINT) from error
+        except OSError as error:
+            raise unreadable(path, error) from error
         return cls.from_json(data, str(path))
 
     @classmethod
@@ -135,7 +137,7 @@ class BackboneDescription:
         """As `read`; None for none and for a damaged one, in whose place another may be made."""
         try:
             return cls.read(folder)
-        except VersionError:
+        except (VersionError, UnreadableError):
             raise
         except (DataError, NonFiniteError):
             return None

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from paretovid.trainables.backbones.catalog import component, load_backbone, save_backbone
@@ -40,7 +40,7 @@ from paretovid.trainables.backbones.training import (
     varied,
 )
 from paretovid.trainables.data.dataset import Dataset
-from paretovid.trainables.documents import Fields, JsonObject, JsonValue
+from paretovid.trainables.documents import Fields, JsonObject, JsonValue, parse_json, save_tensors
 from paretovid.trainables.errors import DataError, NonFiniteError, UsageError, VersionError
 from paretovid.trainables.layers.functional import classification_loss
 from paretovid.trainables.ranges import Count, Decay, Positive, PositiveFraction, Seed, check_ranges
@@ -295,7 +295,7 @@ class _Checkpoint:
         """That of a checkpoint; None if it is damaged. Raises `VersionError` for one of a later version."""
         path = folder / _ABOUT
         try:
-            fields = Fields(json.loads(path.read_text()), str(path), "")
+            fields = Fields(parse_json(path.read_text()), str(path), "")
             fields.check_version(_VERSION)
             return cls(
                 origin=BackboneOrigin.from_json(fields.fields("about")),
@@ -321,7 +321,7 @@ def _keep(folder: Path, origin: BackboneOrigin, done: int, state: _State) -> Non
     target = folder / f"{done:08d}"
     partial = folder / f".{target.name}.{uuid.uuid4().hex[:6]}.partial"
     partial.mkdir(parents=True)
-    save_file(_tensors(state), partial / _STATE)
+    save_tensors(_tensors(state), partial / _STATE)
     scale = state.scaler.get_scale() if state.scaler.is_enabled() else 1.0
     about = _Checkpoint(origin=origin, done=done, scale=scale)
     (partial / _ABOUT).write_text(json.dumps(about.to_json()))

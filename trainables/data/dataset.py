@@ -29,6 +29,7 @@ from torch import Tensor
 from paretovid.trainables.data.limits import USUAL_LIMITS, VideoLimitsConfig
 from paretovid.trainables.data.s3 import is_object, read_object
 from paretovid.trainables.data.video_keys import uniform_hash
+from paretovid.trainables.documents import parse_json, unreadable
 from paretovid.trainables.errors import DataError, unknown_name
 
 MANIFEST = "manifest.json"
@@ -181,8 +182,10 @@ def _read_manifest(root: Path) -> Mapping[str, Any]:
             f"{_MAKE}; it finishes an interrupted one. A set of your own needs a manifest.json.",
         )
     try:
-        described = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        described = parse_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except ValueError as error:
         raise DataError(f"{path} is not JSON: {error}", f"Repair it, or delete it. {_MAKE}.") from error
     found = described.get("format") if isinstance(described, dict) else None
     if found != _FORMAT:
@@ -203,7 +206,7 @@ def _parse(root: Path, described: Mapping[str, Any]) -> Dataset:
             generator=dict(described.get("generator", {})),
             records=tuple(_parse_record(video) for video in described["videos"]),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         reason = f"missing {error}" if isinstance(error, KeyError) else str(error)
         raise DataError(
             f"{root / MANIFEST} cannot be used: {reason}",
@@ -276,8 +279,13 @@ def _check(dataset: Dataset) -> None:
 def _check_record(dataset: Dataset, record: VideoRecord) -> None:
     classes = len(dataset.classes)
     used = [*record.labels, *(event.label for event in record.events)]
+    times = [record.duration_seconds, *(t for e in record.events for t in (e.start_seconds, e.end_seconds))]
     problem = ""
-    if record.split not in SPLITS:
+    if "\0" in record.video_id + record.path:
+        problem = f"a NUL in its id or path {record.path!r}"
+    elif not all(math.isfinite(seconds) for seconds in times) or record.duration_seconds < 0:
+        problem = f"a duration of {record.duration_seconds} s, or events without an end"
+    elif record.split not in SPLITS:
         problem = f"split {record.split!r} (allowed: {', '.join(SPLITS)})"
     elif any(not 0 <= label < classes for label in used):
         problem = f"labels {tuple(used)} (allowed: 0 to {classes - 1})"

@@ -71,10 +71,15 @@ def explained(url: str, action: str, key: str, error: Exception) -> ObjectStoreE
     bucket = url.removeprefix("s3://").partition("/")[0]
     code, kind = code_of(error), type(_cause(error)).__name__
     where = f"{url}/{key}" if key else url
-    if code == "NoSuchBucket" or (isinstance(error, FileNotFoundError) and not key):
+    if code == "NoSuchBucket":
         return ObjectStoreError(
             f"there is no bucket {bucket}",
             f"Make it (aws s3 mb {shlex.quote(f's3://{bucket}')}), or check its name.",
+        )
+    if isinstance(error, FileNotFoundError):
+        return ObjectStoreError(
+            f"there is no object {where}",
+            "It was removed, or never written: is the URL right, is it complete?",
         )
     if kind in (
         "NoCredentialsError",

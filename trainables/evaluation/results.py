@@ -108,7 +108,7 @@ class DataReference:
             features=data.text_by_name("features", {}),
             classes=data.texts("classes"),
             multi_label=data.flag("multi_label"),
-            step_seconds=data.number("step_seconds"),
+            step_seconds=data.amount("step_seconds"),
         )
 
 
@@ -222,7 +222,7 @@ class TrialResult:
             model=fields.json("model"),
             training_config=fields.values_by_name("training_config", {} if is_first else None),
             sources=fields.text_by_name("sources"),
-            widths={name: int(width) for name, width in fields.number_by_name("widths").items()},
+            widths={name: int(width) for name, width in fields.amounts_by_name("widths").items()},
             data=DataReference.from_json(fields.fields("data")),
             code_version=fields.text("code_version"),
             torch_version=fields.text("torch_version", "" if is_first else None),
@@ -234,7 +234,7 @@ class TrialResult:
                 OperatingPoint.from_json(each, i, objective, method) for i, each in enumerate(points)
             ),
             warnings=fields.texts("remarks", ()),
-            seconds=fields.number("seconds"),
+            seconds=fields.amount("seconds"),
         )
 
 
@@ -257,7 +257,7 @@ def _history(training: Fields) -> tuple[Mapping[str, float], ...]:
 
 def _cost(data: Fields) -> ComponentCost:
     return ComponentCost(
-        macs=data.whole("macs"),
+        macs=data.count("macs"),
         input=data.text("input"),
         provenance=data.text("provenance", "torch.utils.flop_counter"),
         published_gmacs=data.optional_number("published_gmacs"),

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from paretovid.trainables.documents import Fields, JsonObject, JsonValue
+from paretovid.trainables.documents import Fields, JsonObject, JsonValue, parse_json, unreadable
 from paretovid.trainables.errors import DataError, NonFiniteError, StaleFeaturesError, VersionError
 
 INDEX_FILE = "index.json"
@@ -154,7 +154,7 @@ class ShardDescription:
     def parse(cls, text: str | bytes, where: str, hint: str) -> ShardDescription:
         """The description in a file's text. Raises `DataError` for what is no JSON, and as `from_json`."""
         try:
-            data = json.loads(text)
+            data = parse_json(text)
         except ValueError as error:
             raise DataError(f"{where} cannot be read: {error}", hint) from error
         return cls.from_json(data, where, hint)
@@ -228,16 +228,19 @@ class FeaturesIndex:
         Arguments:
             hint: the command that makes them anew.
 
-        Raises `StaleFeaturesError` if it is missing or damaged, `VersionError` for one of a later version.
+        Raises `StaleFeaturesError` if it is missing or damaged, `VersionError` for one of a later version,
+        `UnreadableError` if the disk does not let it be read.
         """
         path = folder / INDEX_FILE
         try:
-            return cls.from_json(json.loads(path.read_text()), str(path), hint)
+            return cls.from_json(parse_json(path.read_text()), str(path), hint)
         except FileNotFoundError:
             raise StaleFeaturesError(f"no features in {folder}", hint) from None
         except VersionError:
             raise
-        except (OSError, ValueError, DataError, NonFiniteError) as error:
+        except OSError as error:
+            raise unreadable(path, error) from error
+        except (ValueError, DataError, NonFiniteError) as error:
             raise StaleFeaturesError(
                 f"the index of the features in {folder} is damaged: {getattr(error, 'message', error)}", hint
             ) from error

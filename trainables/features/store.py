@@ -5,7 +5,7 @@ A store is a folder `<component>@<fingerprint>/`:
     shard_00000.npy   [rows, D] float32 or float16: the steps of some videos, one video after the other
     shard_00000.json  what the shard holds, with its digest; a shard with this file is whole
     index.json        made last: what determined the bytes, where each video is, the shards' digests
-    verified.json     sizes and times at which digests were last checked, so that opening stays quick
+    verified.json     sizes and times at which digests were checked within the last day, so that opening stays quick
 
 The fingerprint covers the videos, what the decoder shows, the weights, the type and the code that computes
 features. `open` refuses what is missing, damaged or made otherwise, and names the command that repairs it. The
@@ -21,6 +21,7 @@ import hashlib
 import json
 import os
 import shlex
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,6 +35,7 @@ from torch import Tensor
 from paretovid.trainables.backbones.catalog import BACKBONES, component, component_family
 from paretovid.trainables.data.dataset import Dataset, VideoRecord
 from paretovid.trainables.data.video_keys import video_key
+from paretovid.trainables.documents import Fields, JsonObject, parse_json
 from paretovid.trainables.errors import (
     DataError,
     NonFiniteError,
@@ -54,6 +56,8 @@ from paretovid.trainables.plugins.catalog import plugin_digest
 FeatureType = Literal["float32", "float16"]
 FEATURE_TYPES: tuple[FeatureType, ...] = ("float32", "float16")
 _VERIFIED_FILE = "verified.json"
+CHECK_SECONDS = 24 * 3600.0
+"""How long a check of the files' digests counts."""
 _DETERMINING_CODE = (
     "backbones/catalog.py",
     "backbones/networks/i3d.py",
@@ -299,6 +303,7 @@ class FeatureStore:
 
     def __init__(self, folder: Path, index: FeaturesIndex) -> None:
         self.folder = folder
+        self.index = index
         self.header = index.header
         self.fingerprint = index.fingerprint
         self.component = index.header.component
@@ -311,11 +316,12 @@ class FeatureStore:
         ]
 
     @classmethod
-    def open(cls, folder: Path, expected: str | None = None) -> FeatureStore:
+    def open(cls, folder: Path, expected: str | None = None, *, check_all: bool = False) -> FeatureStore:
         """Opens a store after checking it.
 
         Arguments:
             expected: the fingerprint that it must have (`FeaturesHeader.fingerprint`), if that is known.
+            check_all: digests of all files, whenever they were checked last.
 
         Raises `StaleFeaturesError` if it is missing, unfinished, damaged or made by something else, `VersionError` if
         a later version has made it.
@@ -328,7 +334,7 @@ class FeatureStore:
                 "other videos, weights, sampling, type or code made them",
                 repair,
             )
-        _check_shards(folder, index.shards, repair)
+        _check_shards(folder, index.shards, repair, all_of_them=check_all)
         return cls(folder, index)
 
     def video(self, video_id: str) -> np.ndarray:
@@ -436,13 +442,19 @@ def _write_json(path: Path, content: object) -> None:
     partial.replace(path)
 
 
-def _check_shards(folder: Path, shards: Sequence[ShardFile], repair: str) -> None:
-    """Digests of all shards; one whose size and time are as at its last check is not read again."""
-    known = _read_verified(folder)
+def _check_shards(folder: Path, shards: Sequence[ShardFile], repair: str, *, all_of_them: bool) -> None:
+    """Digests of all shards; one whose size and time are as at its last check is read again once a day.
+
+    An edit can leave both as they were, and a disk can lose bits without being written to.
+
+    Arguments:
+        all_of_them: now, whenever they were checked last.
+    """
+    checked, known = (time.time(), {}) if all_of_them else _read_verified(folder)
     seen: dict[str, list[int]] = {}
     for shard in shards:
         path = folder / shard.file
-        if not path.is_file():
+        if Path(shard.file).name != shard.file or not path.is_file():
             raise StaleFeaturesError(f"features are missing: {path}", repair)
         stat = path.stat()
         seen[path.name] = [stat.st_size, stat.st_mtime_ns]
@@ -450,14 +462,20 @@ def _check_shards(folder: Path, shards: Sequence[ShardFile], repair: str) -> Non
             raise StaleFeaturesError(f"features are damaged (their digest differs): {path}", repair)
     if seen != known:
         try:
-            _write_json(folder / _VERIFIED_FILE, seen)
+            _write_json(folder / _VERIFIED_FILE, {"checked": checked, "files": seen})
         except OSError:
             return  # a read-only store is checked every time
 
 
-def _read_verified(folder: Path) -> dict[str, list[int]]:
+def _read_verified(folder: Path) -> tuple[float, JsonObject]:
+    """When the files were first checked of which sizes and times are known, and these; none after a day."""
+    now = time.time()
     try:
-        known: dict[str, list[int]] = json.loads((folder / _VERIFIED_FILE).read_text())
-    except (OSError, ValueError):
-        return {}
-    return known
+        fields = Fields(parse_json((folder / _VERIFIED_FILE).read_text()), _VERIFIED_FILE, "")
+        checked = fields.number("checked")
+        # Another machine may have written it by another clock: a check that is still to come is none.
+        if 0 <= now - checked <= CHECK_SECONDS:
+            return checked, fields.json("files")
+    except (OSError, ValueError, DataError, NonFiniteError):
+        return now, {}
+    return now, {}

@@ -24,12 +24,12 @@ from pathlib import Path
 from typing import Any, Literal, final
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from paretovid.trainables.config import typed_config
 from paretovid.trainables.cost import ComponentCost
-from paretovid.trainables.documents import Fields, JsonObject
+from paretovid.trainables.documents import Fields, JsonObject, parse_json, save_tensors
 from paretovid.trainables.errors import DataError, NonFiniteError, UsageError, VersionError
 from paretovid.trainables.layers.recurrent import Projection
 from paretovid.trainables.layers.temporal_attention import SelfAttention, step_and_pair_macs
@@ -205,7 +205,7 @@ def save_selector(
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.cpu().contiguous() for name, value in selector.state_dict().items()}
     partial = folder / f"{_WEIGHTS}.partial"
-    save_file(tensors, partial)
+    save_tensors(tensors, partial)
     meta = {
         "version": _VERSION,
         "shape": asdict(shape),
@@ -292,7 +292,7 @@ def read_selector(folder: str) -> SavedSelector:
     if (path / SELECTOR_FOLDER).is_dir():
         path = path / SELECTOR_FOLDER
     try:
-        fields = Fields(json.loads((path / _META).read_text()), str(path / _META), "")
+        fields = Fields(parse_json((path / _META).read_text()), str(path / _META), "")
         fields.check_version(_VERSION)
         digest = hashlib.sha256((path / _WEIGHTS).read_bytes()).hexdigest()
         if digest != fields.text("sha256"):

@@ -7,9 +7,10 @@ import os
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from paretovid.trainables.documents import save_tensors
 from paretovid.trainables.method import Method
 
 
@@ -19,7 +20,7 @@ def _save_checkpoint(
     tensors = {f"model/{name}": value.contiguous() for name, value in method.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{index}/{name}": value for name, value in state.items()}
-    save_file(tensors, folder / "checkpoint.safetensors")
+    save_tensors(tensors, folder / "checkpoint.safetensors")
     (folder / "history.json").write_text(json.dumps(history, allow_nan=False))
 
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import json
 import math
 import pickle
@@ -247,28 +246,6 @@ def test_last_line_of_the_journal_cut_short(tmp_path: Path) -> None:
         journal.write('{"op_code": 5, "worker')
     run(make(tmp_path), most=2)
     assert make(tmp_path).counts().complete == 5
-
-
-def test_a_line_that_the_disk_had_no_room_for_is_taken_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    study = make(tmp_path)
-    assert study.ask() is not None
-    journal = tmp_path / "optuna.journal"
-
-    def full(self: JournalFileBackend, logs: Any) -> None:
-        with journal.open("a") as file:
-            file.write('{"op_code": 5, "worker')
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(JournalFileBackend, "append_logs", full)
-        with pytest.raises(OSError, match="No space left"):
-            study.ask()
-    # What is written next would be glued to it, and no study of the file could be opened again.
-    study.requeue_open()
-    assert journal.read_text().endswith("\n") and '"worker{' not in journal.read_text()
-    assert make(tmp_path).counts().running == 0
 
 
 def test_killed_while_a_repeated_configuration_is_discarded(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +16,15 @@ from paretovid.platform.execution.stopping import StopSwitch
 from paretovid.platform.fronts.build import read_front
 from paretovid.platform.records.control_requests import ask_to_stop
 from paretovid.platform.records.failure import record_failure
-from paretovid.platform.records.journal import Entry, FinishedTrial, SweepJournal, hours_spent, read_journal
+from paretovid.platform.records.journal import (
+    Entry,
+    FinishedTrial,
+    SweepJournal,
+    _to_line,
+    hours_spent,
+    read_journal,
+)
+from paretovid.platform.records.lease import DriverLease, TrialHeartbeat
 from paretovid.platform.records.trial import read_trial
 from paretovid.platform.storage.home import Home, SweepPaths
 from paretovid.platform.sweeps.lock import SweepLock
@@ -274,3 +283,30 @@ def test_a_failure_of_a_later_version_is_one_all_the_same_and_says_what_cannot_b
     assert "failure.json is of version 2" in status_of(home, "s").failed["t0000"]
     (listed,) = list_sweeps(home)
     assert listed.failed == 1
+
+
+@pytest.mark.parametrize("clock_offset", [3600.0, -3600.0])
+def test_a_sweep_of_a_machine_whose_clock_is_an_hour_off_is_shown_by_its_own(
+    tmp_path: Path, clock_offset: float
+) -> None:
+    """Injected, for one machine has one clock: what a driver elsewhere has written."""
+    home = Home(tmp_path)
+    write_state(home, "running")
+    sweep, there = home.sweep("s"), time.time() + clock_offset
+    events = [("driver", {"cpus": 1, "gpus": 0}), ("start", {"trial": "t0000", "attempt": 1})]
+    sweep.journal.write_text(
+        "".join(
+            _to_line(Entry(n=n, at=there - 36, event=event, info=info))
+            for n, (event, info) in enumerate(events, 1)
+        )
+    )
+    lease = DriverLease(name="x", host="elsewhere", pid=7, started=there - 36, heartbeat=there)
+    sweep.lease.write_text(json.dumps(lease.to_json()))
+    alive = TrialHeartbeat(lease="y", host="elsewhere", pid=8, at=there, beats=1)
+    home.trial("s", "t0000").folder.mkdir(parents=True)
+    home.trial("s", "t0000").heartbeat.write_text(json.dumps(alive.to_json()))
+    found = status_of(home, "s")
+    assert found.state == "running" and found.cpu_hours == pytest.approx(0.01, rel=0.5)
+    assert found.running[0].silent_seconds is not None and found.running[0].silent_seconds < 30
+    driver = found.to_json()["driver"]
+    assert isinstance(driver, dict) and driver["host"] == "elsewhere" and driver["silent_seconds"] < 30

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from paretovid.platform.records.lease import DriverLease, TrialHeartbeat
 from paretovid.trainables.errors import DataError, NonFiniteError
 
-DRIVER = DriverLease(name="a", host="vm", pid=7, started=100.0, heartbeat=160.5)
+DRIVER = DriverLease(name="a", host="vm", pid=7, started=100.0, heartbeat=160.5, beats=9)
 TRIAL = TrialHeartbeat(
     lease="b", host="vm", pid=8, at=170.25, beats=3, progress={"epoch": 2.0, "epochs": 40.0}
 )
@@ -19,12 +20,11 @@ TRIAL = TrialHeartbeat(
 def test_what_is_written_is_read() -> None:
     assert DriverLease.from_json(json.loads(json.dumps(DRIVER.to_json())), "here") == DRIVER
     assert TrialHeartbeat.from_json(json.loads(json.dumps(TRIAL.to_json())), "here") == TRIAL
-    assert (DRIVER.silent_seconds(163.0), DRIVER.silent_seconds(150.0)) == (2.5, 0.0)
 
 
 def test_what_earlier_versions_wrote_is_read() -> None:
     driver = {"name": "a", "host": "vm", "pid": 7, "started": 100.0, "heartbeat": 160.5, "ended": False}
-    assert DriverLease.from_json(driver, "here") == DRIVER
+    assert DriverLease.from_json(driver, "here") == replace(DRIVER, beats=0)
     trial = {"claim": "b", "host": "vm", "pid": 8, "at": 170.25, "beats": 3, "epoch": 2.0, "epochs": 40.0}
     assert TrialHeartbeat.from_json(trial, "here") == TRIAL
 

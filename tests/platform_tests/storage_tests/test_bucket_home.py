@@ -168,7 +168,7 @@ def test_two_writers_of_a_journal_lose_nothing(bucket: str) -> None:
 
     def write(number: int) -> None:
         for index in range(20):
-            journals[number].append_logs([{"writer": number, "index": index}])
+            journals[number].append_logs([record(str(number), index)])
 
     threads = [threading.Thread(target=write, args=(number,)) for number in range(2)]
     for thread in threads:
@@ -178,7 +178,41 @@ def test_two_writers_of_a_journal_lose_nothing(bucket: str) -> None:
     logs = list(ObjectJournal(ObjectStore(f"{bucket}/log")).read_logs(0))
     assert len(logs) == 40
     for number in range(2):
-        assert [log["index"] for log in logs if log["writer"] == number] == list(range(20))
+        assert [log["index"] for log in logs if log["worker_id"] == str(number)] == list(range(20))
+
+
+def test_a_writer_that_wrote_before_it_read_leaves_no_hole(bucket: str) -> None:
+    """It read again what it had written itself, counted that twice, and wrote its next record beyond the end."""
+    said: list[str] = []
+    mine, others, reader = (ObjectJournal(ObjectStore(f"{bucket}/log"), said.append) for _ in range(3))
+    mine.append_logs([record("mine", 0)])
+    others.append_logs([record("others", 0)])
+    mine.append_logs([record("mine", 1)])
+    others.append_logs([record("others", 1)])
+    order = [("mine", 0), ("others", 0), ("mine", 1), ("others", 1)]
+    assert [(log["worker_id"], log["index"]) for log in reader.read_logs(0)] == order
+    assert [(log["worker_id"], log["index"]) for log in mine.read_logs(0)][:3] == order[:3]
+    assert sorted(ObjectStore(f"{bucket}/log").names("")) == [f"{number:08d}.json" for number in range(4)]
+    assert said == []
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\0" * 60, b'{"logs": [{"op_code":', b"[" * 100_000, b"[]"])
+def test_a_record_that_is_damaged_or_gone_costs_itself(bucket: str, content: bytes | None) -> None:
+    store, said = ObjectStore(f"{bucket}/log"), list[str]()
+    for index in range(4):
+        ObjectJournal(store).append_logs([record("x", index)])
+    store.write("notes.txt", b"not of the journal")
+    store.remove("00000002.json") if content is None else store.write("00000002.json", content)
+    found = ObjectJournal(store, said.append).read_logs(0)
+    assert [log["index"] for log in found] == [0, 1, 3]
+    assert said == [f"{bucket}/log: record 2 cannot be read and is left out"]
+    ObjectJournal(store, said.append).append_logs([record("x", 4)])
+    assert store.read("00000004.json") is not None, "and the next is written behind all of them"
+
+
+def record(writer: str, index: int) -> dict[str, Any]:
+    """One that Optuna takes, and that changes no study."""
+    return {"op_code": 10, "worker_id": writer, "index": index}
 
 
 def test_models_need_a_registry_that_all_machines_see(

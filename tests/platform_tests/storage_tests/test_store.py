@@ -6,12 +6,14 @@ import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from time import time as time_now
 
 import pytest
 
 from paretovid.infra.local_copy import Blob, files_below
 from paretovid.infra.testing import S3Server
-from paretovid.platform.storage.store import BucketStore, GrowingFile, LocalStore, Store, download_files
+from paretovid.platform.storage.growing_file import GrowingFile
+from paretovid.platform.storage.store import BucketStore, LocalStore, Store, download_files
 from paretovid.trainables.data.s3 import ObjectStoreError
 
 Machine = Callable[[str], tuple[Store, Path]]
@@ -156,6 +158,23 @@ def test_a_growing_file_is_there_when_it_must_be(machine: Machine) -> None:
     there, other = machine("second")
     there.download_file(other / "journal.jsonl")
     assert (other / "journal.jsonl").read_text() == "1\n2\n3\n"
+
+
+def test_the_age_of_a_document_is_by_the_clock_of_whoever_keeps_it(machine: Machine) -> None:
+    store, root = machine("first")
+    (root / "sweeps").mkdir(parents=True)
+    document = root / "sweeps" / "driver.json"
+    assert store.age_seconds(document) is None
+    store.write_text(document, "{}")
+    with pytest.MonkeyPatch.context() as patch:
+        # Injected: this machine's clock is an hour ahead. (Requests are signed with another one.)
+        patch.setattr(f"{BucketStore.__module__}.time.time", lambda: hour_ahead)
+        hour_ahead = time_now() + 3600
+        age = store.age_seconds(document)
+    assert age is not None and 0 <= age < 60
+    assert [path.name for path in document.parent.iterdir()] == ["driver.json"], (
+        "and nothing is left of the look"
+    )
 
 
 def test_ray_keeps_its_files_in_the_store(machine: Machine) -> None:

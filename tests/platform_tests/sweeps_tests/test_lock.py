@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,45 @@ from paretovid.platform.sweeps import lock as sweep_lock
 from paretovid.platform.sweeps.lock import SweepLock, driver_of
 from paretovid.trainables.errors import DataError, UsageError
 
+HOUR = 3600.0
 
-def other_machine(folder: Path, *, silent_seconds: float, ended: bool = False) -> None:
-    """The record of a driver that this machine's kernel knows nothing of."""
-    now = time.time()
-    described = {"name": "x", "host": "elsewhere", "pid": 7, "started": now - 900}
-    described |= {"heartbeat": now - silent_seconds, "ended": ended}
-    SweepPaths(folder).lease.write_text(json.dumps(described))
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Silence is short, so that a test can watch it."""
+    monkeypatch.setattr(sweep_lock, "SILENT_SECONDS", 0.4)
+
+
+def other_machine(folder: Path, *, ended: bool = False, beats: int = 1, clock_offset: float = 0.0) -> None:
+    """Injected, for one machine has one clock: the record of a driver that this machine's kernel knows nothing of.
+
+    `clock_offset`: of its clock from this machine's, seconds.
+    """
+    now = time.time() + clock_offset
+    described = {"name": "x", "host": "elsewhere", "pid": 7, "started": now - 900, "heartbeat": now}
+    sweep = SweepPaths(folder)
+    sweep.store.write_text(sweep.lease, json.dumps({**described, "beats": beats, "ended": ended}))
+
+
+@contextlib.contextmanager
+def living_machine(folder: Path, clock_offset: float = 0.0) -> Iterator[None]:
+    """Injected: another machine's driver, whose heart beats."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        beats = 1
+        while not ended.wait(0.03):
+            beats += 1
+            other_machine(folder, beats=beats, clock_offset=clock_offset)
+
+    other_machine(folder, clock_offset=clock_offset)
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def test_a_living_driver_is_respected_and_named(tmp_path: Path) -> None:
@@ -62,21 +95,75 @@ def test_a_dead_driver_of_this_machine_is_nobody(tmp_path: Path) -> None:
         pass
 
 
-@pytest.mark.parametrize(
-    ("silent", "ended", "is_free"), [(5, False, False), (90, False, True), (5, True, True)]
-)
-def test_a_driver_of_another_machine_counts_while_it_is_not_silent(
-    tmp_path: Path, silent: float, ended: bool, is_free: bool
+@pytest.mark.parametrize("clock_offset", [0.0, HOUR, -HOUR])
+def test_a_living_driver_of_another_machine_is_refused_at_once_whatever_its_clock_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock_offset: float
 ) -> None:
-    other_machine(tmp_path, silent_seconds=silent, ended=ended)
-    assert (driver_of(SweepPaths(tmp_path)) is None) == is_free
-    lock = SweepLock(SweepPaths(tmp_path), StopSwitch())
-    if is_free:
-        with lock.hold():
-            assert driver_of(SweepPaths(tmp_path)) is not None
-    else:
-        with pytest.raises(UsageError, match="process 7 on elsewhere"), lock.hold():
+    monkeypatch.setattr(sweep_lock, "SILENT_SECONDS", 20.0)
+    with living_machine(tmp_path, clock_offset):
+        assert driver_of(SweepPaths(tmp_path)) is not None
+        began = time.monotonic()
+        with (
+            pytest.raises(UsageError, match="process 7 on elsewhere"),
+            SweepLock(SweepPaths(tmp_path), StopSwitch()).hold(),
+        ):
             pass
+        assert time.monotonic() - began < 10, "one heartbeat is enough"
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("take_over", [False, True])
+@pytest.mark.parametrize("clock_offset", [0.0, HOUR, -HOUR])
+def test_a_dead_driver_of_another_machine_is_watched_and_then_replaced(
+    tmp_path: Path, clock_offset: float, take_over: bool
+) -> None:
+    other_machine(tmp_path, clock_offset=clock_offset)
+    said: list[str] = []
+    began = time.monotonic()
+    with SweepLock(SweepPaths(tmp_path), StopSwitch()).hold(take_over=take_over, say=said.append):
+        assert 0.4 <= time.monotonic() - began < 10
+        found = driver_of(SweepPaths(tmp_path))
+        assert found is not None and found.pid == os.getpid()
+    assert any("watching for 0 s whether it is alive" in text for text in said)
+
+
+def test_one_look_goes_by_the_clock_of_the_file_server(tmp_path: Path) -> None:
+    sweep = SweepPaths(tmp_path)
+    for clock_offset in (0.0, HOUR, -HOUR):
+        other_machine(tmp_path, clock_offset=clock_offset)
+        assert driver_of(sweep) is not None
+        # As a minute later: the file is what has become old.
+        os.utime(sweep.lease, (time.time() - 61, time.time() - 61))
+        assert driver_of(sweep) is None
+    other_machine(tmp_path, ended=True)
+    assert driver_of(sweep) is None
+
+
+def test_a_driver_of_another_machine_that_has_ended_is_not_watched(tmp_path: Path) -> None:
+    other_machine(tmp_path, ended=True)
+    began = time.monotonic()
+    with SweepLock(SweepPaths(tmp_path), StopSwitch()).hold():
+        assert driver_of(SweepPaths(tmp_path)) is not None
+    assert time.monotonic() - began < 10
+
+
+@pytest.mark.usefixtures("quick")
+def test_of_two_machines_that_watched_a_driver_die_the_last_to_write_has_the_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Injected: the other one writes its record just after this one."""
+    other_machine(tmp_path)
+    lock = SweepLock(SweepPaths(tmp_path), StopSwitch())
+    write = lock._write
+
+    def then_the_other(*, ended: bool = False) -> None:
+        write(ended=ended)
+        other_machine(tmp_path, beats=2)
+
+    monkeypatch.setattr(lock, "_write", then_the_other)
+    with pytest.raises(UsageError, match="has just been taken by process 7 on elsewhere"), lock.hold():
+        pass
+    assert json.loads(SweepPaths(tmp_path).lease.read_text())["host"] == "elsewhere"
 
 
 def test_a_driver_that_is_asked_gives_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,8 +188,8 @@ def test_a_driver_that_is_asked_gives_way(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_one_that_does_not_give_way_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep_lock, "TAKE_OVER_SECONDS", 0.1)
-    other_machine(tmp_path, silent_seconds=1)
     with (
+        living_machine(tmp_path),
         pytest.raises(UsageError, match="does not give way") as refused,
         SweepLock(SweepPaths(tmp_path), StopSwitch()).hold(take_over=True),
     ):
@@ -115,7 +202,7 @@ def test_a_driver_that_has_lost_the_sweep_stops(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(sweep_lock, "HEARTBEAT_SECONDS", 0.05)
     switch = StopSwitch()
     with SweepLock(SweepPaths(tmp_path), switch).hold():
-        other_machine(tmp_path, silent_seconds=0)
+        other_machine(tmp_path)
         until = time.time() + 5
         while switch.reason is None:
             assert time.time() < until
@@ -190,21 +277,19 @@ def test_nothing_beats_after_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert json.loads(SweepPaths(tmp_path).lease.read_text())["ended"] is True
 
 
-def test_a_refusal_says_since_when_and_how_long_ago_and_the_wish_who_asks(
+def test_a_refusal_says_since_when_and_the_wish_who_asks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sweep_lock, "TAKE_OVER_SECONDS", 0.1)
-    other_machine(tmp_path, silent_seconds=7)
     started = time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() - 900))
     with (
-        pytest.raises(UsageError, match=rf"elsewhere, since {started}:\d\d, last heartbeat [78] s ago"),
+        living_machine(tmp_path),
+        pytest.raises(UsageError, match=rf"elsewhere, since {started}:\d\d by its clock"),
         SweepLock(SweepPaths(tmp_path), StopSwitch()).hold(take_over=True),
     ):
         pass
     wish = json.loads(SweepPaths(tmp_path).take_over.read_text())
     assert wish["by"] == f"process {os.getpid()} on {socket.gethostname()}"
-    found = driver_of(SweepPaths(tmp_path))
-    assert found is not None and 7 <= found.silent_seconds(time.time()) < 30
 
 
 def test_a_record_without_its_lock_file_is_that_of_nobody(tmp_path: Path) -> None:
@@ -226,7 +311,7 @@ def test_a_driver_of_a_later_version_is_neither_ignored_nor_run_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def later() -> None:
-        other_machine(tmp_path, silent_seconds=0)
+        other_machine(tmp_path)
         found = json.loads(SweepPaths(tmp_path).lease.read_text())
         SweepPaths(tmp_path).lease.write_text(json.dumps({**found, "version": 2}))
 

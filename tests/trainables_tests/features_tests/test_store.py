@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import re
+import time
 from pathlib import Path
 
 import numpy as np
@@ -189,6 +190,32 @@ def test_what_was_checked_is_not_read_again_until_it_changes(videos, backbone, t
     (folder / "verified.json").write_text("[damaged")
     FeatureStore.open(folder)
     assert read[3:] == ["shard_00000.npy", "shard_00001.npy"]
+
+
+def test_an_edit_that_leaves_size_and_time_is_noticed_after_a_day(videos, backbone, tmp_path):
+    folder = extracted(videos, backbone, tmp_path / "features")
+    FeatureStore.open(folder)
+    shard = folder / "shard_00000.npy"
+    content, times = bytearray(shard.read_bytes()), shard.stat()
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    os.utime(shard, ns=(times.st_atime_ns, times.st_mtime_ns))
+    FeatureStore.open(folder)
+    with pytest.raises(StaleFeaturesError, match="damaged"):
+        FeatureStore.open(folder, check_all=True)
+    # As a day later, and as by a clock that is ahead: a check that is still to come is none.
+    verified = json.loads((folder / "verified.json").read_text())
+    for hours in (-25, 1):
+        about = {**verified, "checked": time.time() + hours * 3600}
+        (folder / "verified.json").write_text(json.dumps(about))
+        with pytest.raises(StaleFeaturesError, match="damaged"):
+            FeatureStore.open(folder)
+    # A file that is checked anew in between does not put off the day of the others.
+    about = {**verified, "checked": time.time() - 23 * 3600}
+    (folder / "verified.json").write_text(json.dumps(about))
+    os.utime(folder / "shard_00001.npy", ns=(1, 1))
+    FeatureStore.open(folder)
+    assert json.loads((folder / "verified.json").read_text())["checked"] == about["checked"]
 
 
 def test_precision_type_and_share_are_part_of_the_fingerprint(videos, backbone, tmp_path):

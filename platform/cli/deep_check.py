@@ -1,0 +1,92 @@
+"""`paretovid doctor --deep`: whether what a home keeps is as it was written, read whole.
+
+Of features and backbones by the digests that were written beside them, in a bucket by those of its manifests, whatever
+the folder. A trial in a folder has no digests: its result, its scores and its weights are read, and must fit together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from paretovid.platform.cli.doctor import Check
+from paretovid.platform.console.progress import Progress
+from paretovid.platform.records.trial import read_scores, read_trial
+from paretovid.platform.storage.home import MODEL_FILE, Home, TrialPaths
+from paretovid.trainables.backbones.catalog import load_backbone
+from paretovid.trainables.documents import check_readable
+from paretovid.trainables.errors import DataError, ParetovidError
+from paretovid.trainables.evaluation.results import SPLITS
+from paretovid.trainables.features.store import FeatureStore
+
+_Job = tuple[str, Callable[[], object]]
+
+
+def check_deeply(home: Home, progress: Progress) -> list[Check]:
+    """Reads all features, backbones and results of a home. Gives a check for each that is not as it was written, or
+    one that says how many are."""
+    jobs = list(_bucket_jobs(home) if home.store.is_remote else _folder_jobs(home))
+    found = []
+    with progress.stage("reading all that the home keeps", total=len(jobs), unit="folders") as stage:
+        for name, job in jobs:
+            stage.note(name)
+            try:
+                job()
+            except (ParetovidError, OSError) as error:
+                message = getattr(error, "message", "") or str(error)
+                found.append(
+                    Check(name="deep", state="fail", found=message, repair=getattr(error, "hint", ""))
+                )
+            stage.advance(note=name)
+        stage.done(f"read {len(jobs)} folders")
+    return found or [Check(name="deep", state="ok", found=f"{len(jobs)} folders are as they were written")]
+
+
+def _bucket_jobs(home: Home) -> Iterator[_Job]:
+    for name in home.store.listing(home.root).complete:
+        yield name, partial(home.store.check_digests, home.root / name)
+
+
+def _folder_jobs(home: Home) -> Iterator[_Job]:
+    for folder in sorted((home.root / "features").glob("*/*@*/")):
+        yield f"features {folder.name}", partial(FeatureStore.open, folder, check_all=True)
+    for folder in sorted((home.root / "backbones").glob("*/*/")):
+        if not folder.name.startswith("."):
+            yield f"backbone {folder.name}", partial(load_backbone, folder)
+    for sweep in map(home.sweep, home.sweep_names()):
+        for trial in sweep.with_result():
+            yield f"{sweep.name}/{trial.name}", partial(_check_trial, trial)
+
+
+def _check_trial(trial: TrialPaths) -> None:
+    """Raises `DataError` or `NonFiniteError` for what cannot be read or does not fit together."""
+    result = read_trial(trial.folder)
+    for split in SPLITS:
+        scores = read_scores(trial.folder, split)
+        if len(scores.scores) != len(result.points):
+            raise DataError(
+                f"{trial.scores} has scores of {len(scores.scores)} points, the result {len(result.points)}",
+                "Remove the trial's folder; `paretovid resume` runs the trial again.",
+            )
+    _check_weights(trial.folder / MODEL_FILE)
+
+
+def _check_weights(path: Path) -> None:
+    check_readable(path)
+    try:
+        with safe_open(path, framework="np") as file:
+            names = list(file.keys())
+            bad = [name for name in names if not np.isfinite(file.get_tensor(name)).all()]
+    except FileNotFoundError:
+        return  # a trial may have been written without
+    except SafetensorError as error:
+        raise DataError(
+            f"{path} is damaged: {error}",
+            "Remove the trial's folder; `paretovid resume` runs the trial again.",
+        ) from error
+    if bad:
+        raise DataError(f"{path}: {bad[0]} is not finite", "Remove the trial's folder, and resume the sweep.")

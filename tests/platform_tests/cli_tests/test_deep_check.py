@@ -1,0 +1,88 @@
+"""`paretovid doctor --deep`: whatever was changed in a home since it was written is found, and named."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from paretovid.platform.cli.deep_check import check_deeply
+from paretovid.platform.cli.main import main
+from paretovid.platform.console.progress import Progress
+from paretovid.platform.storage.home import Home, open_home
+from paretovid.platform.testing.sweeps import synthetic_sweep
+
+
+def problems(home: Home) -> list[str]:
+    return [check.found for check in check_deeply(home, Progress.silent()) if check.state == "fail"]
+
+
+def flip(path: Path) -> None:
+    """One bit, and neither size nor time: what `verified.json` goes by does not show it."""
+    before = path.stat()
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.fixture
+def home(small_home_copy: Callable[[Path], Home], tmp_path: Path) -> Home:
+    return small_home_copy(tmp_path / "home")
+
+
+def test_a_home_as_it_was_written_is_in_order_and_its_reading_is_shown(home: Home) -> None:
+    shown = io.StringIO()
+    (check,) = check_deeply(home, Progress(1, stream=shown, terminal=False))
+    assert check.state == "ok" and "as they were written" in check.found
+    assert "reading all that the home keeps" in shown.getvalue()
+
+
+def test_each_thing_that_was_changed_is_named(home: Home) -> None:
+    (features, *_) = sorted(home.root.glob("features/*/*/shard_*.npy"))
+    (weights, *_) = sorted(home.root.glob("backbones/*/*/backbone.safetensors"))
+    first, second, *_ = synthetic_sweep(home.sweep("s")).with_result()
+    assert problems(home) == []
+    flip(features)
+    flip(weights)
+    first.result.write_text(first.result.read_text().replace('"map": 0', '"map": 7', 1))
+    second.scores.write_bytes(second.scores.read_bytes()[:-8])
+    found = problems(home)
+    assert len(found) == 4
+    for path in (features, weights.parent, first.result, second.scores):
+        assert any(str(path) in problem for problem in found), (path, found)
+
+
+def test_the_command_says_so_and_its_status_is_that_of_a_failure(
+    home: Home, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("paretovid.platform.cli.doctor.run_checks", lambda *words: [])
+    assert main(["doctor", "--deep", "--json", f"home={home.root}"]) == 0
+    assert [check["state"] for check in json.loads(capsys.readouterr().out)["checks"]] == ["ok"]
+    flip(sorted(home.root.glob("features/*/*/shard_*.npy"))[0])
+    assert main(["doctor", "--deep", "--json", f"home={home.root}"]) == 1
+    answer = capsys.readouterr()
+    (check,) = json.loads(answer.out)["checks"]
+    assert "their digest differs" in check["found"] and "paretovid extract" in check["mend"]
+    assert "reading all that the home keeps" in answer.err
+
+
+def test_a_bucket_is_read_itself_not_its_mirror(
+    home: Home, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PARETOVID_CACHE", str(tmp_path / "cache"))
+    there = open_home(f"{bucket}/home")
+    (folder, *_) = sorted(home.root.glob("backbones/*/*"))
+    name = folder.relative_to(home.root)
+    there.store.upload_from(folder, there.root / name, [path.name for path in folder.iterdir()])
+    assert problems(there) == []
+    objects = there.store._objects  # type: ignore[attr-defined]
+    key, blob = f"{name}/backbone.json", objects.manifest(str(name))["backbone.json"]
+    objects.write(f"{name}/{blob.location}/backbone.json", b"?" * blob.bytes)
+    assert [problem for problem in problems(there) if "backbone.json" in problem and "digest" in problem]
+    objects.remove(f"{name}/{blob.location}/backbone.json")
+    assert ["is missing" in problem for problem in problems(there)] == [True], key
