@@ -125,6 +125,7 @@ def _build_parser() -> _Parser:
     _add_going_on(add)
     _add_choosing(add)
     _add_using(add)
+    _add_looking_after(add)
     return parser
 
 
@@ -239,6 +240,9 @@ def _add_using(add: Any) -> None:
     )
     _add_limits(predict)
     predict.set_defaults(rest_name="videos")
+
+
+def _add_looking_after(add: Any) -> None:
     flops = _command(add, "flops", commands.flops, "what each component costs per call", has_json=True)
     flops.add_argument(
         "--published",
