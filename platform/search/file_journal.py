@@ -142,7 +142,10 @@ class FileJournal(BaseJournalBackend):
         """Reads what was written since. A last line without its end is being written, or nobody will end it."""
         with self._path.open("rb") as file:
             file.seek(self._position)
-            self._waiting.extend(self._records.take(self._whole_lines(file)))
+            found = self._records.take(self._whole_lines(file))
+        if self._records.num_damaged and not (found or self._waiting or self._first):
+            raise ValueError(f"it is no journal of studies: none of its {self._lines} lines is a record")
+        self._waiting.extend(found)
 
     def _whole_lines(self, file: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
         for line in file:

@@ -104,6 +104,8 @@ class JournalRecords:
         self._made = _Made()
         self._made_before = _Made()
         self._whole: list[Record] = []
+        self.num_damaged = 0
+        """Parts that could not be read so far."""
         self._study_of_worker: dict[str, int] = {}
 
     def take(self, parts: Iterable[tuple[int, bytes]]) -> list[Record]:
@@ -117,9 +119,9 @@ class JournalRecords:
             if kept:
                 found += self._read(number, kept)
         self._whole = [record for _, _, record in found if record is not None]
-        for record in self._whole:
-            if "study_id" in record:
-                self._study_of_worker.setdefault(record["worker_id"], record["study_id"])
+        for each in self._whole:
+            if "study_id" in each:
+                self._study_of_worker.setdefault(each["worker_id"], each["study_id"])
         records: list[Record] = []
         gaps: list[_Gap] = []
         self._made_before = self._made.copy()
@@ -131,6 +133,7 @@ class JournalRecords:
                 self._fill(record, records, gaps)
                 self._add(record, records)
         self._whole = []
+        self.num_damaged += len(damaged)
         if damaged:
             numbers = ", ".join(str(each) for each in sorted(set(damaged)))
             self._say(f"{self._where}: {self._unit} {numbers} cannot be read and is left out")

@@ -182,7 +182,7 @@ def _read_manifest(root: Path) -> Mapping[str, Any]:
             f"{_MAKE}; it finishes an interrupted one. A set of your own needs a manifest.json.",
         )
     try:
-        described = parse_json(path.read_text(encoding="utf-8"))
+        described: Any = parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise unreadable(path, error) from error
     except ValueError as error:

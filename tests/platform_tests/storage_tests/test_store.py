@@ -166,10 +166,10 @@ def test_the_age_of_a_document_is_by_the_clock_of_whoever_keeps_it(machine: Mach
     document = root / "sweeps" / "driver.json"
     assert store.age_seconds(document) is None
     store.write_text(document, "{}")
+    hour_ahead = time_now() + 3600
     with pytest.MonkeyPatch.context() as patch:
         # Injected: this machine's clock is an hour ahead. (Requests are signed with another one.)
         patch.setattr(f"{BucketStore.__module__}.time.time", lambda: hour_ahead)
-        hour_ahead = time_now() + 3600
         age = store.age_seconds(document)
     assert age is not None and 0 <= age < 60
     assert [path.name for path in document.parent.iterdir()] == ["driver.json"], (
