@@ -169,7 +169,7 @@ def test_what_was_odd_in_a_video_is_written_with_its_shard(videos: Dataset, tmp_
             made.add(row)
     odd = videos.records[5].video_id
     assert (
-        noted_videos(tmp_path / "a", 3) == noted_videos(tmp_path / "b", 3) == {odd: ["mirrored", "no audio"]}
+        noted_videos(tmp_path / "a", 3) == noted_videos(tmp_path / "b", 3) == {odd: ("mirrored", "no audio")}
     )
 
 
