@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
+from paretovid.trainables.data.partial_files import partial_file
 from paretovid.trainables.data.s3 import ObjectStoreError
 from paretovid.trainables.documents import parse_json
 
@@ -104,6 +105,6 @@ class LocalCopy:
             stat = (self._folder / name).stat()
             self._known[name] = [blob.sha256, stat.st_size, stat.st_mtime_ns]
         target = self._folder / HERE_FILE
-        partial = target.with_name(f"{HERE_FILE}.{uuid.uuid4().hex[:6]}.partial")
-        partial.write_text(json.dumps(self._known))
-        partial.replace(target)
+        with partial_file(target.with_name(f"{HERE_FILE}.{uuid.uuid4().hex[:6]}.partial")) as partial:
+            partial.write_text(json.dumps(self._known))
+            partial.replace(target)

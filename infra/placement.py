@@ -41,6 +41,10 @@ class TrialResources:
             return memory or {"memory": 200.0 * 1024**2}
         return {**self.per_worker(), **memory}
 
+    def workers_on(self, node: Mapping[str, float]) -> int:
+        """Workers that a node has room for. `node`: its resources, by Ray's names."""
+        return _fitting(self.per_worker() if self.is_nested else self.bundle(), node)
+
     def slots(self, nodes: Sequence[Mapping[str, float]]) -> int:
         """Trials for which these nodes have room at a time.
 

@@ -151,7 +151,10 @@ class SearchConfig:
     variable PARETOVID_STUDY_STORAGE, else a store under home."""
     max_failures: Whole = 2
     """How often a trial that failed is started again, from its checkpoint, before it counts as failed. Losing its
-    node is no failure of a trial."""
+    node, or the disk that its features are on, is no failure of a trial."""
+    max_failures_in_a_row: Whole = 5
+    """So many trials, one after the other, that fail for good within 30 seconds each and for one reason stop the
+    sweep; `resume` starts them again. 0: never."""
 
 
 @dataclass(kw_only=True)
@@ -180,6 +183,9 @@ class ClusterConfig:
     """Custom resources per worker, by the names that the nodes were started with."""
     hang_seconds: Positive | None = 600
     """A trial without a sign of progress for so long is ended and started again; null: never."""
+    storage_wait_seconds: NonNegative = 30
+    """A trial whose features, data set, home or bucket are away tries again for so long; then it waits for a node that
+    sees them, and none has failed."""
     node_cache: str | None = None
     """Folder on each node that features are copied to once, for all its trials; null: they are read under home.
     A node may name its own: PARETOVID_NODE_CACHE."""

@@ -51,15 +51,24 @@ class VersionError(DataError):
     """A document of a version that this code does not read. It is never taken for a damaged one, and never replaced."""
 
 
-class UnreadableError(DataError):
-    """A file that is there, perhaps, and that the disk does not let be read: nothing is made in its place."""
-
-
 class VideoError(DataError):
     """One video that cannot be read; the others continue."""
 
 
-class StaleFeaturesError(DataError):
+class InfrastructureError(ParetovidError):
+    """The place is at fault, not what ran in it: a home, a data set, features or weights that are missing,
+    unreadable, stale or without room. Nothing counts as failed for it, and what was under way resumes."""
+
+
+class UnavailableDataError(InfrastructureError, DataError):
+    """A data set or its videos that were there, and cannot be seen from here."""
+
+
+class UnreadableError(InfrastructureError, DataError):
+    """A file that is there, perhaps, and that the disk does not let be read: nothing is made in its place."""
+
+
+class StaleFeaturesError(InfrastructureError, DataError):
     """Features that are missing, damaged, or made by something else than what is asked for."""
 
 

@@ -22,6 +22,7 @@ from paretovid.trainables.catalog import ConfiguredMethod
 from paretovid.trainables.context import TrialContext, TrialStopped
 from paretovid.trainables.cost import CostTable, check_accounting
 from paretovid.trainables.data.dataset import Dataset, Event, load_dataset
+from paretovid.trainables.data.partial_files import partial_file
 from paretovid.trainables.documents import JsonObject, save_tensors
 from paretovid.trainables.evaluation.detection import GroundTruth, Segments
 from paretovid.trainables.evaluation.evaluate import (
@@ -327,13 +328,10 @@ def _write_scores(
             for i, point in enumerate(points):
                 tensors[f"{name}/detections/{i}"] = _rows(point.detections or ())
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f"{SCORES_FILE}.partial"
-    save_tensors(
-        tensors,
-        temporary,
-        metadata={name: json.dumps(list(split.video_ids)) for name, split in ground_truth.items()},
-    )
-    _keep(temporary, folder / SCORES_FILE)
+    videos: dict[str, str] = {name: json.dumps(list(split.video_ids)) for name, split in ground_truth.items()}
+    with partial_file(folder / f"{SCORES_FILE}.partial") as partial:
+        save_tensors(tensors, partial, metadata=videos)
+        _keep(partial, folder / SCORES_FILE)
 
 
 def _rows(videos: Sequence[Sequence[Event | Detection]]) -> Tensor:
@@ -354,13 +352,13 @@ def _segment_rows(videos: Segments) -> Tensor:
 
 def _write(folder: Path, result: TrialResult, method: Method) -> None:
     """Weights first, `result.json` last: a folder with a result is complete."""
-    temporary = folder / f"{WEIGHTS_FILE}.partial"
-    save_tensors({name: value.contiguous() for name, value in method.state_dict().items()}, temporary)
-    _keep(temporary, folder / WEIGHTS_FILE)
+    with partial_file(folder / f"{WEIGHTS_FILE}.partial") as partial:
+        save_tensors({name: value.contiguous() for name, value in method.state_dict().items()}, partial)
+        _keep(partial, folder / WEIGHTS_FILE)
     document = result.to_json()
     if isinstance(method, Exports):
         about = {key: document[key] for key in ("sweep", "trial", "seed", "data", "code_version")}
         method.export(folder, about)
-    partial = folder / f"{RESULT_FILE}.partial"
-    partial.write_text(json.dumps(document, indent=1, allow_nan=False))
-    _keep(partial, folder / RESULT_FILE)
+    with partial_file(folder / f"{RESULT_FILE}.partial") as partial:
+        partial.write_text(json.dumps(document, indent=1, allow_nan=False))
+        _keep(partial, folder / RESULT_FILE)

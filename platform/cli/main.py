@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import errno
 import json
 import math
 import os
@@ -25,6 +24,7 @@ from typing import Any, NoReturn
 from paretovid import __version__
 from paretovid.platform.cli import commands
 from paretovid.platform.console.printable import printable, printable_message
+from paretovid.platform.storage.faults import infrastructure_fault
 from paretovid.trainables.errors import ParetovidError, UsageError
 
 _SHARED_OVERRIDE = re.compile(r"(home|seed)=")
@@ -352,11 +352,14 @@ def _explain_unexpected(error: Exception) -> tuple[str, str]:
         return f"this command needs {error.name}, which is not installed", (
             "Install what the platform needs: pip install 'paretovid[platform]'."
         )
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return (
-            f"the disk is full: {error}",
-            "Free space, then give the same command again: what was done is kept.",
-        )
+    fault = infrastructure_fault(error)
+    if fault is not None:
+        if fault.is_full:
+            return (
+                f"the disk is full: {fault.reason}",
+                "Free space, then give the same command again: what was done is kept.",
+            )
+        return fault.reason, "Is its disk or mount there? The same command resumes; what was done is kept."
     return f"{type(error).__name__}: {error}", (
         "This was not foreseen. --debug shows where it happened; `paretovid doctor` checks the installation."
     )

@@ -21,6 +21,7 @@ from ray import tune
 from paretovid.platform.execution.heartbeat import HeartbeatWriter
 from paretovid.platform.storage.home import TrialPaths
 from paretovid.trainables.context import TrialStopped
+from paretovid.trainables.data.partial_files import partial_file
 from paretovid.trainables.errors import NonFiniteError
 
 _CHECKPOINTS = "checkpoint-*[0-9]"
@@ -35,13 +36,15 @@ def keep_checkpoint(trial: TrialPaths, checkpoint: Path) -> None:
     for left in folder.glob("checkpoint-*.partial"):
         shutil.rmtree(left, ignore_errors=True)
     # A name of its own: a process that should be dead may be writing the same one.
-    partial = folder / f"{trial.checkpoint(number).name}.{uuid.uuid4().hex[:6]}.partial"
-    folder.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(checkpoint, partial)
-    for path in partial.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    new = partial.replace(trial.checkpoint(number))
+    with partial_file(folder / f"{trial.checkpoint(number).name}.{uuid.uuid4().hex[:6]}.partial") as partial:
+        folder.mkdir(
+            exist_ok=True
+        )  # not those above it: where a mount is gone, nobody would find what is made there
+        shutil.copytree(checkpoint, partial)
+        for path in partial.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        new = partial.replace(trial.checkpoint(number))
     trial.store.upload(new)
     for old in kept:
         trial.store.remove_folder(old)
@@ -85,6 +88,8 @@ class ProcessContext:
 
     def __init__(self, trial: TrialPaths, device: torch.device) -> None:
         self.device = device
+        self.reports = 0
+        """How often training has reported since the process began."""
         self._trial = trial
         self._heartbeats = HeartbeatWriter(trial)
 
@@ -96,6 +101,7 @@ class ProcessContext:
         if checkpoint is not None:
             keep_checkpoint(self._trial, checkpoint)
         self._heartbeats.heartbeat(finite)
+        self.reports += 1
         tune.report({"progress": finite})
 
     def get_checkpoint(self) -> Path | None:

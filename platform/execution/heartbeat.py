@@ -20,7 +20,6 @@ from typing import final
 
 from paretovid.platform.records.lease import TrialHeartbeat
 from paretovid.platform.storage.home import TrialPaths
-from paretovid.trainables.data.s3 import ObjectStoreError
 from paretovid.trainables.errors import DataError
 
 POLL_SECONDS = 1.0
@@ -55,7 +54,11 @@ class HeartbeatWriter:
         self._should_end = False
         self._beats = 0
         self._progress: dict[str, float] = {}
-        trial.folder.mkdir(parents=True, exist_ok=True)
+        # Not the sweep's folder: where a mount is gone, a new tree would be made under it, for nobody to find.
+        if self._store.is_remote:
+            trial.sweep.folder.mkdir(parents=True, exist_ok=True)
+        trial.sweep.trials.mkdir(exist_ok=True)
+        trial.folder.mkdir(exist_ok=True)
         self._write()
 
     @property
@@ -76,7 +79,7 @@ class HeartbeatWriter:
         if now - self._beaten >= self._beat_seconds:
             self._beaten = now
             if self.is_mine:
-                with contextlib.suppress(ObjectStoreError):  # a heartbeat that is missed does no harm
+                with contextlib.suppress(OSError):  # a heartbeat that is missed does no harm
                     self._write()
             else:
                 self._should_end = True

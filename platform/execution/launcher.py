@@ -11,10 +11,11 @@ interrupted sweep is resumed by launching it again (`searcher.py`).
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, final
@@ -26,16 +27,23 @@ from ray.exceptions import RayError
 from paretovid.infra.locks import exclusive_lock
 from paretovid.infra.placement import GIB, TrialResources
 from paretovid.infra.ray_cluster import environment
+from paretovid.platform.execution.inquiry import Inquiry
 from paretovid.platform.execution.outcome import FixedTrial, TrialCallback
+from paretovid.platform.execution.patience import Waiting, answers_of, why_away_from_here
 from paretovid.platform.execution.searcher import Configure, ParetoSearcher, knobs_alone
 from paretovid.platform.execution.stopping import StopSwitch, SweepStopped
 from paretovid.platform.execution.trial_process import Trainable, in_process, nested
-from paretovid.platform.execution.watchdog import ExplainingScheduler, Watchdog, killed_for_memory
+from paretovid.platform.execution.watchdog import (
+    CANNOT_WORK,
+    ExplainingScheduler,
+    Watchdog,
+    killed_for_memory,
+)
 from paretovid.platform.records.control_requests import take_back_stop
 from paretovid.platform.search.study import ParetoStudy
 from paretovid.platform.storage.home import SweepPaths
 from paretovid.trainables.documents import JsonObject
-from paretovid.trainables.errors import ParetovidError, UsageError
+from paretovid.trainables.errors import InfrastructureError, ParetovidError, UsageError
 from paretovid.trainables.evaluation.results import TrialResult
 
 _TUNE_ENVIRONMENT = {
@@ -51,6 +59,9 @@ _TUNE_ENVIRONMENT = {
     # Signals set our own switch (stopping.py); Tune would take an interrupt for success.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
 }
+
+
+_WAITING = Waiting()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,8 +87,10 @@ def launch_trials(
     resources: TrialResources | None = None,
     concurrent: int | None = None,
     max_failures: int = 1,
+    breaker: int = 0,
     hours: float | None = None,
     hang_seconds: float | None = None,
+    waiting: Waiting = _WAITING,
     switch: StopSwitch | None = None,
     cache: str | None = None,
 ) -> LaunchSummary:
@@ -91,22 +104,19 @@ def launch_trials(
         all_points: the study sees all operating points of a trial, not only its first.
         concurrent: trials at a time; None: as many as there is room for.
         max_failures: how often a fixed trial that failed is started again, unless it would fail in the same way.
+        breaker: so many trials in a row that fail for good at once, for one reason, end the run; 0: never.
         hours: no trial is started after this time.
         hang_seconds: a trial without a heartbeat for so long is killed, which is a failure; None: never.
+        waiting: what trials do when their place is away.
         switch: turned, it ends the run in order.
         cache: folder on each node for its mirror of a home in a bucket; None: the user's cache folder.
 
-    Raises `UsageError` if the cluster has no room for one trial or the sweep is running already,
-    `SweepStopped` (a `KeyboardInterrupt`) if the switch was turned, `ParetovidError` if no trial of the study
-    has ever succeeded or none can work here. In each case the trials that were running wait in the study.
+    Raises `UsageError` if there is no room for one trial or the sweep is running already, `SweepStopped` (a
+    `KeyboardInterrupt`) if the switch was turned, `ParetovidError` if no trial of the study has ever succeeded,
+    `InfrastructureError` if none can work here. In each case the trials that were running wait in the study.
     """
-    wanted = resources or TrialResources()
-    switch = switch or StopSwitch()
+    wanted, switch = resources or TrialResources(), switch or StopSwitch()
     _check_room(wanted)
-
-    def room() -> int:
-        return _room(wanted) if concurrent is None else min(_room(wanted), concurrent)
-
     counter = Counter(callback or TrialCallback())
     searcher = ParetoSearcher(
         study,
@@ -114,15 +124,16 @@ def launch_trials(
         configure=configure,
         callback=counter,
         all_points=all_points,
-        concurrent=room(),
         deadline=None if hours is None else time.time() + 3600 * hours,
         max_failures=max_failures,
+        breaker=breaker,
     )
-    watchdog = Watchdog(
-        searcher, sweep, switch, hang_seconds=hang_seconds, room=room, on_poll=counter.on_poll
+    trial = (nested if wanted.is_nested else in_process)(trainable, sweep, wanted, cache, waiting=waiting)
+    watchdog = _watchdog(
+        searcher, sweep, switch, wanted, hang_seconds, concurrent, counter.on_poll, waiting, cache
     )
     with launch_lock(sweep), _quiet_tune(), handing_back(searcher, study, sweep, switch):
-        _run(trainable, searcher, sweep, wanted, switch, watchdog, cache)
+        _run(trial, searcher, sweep, wanted, switch, watchdog)
     return counter.summary(searcher, study, switch)
 
 
@@ -189,20 +200,56 @@ def _check_some_succeeded(study: ParetoStudy) -> None:
         )
 
 
+def _watchdog(
+    searcher: ParetoSearcher,
+    sweep: SweepPaths,
+    switch: StopSwitch,
+    wanted: TrialResources,
+    hang_seconds: float | None,
+    concurrent: int | None,
+    on_poll: Callable[[], None],
+    waiting: Waiting,
+    cache: str | None,
+) -> Watchdog:
+    def room() -> int:
+        free = _room(wanted) - len(searcher.away)
+        return free if concurrent is None else min(free, concurrent)
+
+    searcher.concurrent = room()
+    inquiry = _inquiry(searcher, sweep, wanted, waiting, cache)
+    return Watchdog(
+        searcher, sweep, switch, hang_seconds=hang_seconds, room=room, on_poll=on_poll, inquiry=inquiry
+    )
+
+
+def _inquiry(
+    searcher: ParetoSearcher, sweep: SweepPaths, wanted: TrialResources, waiting: Waiting, cache: str | None
+) -> Inquiry:
+    home, folder = sweep.reference(cache), sweep.folder.absolute()
+
+    def look(config: JsonObject) -> str | None:
+        return why_away_from_here(home, folder, config, waiting.probe)
+
+    def nodes() -> list[str]:
+        alive = [node for node in ray.nodes() if node["Alive"]]
+        return [node["NodeID"] for node in alive if wanted.workers_on(node["Resources"])]
+
+    def ask(nodes: Sequence[str], config: JsonObject, seconds: float) -> Mapping[str, str | None]:
+        return answers_of(nodes, functools.partial(look, config), seconds)
+
+    return Inquiry(searcher, look=look, nodes=nodes, ask=ask)
+
+
 def _run(
-    trainable: Trainable,
+    trial: Callable[..., dict[str, str]],
     searcher: ParetoSearcher,
     sweep: SweepPaths,
     wanted: TrialResources,
     switch: StopSwitch,
     watchdog: Watchdog,
-    cache: str | None,
 ) -> None:
     """Tune, started again if Ray ends it because a worker was killed for memory."""
-    make = nested if wanted.is_nested else in_process
-    function = tune.with_resources(
-        make(trainable, sweep, wanted, cache), tune.PlacementGroupFactory([wanted.bundle()])
-    )
+    function = tune.with_resources(trial, tune.PlacementGroupFactory([wanted.bundle()]))
     while switch.reason is None:
         name = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
         tuner = tune.Tuner(
@@ -269,6 +316,12 @@ class Counter(TrialCallback):
     def on_requeue(self, trial_id: str) -> None:
         self._callback.on_requeue(trial_id)
 
+    def on_node(self, node: str, host: str, reason: str | None) -> None:
+        self._callback.on_node(node, host, reason)
+
+    def on_breaker(self, trial_ids: Sequence[str]) -> None:
+        self._callback.on_breaker(trial_ids)
+
     def on_poll(self) -> None:
         self._callback.on_poll()
 
@@ -277,9 +330,9 @@ class Counter(TrialCallback):
     ) -> LaunchSummary:
         """Of a launch that has ended. Raises as `launch_trials` where it has not done everything."""
         if searcher.environment_fault is not None:
-            raise ParetovidError(
-                f"trials cannot work here: {searcher.environment_fault}",
-                "Repair that (free space?), then resume: nothing of what was done is lost.",
+            raise InfrastructureError(
+                f"{CANNOT_WORK}: {searcher.environment_fault}",
+                "Repair that, then resume: nothing of what was done is lost.",
             )
         if not searcher.is_exhausted:
             raise switch.stopped()

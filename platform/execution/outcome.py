@@ -6,7 +6,7 @@ What crosses Ray is the JSON of a `TrialOutcome`: made in the trial's process, p
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -16,6 +16,9 @@ from paretovid.trainables.evaluation.results import TrialResult
 
 OUTCOME = "outcome"
 """Key of a Tune result under which a trial's whole outcome stands as one JSON string (`launcher.py`)."""
+AWAY = "away"
+"""Key under which a trial whose place is away gives itself back: an `EnvironmentFault`. Its process stays, and keeps
+its room, until the place is back."""
 VERSION = 1
 _HINT = "The trial's process and the driver must run the same version of paretovid."
 
@@ -60,12 +63,21 @@ class Stopped:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EnvironmentFault:
-    """The place is at fault (a full disk), and every trial would fail."""
+    """The place is at fault (a disk that is full or away), not the trial, which waits for another start."""
 
     reason: str
+    node: str = ""
+    """Ray's id of the node that has seen it; empty: every trial would fail, wherever it ran."""
+    host: str = ""
 
     def to_json(self) -> dict[str, JsonValue]:
-        return {"kind": "environment_fault", "version": VERSION, "reason": self.reason}
+        return {
+            "kind": "environment_fault",
+            "version": VERSION,
+            "reason": self.reason,
+            "node": self.node,
+            "host": self.host,
+        }
 
 
 TrialOutcome: TypeAlias = Finished | Failed | Stopped | EnvironmentFault
@@ -104,17 +116,21 @@ def parse_outcome(text: str) -> TrialOutcome:
         case "stopped":
             return Stopped()
         case "environment_fault":
-            return EnvironmentFault(reason=fields.text("reason"))
+            return EnvironmentFault(
+                reason=fields.text("reason"), node=fields.text("node", ""), host=fields.text("host", "")
+            )
         case kind:
             raise DataError(f"a trial's outcome cannot be {kind!r}", _HINT)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FixedTrial:
-    """A trial with a configuration of its own that runs beside the search and is never reported to the study."""
+    """A trial with a configuration of its own that runs beside the search."""
 
     trial_id: str
     config: JsonObject
+    is_resumed: bool = False
+    """It is one of the study's that had failed for no fault of its own: its result is reported. That of no other is."""
 
 
 class TrialCallback:
@@ -137,6 +153,12 @@ class TrialCallback:
 
     def on_requeue(self, trial_id: str) -> None:
         """A start ended early because the sweep ends; the trial resumes when the sweep does."""
+
+    def on_node(self, node: str, host: str, reason: str | None) -> None:
+        """A node takes no more trials, and why; None: it is back."""
+
+    def on_breaker(self, trial_ids: Sequence[str]) -> None:
+        """These have failed for good one after the other for one reason, which ends the run. They were notified."""
 
     def on_poll(self) -> None:
         """About once a second, while trials run."""

@@ -15,7 +15,9 @@ from typing import Any, final
 
 from ray.tune.search import Searcher
 
+from paretovid.platform.execution.breaker import Breaker
 from paretovid.platform.execution.outcome import (
+    AWAY,
     OUTCOME,
     PROCESS_DIED,
     EnvironmentFault,
@@ -47,6 +49,21 @@ class _Started:
     config: JsonObject
     fixed: FixedTrial | None
     attempt: int
+    at: float = field(default_factory=time.monotonic)
+
+    @property
+    def seconds(self) -> float:
+        """Since it was dispatched."""
+        return time.monotonic() - self.at
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Away:
+    """A start that its process has given back, and stays to keep its room: the place is away on its node."""
+
+    fault: EnvironmentFault
+    config: JsonObject
+    """The trial's, with its id."""
 
 
 @dataclass(slots=True)
@@ -69,6 +86,8 @@ class ParetoSearcher(Searcher):
         concurrent: trials at a time; may be changed while the search runs.
         deadline: `time.time()` after which no trial is started.
         max_failures: of a fixed trial (the study has its own).
+        breaker: so many trials one after the other that fail for good within `BREAKER_SECONDS` each, for one reason,
+            end the run; 0: never.
 
     Its state is a map of ids, plain JSON. Ray never restores it: a sweep resumes from the study.
     """
@@ -84,6 +103,7 @@ class ParetoSearcher(Searcher):
         concurrent: int = 1,
         deadline: float | None = None,
         max_failures: int = 1,
+        breaker: int = 0,
     ) -> None:
         super().__init__()
         self._study = study
@@ -94,11 +114,14 @@ class ParetoSearcher(Searcher):
         self.concurrent = concurrent
         self._deadline = deadline
         self._max_failures = max_failures
+        self._breaker = Breaker(breaker)
         self._started: dict[str, _Started] = {}
+        self.away: dict[str, Away] = {}
+        """Tune's id to a start that its process has given back."""
         self._causes: dict[str, Failed] = {}
         self._is_stopping = False
         self.environment_fault: str | None = None
-        """Why no trial can work here, if one has found out."""
+        """Why no trial is started any more, if one has found out that none can work here."""
         self.is_exhausted = False
         """True once there is nothing to start and nothing running."""
         self.is_out_of_time = False
@@ -117,6 +140,16 @@ class ParetoSearcher(Searcher):
     def stop(self) -> None:
         """Starts no trial any more."""
         self._is_stopping = True
+
+    @property
+    def needs_no_room(self) -> bool:
+        """True once no trial will be started any more."""
+        return self._is_stopping or self.is_exhausted
+
+    def end(self, reason: str) -> None:
+        """No trial can work, as somebody has found out. The first reason holds."""
+        self.environment_fault = self.environment_fault or reason
+        self.stop()
 
     def explain(self, tune_id: str, cause: Failed) -> None:
         """Says why a trial's process is about to be reported dead. The first explanation holds."""
@@ -139,6 +172,9 @@ class ParetoSearcher(Searcher):
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Passes progress on. Tune has flattened `{"progress": {"loss": …}}` to `progress/loss`."""
+        if AWAY in result and trial_id in self._started:  # Tune repeats a trial's last result when it ends
+            self._give_back(trial_id, str(result[AWAY]))
+            return
         started = self._started.get(trial_id)
         progress = {name[9:]: value for name, value in result.items() if name.startswith("progress/")}
         if started is not None and progress:
@@ -151,6 +187,7 @@ class ParetoSearcher(Searcher):
         started = self._started.pop(trial_id, None)
         cause = self._causes.pop(trial_id, PROCESS_DIED)
         if started is None:
+            self._is_back(trial_id, was_ended=error)
             return
         outcome: TrialOutcome = cause if error or result is None else _outcome_in(result)
         match outcome:
@@ -161,9 +198,25 @@ class ParetoSearcher(Searcher):
             case Stopped():
                 self._requeue(started)
             case EnvironmentFault():
-                self.environment_fault = outcome.reason
-                self.stop()
+                self.end(outcome.reason)
                 self._requeue(started)
+
+    def _give_back(self, tune_id: str, fault: str) -> None:
+        started = self._started.pop(tune_id)
+        config = {"trial": started.trial_id, **started.config}
+        away = Away(fault=_fault_in(fault), config=config)
+        is_known = any(each.fault.node == away.fault.node for each in self.away.values())
+        self.away[tune_id] = away
+        self._requeue(started)
+        if not is_known:
+            self._callback.on_node(away.fault.node, away.fault.host, away.fault.reason)
+
+    def _is_back(self, tune_id: str, *, was_ended: bool) -> None:
+        away = self.away.pop(tune_id, None)
+        if away is None or was_ended:
+            return
+        if all(each.fault.node != away.fault.node for each in self.away.values()):
+            self._callback.on_node(away.fault.node, away.fault.host, None)
 
     def crashed(self, reason: str, is_counted: Callable[[str], bool] = lambda trial_id: True) -> None:
         """Tune itself has ended: for those of the running trials that are counted it is a failure of their own, the
@@ -207,7 +260,9 @@ class ParetoSearcher(Searcher):
         return _Started(suggestion.trial_id, self._configure(suggestion), None, suggestion.attempt)
 
     def _requeue(self, started: _Started) -> None:
-        if started.fixed is None:
+        if started.fixed is not None:
+            self._fixed.waiting.append(started.fixed)
+        else:
             assert self._study is not None
             self._study.requeue(started.trial_id)
         self._callback.on_requeue(started.trial_id)
@@ -230,19 +285,31 @@ class ParetoSearcher(Searcher):
             )
             will_retry = became == "again"
         self._callback.on_failure(started.trial_id, failed.reason, will_retry)
+        if not will_retry and self._breaker.add(started.trial_id, failed.reason, started.seconds):
+            self._callback.on_breaker(self._breaker.trials)
+            self.end(self._breaker.reason)
 
     def _finished(self, started: _Started, result: TrialResult) -> None:
         reported = result.points[0].val
         unusable = None if self._study is None else self._study.why_unusable(reported)
         if unusable is not None:
             return self._failed(started, Failed(reason=unusable, retry=False))
-        if started.fixed is None:
-            assert self._study is not None
-            self._study.report(started.trial_id, reported)
+        if self._study is not None and (started.fixed is None or started.fixed.is_resumed):
+            if started.fixed is None:
+                self._study.report(started.trial_id, reported)
+            else:
+                self._study.report_resumed(started.trial_id, reported)
             if self._all_points:
                 self._study.report_all_points(started.trial_id, result.points)
+        self._breaker.reset()
         self._callback.on_result(started.trial_id, result)
         return None
+
+
+def _fault_in(text: str) -> EnvironmentFault:
+    fault = parse_outcome(text)
+    assert isinstance(fault, EnvironmentFault), "nothing else is given back"
+    return fault
 
 
 def _outcome_in(result: Mapping[str, object]) -> TrialOutcome:

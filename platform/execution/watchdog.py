@@ -5,6 +5,7 @@ Tune calls a `Watchdog` between its steps, about ten times a second, in the driv
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler
 
 from paretovid.platform.execution.heartbeat import heartbeat_of
+from paretovid.platform.execution.inquiry import Inquiry
 from paretovid.platform.execution.outcome import PROCESS_DIED, Failed
 from paretovid.platform.execution.ray_errors import NODE_LOST, is_node_loss
 from paretovid.platform.execution.searcher import ParetoSearcher
@@ -25,6 +27,7 @@ from paretovid.platform.storage.home import SweepPaths
 
 STOP_SECONDS = 25.0
 """What trials have to write their checkpoints in; spot machines are taken away 30 s after their signal at best."""
+CANNOT_WORK = "trials cannot work here"
 _POLL_SECONDS = 1.0
 _ROOM_SECONDS = 5.0
 
@@ -71,6 +74,7 @@ class Watchdog(tune.Callback):
         sweep: whose trials run.
         hang_seconds: a trial without a heartbeat for so long is killed and started again; None: never.
         room: trials for which the cluster has room now.
+        inquiry: finds out whether a place that is away for one trial is so for all.
     """
 
     def __init__(
@@ -82,6 +86,7 @@ class Watchdog(tune.Callback):
         hang_seconds: float | None,
         room: Callable[[], int],
         on_poll: Callable[[], None] = lambda: None,
+        inquiry: Inquiry | None = None,
     ) -> None:
         self._searcher = searcher
         self._sweep = sweep
@@ -89,6 +94,7 @@ class Watchdog(tune.Callback):
         self._hang_seconds = hang_seconds
         self._room = room
         self._on_poll = on_poll
+        self._inquiry = inquiry
         self._trials: dict[str, Any] = {}
         self._seen: dict[str, tuple[Any, float]] = {}
         self._polled = self._checked = self._measured = time.monotonic()
@@ -119,18 +125,23 @@ class Watchdog(tune.Callback):
         if self._switch.is_lease_lost:
             # Not even its trials are asked to stop: those that run are the other driver's.
             raise self._switch.stopped()
+        if self._inquiry is not None:
+            self._inquiry.poll()
         if self._searcher.environment_fault is not None:
-            self._switch.request(self._searcher.environment_fault)
+            self._switch.request(f"{CANNOT_WORK}: {self._searcher.environment_fault}", 1)
+        if self._searcher.needs_no_room:
+            self._end_those_away()
         if self._switch.reason is not None and self._stop_until is None:
             self._stop_until = now + STOP_SECONDS
             self._searcher.stop()
-            ask_to_stop(self._sweep, self._switch.reason)
+            with contextlib.suppress(OSError):  # the home itself may be what is away
+                ask_to_stop(self._sweep, self._switch.reason)
         if self._stop_until is not None and now > self._stop_until:
             raise self._switch.stopped()
         if now - self._measured >= _ROOM_SECONDS:
             self._measured = now
-            # Nodes come and go. With none left, trials wait for one.
-            self._searcher.concurrent = max(1, self._room())
+            # Nodes come and go. With none left, trials wait for one, unless what is away holds all the room.
+            self._searcher.concurrent = max(0 if self._searcher.away else 1, self._room())
         if now - self._polled >= _POLL_SECONDS:
             self._polled = now
             self._on_poll()
@@ -142,6 +153,13 @@ class Watchdog(tune.Callback):
 
     def __getstate__(self) -> dict[str, str]:
         return {}  # as above
+
+    def _end_those_away(self) -> None:
+        """The processes that keep the room of nodes whose place is away: nobody wants it any more."""
+        for tune_id in list(self._searcher.away):
+            actor = self._trials[tune_id].temporary_state.ray_actor if tune_id in self._trials else None
+            if actor is not None:
+                ray.kill(actor)
 
     def _find_hangs(self, now: float, hang_seconds: float) -> None:
         for tune_id, trial in list(self._trials.items()):

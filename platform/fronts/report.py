@@ -15,6 +15,7 @@ from typing import Any
 from paretovid.platform.fronts.front import Front, FrontPoint
 from paretovid.platform.fronts.page import TEMPLATE
 from paretovid.platform.records.trial import knob_text, objective_text
+from paretovid.trainables.data.partial_files import partial_file
 from paretovid.trainables.documents import JsonValue
 from paretovid.trainables.evaluation.pareto import non_dominated, thinned
 
@@ -196,9 +197,9 @@ def write_png(front: Front, path: Path) -> None:
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="lower right", fontsize=8, frameon=True, framealpha=0.9, edgecolor="none")
-    temporary = path.with_name(f".{path.name}.partial")
-    figure.savefig(temporary, format="png")
-    temporary.replace(path)
+    with partial_file(path.with_name(f".{path.name}.partial")) as partial:
+        figure.savefig(partial, format="png")
+        partial.replace(path)
 
 
 def _draw_points(axes: Any, front: Front) -> None:
@@ -315,9 +316,9 @@ def write_html(front: Front, path: Path) -> None:
     }
     # In one pass: a name may look like a mark.
     page = re.sub("|".join(values), lambda mark: values[mark[0]], TEMPLATE)
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(page)
-    temporary.replace(path)
+    with partial_file(path.with_name(f".{path.name}.partial")) as partial:
+        partial.write_text(page)
+        partial.replace(path)
 
 
 def _hover(p: FrontPoint) -> dict[str, JsonValue]:

@@ -30,6 +30,7 @@ from paretovid.trainables.backbones.fine_tuning import FineTuningConfig, fine_tu
 from paretovid.trainables.backbones.training import BackboneTrainingConfig, labels_taught, train_backbones
 from paretovid.trainables.backbones.weights import build_with_weights
 from paretovid.trainables.data.dataset import Dataset, load_dataset
+from paretovid.trainables.data.partial_files import partial_file
 from paretovid.trainables.errors import UsageError
 
 
@@ -287,9 +288,9 @@ class _TrainContext:
     def report(self, progress: Mapping[str, float], checkpoint: Path | None = None) -> None:
         """Rank 0 writes the progress file."""
         if self.rank == 0:
-            partial = self._progress_file.with_suffix(".partial")
-            partial.write_text(json.dumps(dict(progress)))
-            partial.replace(self._progress_file)
+            with partial_file(self._progress_file.with_suffix(".partial")) as partial:
+                partial.write_text(json.dumps(dict(progress)))
+                partial.replace(self._progress_file)
 
     def get_checkpoint(self) -> Path | None:
         """None: a backbone that is not finished is trained from the start, in seconds."""

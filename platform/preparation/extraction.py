@@ -38,7 +38,7 @@ from paretovid.trainables.backbones.precision import Precision
 from paretovid.trainables.data.dataset import Dataset, VideoRecord, located
 from paretovid.trainables.data.limits import USUAL_LIMITS, VideoLimitsConfig
 from paretovid.trainables.data.s3 import ObjectStoreError
-from paretovid.trainables.errors import DataError, ParetovidError, UsageError
+from paretovid.trainables.errors import DataError, ParetovidError, UnavailableDataError, UsageError
 from paretovid.trainables.features.extract import compute_features, read_pieces, why_unreadable
 from paretovid.trainables.features.store import (
     describes_shard,
@@ -205,16 +205,18 @@ def _decode(batch: Mapping[str, np.ndarray], job: _Job, attempts: Any = None) ->
         except UsageError:
             raise  # of the worker: it lacks a package, for one
         except ObjectStoreError as error:
-            raise DataError(f"{error.message}, seen from {socket.gethostname()}", error.hint) from error
+            raise UnavailableDataError(
+                f"{error.message}, seen from {socket.gethostname()}", error.hint
+            ) from error
         except OSError as error:
             # A disk or a bucket that is away says nothing of the video: it must not be recorded as unreadable.
-            raise DataError(
+            raise UnavailableDataError(
                 f"{location} cannot be read on {socket.gethostname()}: {error}",
                 "Every node must see the videos. Repair it, and the same command resumes.",
             ) from error
         except Exception as error:  # whatever a broken file makes a decoder raise
             if seen and isinstance(location, Path) and not location.exists():
-                raise DataError(
+                raise UnavailableDataError(
                     f"{location} is not there, seen from {socket.gethostname()}",
                     "Every node must see what the driver sees. Mount it there, and the same command resumes.",
                 ) from error

@@ -131,7 +131,10 @@ def _extract(
 
 
 def is_whole_store(folder: Path) -> bool:
-    """Whether a folder holds features, all of them, as they were written."""
+    """Whether a folder holds features, all of them, as they were written.
+
+    Raises `InfrastructureError` if the disk does not let them be read: they are not to be made anew for that.
+    """
     try:
         FeatureStore.open(folder)
     except StaleFeaturesError:

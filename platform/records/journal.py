@@ -26,9 +26,10 @@ from paretovid.trainables.documents import Fields, JsonObject, JsonValue, parse_
 from paretovid.trainables.evaluation.pareto import non_dominated
 from paretovid.trainables.evaluation.results import TrialResult
 
-Event = Literal["driver", "start", "finish", "fault", "aside", "state"]
+Event = Literal["driver", "start", "finish", "fault", "aside", "state", "node"]
 """`driver`: one begins (with `cpus` and `gpus` that a trial takes). `start`, `finish`, `fault`, `aside`: of a
-trial. `state`: the sweep's, when a driver ends or has found something to repair."""
+trial. `state`: the sweep's, when a driver ends or has found something to repair. `node`: one takes no more trials, as
+the place is `away` there, or null when it is back."""
 
 _HINT = "A hand has changed the line: take it out, and what it says is made up for."
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from paretovid.trainables.data.dataset import Event
+from paretovid.trainables.data.partial_files import partial_file
 from paretovid.trainables.data.videos import InputSpec, VideoReader
 
 MOST_FRAMES = 40
@@ -67,9 +68,9 @@ def draw_timeline(
     title = f"{Path(str(video)).name}: {best}, {prediction['gflops']:.3g} GFLOPs"
     pictures.set_title(title, fontsize=9, loc="left")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
-    figure.savefig(temporary, format="png")
-    temporary.replace(path)
+    with partial_file(path.with_name(f".{path.name}.partial")) as partial:
+        figure.savefig(partial, format="png")
+        partial.replace(path)
 
 
 Row = tuple[str, str, list[tuple[float, float, float]]]

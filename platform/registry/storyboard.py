@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from paretovid.trainables.data.partial_files import partial_file
 from paretovid.trainables.data.videos import InputSpec, VideoReader
 
 MOST_STEPS = 40
@@ -66,9 +67,9 @@ def draw_storyboard(
         title + (f" (ground truth: {ground_truth})" if ground_truth else ""), fontsize=9, loc="left"
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
-    figure.savefig(temporary, format="png")
-    temporary.replace(path)
+    with partial_file(path.with_name(f".{path.name}.partial")) as partial:
+        figure.savefig(partial, format="png")
+        partial.replace(path)
 
 
 def _shown_steps(num_steps: int, reads: Sequence[Mapping[str, Any]]) -> list[int]:

@@ -20,11 +20,14 @@ from typing import BinaryIO, final
 from optuna.storages.journal import BaseJournalBackend
 
 from paretovid.platform.search.journal_records import JournalRecords, Record, say_on_stderr
+from paretovid.platform.storage.faults import while_away
 
 LOCK_SECONDS = 30.0
 """A lock that has not changed for so long, with the journal, while somebody waited for it is that of a dead process."""
 _LONGEST_PAUSE_SECONDS = 0.25
 _BLOCK_BYTES = 2**16
+_WAIT_SECONDS = 30.0
+"""For a journal whose disk is away."""
 
 
 @final
@@ -118,14 +121,20 @@ class FileJournal(BaseJournalBackend):
         """All records from this number on."""
         if log_number_from < self._first:
             self._begin()
-        self._read_on()
+        while_away(self._read_on, places=(self._path,), seconds=_WAIT_SECONDS)
         while self._first < log_number_from and self._waiting:
             self._waiting.popleft()
             self._first += 1
         return list(self._waiting)
 
     def append_logs(self, logs: list[Record]) -> None:
-        """Adds records behind all that there are. Raises `OSError`, adding none, if the disk does not take them."""
+        """Adds records behind all that there are. Raises `OSError`, adding none, if the disk does not take them; one
+        that is away for a moment is waited for."""
+        while_away(lambda: self._append(logs), places=(self._path,), seconds=_WAIT_SECONDS)
+
+    def _append(self, logs: list[Record]) -> None:
+        # To open it for appending would make a new one where a mount is gone, and the records would be lost with it.
+        self._path.stat()
         content = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
         with self._lock.held(), self._path.open("ab+", buffering=0) as file:
             size = _cut_unfinished_line(file)

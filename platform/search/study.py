@@ -37,6 +37,8 @@ MOST_LOSSES = 20
 _ALL_POINTS = "swept"
 """Attribute of a point that was added beside its trial, as studies have it on disk."""
 _REPEATED = "repeats"
+_RESUMED = "resumed"
+"""Attribute of a point that a failed trial has reached after all, beside it: Optuna lets no failed trial be changed."""
 KnobValue: TypeAlias = int | float | str
 Reported: TypeAlias = Literal["complete", "again", "failed", "known"]
 """What became of a trial that was reported; `known`: it was finished already."""
@@ -268,6 +270,34 @@ class ParetoStudy:
                 )
             )
 
+    def report_resumed(self, trial_id: str, metrics: Metrics) -> None:
+        """A failed trial was started again, and has a result: the sampler sees it, and it counts as complete."""
+        if trial_id in self._resumed() or self.why_unusable(metrics) is not None:
+            return
+        failed = self._study.get_trials(deepcopy=False)[number_of(trial_id)]
+        limit = self._max_gflops
+        self._study.add_trial(
+            optuna.trial.create_trial(
+                values=[metrics.quality, metrics.gflops],
+                params=failed.params,
+                distributions=dict(self._distributions),
+                constraints=None if limit is None else {"max_gflops": metrics.gflops - limit},
+                user_attrs={_ALL_POINTS: trial_id, _RESUMED: trial_id},
+            )
+        )
+
+    def failed_ones(self) -> list[Suggestion]:
+        """The suggestions that failed for good, and have not been resumed since."""
+        return [self._suggestion_of(trial) for trial in self._failed()]
+
+    def _failed(self) -> list[FrozenTrial]:
+        resumed = self._resumed()
+        return [trial for trial in self._all(TrialState.FAIL) if f"t{trial.number:04d}" not in resumed]
+
+    def _resumed(self) -> set[str]:
+        trials = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        return {str(trial.user_attrs[_RESUMED]) for trial in trials if _RESUMED in trial.user_attrs}
+
     def requeue_open(self) -> None:
         """Every trial that is open, or waits to be dispatched again, waits for whoever opens the study next."""
         for number in self._again:
@@ -278,10 +308,10 @@ class ParetoStudy:
 
     def counts(self) -> StudyCounts:
         """How far the study has come."""
-        failed = self._all(TrialState.FAIL)
+        failed = self._failed()
         reasons = Counter(str(trial.user_attrs.get("reason", "unknown")) for trial in failed)
         return StudyCounts(
-            complete=len(self._all(TrialState.COMPLETE)),
+            complete=len(self._all(TrialState.COMPLETE)) + len(self._resumed()),
             failed=len(failed),
             running=len(self._all(TrialState.RUNNING)),
             reasons=tuple(reason for reason, _ in reasons.most_common()),
@@ -314,7 +344,7 @@ class ParetoStudy:
 
     def failures(self) -> dict[str, str]:
         """The trials that failed for good, and why."""
-        failed = self._all(TrialState.FAIL)
+        failed = self._failed()
         return {f"t{trial.number:04d}": str(trial.user_attrs.get("reason", "unknown")) for trial in failed}
 
     def _all(self, *states: TrialState) -> list[FrozenTrial]:

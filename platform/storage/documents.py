@@ -9,14 +9,15 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from paretovid.trainables.data.partial_files import partial_file
 from paretovid.trainables.documents import parse_json, unreadable
 
 
 def replace_text(path: Path, text: str) -> None:
     """Writes a file whole or not at all, for readers that may look at any time."""
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:6]}.partial")
-    partial.write_text(text)
-    partial.replace(path)
+    with partial_file(path.with_name(f"{path.name}.{uuid.uuid4().hex[:6]}.partial")) as partial:
+        partial.write_text(text)
+        partial.replace(path)
 
 
 def read_json_object(path: Path) -> dict[str, Any] | None:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import final
 
 from paretovid.platform.console.progress import Progress, Stage
 from paretovid.platform.execution.outcome import TrialCallback
-from paretovid.platform.records.failure import record_failure
+from paretovid.platform.records.failure import failure_of, record_failure
 from paretovid.platform.records.journal import Event, FailedStart, FinishedTrial, SweepJournal
 from paretovid.platform.records.trial import objective_text
+from paretovid.platform.storage.faults import while_away
 from paretovid.platform.storage.home import Home
 from paretovid.platform.sweeps.status import LiveStatus
 from paretovid.platform.tracking.exporter import TrackingSender
 from paretovid.trainables.data.s3 import ObjectStoreError
 from paretovid.trainables.documents import Fields, JsonObject, JsonValue
 from paretovid.trainables.evaluation.results import TrialResult
+
+_HOME_WAIT_SECONDS = 30.0
 
 
 @final
@@ -52,7 +55,10 @@ class SweepDriver(TrialCallback):
 
     def record(self, event: Event, **info: JsonValue) -> None:
         """Writes an event, and notifies MLflow when it can."""
-        entry = self._journal.write(event, **info)
+        # A mount that is gone for a second costs that second; the driver has nothing to do without its home.
+        entry = while_away(
+            lambda: self._journal.write(event, **info), places=(self._home.root,), seconds=_HOME_WAIT_SECONDS
+        )
         self._live.add(entry)
         self._sender.put(entry)
 
@@ -95,6 +101,17 @@ class SweepDriver(TrialCallback):
 
     def on_requeue(self, trial_id: str) -> None:
         self.record("aside", trial=trial_id)
+
+    def on_node(self, node: str, host: str, reason: str | None) -> None:
+        self.record("node", node=node, host=host, away=reason)
+        name = f"{host} ({node[:6]})"
+        back, away = f"  {name} is back and takes trials again", f"  {name} takes no more trials: {reason}"
+        self._progress.say(back if reason is None else away)
+
+    def on_breaker(self, trial_ids: Sequence[str]) -> None:
+        for trial_id in trial_ids:
+            paths = self._home.trial(self._sweep, trial_id)
+            record_failure(paths, failure_of(paths) or "unknown", "breaker")
 
     def on_poll(self) -> None:
         if self._stage is not None:

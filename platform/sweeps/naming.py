@@ -23,7 +23,7 @@ from paretovid.trainables.provenance import code_version
 
 _WHERE_ONLY = ("home", "name", "cluster", "tracking")
 """Sections that say where a sweep runs and is kept, not what it is."""
-_HOW_ONLY = ("concurrent", "hours", "max_failures", "storage")
+_HOW_ONLY = ("concurrent", "hours", "max_failures", "max_failures_in_a_row", "storage")
 """Settings of `search` that may differ when a sweep is resumed."""
 _LIMITS_ONLY = ("max_weights_gigabytes",)
 """The same of `backbones`: what they make is what the weights say."""

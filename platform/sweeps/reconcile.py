@@ -8,11 +8,11 @@ truth for nothing.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from paretovid.platform.execution.outcome import FixedTrial
-from paretovid.platform.records.failure import failure_of, record_failure
+from paretovid.platform.records.failure import failure_of, record_failure, to_resume
 from paretovid.platform.records.journal import FailedStart, FinishedTrial, read_journal
 from paretovid.platform.records.trial import find_trial
 from paretovid.platform.search.study import ParetoStudy
@@ -51,6 +51,7 @@ def reconcile(
     """
     notes: list[str] = []
     fixed: list[FixedTrial] = []
+    resumed = to_resume(sweep)
     for baseline in trials.baselines():
         if finished_result(TrialConfig.from_json(baseline.config)) is not None:
             continue
@@ -59,6 +60,9 @@ def reconcile(
             notes.append(f"{baseline.trial_id} was made from other features or settings; it is kept")
         elif failure_of(sweep.trial(baseline.trial_id)) is None:
             fixed.append(baseline)
+        elif baseline.trial_id in resumed:
+            fixed.append(baseline)
+            notes.append(_started_again(baseline.trial_id, resumed))
     for suggestion in study.interrupted_ones():
         found = finished_result(TrialConfig.from_json(trials.searched(suggestion)))
         if found is not None:
@@ -73,6 +77,9 @@ def reconcile(
                 continue
             fixed.append(FixedTrial(trial_id=suggestion.trial_id, config=config))
             notes.append(f"the result of {suggestion.trial_id} is gone: it is trained again")
+    again = _failed_for_others(study, trials, resumed, all_points=all_points)
+    fixed += again
+    notes += [_started_again(trial.trial_id, resumed) for trial in again]
     for trial, reason in study.failures().items():
         if failure_of(sweep.trial(trial)) is None:
             record_failure(sweep.trial(trial), reason)
@@ -80,8 +87,30 @@ def reconcile(
         sweep.store.remove(dead.heartbeat)
     notes += _made_by_others(sweep, code)
     finished = _record_finished(sweep, record)
-    failed = _record_failed(sweep, record)
+    failed = _record_failed(sweep, record) - len(resumed)
     return Reconciled(fixed=tuple(fixed), finished=finished, failed=failed, notes=tuple(notes))
+
+
+def _failed_for_others(
+    study: ParetoStudy, trials: SweepTrials, resumed: Mapping[str, str], *, all_points: bool
+) -> list[FixedTrial]:
+    """The study's trials that failed, not for their own sake, and are to be started again. What has a result since is
+    reported."""
+    again = []
+    for suggestion in study.failed_ones():
+        config = trials.searched(suggestion)
+        found = finished_result(TrialConfig.from_json(config))
+        if found is not None:
+            study.report_resumed(suggestion.trial_id, found.points[0].val)
+            if all_points:
+                study.report_all_points(suggestion.trial_id, found.points)
+        elif suggestion.trial_id in resumed:
+            again.append(FixedTrial(trial_id=suggestion.trial_id, config=config, is_resumed=True))
+    return again
+
+
+def _started_again(trial: str, resumed: Mapping[str, str]) -> str:
+    return f"{trial} is started again, as it did not fail for its own sake: {resumed[trial]}"
 
 
 def _made_by_others(sweep: SweepPaths, mine: str) -> list[str]:

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Protocol, final
 
 from paretovid.platform.console.progress import format_seconds
-from paretovid.platform.console.shell import typed
 from paretovid.platform.execution.heartbeat import heartbeat_of
 from paretovid.platform.records.control_requests import stop_request
-from paretovid.platform.records.failure import failure_of
+from paretovid.platform.records.failure import TrialFailure, read_failure, to_resume
 from paretovid.platform.records.journal import (
     Entry,
     FailedStart,
@@ -30,6 +29,7 @@ from paretovid.platform.records.lease import DriverLease
 from paretovid.platform.records.sweep import SweepRecord, known_record, read_record
 from paretovid.platform.storage.home import Home, SweepPaths
 from paretovid.platform.sweeps.lock import driver_of
+from paretovid.platform.sweeps.waits import waits_of
 from paretovid.platform.tracking.exporter import last_sent
 from paretovid.trainables.documents import JsonValue
 from paretovid.trainables.errors import DataError, ParetovidError, UsageError
@@ -113,11 +113,12 @@ def status_of(home: Home, name: str) -> SweepStatus:
     failed = _failures(sweep, finished)
     running = _running(sweep, entries) if driver else ()
     asked = record.searched_trials + record.baselines
-    state = "interrupted" if record.state == "running" and driver is None else record.state
+    is_left = record.state == "running" and driver is None
+    state = "interrupted" if is_left or _lacks_some(record.state, sweep) else record.state
     cpu_hours, gpu_hours = hours_spent(entries, now if driver else (entries[-1].at if entries else now))
     left = max(0, asked - len(finished) - len(failed))
     untracked = _untracked(sweep, entries)
-    waits = _waits(name, state, entries, left - len(running), running, untracked)
+    waits = waits_of(name, state, entries, left - len(running), len(running), untracked)
     return SweepStatus(
         name=name,
         state=state,
@@ -195,7 +196,7 @@ def _listing(sweep: SweepPaths, record: SweepRecord | None, error: str | None) -
     sweep.refresh(_RESULT_ONLY)
     done = {trial.name for trial in sweep.with_result()}
     state: str = "unreadable" if record is None else record.state
-    if state == "running" and not _has_driver(sweep):
+    if (state == "running" and not _has_driver(sweep)) or _lacks_some(state, sweep):
         state = "interrupted"
     return SweepListing(
         name=sweep.name if record is None else record.name,
@@ -205,6 +206,11 @@ def _listing(sweep: SweepPaths, record: SweepRecord | None, error: str | None) -
         failed=len(_failures(sweep, done)),
         error=error,
     )
+
+
+def _lacks_some(state: str, sweep: SweepPaths) -> bool:
+    """Whether a sweep that calls itself finished has trials that `resume` starts again."""
+    return state == "finished" and bool(to_resume(sweep))
 
 
 def _has_driver(sweep: SweepPaths) -> bool:
@@ -272,11 +278,12 @@ def _failures(sweep: SweepPaths, finished: set[str]) -> dict[str, str]:
     found = {}
     for trial in sweep.with_failure():
         try:
-            reason = failure_of(trial)
+            failure = read_failure(trial)
         except DataError as error:  # of another version: it has failed all the same
-            reason = error.message
-        if reason is not None and trial.name not in finished:
-            found[trial.name] = reason
+            failure = TrialFailure(reason=error.message)
+        # One that `resume` starts again is still to come.
+        if failure is not None and not failure.is_resumed and trial.name not in finished:
+            found[trial.name] = failure.reason
     return found
 
 
@@ -336,34 +343,6 @@ def _stopping(sweep: SweepPaths, driver: DriverLease | None, running: int) -> li
 def _untracked(sweep: SweepPaths, entries: Sequence[Entry]) -> int:
     sent = last_sent(sweep)
     return sum(entry.n > sent for entry in entries)
-
-
-def _waits(
-    name: str,
-    state: str,
-    entries: Sequence[Entry],
-    to_come: int,
-    running: Sequence[RunningTrial],
-    untracked: int,
-) -> list[str]:
-    waits = []
-    if state == "running" and not running and to_come > 0:
-        waits.append(f"{to_come} trials for the cluster, or for videos, backbones and features")
-    elif state == "running" and to_come > 0:
-        waits.append(f"{to_come} trials for one of {len(running)} places")
-    elif state != "finished" and to_come > 0:
-        waits.append(f"{to_come} trials for somebody: {typed('paretovid', 'resume', name)}")
-    if untracked:
-        replay = typed("paretovid", "replay", name)
-        waits.append(f"{untracked} events for MLflow ({replay}, if nobody runs the sweep)")
-    open_faults: dict[str, str] = {}
-    for entry in entries:
-        if entry.event == "fault" and (failed := FailedStart.in_entry(entry)).will_retry:
-            open_faults[entry.trial] = failed.reason
-        elif entry.event in ("start", "finish"):
-            open_faults.pop(entry.trial, None)
-    waits += [f"{trial} for another start, after: {reason}" for trial, reason in open_faults.items()]
-    return waits
 
 
 def _seconds_left(entries: Sequence[Entry], left: int, running: int, now: float) -> float | None:
@@ -458,7 +437,7 @@ class LiveStatus:
     def __init__(self, entries: Iterable[Entry]) -> None:
         self._clock = TrialClock()
         self._running: set[str] = set()
-        self._failed = 0
+        self._failed: set[str] = set()
         self._reached = ValidationHypervolume()
         for entry in entries:
             self.add(entry)
@@ -469,9 +448,11 @@ class LiveStatus:
         self._clock.add(entry)
         if entry.event == "start":
             self._running.add(entry.trial)
+            self._failed.discard(entry.trial)  # one that is started again after all
         elif entry.event in _ENDED:
             self._running.discard(entry.trial)
-            self._failed += entry.event == "fault" and not FailedStart.in_entry(entry).will_retry
+            if entry.event == "fault" and not FailedStart.in_entry(entry).will_retry:
+                self._failed.add(entry.trial)
         if entry.event == "finish":
             self._reached.add(entry)
 
@@ -480,7 +461,7 @@ class LiveStatus:
         cpu_hours, gpu_hours = self._clock.hours(time.time())
         parts = [f"{len(self._running)} running"]
         if self._failed:
-            parts.append(f"{self._failed} failed")
+            parts.append(f"{len(self._failed)} failed")
         if (area := self._reached.value()) is not None:
             parts.append(f"validation hypervolume {area:.4f}")
         parts.append(f"{gpu_hours:.2f} GPU-h" if gpu_hours else f"{cpu_hours:.2f} CPU-h")

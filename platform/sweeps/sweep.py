@@ -20,11 +20,13 @@ from paretovid.platform.console.progress import Progress
 from paretovid.platform.console.shell import at_home, typed
 from paretovid.platform.execution.cluster import cluster_of
 from paretovid.platform.execution.launcher import LaunchSummary, launch_trials
+from paretovid.platform.execution.patience import Waiting
 from paretovid.platform.execution.stopping import StopSwitch, ended_in_order
 from paretovid.platform.fronts.build import read_front
 from paretovid.platform.fronts.front import Front
 from paretovid.platform.fronts.report import front_table, write_html, write_png
 from paretovid.platform.preparation.prepare import Prepared, prepare
+from paretovid.platform.records.failure import to_resume
 from paretovid.platform.records.front_files import (
     DOCUMENT,
     FRONT_FILES,
@@ -43,6 +45,7 @@ from paretovid.platform.records.sweep import (
 )
 from paretovid.platform.search.location import study_location
 from paretovid.platform.search.study import ParetoStudy
+from paretovid.platform.storage.faults import infrastructure_fault
 from paretovid.platform.storage.home import Home, SweepPaths, open_home, some_of_dataset
 from paretovid.platform.sweeps.events import SweepDriver
 from paretovid.platform.sweeps.lock import SweepLock, driver_of
@@ -55,12 +58,12 @@ from paretovid.platform.sweeps.summary import (
     shortened,
     typed_command,
 )
-from paretovid.platform.sweeps.trials import SweepTrials, trainable_on
+from paretovid.platform.sweeps.trials import SweepTrials, probe_on, trainable_on
 from paretovid.platform.tracking.exporter import TrackingSender, last_sent, replay
 from paretovid.platform.tracking.store import store_uri
 from paretovid.search_spaces.schema import SweepConfig
 from paretovid.trainables.data.dataset import load_dataset, write_json
-from paretovid.trainables.errors import ParetovidError, UsageError
+from paretovid.trainables.errors import InfrastructureError, ParetovidError, UsageError
 
 TRACKING_SECONDS = 60.0
 """What MLflow may take, without a sign of getting on, when everything else is done."""
@@ -206,13 +209,13 @@ def _resume_or_start(
             location = study_location(home, name, record.uid, config.search.storage, record.study)
             record = replace(record, study=location.described)
             write_record(sweep, record)
-            summary = _Run(home, record, plan, progress, switch, backend).all_of_it()
+            summary = _Run(home, record, plan, progress, switch, backend, hint).all_of_it()
     return _report(home, name, summary, plan)
 
 
 def _is_finished(home: Home, name: str) -> bool:
     record = read_record(home.sweep(name))
-    return record is not None and record.state == "finished"
+    return record is not None and record.state == "finished" and not to_resume(home.sweep(name))
 
 
 def _show_finished(home: Home, name: str, plan: SweepPlan, progress: Progress) -> SweepReport:
@@ -242,7 +245,9 @@ class _Run:
         progress: Progress,
         switch: StopSwitch,
         backend: Backend,
+        hint: str,
     ) -> None:
+        """`hint`: how to resume."""
         name, config = record.name, plan.config
         self._home = home
         self._record = record
@@ -253,6 +258,7 @@ class _Run:
         self._progress = progress
         self._switch = switch
         self._backend = backend
+        self._hint = hint
         self._resources = TrialResources(
             workers=config.cluster.workers_per_trial,
             cpus=config.cluster.cpus_per_trial,
@@ -287,7 +293,10 @@ class _Run:
                 stage.done("wrote them" if not left else f"wrote them; MLflow has not taken {left} events")
         except BaseException as error:
             self._record_end(error)
-            raise
+            fault = infrastructure_fault(error, (self._home.root,)) if isinstance(error, Exception) else None
+            if fault is None:
+                raise
+            raise InfrastructureError(fault.reason, _then(error, self._hint)) from error
         if left:
             command = typed("paretovid", "replay", self._name) + at_home(self._config.home)
             self._progress.say(f"  notify MLflow later: {command}")
@@ -296,6 +305,7 @@ class _Run:
     def _search(self, prepared: Prepared) -> LaunchSummary:
         config, search = self._config, self._config.search
         cache, record = config.cluster.node_cache, self._record
+        reference = self._home.reference(cache)
         location = study_location(self._home, record.name, record.uid, search.storage, record.study)
         study = ParetoStudy(
             storage=location.url,
@@ -324,9 +334,7 @@ class _Run:
         with self._progress.stage("search", total=total, unit="trials") as stage:
             self._driver.show_on(stage, found.finished + found.failed)
             summary = self._backend.launcher(
-                trainable_on(
-                    cache, self._plan.code_version, self._home.reference(cache), plugins=tuple(config.plugins)
-                ),
+                trainable_on(cache, self._plan.code_version, reference, plugins=tuple(config.plugins)),
                 sweep=self._paths,
                 study=study,
                 fixed=found.fixed,
@@ -336,8 +344,13 @@ class _Run:
                 resources=self._resources,
                 concurrent=search.concurrent,
                 max_failures=search.max_failures,
+                breaker=search.max_failures_in_a_row,
                 hours=search.hours,
                 hang_seconds=config.cluster.hang_seconds,
+                waiting=Waiting(
+                    seconds=config.cluster.storage_wait_seconds,
+                    probe=probe_on(self._plan.code_version, reference, plugins=tuple(config.plugins)),
+                ),
                 switch=self._switch,
                 cache=cache,
             )
@@ -358,13 +371,18 @@ class _Run:
             state=state,
             hypervolume=front.hypervolume,
             reference=SweepReference(objective=front.objective, corner=front.reference),
-            failures={**self._record.failures, **summary.reasons},
+            failures=self._failures(summary),
             tracked=False,
         )
         self._driver.record("state", state=state)
         left = self._sender.close(front, TRACKING_SECONDS)
         self._update(tracked=left == 0)
         return left
+
+    def _failures(self, summary: LaunchSummary) -> dict[str, str]:
+        finished = {trial.name for trial in self._paths.with_result()}
+        reasons = {**self._record.failures, **summary.reasons}
+        return {trial: reason for trial, reason in reasons.items() if trial not in finished}
 
     def _update(self, **changes: Any) -> None:
         """Changes fields of the sweep's record, which nobody else writes while this driver holds it."""
@@ -403,6 +421,12 @@ def _render_missing(sweep: SweepPaths) -> None:
     is_finished = known_record(sweep).state in ("finished", "out_of_time")
     if is_finished and not all((sweep.folder / name).is_file() for name in FRONT_FILES):
         write_front(sweep, read_front([sweep]))
+
+
+def _then(error: BaseException, resume: str) -> str:
+    """What to do about the place, and how to resume then."""
+    hint = getattr(error, "hint", "") or "Repair that: nothing of what was done is lost."
+    return f"{hint} {resume}"
 
 
 def _report(home: Home, name: str, summary: LaunchSummary | None, plan: SweepPlan) -> SweepReport:

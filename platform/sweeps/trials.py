@@ -13,15 +13,18 @@ from paretovid.infra.node_cache import fetch as copy_to_node
 from paretovid.platform.config.load import model_with_knobs
 from paretovid.platform.config.resolve import SweepPlan, plugins_in_use
 from paretovid.platform.execution.outcome import FixedTrial
+from paretovid.platform.execution.patience import Probe
 from paretovid.platform.execution.trial_process import Trainable
 from paretovid.platform.preparation.prepare import Prepared, is_copy_of_store
 from paretovid.platform.records.trial import find_trial
 from paretovid.platform.search.study import Suggestion
 from paretovid.platform.storage.home import HomeReference, TrialPaths, some_of_dataset
 from paretovid.trainables.context import TrialContext
+from paretovid.trainables.data.dataset import load_dataset
 from paretovid.trainables.documents import JsonObject
-from paretovid.trainables.errors import UsageError
+from paretovid.trainables.errors import InfrastructureError
 from paretovid.trainables.evaluation.results import TrialResult
+from paretovid.trainables.features.store import FeatureStore
 from paretovid.trainables.plugins.catalog import use_plugins
 from paretovid.trainables.training.config import TrialConfig
 from paretovid.trainables.trial import run_trial
@@ -103,11 +106,7 @@ def trainable_on(
     def run(config: dict[str, Any], context: TrialContext) -> TrialResult | None:
         use_plugins(plugins)
         trial = TrialConfig.from_json(config)
-        if trial.code_version != code:
-            raise UsageError(
-                f"this node runs paretovid {trial.code_version}, the driver {code}",
-                "Install the driver's version, and its plug-ins', on every node.",
-            )
+        _check_code(trial, code)
         if reference.url is not None:
             trial = _downloaded(trial, reference, context.heartbeat)
         else:
@@ -120,6 +119,32 @@ def trainable_on(
         return result
 
     return run
+
+
+def probe_on(code: str, home: HomeReference, plugins: Sequence[str] = ()) -> Probe:
+    """What tells, wherever it is called, whether a trial of a configuration could work there: it reads what the trial
+    would read, copies nothing, and raises what is wrong. Arguments as of `trainable_on`."""
+
+    def probe(config: JsonObject) -> None:
+        use_plugins(plugins)
+        trial = TrialConfig.from_json(config)
+        _check_code(trial, code)
+        if home.url is not None:
+            _downloaded(trial, home, lambda: None)  # what is here already is not fetched again
+            return
+        load_dataset(Path(trial.dataset))
+        for folder in trial.features.values():
+            FeatureStore.open(Path(folder))
+
+    return probe
+
+
+def _check_code(trial: TrialConfig, code: str) -> None:
+    if trial.code_version != code:
+        raise InfrastructureError(
+            f"this node runs paretovid {trial.code_version}, the driver {code}",
+            "Install the driver's version, and its plug-ins', on every node.",
+        )
 
 
 def _localised(trial: TrialConfig, cache: Path | None, heartbeat: Callable[[], object]) -> TrialConfig:

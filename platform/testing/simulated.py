@@ -142,6 +142,7 @@ class _Launcher:
         all_points: bool = False,
         concurrent: int | None = None,
         max_failures: int = 1,
+        breaker: int = 0,
         hours: float | None = None,
         switch: StopSwitch | None = None,
         **_: object,
@@ -158,6 +159,7 @@ class _Launcher:
             concurrent=min(self._at_once, concurrent or self._at_once),
             deadline=None if hours is None else time.time() + 3600 * hours,
             max_failures=max_failures,
+            breaker=breaker,
         )
         with launch_lock(sweep), handing_back(searcher, study, sweep, switch):
             self._run(searcher, switch, counter.on_poll)

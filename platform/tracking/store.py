@@ -18,6 +18,7 @@ from paretovid.infra.locks import exclusive_lock
 from paretovid.platform.storage.home import Home
 from paretovid.platform.storage.urls import check_no_password, sqlite_url
 from paretovid.platform.tracking.artifact_places import EXPERIMENT, ArtifactPlaces, artifact_places
+from paretovid.trainables.data.partial_files import partial_file
 from paretovid.trainables.errors import ParetovidError, UsageError
 
 if TYPE_CHECKING:
@@ -154,10 +155,10 @@ def _make_whole(database: Path, artifacts: Path) -> None:
         return
     for left in database.parent.glob(f"{database.name}.*.partial"):
         left.unlink(missing_ok=True)
-    partial = database.with_name(f"{database.name}.{uuid.uuid4().hex[:6]}.partial")
-    _make_tables(partial)
-    _own_default_experiment(partial, artifacts)
-    partial.rename(database)
+    with partial_file(database.with_name(f"{database.name}.{uuid.uuid4().hex[:6]}.partial")) as partial:
+        _make_tables(partial)
+        _own_default_experiment(partial, artifacts)
+        partial.rename(database)
 
 
 def _remove_stray(home: Home) -> None:

@@ -8,8 +8,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from paretovid.trainables.evaluation.results import TrialResult
 
 SMALL_DATA = [
     "data.videos_train=16",
@@ -41,3 +44,49 @@ def copied(made: Path, home: Path, *parts: str) -> Path:
     for part in parts or ("data", "backbones", "features"):
         shutil.copytree(made / part, home / part)
     return home
+
+
+def make_reader(folder: Path) -> Callable[[dict[str, Any], Any], TrialResult | None]:
+    """A trial that reads its features at every step, with a checkpoint between them. They are away while the test has
+    renamed their folder, or, injected, on the node whose cache holds a file `lost`."""
+
+    def trainable(config: dict[str, Any], context: Any) -> TrialResult | None:
+        import errno
+        import os
+        import tempfile
+        import time
+        from pathlib import Path
+
+        from paretovid.trainables.testing import synthetic_result
+
+        found = context.get_checkpoint()
+        first = int((found / "epoch").read_text()) if found else 0
+        node = os.environ.get("PARETOVID_NODE_CACHE", "here")
+        for epoch in range(first, config.get("steps", 3)):
+            with (folder / "reads").open("a") as file:
+                file.write(f"{config['trial']} {epoch} {node}\n")
+            (Path(config["features"]["coarse"]) / "index").read_text()
+            if (Path(node) / "lost").exists():
+                raise OSError(errno.ESTALE, "Stale file handle (injected)", config["features"]["coarse"])
+            time.sleep(0.3)
+            with tempfile.TemporaryDirectory() as kept:
+                (Path(kept) / "epoch").write_text(str(epoch + 1))
+                context.report({"epoch": float(epoch + 1)}, Path(kept))
+        return synthetic_result(config["trial"], [(0.5, 1.0)], model={"first": first, "pid": os.getpid()})
+
+    return trainable
+
+
+def make_probe() -> Callable[[Any], None]:
+    """What a sweep's own probe does, of `make_reader`'s features."""
+
+    def probe(config: Any) -> None:
+        import errno
+        import os
+        from pathlib import Path
+
+        (Path(config["features"]["coarse"]) / "index").read_text()
+        if (Path(os.environ.get("PARETOVID_NODE_CACHE", "here")) / "lost").exists():
+            raise OSError(errno.ESTALE, "Stale file handle (injected)", config["features"]["coarse"])
+
+    return probe

@@ -17,6 +17,7 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 from tests.conftest import Clusters
+from tests.platform_tests.conftest import make_probe, make_reader
 
 from paretovid.infra import nodes as nodes_module
 from paretovid.infra.nodes import inspect_nodes
@@ -28,6 +29,7 @@ from paretovid.platform.execution import cluster as cluster_check
 from paretovid.platform.execution.cluster import check_nodes, code_to_send
 from paretovid.platform.execution.launcher import launch_trials
 from paretovid.platform.execution.outcome import FixedTrial, TrialCallback
+from paretovid.platform.execution.patience import Waiting
 from paretovid.platform.storage.documents import read_json_object
 from paretovid.platform.storage.home import Home, SweepPaths, TrialPaths
 from paretovid.platform.sweeps.trials import trainable_on
@@ -194,6 +196,57 @@ def test_trials_spread_over_the_nodes_and_each_node_copies_the_features_once(
     assert result["digest"] == TrialConfig.from_json(trials[0].config).digest, (
         "where features were read from does not determine a result"
     )
+
+
+def test_a_node_that_has_lost_the_features_takes_no_trials_until_it_has_them_again(
+    nodes: Nodes, tmp_path: Path
+) -> None:
+    """All nodes of one machine see the same disk: the loss is injected, in the processes of one node."""
+    features = tmp_path / "features"
+    features.mkdir()
+    (features / "index").touch()
+    lost = nodes.caches[1] / "lost"
+    lost.parent.mkdir(parents=True, exist_ok=True)
+    lost.touch()
+    notified: list[str | None] = []
+
+    class Seen(TrialCallback):
+        failures = 0
+
+        def on_failure(self, trial_id: str, reason: str, will_retry: bool) -> None:
+            self.failures += 1
+
+        def on_node(self, node: str, host: str, reason: str | None) -> None:
+            notified.append(reason)
+            if reason is not None:
+                began.append(time.monotonic())
+
+        def on_poll(self) -> None:
+            if began and time.monotonic() - began[0] > 10:
+                lost.unlink(missing_ok=True)
+
+    began: list[float] = []
+    seen = Seen()
+    trials = [
+        FixedTrial(trial_id=f"a{number}", config={"features": {"coarse": str(features)}, "steps": 30})
+        for number in range(6)
+    ]
+    summary = launch_trials(
+        make_reader(tmp_path),
+        sweep=SweepPaths(tmp_path / "home" / "sweeps" / "s"),
+        fixed=trials,
+        callback=seen,
+        resources=TrialResources(cpus=1),
+        max_failures=0,
+        waiting=Waiting(seconds=1.0, probe=make_probe(), recheck_seconds=2.0),
+    )
+    assert (summary.succeeded, summary.failed, seen.failures) == (6, 0, 0), summary.reasons
+    assert len(notified) == 2 and "Stale file handle (injected)" in str(notified[0]) and notified[1] is None
+    reads = [line.split() for line in (tmp_path / "reads").read_text().splitlines()]
+    on_lost = {trial for trial, _, node in reads if node == str(nodes.caches[1])}
+    assert on_lost, "the node was given a trial, and again when it was back"
+    whole = {trial for trial, step, node in reads if node == str(nodes.caches[1]) and step != "0"}
+    assert whole, "once it is back it takes trials"
 
 
 def test_trials_of_a_lost_node_resume_elsewhere_and_it_is_no_failure_of_theirs(

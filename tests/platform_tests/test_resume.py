@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +111,51 @@ def test_killed_again_and_again_it_ends_with_exactly_what_was_asked_for(home: Pa
     assert "sweep s is finished" in err
     _, err = paretovid("sweep", *SETTINGS, "search.trials=9", home=home, status=2)
     assert "paretovid extend s +N" in err
+
+
+@pytest.fixture
+def mounted(home: Path) -> Iterator[Callable[[bool], None]]:
+    """Mounts the home's features, or unmounts them, as a server that goes away does: what is open stays readable."""
+    features, store = home / "features", home.with_name("store")
+    features.rename(store)
+    features.mkdir()
+
+    def mount(is_there: bool) -> None:
+        command = (
+            ["mount", "--bind", str(store), str(features)] if is_there else ["umount", "-l", str(features)]
+        )
+        if subprocess.run(command, capture_output=True, check=False).returncode and is_there:
+            pytest.skip("needs the right to mount")
+
+    mount(True)
+    try:
+        yield mount
+    finally:
+        mount(False)
+
+
+def test_features_that_are_unmounted_cost_no_trial(home: Path, mounted: Callable[[bool], None]) -> None:
+    process = start("sweep", *SETTINGS, home=home)
+    wait_until(lambda: len(events(home, "finish")) >= 1, process)
+    mounted(False)
+    time.sleep(1)
+    mounted(True)
+    _, err = process.communicate(timeout=400)
+    assert process.returncode == 0 and events(home, "fault") == [], err
+    check_whole(audit(Home(home), "s"), trials=6)
+
+    process = start("extend", "s", "+4", "cluster.storage_wait_seconds=2", home=home)
+    wait_until(lambda: len(events(home, "finish")) >= 8, process)
+    mounted(False)
+    _, err = process.communicate(timeout=400)
+    assert process.returncode == 1 and "Traceback" not in err, err
+    assert "trials cannot work here: no features in" in err and "resume s" in err
+    assert events(home, "fault") == []
+    out, _ = paretovid("sweeps", "s", "--json", home=home)
+    assert (json.loads(out)["state"], json.loads(out)["failed"]) == ("interrupted", {})
+    mounted(True)
+    paretovid("resume", "s", home=home)
+    check_whole(audit(Home(home), "s"), trials=10)
 
 
 def test_a_second_driver_is_refused_or_takes_over_and_sigterm_stops_in_order(home: Path) -> None:

@@ -6,6 +6,8 @@ test_sweep.py, test_resume.py.
 from __future__ import annotations
 
 import copy
+import errno
+import io
 import json
 import os
 import signal
@@ -14,27 +16,39 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from functools import cache
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tests.conftest import fill
 
 from paretovid.platform.config.load import load_sweep_config
 from paretovid.platform.console.progress import Progress
 from paretovid.platform.execution import searcher
 from paretovid.platform.execution.stopping import SweepStopped
 from paretovid.platform.fronts.build import read_front
-from paretovid.platform.records.journal import read_journal
+from paretovid.platform.records.journal import SweepJournal, read_journal
 from paretovid.platform.records.sweep import known_record
 from paretovid.platform.storage.home import Home
 from paretovid.platform.sweeps import sweep
+from paretovid.platform.sweeps.events import SweepDriver
+from paretovid.platform.sweeps.status import LiveStatus, status_of
 from paretovid.platform.sweeps.summary import SweepReport
 from paretovid.platform.sweeps.sweep import extend_sweep, resume_sweep, run_sweep
 from paretovid.platform.testing.audit import Audit, audit
 from paretovid.platform.testing.simulated import ProcessDied, Table, expensive_is_better, simulated
+from paretovid.platform.tracking.exporter import TrackingSender
 from paretovid.platform.tracking.store import open_store
 from paretovid.search_spaces.schema import SweepConfig
-from paretovid.trainables.errors import NonFiniteError, ParetovidError, UsageError
+from paretovid.trainables.data.s3 import ObjectStoreError
+from paretovid.trainables.errors import (
+    NonFiniteError,
+    ParetovidError,
+    StaleFeaturesError,
+    UnavailableDataError,
+    UsageError,
+)
 from paretovid.trainables.training.config import TrialConfig
 
 pytestmark = pytest.mark.timeout(180)  # the first of them waits for MLflow's tables
@@ -215,14 +229,14 @@ def test_failures_are_tried_again_and_do_not_end_it(home: Home, name: str) -> No
     again = {(entry.trial, entry.info["again"]) for entry in events(home, name, "fault")}
     assert {("t0000", True), ("t0001", False), ("t0003", True), ("t0003", False)} <= again
     kept = json.loads(home.trial(name, "t0003").failure.read_text())
-    assert kept == {"reason": "ValueError: always"}
+    assert kept == {"version": 1, "reason": "ValueError: always", "cause": "trial"}
     assert known_record(home.sweep(name)).failures.keys() == {"t0001", "t0003"}
 
 
 def test_one_in_which_all_fail_says_why(home: Home, name: str) -> None:
     table = Acting(**{f"t{i:04d}": NonFiniteError("the loss became nan") for i in range(TRIALS)})
     with pytest.raises(ParetovidError, match=f"all {TRIALS} trials failed, most often: the loss became nan"):
-        run(home, name, table=table)
+        run(home, name, "search.max_failures_in_a_row=0", table=table)
     assert state(home, name) == "failed" and audit(home, name).parent == "FAILED"
 
 
@@ -235,6 +249,120 @@ def test_a_full_disk_ends_it_and_counts_against_no_trial(home: Home, name: str) 
     resume(home, name, table=table)
     check_whole(home, name)
     assert table.asked.count("t0002") == 2 and table.asked.count("t0000") == 1
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_really_full_is_told_as_that_and_leaves_nothing_half_written(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    home, name = Home(small_disk / "home"), "s"
+    fillers: list[Path] = []
+
+    class Filling(Acting):
+        def __call__(self, trial: TrialConfig) -> Points:
+            if trial.trial == "t0002" and not fillers:
+                fillers.append(fill(small_disk))
+            return super().__call__(trial)
+
+    table = Filling()
+    with pytest.raises(ParetovidError, match="No space left on device") as raised:
+        run(home, name, table=table)
+    assert "paretovid" in raised.value.hint and "resume s" in raised.value.hint
+    assert list(home.root.rglob("*.partial")) == []
+    fillers[0].unlink()
+    resume(home, name, table=table)
+    check_whole(home, name)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        StaleFeaturesError("features are missing: /x/shard_00000.npy", "make them"),
+        UnavailableDataError("no data set at /x", "make it"),
+        ObjectStoreError("s3://b cannot be reached (ConnectionError)", is_passing=True),
+        OSError(errno.ESTALE, "Stale file handle", "/x/shard_00000.npy"),
+    ],
+)
+def test_a_place_that_is_away_ends_it(home: Home, name: str, fault: Exception) -> None:
+    table = Acting(t0002=[fault])
+    with pytest.raises(ParetovidError, match=r"trials cannot work here: (features|no data set|s3://b|/x/)"):
+        run(home, name, table=table)
+    found = audit(home, name)
+    assert "FAIL" not in found.study and found.zombies == 0 and events(home, name, "fault") == []
+    resume(home, name, table=table)
+    check_whole(home, name)
+
+
+def test_trials_that_fail_in_a_row_for_one_reason_stop_it_and_start_again_when_it_resumes(
+    home: Home, name: str
+) -> None:
+    same = {f"t{i:04d}": [UsageError(f"no file /tmp/{i}/x of {i} bytes")] for i in range(1, TRIALS)}
+    table = Acting(**same)
+    with pytest.raises(ParetovidError, match=r"5 trials in a row.*no file.*search\.max_failures_in_a_row=5"):
+        run(home, name, table=table)
+    assert state(home, name) == "failed"
+    status = status_of(home, name)
+    assert status.failed == {} and any("resume" in each for each in status.waits)
+    resume(home, name, table=table)
+    check_resumed(home, name, failed=5)
+    status = status_of(home, name)
+    assert (status.state, status.finished, dict(status.failed)) == ("finished", TRIALS + 1, {})
+
+
+def test_a_node_that_takes_no_trials_is_shown_until_it_is_back(home: Home, name: str) -> None:
+    run(home, name)
+    journal, node, shown = SweepJournal(home.sweep(name)), "3fa2c0ffee", io.StringIO()
+    sender = TrackingSender(home, name, None, lambda text: None)  # not started: it sends nothing
+    progress = Progress(0, stream=shown, terminal=False)
+    driver = SweepDriver(home, name, journal, sender, progress, LiveStatus(()))
+    driver.record("driver", cpus=1, gpus=0, workers=1)
+    driver.on_node(node, "host7", "/f: Stale file handle")
+    waits = "host7 (3fa2c0) for its storage, and takes no trials: /f: Stale file handle"
+    assert waits in status_of(home, name).waits
+    driver.on_node(node, "host7", None)
+    assert waits not in status_of(home, name).waits
+    assert [each.strip() for each in shown.getvalue().splitlines()] == [
+        "host7 (3fa2c0) takes no more trials: /f: Stale file handle",
+        "host7 (3fa2c0) is back and takes trials again",
+    ]
+
+
+def check_resumed(home: Home, name: str, *, failed: int) -> None:
+    """All was done, by trials too that the study had given up, each with its one run."""
+    found = audit(home, name)
+    assert found.searched_with_result == TRIALS and found.baselines_with_result == 1
+    assert found.mlflow == {"FINISHED": TRIALS + 1} and found.parent == "FINISHED"
+    assert (found.mlflow_duplicates, found.zombies, found.repeated, found.finished_again) == (0, 0, 0, 0)
+    assert found.study["FAIL"] == failed and state(home, name) == "finished"
+    assert known_record(home.sweep(name)).failures == {}
+
+
+def test_a_success_between_them_or_no_limit_lets_it_go_on(home: Home, name: str) -> None:
+    bad = {f"t{i:04d}": UsageError("no such thing") for i in (0, 1, 3, 4)}
+    run(home, name, "search.max_failures_in_a_row=3", table=Acting(**bad), at_once=1)
+    assert audit(home, name).study == {"COMPLETE": 2, "FAIL": 4} and state(home, name) == "finished"
+    assert len(status_of(home, name).failed) == 4
+
+
+def test_one_of_an_earlier_version_that_lost_trials_to_the_place_is_not_finished(
+    home: Home, name: str
+) -> None:
+    lost = {f"t{i:04d}": [UsageError("features are missing: /x/shard_00000.npy")] for i in (1, 3)}
+    table = Acting(**lost, t0004=UsageError("no such thing"))
+    run(home, name, table=table)
+    for trial in ("t0001", "t0003", "t0004"):  # as that version wrote it
+        path = home.trial(name, trial).failure
+        path.write_text(json.dumps({"reason": json.loads(path.read_text())["reason"]}))
+    status = status_of(home, name)
+    assert (status.state, list(status.failed)) == ("interrupted", ["t0004"])
+    resume(home, name, table=table)
+    assert [table.asked.count(f"t{i:04d}") for i in range(5)] == [1, 2, 1, 2, 1]
+    found = audit(home, name)
+    assert found.searched_with_result == TRIALS - 1 and state(home, name) == "finished"
+    assert list(status_of(home, name).failed) == ["t0004"]
+    resume(home, name, table=table)
+    assert table.asked.count("t0004") == 1 and table.asked.count("t0001") == 2
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from paretovid.trainables.backbones.description import DESCRIPTION_FILE, Backbon
 from paretovid.trainables.backbones.small import _CLIP_SPECS, _EFFICIENTNET, _MIXED_POOL, _SPECS, _X3D_POOL
 from paretovid.trainables.backbones.spec import Backbone, ComponentSpec, describe_input
 from paretovid.trainables.cost import ComponentCost, measure_macs
+from paretovid.trainables.data.partial_files import partial_file
 from paretovid.trainables.documents import save_tensors
 from paretovid.trainables.errors import DataError, UsageError, unknown_name
 from paretovid.trainables.plugins.catalog import Catalog, calling_module
@@ -193,20 +194,20 @@ def save_backbone(
     Returns what was written to the JSON.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f"{WEIGHTS_FILE}.partial"
-    save_tensors({key: value.cpu().contiguous() for key, value in backbone.state_dict().items()}, partial)
     spec = component(name)
-    described = BackboneDescription(
-        component=name,
-        num_outputs=int(backbone.head[-1].out_features),  # type: ignore[arg-type]  # of a linear layer
-        feature_width=spec.feature_width,
-        input={"kind": spec.input.kind, "size": spec.input.size, "num_frames": spec.input.num_frames},
-        weights_sha256=hashlib.sha256(partial.read_bytes()).hexdigest(),
-        origin=origin or BackboneOrigin(),
-        measured=measured or {},
-        skipped=skipped,
-    )
-    partial.replace(folder / WEIGHTS_FILE)
+    with partial_file(folder / f"{WEIGHTS_FILE}.partial") as partial:
+        save_tensors({key: value.cpu().contiguous() for key, value in backbone.state_dict().items()}, partial)
+        described = BackboneDescription(
+            component=name,
+            num_outputs=int(backbone.head[-1].out_features),  # type: ignore[arg-type]  # of a linear layer
+            feature_width=spec.feature_width,
+            input={"kind": spec.input.kind, "size": spec.input.size, "num_frames": spec.input.num_frames},
+            weights_sha256=hashlib.sha256(partial.read_bytes()).hexdigest(),
+            origin=origin or BackboneOrigin(),
+            measured=measured or {},
+            skipped=skipped,
+        )
+        partial.replace(folder / WEIGHTS_FILE)
     described.write(folder)
     return described
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from paretovid.trainables.data.partial_files import partial_file
 from paretovid.trainables.documents import Fields, JsonObject, JsonValue, parse_json, unreadable
 from paretovid.trainables.errors import DataError, NonFiniteError, UnreadableError, VersionError
 
@@ -144,6 +145,6 @@ class BackboneDescription:
 
     def write(self, folder: Path) -> None:
         """Writes it into a backbone's folder, whole or not at all."""
-        partial = folder / f"{DESCRIPTION_FILE}.partial"
-        partial.write_text(json.dumps(self.to_json(), indent=1, allow_nan=False))
-        partial.replace(folder / DESCRIPTION_FILE)
+        with partial_file(folder / f"{DESCRIPTION_FILE}.partial") as partial:
+            partial.write_text(json.dumps(self.to_json(), indent=1, allow_nan=False))
+            partial.replace(folder / DESCRIPTION_FILE)

@@ -40,6 +40,7 @@ from paretovid.trainables.backbones.training import (
     varied,
 )
 from paretovid.trainables.data.dataset import Dataset
+from paretovid.trainables.data.partial_files import partial_file
 from paretovid.trainables.documents import Fields, JsonObject, JsonValue, parse_json, save_tensors
 from paretovid.trainables.errors import DataError, NonFiniteError, UsageError, VersionError
 from paretovid.trainables.layers.functional import classification_loss
@@ -319,14 +320,14 @@ def _tensors(state: _State) -> dict[str, Tensor]:
 def _keep(folder: Path, origin: BackboneOrigin, done: int, state: _State) -> None:
     """Writes `folder/<steps done>/`, whole or not at all; those before it go when it is there."""
     target = folder / f"{done:08d}"
-    partial = folder / f".{target.name}.{uuid.uuid4().hex[:6]}.partial"
-    partial.mkdir(parents=True)
-    save_tensors(_tensors(state), partial / _STATE)
     scale = state.scaler.get_scale() if state.scaler.is_enabled() else 1.0
     about = _Checkpoint(origin=origin, done=done, scale=scale)
-    (partial / _ABOUT).write_text(json.dumps(about.to_json()))
-    shutil.rmtree(target, ignore_errors=True)
-    partial.rename(target)
+    with partial_file(folder / f".{target.name}.{uuid.uuid4().hex[:6]}.partial") as partial:
+        partial.mkdir(parents=True)
+        save_tensors(_tensors(state), partial / _STATE)
+        (partial / _ABOUT).write_text(json.dumps(about.to_json()))
+        shutil.rmtree(target, ignore_errors=True)
+        partial.rename(target)
     for other in folder.iterdir():
         if other != target:
             shutil.rmtree(other, ignore_errors=True)

@@ -27,10 +27,11 @@ from typing import Any
 from torch import Tensor
 
 from paretovid.trainables.data.limits import USUAL_LIMITS, VideoLimitsConfig
+from paretovid.trainables.data.partial_files import partial_file
 from paretovid.trainables.data.s3 import is_object, read_object
 from paretovid.trainables.data.video_keys import uniform_hash
 from paretovid.trainables.documents import parse_json, unreadable
-from paretovid.trainables.errors import DataError, unknown_name
+from paretovid.trainables.errors import DataError, UnavailableDataError, unknown_name
 
 MANIFEST = "manifest.json"
 SPLITS = ("train", "val", "test")
@@ -139,9 +140,9 @@ def write_json(path: Path, value: Any) -> None:
     """Write a JSON file atomically; a NaN or infinity is a ValueError."""
     text = json.dumps(value, allow_nan=False, indent=1)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text + "\n", encoding="utf-8")
-    temporary.replace(path)
+    with partial_file(path.with_name(f".{path.name}.{os.getpid()}.tmp")) as partial:
+        partial.write_text(text + "\n", encoding="utf-8")
+        partial.replace(path)
 
 
 def save_manifest(dataset: Dataset) -> None:
@@ -162,8 +163,8 @@ def save_manifest(dataset: Dataset) -> None:
 def load_dataset(root: Path) -> Dataset:
     """Read `root/manifest.json`.
 
-    Raises DataError when the folder or manifest is missing or empty, when there is one class only, when a
-    split has no videos, when a record contradicts the rest, or when none of the files is there.
+    Raises UnavailableDataError when the folder or manifest is missing or empty or none of the files is there, another
+    DataError when there is one class only, when a split has no videos, or when a record contradicts the rest.
     """
     root = Path(root)
     dataset = _parse(root, _read_manifest(root))
@@ -173,11 +174,13 @@ def load_dataset(root: Path) -> Dataset:
 
 def _read_manifest(root: Path) -> Mapping[str, Any]:
     if not root.is_dir():
-        raise DataError(f"no data set at {root}: the folder does not exist", f"{_MAKE}, or check the path.")
+        raise UnavailableDataError(
+            f"no data set at {root}: the folder does not exist", f"{_MAKE}, or check the path."
+        )
     path = root / MANIFEST
     if not path.is_file():
         what = "has no manifest.json" if any(root.iterdir()) else "is empty"
-        raise DataError(
+        raise UnavailableDataError(
             f"no data set at {root}: the folder {what}",
             f"{_MAKE}; it finishes an interrupted one. A set of your own needs a manifest.json.",
         )
@@ -270,7 +273,7 @@ def _check(dataset: Dataset) -> None:
     if not any(
         is_object(record.path) or (dataset.root / record.path).is_file() for record in dataset.records
     ):
-        raise DataError(
+        raise UnavailableDataError(
             f"none of the {len(dataset.records)} videos that {where} lists is there",
             f"Paths are relative to {dataset.root}. {_MAKE} again, or put the files back.",
         )

@@ -34,10 +34,12 @@ from torch import Tensor
 
 from paretovid.trainables.backbones.catalog import BACKBONES, component, component_family
 from paretovid.trainables.data.dataset import Dataset, VideoRecord
+from paretovid.trainables.data.partial_files import partial_file
 from paretovid.trainables.data.video_keys import video_key
 from paretovid.trainables.documents import Fields, JsonObject, parse_json
 from paretovid.trainables.errors import (
     DataError,
+    InfrastructureError,
     NonFiniteError,
     StaleFeaturesError,
     UsageError,
@@ -167,28 +169,28 @@ def write_shard(
             "already, the backbone's training diverged: train it again.",
         )
     path = folder / _shard_name(shard_index)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    with partial.open("wb") as file:
-        np.save(file, rows, allow_pickle=False)
-        file.flush()
-        os.fsync(file.fileno())
     ends = np.cumsum([len(values) for values in videos.values()], dtype=int).tolist()
-    described = ShardDescription(
-        rows=ShardFile(
-            file=path.name,
-            sha256=_digest(partial),
-            num_bytes=partial.stat().st_size,
-            asked=_ids_digest(asked),
-        ),
-        width=width,
-        videos={
-            video_id: (shard_index, end - len(values), len(values))
-            for (video_id, values), end in zip(videos.items(), ends, strict=True)
-        },
-        skipped=skipped,
-        notes={video_id: tuple(said) for video_id, said in notes.items()},
-    )
-    partial.replace(path)
+    with partial_file(path.with_suffix(f".{os.getpid()}.partial")) as partial:
+        with partial.open("wb") as file:
+            np.save(file, rows, allow_pickle=False)
+            file.flush()
+            os.fsync(file.fileno())
+        described = ShardDescription(
+            rows=ShardFile(
+                file=path.name,
+                sha256=_digest(partial),
+                num_bytes=partial.stat().st_size,
+                asked=_ids_digest(asked),
+            ),
+            width=width,
+            videos={
+                video_id: (shard_index, end - len(values), len(values))
+                for (video_id, values), end in zip(videos.items(), ends, strict=True)
+            },
+            skipped=skipped,
+            notes={video_id: tuple(said) for video_id, said in notes.items()},
+        )
+        partial.replace(path)
     _write_json(path.with_suffix(".json"), described.to_json())
 
 
@@ -324,8 +326,19 @@ class FeatureStore:
             check_all: digests of all files, whenever they were checked last.
 
         Raises `StaleFeaturesError` if it is missing, unfinished, damaged or made by something else, `VersionError` if
-        a later version has made it.
+        a later version has made it, `InfrastructureError` if the disk does not let it be read.
         """
+        try:
+            return cls._checked(folder, expected, check_all=check_all)
+        except OSError as error:
+            # Not stale: what is there must not be made again because a mount is ill for a moment.
+            raise InfrastructureError(
+                f"the features in {folder} cannot be read: {error.strerror or error}",
+                "Is its disk mounted, and may this user read it?",
+            ) from error
+
+    @classmethod
+    def _checked(cls, folder: Path, expected: str | None, *, check_all: bool) -> FeatureStore:
         index = FeaturesIndex.read(folder, _repair(folder.parent.name))
         repair = _repair(index.header.dataset)
         if expected not in (None, index.fingerprint):
@@ -437,9 +450,9 @@ def _digest(path: Path) -> str:
 
 
 def _write_json(path: Path, content: object) -> None:
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    partial.write_text(json.dumps(content, allow_nan=False))
-    partial.replace(path)
+    with partial_file(path.with_suffix(f".{os.getpid()}.partial")) as partial:
+        partial.write_text(json.dumps(content, allow_nan=False))
+        partial.replace(path)
 
 
 def _check_shards(folder: Path, shards: Sequence[ShardFile], repair: str, *, all_of_them: bool) -> None:

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from paretovid.trainables.config import typed_config
 from paretovid.trainables.cost import ComponentCost
+from paretovid.trainables.data.partial_files import partial_file
 from paretovid.trainables.documents import Fields, JsonObject, parse_json, save_tensors
 from paretovid.trainables.errors import DataError, NonFiniteError, UsageError, VersionError
 from paretovid.trainables.layers.recurrent import Projection
@@ -204,19 +205,19 @@ def save_selector(
     """Writes the artifact: weights, then the JSON that names their digest."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.cpu().contiguous() for name, value in selector.state_dict().items()}
-    partial = folder / f"{_WEIGHTS}.partial"
-    save_tensors(tensors, partial)
-    meta = {
-        "version": _VERSION,
-        "shape": asdict(shape),
-        "width": selector.feature_width,
-        "sha256": hashlib.sha256(partial.read_bytes()).hexdigest(),
-        "about": dict(about),
-    }
-    partial.replace(folder / _WEIGHTS)
-    partial = folder / f"{_META}.partial"
-    partial.write_text(json.dumps(meta, indent=1, allow_nan=False))
-    partial.replace(folder / _META)
+    with partial_file(folder / f"{_WEIGHTS}.partial") as partial:
+        save_tensors(tensors, partial)
+        meta = {
+            "version": _VERSION,
+            "shape": asdict(shape),
+            "width": selector.feature_width,
+            "sha256": hashlib.sha256(partial.read_bytes()).hexdigest(),
+            "about": dict(about),
+        }
+        partial.replace(folder / _WEIGHTS)
+    with partial_file(folder / f"{_META}.partial") as partial:
+        partial.write_text(json.dumps(meta, indent=1, allow_nan=False))
+        partial.replace(folder / _META)
 
 
 @final

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from paretovid.trainables.data.partial_files import partial_file
 from paretovid.trainables.documents import save_tensors
 from paretovid.trainables.method import Method
 
@@ -20,7 +21,8 @@ def _save_checkpoint(
     tensors = {f"model/{name}": value.contiguous() for name, value in method.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{index}/{name}": value for name, value in state.items()}
-    save_tensors(tensors, folder / "checkpoint.safetensors")
+    with partial_file(folder / "checkpoint.safetensors") as path:
+        save_tensors(tensors, path)
     (folder / "history.json").write_text(json.dumps(history, allow_nan=False))
 
 

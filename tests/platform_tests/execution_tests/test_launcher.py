@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import ray
 from ray import tune
+from tests.platform_tests.conftest import make_probe, make_reader
 
 from paretovid.infra.placement import GIB, TrialResources
 from paretovid.infra.ray_cluster import Cluster
@@ -22,6 +23,7 @@ from paretovid.platform.execution.context import _finite, keep_checkpoint, kept_
 from paretovid.platform.execution.heartbeat import HeartbeatWriter
 from paretovid.platform.execution.launcher import launch_lock, launch_trials
 from paretovid.platform.execution.outcome import FixedTrial, TrialCallback
+from paretovid.platform.execution.patience import Waiting
 from paretovid.platform.execution.stopping import StopSwitch, SweepStopped, on_signals
 from paretovid.platform.execution.watchdog import cause_of_death, killed_for_memory
 from paretovid.platform.records.control_requests import ask_to_stop, take_back_stop
@@ -90,6 +92,12 @@ def make_trainable(folder: Path) -> Callable[[dict[str, Any], Any], TrialResult 
                 raise OSError(28, "No space left on device", "model.safetensors")
             if epoch >= 1 and act == "nan":
                 return synthetic_result(config["trial"], [(float("nan"), 1.0)])
+            if act == "fork" and os.fork() == 0:
+                time.sleep(1)
+                os._exit(0)
+            if act == "fill output":
+                for _ in range(2000):
+                    print("x" * 1000)
             if epoch == 1 and act == "die once" and start == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
         if context.rank != 0:
@@ -443,6 +451,91 @@ def test_a_full_disk_ends_the_sweep_and_fails_no_trial(shared_cluster: Cluster, 
     (tmp_path / "repaired").touch()
     run()
     assert seen["t0000"]["first"] == 2 and study(tmp_path, 3).counts().complete == 3
+
+
+def when(condition: Callable[[], bool], act: Callable[[], object]) -> threading.Thread:
+    def watch() -> None:
+        while not condition():
+            time.sleep(0.05)
+        act()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    return thread
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("is_back", "workers"), [(True, 1), (False, 1), pytest.param(True, 2, marks=pytest.mark.slow)]
+)
+def test_features_that_are_away_cost_no_trial(
+    shared_cluster: Cluster, tmp_path: Path, is_back: bool, workers: int
+) -> None:
+    features, gone = tmp_path / "features", tmp_path / "gone"
+    features.mkdir()
+    (features / "index").touch()
+    seen: dict[str, Any] = {}
+    arguments = watched(seen, features={"coarse": str(features)})
+    switch = StopSwitch()
+
+    def lose() -> None:
+        features.rename(gone)
+        if is_back:
+            time.sleep(1)
+            gone.rename(features)
+
+    def run(seconds: float) -> None:
+        launch_trials(
+            make_reader(tmp_path),
+            sweep=SweepPaths(tmp_path / "home" / "sweeps" / "s"),
+            study=study(tmp_path, 4, max_failures=0),
+            **arguments,
+            concurrent=2,
+            resources=TrialResources(workers=workers),
+            waiting=Waiting(seconds=seconds, probe=make_probe()),
+            switch=switch,
+        )
+
+    reads = tmp_path / "reads"
+    loses = when(lambda: reads.exists() and reads.read_text().count("\n") >= 3, lose)
+    if is_back:
+        run(30.0)
+    else:
+        with pytest.raises(ParetovidError, match=r"trials cannot work here.*index: No such file"):
+            run(1.0)
+        assert "trials cannot work here" in str(switch.reason) and switch.exit_status == 1
+        counts = study(tmp_path, 4).counts()
+        assert counts.failed == counts.running == 0
+        gone.rename(features)
+        switch = StopSwitch()
+        run(30.0)
+    loses.join()
+    assert sorted(seen) == ["t0000", "t0001", "t0002", "t0003"]
+    assert arguments["callback"].failures == [] and study(tmp_path, 4).counts().complete == 4
+    done = [line.rsplit(" ", 1)[0] for line in reads.read_text().splitlines()]
+    assert done.count("t0000 0") == workers or done.count("t0000 2") == workers, (
+        "it resumes from its checkpoint"
+    )
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_trial_that_forks_or_fills_its_output_is_a_trial_like_others(
+    shared_cluster: Cluster, tmp_path: Path
+) -> None:
+    seen: dict[str, Any] = {}
+    acts = {"t0000": "fork", "t0001": "fill output", "t0002": "die once"}
+    arguments = watched(seen, act=acts)
+    summary = launch_trials(
+        make_trainable(tmp_path),
+        sweep=SweepPaths(tmp_path / "s"),
+        study=study(tmp_path, 4),
+        **arguments,
+        concurrent=2,
+    )
+    assert (summary.succeeded, summary.failed) == (4, 0)
+    assert [(trial, again) for trial, _, again in arguments["callback"].failures] == [("t0002", True)]
 
 
 def test_what_ray_says_of_a_death_is_put_in_words() -> None:

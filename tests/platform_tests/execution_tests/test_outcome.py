@@ -19,7 +19,7 @@ from paretovid.platform.execution.outcome import (
     parse_outcome,
 )
 from paretovid.platform.execution.trial_process import failure
-from paretovid.trainables.errors import DataError, NonFiniteError, UsageError
+from paretovid.trainables.errors import DataError, NonFiniteError, StaleFeaturesError, UsageError
 from paretovid.trainables.evaluation.results import TrialResult
 from paretovid.trainables.testing import synthetic_result
 
@@ -33,11 +33,17 @@ from paretovid.trainables.testing import synthetic_result
         Failed(reason="diverged", retry=False),
         Stopped(),
         EnvironmentFault(reason="No space left on device"),
+        EnvironmentFault(reason="/f: Stale file handle", node="3f", host="h"),
     ],
     ids=lambda outcome: type(outcome).__name__,
 )
 def test_every_outcome_comes_back_as_it_was(outcome: TrialOutcome) -> None:
     assert parse_outcome(outcome_text(outcome)) == outcome
+
+
+def test_a_fault_of_the_place_as_earlier_versions_wrote_it_is_read() -> None:
+    text = json.dumps({"kind": "environment_fault", "version": 1, "reason": "full"})
+    assert parse_outcome(text) == EnvironmentFault(reason="full")
 
 
 def test_a_result_that_is_not_finite_does_not_leave_the_trial() -> None:
@@ -80,6 +86,8 @@ def test_nan_on_the_way_is_refused() -> None:
             False,
             Failed(reason="FileNotFoundError: [Errno 2] No such file", retry=True),
         ),
+        (OSError(116, "Stale file handle"), False, EnvironmentFault),
+        (StaleFeaturesError("no features in /x", "make them"), True, EnvironmentFault),
         (UsageError("bad"), True, Failed(reason="bad", retry=False)),
         (DataError("features are gone", "make them"), False, Failed(reason="features are gone", retry=False)),
         (ValueError("no"), False, Failed(reason="ValueError: no", retry=True)),

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from ray.tune.search import Searcher
 
+from paretovid.platform.execution.breaker import BREAKER_SECONDS, Breaker
 from paretovid.platform.execution.outcome import (
+    AWAY,
     OUTCOME,
     EnvironmentFault,
     Failed,
@@ -78,6 +81,8 @@ class Seen(TrialCallback):
         """Trials that came to an end, and why they failed for good."""
         self.results: list[TrialResult] = []
         self.requeued: list[str] = []
+        self.nodes: list[tuple[str, str | None]] = []
+        self.broke: list[list[str]] = []
 
     def on_result(self, trial_id: str, result: TrialResult) -> None:
         self.ends.append((trial_id, None))
@@ -89,6 +94,12 @@ class Seen(TrialCallback):
 
     def on_requeue(self, trial_id: str) -> None:
         self.requeued.append(trial_id)
+
+    def on_node(self, node: str, host: str, reason: str | None) -> None:
+        self.nodes.append((node, reason))
+
+    def on_breaker(self, trial_ids: Sequence[str]) -> None:
+        self.broke.append([*trial_ids])
 
 
 def run(study: ParetoStudy, most: int = 100) -> list[Suggestion]:
@@ -493,6 +504,93 @@ def test_adapter_requeues_what_was_stopped_and_ends_where_nothing_can_work(tmp_p
     assert searcher.suggest("c") == Searcher.FINISHED, "no trial is started where none can work"
     assert seen.requeued == ["t0000", "t0001"] and seen.ends == []
     assert study.counts().failed == 0
+
+
+def given_back(node: str) -> dict[str, Any]:
+    """What Tune passes on of a trial whose process stays, as the place is away on its node."""
+    return {AWAY: outcome_text(EnvironmentFault(reason="/f: Stale file handle", node=node, host="h"))}
+
+
+def test_adapter_gives_a_trial_to_another_node_where_its_own_has_lost_the_place(tmp_path: Path) -> None:
+    study, seen = make(tmp_path, trials=2, max_failures=0), Seen()
+    fixed = [FixedTrial(trial_id="uniform", config={})]
+    searcher = ParetoSearcher(study, fixed=fixed, callback=seen, concurrent=2)
+    assert [searcher.suggest(name)["trial"] for name in ("a", "b")] == ["uniform", "t0000"]
+    searcher.on_trial_result("a", given_back("n1"))
+    searcher.on_trial_result("b", given_back("n1"))
+    searcher.on_trial_result("b", given_back("n1"))  # Tune repeats the last result when a trial ends
+    assert set(searcher.away) == {"a", "b"} and searcher.running == ()
+    assert [searcher.suggest(name)["trial"] for name in ("c", "d")] == ["uniform", "t0000"]
+    for name in ("c", "d"):
+        searcher.on_trial_complete(name, finished(0.5, 1.0))
+    assert [trial for trial, _ in seen.ends] == ["uniform", "t0000"] and study.counts().failed == 0
+    searcher.on_trial_complete("a", ended(Stopped()))
+    assert seen.nodes == [("n1", "/f: Stale file handle")], "its other process has not seen it yet"
+    searcher.on_trial_complete("b", ended(Stopped()))
+    assert seen.nodes[1:] == [("n1", None)] and searcher.away == {} and searcher.environment_fault is None
+
+
+def test_adapter_does_not_call_a_node_back_whose_process_was_ended(tmp_path: Path) -> None:
+    seen = Seen()
+    searcher = ParetoSearcher(make(tmp_path), callback=seen)
+    searcher.suggest("a")
+    searcher.on_trial_result("a", given_back("n1"))
+    searcher.on_trial_complete("a", None, error=True)
+    assert seen.nodes == [("n1", "/f: Stale file handle")] and searcher.away == {}
+
+
+def test_adapter_ends_after_failures_in_a_row_for_one_reason(tmp_path: Path) -> None:
+    study, seen = make(tmp_path, trials=8), Seen()
+    searcher = ParetoSearcher(study, callback=seen, breaker=3)
+
+    def step(outcome: TrialOutcome) -> None:
+        name = str(len(seen.ends))
+        searcher.suggest(name)
+        searcher.on_trial_complete(name, ended(outcome))
+
+    outcomes: list[TrialOutcome] = [
+        *[Failed(reason=f"no file /a/{i}", retry=False) for i in range(2)],
+        Finished(result=synthetic_result()),
+        *[Failed(reason=f"no file /a/{i}", retry=False) for i in range(2)],
+        Failed(reason="something else", retry=False),
+    ]
+    for outcome in outcomes:
+        step(outcome)
+    assert searcher.environment_fault is None
+    for reason in ("something else", "something else"):
+        step(Failed(reason=reason, retry=False))
+    assert "3 trials in a row" in str(searcher.environment_fault)
+    assert seen.broke == [["t0005", "t0006", "t0007"]] and searcher.suggest("x") == Searcher.FINISHED
+
+
+def test_the_breaker_takes_slow_failures_and_other_reasons_for_none_of_its_row() -> None:
+    breaker = Breaker(2)
+    assert not breaker.add("t0000", "/x/1 is 3 bytes", 1.0)
+    assert not breaker.add("t0001", "/y/2 is 4 bytes", BREAKER_SECONDS + 1)
+    assert not breaker.add("t0002", "/y/2 is 4 bytes", 1.0)
+    assert not breaker.add("t0003", "/y/2 is 4 steps", 1.0)
+    assert breaker.add("t0004", "/z/3 is 5 steps", 1.0) and breaker.trials == ["t0003", "t0004"]
+    off = Breaker(0)
+    assert not any(off.add(f"t{i:04d}", "same", 0.0) for i in range(100))
+
+
+def test_a_failed_trial_that_was_started_again_is_complete(tmp_path: Path) -> None:
+    study = make(tmp_path, trials=2, max_gflops=1.0)
+    for _ in range(2):
+        suggestion = study.ask()
+        assert suggestion is not None
+        study.report_failure(suggestion.trial_id, "lost", retry=False)
+    assert [each.trial_id for each in study.failed_ones()] == ["t0000", "t0001"]
+    resumed = FixedTrial(trial_id="t0001", config={}, is_resumed=True)
+    searcher = ParetoSearcher(study, fixed=[resumed], all_points=True)
+    searcher.suggest("a")
+    result = synthetic_result(points=[(0.5, 2.0), (0.4, 0.5)])
+    searcher.on_trial_complete("a", ended(Finished(result=result)))
+    study.report_resumed("t0001", result.points[0].val)
+    counts = make(tmp_path, trials=2, max_gflops=1.0).counts()
+    assert (counts.complete, counts.failed, list(study.failures())) == (1, 1, ["t0000"])
+    assert [trial.values for trial in frozen(tmp_path) if trial.values] == [[0.5, 2.0], [0.4, 0.5]]
+    assert study.ask() is None, "it takes no new trial's place"
 
 
 @pytest.mark.parametrize("all_points", [True, False])

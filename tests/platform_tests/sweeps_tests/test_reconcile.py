@@ -120,6 +120,28 @@ def test_of_baselines_those_without_an_end_are_left_to_do(sweep: Sweep) -> None:
     assert (ids(found), found.finished, found.failed, found.notes) == ([], 1, 1, ())
 
 
+def test_what_did_not_fail_for_its_own_sake_is_started_again(sweep: Sweep) -> None:
+    lost, own = sweep.started(), sweep.started()
+    for suggestion in (lost, own):
+        sweep.study.report_failure(suggestion.trial_id, "no such file", retry=False)
+    record_failure(sweep.paths.trial(own.trial_id), "no such file")
+    for trial in (lost.trial_id, "b0001"):
+        record_failure(sweep.paths.trial(trial), "no such file", "breaker")
+    found = sweep.reconcile()
+    assert [(each.trial_id, each.is_resumed) for each in found.fixed] == [
+        ("b0000", False),
+        ("b0001", False),
+        (lost.trial_id, True),
+    ]
+    assert found.failed == 1 and len(found.notes) == 2 and "no such file" in found.notes[0]
+    assert found.fixed[2].config == sweep.searched(lost)
+    # Its result was written, and its driver killed before it reported it.
+    sweep.finish(sweep.searched(lost))
+    found = sweep.reconcile()
+    assert ids(found) == ["b0000", "b0001"] and list(sweep.study.failures()) == [own.trial_id]
+    assert sweep.study.counts().complete == 1
+
+
 def test_a_baseline_of_other_settings_is_kept_and_said_failed_or_not(sweep: Sweep) -> None:
     sweep.finish(sweep.config("b0000", {}), digest="another")
     found = sweep.reconcile()

@@ -240,6 +240,7 @@ NO_PART_IN_FEATURES = {
     "cost.py": "counts, computes nothing",
     "data/limits.py": "refuses, changes nothing; those that are not the usual ones are in the header",
     "data/dataset.py": "names, lengths and labels, which the fingerprint of the data set holds",
+    "data/partial_files.py": "what becomes of a file that could not be written",
     "data/regular_files.py": "refuses what is no file, changes nothing",
     "data/s3.py": "brings bytes as they are",
     "backbones/description.py": "what is written beside the weights",

@@ -42,6 +42,7 @@ from paretovid.trainables.data.dataset import (
 )
 from paretovid.trainables.data.moving_digits.drawing import Painter, render_audio, scans
 from paretovid.trainables.data.moving_digits.encoding import encode_mp4
+from paretovid.trainables.data.partial_files import partial_file
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.ranges import Count, Fraction, Positive, Range, Seed, check_ranges
 
@@ -379,9 +380,9 @@ def make_video(config: MovingDigitsConfig, root: Path, split: str, index: int) -
     if not path.is_file():
         frames, audio, _ = render_video(config, split, index)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        encode_mp4(temporary, frames, audio, frames_per_second=config.frames_per_second)
-        temporary.replace(path)
+        with partial_file(path.with_name(f".{path.name}.{os.getpid()}.tmp")) as partial:
+            encode_mp4(partial, frames, audio, frames_per_second=config.frames_per_second)
+            partial.replace(path)
     return dataclasses.replace(record, content=content_hash(path))
 
 
