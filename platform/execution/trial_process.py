@@ -6,7 +6,7 @@ What it returns to the driver is one JSON string, a `TrialOutcome`.
 from __future__ import annotations
 
 import errno
-import traceback
+import sys
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -28,8 +28,9 @@ from paretovid.platform.execution.outcome import (
 from paretovid.platform.execution.ray_errors import NODE_LOST, cause_of_train_failure, is_node_loss
 from paretovid.platform.storage.home import HomeReference, SweepPaths, TrialPaths
 from paretovid.trainables.context import TrialContext, TrialStopped
-from paretovid.trainables.errors import NonFiniteError, ParetovidError
+from paretovid.trainables.errors import NonFiniteError, ParetovidError, errors_redacted
 from paretovid.trainables.evaluation.results import TrialResult
+from paretovid.trainables.redaction.texts import redact_logs, redacted, redacted_traceback
 
 Trainable = Callable[[dict[str, Any], TrialContext], TrialResult | None]
 """`(config, context) -> result`: a trial as a plain function. None on ranks other than 0."""
@@ -49,6 +50,7 @@ def in_process(
     home, folder = sweep.reference(cache), sweep.folder.absolute()
 
     def trial(config: dict[str, Any]) -> dict[str, str]:
+        redact_logs()
         torch.set_num_threads(max(1, int(wanted.cpus)))
         cuda = bool(wanted.gpus) and torch.cuda.is_available()
         try:
@@ -65,7 +67,8 @@ def in_process(
         except Exception as error:
             _write_traceback(paths)
             if cuda and not isinstance(error, ParetovidError):
-                raise  # a CUDA error leaves the process unusable; Tune replaces it
+                with errors_redacted():
+                    raise  # a CUDA error leaves the process unusable; Tune replaces it
             return {OUTCOME: outcome_text(failure(error, on_gpu=cuda))}
         finally:
             context.end()
@@ -82,6 +85,7 @@ def nested(
     home, folder = sweep.reference(cache), sweep.folder.absolute()
 
     def worker(config: dict[str, Any]) -> None:
+        redact_logs()
         torch.set_num_threads(max(1, int(wanted.cpus)))
         paths = trial_paths(home, folder, config)
         context = WorkerContext(paths)
@@ -91,9 +95,9 @@ def nested(
         except TrialStopped:
             outcome = _STOPPED
         except Exception:
-            # Not caught: the other workers wait for this one, and end with it.
             _write_traceback(paths)
-            raise
+            with errors_redacted():
+                raise  # not caught: the other workers wait for this one, and end with it
         finally:
             context.end()
         if context.rank == 0:
@@ -151,7 +155,7 @@ def failure(error: Exception, *, on_gpu: bool = False) -> Failed | EnvironmentFa
     run, so a loss that was NaN once has another try there.
     """
     text = error.message if isinstance(error, ParetovidError) else f"{type(error).__name__}: {error}"
-    reason = (text.strip().splitlines() or [type(error).__name__])[0]
+    reason = redacted((text.strip().splitlines() or [type(error).__name__])[0])
     if getattr(error, "errno", None) in _FULL or "No space left on device" in text:
         return EnvironmentFault(reason=reason)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
@@ -168,6 +172,6 @@ def trial_paths(home: HomeReference, sweep: Path, config: Mapping[str, object]) 
 def _write_traceback(trial: TrialPaths) -> None:
     try:
         trial.folder.mkdir(parents=True, exist_ok=True)
-        trial.store.write_text(trial.error, traceback.format_exc())
+        trial.store.write_text(trial.error, redacted_traceback())
     except OSError:
-        traceback.print_exc()  # a full disk takes no traceback either
+        sys.stderr.write(redacted_traceback())  # a full disk takes no traceback either

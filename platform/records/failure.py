@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from paretovid.platform.storage.home import TrialPaths
 from paretovid.trainables.documents import Fields, JsonValue
+from paretovid.trainables.redaction.texts import redacted
 
 VERSION = 1
 """Files without a version are of version 1."""
@@ -34,7 +35,7 @@ class TrialFailure:
 def record_failure(trial: TrialPaths, reason: str) -> None:
     """Keeps why a trial failed for good, beside its traceback."""
     trial.folder.mkdir(parents=True, exist_ok=True)
-    trial.store.write_text(trial.failure, json.dumps(TrialFailure(reason=reason).to_json()))
+    trial.store.write_text(trial.failure, json.dumps(TrialFailure(reason=redacted(reason)).to_json()))
 
 
 def failure_of(trial: TrialPaths) -> str | None:
