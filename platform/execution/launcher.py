@@ -22,6 +22,7 @@ from typing import Any, final
 import ray
 from ray import tune
 from ray.exceptions import RayError
+from ray.tune.execution import class_cache
 
 from paretovid.infra.locks import exclusive_lock
 from paretovid.infra.placement import GIB, TrialResources
@@ -51,6 +52,11 @@ _TUNE_ENVIRONMENT = {
     # Signals set our own switch (stopping.py); Tune would take an interrupt for success.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
 }
+
+
+_CREDENTIALS = frozenset(
+    ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN")
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,7 +127,12 @@ def launch_trials(
     watchdog = Watchdog(
         searcher, sweep, switch, hang_seconds=hang_seconds, room=room, on_poll=counter.on_poll
     )
-    with launch_lock(sweep), _quiet_tune(), handing_back(searcher, study, sweep, switch):
+    with (
+        launch_lock(sweep),
+        _quiet_tune(),
+        _without_credentials(),
+        handing_back(searcher, study, sweep, switch),
+    ):
         _run(trainable, searcher, sweep, wanted, switch, watchdog, cache)
     return counter.summary(searcher, study, switch)
 
@@ -306,3 +317,16 @@ def _quiet_tune() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _without_credentials() -> Iterator[None]:
+    """Tune without the driver's credentials in what it sends to workers: Ray writes that into its logs, as it is.
+    Workers have those of their nodes."""
+    sent = class_cache.ENV_VARS_TO_PROPAGATE
+    taken = sent & _CREDENTIALS
+    sent.difference_update(taken)
+    try:
+        yield
+    finally:
+        sent.update(taken)

@@ -17,7 +17,7 @@ from paretovid.trainables.redaction.urls import secrets_of, without_urls_secrets
 
 BLOT = "***"
 _SECRET_NAME = (
-    r"(?:[\w-]*[_-])?(?:signature|credential|security-token|token|password|passwd|pwd|secret|api_?key"
+    r"(?:[\w-]*[_-])?(?:signature|sig|credential|security-token|token|password|passwd|pwd|secret|api_?key"
     r"|(?:secret_?)?access_?key)"
 )
 _NAMED = re.compile(
@@ -28,7 +28,8 @@ _NAMED = re.compile(
 _HEADER = re.compile(
     r"(authorization['\"]?\s*[:=]\s*['\"]?)(?:(basic|bearer|token|digest)\s+)?[^\s'\",]+", re.IGNORECASE
 )
-_QUERY = re.compile(r"(?<=[\w/.%-])\?(?=[\w.%~-]+=)[^\s'\"<>)]*")
+_QUERY = re.compile(r"(\b(?:url:?|GET|HEAD|PUT|POST|DELETE|PATCH)\s+['\"]?/[^\s?'\"]*)\?[^\s'\"<>)]*")
+"""Of a path, where an HTTP library names one. File names may have question marks too."""
 _SECRET_VARIABLE = re.compile(r"TOKEN|PASSWORD|PASSWD|SECRET|API_?KEY|CREDENTIAL", re.IGNORECASE)
 _SHORTEST = 8
 _SHORTEST_WORD = 16
@@ -40,7 +41,7 @@ def redacted(text: str) -> str:
     text = without_urls_secrets(text)
     text = _HEADER.sub(lambda found: f"{found[1]}{BLOT}", text)
     text = _NAMED.sub(lambda found: f"{found[1]}{BLOT}", text)
-    text = _QUERY.sub(f"?{BLOT}", text)
+    text = _QUERY.sub(lambda found: f"{found[1]}?{BLOT}", text)
     for secret in _secrets_of_environment():
         if secret in text:
             text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", BLOT, text)

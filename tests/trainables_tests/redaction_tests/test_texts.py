@@ -19,6 +19,7 @@ SECRET = "Zm9v-YmFy_4711"
         f"HTTPConnectionPool(host='h', port=80): Max retries exceeded with url: /api/2.0/x?token={SECRET} (Caused by",
         f"Max retries exceeded with url: /b/x.pth?versionId=1&X-Amz-Signature={SECRET}",
         f'Could not connect to the endpoint URL: "https://u:{SECRET}@minio:9000/b?list-type=2"',
+        f'"GET /b/x.pth?key={SECRET} HTTP/1.1" 403 -',
         f"403 Client Error: Forbidden for url: https://h/x?sig={SECRET}&se=1",
         f"(psycopg2.OperationalError) postgresql+psycopg2://me:{SECRET}@h/x: refused",
         f"invalid dsn: host=h password='{SECRET} x' user=me",
@@ -47,6 +48,7 @@ def test_what_libraries_say(text: str) -> None:
         "Did you mean 'search.trials'? Known here: a, b.",
         "password authentication failed for user me",
         "models:/digits@champion",
+        "Resume: paretovid resume s home='/videos/a?b=c d'",
     ],
 )
 def test_texts_without_secrets_stay_as_they_are(text: str) -> None:
