@@ -127,12 +127,7 @@ def launch_trials(
     watchdog = Watchdog(
         searcher, sweep, switch, hang_seconds=hang_seconds, room=room, on_poll=counter.on_poll
     )
-    with (
-        launch_lock(sweep),
-        _quiet_tune(),
-        _without_credentials(),
-        handing_back(searcher, study, sweep, switch),
-    ):
+    with launch_lock(sweep), _quiet_tune(), handing_back(searcher, study, sweep, switch):
         _run(trainable, searcher, sweep, wanted, switch, watchdog, cache)
     return counter.summary(searcher, study, switch)
 
@@ -306,13 +301,13 @@ class Counter(TrialCallback):
 
 @contextlib.contextmanager
 def _quiet_tune() -> Iterator[None]:
-    """Tune with our settings, and without Ray's messages."""
+    """Tune with our settings, without Ray's messages and without credentials."""
     loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.train")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
     try:
-        with environment(_TUNE_ENVIRONMENT):
+        with environment(_TUNE_ENVIRONMENT), _without_credentials():
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
