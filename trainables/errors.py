@@ -6,8 +6,11 @@ Programmer errors stay plain assertions and built-in exceptions.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+
+from paretovid.trainables.redaction.texts import redacted
 
 
 class ParetovidError(Exception):
@@ -16,14 +19,16 @@ class ParetovidError(Exception):
     Arguments:
         message: what was wrong, with the value received.
         hint: what is allowed and what to do next; one or a few sentences.
+
+    Neither keeps a secret that was in what it was made of: messages are shown, recorded and sent.
     """
 
     exit_status = 1
 
     def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = redacted(message)
+        self.hint = redacted(hint)
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message
@@ -81,6 +86,44 @@ class UnknownCostError(ParetovidError, KeyError):
 
 class NonFiniteError(ParetovidError, ArithmeticError):
     """A loss or metric that is NaN or infinite."""
+
+
+@contextlib.contextmanager
+def errors_redacted() -> Iterator[None]:
+    """Around what another process is sent the errors of, and records them: none that leaves the block holds a secret.
+
+    One in which there is none stays as it is. Else our own errors keep their type, `OSError` its `errno`, and another
+    one becomes a `RuntimeError` that names its type; what it came from is left out.
+    """
+    try:
+        yield
+    except Exception as error:
+        if all(redacted(text) == text for text in map(str, _chain(error))):
+            raise
+        raise _without_secrets(error) from None
+
+
+def _without_secrets(error: Exception) -> Exception:
+    cleaned: Exception
+    if isinstance(error, ParetovidError):
+        cleaned = type(error)(error.message, error.hint)
+    elif isinstance(error, OSError) and error.errno is not None:
+        cleaned = OSError(error.errno, redacted(error.strerror or str(error)))
+    else:
+        cleaned = RuntimeError(f"{type(error).__name__}: {redacted(str(error))}")
+    return cleaned.with_traceback(error.__traceback__)
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The error and what it came from."""
+    seen: list[BaseException] = []
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        each = waiting.pop()
+        if each is not None and each not in seen:
+            seen.append(each)
+            yield each
+            waiting += [each.__cause__, each.__context__]
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> UnknownNameError:

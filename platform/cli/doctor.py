@@ -12,12 +12,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.errors import ParetovidError
+from paretovid.trainables.redaction.texts import redacted
 
 if TYPE_CHECKING:
     from paretovid.infra.nodes import NodeInfo
@@ -67,7 +68,8 @@ def run_checks(home: str | None, overrides: Sequence[str] = ()) -> list[Check]:
     checks = [_python(), *_packages(), *_codecs(), *_ray(), *_home(home), _memory()]
     if not any(check.state == "fail" for check in checks):
         checks += _cluster(home, overrides)
-    return checks
+    # What libraries say of a store or a cluster may hold its URL.
+    return [replace(each, found=redacted(each.found), repair=redacted(each.repair)) for each in checks]
 
 
 def to_document(checks: Sequence[Check]) -> JsonObject:

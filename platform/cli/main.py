@@ -15,7 +15,6 @@ import math
 import os
 import re
 import sys
-import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -26,6 +25,8 @@ from paretovid.platform.cli import commands
 from paretovid.platform.console.printable import printable, printable_message
 from paretovid.platform.storage.faults import infrastructure_fault
 from paretovid.trainables.errors import ParetovidError, UsageError
+from paretovid.trainables.redaction.texts import redact_logs, redacted, redacted_traceback
+from paretovid.trainables.redaction.urls import without_urls
 
 _SHARED_OVERRIDE = re.compile(r"(home|seed)=")
 _OVERRIDE = re.compile(r"(\+{0,2}[^=\s]+=.*|~\S+)", re.DOTALL)
@@ -59,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command. Returns the exit status; never raises for what a user can cause."""
     typed = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in typed
+    redact_logs()
     try:
         args = parse(typed)
         with warnings.catch_warnings(), _stdout_only_for_results(args.json):
@@ -102,7 +104,9 @@ def parse(typed: Sequence[str]) -> argparse.Namespace:
     args.overrides = [*getattr(args, "overrides", []), *shared]
     for word in args.overrides:
         if not _OVERRIDE.fullmatch(word):
-            raise UsageError(f"not an override: {word!r}", "Write key=value, for example search.trials=8.")
+            raise UsageError(
+                f"not an override: {without_urls(word)!r}", "Write key=value, for example search.trials=8."
+            )
     values = dict(word.split("=", 1) for word in shared)
     args.home = values.get("home") or None
     args.seed = _seed(values["seed"]) if "seed" in values else None
@@ -338,11 +342,11 @@ def _to_json(document: Any) -> str:
 
 def _report(message: str, hint: str, debug: bool) -> None:
     if debug:
-        traceback.print_exc()
+        sys.stderr.write(redacted_traceback())
     with contextlib.suppress(BrokenPipeError):
-        print(f"paretovid: {printable_message(message)}", file=sys.stderr)
+        print(f"paretovid: {printable_message(redacted(message))}", file=sys.stderr)
         if hint:
-            print(f"  hint: {printable_message(hint)}", file=sys.stderr)
+            print(f"  hint: {printable_message(redacted(hint))}", file=sys.stderr)
 
 
 def _explain_unexpected(error: Exception) -> tuple[str, str]:

@@ -22,7 +22,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from paretovid.platform.storage.urls import check_no_password
+from paretovid.platform.storage.urls import check_no_secret
 from paretovid.search_spaces.schema import (
     FREE_SECTIONS,
     RENAMED,
@@ -34,11 +34,14 @@ from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.errors import UsageError, unknown_name
 from paretovid.trainables.plugins.catalog import search_space_folders, use_plugins
 from paretovid.trainables.ranges import check_ranges
+from paretovid.trainables.redaction.urls import recorded_settings, without_urls
 
 _PACKAGE = "paretovid.search_spaces"
 _GROUPS = ("data", "backbones", "method", "search", "cluster", "tracking")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _NAME_RULE = "a letter or digit, then up to 99 letters, digits, '.', '_' and '-'"
+SIGNED_SETTINGS = ("backbones.weights.", "data.")
+"""Where dotted names of settings begin whose URLs may have a signature."""
 SAMPLERS = ("tpe", "gp", "random")
 
 
@@ -83,11 +86,17 @@ def _located(name: str, model: JsonObject) -> dict[str, object]:
 
 
 def to_record(config: SweepConfig) -> JsonObject:
-    """The resolved configuration as plain data, for `sweep.json`."""
-    record = asdict(config)
-    if not record["plugins"]:  # what was started before there were any is the same sweep
-        del record["plugins"]
+    """The resolved configuration as plain data, for `sweep.json`: without what is secret in its URLs."""
+    record: JsonObject = recorded_settings(plain_settings(config))
     return record
+
+
+def plain_settings(config: SweepConfig) -> JsonObject:
+    """The resolved configuration as plain data, signatures of URLs included: never to be recorded or sent."""
+    settings = asdict(config)
+    if not settings["plugins"]:  # what was started before there were any is the same sweep
+        del settings["plugins"]
+    return settings
 
 
 def group_options(group: str) -> tuple[str, ...]:
@@ -174,11 +183,11 @@ def _parse(word: str) -> Override:
         (override,) = OverridesParser.create().parse_overrides([_quoted_home(word)])
     except HydraException as error:
         hint = "Write key=value; quote values with special characters: 'key=\"a=b\"'."
-        raise UsageError(f"not an override: {word!r}", hint) from error
+        raise UsageError(f"not an override: {without_urls(word)!r}", hint) from error
     if override.is_sweep_override():
         key = override.key_or_group
         raise UsageError(
-            f"{word!r} gives several values",
+            f"{without_urls(word)!r} gives several values",
             f"A list is written {key}=[…]; a range is set by the knob's low and high.",
         )
     return override
@@ -326,10 +335,21 @@ def _check(config: SweepConfig, known_knobs: set[str]) -> None:
     search = config.search
     _one_of(search.sampler, SAMPLERS, "search.sampler")
     _one_of(search.inference_knobs, ("sweep", "study"), "search.inference_knobs")
-    for setting, url in (("search.storage", search.storage), ("tracking.uri", config.tracking.uri)):
-        check_no_password(url, setting)
+    _check_no_secrets(asdict(config))
     _check_knobs(config, known_knobs)
     _check_baselines(config)
+
+
+def _check_no_secrets(settings: Any, where: str = "") -> None:
+    """Settings are recorded and sent to workers; only those of files that are read once may have a signature."""
+    if isinstance(settings, Mapping):
+        for name, value in settings.items():
+            _check_no_secrets(value, f"{where}.{name}" if where else str(name))
+    elif isinstance(settings, list):
+        for number, value in enumerate(settings):
+            _check_no_secrets(value, f"{where}[{number}]")
+    elif isinstance(settings, str):
+        check_no_secret(settings, where, may_be_signed=where.startswith(SIGNED_SETTINGS))
 
 
 def _check_knobs(config: SweepConfig, known_knobs: set[str]) -> None:

@@ -49,6 +49,7 @@ from paretovid.trainables.outcome import SourceInfo
 from paretovid.trainables.plugins.catalog import check_travels
 from paretovid.trainables.provenance import code_version
 from paretovid.trainables.ranges import Declared, check_ranges, field_number
+from paretovid.trainables.redaction.urls import has_signature_alone
 from paretovid.trainables.training.config import TrainingConfig
 
 _SOME_CLASSES = 10
@@ -388,4 +389,9 @@ def _weight_locations(config: SweepConfig) -> dict[str, str]:
     for source in takes:
         if not given.get(source):
             raise missing_weights(specs[source], source)
+        if not has_signature_alone(str(given[source])) and source not in config.backbones.sha256:
+            raise UsageError(
+                f"the query of backbones.weights.{source} may say which file it is, and is not recorded",
+                f"Give the file's digest too (sha256sum FILE prints it): backbones.sha256.{source}=DIGEST.",
+            )
     return {source: str(given[source]) for source in takes}

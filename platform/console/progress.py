@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Self, TextIO, final
 
 from paretovid.platform.console.printable import printable, printable_message
+from paretovid.trainables.redaction.texts import redacted
 
 _TERMINAL_SECONDS = 0.5
 _LOG_SECONDS = 10.0
@@ -90,6 +91,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """A line that stays, for example a warning; the line in progress is written anew below it."""
+        text = redacted(text)  # what libraries say is passed on here
         with self._lock:
             self._write(f"{_CLEAR_LINE if self._line_is_open else ''}{printable_message(text)}\n")
             self._line_is_open = False

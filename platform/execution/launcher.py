@@ -23,6 +23,7 @@ from typing import Any, final
 import ray
 from ray import tune
 from ray.exceptions import RayError
+from ray.tune.execution import class_cache
 
 from paretovid.infra.locks import exclusive_lock
 from paretovid.infra.placement import GIB, TrialResources
@@ -62,6 +63,9 @@ _TUNE_ENVIRONMENT = {
 
 
 _WAITING = Waiting()
+_CREDENTIALS = frozenset(
+    ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN")
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -348,14 +352,27 @@ class Counter(TrialCallback):
 
 @contextlib.contextmanager
 def _quiet_tune() -> Iterator[None]:
-    """Tune with our settings, and without Ray's messages."""
+    """Tune with our settings, without Ray's messages and without credentials."""
     loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.train")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
     try:
-        with environment(_TUNE_ENVIRONMENT):
+        with environment(_TUNE_ENVIRONMENT), _without_credentials():
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _without_credentials() -> Iterator[None]:
+    """Tune without the driver's credentials in what it sends to workers: Ray writes that into its logs, as it is.
+    Workers have those of their nodes."""
+    sent = class_cache.ENV_VARS_TO_PROPAGATE
+    taken = sent & _CREDENTIALS
+    sent.difference_update(taken)
+    try:
+        yield
+    finally:
+        sent.update(taken)

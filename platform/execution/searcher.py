@@ -9,7 +9,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -33,6 +33,7 @@ from paretovid.platform.search.study import MOST_LOSSES, ParetoStudy, Suggestion
 from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.errors import ParetovidError
 from paretovid.trainables.evaluation.results import TrialResult
+from paretovid.trainables.redaction.texts import redacted
 
 Configure = Callable[[Suggestion], JsonObject]
 """A suggestion to the configuration of its trial."""
@@ -268,6 +269,8 @@ class ParetoSearcher(Searcher):
         self._callback.on_requeue(started.trial_id)
 
     def _failed(self, started: _Started, failed: Failed) -> None:
+        # Recorded from here on: in the study, the journal, failure.json and MLflow.
+        failed = replace(failed, reason=redacted(failed.reason))
         if started.fixed is not None:
             counts = self._fixed.losses if failed.is_infrastructure else self._fixed.failures
             counts[started.trial_id] += 1

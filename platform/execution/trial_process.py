@@ -6,7 +6,7 @@ What it returns to the driver is one JSON string, a `TrialOutcome`.
 from __future__ import annotations
 
 import contextlib
-import traceback
+import sys
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -30,8 +30,9 @@ from paretovid.platform.storage.faults import infrastructure_fault
 from paretovid.platform.storage.home import SweepPaths, TrialPaths
 from paretovid.trainables.context import TrialContext, TrialStopped
 from paretovid.trainables.documents import JsonObject
-from paretovid.trainables.errors import NonFiniteError, ParetovidError
+from paretovid.trainables.errors import NonFiniteError, ParetovidError, errors_redacted
 from paretovid.trainables.evaluation.results import TrialResult
+from paretovid.trainables.redaction.texts import redact_logs, redacted, redacted_traceback
 
 Trainable = Callable[[dict[str, Any], TrialContext], TrialResult | None]
 """`(config, context) -> result`: a trial as a plain function. None on ranks other than 0."""
@@ -57,6 +58,7 @@ def in_process(
     home, folder = sweep.reference(cache), sweep.folder.absolute()
 
     def trial(config: dict[str, Any]) -> dict[str, str]:
+        redact_logs()
         torch.set_num_threads(max(1, int(wanted.cpus)))
         cuda = bool(wanted.gpus) and torch.cuda.is_available()
         try:
@@ -87,7 +89,8 @@ def in_process(
                 _write_traceback(paths)
                 became = place.verdict(error)
                 if cuda and not isinstance(error, ParetovidError) and became is None:
-                    raise  # a CUDA error leaves the process unusable; Tune replaces it
+                    with errors_redacted():
+                        raise  # a CUDA error leaves the process unusable; Tune replaces it
                 opened.close()  # whoever is given the trial next has it from now on
                 return _given_back(place, became or failure(error, on_gpu=cuda), wanted)
         forget_checkpoints(paths)
@@ -108,6 +111,7 @@ def nested(
     home, folder = sweep.reference(cache), sweep.folder.absolute()
 
     def worker(config: dict[str, Any]) -> None:
+        redact_logs()
         torch.set_num_threads(max(1, int(wanted.cpus)))
         paths = trial_paths(home, folder, config)
         opened = contextlib.ExitStack()
@@ -123,8 +127,9 @@ def nested(
             _write_traceback(paths)
             fault = infrastructure_fault(error, Place(paths, config, waiting, cache).paths)
             if fault is not None and not fault.is_full:
-                raise SeenOnNode.here(fault.reason) from error
-            raise
+                raise SeenOnNode.here(redacted(fault.reason)) from None
+            with errors_redacted():
+                raise
         finally:
             opened.close()
         if context.rank == 0:
@@ -213,7 +218,7 @@ def failure(error: Exception, *, on_gpu: bool = False) -> Failed | EnvironmentFa
     if fault is not None:
         return EnvironmentFault(reason=fault.reason)
     text = error.message if isinstance(error, ParetovidError) else f"{type(error).__name__}: {error}"
-    reason = (text.strip().splitlines() or [type(error).__name__])[0]
+    reason = redacted((text.strip().splitlines() or [type(error).__name__])[0])
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         reason = f"out of memory: {reason}"
     is_final = isinstance(error, ParetovidError) and not (on_gpu and isinstance(error, NonFiniteError))
@@ -222,6 +227,6 @@ def failure(error: Exception, *, on_gpu: bool = False) -> Failed | EnvironmentFa
 
 def _write_traceback(trial: TrialPaths) -> None:
     try:
-        trial.store.write_text(trial.error, traceback.format_exc())
+        trial.store.write_text(trial.error, redacted_traceback())
     except OSError:
-        traceback.print_exc()  # a full disk takes no traceback either
+        sys.stderr.write(redacted_traceback())  # a full disk takes no traceback either

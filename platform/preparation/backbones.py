@@ -31,7 +31,8 @@ from paretovid.trainables.backbones.training import BackboneTrainingConfig, labe
 from paretovid.trainables.backbones.weights import build_with_weights
 from paretovid.trainables.data.dataset import Dataset, load_dataset
 from paretovid.trainables.data.partial_files import partial_file
-from paretovid.trainables.errors import UsageError
+from paretovid.trainables.errors import UsageError, errors_redacted
+from paretovid.trainables.redaction.urls import recorded_url
 
 
 def train_own(
@@ -203,7 +204,8 @@ def _loaded(folder: Path, dataset: Dataset, location: str, sha256: str | None) -
         return None
     origin = described.origin.training
     is_file = sha256 is None or origin.get("file_sha256") == sha256.lower()
-    is_same = is_file and origin.get("weights") == location
+    # An earlier version recorded the query too.
+    is_same = is_file and recorded_url(str(origin.get("weights"))) == recorded_url(location)
     here = Path(location).expanduser()
     if is_same and "://" not in location and here.is_file():  # another file may have taken its place
         is_same = origin.get("file_sha256") == digest_of(here)
@@ -301,6 +303,7 @@ class _TrainContext:
         return False
 
 
+@errors_redacted()
 def _training_worker(config: dict[str, Any]) -> None:
     reference: HomeReference = config["home"]
     here, store = reference.here, reference.home.store
@@ -315,6 +318,7 @@ def _training_worker(config: dict[str, Any]) -> None:
             store.upload(out_root / name)
 
 
+@errors_redacted()
 def _fine_tuning_worker(config: dict[str, Any]) -> None:
     reference: HomeReference = config["home"]
     here, store = reference.here, reference.home.store

@@ -10,6 +10,7 @@ from paretovid.platform.storage.faults import was_infrastructure
 from paretovid.platform.storage.home import SweepPaths, TrialPaths
 from paretovid.trainables.documents import Fields, JsonValue
 from paretovid.trainables.errors import DataError
+from paretovid.trainables.redaction.texts import redacted
 
 VERSION = 1
 """Files without a version are of version 1."""
@@ -51,7 +52,9 @@ class TrialFailure:
 def record_failure(trial: TrialPaths, reason: str, cause: Cause = "trial") -> None:
     """Keeps why a trial failed for good, beside its traceback."""
     trial.folder.mkdir(parents=True, exist_ok=True)
-    trial.store.write_text(trial.failure, json.dumps(TrialFailure(reason=reason, cause=cause).to_json()))
+    trial.store.write_text(
+        trial.failure, json.dumps(TrialFailure(reason=redacted(reason), cause=cause).to_json())
+    )
 
 
 def read_failure(trial: TrialPaths) -> TrialFailure | None:

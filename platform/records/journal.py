@@ -25,6 +25,7 @@ from paretovid.platform.storage.home import SweepPaths
 from paretovid.trainables.documents import Fields, JsonObject, JsonValue, parse_json
 from paretovid.trainables.evaluation.pareto import non_dominated
 from paretovid.trainables.evaluation.results import TrialResult
+from paretovid.trainables.redaction.texts import redacted
 
 Event = Literal["driver", "start", "finish", "fault", "aside", "state", "node"]
 """`driver`: one begins (with `cpus` and `gpus` that a trial takes). `start`, `finish`, `fault`, `aside`: of a
@@ -82,7 +83,8 @@ class SweepJournal:
         self._repair()
 
     def write(self, event: Event, **info: JsonValue) -> Entry:
-        """Appends an event. Raises `OSError` if the disk does not take it."""
+        """Appends an event, without secrets in its texts. Raises `OSError` if the disk does not take it."""
+        info = {name: redacted(value) if isinstance(value, str) else value for name, value in info.items()}
         with self._lock:
             entry = Entry(n=self._next, at=time.time(), event=event, info=info)
             # A line that a full disk has cut short must not be glued to this one.

@@ -17,6 +17,8 @@ from paretovid.trainables.data.dataset import write_json
 from paretovid.trainables.documents import Fields, JsonObject, JsonValue
 from paretovid.trainables.errors import DataError, UnknownNameError, unknown_name
 from paretovid.trainables.evaluation.pareto import Reference
+from paretovid.trainables.redaction.texts import redacted
+from paretovid.trainables.redaction.urls import recorded_settings, recorded_url
 
 VERSION = 2
 _HINT = "Restore the file from a copy, or remove the sweep's folder and start the sweep again."
@@ -62,7 +64,7 @@ class SweepRecord:
     state: SweepState
     config: JsonObject
     """The resolved configuration that it was started with: `SweepConfig` as plain data, perhaps of an earlier version,
-    with settings called as today."""
+    with settings called as today and URLs without what is secret in them."""
     code_version: str
     knobs: tuple[str, ...]
     """Names of the knobs that the study searches."""
@@ -121,12 +123,12 @@ class SweepRecord:
         """The content of the file; `from_json` reads it."""
         ended: dict[str, JsonValue] = {
             "asked": list(self.asked) or None,
-            "study": self.study,
-            "failures": dict(self.failures),
+            "study": None if self.study is None else recorded_url(self.study),
+            "failures": {trial: redacted(reason) for trial, reason in self.failures.items()},
             "hypervolume": self.hypervolume,
             "reference": None if self.reference is None else self.reference.to_json(),
             "tracked": self.tracked,
-            "error": self.error,
+            "error": None if self.error is None else redacted(self.error),
         }
         return {
             "version": VERSION,
@@ -137,7 +139,7 @@ class SweepRecord:
             "created": self.created,
             "seed": self.seed,
             "state": self.state,
-            "config": self.config,
+            "config": recorded_settings(self.config),
             "code_version": self.code_version,
             "knobs": list(self.knobs),
             **{name: value for name, value in ended.items() if value is not None},
@@ -169,7 +171,7 @@ class SweepRecord:
             created=fields.text("created", unknown),
             seed=fields.whole("seed", 0 if is_first else None),
             state=state,  # type: ignore[arg-type]  # is one of them
-            config=_with_todays_names(fields.json("config")),
+            config=recorded_settings(_with_todays_names(fields.json("config"))),
             code_version=fields.text("code_version", unknown),
             knobs=fields.texts("knobs", () if is_first else None),
             asked=fields.wholes("asked", ()),

@@ -19,6 +19,8 @@ from paretovid.trainables.data.limits import VideoLimitsConfig
 from paretovid.trainables.errors import DataError, ParetovidError, UsageError
 from paretovid.trainables.layers.caps import no_cap_error
 from paretovid.trainables.recognizer import CHEAPEST_ONLY
+from paretovid.trainables.redaction.texts import redacted
+from paretovid.trainables.redaction.urls import recorded_url
 
 KEYS = ("path", "labels", "instances", "gflops", "calls", "steps", "stopped_by", "notes", "error")
 """Of a video's entry in `predict --json`; `instances` only of a model of localization, `stopped_by` only of a model
@@ -169,11 +171,20 @@ def answers_of(
 
 def document_of(model: str, answers: Sequence[Answer]) -> dict[str, Any]:
     """The document that `predict --json` prints, of a model's answers."""
-    videos = [{key: answer[key] for key in KEYS if key in answer} for answer in answers]
+    videos = [_without_secrets({key: answer[key] for key in KEYS if key in answer}) for answer in answers]
     warnings = [
-        {"file": answer["path"], "reason": note} for answer in answers for note in answer.get("notes", ())
+        {"file": recorded_url(str(answer["path"])), "reason": note}
+        for answer in answers
+        for note in answer.get("notes", ())
     ]
     return {"model": model, "videos": videos, "notes": _notes(answers), "warnings": warnings}
+
+
+def _without_secrets(video: dict[str, Any]) -> dict[str, Any]:
+    """What is said of a video that was named by a URL; the code of a model may be of an earlier version."""
+    shown = {"path": recorded_url(str(video["path"]))} if "path" in video else {}
+    error = {"error": redacted(video["error"])} if video.get("error") else {}
+    return {**video, **shown, **error}
 
 
 def predict(home: Home, model: str, videos: Sequence[str | Path], **given: Any) -> dict[str, Any]:

@@ -10,8 +10,8 @@ import os
 from dataclasses import dataclass
 
 from paretovid.platform.storage.home import Home
-from paretovid.platform.storage.urls import shown_url
 from paretovid.trainables.errors import UsageError
+from paretovid.trainables.redaction.urls import recorded_url
 
 STORAGE_VARIABLE = "PARETOVID_STUDY_STORAGE"
 UNDER_HOME = "home"
@@ -46,7 +46,8 @@ def study_location(
         location = StudyLocation(url=own, name=sweep, described=UNDER_HOME)
     else:
         # Homes do not know of each other: two of them may have a sweep of this name.
-        location = StudyLocation(url=url, name=f"{sweep}-{uid}", described=shown_url(url))
+        location = StudyLocation(url=url, name=f"{sweep}-{uid}", described=recorded_url(url))
+    before = None if before is None else recorded_url(before)  # an earlier version recorded more of it
     if before not in (None, location.described):
         where = "unset" if before == UNDER_HOME else f"set to {before}"
         raise UsageError(

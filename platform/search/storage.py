@@ -16,9 +16,9 @@ from paretovid.infra.object_store import ObjectStore
 from paretovid.platform.search.bucket_journal import ObjectJournal
 from paretovid.platform.search.file_journal import FileJournal
 from paretovid.platform.search.retrying_storage import PatientStorage
-from paretovid.platform.storage.urls import shown_url, without_password
 from paretovid.trainables.data.s3 import SCHEME
 from paretovid.trainables.errors import UsageError
+from paretovid.trainables.redaction.urls import recorded_url, without_secrets_of
 
 Directions = dict[str, Literal["maximize", "minimize"]]
 JOURNAL = "journal://"
@@ -82,14 +82,14 @@ def connect_storage(storage: str) -> tuple[BaseStorage, list[str]]:
             store = JournalStorage(FileJournal(path))
         return store, optuna.get_all_study_names(store)
     except Exception as error:  # each database driver raises its own
-        reason = without_password(f"{type(error).__name__}: {error}", storage)
+        reason = without_secrets_of(f"{type(error).__name__}: {error}", storage)
         if isinstance(error, PermissionError):
             raise UsageError(
-                f"no permission to use the studies at {shown_url(storage)}: {reason.strip()}",
+                f"no permission to use the studies at {recorded_url(storage)}: {reason.strip()}",
                 "Ask whoever owns that file and its folder for the right to read and write them.",
             ) from error
         raise UsageError(
-            f"the storage of studies at {shown_url(storage)} cannot be opened: {reason.strip()}",
+            f"the storage of studies at {recorded_url(storage)} cannot be opened: {reason.strip()}",
             f"Is the URL right ({JOURNAL}/FILE, sqlite:///FILE, postgresql+psycopg2://USER@HOST/DATABASE), is the "
             "server there, are the credentials right (PGPASSWORD)?",
         ) from error
@@ -110,7 +110,7 @@ def _connect_database(storage: str) -> BaseStorage:
         },
     }
     database = optuna.storages.RDBStorage(storage, engine_kwargs=engine)
-    return PatientStorage(optuna.storages.get_storage(database), shown_url(storage))
+    return PatientStorage(optuna.storages.get_storage(database), recorded_url(storage))
 
 
 def _check_same(name: str, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from paretovid.trainables.data.s3 import ObjectStoreError
 from paretovid.trainables.errors import InfrastructureError, ParetovidError
+from paretovid.trainables.redaction.texts import redacted
 
 _T = TypeVar("_T")
 _FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS))
@@ -130,9 +131,9 @@ def _names(error: BaseException, places: Sequence[Path | str]) -> bool:
 
 def _described(error: BaseException) -> str:
     if isinstance(error, OSError) and error.filename and error.strerror:
-        return f"{error.filename}: {error.strerror}"
+        return redacted(f"{error.filename}: {error.strerror}")
     return _first_line(str(error)) or type(error).__name__
 
 
 def _first_line(text: str) -> str:
-    return (text.strip().splitlines() or [""])[0]
+    return redacted((text.strip().splitlines() or [""])[0])

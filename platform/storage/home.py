@@ -33,7 +33,7 @@ from paretovid.platform.storage.store import (
     is_bucket,
     mirror_root,
 )
-from paretovid.platform.storage.urls import sqlite_url
+from paretovid.platform.storage.urls import check_no_secret, sqlite_url
 from paretovid.trainables.data.s3 import ObjectStoreError
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.evaluation.results import RESULT_FILE, SCORES_FILE
@@ -401,8 +401,11 @@ def open_home(override: str | None = None, *, is_there: bool = False, to_read: b
 
     A home `s3://BUCKET/PREFIX` is tried for all that is needed of it.
 
-    Raises `UsageError` if it cannot be made or written, or is missing and not to be made.
+    Raises `UsageError` if it cannot be made or written, or is missing and not to be made, and for a URL with a secret
+    in it.
     """
+    check_no_secret(override, "home")
+    check_no_secret(os.environ.get(HOME_VARIABLE), HOME_VARIABLE)
     given = override or os.environ.get(HOME_VARIABLE) or DEFAULT_HOME
     if is_bucket(given):
         return _open_bucket(given)

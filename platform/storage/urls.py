@@ -1,13 +1,16 @@
-"""URLs of stores: of SQLite files, and of others without their passwords."""
+"""URLs of stores: of SQLite files, and settings and variables refused that hold a secret which would be recorded."""
 
 from __future__ import annotations
 
-import contextlib
-import re
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from paretovid.trainables.errors import UsageError
+from paretovid.trainables.redaction.urls import parts_of, recorded_url, urls_in
+
+_HINT = (
+    "Leave it out. PostgreSQL takes a password from PGPASSWORD or ~/.pgpass, MLflow from MLFLOW_TRACKING_USERNAME and "
+    "MLFLOW_TRACKING_PASSWORD, buckets take keys from AWS's own variables (docs/secrets.md)."
+)
 
 
 def sqlite_url(path: Path) -> str:
@@ -38,49 +41,20 @@ def sqlite_path(url: str) -> Path:
     return Path(make_url(url).database or "")
 
 
-def shown_url(url: str) -> str:
-    """The URL without its password."""
-    secrets = _passwords(url)
-    for secret in secrets:
-        for before, after in ((f":{secret}@", "@"), (f"password={secret}", "password=***")):
-            url = url.replace(before, after)
-    return url if not any(secret in url for secret in secrets) else url.partition("://")[0] + "://***"
+def check_no_secret(text: str | None, setting: str, *, may_be_signed: bool = False) -> None:
+    """Raises `UsageError` for a text with a URL in it that holds a password or a token: settings are recorded.
 
-
-def without_password(text: str, url: str) -> str:
-    """`text` with the URL's password blotted out, however it is written."""
-    for secret in _passwords(url):
-        text = text.replace(secret, "***")
-    return text
-
-
-def check_no_password(url: str | None, setting: str) -> None:
-    """Raises `UsageError` for a URL with a password in it: settings are recorded."""
-    if url is not None and _passwords(url):
-        raise UsageError(
-            f"{setting} holds a password, and settings are recorded: {shown_url(url)}",
-            "Leave it out. PostgreSQL takes it from PGPASSWORD or ~/.pgpass, MLflow from "
-            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.",
-        )
-
-
-def _passwords(url: str) -> list[str]:
-    """The passwords in a URL, as they stand there and as they are meant, the longest first.
-
-    By SQLAlchemy's rules and by those of URLs: what one of them takes for a password must not be recorded. In the
-    first, `u:a/b@host` holds one; in the second, a slash ends the part that can.
+    Arguments:
+        setting: its name, for the message, which does not repeat the secret.
+        may_be_signed: whether the URL may have a query, which is then not recorded.
     """
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import ArgumentError
-
-    found: set[str] = set()
-    before, at, _ = urlsplit(url).netloc.rpartition("@")
-    if at and before.partition(":")[2]:
-        found.add(before.partition(":")[2])
-    if matched := re.match(r"[\w+]+://[^:/@]*:(.+)@", url):  # up to the last @, whatever is between
-        found.add(matched[1])
-    found |= set(re.findall(r"[?&]password=([^&]+)", url))
-    with contextlib.suppress(ArgumentError, ValueError):
-        parsed = make_url(url)
-        found |= {str(each) for each in (parsed.password, parsed.query.get("password")) if each}
-    return sorted({each for secret in found for each in (secret, unquote(secret))}, key=len, reverse=True)
+    for url in urls_in(text or ""):
+        parts = parts_of(url)
+        if parts is None:
+            continue
+        if parts.has_secret_user:
+            kind = "a password" if parts.password else "a token"
+            raise UsageError(f"{setting} holds {kind}, and settings are recorded: {recorded_url(url)}", _HINT)
+        if parts.unrecorded and not may_be_signed:
+            kind = "a password" if "password" in parts.unrecorded else "a query, which may be secret"
+            raise UsageError(f"{setting} holds {kind}, and settings are recorded: {recorded_url(url)}", _HINT)

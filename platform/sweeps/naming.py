@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from paretovid.platform.config.load import load_sweep_config, searched_knobs, to_record
+from paretovid.platform.config.load import load_sweep_config, plain_settings, searched_knobs, to_record
 from paretovid.platform.config.resolve import SweepPlan, plugins_in_use
 from paretovid.platform.console.shell import typed
 from paretovid.platform.records.sweep import SweepRecord, SweepState, known_record, read_record
@@ -20,9 +20,12 @@ from paretovid.trainables.documents import JsonObject, JsonValue
 from paretovid.trainables.errors import DataError, UsageError
 from paretovid.trainables.plugins.catalog import use_plugins
 from paretovid.trainables.provenance import code_version
+from paretovid.trainables.redaction.urls import recorded_url
 
 _WHERE_ONLY = ("home", "name", "cluster", "tracking")
 """Sections that say where a sweep runs and is kept, not what it is."""
+SIGNED_WEIGHTS = "backbones.weights."
+"""Where names of settings begin that may be given again when a sweep is resumed, with another signature."""
 _HOW_ONLY = ("concurrent", "hours", "max_failures", "max_failures_in_a_row", "storage")
 """Settings of `search` that may differ when a sweep is resumed."""
 _LIMITS_ONLY = ("max_weights_gigabytes",)
@@ -100,7 +103,7 @@ def stored_config(home: Home, name: str, given_home: str | None, overrides: Sequ
     Arguments:
         given_home: `home=` of this command; a relative one that is stored means another place from here.
         overrides: changes to where and how it runs (`cluster…`, `tracking…`, `search.concurrent`, `hours`,
-            `max_failures`); no others.
+            `max_failures`), and `backbones.weights…` with another signature; no others.
 
     Raises `UsageError` for another override, `DataError` for a record that another version has written.
     """
@@ -109,18 +112,20 @@ def stored_config(home: Home, name: str, given_home: str | None, overrides: Sequ
     allowed += ["cluster", "tracking"]
     for word in words:
         key = word.lstrip("+~").partition("=")[0]
-        if key not in allowed and not key.startswith(("cluster.", "tracking.")):
+        if key not in allowed and not key.startswith(("cluster.", "tracking.", SIGNED_WEIGHTS)):
             raise UsageError(
                 f"a sweep resumes with its own settings; {key} cannot be changed",
                 f"What may differ: {', '.join(allowed)}. Other settings make another sweep: paretovid sweep.",
             )
     # The words are checked as for a new sweep, and of that one only what they name is taken over.
-    checked = OmegaConf.create(dict(to_record(load_sweep_config(words))))
+    checked = OmegaConf.create(dict(plain_settings(load_sweep_config(words))))
     record = known_record(home.sweep(name))
     stored = OmegaConf.create({**record.config, "name": name, "home": given_home})
     keys = [word.lstrip("+~").partition("=")[0] for word in words]
     # Sections first: `cluster.cpus=2 cluster=local` means what it means for a new sweep.
     for key in sorted(keys, key=lambda key: "." in key):
+        if key.startswith(SIGNED_WEIGHTS):
+            _check_same_weights(key, OmegaConf.select(stored, key), OmegaConf.select(checked, key))
         OmegaConf.update(stored, key, OmegaConf.select(checked, key), merge=False, force_add=True)
     try:
         merged = OmegaConf.merge(OmegaConf.structured(SweepConfig), stored)
@@ -133,6 +138,14 @@ def stored_config(home: Home, name: str, given_home: str | None, overrides: Sequ
     assert isinstance(config, SweepConfig)
     use_plugins(config.plugins)
     return config
+
+
+def _check_same_weights(key: str, stored: object, given: object) -> None:
+    if stored != recorded_url(str(given)):
+        raise UsageError(
+            f"a sweep resumes with its own settings; {key} was {stored}, and is now {recorded_url(str(given))}",
+            "Only the signature of a URL may differ. Other weights make another sweep: paretovid sweep.",
+        )
 
 
 def _first(record: SweepRecord) -> JsonObject:

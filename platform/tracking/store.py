@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from paretovid.infra.locks import exclusive_lock
 from paretovid.platform.storage.home import Home
-from paretovid.platform.storage.urls import check_no_password, sqlite_url
+from paretovid.platform.storage.urls import check_no_secret, sqlite_url
 from paretovid.platform.tracking.artifact_places import EXPERIMENT, ArtifactPlaces, artifact_places
 from paretovid.trainables.data.partial_files import partial_file
 from paretovid.trainables.errors import ParetovidError, UsageError
@@ -87,9 +87,10 @@ class Store:
 def store_uri(home: Home, given: str | None = None) -> str:
     """What was given, else `MLFLOW_TRACKING_URI`, else the store under home.
 
-    Raises `UsageError` for one with a password in it: it is shown and recorded.
+    Raises `UsageError` for one with a password or a query in it: it is shown and recorded.
     """
-    check_no_password(os.environ.get("MLFLOW_TRACKING_URI"), "MLFLOW_TRACKING_URI")
+    check_no_secret(given, "tracking.uri")
+    check_no_secret(os.environ.get("MLFLOW_TRACKING_URI"), "MLFLOW_TRACKING_URI")
     return given or os.environ.get("MLFLOW_TRACKING_URI") or home.mlflow_url
 
 

@@ -21,7 +21,7 @@ from paretovid.platform.config.load import load_sweep_config
 from paretovid.platform.search.location import STORAGE_VARIABLE
 from paretovid.platform.storage.home import HOME_VARIABLE
 from paretovid.platform.storage.store import CACHE_VARIABLE
-from paretovid.platform.storage.urls import check_no_password
+from paretovid.platform.storage.urls import check_no_secret
 
 ROOT = Path(__file__).parents[2]
 INFRA = ROOT / "infra"
@@ -162,7 +162,7 @@ def test_the_file_of_settings_names_what_is_read_and_holds_no_secret() -> None:
     assert [name for name in settings if secret.search(name)], "the file has places for secrets"
     assert not any(value for name, value in settings.items() if secret.search(name))
     for name, value in settings.items():
-        check_no_password(value, name)
+        check_no_secret(value, name)
 
 
 def test_the_image_is_made_of_what_is_there() -> None:

@@ -34,7 +34,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from paretovid.trainables.backbones.spec import Backbone, ComponentSpec
 from paretovid.trainables.data.regular_files import what_else
 from paretovid.trainables.data.s3 import ObjectStoreError, read_object, status
+from paretovid.trainables.data.signed_urls import VARIABLE, with_signature
 from paretovid.trainables.errors import DataError, UsageError
+from paretovid.trainables.redaction.urls import recorded_url, without_secrets_of
 
 RANDOM = "random"
 MAX_GIGABYTES = 4.0
@@ -57,7 +59,8 @@ def build_with_weights(
     with_classifier: bool = True,
     max_gigabytes: float = MAX_GIGABYTES,
 ) -> tuple[Backbone, dict[str, Any]]:
-    """A backbone with the weights at `location`, in eval mode, and where they came from as plain data.
+    """A backbone with the weights at `location`, in eval mode, and where they came from as plain data, without the
+    query of a URL.
 
     Arguments:
         location: a path, `http(s)://`, `s3://`, or `random`. None: an error that says what to get.
@@ -87,7 +90,7 @@ def build_with_weights(
             "It is another file, or it was cut short: fetch it again, or correct the digest.",
         )
     load_trunk(backbone, spec, read_tensors(content, location), location, with_classifier=with_classifier)
-    return backbone.eval(), {"weights": location, "file_sha256": digest}
+    return backbone.eval(), {"weights": recorded_url(location), "file_sha256": digest}
 
 
 def _settle(backbone: Backbone, spec: ComponentSpec) -> None:
@@ -128,14 +131,16 @@ def missing_weights(spec: ComponentSpec, source: str | None = None) -> UsageErro
 
 
 def fetch(location: str, max_bytes: int = int(MAX_GIGABYTES * 1e9)) -> bytes:
-    """The bytes at a path, `http(s)://` or `s3://`.
+    """The bytes at a path, `http(s)://` or `s3://`, by the signature of `signed_urls.py` where a URL has none.
 
-    Raises `DataError`, also for more than `max_bytes`, and `UsageError` for another scheme.
+    Raises `DataError`, also for more than `max_bytes`, and `UsageError` for another scheme; neither shows a signature.
     """
     scheme = urllib.parse.urlsplit(location).scheme
+    shown = recorded_url(location)
+    signed = with_signature(location)
     try:
         if scheme in ("http", "https"):
-            with urllib.request.urlopen(location, timeout=_TIMEOUT_SECONDS) as answer:
+            with urllib.request.urlopen(signed, timeout=_TIMEOUT_SECONDS) as answer:
                 return _read_answer(answer, location, max_bytes)
         if scheme == "s3":
             return _read_object(location, max_bytes)
@@ -145,14 +150,17 @@ def fetch(location: str, max_bytes: int = int(MAX_GIGABYTES * 1e9)) -> bytes:
             )
         return _read_file(Path(location).expanduser(), location, max_bytes)
     except urllib.error.HTTPError as error:
-        raise DataError(f"{location} answers {error.code} ({error.reason})", "Check the URL.") from error
+        hint = "Check the URL."
+        if error.code in (400, 401, 403):
+            hint += f" If it wants a signature, or has an old one: name a file of signed URLs in {VARIABLE}."
+        raise DataError(f"{shown} answers {error.code} ({error.reason})", hint) from error
     except ObjectStoreError as error:
         raise DataError(f"weights cannot be read: {error.message}", error.hint) from error
-    except (OSError, http.client.HTTPException) as error:  # HTTPException: cut short
-        reason = getattr(error, "strerror", None) or str(error)
-        raise DataError(
-            f"weights cannot be read from {location}: {reason}", "Check the path or URL."
-        ) from error
+    except (OSError, ValueError, http.client.HTTPException) as error:  # HTTPException: cut short, or no URL
+        if isinstance(error, UsageError):
+            raise
+        reason = without_secrets_of(getattr(error, "strerror", None) or str(error), signed)
+        raise DataError(f"weights cannot be read from {shown}: {reason}", "Check the path or URL.") from error
 
 
 def _too_large(location: str, size: int | None, max_bytes: int) -> DataError:

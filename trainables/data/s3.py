@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, TypeVar, final
 
 from paretovid.trainables.errors import DataError, UsageError, VideoError
+from paretovid.trainables.redaction.texts import redacted
 
 _PASSING_CODES = frozenset(
     (
@@ -50,9 +51,9 @@ class ObjectStoreError(OSError):
     """
 
     def __init__(self, message: str, hint: str = "", *, is_passing: bool = False) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = redacted(message)
+        self.hint = redacted(hint)
+        super().__init__(self.message)
         self.is_passing = is_passing
 
     def __str__(self) -> str:

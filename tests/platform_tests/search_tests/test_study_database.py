@@ -18,9 +18,10 @@ from paretovid.platform.search.location import STORAGE_VARIABLE, study_location
 from paretovid.platform.search.retrying_storage import PatientStorage, StudyStorageError
 from paretovid.platform.search.study import ParetoStudy
 from paretovid.platform.storage.home import Home
-from paretovid.platform.storage.urls import check_no_password, shown_url, without_password
+from paretovid.platform.storage.urls import check_no_secret
 from paretovid.search_spaces.schema import KnobConfig
 from paretovid.trainables.errors import UsageError
+from paretovid.trainables.redaction.urls import recorded_url, without_secrets_of
 from paretovid.trainables.testing import synthetic_metrics
 
 KNOBS = {"gamma": KnobConfig(field="gamma", low=0.05, high=0.95), "K": KnobConfig(low=1, high=9, whole=True)}
@@ -204,17 +205,20 @@ def test_passwords_that_a_database_driver_takes_are_known_as_such(url):
     """All of these connect, whatever a URL should look like."""
     secret = str(make_url(url).password or make_url(url).query["password"])
     with pytest.raises(UsageError, match="holds a password") as raised:
-        check_no_password(url, "search.storage")
+        check_no_secret(url, "search.storage")
     assert secret not in str(raised.value)
-    assert secret not in shown_url(url)
-    assert secret not in without_password(f"{secret} is wrong for {url}", url)
+    assert secret not in recorded_url(url)
+    assert secret not in without_secrets_of(f"{secret} is wrong for {url}", url)
 
 
 def test_urls_are_shown_without_their_passwords():
-    assert shown_url("postgresql+psycopg2://me:a%2Fb@host:5432/x") == "postgresql+psycopg2://me@host:5432/x"
-    assert shown_url("journal:///a/b@c:d") == "journal:///a/b@c:d"
     assert (
-        without_password("a/b is wrong, a%2Fb too", "postgresql://me:a%2Fb@host/x") == "*** is wrong, *** too"
+        recorded_url("postgresql+psycopg2://me:a%2Fb@host:5432/x") == "postgresql+psycopg2://me@host:5432/x"
+    )
+    assert recorded_url("journal:///a/b@c:d") == "journal:///a/b@c:d"
+    assert (
+        without_secrets_of("a/b is wrong, a%2Fb too", "postgresql://me:a%2Fb@host/x")
+        == "*** is wrong, *** too"
     )
 
 

@@ -25,6 +25,7 @@ from paretovid.trainables.backbones.weights import build_with_weights, fetch, re
 from paretovid.trainables.errors import DataError, UsageError
 
 SPEC = component("yamnet@64x96")
+SIGNATURE = "c2lnbmF0dXJl"
 
 
 @pytest.fixture(scope="module")
@@ -198,6 +199,10 @@ def server(tmp_path: Path) -> Iterator[str]:
                     while True:
                         self.wfile.write(bytes(1000))
                 return
+            path, _, query = self.path.partition("?")
+            if path.startswith("/signed") and query != "X-Amz-Signature=" + SIGNATURE:
+                self.send_error(403)
+                return
             super().do_GET()
 
         def log_message(self, *_: Any) -> None:
@@ -215,6 +220,33 @@ def test_a_url_is_fetched(server: str, published: dict[str, Tensor], tmp_path: P
     assert origin["weights"] == f"{server}/weights.pth"
     name = "layer1.fused.conv.weight"
     assert torch.equal(backbone.trunk.state_dict()[name], published[name])
+
+
+def test_a_signature_is_used_and_neither_recorded_nor_shown(
+    server: str, published: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(tmp_path, published, "signed.pth")
+    url = f"{server}/signed.pth"
+    _, origin = build_with_weights(SPEC, f"{url}?X-Amz-Signature={SIGNATURE}")
+    assert origin["weights"] == url
+    with pytest.raises(DataError, match="answers 403") as raised:
+        fetch(f"{url}?X-Amz-Signature=expired-one")
+    assert "expired-one" not in str(raised.value) and "PARETOVID_SIGNED_URLS" in raised.value.hint
+    # As a resumed sweep has it: the signature comes from the file that the environment names.
+    names = tmp_path / "urls.txt"
+    names.write_text(f"https://elsewhere/x.pth?sig=other\n\n{url}?X-Amz-Signature={SIGNATURE}\n")
+    monkeypatch.setenv("PARETOVID_SIGNED_URLS", str(names))
+    assert fetch(url) == (tmp_path / "signed.pth").read_bytes()
+    monkeypatch.setenv("PARETOVID_SIGNED_URLS", str(tmp_path / "none.txt"))
+    with pytest.raises(UsageError, match=r"signed URLs .*none\.txt cannot be read: No such file"):
+        fetch(url)
+
+
+@pytest.mark.parametrize("url", ["http://me:pass-word@127.0.0.1:9/x", "http://127.0.0.1:9/x y?sig=pass-word"])
+def test_what_urllib_says_of_a_url_is_shown_without_its_secrets(url: str) -> None:
+    with pytest.raises(DataError, match="cannot be read") as raised:
+        fetch(url)
+    assert "pass-word" not in str(raised.value)
 
 
 def test_a_url_that_fails(server: str, tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""What of URLs and texts may be recorded, shown and sent: never a password, a query or a token."""
