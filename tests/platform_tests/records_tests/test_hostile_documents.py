@@ -35,6 +35,7 @@ from paretovid.platform.sweeps.lock import driver_of
 from paretovid.platform.testing.sweeps import synthetic_sweep
 from paretovid.trainables.backbones.description import BackboneDescription, BackboneOrigin
 from paretovid.trainables.data.dataset import MANIFEST, load_dataset
+from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.errors import DataError, ParetovidError
 from paretovid.trainables.evaluation.results import TrialResult
 from paretovid.trainables.features.index import FeaturesHeader, FeaturesIndex, ShardDescription, ShardFile
@@ -131,7 +132,11 @@ def shard() -> ShardDescription:
 
 
 def sweep_record() -> SweepRecord:
-    config = {"search": {"trials": 4}, "baselines": [{"name": "uniform"}], "tracking": {"uri": "x"}}
+    config: JsonObject = {
+        "search": {"trials": 4},
+        "baselines": [{"name": "uniform"}],
+        "tracking": {"uri": "x"},
+    }
     return SweepRecord(
         name="s",
         uid="u",

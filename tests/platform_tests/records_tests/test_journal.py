@@ -18,6 +18,7 @@ from paretovid.platform.records.control_requests import ask_to_stop
 from paretovid.platform.records.failure import record_failure
 from paretovid.platform.records.journal import (
     Entry,
+    Event,
     FinishedTrial,
     SweepJournal,
     _to_line,
@@ -37,6 +38,7 @@ from paretovid.platform.sweeps.status import (
     status_text,
 )
 from paretovid.platform.testing.sweeps import synthetic_sweep, write_sweep, write_trial
+from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.evaluation.pareto import Reference
 
 
@@ -293,7 +295,10 @@ def test_a_sweep_of_a_machine_whose_clock_is_an_hour_off_is_shown_by_its_own(
     home = Home(tmp_path)
     write_state(home, "running")
     sweep, there = home.sweep("s"), time.time() + clock_offset
-    events = [("driver", {"cpus": 1, "gpus": 0}), ("start", {"trial": "t0000", "attempt": 1})]
+    events: list[tuple[Event, JsonObject]] = [
+        ("driver", {"cpus": 1, "gpus": 0}),
+        ("start", {"trial": "t0000", "attempt": 1}),
+    ]
     sweep.journal.write_text(
         "".join(
             _to_line(Entry(n=n, at=there - 36, event=event, info=info))
