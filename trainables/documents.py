@@ -116,7 +116,7 @@ class Fields:
 
     def names(self) -> tuple[str, ...]:
         """The fields that are there."""
-        return tuple(str(name) for name in self._data)
+        return tuple(self._as(str, name, "the name of a field") for name in self._data)
 
     def check_version(self, latest: int, earliest: int = 1) -> int:
         """The document's version; 1 where it has none. Raises `VersionError` outside `earliest` to `latest`."""
