@@ -199,7 +199,10 @@ def early_and_late(points: Sequence[Point], targets: np.ndarray) -> dict[str, fl
 
 
 def spread(points: Sequence[Point]) -> dict[str, Any]:
-    """Claim (g): utility and entropy as stop signals at the same mean number of frames: spread and mAP."""
+    """Claim (g): utility and entropy as stop signals at the same mean number of frames: spread and mAP.
+
+    Empty if they never stop at the same, of an agent that has hardly learned.
+    """
     entropies = [p for p in points if p.setting.get("max_entropy", 0) > 0]
     curve = mu_curve(points)
     pairs = [
@@ -208,6 +211,8 @@ def spread(points: Sequence[Point]) -> dict[str, Any]:
         for ours in [min(curve, key=lambda p: abs(frames(p).mean() - frames(theirs).mean()))]
         if abs(frames(ours).mean() - frames(theirs).mean()) < 0.5
     ]
+    if not pairs:
+        return {}
     # Where there is something to decide: not all videos at one end.
     ours, theirs = max(pairs, key=lambda pair: float(frames(pair[1]).std()))
     longest = int(max(frames(curve[-1]).max(), 1))
@@ -385,7 +390,7 @@ def analyse(
         "rises": {name: rises(mu_curve(points[name])) for name in ALL_OURS},
         "small_against_large": small_against_large(points),
         "early_and_late": {name: early_and_late(points[name], targets) for name in ALL_OURS},
-        "spread": {name: spread(points[name]) for name in ALL_OURS},
+        "spread": {name: found for name in ALL_OURS if (found := spread(points[name]))},
         "mu_curve": {
             name: [
                 {"mu": p.setting["mu"], "frames": float(frames(p).mean()), **_figures(p)}
