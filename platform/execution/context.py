@@ -37,9 +37,8 @@ def keep_checkpoint(trial: TrialPaths, checkpoint: Path) -> None:
         shutil.rmtree(left, ignore_errors=True)
     # A name of its own: a process that should be dead may be writing the same one.
     with partial_file(folder / f"{trial.checkpoint(number).name}.{uuid.uuid4().hex[:6]}.partial") as partial:
-        folder.mkdir(
-            exist_ok=True
-        )  # not those above it: where a mount is gone, nobody would find what is made there
+        # Not those above it, unless this is a mirror: where a mount is gone, nobody would find what is made there.
+        folder.mkdir(exist_ok=True, parents=trial.store.is_remote)
         shutil.copytree(checkpoint, partial)
         for path in partial.iterdir():
             with path.open("rb") as file:

@@ -180,10 +180,10 @@ def document_of(model: str, answers: Sequence[Answer]) -> dict[str, Any]:
     return {"model": model, "videos": videos, "notes": _notes(answers), "warnings": warnings}
 
 
-def _without_secrets(video: dict[str, Any]) -> dict[str, Any]:
+def _without_secrets(video: Mapping[str, object]) -> dict[str, object]:
     """What is said of a video that was named by a URL; the code of a model may be of an earlier version."""
     shown = {"path": recorded_url(str(video["path"]))} if "path" in video else {}
-    error = {"error": redacted(video["error"])} if video.get("error") else {}
+    error = {"error": redacted(str(video["error"]))} if video.get("error") else {}
     return {**video, **shown, **error}
 
 

@@ -252,6 +252,8 @@ NO_PART_IN_FEATURES = {
     "data/video_keys.py": "the hash of a video's id, for the data set",
     "plugins/catalog.py": "finds modules by name",
     "plugins/packed.py": "what a promoted model carries",
+    "redaction/texts.py": "words of messages",
+    "redaction/urls.py": "words of messages, and what is recorded of a URL",
 }
 """Modules that extraction imports and whose changes leave features valid, with the reason."""
 
