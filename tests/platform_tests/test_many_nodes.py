@@ -190,7 +190,7 @@ def test_trials_spread_over_the_nodes_and_each_node_copies_the_features_once(
     )
     assert (summary.succeeded, summary.failed) == (6, 0), summary.reasons
     for cache in nodes.caches:
-        copies = [path for path in cache.glob("moving_digits/*") if path.is_dir()]
+        copies = [path for path in cache.glob("user-*/moving_digits/*") if path.is_dir()]
         assert len(copies) == 2, "coarse and fine, whole and under their names"
     result = json.loads((tmp_path / "s" / "trials" / "a0" / "result.json").read_text())
     assert result["digest"] == TrialConfig.from_json(trials[0].config).digest, (
@@ -222,14 +222,14 @@ def test_a_node_that_has_lost_the_features_takes_no_trials_until_it_has_them_aga
                 began.append(time.monotonic())
 
         def on_poll(self) -> None:
-            if began and time.monotonic() - began[0] > 10:
+            if began and time.monotonic() - began[0] > 4:
                 lost.unlink(missing_ok=True)
 
     began: list[float] = []
     seen = Seen()
     trials = [
         FixedTrial(trial_id=f"a{number}", config={"features": {"coarse": str(features)}, "steps": 30})
-        for number in range(6)
+        for number in range(8)
     ]
     summary = launch_trials(
         make_reader(tmp_path),
@@ -240,7 +240,7 @@ def test_a_node_that_has_lost_the_features_takes_no_trials_until_it_has_them_aga
         max_failures=0,
         waiting=Waiting(seconds=1.0, probe=make_probe(), recheck_seconds=2.0),
     )
-    assert (summary.succeeded, summary.failed, seen.failures) == (6, 0, 0), summary.reasons
+    assert (summary.succeeded, summary.failed, seen.failures) == (8, 0, 0), summary.reasons
     assert len(notified) == 2 and "Stale file handle (injected)" in str(notified[0]) and notified[1] is None
     reads = [line.split() for line in (tmp_path / "reads").read_text().splitlines()]
     on_lost = {trial for trial, _, node in reads if node == str(nodes.caches[1])}

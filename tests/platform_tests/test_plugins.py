@@ -26,7 +26,7 @@ from paretovid.platform.sweeps.sweep import plan_sweep
 from paretovid.platform.sweeps.trials import trainable_on
 from paretovid.trainables.backbones.catalog import BACKBONES
 from paretovid.trainables.context import LocalContext
-from paretovid.trainables.errors import UnknownNameError, UsageError
+from paretovid.trainables.errors import InfrastructureError, UnknownNameError, UsageError
 from paretovid.trainables.method import METHODS
 from paretovid.trainables.plugins.catalog import VARIABLE
 from paretovid.trainables.provenance import code_version
@@ -183,7 +183,7 @@ def test_a_worker_with_another_edition_of_a_plugin_is_refused(tmp_path: Path) ->
     without = replace(trial, plugins=())
     assert trial.digest_by("c") == without.digest_by("c") and trial.digest != without.digest
     with pytest.raises(
-        UsageError, match=rf"runs paretovid {trial.code_version}, the driver {code_version()}"
+        InfrastructureError, match=rf"runs paretovid {trial.code_version}, the driver {code_version()}"
     ):
         trainable_on(None, code_version(), plugins=("mine",))(dict(trial.to_json()), LocalContext())
 

@@ -242,8 +242,9 @@ def test_nodes_without_a_common_disk(bucket: str, tmp_path: Path, monkeypatch: p
     found = audited("s")
     assert found.searched_with_result == 4 and found.study == {"COMPLETE": 4} and found.zombies == 0
     trained = [
-        {path.parent.name for path in cache.glob("*/sweeps/s/trials/*/result.json")} for cache in caches
+        {path.parent.name for path in cache.glob("user-*/*/sweeps/s/trials/*/result.json")}
+        for cache in caches
     ]
     assert trained[0] and trained[1] and not trained[0] & trained[1]
     for cache in caches:
-        assert list(cache.glob("*/features/*/*/index.json")), "the features of a trial are on its node"
+        assert list(cache.glob("user-*/*/features/*/*/index.json")), "the features of a trial are on its node"

@@ -243,7 +243,8 @@ def test_a_corrupt_video_among_good_ones_is_left_out_and_reported(swept, tmp_pat
 
 def test_a_sweep_in_which_every_trial_fails_says_why_and_its_status_is_one(swept, tmp_path):
     home = copied(swept[0], tmp_path / "home")
-    _, err = paretovid("sweep", *SMALL, "training.learning_rate=1e30", home=home, status=1)
+    settings = (*SMALL, "training.learning_rate=1e30", "search.max_failures_in_a_row=0")
+    _, err = paretovid("sweep", *settings, home=home, status=1)
     assert "all 3 trials failed" in err and "the loss became" in err
     out, _ = paretovid("sweeps", "--json", home=home)
     assert json.loads(out)["sweeps"][0]["state"] == "failed"
