@@ -145,7 +145,11 @@ def secrets_of(url: str) -> list[str]:
         return []
     found = {parts.password, parts.user if _TOKEN.fullmatch(parts.user) else ""}
     found.add(parts.password.partition("@")[0])  # where SQLAlchemy ends it; URLs do at the last one
-    found |= {value for value in parts.unrecorded.values() if len(value) >= _SHORTEST}
+    found |= {
+        value
+        for name, value in parts.unrecorded.items()
+        if len(value) >= _SHORTEST or "password" in name.lower()
+    }
     found |= {unquote(secret) for secret in found}
     return sorted(found - {""}, key=len, reverse=True)
 
