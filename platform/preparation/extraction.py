@@ -38,7 +38,13 @@ from paretovid.trainables.backbones.precision import Precision
 from paretovid.trainables.data.dataset import Dataset, VideoRecord, located
 from paretovid.trainables.data.limits import USUAL_LIMITS, VideoLimitsConfig
 from paretovid.trainables.data.s3 import ObjectStoreError
-from paretovid.trainables.errors import DataError, ParetovidError, UnavailableDataError, UsageError
+from paretovid.trainables.errors import (
+    DataError,
+    ParetovidError,
+    UnavailableDataError,
+    UsageError,
+    errors_redacted,
+)
 from paretovid.trainables.features.extract import compute_features, read_pieces, why_unreadable
 from paretovid.trainables.features.store import (
     describes_shard,
@@ -183,11 +189,15 @@ def _compute(job: _Job) -> _Compute:
 def _decode(batch: Mapping[str, np.ndarray], job: _Job, attempts: Any = None) -> Iterator[dict[str, Column]]:
     """Rows of decoded pieces; the last of a video that cannot be read says why, and holds nothing.
 
-    Arguments:
-        attempts: the handle of an `Attempts`.
+    `attempts`: the handle of an `Attempts`.
     """
+    with errors_redacted():  # Ray writes what a worker raises into its logs
+        yield from _decoded(batch, job, attempts)
+
+
+def _decoded(batch: Mapping[str, np.ndarray], job: _Job, attempts: Any) -> Iterator[dict[str, Column]]:
     torch.set_num_threads(1)
-    root = job.home.here(job.root)
+    root, here = job.home.here(job.root), socket.gethostname()
     wanted = set(batch["path"].tolist())
     _home_of(job).store.download(root, lambda names: [name for name in names if name in wanted])
     specs = {name: component(name).input for name in job.backbones}
@@ -205,27 +215,24 @@ def _decode(batch: Mapping[str, np.ndarray], job: _Job, attempts: Any = None) ->
         except UsageError:
             raise  # of the worker: it lacks a package, for one
         except ObjectStoreError as error:
-            raise UnavailableDataError(
-                f"{error.message}, seen from {socket.gethostname()}", error.hint
-            ) from error
+            raise UnavailableDataError(f"{error.message}, seen from {here}", error.hint) from error
         except OSError as error:
             # A disk or a bucket that is away says nothing of the video: it must not be recorded as unreadable.
             raise UnavailableDataError(
-                f"{location} cannot be read on {socket.gethostname()}: {error}",
+                f"{location} cannot be read on {here}: {error}",
                 "Every node must see the videos. Repair it, and the same command resumes.",
             ) from error
         except Exception as error:  # whatever a broken file makes a decoder raise
             if seen and isinstance(location, Path) and not location.exists():
                 raise UnavailableDataError(
-                    f"{location} is not there, seen from {socket.gethostname()}",
+                    f"{location} is not there, seen from {here}",
                     "Every node must see what the driver sees. Mount it there, and the same command resumes.",
                 ) from error
             empty = {
                 f"in {name}": [np.zeros((0, *spec.shape), np.float32 if spec.kind == "logmel" else np.uint8)]
                 for name, spec in specs.items()
             }
-            reason = why_unreadable(error)
-            about = (number, 0, 0, reason or "unknown", "")
+            about = (number, 0, 0, why_unreadable(error) or "unknown", "")
             yield {**{key: [value] for key, value in zip(_KEYS, about, strict=True)}, **empty}
         if attempts is not None:
             attempts.end.remote(number)

@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -409,6 +410,28 @@ def test_a_node_that_does_not_see_a_video_is_at_fault_not_the_video(videos: Data
     (tmp_path / "whole.mp4").write_bytes(Path(videos.video_path(record)).read_bytes())
     found = rows(True, "whole.mp4")
     assert found and all(row["error"] == [""] for row in found)
+
+
+def test_what_a_worker_raises_holds_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray writes it into its logs. Injected: what a library says of an endpoint with a password in its URL."""
+    job = _Job(
+        home=HomeReference(url=None, root=tmp_path),
+        root=tmp_path,
+        step_seconds=0.5,
+        backbones={NAMES[0]: tmp_path},
+        precision="float32",
+        steps=8,
+    )
+
+    def away(*_: Any, **__: Any) -> Any:
+        raise OSError('Could not connect to the endpoint URL: "http://me:pass-word@minio:9000/x"')
+
+    monkeypatch.setattr("paretovid.platform.preparation.extraction.read_pieces", away)
+    batch = {"number": np.array([0]), "path": np.array(["a.mp4"]), "seen": np.array([True])}
+    with pytest.raises(DataError, match="cannot be read on") as raised:
+        list(_decode(batch, job))
+    assert "http://me@minio:9000/x" in str(raised.value)
+    assert "pass-word" not in "".join(traceback.format_exception(raised.value))
 
 
 def test_a_bucket_that_is_away_is_at_fault_not_the_video(
