@@ -82,7 +82,12 @@ def check_readable(path: Path) -> None:
 def save_tensors(
     tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Writes a safetensors file with the mode that the umask gives. By itself safetensors shuts out all other users."""
+    """Writes a safetensors file with the mode that the umask gives. By itself safetensors shuts out all other users.
+
+    Arguments:
+        tensors: of any shape, by name; not views of each other.
+        metadata: written into the file's header.
+    """
     from safetensors.torch import save_file
 
     path.touch()

@@ -234,7 +234,7 @@ def test_nodes_without_a_common_disk(bucket: str, tmp_path: Path, monkeypatch: p
             # Long enough that one node cannot have trained all of them before the other has begun.
             settings = [
                 *(word for word in SETTINGS if not word.startswith("cluster.")),
-                "training.epochs=600",
+                "training.epochs=300",
             ]
             run("sweep", *settings, "name=s", "cluster=address", f"cluster.address={cluster.address}")
         finally:
