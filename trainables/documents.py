@@ -85,7 +85,7 @@ def save_tensors(
     """Writes a safetensors file with the mode that the umask gives. By itself safetensors shuts out all other users.
 
     Arguments:
-        tensors: of any shape, by name; not views of each other.
+        tensors: by name, each of any shape `[...]`; not views of each other.
         metadata: written into the file's header.
     """
     from safetensors.torch import save_file
