@@ -1,6 +1,6 @@
 """A plug-in for `test_secrets.py`: backbones whose weights come from URLs, and a baseline that real libraries let fail.
 
-What each library is given stands in a variable of the environment, so that neither code nor settings hold it.
+What each client is given stands in a variable of the environment, so that neither code nor settings hold it.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ register_family(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LeakyConfig(FirstSureConfig):  # type: ignore[misc]
-    """First sure's settings, and which library lets it fail."""
+    """First sure's settings, and which client lets it fail."""
 
-    library: str = "requests"
+    client: str = "requests"
 
 
 @register
@@ -62,23 +62,23 @@ class Leaky(FirstSure):  # type: ignore[misc]
     def loss(self, batch: Any, progress: Any) -> Any:
         url, key = os.environ["PLANTED_LOGGED"], os.environ["WANDB_API_KEY"]
         logging.getLogger("planted").warning("asking %s once more, with the key %s", url, key)
-        _ask(self.config.library)
+        _ask(self.config.client)
         raise AssertionError("nobody answers there")
 
 
-def _ask(library: str) -> None:
-    """Raises what the library raises."""
-    if library == "requests":
+def _ask(client: str) -> None:
+    """Raises what the client raises."""
+    if client == "requests":
         import requests
 
         requests.get(os.environ["PLANTED_REQUESTS"], timeout=2)
-    elif library == "botocore":
+    elif client == "botocore":
         import boto3
         from botocore.config import Config
 
         once = Config(retries={"total_max_attempts": 1}, connect_timeout=2)
         boto3.client("s3", endpoint_url=os.environ["PLANTED_BOTOCORE"], config=once).list_buckets()
-    elif library == "mlflow":
+    elif client == "mlflow":
         import mlflow
 
         mlflow.MlflowClient(tracking_uri=os.environ["PLANTED_MLFLOW"]).search_experiments()

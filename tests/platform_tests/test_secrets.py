@@ -150,9 +150,7 @@ def environment(secrets: Secrets, urls: Path, ray_folder: Path) -> dict[str, str
 
 
 def sweep(name: str, home: Home, *words: str) -> list[str]:
-    baselines = ", ".join(
-        f"{{name: {each}, method: leaky, model: {{library: {each}}}}}" for each in LIBRARIES
-    )
+    baselines = ", ".join(f"{{name: {each}, method: leaky, model: {{client: {each}}}}}" for each in LIBRARIES)
     return [
         "sweep",
         f"name={name}",
@@ -275,13 +273,13 @@ def test_no_secret_is_left_anywhere(
     secrets, home, out = planted
     assert len(secrets.by_place) >= 30
     # First that everything has happened in which a secret could have been written.
-    for library, said in (
+    for client, said in (
         ("requests", "Max retries exceeded with url: /x?***"),
         ("botocore", "Could not connect to the endpoint URL"),
         ("mlflow", "API request to http://me@127.0.0.1:9/"),
         ("urllib", "nonnumeric port: '***@127.0.0.1'"),
     ):
-        trial = home.sweep("kept").trial(library)
+        trial = home.sweep("kept").trial(client)
         assert said in trial.error.read_text()
         assert trial.failure.is_file()
     logs = b"".join(path.read_bytes() for path in ray_folder.rglob("*.err"))

@@ -108,7 +108,7 @@ def test_log_records_have_no_secrets(caplog: pytest.LogCaptureFixture) -> None:
         factory = logging.getLogRecordFactory()
         redact_logs()
         assert logging.getLogRecordFactory() is factory, "installed once"
-        logger = logging.getLogger("some.library")
+        logger = logging.getLogger("some.client")
         logger.warning("retrying %s after %d", f"https://h/x?sig={SECRET}", 3)
         logger.warning("as it is: %s", "a")
         try:
