@@ -61,6 +61,7 @@ _TASKS_PER_WORKER = 6
 _BLOCK_BYTES = 32 * 2**20
 _MAX_RETRIES = 2
 """Of a task whose process died. Infinite ones would feed the same poisonous video to one worker after the other."""
+_SECONDS_TO_NOTE = 10.0
 
 
 def extract_shards(
@@ -204,7 +205,7 @@ def _decoded(batch: Mapping[str, np.ndarray], job: _Job, attempts: Any) -> Itera
     for number, path, seen in zip(*(batch[key].tolist() for key in ("number", "path", "seen")), strict=True):
         location = located(root, path)
         if attempts is not None:
-            attempts.begin.remote(number)  # not waited for, and not missed if the actor is gone
+            _note_begin(attempts, number)
         try:
             for piece in read_pieces(
                 location, specs, step_seconds=job.step_seconds, steps=job.steps, limits=job.limits
@@ -236,6 +237,15 @@ def _decoded(batch: Mapping[str, np.ndarray], job: _Job, attempts: Any) -> Itera
             yield {**{key: [value] for key, value in zip(_KEYS, about, strict=True)}, **empty}
         if attempts is not None:
             attempts.end.remote(number)
+
+
+def _note_begin(attempts: Any, number: int) -> None:
+    """Waits until it is noted: a file may kill its decoder within a millisecond, and what had not left is lost."""
+    import ray
+
+    # Not missed if the actor is gone.
+    with contextlib.suppress(ray.exceptions.RayError):
+        ray.get(attempts.begin.remote(number), timeout=_SECONDS_TO_NOTE)
 
 
 def _decode_and_compute(

@@ -24,11 +24,12 @@ import torch
 from paretovid.infra.ray_cluster import Cluster, connect
 from paretovid.platform.config.resolve import check_extraction
 from paretovid.platform.console.progress import Progress
-from paretovid.platform.preparation.crash_counter import Attempts
+from paretovid.platform.preparation.crash_counter import Attempts, start_attempts
 from paretovid.platform.preparation.extraction import (
     ShardWriter,
     _decode,
     _Job,
+    _note_begin,
     extract_shards,
 )
 from paretovid.platform.storage.home import Home, HomeReference
@@ -455,6 +456,22 @@ def test_a_bucket_that_is_away_is_at_fault_not_the_video(
     objects._files_at.cache_clear()
     with pytest.raises(UsageError, match="needs s3fs"):
         list(_decode(batch, job))
+
+
+@pytest.mark.ray
+def test_a_process_that_dies_at_once_has_noted_what_it_began(cluster: Cluster) -> None:
+    import ray
+
+    def begin_and_die(attempts: Any) -> None:
+        _note_begin(attempts, 7)
+        os._exit(1)
+
+    with connect(cluster):
+        attempts = start_attempts()
+        with pytest.raises(ray.exceptions.WorkerCrashedError):
+            ray.get(ray.remote(max_retries=2, num_cpus=1)(begin_and_die).remote(attempts))
+        assert ray.get(attempts.failed.remote(3)) == [7]
+        ray.kill(attempts)
 
 
 @pytest.mark.ray
