@@ -172,26 +172,33 @@ def test_fixed_and_searched_trials_share_reused_processes(shared_cluster: Cluste
 def test_failures_of_every_kind_do_not_end_the_sweep(shared_cluster: Cluster, tmp_path: Path) -> None:
     seen: dict[str, Any] = {}
     act = {"t0000": "raise", "t0001": "diverge", "t0002": "nan", "t0003": "die once", "uniform": "raise"}
+    act |= {"t0005": "fork", "t0006": "fill output"}
     fixed = [FixedTrial(trial_id="uniform", config={"knobs": {"gamma": 0.3}, "act": act})]
-    searched = study(tmp_path, 5)
+    searched = study(tmp_path, 7)
+    arguments = watched(seen, act=act)
     summary = launch_trials(
         make_trainable(tmp_path),
         sweep=SweepPaths(tmp_path / "s"),
         study=searched,
         fixed=fixed,
-        **watched(seen, act=act),
+        **arguments,
+        concurrent=1,
     )
     assert seen["t0000"] == "ValueError: no such thing"
     assert seen["t0001"] == "the loss became nan"
     assert "not finite" in seen["t0002"]
     assert seen["t0003"]["first"] == 2  # resumed from its checkpoint
-    assert seen["t0004"]["first"] == 0
+    assert seen["t0004"]["first"] == seen["t0005"]["first"] == seen["t0006"]["first"] == 0
+    once_more = {trial for trial, _, again in arguments["callback"].failures if again}
+    assert once_more == {"uniform", "t0000", "t0003"}, "one that forks or fills its output is like others"
     assert seen["uniform"] == "ValueError: no such thing"
     starts = {path.name: len(list(path.iterdir())) for path in (tmp_path / "starts").iterdir()}
-    assert starts == {"t0000": 2, "t0001": 1, "t0002": 1, "t0003": 2, "t0004": 1, "uniform": 2}
-    assert (summary.succeeded, summary.failed) == (2, 4)
+    assert starts == {"t0000": 2, "t0001": 1, "t0002": 1, "t0003": 2, "uniform": 2} | {
+        f"t000{number}": 1 for number in (4, 5, 6)
+    }
+    assert (summary.succeeded, summary.failed) == (4, 4)
     counts = searched.counts()
-    assert (counts.complete, counts.failed, counts.running) == (2, 3, 0)
+    assert (counts.complete, counts.failed, counts.running) == (4, 3, 0)
     assert "no such thing" in (tmp_path / "s" / "trials" / "t0000" / "error.txt").read_text()
 
 
@@ -205,6 +212,7 @@ def test_a_sweep_in_which_all_fail_says_why(shared_cluster: Cluster, tmp_path: P
             sweep=SweepPaths(tmp_path / "s"),
             study=study(tmp_path, 2, max_failures=0),
             **watched({}, act_all="raise"),
+            concurrent=1,
         )
     assert "error.txt" in caught.value.hint
 
@@ -310,8 +318,8 @@ seen, switch = {{}}, StopSwitch()
 with on_signals(switch, lambda text: print(text.strip(), flush=True)), connect(cpus=2):
     switch.arm()
     try:
-        launch_trials(make_trainable(folder), sweep=SweepPaths(folder / "s"), study=study(folder, 4),
-                      **watched(seen, hold={hold!r}), switch=switch)
+        launch_trials(make_trainable(folder), sweep=SweepPaths(folder / "s"), study=study(folder, 2),
+                      **watched(seen, hold={hold!r}), switch=switch, concurrent=1)
     except SweepStopped as stopped:
         print(stopped.reason, flush=True)
         sys.exit(stopped.exit_status)
@@ -335,16 +343,20 @@ def wait_for_checkpoints(folder: Path, number: int) -> None:
         time.sleep(0.05)
 
 
-def check_resumes(folder: Path) -> None:
-    """In this process, on its cluster, whatever the first one was."""
+def check_resumes(folder: Path, *, begun: int, trials: int) -> None:
+    """In this process, on its cluster, whatever the first one was. `begun`: those that have a checkpoint."""
     seen: dict[str, Any] = {}
     launch_trials(
-        make_trainable(folder), sweep=SweepPaths(folder / "s"), study=study(folder, 4), **watched(seen)
+        make_trainable(folder),
+        sweep=SweepPaths(folder / "s"),
+        study=study(folder, trials),
+        **watched(seen),
+        concurrent=1,
     )
-    began = {name: result["first"] for name, result in seen.items()}
-    assert began == {"t0000": 2, "t0001": 2, "t0002": 0, "t0003": 0}
-    counts = study(folder, 4).counts()
-    assert (counts.complete, counts.failed, counts.running) == (4, 0, 0)
+    first = {name: result["first"] for name, result in seen.items()}
+    assert first == {f"t{number:04d}": 2 if number < begun else 0 for number in range(trials)}
+    counts = study(folder, trials).counts()
+    assert (counts.complete, counts.failed, counts.running) == (trials, 0, 0)
 
 
 @pytest.mark.ray
@@ -367,7 +379,7 @@ def test_a_signal_ends_the_run_in_order_and_it_resumes_from_checkpoints(
             launch_trials(
                 make_trainable(tmp_path),
                 sweep=SweepPaths(tmp_path / "s"),
-                study=study(tmp_path, 4),
+                study=study(tmp_path, 3),
                 **watched({}, hold="listens"),
                 switch=switch,
             )
@@ -376,8 +388,8 @@ def test_a_signal_ends_the_run_in_order_and_it_resumes_from_checkpoints(
     written = capsys.readouterr()
     assert written.out.strip().startswith("stopping: running trials write a checkpoint")
     assert written.err == ""
-    assert study(tmp_path, 4).counts().running == 0
-    check_resumes(tmp_path)
+    assert study(tmp_path, 3).counts().running == 0
+    check_resumes(tmp_path, begun=2, trials=3)
 
 
 @pytest.mark.ray
@@ -387,7 +399,7 @@ def test_two_signals_end_the_run_at_once_though_its_trials_do_not_listen(
     shared_cluster: Cluster, tmp_path: Path
 ) -> None:
     first = drive(tmp_path, hold="deaf")
-    wait_for_checkpoints(tmp_path, 2)
+    wait_for_checkpoints(tmp_path, 1)
     for _ in range(2):
         first.send_signal(signal.SIGINT)
         time.sleep(1)
@@ -396,8 +408,8 @@ def test_two_signals_end_the_run_at_once_though_its_trials_do_not_listen(
     assert output.splitlines()[1:] == ["interrupted by ctrl-C"]
     assert first.returncode == 130
     assert errors == ""
-    assert study(tmp_path, 4).counts().running == 0
-    check_resumes(tmp_path)
+    assert study(tmp_path, 2).counts().running == 0
+    check_resumes(tmp_path, begun=1, trials=2)
 
 
 @pytest.mark.ray
@@ -405,11 +417,11 @@ def test_two_signals_end_the_run_at_once_though_its_trials_do_not_listen(
 @pytest.mark.timeout(400)
 def test_a_killed_run_resumes_from_checkpoints(shared_cluster: Cluster, tmp_path: Path) -> None:
     first = drive(tmp_path, hold="listens")
-    wait_for_checkpoints(tmp_path, 2)
+    wait_for_checkpoints(tmp_path, 1)
     first.kill()
     first.communicate(timeout=60)
-    assert study(tmp_path, 4).counts().running == 2
-    check_resumes(tmp_path)
+    assert study(tmp_path, 2).counts().running == 1
+    check_resumes(tmp_path, begun=1, trials=2)
 
 
 @pytest.mark.ray
@@ -422,9 +434,10 @@ def test_a_trial_that_hangs_is_ended_and_resumes_from_its_checkpoint(
     launch_trials(
         make_trainable(tmp_path),
         sweep=SweepPaths(tmp_path / "s"),
-        study=study(tmp_path, 3),
+        study=study(tmp_path, 2),
         **arguments,
         hang_seconds=3,
+        concurrent=1,
     )
     assert arguments["callback"].failures == [("t0000", "no progress for 3 s, its process was ended", True)]
     assert (seen["t0000"]["first"], seen["t0001"]["first"]) == (2, 0)
@@ -467,10 +480,12 @@ def when(condition: Callable[[], bool], act: Callable[[], object]) -> threading.
 @pytest.mark.ray
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
-    ("is_back", "workers"), [(True, 1), (False, 1), pytest.param(True, 2, marks=pytest.mark.slow)]
+    ("is_back", "workers", "trials"),
+    # A group of workers takes seconds to start.
+    [(True, 1, 4), (False, 1, 4), pytest.param(True, 2, 2, marks=pytest.mark.slow)],
 )
 def test_features_that_are_away_cost_no_trial(
-    shared_cluster: Cluster, tmp_path: Path, is_back: bool, workers: int
+    shared_cluster: Cluster, tmp_path: Path, is_back: bool, workers: int, trials: int
 ) -> None:
     features, gone = tmp_path / "features", tmp_path / "gone"
     features.mkdir()
@@ -489,7 +504,7 @@ def test_features_that_are_away_cost_no_trial(
         launch_trials(
             make_reader(tmp_path),
             sweep=SweepPaths(tmp_path / "home" / "sweeps" / "s"),
-            study=study(tmp_path, 4, max_failures=0),
+            study=study(tmp_path, trials, max_failures=0),
             **arguments,
             concurrent=2,
             resources=TrialResources(workers=workers),
@@ -505,37 +520,18 @@ def test_features_that_are_away_cost_no_trial(
         with pytest.raises(ParetovidError, match=r"trials cannot work here.*index: No such file"):
             run(1.0)
         assert "trials cannot work here" in str(switch.reason) and switch.exit_status == 1
-        counts = study(tmp_path, 4).counts()
+        counts = study(tmp_path, trials).counts()
         assert counts.failed == counts.running == 0
         gone.rename(features)
         switch = StopSwitch()
         run(30.0)
     loses.join()
-    assert sorted(seen) == ["t0000", "t0001", "t0002", "t0003"]
-    assert arguments["callback"].failures == [] and study(tmp_path, 4).counts().complete == 4
+    assert sorted(seen) == [f"t{number:04d}" for number in range(trials)]
+    assert arguments["callback"].failures == [] and study(tmp_path, trials).counts().complete == trials
     done = [line.rsplit(" ", 1)[0] for line in reads.read_text().splitlines()]
     assert done.count("t0000 0") == workers or done.count("t0000 2") == workers, (
         "it resumes from its checkpoint"
     )
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-def test_a_trial_that_forks_or_fills_its_output_is_a_trial_like_others(
-    shared_cluster: Cluster, tmp_path: Path
-) -> None:
-    seen: dict[str, Any] = {}
-    acts = {"t0000": "fork", "t0001": "fill output", "t0002": "die once"}
-    arguments = watched(seen, act=acts)
-    summary = launch_trials(
-        make_trainable(tmp_path),
-        sweep=SweepPaths(tmp_path / "s"),
-        study=study(tmp_path, 4),
-        **arguments,
-        concurrent=2,
-    )
-    assert (summary.succeeded, summary.failed) == (4, 0)
-    assert [(trial, again) for trial, _, again in arguments["callback"].failures] == [("t0002", True)]
 
 
 def test_what_ray_says_of_a_death_is_put_in_words() -> None:
