@@ -47,11 +47,13 @@ def copied(made: Path, home: Path, *parts: str) -> Path:
 
 
 def make_reader(folder: Path) -> Callable[[dict[str, Any], Any], TrialResult | None]:
-    """A trial that reads its features at every step, with a checkpoint between them. They are away while the test has
-    renamed their folder, or, injected, on the node whose cache holds a file `lost`."""
+    """A trial that reads its features at every step, with a checkpoint between them: `steps` times, and on until there
+    is a file `until`. They are away while the test has renamed their folder, or, injected, on the node whose cache
+    holds a file `lost`."""
 
     def trainable(config: dict[str, Any], context: Any) -> TrialResult | None:
         import errno
+        import itertools
         import os
         import tempfile
         import time
@@ -62,7 +64,10 @@ def make_reader(folder: Path) -> Callable[[dict[str, Any], Any], TrialResult | N
         found = context.get_checkpoint()
         first = int((found / "epoch").read_text()) if found else 0
         node = os.environ.get("PARETOVID_NODE_CACHE", "here")
-        for epoch in range(first, config.get("steps", 3)):
+        steps, until = config.get("steps", 3), config.get("until")
+        for epoch in itertools.count(first):
+            if epoch >= steps and (until is None or Path(until).exists()):
+                break
             with (folder / "reads").open("a") as file:
                 file.write(f"{config['trial']} {epoch} {node}\n")
             (Path(config["features"]["coarse"]) / "index").read_text()

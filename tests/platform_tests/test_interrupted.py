@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from tests.conftest import Clusters
 
 from paretovid.platform.cli import commands
 from paretovid.platform.cli import main as cli
@@ -130,6 +133,9 @@ def test_the_commands_before_a_sweep_say_how_to_resume(
     assert "interrupted by SIGTERM" in output and commands._SAME_COMMAND in output
 
 
+BACKBONES_TRAIN = re.compile(r"\] backbones +\d+/100 ")
+
+
 def _interrupt(command: list[str], home: Path, number: signal.Signals) -> tuple[int, str]:
     """Exit status and stderr of a command that gets a signal while it trains backbones."""
     output = home / "stderr.txt"
@@ -143,7 +149,7 @@ def _interrupt(command: list[str], home: Path, number: signal.Signals) -> tuple[
         )
     try:
         end = time.monotonic() + 240
-        while not re.search(r"\] backbones +\d+/100 ", output.read_text()):
+        while not BACKBONES_TRAIN.search(output.read_text()):
             assert process.poll() is None and time.monotonic() < end, output.read_text()
             time.sleep(0.1)
         process.send_signal(number)
@@ -154,16 +160,42 @@ def _interrupt(command: list[str], home: Path, number: signal.Signals) -> tuple[
     return process.returncode, output.read_text()
 
 
+def _interrupt_here(command: list[str], home: Path, number: signal.Signals) -> tuple[int, str]:
+    """The same in this process, on the cluster that tests share."""
+    output, over = io.StringIO(), threading.Event()
+
+    def send() -> None:
+        while not BACKBONES_TRAIN.search(output.getvalue()):
+            if over.wait(0.1):
+                return
+        os.kill(os.getpid(), number)
+
+    sending = threading.Thread(target=send)
+    with contextlib.redirect_stderr(output), contextlib.redirect_stdout(io.StringIO()):
+        sending.start()
+        try:
+            status = cli.main([*command, f"home={home}"])
+        finally:
+            over.set()
+            sending.join()
+    return status, output.getvalue()
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(700)
-def test_a_signal_while_backbones_train_ends_in_order(tmp_path: Path) -> None:
+def test_a_signal_while_backbones_train_ends_in_order(
+    tmp_path: Path, clusters: Clusters, monkeypatch: pytest.MonkeyPatch
+) -> None:
     status, err = _interrupt(["sweep", "name=s", *LONG], tmp_path, signal.SIGINT)
     assert status == 130, err
     assert "interrupted by ctrl-C" in err and re.search(r"hint: Resume: .*resume s", err), err
     assert "Traceback" not in err
     assert known_record(Home(tmp_path).sweep("s")).state == "interrupted"
     assert not list((tmp_path / "backbones").glob("*/.progress-*.json")), "what reports the progress is gone"
-    status, err = _interrupt(["extract", *LONG], tmp_path, signal.SIGTERM)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    clusters.shared()
+    status, err = _interrupt_here(["extract", *LONG], tmp_path, signal.SIGTERM)
     assert status == 143, err
     assert "interrupted by SIGTERM" in err and "the same command resumes" in err
+    clusters.end_unless_idle()

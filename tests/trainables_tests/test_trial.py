@@ -412,9 +412,8 @@ def test_the_tune_process_gives_the_same_as_no_ray_at_all(shared_cluster, base, 
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("method", ["lite_eval", "uniform"])
-def test_two_gloo_workers_train_one_model(shared_cluster, base, tmp_path, method):
-    launched = launch(dataclasses.replace(base, method=method, model={}), tmp_path / method, workers=2)
+def test_two_gloo_workers_train_one_model(shared_cluster, base, tmp_path):
+    launched = launch(dataclasses.replace(base, model={}), tmp_path, workers=2)
     result = json.loads((launched / "result.json").read_text())
     assert len(result["training"]["history"]) == 4 and result["points"]
 

@@ -362,10 +362,12 @@ def test_a_video_that_kills_its_decoder_is_left_out_and_the_others_continue(
     over = threading.Event()
 
     def kill_readers() -> None:
-        while not over.wait(0.005):
+        while not over.wait(0.02):
             for process in psutil.Process().children(recursive=True):
                 with suppress(psutil.Error):
-                    if any(opened.path == str(poison) for opened in process.open_files()):
+                    if process.name().startswith("ray::") and any(
+                        opened.path == str(poison) for opened in process.open_files()
+                    ):
                         process.kill()
                         killed.append(process.pid)
 
