@@ -16,6 +16,7 @@ from typing import NoReturn
 
 import pytest
 from tests.conftest import Clusters
+from tests.platform_tests.conftest import SMALL_DATA, copied
 
 from paretovid.platform.cli import commands
 from paretovid.platform.cli import main as cli
@@ -33,7 +34,7 @@ from paretovid.platform.storage.home import Home
 from paretovid.platform.sweeps import sweep as sweeping
 from paretovid.trainables.errors import DataError
 
-LONG = ["data.videos_train=4", "data.videos_val=2", "data.videos_test=2", "backbones.training.effort=500"]
+LONG = [*(word for word in SMALL_DATA if "effort" not in word), "backbones.training.effort=500"]
 
 
 def quiet(_: str) -> None:
@@ -185,8 +186,9 @@ def _interrupt_here(command: list[str], home: Path, number: signal.Signals) -> t
 @pytest.mark.slow
 @pytest.mark.timeout(700)
 def test_a_signal_while_backbones_train_ends_in_order(
-    tmp_path: Path, clusters: Clusters, monkeypatch: pytest.MonkeyPatch
+    prepared_home: Path, tmp_path: Path, clusters: Clusters, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    copied(prepared_home, tmp_path, "data")
     status, err = _interrupt(["sweep", "name=s", *LONG], tmp_path, signal.SIGINT)
     assert status == 130, err
     assert "interrupted by ctrl-C" in err and re.search(r"hint: Resume: .*resume s", err), err
