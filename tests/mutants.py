@@ -58,17 +58,19 @@ class Table:
 
     tests: dict[str, list[str]]
     """Module to its quick tests, files or single ones."""
-    allowed: list[dict[str, str]]
-    """Survivors: `module`, `line`, `reason`, and `becomes` unless any change of the line may survive."""
+    allowed: list[dict[str, Any]]
+    """Survivors: `module`, `line`, `reason`, `becomes` unless any change of the line may survive, and `changes` if
+    the program then does something else."""
 
-    def reason(self, mutation: Mutation) -> str | None:
+    def entry(self, mutation: Mutation) -> dict[str, Any] | None:
+        """That of a change which may survive."""
         for one in self.allowed:
             is_its_line = (one["module"], one["line"]) == (mutation.module, mutation.line)
             if is_its_line and one.get("becomes") in (None, mutation.becomes):
-                return one["reason"]
+                return one
         return None
 
-    def gone(self, everything: Mapping[str, Sequence[Mutation]]) -> list[dict[str, str]]:
+    def gone(self, everything: Mapping[str, Sequence[Mutation]]) -> list[dict[str, Any]]:
         """Survivors that are listed and can no longer be: their line has changed. They are to be taken out."""
         found = {(m.module, m.line, m.becomes) for each in everything.values() for m in each}
         lines = {(module, line) for module, line, _ in found}
@@ -351,8 +353,9 @@ def main() -> int:
         for mutation, said in outcomes(copies, drawn, table, known):
             results.append((mutation, said))
             if said == "survived":
-                may = table.reason(mutation)
-                print(f"survived{f' (may: {may})' if may else ''}: {shown(mutation)}", flush=True)
+                entry = table.entry(mutation)
+                may = f" (may: {entry['reason']})" if entry else ""
+                print(f"survived{may}: {shown(mutation)}", flush=True)
     status = report(everything, results, table, asked.goal)
     return status if is_whole else 1
 
@@ -366,19 +369,18 @@ def report(
     """Prints the figures per module and in all; the exit status."""
     counts: dict[str, Counter[str]] = {module: Counter() for module in everything}
     for mutation, said in results:
-        may = said == "survived" and table.reason(mutation) is not None
-        counts[mutation.module]["allowed" if may else said] += 1
-    print(
-        f"\n{'module':45}{'known':>7}{'drawn':>7}{'killed':>8}{'by time':>9}{'may live':>10}{'survived':>10}"
-    )
+        entry = table.entry(mutation) if said == "survived" else None
+        changes_nothing = entry is not None and not entry.get("changes", False)
+        counts[mutation.module]["changes nothing" if changes_nothing else said] += 1
+    print(f"\n{'module':45}{'known':>7}{'drawn':>7}{'killed':>8}{'by time':>9}{'same':>6}{'survived':>10}")
     for module, count in counts.items():
         killed = count["killed"] + count["killed (time)"]
-        figures = f"{killed:8}{count['killed (time)']:9}{count['allowed']:10}{count['survived']:10}"
+        figures = f"{killed:8}{count['killed (time)']:9}{count['changes nothing']:6}{count['survived']:10}"
         print(f"{module:45}{len(everything[module]):7}{count.total():7}{figures}")
     for one in table.gone(everything):
         print(f"no longer there, take it out of {TABLE.name}: {one['module']}: {one['line']}")
     total = sum(counts.values(), Counter[str]())
-    changing = total.total() - total["allowed"]
+    changing = total.total() - total["changes nothing"]
     share = 1 - total["survived"] / max(1, changing)
     print(
         f"\n{changing - total['survived']} of {changing} that change something are noticed: {100 * share:.1f} %"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tests.mutants import ROOT, Covered, Table, read_table, sampled, shown
+import pytest
+from tests.mutants import ROOT, Covered, Table, read_table, report, sampled, shown
 from tests.mutations import Mutation, mutations
 
 CODE = """
@@ -77,14 +78,26 @@ def test_of_every_module_some_changes_are_drawn_and_else_the_first_of_all() -> N
 def test_a_survivor_may_be_if_its_line_is_listed() -> None:
     change = next(c for c in found(CODE) if c.becomes == "g(x)")
     entry = {"module": "m.py", "line": "g(x, key=flag)", "reason": "key is the default"}
-    for allowed, reason in (
-        (entry, "key is the default"),
-        ({**entry, "becomes": "g(x)"}, "key is the default"),
-        ({**entry, "becomes": "pass"}, None),
-        ({**entry, "module": "n.py"}, None),
-        ({**entry, "line": "g(x)"}, None),
+    for allowed, may in (
+        (entry, True),
+        ({**entry, "becomes": "g(x)"}, True),
+        ({**entry, "becomes": "pass"}, False),
+        ({**entry, "module": "n.py"}, False),
+        ({**entry, "line": "g(x)"}, False),
     ):
-        assert Table(tests={}, allowed=[allowed]).reason(change) == reason
+        assert Table(tests={}, allowed=[allowed]).entry(change) == (allowed if may else None)
+
+
+def test_only_what_changes_nothing_is_left_out_of_the_share(capsys: pytest.CaptureFixture[str]) -> None:
+    changes = found(CODE)[:4]
+    listed = {"module": "m.py", "line": changes[0].line, "becomes": changes[0].becomes, "reason": "r"}
+    results = [(changes[0], "survived"), *((change, "killed") for change in changes[1:])]
+    same = Table(tests={}, allowed=[listed])
+    assert report({"m.py": changes}, results, same, goal=1.0) == 0
+    assert "3 of 3 that change something are noticed: 100.0 %" in capsys.readouterr().out
+    other = Table(tests={}, allowed=[{**listed, "changes": True}])
+    assert report({"m.py": changes}, results, other, goal=1.0) == 1
+    assert "3 of 4 that change something are noticed: 75.0 %" in capsys.readouterr().out
 
 
 def test_tests_of_a_line_come_the_quickest_first() -> None:
@@ -104,7 +117,7 @@ def test_the_table_names_modules_and_tests_that_are_there() -> None:
 
 def test_what_may_survive_has_its_reason_and_is_reported_once_it_is_gone() -> None:
     for one in read_table().allowed:
-        assert one.keys() <= {"module", "line", "becomes", "reason"} and one["reason"]
+        assert one.keys() <= {"module", "line", "becomes", "reason", "changes"} and one["reason"]
         assert (ROOT / one["module"]).is_file()
     entry = {"module": "m.py", "line": "g(x, key=flag)", "reason": "key is the default"}
     gone = [{**entry, "line": "g(y)"}, {**entry, "becomes": "g(y)"}]
