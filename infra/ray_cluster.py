@@ -6,6 +6,7 @@ Only what was started here is shut down here. `ray stop` is never used: it ends 
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import secrets
@@ -120,7 +121,14 @@ def _connection(
         try:
             yield _describe(address)
         finally:
-            ray.shutdown()
+            _shut_down()
+
+
+def _shut_down() -> None:
+    """Ends the connection. What is left of Ray's objects in cycles is collected first: another thread that did so
+    meanwhile would end the process ("The core worker has already been shutdown")."""
+    gc.collect()
+    ray.shutdown()
 
 
 @contextlib.contextmanager

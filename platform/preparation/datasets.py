@@ -30,6 +30,9 @@ from paretovid.trainables.errors import DataError, UsageError
 _PROBED_HERE = 500
 """Up to so many new files are looked at without a cluster, which takes longer to start."""
 
+_MADE_HERE = 60
+"""Up to so many videos are made in this process: a worker takes as long to start as it takes to make 40."""
+
 _Item = TypeVar("_Item")
 _Made = TypeVar("_Made")
 
@@ -66,8 +69,8 @@ def _made_or_read(config: SweepConfig, data: DataPlan, progress: Progress) -> Da
         if found is not None:
             stage.reused(f"{len(found.records)} videos of {name}")
             return found
-        stage.total = sum(wanted.num_videos(split) for split in ("train", "val", "test"))
-        with _mapping(config, home) as map_parallel:
+        stage.total = count = sum(wanted.num_videos(split) for split in ("train", "val", "test"))
+        with _mapping(config, home, count) as map_parallel:
             dataset = make_moving_digits(
                 wanted, root, name=name, map_parallel=map_parallel, progress=lambda done, _: stage.advance()
             )
@@ -147,8 +150,11 @@ def _made_before(root: Path, wanted: MovingDigitsConfig, *, is_complete: bool) -
 
 
 @contextlib.contextmanager
-def _mapping(config: SweepConfig, home: Home) -> Iterator[Any]:
-    """A parallel `map` whose results, files under home, are here when it has ended."""
+def _mapping(config: SweepConfig, home: Home, count: int) -> Iterator[Any]:
+    """A `map` for so many videos whose results, files under home, are here when it has ended."""
+    if count <= _MADE_HERE:
+        yield map
+        return
     if home.url is None or config.cluster.address == LOCAL:
         with cluster_of(config):
             yield _ray_map

@@ -10,51 +10,31 @@ records, journal, tracking, signals, front. A plug-in's tests may run their own 
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Sequence
-from itertools import count
 from pathlib import Path
-from typing import final
 
 from paretovid.platform.config.resolve import PreparationPlan
 from paretovid.platform.console.progress import Progress
-from paretovid.platform.execution.launcher import Counter, LaunchSummary, handing_back, launch_lock
-from paretovid.platform.execution.outcome import (
-    OUTCOME,
-    Failed,
-    Finished,
-    FixedTrial,
-    Stopped,
-    TrialCallback,
-    TrialOutcome,
-    outcome_text,
-)
-from paretovid.platform.execution.searcher import Configure, ParetoSearcher, knobs_alone
-from paretovid.platform.execution.stopping import StopSwitch
-from paretovid.platform.execution.trial_process import failure
 from paretovid.platform.preparation.prepare import Prepared
-from paretovid.platform.search.study import ParetoStudy
-from paretovid.platform.storage.home import SweepPaths, TrialPaths, open_home
+from paretovid.platform.storage.home import TrialPaths, open_home
 from paretovid.platform.sweeps.sweep import Backend
 from paretovid.platform.sweeps.trials import finished_result
+from paretovid.platform.testing.sequential import Run, SequentialLauncher
 from paretovid.platform.testing.sweeps import CLASSES, write_trial
 from paretovid.trainables.backbones.catalog import family
 from paretovid.trainables.catalog import method_class
-from paretovid.trainables.context import TrialStopped
 from paretovid.trainables.data.dataset import Dataset, VideoRecord, save_manifest
 from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.errors import UsageError
+from paretovid.trainables.evaluation.results import TrialResult
 from paretovid.trainables.training.config import TrialConfig
 
 Table = Callable[[TrialConfig], Sequence[tuple[float, float]]]
 """A trial to the (skill, mean GFLOPs) of its operating points, the default one first. Skill 0 is chance, mAP is
-measured on scores that are right more often the higher it is. What it raises, the trial has failed of."""
+measured on scores that are right more often the higher it is. What it raises, the trial has failed of; `ProcessDied`,
+as if its process had died."""
 
 VIDEOS_PER_SPLIT = 24
-
-
-class ProcessDied(Exception):
-    """A table raises it for a trial whose process is to die, as for lack of memory."""
 
 
 def expensive_is_better(trial: TrialConfig) -> list[tuple[float, float]]:
@@ -73,7 +53,7 @@ def simulated(table: Table = expensive_is_better, *, at_once: int = 2) -> Backen
     return Backend(
         cluster=lambda config: contextlib.nullcontext(),
         preparation=_prepare,
-        launcher=_Launcher(table, at_once).launch,
+        launcher=SequentialLauncher(_from(table), at_once).launch,
     )
 
 
@@ -121,110 +101,37 @@ def _prepare(plan: PreparationPlan, progress: Progress) -> Prepared:
     return Prepared(home=home, dataset=dataset, backbones={}, features=features)
 
 
-@final
-class _Launcher:
-    """Drives the searcher as Ray Tune does, one trial after the other, in this process."""
+def _from(table: Table) -> Run:
+    """As there, a trial whose result is there already is not run again."""
 
-    def __init__(self, table: Table, at_once: int) -> None:
-        self._table = table
-        self._at_once = at_once
-        self._ids = count()
-
-    def launch(
-        self,
-        trainable: object,
-        *,
-        sweep: SweepPaths,
-        study: ParetoStudy | None = None,
-        fixed: Sequence[FixedTrial] = (),
-        configure: Configure = knobs_alone,
-        callback: TrialCallback | None = None,
-        all_points: bool = False,
-        concurrent: int | None = None,
-        max_failures: int = 1,
-        breaker: int = 0,
-        hours: float | None = None,
-        switch: StopSwitch | None = None,
-        **_: object,
-    ) -> LaunchSummary:
-        """As `launch_trials`, of which the cluster's part is left out: resources, hangs, node caches."""
-        switch = switch or StopSwitch()
-        counter = Counter(callback or TrialCallback())
-        searcher = ParetoSearcher(
-            study,
-            fixed=fixed,
-            configure=configure,
-            callback=counter,
-            all_points=all_points,
-            concurrent=min(self._at_once, concurrent or self._at_once),
-            deadline=None if hours is None else time.time() + 3600 * hours,
-            max_failures=max_failures,
-            breaker=breaker,
-        )
-        with launch_lock(sweep), handing_back(searcher, study, sweep, switch):
-            self._run(searcher, switch, counter.on_poll)
-        return counter.summary(searcher, study, switch)
-
-    def _run(self, searcher: ParetoSearcher, switch: StopSwitch, on_poll: Callable[[], None]) -> None:
-        waiting: list[tuple[str, JsonObject]] = []
-        while True:
-            if switch.is_lease_lost:
-                raise switch.stopped()
-            if switch.reason is not None or searcher.environment_fault is not None:
-                searcher.stop()
-            while isinstance(suggested := searcher.suggest(name := f"simulated-{next(self._ids)}"), dict):
-                waiting.append((name, suggested))
-            if not waiting:
-                return
-            name, config = waiting.pop(0)
-            if switch.reason is not None:
-                searcher.on_trial_complete(name, {OUTCOME: outcome_text(Stopped())})
-                continue
-            searcher.on_trial_result(name, {"progress/epoch": 1.0, "progress/epochs": 1.0})
-            try:
-                searcher.on_trial_complete(name, {OUTCOME: outcome_text(self._outcome(config))})
-            except ProcessDied as error:
-                searcher.explain(name, Failed(reason=f"the trial's process died: {error}", retry=True))
-                searcher.on_trial_complete(name, error=True)
-            on_poll()
-
-    def _outcome(self, config: JsonObject) -> TrialOutcome:
-        """What the trial comes to. As there, a trial whose result is there already is not run again."""
+    def run(trainable: object, config: JsonObject) -> TrialResult:
         trial = TrialConfig.from_json(config)
-        try:
+        result = finished_result(trial)
+        if result is None:
+            _write(trial, table(trial))
             result = finished_result(trial)
-            if result is None:
-                self._write(trial, self._table(trial))
-                result = finished_result(trial)
-                assert result is not None, "what was written is found by its digest"
-            return Finished(result=result)
-        except ProcessDied:
-            raise
-        except TrialStopped:
-            return Stopped()
-        except Exception as error:
-            return failure(error)
+            assert result is not None, "what was written is found by its digest"
+        return result
 
-    @staticmethod
-    def _write(trial: TrialConfig, points: Sequence[tuple[float, float]]) -> None:
-        paths = TrialPaths(Path(trial.output))
-        method = method_class(trial.method)
-        write_trial(
-            paths.sweep,
-            trial.trial,
-            points,
-            method=trial.method,
-            videos=VIDEOS_PER_SPLIT,
-            seed=trial.seed,
-            simulated=True,
-            digest=trial.digest,
-            code_version=trial.code_version,
-            training_knobs=trial.training_knobs,
-            model=trial.model,
-            accounting=trial.accounting,
-            is_baseline=method.is_baseline,
-            deployable=method.deployable,
-        )
+    return run
 
 
-_FIELDS = frozenset(TrialConfig.__dataclass_fields__)
+def _write(trial: TrialConfig, points: Sequence[tuple[float, float]]) -> None:
+    paths = TrialPaths(Path(trial.output))
+    method = method_class(trial.method)
+    write_trial(
+        paths.sweep,
+        trial.trial,
+        points,
+        method=trial.method,
+        videos=VIDEOS_PER_SPLIT,
+        seed=trial.seed,
+        simulated=True,
+        digest=trial.digest,
+        code_version=trial.code_version,
+        training_knobs=trial.training_knobs,
+        model=trial.model,
+        accounting=trial.accounting,
+        is_baseline=method.is_baseline,
+        deployable=method.deployable,
+    )

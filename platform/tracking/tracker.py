@@ -48,6 +48,9 @@ if TYPE_CHECKING:
 __all__ = ["StoreError", "Tracker", "log_sweep", "open_store", "store_uri"]
 
 
+METRICS_PER_REQUEST = 500
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Child:
     run_id: str
@@ -126,8 +129,7 @@ class Tracker:
             if front is not None:
                 self._log_models(front)
                 self._log_front(front, sweep)
-            for key, value in {**sweep_tags(sweep), "paretovid.state": state}.items():
-                self.client.set_tag(self.run_id, key, value)
+            self._set_tags(self.run_id, {**sweep_tags(sweep), "paretovid.state": state})
             status = {"failed": "FAILED", "interrupted": "KILLED", "running": "RUNNING"}
             self.client.set_terminated(self.run_id, status=status.get(state, "FINISHED"))
 
@@ -232,25 +234,35 @@ class Tracker:
         self.client.log_inputs(run_id, inputs)
 
     def _log_models(self, front: Front) -> None:
-        children = self._children()
-        known = self._models()
-        chosen = near_front(front)
-        points_run = self._points_run()
+        """The figures of all models go in one request: a server answers some ten a second, one with users fewer."""
+        from mlflow.entities import LoggedModelStatus
+
+        children, known, chosen = self._children(), self._models(), near_front(front)
+        points_run, metrics, begun = self._points_run(), [], []
         for place, point in enumerate(sorted(chosen, key=lambda p: p.record.val.gflops)):
             model = known.get(point.id)
             tags = {"paretovid.on_front": str(point.on_front).lower()}
             tags["paretovid.knee"] = str((point.trial.sweep, point.id) == front.knee_id).lower()
-            if model is not None and model.tags.get("paretovid.complete") == "true":
-                self.client.set_logged_model_tags(model.model_id, tags)
+            if model is not None and model.status == LoggedModelStatus.READY:
+                self._set_model_tags(model, tags)
             elif point.trial.trial in children:
                 run_id = children[point.trial.trial].run_id
                 model_id = self._logged_model(point, run_id, tags) if model is None else model.model_id
-                self._log_model_metrics(point, points_run, model_id, place)
+                metrics += _model_metrics(point, points_run, model_id, place)
+                begun.append(model_id)
+        for start in range(0, len(metrics), METRICS_PER_REQUEST):
+            self.client.log_batch(points_run, metrics=metrics[start : start + METRICS_PER_REQUEST])
+        for model_id in begun:  # ready is what has its figures
+            self.client.finalize_logged_model(model_id, LoggedModelStatus.READY)
         self.client.set_terminated(points_run)
         chosen_ids = {point.id for point in chosen}
         for point_id, model in known.items():  # a resumed sweep may have pushed a point off the front
-            if point_id not in chosen_ids and model.tags.get("paretovid.on_front") == "true":
-                self.client.set_logged_model_tags(model.model_id, {"paretovid.on_front": "false"})
+            if point_id not in chosen_ids:
+                self._set_model_tags(model, {"paretovid.on_front": "false"})
+
+    def _set_model_tags(self, model: Any, tags: Mapping[str, str]) -> None:
+        if any(model.tags.get(name) != value for name, value in tags.items()):
+            self.client.set_logged_model_tags(model.model_id, dict(tags))
 
     def _models(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -295,20 +307,6 @@ class Tracker:
         )
         return str(model.model_id)
 
-    def _log_model_metrics(self, point: FrontPoint, run_id: str, model_id: str, step: int) -> None:
-        from mlflow.entities import LoggedModelStatus
-
-        metrics: list[Metric] = []
-        for split, measured in (("val", point.record.val), ("test", point.record.test)):
-            dataset = (dataset_name(point.trial, split), point.trial.data.fingerprint)
-            figures = {f"{split}/{name}": value for name, value in measured.numbers().items()}
-            if split == "test":
-                figures |= main_figures(measured)
-            metrics += metrics_of(figures, step=step, run_id=run_id, model_id=model_id, dataset=dataset)
-        self.client.log_batch(run_id, metrics=metrics)
-        self.client.finalize_logged_model(model_id, LoggedModelStatus.READY)
-        self.client.set_logged_model_tags(model_id, {"paretovid.complete": "true"})
-
     def _log_front(self, front: Front, sweep: SweepResults) -> None:
         chosen = front.front
         figures = {
@@ -326,6 +324,11 @@ class Tracker:
             self.store.put_into_run(self.run_id, Path(folder), "front")
         table = next((path.read_text().rstrip("\n") for path in rendered if path.name == TABLE), "")
         self.client.set_tag(self.run_id, "mlflow.note.content", sweep_note(front, table))
+
+    def _set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        self.client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
 
     def _log_text(self, run_id: str, name: str, text: str) -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -346,9 +349,20 @@ class Tracker:
             metrics += metrics_of({name: value}, step=step)
         pairs = [Param(name, value[:500]) for name, value in (params or {}).items()]
         # MLflow takes at most 1000 metrics and 100 parameters at a time.
-        for start in range(0, max(len(metrics), 5 * len(pairs), 1), 500):
+        for start in range(0, max(len(metrics), 5 * len(pairs), 1), METRICS_PER_REQUEST):
             part = pairs[start // 5 : start // 5 + 100]
-            self.client.log_batch(run_id, metrics=metrics[start : start + 500], params=part)
+            self.client.log_batch(run_id, metrics=metrics[start : start + METRICS_PER_REQUEST], params=part)
+
+
+def _model_metrics(point: FrontPoint, run_id: str, model_id: str, step: int) -> list[Metric]:
+    metrics: list[Metric] = []
+    for split, measured in (("val", point.record.val), ("test", point.record.test)):
+        dataset = (dataset_name(point.trial, split), point.trial.data.fingerprint)
+        figures = {f"{split}/{name}": value for name, value in measured.numbers().items()}
+        if split == "test":
+            figures |= main_figures(measured)
+        metrics += metrics_of(figures, step=step, run_id=run_id, model_id=model_id, dataset=dataset)
+    return metrics
 
 
 def _is_complete(run: Any) -> bool:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -109,6 +111,30 @@ def test_a_shared_cluster_ends_with_whatever_ends_the_block(started: list[str]) 
     with pytest.raises(KeyboardInterrupt), connected_once(), connect():
         raise KeyboardInterrupt
     assert started == ["local", "-"]
+
+
+def test_what_is_left_in_cycles_is_collected_before_ray_shuts_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray ends the process if another thread collects a handle or a reference of it while it shuts down; seen at the
+    end of a sweep, whose thread for MLflow collects."""
+
+    class Handle:
+        def __init__(self) -> None:
+            self.itself = self
+
+    is_collected = []
+    handle = Handle()
+    watched = weakref.ref(handle)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "shutdown", lambda: is_collected.append(watched() is None))
+    monkeypatch.setattr(ray_cluster, "_start", lambda *_: None)
+    monkeypatch.setattr(ray_cluster, "_describe", lambda _: None)
+    gc.disable()
+    try:
+        with connect():
+            del handle
+    finally:
+        gc.enable()
+    assert is_collected == [True]
 
 
 def test_a_cluster_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:

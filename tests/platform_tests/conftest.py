@@ -32,7 +32,8 @@ def prepared_home(once: Callable[..., Path]) -> Path:
     """What `paretovid extract` makes of `SMALL_DATA`. To be copied: `data`, `backbones` and `features`."""
 
     def extract(home: Path) -> None:
-        command = [str(Path(sys.executable).with_name("paretovid")), "extract", *SMALL_DATA, f"home={home}"]
+        command = [str(Path(sys.executable).with_name("paretovid")), "extract", *SMALL_DATA, "cluster.cpus=1"]
+        command.append(f"home={home}")
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "MLFLOW_TRACKING_URI": ""}
         subprocess.run(command, check=True, env=environment, timeout=400)
 

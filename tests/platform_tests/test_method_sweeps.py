@@ -1,8 +1,13 @@
-"""Every method beside LiteEval (test_sweep.py) through the whole chain: sweep, promote, predict from raw videos."""
+"""Every method beside LiteEval (test_sweep.py) through the whole chain: sweep, promote, predict from raw videos.
+
+Model selection and localization, with videos and backbones of their own, do so on a Ray cluster; the trials of the
+others train in this process. What a trial does in a process of its own is the same for all methods.
+"""
 
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,12 +16,13 @@ from tests.platform_tests.conftest import copied
 from tests.platform_tests.test_sweep import SMALL, paretovid
 
 from paretovid.platform.config.load import group_options
+from paretovid.platform.sweeps import sweep
+from paretovid.platform.testing.sequential import trained_here
 
 pytestmark = [
     pytest.mark.ray,
     pytest.mark.slow,
     pytest.mark.timeout(420),
-    pytest.mark.usefixtures("shared_cluster"),
 ]
 
 SETTINGS_OF_OTHERS = (
@@ -61,21 +67,31 @@ def needs(method: str, home: Path) -> list[str]:
     return [f"method.model.selector={trials / 't0001'}"]
 
 
+@pytest.fixture
+def place(method: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the method's trials train."""
+    if method.startswith("model_selection"):
+        request.getfixturevalue("shared_cluster")
+    else:
+        monkeypatch.setattr(sweep, "run_sweep", partial(sweep.run_sweep, backend=trained_here()))
+
+
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.usefixtures("place")
 def test_sweep_promote_predict(method: str, home: Path, tmp_path: Path) -> None:
     localizes = method.endswith("localization")
     baseline, data = ("motion_only", "moving_digits_untrimmed") if localizes else ("uniform", "moving_digits")
     few = ["search.trials=2", f"baselines=[{{name: {baseline}, method: {baseline}}}]", *needs(method, home)]
     if method == "model_selection":
         few, data = [few[0], *POOL], "moving_digits_trimmed"
-    sweep = f"{method}-{data}"
-    words = ["sweep", f"method={method}", f"name={sweep}", *(UNTRIMMED if localizes else SMALL), *few]
+    name = f"{method}-{data}"
+    words = ["sweep", f"method={method}", f"name={name}", *(UNTRIMMED if localizes else SMALL), *few]
     out, _ = paretovid(*words, home=home)
     assert "promote" in out
-    document = json.loads(paretovid("front", sweep, "--json", home=home)[0])
+    document = json.loads(paretovid("front", name, "--json", home=home)[0])
     assert document["baselines"] and {p["trial"] for p in document["points"]} == {"t0000", "t0001"}
     point = max((p for p in document["points"] if p["on_front"]), key=lambda p: p["gflops"])
-    paretovid("promote", sweep, "--point", point["id"], "--as", method, "--alias", "champion", home=home)
+    paretovid("promote", name, "--point", point["id"], "--as", method, "--alias", "champion", home=home)
     videos = sorted((home / "data" / data / "videos").glob("test_*.mp4"))[:2]
     pictures = tmp_path / "pictures"
     out, _ = paretovid(
@@ -88,7 +104,7 @@ def test_sweep_promote_predict(method: str, home: Path, tmp_path: Path) -> None:
         home=home,
     )
     answers = json.loads(out)["videos"]
-    scores = load_file(home / "sweeps" / sweep / "trials" / point["trial"] / "scores.safetensors")
+    scores = load_file(home / "sweeps" / name / "trials" / point["trial"] / "scores.safetensors")
     recorded = scores["test/gflops"][int(point["id"][-2:])]
     assert [answer["gflops"] for answer in answers] == pytest.approx(recorded[:2].tolist())
     assert len(list(pictures.glob("*.png"))) == 2

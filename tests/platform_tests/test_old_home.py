@@ -192,6 +192,7 @@ def test_a_point_of_its_finished_sweep_is_promoted(home: Home, is_relocated: boo
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(420)
+@pytest.mark.usefixtures("shared_cluster")
 def test_its_interrupted_sweep_resumes(home: Home) -> None:
     sweep = home.sweep("interrupted")
     folder = sweep.folder
@@ -201,7 +202,7 @@ def test_its_interrupted_sweep_resumes(home: Home) -> None:
         "it was interrupted in the middle"
     )
     old = len(read_journal(sweep).entries)
-    _, err = paretovid("resume", "interrupted", home=home.root)
+    _, err = paretovid("resume", "interrupted", "search.concurrent=1", home=home.root)
     assert "[5/5]" in err and "MLflow takes nothing" not in err and "not tracked" not in err
     assert all(path.read_bytes() == content for path, content in before.items())
     started = [entry.trial for entry in read_journal(sweep).entries[old:] if entry.event == "start"]

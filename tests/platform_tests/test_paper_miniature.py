@@ -16,6 +16,8 @@ from paretovid.trainables.data.moving_digits.encoding import encode_mp4
 
 CLASSES = ("Archery", "Drinking coffee", "Surfing")
 COUNTS = {"training": 9, "validation": 3, "testing": 1}
+ONE_AT_A_TIME = ["backbones.workers=1", "extraction.workers=1", "search.concurrent=1"]
+"""Each further process takes longer to start than all of this takes to compute."""
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +79,7 @@ def test_every_stage_of_a_sweep_at_paper_sizes(
         "backbones.fine_tuning.batch_size=4",
         "search.trials=2",
         "training.epochs=2",
-        "cluster.cpus=2",
+        *ONE_AT_A_TIME,
         "baselines=[{name: uniform, method: uniform}]",
     ]
     _, err = paretovid("sweep", *words, home=home)

@@ -137,7 +137,9 @@ def environment(secrets: Secrets, urls: Path, ray_folder: Path) -> dict[str, str
         "AWS_ENDPOINT_URL": at("AWS_ENDPOINT_URL", f"http://me:{{}}@{NOWHERE}"),
         "WANDB_API_KEY": at("WANDB_API_KEY"),
         "PARETOVID_SIGNED_URLS": str(urls),
-        "PARETOVID_STUDY_STORAGE": "",
+        "PARETOVID_STUDY_STORAGE": at(
+            "PARETOVID_STUDY_STORAGE", f"postgresql+psycopg2://me:{{}}@{NOWHERE}/x"
+        ),
         "PLANTED_LOGGED": at("a log record", f"http://me:{{}}@{NOWHERE}/x"),
         "PLANTED_REQUESTS": at("requests", f"http://{NOWHERE}/x?token={{}}"),
         "PLANTED_BOTOCORE": at("botocore", f"http://me:{{}}@{NOWHERE}"),
@@ -163,7 +165,7 @@ def sweep(name: str, home: Home, *words: str) -> list[str]:
         "search.trials=2",
         "search.max_failures=0",
         "training.epochs=1",
-        "cluster.cpus=2",
+        "cluster.cpus=1",
         f"baselines=[{baselines}]",
         *words,
     ]
@@ -214,22 +216,22 @@ def planted(
     variables = environment(secrets, urls, ray_folder)
     coarse, there = f"backbones.weights.coarse={url}/coarse.pth", f"home={home.root}"
     fresh = secrets.at("a fresh signature", f"backbones.weights.fine='{url}/fine.pth?X-Amz-Signature={{}}'")
-    forbidden = refused(secrets, home)
+    forbidden, reachable = refused(secrets, home), f"search.storage={home.optuna_url}"
     commands = [
         ["promote", "kept", there, "--knee", "--as", "kept", "--alias", "champion"],
         ["resume", "kept", there, fresh],
-        sweep("expired", home, coarse, f"backbones.weights.fine={url}/expired.pth"),
+        sweep("expired", home, coarse, f"backbones.weights.fine={url}/expired.pth", reachable),
         ["replay", "kept", there, "--all", "--uri", f"http://{NOWHERE}"],
         ["--debug", "replay", "kept", there, "--all", "--uri", f"http://{NOWHERE}"],
         ["predict", "models:/kept@champion", secrets.at("predict", "https://me:{}@host/a.mp4"), there],
+        sweep("unreachable", home, coarse, f"backbones.weights.fine={url}/fine.pth"),
+        ["doctor", there],
         *forbidden,
     ]
-    first = sweep("kept", home, coarse, f"backbones.weights.fine='{url}/fine.pth?{in_argv}'")
+    first = sweep("kept", home, coarse, f"backbones.weights.fine='{url}/fine.pth?{in_argv}'", reachable)
     out = _run(first, commands, variables, place)
-    assert json.loads(out.rpartition("statuses ")[2]) == [0, 0, 0, 1, 1, 1, 1, *[2] * len(forbidden)], out
-    storage = secrets.at("PARETOVID_STUDY_STORAGE", f"postgresql+psycopg2://me:{{}}@{NOWHERE}/x")
-    failing = sweep("unreachable", home, coarse, f"backbones.weights.fine={url}/fine.pth")
-    out += _run(failing, [["doctor", there]], {**variables, "PARETOVID_STUDY_STORAGE": storage}, place)
+    statuses = [0, 0, 0, 1, 1, 1, 1, 2, 1, *[2] * len(forbidden)]
+    assert json.loads(out.rpartition("statuses ")[2]) == statuses, out
     return secrets, home, out
 
 

@@ -37,7 +37,8 @@ from paretovid.platform.sweeps.status import LiveStatus, status_of
 from paretovid.platform.sweeps.summary import SweepReport
 from paretovid.platform.sweeps.sweep import extend_sweep, resume_sweep, run_sweep
 from paretovid.platform.testing.audit import Audit, audit
-from paretovid.platform.testing.simulated import ProcessDied, Table, expensive_is_better, simulated
+from paretovid.platform.testing.sequential import ProcessDied
+from paretovid.platform.testing.simulated import Table, expensive_is_better, simulated
 from paretovid.platform.tracking.exporter import TrackingSender
 from paretovid.platform.tracking.store import open_store
 from paretovid.search_spaces.schema import SweepConfig

@@ -36,7 +36,9 @@ SMALL = [
     *SMALL_DATA,
     "training.epochs=2",
     "search.trials=3",
+    "search.concurrent=1",
 ]
+"""One trial at a time: a second process of trials takes longer to start than all of these take to train."""
 SWEEP = "lite_eval-moving_digits-1"
 
 

@@ -26,6 +26,7 @@ from paretovid.platform.config.load import data_settings, group_options, load_sw
 from paretovid.platform.config.resolve import resolve_data, resolve_preparation
 from paretovid.platform.console.progress import Progress
 from paretovid.platform.execution.cluster import cluster_of
+from paretovid.platform.preparation import datasets
 from paretovid.platform.preparation import prepare as pipeline
 from paretovid.platform.preparation.datasets import make_data, upload_data
 from paretovid.platform.storage.home import Home
@@ -193,3 +194,45 @@ def test_extraction_keeps_to_the_same_share() -> None:
     pipeline._check_enough(failures, 10, 0.2)
     with pytest.raises(DataError, match="2 of 10 videos could not be read"):
         pipeline._check_enough(failures, 10, 0.1)
+
+
+VIDEOS_OF_THIS_SIZE = ["data.min_seconds=2", "data.max_seconds=2"]
+
+
+def test_a_few_videos_are_made_without_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets, "cluster_of", lambda config: pytest.fail("a cluster is asked for"))
+    few = [f"data.videos_{split}=2" for split in ("train", "val", "test")]
+    config = load_sweep_config([f"home={tmp_path}", *VIDEOS_OF_THIS_SIZE, *few])
+    made = make_data(config, resolve_data(config), Progress.silent())
+    assert len(made.records) == 6 and all(Path(made.video_path(record)).is_file() for record in made.records)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.usefixtures("shared_cluster")
+def test_many_videos_are_made_on_the_cluster_and_are_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def made_in(home: Path) -> dict[str, bytes]:
+        few = [f"data.videos_{split}=2" for split in ("train", "val", "test")]
+        config = load_sweep_config([f"home={home}", *VIDEOS_OF_THIS_SIZE, *few])
+        made = make_data(config, resolve_data(config), Progress.silent())
+        return {record.video_id: Path(made.video_path(record)).read_bytes() for record in made.records}
+
+    here = made_in(tmp_path / "here")
+    monkeypatch.setattr(datasets, "_MADE_HERE", 5)
+    on_cluster, asked = datasets._ray_map, []
+    monkeypatch.setattr(datasets, "_ray_map", lambda *args: asked.append(len(args[1])) or on_cluster(*args))
+    assert made_in(tmp_path / "there") == here
+    assert asked == [6]
+
+
+def test_for_a_home_in_a_bucket_many_videos_are_made_on_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the nodes of a cluster write is on their disks."""
+    monkeypatch.setattr(datasets, "cluster_of", lambda config: pytest.fail("a cluster is asked for"))
+    bucket = Home(tmp_path / "mirror", BucketStore(ObjectStore("s3://bucket/home"), tmp_path / "mirror"))
+    config = load_sweep_config(["cluster=address", "cluster.address=nowhere:1", f"home={tmp_path}"])
+    with datasets._mapping(config, bucket, datasets._MADE_HERE + 1) as map_parallel:
+        assert list(map_parallel(abs, range(-20, 0))) == list(range(20, 0, -1))
