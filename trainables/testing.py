@@ -111,23 +111,36 @@ def synthetic_costs(method: Method) -> CostTable:
     return CostTable({**sources, **method.component_costs()})
 
 
-def run_cached(method: Method, split: FeatureSplit, setting: Setting) -> Outcome:
-    """A run over cached features."""
+def run_cached(
+    method: Method, split: FeatureSplit, setting: Setting, costs: CostTable | None = None
+) -> Outcome:
+    """A run over cached features.
+
+    Arguments:
+        costs: the method's `synthetic_costs`, if they are at hand: measuring them takes longer than a run.
+    """
     provider = FeatureProvider(
         split.features,
         num_steps=split.num_steps,
         video_keys=split.video_keys,
         components=COMPONENTS,
-        costs=synthetic_costs(method),
+        costs=costs or synthetic_costs(method),
         targets=split.targets,
     )
     with deterministic_eval(method):
         return method.run(provider, setting)
 
 
-def run_one_by_one(method: Method, split: FeatureSplit, setting: Setting) -> list[Outcome]:
-    """A run over each video alone, through the provider of raw videos, with features on demand."""
+def run_one_by_one(
+    method: Method, split: FeatureSplit, setting: Setting, costs: CostTable | None = None
+) -> list[Outcome]:
+    """A run over each video alone, through the provider of raw videos, with features on demand.
+
+    Arguments:
+        costs: as for `run_cached`.
+    """
     outcomes = []
+    costs = costs or synthetic_costs(method)
     for i in range(len(split.num_steps)):
 
         def compute(source: str, step: int, i: int = i) -> Tensor:
@@ -139,7 +152,7 @@ def run_one_by_one(method: Method, split: FeatureSplit, setting: Setting) -> lis
             num_steps=int(split.num_steps[i]),
             video_key=int(split.video_keys[i]),
             components=COMPONENTS,
-            costs=synthetic_costs(method),
+            costs=costs,
         )
         with deterministic_eval(method):
             outcomes.append(method.run(provider, setting))

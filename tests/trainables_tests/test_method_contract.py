@@ -195,7 +195,7 @@ def test_what_needs_the_ground_truth_refuses_a_raw_video():
 @every_method
 def test_calls_match_decisions_and_cost_what_they_add_up_to(name, fields):
     method, split = trained(name, fields), synthetic_split()
-    costs = synthetic_costs(method)
+    costs = contract(name, fields).costs()
     sources = method.sources_of(method_config(name, fields))
     for _, outcome in answers(name, fields):
         by_hand = sum(n.double() * costs[c].macs for c, n in outcome.calls.items()) / 1e9
@@ -211,11 +211,8 @@ def test_calls_match_decisions_and_cost_what_they_add_up_to(name, fields):
     "name", ["uniform", "lstm", "oracle", "early_fusion", "late_fusion", "epitoma_sampled"]
 )
 def test_more_frames_never_cost_less(name):
-    method, split = trained(name, {}), synthetic_split()
-    costs = [
-        synthetic_costs(method).gflops(run_cached(method, split, {"num_frames": n}).calls)
-        for n in (1, 2, 4, 8, 0)
-    ]
+    suite = contract(name, {})
+    costs = [suite.costs().gflops(suite.answer({"num_frames": n}).calls) for n in (1, 2, 4, 8, 0)]
     assert all(bool((later >= earlier).all()) for earlier, later in pairwise(costs))
     assert bool((costs[-1] > costs[0]).any())
 
@@ -230,24 +227,22 @@ def ends(outcome: Outcome) -> torch.Tensor:
     return outcome.stopped_by
 
 
-def curve_of(method, split):
+def curve_of(suite):
     """Setting, recorded outcome and the run that it was read off, for every cap that a trial evaluates."""
-    found = []
-    for setting in method.settings():
-        outcome = run_cached(method, split, setting)
+    found, (method, _) = [], suite.trained()
+    for setting, outcome in suite.answers():
         found += [(s, o, outcome) for s, o in method.stop_points(outcome, setting) if s.get("max_gflops")]
     return found
 
 
 @over(WITH_CAP)
 def test_no_video_passes_its_cap_and_one_run_answers_all_of_them(name, fields):
-    method, split = trained(name, fields), synthetic_split()
-    costs = synthetic_costs(method)
-    curve = curve_of(method, split)
+    suite = contract(name, fields)
+    costs, curve = suite.costs(), curve_of(suite)
     assert len({setting["max_gflops"] for setting, _, _ in curve}) > 1
     assert {setting["cap_rule"] for setting, _, _ in curve} == {"stop"}
     for setting, recorded, _ in curve[:: max(1, len(curve) // 8)]:
-        direct = run_cached(method, split, setting)
+        direct = suite.answer(setting)
         assert (costs.gflops(direct.calls) <= setting["max_gflops"]).all()
         torch.testing.assert_close(recorded.scores, direct.scores)
         assert torch.equal(ends(recorded), ends(direct)), setting
@@ -261,21 +256,21 @@ def test_no_video_passes_its_cap_and_one_run_answers_all_of_them(name, fields):
 
 @over(WITH_CAP)
 def test_a_cap_of_the_full_cost_changes_nothing_and_one_below_is_said(name, fields):
-    method, split = trained(name, fields), synthetic_split()
-    costs, default = synthetic_costs(method), method.settings()[0]
-    free = run_cached(method, split, default)
+    suite = contract(name, fields)
+    method, split = suite.trained()
+    costs, (default, free) = suite.costs(), suite.answers()[0]
     spent = costs.gflops(free.calls)
     (rules,) = [knob.words for knob in method.inference_knobs if knob.name == "cap_rule"]
     assert rules == (("stop", "cheap") if name in WITH_CHEAP else ("stop",))
     assert not (ends(free) == CAP).any() and ends(free).shape == spent.shape
     cheapest = float(free.trace["cap/cheapest"]) / 1e9
     for rule in rules:
-        same = run_cached(method, split, {**default, "max_gflops": float(spent.max()), "cap_rule": rule})
+        same = suite.answer({**default, "max_gflops": float(spent.max()), "cap_rule": rule})
         assert torch.equal(ends(same), ends(free))
         assert all(torch.equal(same.calls[c], free.calls[c]) for c in free.calls)
         torch.testing.assert_close(same.scores, free.scores)
         for cap in (max(cheapest, 0.4 * float(spent.max())), cheapest):
-            less = run_cached(method, split, {**default, "max_gflops": cap, "cap_rule": rule})
+            less = suite.answer({**default, "max_gflops": cap, "cap_rule": rule})
             refused = ends(less) == CAP
             assert (costs.gflops(less.calls) <= cap).all() and refused[spent > cap].all()
             # Whom the cap refused nothing has the answer and the cost of a run without one.
