@@ -8,6 +8,7 @@
     python -m benchmarks durability_mlflow   [--seconds 60]   the MLflow server is stopped in the middle
     python -m benchmarks durability_postgres [--seconds 20]   the study's PostgreSQL is stopped in the middle
     python -m benchmarks durability_s3       [--rate 0.1]     a home in a bucket, whose connections are cut at a rate
+    python -m benchmarks durability_features                  features are unmounted: for a second, a minute, on a node
     python -m benchmarks durability_pace     [--trials 60]    trials per minute on 1, 2, 3 nodes
 
 The sweeps are real and small: 12 trainings of LiteEval and a baseline on a few videos, with a checkpoint every 5 of 30
@@ -26,6 +27,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from benchmarks import durability_faults as faults
 from benchmarks import durability_parts as parts
 from benchmarks.harness.document import Layout
 from benchmarks.harness.measurement import Measurement
@@ -57,7 +59,9 @@ def in_folder(
 
     def add(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
-            "--folder", type=Path, help="kept, with prepared features; default: a temporary one"
+            "--folder",
+            type=Path,
+            help="kept, with prepared features and rows of faults; default: a temporary one",
         )
         for name in names:
             kind, default, about = WORDS[name]
@@ -180,6 +184,42 @@ def s3_text(results: Results) -> str:
     )
 
 
+FAULT = (
+    "fault",
+    "status of each command",
+    "finished in folders / study / MLflow",
+    "starts that failed",
+    "zombies",
+    "duplicates",
+    "trained again after finishing",
+    "same front",
+)
+
+
+def fault_text(*more: tuple[str, str]) -> Callable[[Results], str]:
+    """A line per fault. `more`: columns, with their titles."""
+
+    def cells(row: Row) -> list[str]:
+        counts = ("failed_starts", "zombies", "mlflow_duplicates", "finished_again")
+        own = [
+            yes(row, name) if isinstance(row.get(name), bool) else str(row.get(name, "-")) for name, _ in more
+        ]
+        statuses = ", ".join(str(row["statuses"]).split())
+        head = [str(row["fault"]), statuses, finished(row)]
+        return [*head, *(str(row[name]) for name in counts), yes(row, "same_front"), *own]
+
+    titles = [*FAULT, *(title for _, title in more)]
+    return lambda results: table(titles, [cells(row) for row in results["faults"].rows])
+
+
+def faulty(
+    name: str, about: str, part: Callable[..., Document], *names: str, more: tuple[tuple[str, str], ...] = ()
+) -> Measurement:
+    """Sweeps that are given a fault, a row each. `more`: columns of the page, with their titles."""
+    layouts = {"faults": Layout("rows.*", ("",))}
+    return measurement(name, about, part, *names, layouts=layouts, shown=(fault_text(*more),))
+
+
 def measurement(
     name: str, about: str, part: Callable[..., Document], *names: str, **more: Any
 ) -> Measurement:
@@ -264,6 +304,12 @@ MEASUREMENTS = (
         alone=("same_front",),
         layouts={"sweeps": Layout("rows.*", ("",))},
         shown=(s3_text,),
+    ),
+    faulty(
+        "features",
+        "sweeps whose features are unmounted for a while, everywhere or on one node",
+        faults.features,
+        more=(("seconds_away", "seconds away"),),
     ),
     measurement(
         "pace",

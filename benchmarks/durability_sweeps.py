@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -42,14 +42,21 @@ SWEEP = [
     "baselines=[{name: uniform, method: uniform}]",
     "name=s",
 ]
+SHORT_TRIALS = 6
+SHORT = [*(word for word in SWEEP if not word.startswith("search.trials=")), f"search.trials={SHORT_TRIALS}"]
+"""Of the faults in `durability_faults.py` and beside it, of which there are many."""
 BEATS_PER_EPOCH = 2  # one step of 16 videos, and one look whether to stop
 
 
-def start(*words: str, home: Path | str, log: Path | None = None) -> subprocess.Popen[bytes]:
-    """The command, as a user types it. `log`: where it writes; by default into a home that is a folder."""
+def start(
+    *words: str, home: Path | str, log: Path | None = None, variables: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """The command, as a user types it. `log`: where it writes; by default into a home that is a folder.
+    `variables`: of its environment, beside those of this process."""
     # A heartbeat at every beat, so that what is lost can be counted to the epoch.
     heartbeats = {"PARETOVID_HEARTBEAT_SECONDS": "0"}
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MLFLOW_TRACKING_URI": "", **heartbeats}
+    environment |= variables or {}
     command = [str(Path(sys.executable).with_name("paretovid")), *words, f"home={home}"]
     with (log or Path(home) / "commands.log").open("ab") as file:
         return subprocess.Popen(command, stdout=file, stderr=file, env=environment)
@@ -129,14 +136,21 @@ def finished_trials(home: Path) -> int:
 
 
 @contextmanager
-def cluster_of(nodes: int, cpus: float = 1) -> Iterator[Any]:
-    """Real Ray nodes on this machine: a head without CPUs, and `nodes` of `cpus` each."""
+def cluster_of(nodes: int, cpus: float = 1, *, shutdown_at_exit: bool = True) -> Iterator[Any]:
+    """Real Ray nodes on this machine: a head without CPUs, and `nodes` of `cpus` each.
+
+    `shutdown_at_exit`: also if this process ends before the block; Ray then adds nodes from the main thread alone.
+    """
     from ray.cluster_utils import Cluster
 
     from paretovid.infra.ray_cluster import CLUSTER_ENVIRONMENT, environment
 
     with environment(CLUSTER_ENVIRONMENT):
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        cluster = Cluster(
+            initialize_head=True,
+            head_node_args={"num_cpus": 0, "include_dashboard": False},
+            shutdown_at_exit=shutdown_at_exit,
+        )
         workers = [cluster.add_node(num_cpus=cpus) for _ in range(nodes)]
         try:
             yield cluster, workers

@@ -95,13 +95,18 @@ def while_away(call: Callable[[], _T], *, places: Sequence[Path | str], seconds:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error and what it was raised from; `cause` is where Ray keeps that."""
+    """The error and what it was raised from. What Ray wraps another process's error in has that in `cause`, and is
+    left out: it passes for an error of the same type, and its text is that process's traceback."""
     seen: list[BaseException] = []
     each: object = error
     while isinstance(each, BaseException) and each not in seen:
         seen.append(each)
+        wrapped = getattr(each, "cause", None)
+        if isinstance(wrapped, BaseException):
+            each = wrapped
+            continue
         yield each
-        each = each.__cause__ or getattr(each, "cause", None)
+        each = each.__cause__
 
 
 def _number_of(error: BaseException) -> int | None:

@@ -349,9 +349,11 @@ def _seconds_left(entries: Sequence[Entry], left: int, running: int, now: float)
     """At the pace of this driver; before it has finished two trials, at that of the trials' own seconds."""
     if left == 0:
         return 0.0
-    began = max((entry.at for entry in entries if entry.event == "driver"), default=now)
-    first = min((entry.at for entry in entries if entry.event == "start" and entry.at >= began), default=now)
-    done = sum(entry.event == "finish" and entry.at > first for entry in entries)
+    # By order, not by time: an earlier driver may have had a clock that was ahead of this one's.
+    began = max((place for place, entry in enumerate(entries) if entry.event == "driver"), default=0)
+    own = entries[began:]
+    first = min((entry.at for entry in own if entry.event == "start"), default=now)
+    done = sum(entry.event == "finish" and entry.at > first for entry in own)
     if done >= 2:
         return (now - first) / done * left
     seconds = [e.fields.number("seconds") for e in entries if e.event == "finish" and "seconds" in e.fields]
@@ -367,15 +369,19 @@ def curve(entries: Sequence[Entry], corner: Reference | None = None) -> tuple[tu
         corner: the sweep's own. The same corner holds for all times, so that the last
             value is the hypervolume of `paretovid front --split val`.
     """
-    began = entries[0].at if entries else 0.0
     finished = [entry for entry in entries if entry.event == "finish"]
     whole = ValidationHypervolume(finished, corner)
     so_far = ValidationHypervolume((), corner)
     found = []
-    for entry in finished:
+    seconds, last = 0.0, entries[0].at if entries else 0.0
+    for entry in entries:
+        # A driver whose clock is behind the one before it began later all the same.
+        seconds, last = seconds + max(0.0, entry.at - last), entry.at
+        if entry.event != "finish":
+            continue
         so_far.add(entry)
         if whole.counts(entry):
-            found.append((entry.at - began, so_far.value(whole.reference) or 0.0))
+            found.append((seconds, so_far.value(whole.reference) or 0.0))
     return tuple(found)
 
 

@@ -315,3 +315,26 @@ def test_a_sweep_of_a_machine_whose_clock_is_an_hour_off_is_shown_by_its_own(
     assert found.running[0].silent_seconds is not None and found.running[0].silent_seconds < 30
     driver = found.to_json()["driver"]
     assert isinstance(driver, dict) and driver["host"] == "elsewhere" and driver["silent_seconds"] < 30
+
+
+def test_a_driver_whose_clock_is_behind_the_one_before_it_came_later_all_the_same(tmp_path: Path) -> None:
+    """Injected: the first driver's clock was an hour ahead."""
+    home, ahead = Home(tmp_path), time.time() + 3500
+    write_state(home, "running")
+    sweep = home.sweep("s")
+    figures = {"quality": 0.5, "gflops": 2.0, "seconds": 1.0}
+    first = [
+        entry(1, ahead, "driver", cpus=1, gpus=0),
+        entry(2, ahead + 1, "start", trial="t0000", attempt=1),
+        *(entry(n, ahead + 10 * n, "finish", trial=f"t000{n}", **figures) for n in (3, 4)),
+    ]
+    sweep.journal.write_text("".join(_to_line(each) for each in first))
+    with SweepLock(sweep, StopSwitch()).hold():
+        journal = SweepJournal(sweep)
+        journal.write("driver", cpus=1, gpus=0)
+        journal.write("start", trial="t0005", attempt=1)
+        journal.write("finish", trial="t0005", quality=0.6, gflops=2.0, seconds=1.0)
+        found = status_of(home, "s")
+    seconds = [when for when, _ in found.validation_hypervolume]
+    assert seconds == [pytest.approx(30), pytest.approx(40), pytest.approx(40, abs=5)] == sorted(seconds)
+    assert found.seconds_left is None or found.seconds_left >= 0

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+from ray.exceptions import RayTaskError
 from safetensors.torch import load_file
 
 from paretovid.platform.storage.faults import infrastructure_fault, was_infrastructure, while_away
@@ -59,6 +60,15 @@ def test_a_disk_without_room_is_told_from_one_that_is_away(number: int) -> None:
     assert found is not None and found.is_full
     wrapped = infrastructure_fault(raised_from(InfrastructureError("no room for /x"), answered(number)))
     assert wrapped is not None and wrapped.is_full and wrapped.reason == "no room for /x"
+
+
+def test_another_processs_error_is_told_in_its_own_words() -> None:
+    """Ray raises what passes for an OSError, with a traceback of the worker as its text."""
+    text = "\x1b[36mray::_apply()\x1b[39m (pid=7)\n  File ...\nOSError: [Errno 28] No space left on device: '/x'"
+    raised = RayTaskError("_apply", text, answered(errno.ENOSPC, "/x")).as_instanceof_cause()
+    assert isinstance(raised, OSError)
+    found = infrastructure_fault(raised)
+    assert found is not None and found.is_full and found.reason == "/x: No space left on device"
 
 
 def test_what_safetensors_raises_has_its_number_in_its_text(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""What sweeps of `durability.py` are given to survive: see README.md."""
