@@ -64,7 +64,9 @@ def test_a_disk_without_room_is_told_from_one_that_is_away(number: int) -> None:
 
 def test_another_processs_error_is_told_in_its_own_words() -> None:
     """Ray raises what passes for an OSError, with a traceback of the worker as its text."""
-    text = "\x1b[36mray::_apply()\x1b[39m (pid=7)\n  File ...\nOSError: [Errno 28] No space left on device: '/x'"
+    text = (
+        "\x1b[36mray::_apply()\x1b[39m (pid=7)\n  File ...\nOSError: [Errno 28] No space left on device: '/x'"
+    )
     raised = RayTaskError("_apply", text, answered(errno.ENOSPC, "/x")).as_instanceof_cause()
     assert isinstance(raised, OSError)
     found = infrastructure_fault(raised)
