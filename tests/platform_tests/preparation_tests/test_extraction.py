@@ -26,12 +26,12 @@ from paretovid.platform.config.resolve import check_extraction
 from paretovid.platform.console.progress import Progress
 from paretovid.platform.preparation.crash_counter import Attempts, start_attempts
 from paretovid.platform.preparation.extraction import (
-    ShardWriter,
     _decode,
     _Job,
     _note_begin,
     extract_shards,
 )
+from paretovid.platform.preparation.shard_writer import ShardWriter
 from paretovid.platform.storage.home import Home, HomeReference
 from paretovid.platform.storage.store import BucketStore, LocalStore, Store
 from paretovid.search_spaces.schema import ExtractionConfig
