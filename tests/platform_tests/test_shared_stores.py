@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from _pytest.capture import CaptureResult
 from ray.cluster_utils import Cluster
 from tests.conftest import Clusters
 from tests.platform_tests.conftest import SMALL_DATA, copied
@@ -59,7 +60,7 @@ def start(*words: str) -> subprocess.Popen[str]:
     )
 
 
-def here(clusters: Clusters, capfd: pytest.CaptureFixture[str], *words: str) -> pytest.CaptureResult[str]:
+def here(clusters: Clusters, capfd: pytest.CaptureFixture[str], *words: str) -> CaptureResult[str]:
     """What a command and whatever it starts print, run in this process: one that imports everything anew takes
     seconds. If it needs a cluster, that is its own: the workers of the shared one know nothing of this bucket."""
     clusters.end()

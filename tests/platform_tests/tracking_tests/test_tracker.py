@@ -127,7 +127,8 @@ def test_a_model_is_ready_once_it_has_its_figures_and_is_not_sent_them_again(
         return list(store.client.search_logged_models([store.experiment_id], max_results=100))
 
     assert {model.status for model in models()} == {LoggedModelStatus.READY}
-    cut_short, sent = models()[0].model_id, []
+    cut_short = models()[0].model_id
+    sent: list[str] = []
     store.client.finalize_logged_model(cut_short, LoggedModelStatus.FAILED)
     log_batch = MlflowClient.log_batch
 
