@@ -34,7 +34,15 @@ from paretovid.trainables.training.config import TrialConfig
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "plugins"
 PACKAGE = "paretovid_example_plugins"
-COMMAND = "import sys; from paretovid.platform.cli.main import main; sys.exit(main())"
+COMMANDS = """
+import contextlib, io, json, sys
+from paretovid.platform.cli.main import main
+
+for words in json.load(sys.stdin):
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        status = main(words)
+    print(json.dumps({"status": status, "out": out.getvalue()}))
+"""
 pytestmark = pytest.mark.usefixtures("no_plugins")
 
 
@@ -251,7 +259,7 @@ def test_modules_that_are_not_installed_are_swept_promoted_and_predicted(
         assert main([*typed, f"home={tmp_path / 'home'}"]) == 0, capsys.readouterr().err
         return capsys.readouterr().out
 
-    paretovid("sweep", "name=mine", *words, "training.epochs=2", "cluster.cpus=2")
+    paretovid("sweep", "name=mine", *words, "training.epochs=2", "cluster.cpus=1")
     front = json.loads(paretovid("front", "mine", "--json"))
     best = next(point for point in front["points"] if point["trial"].startswith("t"))
     paretovid("promote", "mine", "--point", best["id"], "--as", "mine", "--alias", "champion")
@@ -320,32 +328,38 @@ def test_one_wheel_of_all_kinds_is_installed_swept_promoted_and_predicted(tmp_pa
         "--no-index",
     ]
     subprocess.run([*install, str(wheel)], check=True, capture_output=True, text=True)
-    home = tmp_path / "home"
-
-    def paretovid(*words: str) -> str:
-        command = [str(python), "-c", COMMAND, *words, f"home={home}"]
-        ran = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=clean())
-        assert ran.returncode == 0, ran.stdout + ran.stderr
-        return ran.stdout
-
+    there = f"home={tmp_path / 'home'}"
     videos = named_videos(tmp_path / "videos")
     mine = ["method=first_sure", "backbones=example_tiny", "data=file_names", f"data.videos={videos}"]
-    less = ["search.trials=1", "training.epochs=2", "backbones.training.effort=0.02", "cluster.cpus=2"]
+    less = ["search.trials=1", "training.epochs=2", "backbones.training.effort=0.02", "cluster.cpus=1"]
+    baseline = "baselines=[{name: uniform, method: uniform}]"
     suites = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", "pyproject.toml", "tests"]
     ran = subprocess.run(suites, cwd=source, capture_output=True, text=True, check=False, env=clean())
     assert ran.returncode == 0, ran.stdout
-    paretovid("sweep", "name=mine", "data.name=mine", *mine, *less)
-    front = json.loads(paretovid("front", "mine", "--json"))
-    best = next(p for p in front["points"] if p["trial"].startswith("t"))
-    paretovid("promote", "mine", "--point", best["id"], "--as", "mine", "--alias", "champion")
-    command = [sys.executable, "-c", COMMAND, "predict", "models:/mine@champion"]
-    video = str(next(videos.glob("*.mp4")))
-    ran = subprocess.run(
-        [*command, video, "--json", f"home={home}"], capture_output=True, text=True, env=clean()
+    _, front, _ = typed(
+        python,
+        ["sweep", "name=mine", "data.name=mine", *mine, *less, baseline, there],
+        ["front", "mine", "--json", there],
+        ["promote", "mine", "--point", "t0000-p00", "--as", "mine", "--alias", "champion", there],
+        folder=tmp_path,
     )
-    assert ran.returncode == 0, ran.stderr
-    (answer,) = json.loads(ran.stdout)["videos"]
+    assert {point["trial"] for point in json.loads(front)["points"]} == {"t0000"}
+    video = str(next(videos.glob("*.mp4")))
+    words = ["predict", "models:/mine@champion", video, "--json", there]
+    (said,) = typed(Path(sys.executable), words, folder=tmp_path)
+    (answer,) = json.loads(said)["videos"]
     assert answer["error"] is None and "three_convolutions@48" in answer["calls"]
+
+
+def typed(python: Path, *commands: list[str], folder: Path) -> list[str]:
+    """What the commands print that an environment's paretovid is given in a folder, in one process of its own."""
+    ran = subprocess.run(
+        [str(python), "-c", COMMANDS],
+        input=json.dumps(commands), capture_output=True, text=True, check=False, cwd=folder, env=clean(),
+    )  # fmt: skip
+    answers = [json.loads(line) for line in ran.stdout.splitlines()]
+    assert [each["status"] for each in answers] == [0] * len(commands), ran.stdout + ran.stderr
+    return [each["out"] for each in answers]
 
 
 def clean() -> dict[str, str]:

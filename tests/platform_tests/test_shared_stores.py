@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from _pytest.capture import CaptureResult
 from ray.cluster_utils import Cluster
 from tests.conftest import Clusters
 from tests.platform_tests.conftest import SMALL_DATA, copied
@@ -29,6 +32,7 @@ from paretovid.platform.testing.sweeps import kill_with_children
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
+ROOT = Path(__file__).parents[2]
 S3_SETTINGS = {
     "AWS_ACCESS_KEY_ID": "tests",
     "AWS_SECRET_ACCESS_KEY": "a-secret-of-the-tests",
@@ -38,10 +42,11 @@ SETTINGS = [
     *SMALL_DATA,
     "training.epochs=60",
     "training.checkpoint_every_epochs=5",
-    "search.trials=4",
+    "search.trials=3",
     "baselines=[{name: uniform, method: uniform}]",
-    "cluster.cpus=2",
+    "cluster.cpus=1",
 ]
+"""One trial at a time: what a second process of trials takes to start is more than all of them take to train."""
 
 
 def start(*words: str) -> subprocess.Popen[str]:
@@ -55,20 +60,14 @@ def start(*words: str) -> subprocess.Popen[str]:
     )
 
 
-def run(*words: str, status: int = 0) -> tuple[str, str]:
-    process = start(*words)
-    out, err = process.communicate(timeout=400)
-    assert process.returncode == status, f"status {process.returncode}\n{out}\n{err}"
-    return out, err
-
-
-def here(clusters: Clusters, capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    """What a command prints, run in this process: one that imports everything anew takes seconds. If it needs a
-    cluster, that is its own: the workers of the shared one know nothing of this bucket."""
+def here(clusters: Clusters, capfd: pytest.CaptureFixture[str], *words: str) -> CaptureResult[str]:
+    """What a command and whatever it starts print, run in this process: one that imports everything anew takes
+    seconds. If it needs a cluster, that is its own: the workers of the shared one know nothing of this bucket."""
     clusters.end()
-    capsys.readouterr()
-    assert main(words) == 0, capsys.readouterr().err
-    return capsys.readouterr().out
+    capfd.readouterr()
+    found, said = main(words), capfd.readouterr()
+    assert found == 0, said.err
+    return said
 
 
 def as_a_machine(url: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,6 +107,30 @@ def home(prepared: str, s3: S3Server, tmp_path: Path, monkeypatch: pytest.Monkey
     yield prepared
 
 
+@contextlib.contextmanager
+def restarted_when(server: PostgresServer, is_time: Callable[[], bool]) -> Iterator[None]:
+    """Beside the block: once it is time, the server goes away for eight seconds. Fails if it never was."""
+    is_over, has_gone = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        while not is_over.wait(0.3):
+            if is_time():
+                server.stop()
+                has_gone.set()
+                time.sleep(8.0)
+                server.start()
+                return
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        watcher.join()
+    assert has_gone.is_set()
+
+
 def audited(sweep: str) -> Audit:
     return audit(open_home(), sweep)
 
@@ -118,7 +141,7 @@ def test_killed_here_and_gone_on_with_elsewhere_while_connections_are_lost(
     clusters: Clusters,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     process = start("sweep", *SETTINGS, "name=s")
     store = ObjectStore(home)
@@ -131,7 +154,7 @@ def test_killed_here_and_gone_on_with_elsewhere_while_connections_are_lost(
             break
         assert process.poll() is None, process.communicate()
         assert time.time() < until, names
-        time.sleep(0.05)
+        time.sleep(0.2)
     assert kill_with_children(process.pid) > 3
     process.communicate()
     driver = json.loads(store.read("sweeps/s/driver.json") or b"{}")
@@ -143,18 +166,18 @@ def test_killed_here_and_gone_on_with_elsewhere_while_connections_are_lost(
     monkeypatch.setenv("PARETOVID_CACHE", str(tmp_path / "second"))
     with FlakyProxy(s3.port, rate=0.1, after_bytes=20_000) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
-        here(clusters, capsys, "resume", "s")
+        here(clusters, capfd, "resume", "s")
         assert proxy.cut > 0
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3.endpoint)
     found = audited("s")
-    assert found.searched_with_result == 4 and found.baselines_with_result == 1
-    assert found.study == {"COMPLETE": 4}
+    assert found.searched_with_result == 3 and found.baselines_with_result == 1
+    assert found.study == {"COMPLETE": 3}
     assert (found.zombies, found.repeated, found.finished_again) == (0, 0, 0)
     monkeypatch.setenv("PARETOVID_CACHE", str(tmp_path / "third"))
-    assert len(json.loads(here(clusters, capsys, "front", "s", "--json"))["points"]) > 0
-    (listed,) = json.loads(here(clusters, capsys, "sweeps", "--json"))["sweeps"]
-    assert (listed["name"], listed["state"], listed["trials"]) == ("s", "finished", 5)
-    assert "Front of s" in here(clusters, capsys, "resume", "s")
+    assert len(json.loads(here(clusters, capfd, "front", "s", "--json").out)["points"]) > 0
+    (listed,) = json.loads(here(clusters, capfd, "sweeps", "--json").out)["sweeps"]
+    assert (listed["name"], listed["state"], listed["trials"]) == ("s", "finished", 4)
+    assert "Front of s" in here(clusters, capfd, "resume", "s").out
 
 
 def test_database_server_and_bucket_from_search_to_prediction(
@@ -163,14 +186,12 @@ def test_database_server_and_bucket_from_search_to_prediction(
     clusters: Clusters,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     studies, runs, users = (postgres.make_database(name) for name in ("studies", "runs", "users"))
     users_file = tmp_path / "auth.ini"
-    users_file.write_text(
-        f"[mlflow]\ndefault_permission = READ\ndatabase_uri = {users}\nadmin_username = admin\n"
-        "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
-    )
+    shipped = (ROOT / "infra" / "container" / "mlflow-auth.ini").read_text()
+    users_file.write_text(re.sub("(?m)^database_uri = .*$", f"database_uri = {users}", shipped))
     monkeypatch.setenv(STORAGE_VARIABLE, studies)
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "a-password-of-the-tests")
@@ -182,22 +203,15 @@ def test_database_server_and_bucket_from_search_to_prediction(
     }
     with mlflow_server(runs, f"{bucket}/mlflow", guard, words=("--app-name", "basic-auth")) as uri:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-        process = start("sweep", *SETTINGS, "name=d")
-        until = time.time() + 300
         store = ObjectStore(home)
-        while not any(name.endswith("t0000/whole.json") for name in store.names("sweeps/d/trials")):
-            assert process.poll() is None, process.communicate()
-            assert time.time() < until
-            time.sleep(0.1)
-        postgres.stop()
-        back = threading.Timer(8.0, postgres.start)
-        back.start()
-        out, err = process.communicate(timeout=400)
-        back.join()
-        assert process.returncode == 0, err
+        with restarted_when(
+            postgres,
+            lambda: any(name.endswith("t0000/whole.json") for name in store.names("sweeps/d/trials")),
+        ):
+            out, err = here(clusters, capfd, "sweep", *SETTINGS, "name=d")
         found = audited("d")
-        assert found.study == {"COMPLETE": 4}
-        assert found.mlflow == {"FINISHED": 5} and found.parent == "FINISHED"
+        assert found.study == {"COMPLETE": 3}
+        assert found.mlflow == {"FINISHED": 4} and found.parent == "FINISHED"
         assert (found.mlflow_duplicates, found.zombies, found.repeated, found.finished_again) == (0, 0, 0, 0)
         for secret in (PostgresServer.password, "a-password-of-the-tests", "a-secret-of-the-tests"):
             assert secret not in out + err
@@ -208,23 +222,30 @@ def test_database_server_and_bucket_from_search_to_prediction(
         monkeypatch.setenv("PARETOVID_CACHE", str(tmp_path / "second"))
         promote = ("promote", "d", "--knee", "--as", "digits", "--alias", "champion")
         for _ in range(2):
-            here(clusters, capsys, *promote)
-        assert "champion" in here(clusters, capsys, "rollback", "digits", "--alias", "champion")
-        listed = json.loads(here(clusters, capsys, "models", "--json"))["models"]
+            here(clusters, capfd, *promote)
+        assert "champion" in here(clusters, capfd, "rollback", "digits", "--alias", "champion").out
+        listed = json.loads(here(clusters, capfd, "models", "--json").out)["models"]
         assert [(each["version"], each["aliases"]) for each in listed] == [(2, []), (1, ["champion"])]
         assert any(name.endswith("MLmodel") for name in ObjectStore(f"{bucket}/mlflow").names(""))
         video = next((tmp_path / "first").rglob("test_00000.mp4"))
-        said = here(clusters, capsys, "predict", "models:/digits@champion", str(video), "--json")
-        (answer,) = json.loads(said)["videos"]
+        said = here(clusters, capfd, "predict", "models:/digits@champion", str(video), "--json")
+        (answer,) = json.loads(said.out)["videos"]
         assert answer["error"] is None and answer["gflops"] > 0
         monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "another-one")
         assert main(["models"]) == 1
-        assert "another-one" not in capsys.readouterr().err
+        assert "another-one" not in capfd.readouterr().err
 
 
-def test_nodes_without_a_common_disk(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nodes_without_a_common_disk(
+    bucket: str,
+    clusters: Clusters,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     """Videos, backbones, features and trials where no node sees another one's files."""
     as_a_machine(f"{bucket}/home", tmp_path / "driver", monkeypatch)
+    clusters.end()
     with environment(CLUSTER_ENVIRONMENT):
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
         try:
@@ -234,13 +255,22 @@ def test_nodes_without_a_common_disk(bucket: str, tmp_path: Path, monkeypatch: p
             # Long enough that one node cannot have trained all of them before the other has begun.
             settings = [
                 *(word for word in SETTINGS if not word.startswith("cluster.")),
-                "training.epochs=300",
+                "training.epochs=200",
+                "training.checkpoint_every_epochs=50",
             ]
-            run("sweep", *settings, "name=s", "cluster=address", f"cluster.address={cluster.address}")
+            here(
+                clusters,
+                capfd,
+                "sweep",
+                *settings,
+                "name=s",
+                "cluster=address",
+                f"cluster.address={cluster.address}",
+            )
         finally:
             cluster.shutdown()
     found = audited("s")
-    assert found.searched_with_result == 4 and found.study == {"COMPLETE": 4} and found.zombies == 0
+    assert found.searched_with_result == 3 and found.study == {"COMPLETE": 3} and found.zombies == 0
     trained = [
         {path.parent.name for path in cache.glob("user-*/*/sweeps/s/trials/*/result.json")}
         for cache in caches

@@ -1,8 +1,9 @@
 """The whole chain on real parts, as a user runs it: a small video set, backbones trained for a moment, a real Ray
 cluster, a real MLflow store. Quality means nothing at this size; everything else is as it will be.
 
-The sweep that most tests look at, its promotion and its prediction are commands in processes of their own, and so is
-the extraction before it (`prepared_home`); the others run in this process, on the cluster that tests share.
+The sweep that most tests look at and its prediction are commands in processes of their own, and so is the extraction
+before it (`prepared_home`); the others, the promotion between the two among them, run in this process, on the cluster
+that tests share.
 """
 
 from __future__ import annotations
@@ -199,7 +200,6 @@ def test_promoted_it_predicts_raw_videos_and_says_what_it_cost(swept, document):
         "--alias",
         "champion",
         home=home,
-        own_process=True,
     )
     assert "raw_video" in out
     videos = sorted((home / "data" / "moving_digits" / "videos").glob("test_*.mp4"))

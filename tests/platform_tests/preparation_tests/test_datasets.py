@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -222,7 +222,12 @@ def test_many_videos_are_made_on_the_cluster_and_are_the_same(
     here = made_in(tmp_path / "here")
     monkeypatch.setattr(datasets, "_MADE_HERE", 5)
     on_cluster, asked = datasets._ray_map, []
-    monkeypatch.setattr(datasets, "_ray_map", lambda *args: asked.append(len(args[1])) or on_cluster(*args))
+
+    def counted(function: Callable[..., Any], items: Sequence[Any]) -> Iterable[Any]:
+        asked.append(len(items))
+        return on_cluster(function, items)
+
+    monkeypatch.setattr(datasets, "_ray_map", counted)
     assert made_in(tmp_path / "there") == here
     assert asked == [6]
 

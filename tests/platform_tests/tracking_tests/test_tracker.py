@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 
 from paretovid.platform.console.progress import Progress
 from paretovid.platform.fronts.build import build_front
@@ -115,6 +116,31 @@ def test_again_adds_only_what_is_new(home: Home, store: Store) -> None:
     assert len(after) == len(before) + 1
     marked = [model.tags["paretovid.point"] for model in after if model.tags["paretovid.on_front"] == "true"]
     assert marked == ["t0009-p00"]
+
+
+def test_a_model_is_ready_once_it_has_its_figures_and_is_not_sent_them_again(
+    home: Home, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow.entities import LoggedModelStatus
+
+    def models() -> list[Any]:
+        return list(store.client.search_logged_models([store.experiment_id], max_results=100))
+
+    assert {model.status for model in models()} == {LoggedModelStatus.READY}
+    cut_short = models()[0].model_id
+    sent: list[str] = []
+    store.client.finalize_logged_model(cut_short, LoggedModelStatus.FAILED)
+    log_batch = MlflowClient.log_batch
+
+    def counted(client: MlflowClient, run_id: str, metrics: Any = (), **rest: Any) -> Any:
+        sent.extend(metric.model_id for metric in metrics if metric.model_id)
+        return log_batch(client, run_id, metrics=metrics, **rest)
+
+    monkeypatch.setattr(MlflowClient, "log_batch", counted)
+    grown = read_sweep(home.sweep("s1"))
+    log_sweep(home, grown, build_front([grown]))
+    assert set(sent) == {cut_short}
+    assert {model.status for model in models()} == {LoggedModelStatus.READY}
 
 
 def test_a_child_that_was_cut_short_is_completed(home: Home, store: Store) -> None:
