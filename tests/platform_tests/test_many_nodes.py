@@ -33,6 +33,7 @@ from paretovid.platform.execution.patience import Waiting
 from paretovid.platform.storage.documents import read_json_object
 from paretovid.platform.storage.home import Home, SweepPaths, TrialPaths
 from paretovid.platform.sweeps.trials import trainable_on
+from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.evaluation.results import TrialResult
 from paretovid.trainables.provenance import code_version
@@ -232,7 +233,7 @@ def test_a_node_that_has_lost_the_features_takes_no_trials_until_it_has_them_aga
     began: list[float] = []
     seen, there, enough = Seen(), str(nodes.caches[1]), tmp_path / "enough"
     # Two trials run until the lost node is back and has taken one of the others.
-    reading = {"features": {"coarse": str(features)}, "steps": 2, "until": str(enough)}
+    reading: JsonObject = {"features": {"coarse": str(features)}, "steps": 2, "until": str(enough)}
     trials = [FixedTrial(trial_id=f"a{number}", config=reading) for number in range(4)]
     summary = launch_trials(
         make_reader(tmp_path),

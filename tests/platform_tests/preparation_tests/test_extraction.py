@@ -468,12 +468,11 @@ def test_a_process_that_dies_at_once_has_noted_what_it_began(cluster: Cluster) -
         _note_begin(attempts, 7)
         os._exit(1)
 
-    with connect(cluster):
-        attempts = start_attempts()
-        with pytest.raises(ray.exceptions.WorkerCrashedError):
-            ray.get(ray.remote(max_retries=2, num_cpus=1)(begin_and_die).remote(attempts))
-        assert ray.get(attempts.failed.remote(3)) == [7]
-        ray.kill(attempts)
+    attempts = start_attempts()
+    with pytest.raises(ray.exceptions.WorkerCrashedError):
+        ray.get(ray.remote(max_retries=2, num_cpus=1)(begin_and_die).remote(attempts))
+    assert ray.get(attempts.failed.remote(3)) == [7]
+    ray.kill(attempts)
 
 
 @pytest.mark.ray
