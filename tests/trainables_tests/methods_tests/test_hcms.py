@@ -176,6 +176,7 @@ def test_any_sources_in_any_order(sources: tuple[str, ...]) -> None:
 # Loss
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("targets", [(0.3, 0.7), (0.7, 0.9)])
 def test_the_usage_loss_drives_skips_to_their_targets(targets: tuple[float, float]) -> None:
     method = hcms(skip_1=targets[0], skip_2=targets[1], usage_weight=8.0)
