@@ -1,6 +1,6 @@
 """Do the tests notice wrong code? `make mutants` changes the modules that carry the promises, and asks them.
 
-Each of a seeded sample of changes (`tests/mutations.py`) is made in a copy of the tree, and the quick tests that
+Each of a seeded sample of changes (`tests/mutations.py`) is made in a copy of the tree, and the tests without Ray that
 `tests/mutants.toml` names for its module run there, in a fork of one process that has imported the libraries: those
 that run the changed line first, the quickest of them before the others. A change that no test notices has survived;
 `tests/mutants.toml` lists those that may, each with its reason. Exit status 1 below `--goal`.
@@ -38,7 +38,8 @@ ROOT = Path(__file__).parents[1]
 TABLE = Path(__file__).with_suffix(".toml")
 LEAST = 4
 """Changes that are drawn of the shortest module."""
-QUICK = ("-m", "not ray and not slow")
+CHOSEN = ("-m", "not ray")
+"""Those that take more than two seconds among them: the quickest that run a changed line come first."""
 _LIBRARIES = (
     "torch",
     "torchvision",
@@ -57,7 +58,7 @@ class Table:
     """What `mutants.toml` says."""
 
     tests: dict[str, list[str]]
-    """Module to its quick tests, files or single ones."""
+    """Module to its tests, files or single ones; those marked `ray` are left out."""
     allowed: list[dict[str, Any]]
     """Survivors: `module`, `line`, `reason`, `becomes` unless any change of the line may survive, and `changes` if
     the program then does something else."""
@@ -180,7 +181,7 @@ def fork(copy: Path, tests: Sequence[str], cpu_seconds: float, *, log: Path, plu
         resource.setrlimit(resource.RLIMIT_CPU, (int(cpu_seconds), int(cpu_seconds) + 5))
         temporary = copy.parent / f"temporary-of-all/{copy.name}"
         temporary.parent.mkdir(exist_ok=True)
-        options = ["-x", "-q", "-p", "no:cacheprovider", f"--basetemp={temporary}", *QUICK]
+        options = ["-x", "-q", "-p", "no:cacheprovider", f"--basetemp={temporary}", *CHOSEN]
         status = pytest.main([*options, *tests], plugins=[] if plugin is None else [plugin])
         sys.stdout.flush()
         os._exit(int(status))

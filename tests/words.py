@@ -58,6 +58,8 @@ SENTENCES: Mapping[str, str] = {
 }
 """A pattern to what is written instead, in docstrings, comments, YAML and the pages of `docs/`."""
 
+_LOOSE = [pattern.replace("_", " ") for pattern in SENTENCES]
+
 PAGES_OF_FORMER_NAMES = ("docs/moved_modules.md",)
 OWN_FILES = ("tests/words.py", "tests/test_house.py")
 """They have to spell the words."""
@@ -78,9 +80,8 @@ def former_names(root: Path) -> list[str]:
 
 def former_words(root: Path) -> list[str]:
     """`FILE: what is written: what instead` of sentences with a word that is no longer used."""
-    texts = [
-        (path, "\n".join(_prose((root / path).read_text(encoding="utf-8")))) for path in _files(root, "*.py")
-    ]
+    sources = ((path, (root / path).read_text(encoding="utf-8")) for path in _files(root, "*.py"))
+    texts = [(path, "\n".join(_prose(source))) for path, source in sources if _may_have_one(source)]
     pages = [
         *_files(root, "*.yaml"),
         *(p.relative_to(root).as_posix() for p in [*root.glob("docs/*.md"), *root.glob("*.md")]),
@@ -127,6 +128,12 @@ def _defined(tree: ast.Module) -> Iterator[tuple[int, str]]:
                 yield node.lineno, name
             case ast.ExceptHandler(name=str(name)):
                 yield node.lineno, name
+
+
+def _may_have_one(source: str) -> bool:
+    """Whether a sentence could be there, read quickly: code is taken for prose, and few files are left to be parsed."""
+    text = re.sub(r"[\s#_]+", " ", source)
+    return any(re.search(rf"\b(?:{pattern})\b", text, re.IGNORECASE) for pattern in _LOOSE)
 
 
 def _prose(source: str) -> Iterator[str]:

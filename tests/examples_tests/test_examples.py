@@ -52,6 +52,7 @@ def test_a_choice_within_a_budget_keeps_it_and_too_small_a_one_is_refused(home: 
         choose_from_front.pick(front, max_gflops=1e-9, margin=0)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_a_consumer_predicts_without_the_platform(home: Home, promoted: Promotion, tmp_path: Path) -> None:
     video = min(home.data("moving_digits").rglob("test_*.mp4"))

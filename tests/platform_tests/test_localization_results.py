@@ -107,6 +107,7 @@ def test_a_result_that_lacks_its_objective_is_damaged(tmp_path: Path) -> None:
         read_sweep(sweep)
 
 
+@pytest.mark.slow
 def test_promote_predict_and_draw(home: Home, tmp_path: Path) -> None:
     front = read_front([home.sweep("tiny")])
     point = next(p for p in front.points if 0 < p.record.test.calls["resnet8_w32_flow@16x48"] < 10)

@@ -156,6 +156,7 @@ print(json.dumps([{key: answer[key] for key in ("labels", "gflops", "steps")} fo
 """
 
 
+@pytest.mark.slow
 def test_relocated_it_serves_consumers_who_have_mlflow_alone(home: Home) -> None:
     done = answered("relocate", home=home)
     assert (done["before"], done["now"]) == (str(MADE_AT), str(home.root))

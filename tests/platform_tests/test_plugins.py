@@ -202,6 +202,7 @@ def test_a_worker_imports_the_plugins_before_anything_else() -> None:
         run({}, LocalContext())
 
 
+@pytest.mark.slow
 def test_a_plugins_code_travels_in_the_models_package(tmp_path: Path) -> None:
     package = tmp_path / "theirs"
     package.mkdir()

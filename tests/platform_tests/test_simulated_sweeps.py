@@ -186,6 +186,7 @@ def test_a_finished_one_is_shown_and_its_trials_are_not_run_again(home: Home, na
     check_whole(home, name)
 
 
+@pytest.mark.slow
 def test_extended_it_has_the_trials_of_both_and_tries_nothing_twice(home: Home, name: str) -> None:
     run(home, name)
     table = Acting()
@@ -199,6 +200,7 @@ def test_extended_it_has_the_trials_of_both_and_tries_nothing_twice(home: Home, 
     assert f"paretovid extend {name} +N" in refused.value.hint
 
 
+@pytest.mark.slow
 def test_a_seed_gives_the_same_trials_again(home: Home, name: str) -> None:
     def tried(part: str, *words: str) -> list[Any]:
         # Two anchors and four published settings, which every seed has, come before those of the sampler.
@@ -439,6 +441,7 @@ def test_a_result_that_is_gone_is_made_again_and_no_other(home: Home, name: str)
     assert {point["trial"] for point in points} == {f"t{i:04d}" for i in range(TRIALS)}
 
 
+@pytest.mark.slow
 def test_results_made_by_other_code_count_and_that_is_said(
     home: Home, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

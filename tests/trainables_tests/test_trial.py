@@ -418,6 +418,7 @@ def test_two_gloo_workers_train_one_model(shared_cluster, base, tmp_path):
     assert len(result["training"]["history"]) == 4 and result["points"]
 
 
+@pytest.mark.slow
 def test_averaged_gradients_are_those_of_the_whole_batch(base, tmp_path):
     """Without a gate's noise, two workers' mean gradient is that of both shares together."""
     import torch.multiprocessing as multiprocessing

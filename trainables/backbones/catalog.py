@@ -152,17 +152,23 @@ def all_components() -> dict[str, ComponentSpec]:
     return {name: spec for name, (spec, _) in _known.items()}
 
 
-@functools.cache
 def measure_component(name: str, num_classes: int | None = None) -> ComponentCost:
     """Cost of one call: of the real module at its real input, batch 1; the classifier only of one that classifies.
 
     Counted on PyTorch's meta device: the same operators on the same shapes, without weights or arithmetic.
+    Measured once a process.
 
     Arguments:
         num_classes: of the data set; may be left out for a component that does not classify.
     """
     spec = component(name)
     assert num_classes or not spec.classifies, f"{name} classifies: its cost depends on the number of classes"
+    return _measured(name, num_classes if spec.classifies else None)
+
+
+@functools.cache
+def _measured(name: str, num_classes: int | None) -> ComponentCost:
+    spec = component(name)
     # Building draws weights; a measurement must not move a seed.
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         backbone = spec.build(num_classes or 1)

@@ -227,6 +227,7 @@ def test_tables_are_aligned() -> None:
     assert format_table(("a", "b"), [("long", "x"), ("y", "")]) == "a     b\nlong  x\ny"
 
 
+@pytest.mark.slow
 def test_flops_lists_every_component(capsys: Capture) -> None:
     from paretovid.trainables.backbones.catalog import all_components
 

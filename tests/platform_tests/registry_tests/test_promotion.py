@@ -185,6 +185,7 @@ def test_wrong_parameters_are_errors(
         model.predict(videos, params=params)
 
 
+@pytest.mark.slow
 def test_a_consumer_has_neither_platform_nor_pickle(
     promoted: list[registry.Promotion], home: Home, videos: list[str], tmp_path: Path
 ) -> None:
@@ -230,6 +231,7 @@ def test_card_carries_the_numbers(promoted: list[registry.Promotion], home: Home
     assert len(version.tags["paretovid.manifest_sha256"]) == 64
 
 
+@pytest.mark.slow
 def test_rollback_follows_the_journal(home: Home) -> None:
     for point in ("t0000-p00", "b0000-p00"):
         registry.promote(home, "tiny", name="other", alias="live", point=point)

@@ -17,6 +17,7 @@ def test_only_what_prediction_needs_travels() -> None:
     assert not left & modules
 
 
+@pytest.mark.slow
 def test_package_runs_without_paretovid(tmp_path: Path) -> None:
     package = write_runtime_package(tmp_path)
     assert "paretovid.trainables" not in "".join(path.read_text() for path in tmp_path.rglob("*.py"))
@@ -32,6 +33,7 @@ def test_package_runs_without_paretovid(tmp_path: Path) -> None:
     assert int(ran.stdout) >= 3
 
 
+@pytest.mark.slow
 def test_a_loaded_package_needs_its_folder_no_more(tmp_path: Path) -> None:
     """MLflow loads a model's code from a download that is gone when the next version is loaded."""
     package = write_runtime_package(tmp_path / "code")

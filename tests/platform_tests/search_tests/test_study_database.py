@@ -90,6 +90,7 @@ def test_two_sweeps_in_one_database_at_once(database):
         assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 5
 
 
+@pytest.mark.slow
 def test_a_server_that_goes_away_is_waited_for(postgres, database, capfd):
     study = a_study(database, trials=8)
     suggestion = study.ask()

@@ -71,6 +71,7 @@ def send(made: Home, home: Home) -> None:
     home.store.upload_file(home.sweep("tiny").record)
 
 
+@pytest.mark.slow
 def test_what_one_machine_made_another_one_uses(made: Home, machine: Machine) -> None:
     send(made, machine("first"))
     home = machine("second")
@@ -87,6 +88,7 @@ def test_what_one_machine_made_another_one_uses(made: Home, machine: Machine) ->
     assert set(backbone_folders(home, trial)) == {"coarse", "fine"}
 
 
+@pytest.mark.slow
 def test_documents_are_read_where_other_machines_write_them(machine: Machine) -> None:
     home = machine("driver")
     write_record(home.sweep("s"), started_record(load_sweep_config(), "s", None))
@@ -106,6 +108,7 @@ def test_documents_are_read_where_other_machines_write_them(machine: Machine) ->
     assert driver.store.read_document(driver.trial("s", "t0001").heartbeat) is None
 
 
+@pytest.mark.slow
 def test_a_trial_resumes_from_its_checkpoint_on_another_machine(machine: Machine, tmp_path: Path) -> None:
     checkpoint = tmp_path / "checkpoint"
     checkpoint.mkdir()
@@ -163,6 +166,7 @@ def test_a_study_in_the_bucket_resumes_elsewhere(machine: Machine, tmp_path: Pat
     assert knobs == search(a_study(machine("second"), f"journal://{tmp_path / 'optuna.journal'}"), 9)
 
 
+@pytest.mark.slow
 def test_two_writers_of_a_journal_lose_nothing(bucket: str) -> None:
     journals = [ObjectJournal(ObjectStore(f"{bucket}/log")) for _ in range(2)]
 
@@ -215,6 +219,7 @@ def record(writer: str, index: int) -> dict[str, Any]:
     return {"op_code": 10, "worker_id": writer, "index": index}
 
 
+@pytest.mark.slow
 def test_models_need_a_registry_that_all_machines_see(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -305,6 +310,7 @@ def a_sweep(home: Home, name: str) -> None:
     ProcessContext(home.trial(name, "t0001"), torch.device("cpu"))
 
 
+@pytest.mark.slow
 def test_homes_of_every_kind_are_open_at_once_and_know_nothing_of_each_other(
     bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -73,6 +73,7 @@ def video(home: Home) -> str:
     return str(min(home.data("moving_digits").rglob("test_*.mp4")))
 
 
+@pytest.mark.slow
 def test_a_moved_home_predicts_and_promotes_before_anybody_relocates_it(made: Home, moved: Home) -> None:
     expected = prediction.predict(made, "models:/digits@champion", [video(moved)])
     before = sorted(made.mlflow_artifacts.rglob("*"))

@@ -195,6 +195,7 @@ def test_store_that_cannot_be_used(tmp_path: Path) -> None:
         open_store(Home(tmp_path), f"sqlite:///{tmp_path / 'not.db'}")
 
 
+@pytest.mark.slow
 def test_a_process_killed_while_it_makes_the_store_leaves_none(tmp_path: Path) -> None:
     code = (
         "import os, sys\nfrom pathlib import Path\n"
@@ -222,6 +223,7 @@ def test_a_copied_home_writes_into_itself_and_not_into_the_first_one(tmp_path: P
     assert (second.mlflow_artifacts / run_id / "artifacts" / "config.yaml").is_file()
 
 
+@pytest.mark.slow
 def test_sweeps_of_one_name_in_two_homes_share_a_server_and_nothing_else(tmp_path: Path) -> None:
     """Found by its name alone, the other one's run would be taken for a duplicate and discarded."""
     shared = f"sqlite:///{tmp_path / 'shared.db'}"

@@ -14,6 +14,7 @@ from paretovid.trainables.testing import run_cached, synthetic_method, synthetic
 both = pytest.mark.parametrize("name", ["frame_glimpse", "fast_forward"])
 
 
+@pytest.mark.slow
 @both
 def test_a_price_teaches_to_stop(name):
     split = synthetic_split(num_videos=64, seed=3)

@@ -78,6 +78,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
     return load_file(folder / "gradients")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_two_workers_have_the_gradients_of_one(name: str, shared: dict[str, Tensor]) -> None:
     whole = _gradients(name, slice(None), 1)

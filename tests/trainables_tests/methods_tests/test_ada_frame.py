@@ -172,6 +172,7 @@ def test_rows_of_padding_only_change_nothing_and_make_no_nan():
     torch.testing.assert_close(loss(empty, mask, targets[[0, 1, 2, 3, 1]], keys), padded)
 
 
+@pytest.mark.slow
 def test_the_policy_learns_where_the_evidence_is():
     # Without dropout the classifier learns these videos by heart, and nothing is left to reward.
     agent = {**POINTER["agent"], "dropout": 0.5, "memory": {"dropout": 0.2, "projection": 16}}

@@ -17,6 +17,7 @@ from torch import Tensor
 from paretovid.trainables.backbones.catalog import FAMILIES, component, save_backbone
 from paretovid.trainables.baselines.random_levels import RandomLevels
 from paretovid.trainables.catalog import build_method, method_config
+from paretovid.trainables.cost import CostTable
 from paretovid.trainables.data.dataset import Dataset
 from paretovid.trainables.data.videos import VideoReader
 from paretovid.trainables.errors import UsageError
@@ -176,6 +177,7 @@ def test_any_sources_in_any_order(sources: tuple[str, ...]) -> None:
 # Loss
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("targets", [(0.3, 0.7), (0.7, 0.9)])
 def test_the_usage_loss_drives_skips_to_their_targets(targets: tuple[float, float]) -> None:
     method = hcms(skip_1=targets[0], skip_2=targets[1], usage_weight=8.0)
@@ -244,9 +246,8 @@ def test_an_offset_for_a_gate_that_is_not_there_is_an_error() -> None:
 # The cap
 
 
-def by_hand(method: Hcms, uncapped: Outcome, cap: float, video: int) -> tuple[list[int], float]:
+def by_hand(each: CostTable, uncapped: Outcome, cap: float, video: int) -> tuple[list[int], float]:
     """Decisions and GFLOPs of one video: level after level in order, up to the first that does not fit."""
-    each = synthetic_costs(method)
     macs = [
         MACS[source] + each[f"hcms.{source}_rnn"].macs + (each[gate].macs if gate else 0)
         for source, gate in (("audio", "hcms.fine_gate"), ("fine", "hcms.motion_gate"), ("motion", ""))
@@ -269,7 +270,7 @@ def test_one_pass_answers_every_cap_and_no_video_passes_it(offsets: tuple[float,
     ran, spent_then = uncapped.trace["ran"], uncapped.trace["cap/spent"]
     unfinished = 0
     for cap in (0.0005, 0.011, 0.0125, 0.0605, 0.0615, 0.075, 0.13, 0.2, 0.5, 10.0):
-        direct = run_cached(method, split, at(*offsets, max_gflops=cap))
+        direct = run_cached(method, split, at(*offsets, max_gflops=cap), costs)
         cut = method.network.cut(uncapped, within(spent_then, cap).view(ran.shape))
         torch.testing.assert_close(cut.scores, direct.scores)
         assert torch.equal(cut.decisions, direct.decisions)
@@ -278,7 +279,7 @@ def test_one_pass_answers_every_cap_and_no_video_passes_it(offsets: tuple[float,
         spent = costs.gflops(direct.calls)
         assert (spent <= cap).all()
         for video in range(len(spent)):
-            decisions, gflops = by_hand(method, uncapped, cap, video)
+            decisions, gflops = by_hand(costs, uncapped, cap, video)
             assert direct.decisions[video].tolist() == decisions
             assert float(spent[video]) == pytest.approx(gflops)
         last = (direct.decisions > 0).sum(dim=1) - 1
