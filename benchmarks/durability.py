@@ -9,6 +9,7 @@
     python -m benchmarks durability_postgres [--seconds 20]   the study's PostgreSQL is stopped in the middle
     python -m benchmarks durability_s3       [--rate 0.1]     a home in a bucket, whose connections are cut at a rate
     python -m benchmarks durability_features                  features are unmounted: for a second, a minute, on a node
+    python -m benchmarks durability_clock                     a driver's host whose clock is an hour off
     python -m benchmarks durability_pace     [--trials 60]    trials per minute on 1, 2, 3 nodes
 
 The sweeps are real and small: 12 trainings of LiteEval and a baseline on a few videos, with a checkpoint every 5 of 30
@@ -310,6 +311,12 @@ MEASUREMENTS = (
         "sweeps whose features are unmounted for a while, everywhere or on one node",
         faults.features,
         more=(("seconds_away", "seconds away"),),
+    ),
+    faulty(
+        "clock",
+        "sweeps whose driver is on a host with a clock an hour ahead or behind",
+        faults.clock,
+        more=(("refused_while_it_lived", "refused while it lived"), ("seconds_watched", "seconds watched")),
     ),
     measurement(
         "pace",

@@ -30,6 +30,7 @@ from benchmarks.durability_sweeps import (
     trial_processes,
     wait_for,
 )
+from paretovid.platform.execution.heartbeat import heartbeat_of
 from paretovid.platform.records.journal import read_journal
 from paretovid.platform.storage.home import Home
 from paretovid.platform.testing.audit import audit
@@ -138,8 +139,12 @@ def _features_away(home: Path, seconds: float, words: Sequence[str]) -> dict[str
         running, finished = process.poll() is None, finished_trials(home)
         mount(True)
         found = ended(process, home)
-        facts = {"seconds_away": seconds, "was_running_then": running, "finished_then": finished}
-        return row_of(home, front, **facts, **found)
+        info: dict[str, Any] = {
+            "seconds_away": seconds,
+            "was_running_then": running,
+            "finished_then": finished,
+        }
+        return row_of(home, front, **info, **found)
 
 
 def _features_of_a_node(home: Path) -> dict[str, Any]:
@@ -159,8 +164,8 @@ def _features_of_a_node(home: Path) -> dict[str, Any]:
     away = [
         entry.info["away"] for entry in read_journal(Home(home).sweep("s")).entries if entry.event == "node"
     ]
-    facts = {"was_running_then": running, "finished_then": finished}
-    return row_of(home, front, nodes_that_took_no_more=len([*filter(None, away)]), **facts, **found)
+    info: dict[str, Any] = {"was_running_then": running, "finished_then": finished}
+    return row_of(home, front, nodes_that_took_no_more=len([*filter(None, away)]), **info, **found)
 
 
 def in_own_mounts(call: Callable[[], object]) -> None:
@@ -201,8 +206,19 @@ def clock(folder: Path) -> dict[str, Any]:
         )
         for word, hours in CLOCKS.items()
     ]
-    fault = "three nodes, one an hour ahead and one an hour behind"
-    rows.append(measured(folder, fault, partial(_nodes_of_other_hours, folder / "clock-nodes")))
+    return {"rows": rows}
+
+
+def node_clock(folder: Path) -> dict[str, Any]:
+    """Trials on nodes whose clocks are an hour off, injected in the same way."""
+    rows = [
+        measured(
+            folder,
+            f"all trials on a node whose clock is an hour {word}, the driver here",
+            partial(_node_of_another_hour, folder / f"clock-node-{word}", f"host-{word}", hours),
+        )
+        for word, hours in CLOCKS.items()
+    ]
     return {"rows": rows}
 
 
@@ -221,20 +237,33 @@ def _driver_elsewhere(home: Path, host: str, hours: int) -> dict[str, Any]:
     wait_for(lambda: _drivers(home) == 2, process)
     waited = round(time.perf_counter() - began, 1)
     found = ended(process, home)
-    facts = {"refused_while_it_lived": was_refused, "finished_then": finished, "seconds_watched": waited}
-    return row_of(home, front, **facts, **found)
+    info: dict[str, Any] = {
+        "refused_while_it_lived": was_refused,
+        "finished_then": finished,
+        "seconds_watched": waited,
+    }
+    return row_of(home, front, **info, **found)
 
 
-def _nodes_of_other_hours(home: Path) -> dict[str, Any]:
+def _node_of_another_hour(home: Path, host: str, hours: int) -> dict[str, Any]:
     front = reference_front(home.parent)
     fresh(prepared(home.parent), home)
-    with cluster_of(1) as (cluster, _):
-        for word, hours in CLOCKS.items():
-            cluster.add_node(num_cpus=1, env_vars=_other_host(f"host-{word}", hours))
+    with cluster_of(0) as (cluster, _):
+        cluster.add_node(num_cpus=2, env_vars=_other_host(host, hours))
         words = ["cluster=address", f"cluster.address={cluster.address}"]
-        words.append(f"cluster.node_cache={home.parent / 'clock-cache'}")
-        found = ended(start("sweep", *SHORT, *words, home=home), home)
-    return row_of(home, front, **found)
+        words.append(f"cluster.node_cache={home.parent / host}")
+        process = start("sweep", *SHORT, *words, home=home)
+        hours_seen: set[int] = set()
+
+        def look() -> bool:
+            for trial in Home(home).sweep("s").with_heartbeat():
+                if (alive := heartbeat_of(trial)) is not None:
+                    hours_seen.add(round((alive.at - time.time()) / HOUR_SECONDS))
+            return False
+
+        wait_for(look, process)
+        found = ended(process, home)
+    return row_of(home, front, trials_of_hours=" ".join(map(str, sorted(hours_seen))), **found)
 
 
 def _other_host(name: str, hours: int) -> dict[str, str]:
@@ -268,13 +297,14 @@ def _full_disk(folder: Path, number: int) -> dict[str, Any]:
     front, grown = _undisturbed_on_a_disk(folder)
     stage, free = STAGES[number], grown[number] // 2
     words = PROMOTE if stage == "promotion" else ("sweep", *SHORT)
-    with small_disk(folder / "disk") as (home, log, leave):
+    # A path of its own: MLflow keeps connections by path, those to the file system before included.
+    with small_disk(folder / f"disk-{stage}") as (home, log, leave):
         _copy_stages(folder, home, number)
         leave(free)
         began = time.perf_counter()
         status = start(*words, home=home, log=log).wait(1800)
         took, text = time.perf_counter() - began, log.read_text(errors="replace")
-        facts = {
+        info: dict[str, Any] = {
             "free_bytes": free,
             "status_when_full": status,
             "seconds_when_full": round(took, 1),
@@ -286,8 +316,8 @@ def _full_disk(folder: Path, number: int) -> dict[str, Any]:
         leave(None)
         again = start(*words, home=home, log=log).wait(1800)
         (folder / f"disk-{stage}-again.log").write_text(log.read_text(errors="replace"))
-        facts |= {"statuses": f"{status} {again}", "versions": _versions(home)}
-        return row_of(home, front, **facts)
+        info |= {"statuses": f"{status} {again}", "versions": _versions(home)}
+        return row_of(home, front, **info)
 
 
 def _undisturbed_on_a_disk(folder: Path) -> tuple[Any, list[int]]:

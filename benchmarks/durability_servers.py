@@ -7,14 +7,15 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from benchmarks.durability_faults import ended, reference_front, row_of
+from benchmarks.durability_faults import ended, measured, reference_front, row_of
 from benchmarks.durability_parts import audit_behind
 from benchmarks.durability_sweeps import (
     SHORT,
@@ -29,7 +30,7 @@ from benchmarks.durability_sweeps import (
 )
 from benchmarks.faults import unruly
 from benchmarks.faults.answers import ANSWERS, DatabaseBefore, HttpBefore
-from paretovid.infra.testing import mlflow_server, postgres_server
+from paretovid.infra.testing import PostgresServer, mlflow_server, postgres_server
 from paretovid.platform.search.location import STORAGE_VARIABLE
 from paretovid.platform.storage.home import Home
 from paretovid.platform.tracking.store import open_store
@@ -39,41 +40,47 @@ PLUGINS = Path(unruly.__file__).parent
 
 def mlflow_answers(folder: Path, seconds: float) -> dict[str, Any]:
     """An MLflow server in whose place something else answers for a while, in the middle of a sweep."""
-    source, front, rows = prepared(folder), reference_front(folder), []
+    front, rows = reference_front(folder), []
     store, artifacts = f"sqlite:///{folder}/answers.db", folder / "answers"
     with mlflow_server(store, str(artifacts)) as uri, HttpBefore(int(uri.rpartition(":")[2])) as before:
-        address = f"http://127.0.0.1:{before.port}"
-        undisturbed = fresh(source, folder / "answers-reference")
-        run("sweep", *SHORT, f"tracking.uri={address}", "name=u", home=undisturbed)
-        wanted = artifacts_of(undisturbed, "u", uri)
-        for index, (name, answer) in enumerate(ANSWERS.items()):
-            home = fresh(source, folder / f"answers{index}")
-            # All rows share the server: a sweep of a name that was there before is no sweep of this row.
-            _forget(undisturbed, uri)
-            began = time.perf_counter()
-            process = start("sweep", *SHORT, f"tracking.uri={address}", home=home)
-            wait_for(lambda home=home: finished_trials(home) >= 1, process)  # type: ignore[misc]
-            before.answered, before.answer = 0, answer
-            time.sleep(seconds)
-            running, finished = process.poll() is None, finished_trials(home)
-            before.answer = None
-            status = process.wait(1800)
-            took = time.perf_counter() - began
-            behind = audit_behind(home)
-            if behind:
-                run("replay", "s", home=home)
-            facts = {
-                "seconds_away": seconds,
-                "requests_answered_so": before.answered,
-                "was_running_then": running,
-                "finished_then": finished,
-                "seconds": round(took, 1),
-                "events_left_for_replay": behind,
-                "same_artifacts": artifacts_of(home, "s", uri) == wanted,
-                "statuses": str(status) + (" 0" if behind else ""),
-            }
-            rows.append(row_of(f"MLflow answers {name}", home, front, uri, **facts))
+        undisturbed = fresh(prepared(folder), folder / "answers-reference")
+        run("sweep", *SHORT, f"tracking.uri=http://127.0.0.1:{before.port}", home=undisturbed)
+        wanted = artifacts_of(undisturbed, "s", uri)
+        for index, name in enumerate(ANSWERS):
+
+            def row(index: int = index, name: str = name) -> dict[str, Any]:
+                # All rows share the server: the runs of the sweep before are none of this row.
+                _forget(undisturbed, uri)
+                home = fresh(prepared(folder), folder / f"answers{index}")
+                info = _answered_so(home, before, name, seconds)
+                info["same_artifacts"] = artifacts_of(home, "s", uri) == wanted
+                return row_of(home, front, uri, **info)
+
+            rows.append(measured(folder, f"MLflow answers {name}", row))
     return {"rows": rows}
+
+
+def _answered_so(home: Path, before: HttpBefore, name: str, seconds: float) -> dict[str, Any]:
+    began = time.perf_counter()
+    process = start("sweep", *SHORT, f"tracking.uri=http://127.0.0.1:{before.port}", home=home)
+    wait_for(lambda: finished_trials(home) >= 1, process)
+    before.answered, before.answer = 0, ANSWERS[name]
+    time.sleep(seconds)
+    running, finished = process.poll() is None, finished_trials(home)
+    before.answer = None
+    status = process.wait(1800)
+    took, behind = time.perf_counter() - began, audit_behind(home)
+    if behind:
+        run("replay", "s", home=home)
+    return {
+        "seconds_away": seconds,
+        "requests_answered_so": before.answered,
+        "was_running_then": running,
+        "finished_then": finished,
+        "seconds": round(took, 1),
+        "events_left_for_replay": behind,
+        "statuses": str(status) + (" 0" if behind else ""),
+    }
 
 
 def artifacts_of(home: Path, sweep: str, uri: str) -> dict[str, list[str]]:
@@ -100,74 +107,88 @@ def _forget(home: Path, uri: str) -> None:
 
 def transaction(folder: Path) -> dict[str, Any]:
     """PostgreSQL is restarted, at once, inside of transactions of a sweep's study."""
-    source, front, rows = prepared(folder), reference_front(folder), []
+    cases = {
+        "before": "PostgreSQL restarted inside a transaction, before its COMMIT",
+        "after": "PostgreSQL restarted after a COMMIT, before its answer",
+    }
     with postgres_server() as server:
         os.environ["PGPASSWORD"] = server.password
-
-        def restart() -> None:
-            server.stop()
-            server.start()
-
-        with DatabaseBefore(server.port, restart) as before:
-            for moment, name in (
-                ("before", "PostgreSQL restarted inside a transaction, before its COMMIT"),
-                ("after", "PostgreSQL restarted after a COMMIT, before its answer"),
-            ):
-                home = fresh(source, folder / f"transaction-{moment}")
-                url = server.make_database(moment).replace(f":{server.port}/", f":{before.port}/")
-                before.done = 0
-                process = start("sweep", *SHORT, home=home, variables={STORAGE_VARIABLE: url})
-                for finished in range(SHORT_TRIALS - 1):
-                    wait_for(lambda n=finished, home=home: finished_trials(home) >= n, process)  # type: ignore[misc]
-                    before.moment = moment
-                    wait_for(lambda: before.moment is None, process)
-                os.environ[STORAGE_VARIABLE] = url
-                found = ended(process, home)
-                before.moment = None
-                rows.append(row_of(name, home, front, restarts=before.done, **found))
-                del os.environ[STORAGE_VARIABLE]
+        rows = [
+            measured(folder, fault, partial(_restarted, folder / f"transaction-{moment}", moment, server))
+            for moment, fault in cases.items()
+        ]
     return {"rows": rows}
+
+
+def _restarted(home: Path, moment: str, server: PostgresServer) -> dict[str, Any]:
+    front = reference_front(home.parent)
+    fresh(prepared(home.parent), home)
+
+    def restart() -> None:
+        server.stop()
+        server.start()
+
+    with DatabaseBefore(server.port, restart) as before:
+        url = server.make_database(moment).replace(f":{server.port}/", f":{before.port}/")
+        os.environ[STORAGE_VARIABLE] = url
+        try:
+            process = start("sweep", *SHORT, home=home)
+            for finished in range(SHORT_TRIALS - 1):
+                wait_for(lambda n=finished: finished_trials(home) >= n, process)  # type: ignore[misc]
+                before.moment = moment
+                wait_for(lambda: before.moment is None, process)
+            found = ended(process, home)
+            before.moment = None
+            return row_of(home, front, restarts=before.done, **found)
+        finally:
+            del os.environ[STORAGE_VARIABLE]
+
+
+UNRULY = ("plugins=[unruly]", "method=unruly", "baselines=[{name: uniform, method: uniform}]")
 
 
 def trials(folder: Path) -> dict[str, Any]:
     """Trials that fork, fill their standard output, or are killed for memory: those of a plug-in method."""
-    words = [*SHORT, "plugins=[unruly]", "method=unruly", "baselines=[{name: uniform, method: uniform}]"]
+    cases = (
+        ("fork", SHORT_TRIALS, "every trial forks, and its child outlives it"),
+        ("output", SHORT_TRIALS, "every trial writes 100 MB to its standard output"),
+        ("memory", 3, "three trials are killed by the kernel for memory"),
+    )
     path = os.pathsep.join(filter(None, [str(PLUGINS), os.environ.get("PYTHONPATH")]))
-    source, rows = prepared(folder), []
     with memory_cgroup(64 * 2**20) as cgroup:
         variables = {"PYTHONPATH": path, unruly.CGROUP: str(cgroup)}
-        reference = fresh(source, folder / "unruly-reference")
-        if start("sweep", *words, home=reference, variables=variables).wait(1800):
+        reference = fresh(prepared(folder), folder / "unruly-reference")
+        if start("sweep", *SHORT, *UNRULY, home=reference, variables=variables).wait(1800):
             raise RuntimeError((reference / "commands.log").read_text()[-3000:])
-        for act, number, name in (
-            ("fork", SHORT_TRIALS, "every trial forks, and its child outlives it"),
-            ("output", SHORT_TRIALS, "every trial writes 100 MB to its standard output"),
-            ("memory", 3, "three trials are killed by the kernel for memory"),
-        ):
-            wishes = folder / f"unruly-{act}"
-            for each in (wishes, folder / f"unruly-{act}-done"):
-                shutil.rmtree(each, ignore_errors=True)
-                each.mkdir()
-            for index in range(number):
-                (wishes / f"{act}-{index}").touch()
-            home = fresh(source, folder / f"unruly-home-{act}")
-            began, before = time.perf_counter(), kills_in(cgroup)
-            own = {**variables, unruly.FOLDER: str(wishes)}
-            process = start("sweep", *words, home=home, variables=own)
-            found = ended(process, home)
-            time.sleep(5)  # Ray's own processes end a moment after the sweep
-            children = left_behind(wishes)
-            facts = {
-                "acts": number - len(list(wishes.iterdir())),
-                "seconds": round(time.perf_counter() - began, 1),
-                "children_left": len(children),
-                "killed_by_the_kernel": kills_in(cgroup) - before,
-            }
-            for child in children:
-                with suppress(ProcessLookupError):
-                    os.kill(child, signal.SIGKILL)
-            rows.append(row_of(name, home, front_of(reference), **facts, **found))
+        front = front_of(reference)
+        rows = [
+            measured(folder, fault, partial(_unruly, folder, front, variables, act, number))
+            for act, number, fault in cases
+        ]
     return {"rows": rows}
+
+
+def _unruly(folder: Path, front: Any, variables: Mapping[str, str], act: str, number: int) -> dict[str, Any]:
+    wishes, cgroup = folder / f"unruly-{act}", Path(variables[unruly.CGROUP])
+    for each in (wishes, folder / f"unruly-{act}-done"):
+        shutil.rmtree(each, ignore_errors=True)
+        each.mkdir()
+    for index in range(number):
+        (wishes / f"{act}-{index}").touch()
+    home = fresh(prepared(folder), folder / f"unruly-home-{act}")
+    before, own = kills_in(cgroup), {**variables, unruly.FOLDER: str(wishes)}
+    found = ended(start("sweep", *SHORT, *UNRULY, home=home, variables=own), home)
+    time.sleep(5)  # Ray's own processes end a moment after the sweep
+    children = left_behind(wishes)
+    for child in children:
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+    info: dict[str, Any] = {
+        "acts": number - len(list(wishes.iterdir())),
+        "children_left": len(children),
+        "killed_by_the_kernel": kills_in(cgroup) - before,
+    }
+    return row_of(home, front, **info, **found)
 
 
 def left_behind(wishes: Path) -> list[int]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -34,7 +36,8 @@ _OF_A_PATH = frozenset(
 """A file of the trial's own may be answered so; below a home, features or a data set the place is at fault."""
 _NUMBER = re.compile(r"os error (\d+)|Os \{ code: (\d+)")
 """How libraries in Rust (safetensors) put the number into their text."""
-_FULL_TEXT = "No space left on device"
+_FULL_TEXT = re.compile(r"No space left on device|^\d+ requested and -?\d+ written$")
+"""The second is NumPy's, which gives no number for a file that a full disk cuts short."""
 # What earlier versions wrote of a trial that failed.
 _FORMER = re.compile(
     r"^(no features in |features are (missing|damaged)|the index of the features in "
@@ -115,7 +118,7 @@ def _number_of(error: BaseException) -> int | None:
     if isinstance(error, ParetovidError):
         return None
     text = str(error)
-    if _FULL_TEXT in text:
+    if _FULL_TEXT.search(text):
         return errno.ENOSPC
     found = _NUMBER.search(text)
     if found is not None:
@@ -135,8 +138,15 @@ def _names(error: BaseException, places: Sequence[Path | str]) -> bool:
 
 
 def _described(error: BaseException) -> str:
+    if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list) and error.args[0]:
+        # Of a copied folder: source, target and text of every file that failed.
+        _, target, _ = error.args[0][0]
+        number = _number_of(error)
+        return redacted(f"{target}: {os.strerror(number) if number else 'it cannot be copied'}")
     if isinstance(error, OSError) and error.filename and error.strerror:
         return redacted(f"{error.filename}: {error.strerror}")
+    if isinstance(error, OSError) and error.errno is None and _number_of(error) == errno.ENOSPC:
+        return redacted(f"{os.strerror(errno.ENOSPC)} ({_first_line(str(error))})")
     return _first_line(str(error)) or type(error).__name__
 
 

@@ -11,7 +11,7 @@ import os
 import socket
 import time
 
-_name = os.environ.get("OTHER_HOST_NAME")
+_name = os.environ.get("OTHER_HOST_NAME", "")
 _seconds = float(os.environ.get("OTHER_HOST_CLOCK_SECONDS", "0"))
 if _name:
     socket.gethostname = lambda: _name

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,17 @@ def test_another_processs_error_is_told_in_its_own_words() -> None:
     assert isinstance(raised, OSError)
     found = infrastructure_fault(raised)
     assert found is not None and found.is_full and found.reason == "/x: No space left on device"
+
+
+def test_a_write_that_a_full_disk_cuts_short_and_a_folder_that_is_not_copied_whole() -> None:
+    """In NumPy's words and in shutil's, neither of which has a number."""
+    cut = infrastructure_fault(OSError("26816 requested and 3040 written"))
+    assert cut is not None and cut.is_full
+    assert cut.reason == "No space left on device (26816 requested and 3040 written)"
+    copied = infrastructure_fault(
+        shutil.Error([("/a/x", "/home/x", "[Errno 28] No space left on device: '/a/x' -> '/home/x'")])
+    )
+    assert copied is not None and copied.is_full and copied.reason == "/home/x: No space left on device"
 
 
 def test_what_safetensors_raises_has_its_number_in_its_text(tmp_path: Path) -> None:
