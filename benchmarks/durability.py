@@ -10,6 +10,11 @@
     python -m benchmarks durability_s3       [--rate 0.1]     a home in a bucket, whose connections are cut at a rate
     python -m benchmarks durability_features                  features are unmounted: for a second, a minute, on a node
     python -m benchmarks durability_clock                     a driver's host whose clock is an hour off
+    python -m benchmarks durability_node_clock                the same of the trials' host
+    python -m benchmarks durability_disk                      a disk that is full at each stage
+    python -m benchmarks durability_answers  [--seconds 60]   what answers in the place of the MLflow server
+    python -m benchmarks durability_transaction               PostgreSQL is restarted inside of transactions
+    python -m benchmarks durability_trials                    trials that fork, fill their output, are killed for memory
     python -m benchmarks durability_pace     [--trials 60]    trials per minute on 1, 2, 3 nodes
 
 The sweeps are real and small: 12 trainings of LiteEval and a baseline on a few videos, with a checkpoint every 5 of 30
@@ -30,6 +35,7 @@ from typing import Any
 
 from benchmarks import durability_faults as faults
 from benchmarks import durability_parts as parts
+from benchmarks import durability_servers as servers
 from benchmarks.harness.document import Layout
 from benchmarks.harness.measurement import Measurement
 from benchmarks.harness.reported import Document
@@ -317,6 +323,42 @@ MEASUREMENTS = (
         "sweeps whose driver is on a host with a clock an hour ahead or behind",
         faults.clock,
         more=(("refused_while_it_lived", "refused while it lived"), ("seconds_watched", "seconds watched")),
+    ),
+    faulty(
+        "node_clock",
+        "sweeps whose trials are on a host with a clock an hour ahead or behind",
+        faults.node_clock,
+        more=(("trials_of_hours", "hours off, by heartbeats"),),
+    ),
+    faulty(
+        "disk",
+        "sweeps whose disk is full in the middle of each stage",
+        faults.disk,
+        more=(
+            ("says_so", "says so"),
+            ("tracebacks", "tracebacks"),
+            ("partial_left", "`*.partial` left"),
+            ("versions", "versions promoted"),
+        ),
+    ),
+    faulty(
+        "answers",
+        "sweeps in the place of whose MLflow server something else answers",
+        servers.mlflow_answers,
+        "seconds",
+        more=(("events_left_for_replay", "left for `replay`"), ("same_artifacts", "same artifacts")),
+    ),
+    faulty(
+        "transaction",
+        "sweeps whose PostgreSQL is restarted inside of transactions of the study",
+        servers.transaction,
+        more=(("restarts", "restarts"),),
+    ),
+    faulty(
+        "trials",
+        "sweeps of which trials fork, fill their standard output, or are killed for memory",
+        servers.trials,
+        more=(("killed_by_the_kernel", "killed by the kernel"), ("children_left", "children left")),
     ),
     measurement(
         "pace",
