@@ -17,6 +17,8 @@ from paretovid.platform.storage.faults import infrastructure_fault
 from paretovid.platform.storage.home import SweepPaths
 from paretovid.trainables.backbones.catalog import FAMILIES, component, save_backbone
 from paretovid.trainables.data.dataset import write_json
+from paretovid.trainables.data.moving_digits.contact_sheet import contact_sheet
+from paretovid.trainables.data.moving_digits.generate import MovingDigitsConfig, make_moving_digits
 from paretovid.trainables.data.partial_files import partial_file
 from paretovid.trainables.features.store import write_shard
 
@@ -46,7 +48,14 @@ def checkpoint(disk: Path) -> None:
     keep_checkpoint(SweepPaths(disk).trial("t0000"), made)
 
 
-WRITERS = [shard, document, failure, backbone, checkpoint]
+def sheet(disk: Path) -> None:
+    config = MovingDigitsConfig(
+        videos_train=1, videos_val=1, videos_test=2, min_seconds=3.0, max_seconds=4.0, difficulty=0.0
+    )
+    contact_sheet(make_moving_digits(config, disk.parent / "set"), disk / "sheet.png")
+
+
+WRITERS = [shard, document, failure, backbone, checkpoint, sheet]
 
 
 @pytest.mark.parametrize("write", WRITERS, ids=[each.__name__ for each in WRITERS])

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from paretovid.trainables.data.dataset import Dataset, VideoRecord
+from paretovid.trainables.data.partial_files import partial_file
 from paretovid.trainables.data.videos import InputSpec, read_all_steps
 from paretovid.trainables.errors import DataError
 
@@ -47,9 +48,9 @@ def contact_sheet(dataset: Dataset, path: Path, *, split: str = "test", max_step
         draw.text((_GAP, top + 8), f"{dataset.classes[label]}\n({group})", fill="black", font=font)
         _draw_video(sheet, dataset, record, top, steps)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    sheet.quantize(128).save(temporary, format="PNG", optimize=True)
-    temporary.replace(path)
+    with partial_file(path.with_name(f".{path.name}.{os.getpid()}.tmp")) as partial:
+        sheet.quantize(128).save(partial, format="PNG", optimize=True)
+        partial.replace(path)
 
 
 def _choose(dataset: Dataset, label: int, split: str, max_steps: int) -> VideoRecord | None:
