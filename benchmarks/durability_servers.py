@@ -133,7 +133,7 @@ def _restarted(home: Path, moment: str, server: PostgresServer) -> dict[str, Any
         os.environ[STORAGE_VARIABLE] = url
         try:
             process = start("sweep", *SHORT, home=home)
-            for finished in range(SHORT_TRIALS - 1):
+            for finished in range(1, SHORT_TRIALS):
                 wait_for(lambda n=finished: finished_trials(home) >= n, process)  # type: ignore[misc]
                 before.moment = moment
                 wait_for(lambda: before.moment is None, process)

@@ -18,7 +18,6 @@ NOT_STORED = {
     "overhead",
     "realised_saving",
     "durability_node_clock",
-    "durability_disk",
     "durability_answers",
     "durability_transaction",
 }
