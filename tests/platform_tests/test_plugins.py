@@ -58,6 +58,7 @@ def with_method(folder: Path, name: str = "first_sure") -> str:
     return "plugins=[mine]"
 
 
+@pytest.mark.slow
 def test_a_method_of_one_file_and_one_yaml_is_chosen_by_its_name(tmp_path: Path) -> None:
     word = with_method(tmp_path)
     with pytest.raises(UnknownNameError, match="'first_sure'"):
@@ -119,6 +120,7 @@ def test_a_method_that_could_not_be_promoted_is_refused(tmp_path: Path) -> None:
         plan_sweep(config)
 
 
+@pytest.mark.slow
 def test_only_the_plugins_that_a_sweep_uses_have_a_part_in_it(tmp_path: Path) -> None:
     """Of its method, its baselines, its backbones, its reader and `plugins=`; whatever else this process knows."""
     word = with_method(tmp_path)

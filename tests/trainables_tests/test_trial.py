@@ -140,6 +140,7 @@ def untrimmed(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", LOCALIZING)
 def test_localization_repeats_itself(untrimmed, tmp_path, method):
     first = run(untrimmed, tmp_path / "a", method=method)
@@ -188,6 +189,7 @@ def test_a_selection_that_is_killed_between_heads_and_selector_resumes_to_the_sa
     assert same_weights(tmp_path / "whole", tmp_path / "resumed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", CLASSIFYING)
 def test_a_seed_gives_the_same_result_and_another_seed_another(base, tmp_path, method):
     changes = {"method": method, "model": over_known_sources(base, method), "training_knobs": {}}
@@ -199,6 +201,7 @@ def test_a_seed_gives_the_same_result_and_another_seed_another(base, tmp_path, m
     assert first["digest"] == again["digest"] != other["digest"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["lite_eval", "lstm", "hcms", "video_epitoma"])
 def test_a_trial_that_is_killed_resumes_from_its_checkpoint_to_the_same_result(base, tmp_path, method):
     changes = {"method": method, "model": over_known_sources(base, method), "training_knobs": {}}
@@ -229,6 +232,7 @@ def test_workers_leave_alone_what_is_frozen(tmp_path):
     assert trained.weight.grad is not None and not trained.weight.grad.any()
 
 
+@pytest.mark.slow
 def test_a_trial_whose_gates_collapse_says_so_in_its_result(base, tmp_path):
     changes = {
         "method": "video_epitoma",
@@ -347,6 +351,7 @@ def test_a_study_may_search_the_rule_and_a_cap_that_a_method_cannot_have_is_refu
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.slow
 def test_paper_accounting_counts_less_of_the_recurrent_part(base, tmp_path):
     honest, paper = run(base, tmp_path / "a"), run(base, tmp_path / "b", accounting="paper")
     assert paper["accounting"] == "paper"
@@ -354,6 +359,7 @@ def test_paper_accounting_counts_less_of_the_recurrent_part(base, tmp_path):
     assert paper["points"][0]["test"]["map"] == honest["points"][0]["test"]["map"]
 
 
+@pytest.mark.slow
 def test_a_trial_that_is_asked_to_end_resumes_as_if_it_never_had(base, tmp_path):
     whole = run(base, tmp_path / "whole")
     kept = tmp_path / "kept"

@@ -71,6 +71,7 @@ def test_the_command_says_so_and_its_status_is_that_of_a_failure(
     assert "reading all that the home keeps" in answer.err
 
 
+@pytest.mark.slow
 def test_a_bucket_is_read_itself_not_its_mirror(
     home: Home, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

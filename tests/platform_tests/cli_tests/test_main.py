@@ -245,6 +245,7 @@ def test_flops_lists_every_component(capsys: Capture) -> None:
     assert free and all(name.endswith((".revisit", ".memory_reuse")) for name in free)
 
 
+@pytest.mark.slow
 def test_flops_computes_the_papers_tables(capsys: Capture) -> None:
     assert cli.main(["flops", "--published", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)

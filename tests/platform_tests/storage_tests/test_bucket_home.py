@@ -142,6 +142,7 @@ def a_study(home: Home, storage: str | None = None) -> ParetoStudy:
     return ParetoStudy(storage=storage or f"{home.optuna_url}/s", name="s", knobs=KNOBS, trials=6, seed=3)
 
 
+@pytest.mark.slow
 def test_a_study_in_the_bucket_resumes_elsewhere(machine: Machine, tmp_path: Path) -> None:
     def result(knobs: dict[str, Any]) -> Metrics:
         return synthetic_metrics(knobs["gamma"], knobs["gamma"] + knobs["K"])
@@ -270,6 +271,7 @@ def guarded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
         yield become
 
 
+@pytest.mark.slow
 def test_the_least_rights_are_enough(guarded: Callable[[str, str], None]) -> None:
     guarded("mine-bucket", "home")
     home = open_home("s3://mine-bucket/home")
@@ -284,6 +286,7 @@ def test_the_least_rights_are_enough(guarded: Callable[[str, str], None]) -> Non
     assert a_study(home).ask() is not None
 
 
+@pytest.mark.slow
 def test_another_bucket_is_refused_with_what_is_needed(guarded: Callable[[str, str], None]) -> None:
     guarded("mine-bucket", "home")
     with pytest.raises(UsageError, match="no permission to list s3://others-bucket/home") as raised:
@@ -291,6 +294,7 @@ def test_another_bucket_is_refused_with_what_is_needed(guarded: Callable[[str, s
     assert "infra/s3-policy.json" in raised.value.hint
 
 
+@pytest.mark.slow
 def test_wrong_credentials_are_refused_without_showing_them(
     guarded: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -329,6 +333,7 @@ def test_homes_of_every_kind_are_open_at_once_and_know_nothing_of_each_other(
     assert not (tmp_path / "local").is_relative_to(tmp_path / "cache")
 
 
+@pytest.mark.slow
 def test_a_worker_opens_the_home_that_it_is_given_where_it_runs(
     bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -93,6 +93,7 @@ def test_a_moved_home_predicts_and_promotes_before_anybody_relocates_it(made: Ho
         prediction.predict(moved, "models:/digits/1", [video(moved)])
 
 
+@pytest.mark.slow
 def test_after_relocate_mlflow_alone_finds_everything(made: Home, moved: Home) -> None:
     expected = prediction.predict(made, "models:/digits@champion", [video(moved)])["videos"][0]
     done = relocate.relocate(moved)

@@ -60,6 +60,7 @@ def test_it_trains_saves_and_reports_its_progress(videos, tmp_path):
     assert context.reported and all({"stage", "done", "total"} <= set(each) for each in context.reported)
 
 
+@pytest.mark.slow
 def test_a_seed_gives_the_same_weights_and_another_seed_others(videos, tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         train_backbones(
@@ -83,6 +84,7 @@ def test_video_labels_need_no_background(videos, tmp_path):
     assert BackboneDescription.read(tmp_path / COARSE).origin.labels == videos.classes
 
 
+@pytest.mark.slow
 def test_what_classifies_is_not_taught_a_class_more(videos, tmp_path):
     member = family("x3d_pool")["xs"]
     with pytest.raises(UsageError, match="classifies by itself") as error:
@@ -164,6 +166,7 @@ def test_flow_is_moved_and_made_faster_but_not_turned():
     )
 
 
+@pytest.mark.slow
 def test_a_corrupt_video_is_left_out_and_all_corrupt_is_an_error(videos, tmp_path):
     broken = dataclasses.replace(videos, root=tmp_path / "copy")
     (broken.root / "videos").mkdir(parents=True)
