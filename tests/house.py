@@ -355,20 +355,27 @@ def loose_mappings(root: Path) -> dict[str, int]:
 
 
 def private_names(root: Path) -> list[str]:
-    """Private names of a library where it has no adapter, as `FILE:LINE: what`."""
+    """Private names of a library where it has no adapter, as `FILE:LINE: what`.
+
+    Attributes are looked at where a library of `ADAPTERS` is imported, imports everywhere.
+    """
     wrong = []
     for path in sources(root):
-        tree = parsed(root / path)
+        tree, place = parsed(root / path), path.as_posix()
         used = {name.split(".")[0] for name, _ in _foreign(tree)} & set(ADAPTERS)
-        found = [(line, name) for name, line in _foreign(tree) if re.search(r"(^|\.)_", name)]
-        if used:
+        found = [
+            (line, name)
+            for name, line in _foreign(tree)
+            if re.search(r"\._(?!_)", name) and place not in ADAPTERS.get(name.split(".")[0], ())
+        ]
+        if used and not any(place in ADAPTERS[library] for library in used):
             found += _private_attributes(tree)
-        if not any(path.as_posix() in ADAPTERS[library] for library in used):
-            wrong += [f"{path}:{line}: {what}" for line, what in found]
+        wrong += [f"{path}:{line}: {what}" for line, what in found]
     return wrong
 
 
 def _foreign(tree: ast.Module) -> Iterator[tuple[str, int]]:
+    """What is imported from libraries, and the line."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -376,7 +383,8 @@ def _foreign(tree: ast.Module) -> Iterator[tuple[str, int]]:
             names = [f"{node.module}.{alias.name}" for alias in node.names]
         else:
             continue
-        yield from ((name, node.lineno) for name in names if name.split(".")[0] in ADAPTERS)
+        known = {"paretovid", "tests", "_typeshed"} | sys.stdlib_module_names
+        yield from ((name, node.lineno) for name in names if name.split(".")[0] not in known)
 
 
 def _private_attributes(tree: ast.Module) -> list[tuple[int, str]]:

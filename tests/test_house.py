@@ -268,10 +268,12 @@ def test_loose_mappings_are_counted(tree: Tree) -> None:
         "def f():\n    import ray._private.state",
         "import optuna\ndef f(study):\n    return study._storage",
         "import mlflow\ndef f(run):\n    return getattr(run, '_client')",
+        "from torch.nn.modules.batchnorm import _BatchNorm",
     ],
 )
 def test_a_private_name_is_seen_but_in_its_adapter(tree: Tree, text: str) -> None:
     harmless = "import optuna\nclass A:\n    def f(self, x):\n        return self._x, x.__name__"
+    harmless += "\nfrom sqlalchemy import __version__"
     adapter = house.ADAPTERS["optuna"][0]
     root = tree({"platform/sweeps/sweep.py": text, "platform/cli/main.py": harmless})
     assert len(house.private_names(root)) == 1

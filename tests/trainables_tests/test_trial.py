@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.lowest import is_pinned
 
 from paretovid.platform.records.trial import read_scores, read_trial
 from paretovid.platform.storage.home import Home
@@ -151,6 +152,7 @@ def test_localization_repeats_itself(untrimmed, tmp_path, method):
     assert not same_weights(tmp_path / "a", tmp_path / "c")
 
 
+@pytest.mark.skipif(not is_pinned("torch"), reason="a seed trains other weights with another torch")
 def test_ambiguous_segments_of_the_manifest_reach_figures_scores_and_warnings(untrimmed, tmp_path):
     shutil.copytree(untrimmed.dataset, tmp_path / "vague")
     dataset = load_dataset(tmp_path / "vague")

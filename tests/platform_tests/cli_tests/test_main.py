@@ -330,6 +330,17 @@ def test_doctor_reports_a_cluster_that_does_not_answer_and_of_nodes_that_do_not_
     assert "cannot be asked: timed out" in doctor._node(mute, problems_of(mute)).found
 
 
+def test_doctor_says_when_ray_would_let_everybody_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    monkeypatch.setattr("ray.__version__", "2.55.0")
+    found = check(list(doctor._ray()), "ray tokens")
+    assert found.state == "fail" and found.found.startswith("Ray 2.55.0 asks for a token only where")
+    assert found.repair.startswith("Set RAY_AUTH_MODE=token in the environment")
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    assert not [each for each in doctor._ray() if each.name == "ray tokens"]
+
+
 def test_doctor_sees_a_damaged_store(tmp_path: Path) -> None:
     damaged = tmp_path / "store.db"
     damaged.write_bytes(b"this is not a database" * 100)

@@ -172,7 +172,8 @@ def test_the_default_track_of_pictures_is_read(tmp_path: Path) -> None:
                     packet.stream = stream
                     both.mux(packet)
         with VideoReader(path, step_seconds=0.5) as reader:
-            assert reader.duration_seconds == pytest.approx(1.6 if default else 4.0, abs=0.2)
+            # Of the second one FFmpeg writes the last duration or leaves it out, by its version.
+            assert reader.duration_seconds == pytest.approx(1.8 if default else 4.0, abs=0.3)
             reported = "track 2 of 2 picture tracks is read: the default one"
             assert (reported in reader.notes) == bool(default)
 
