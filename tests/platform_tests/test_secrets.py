@@ -176,9 +176,11 @@ def refused(secrets: Secrets, home: Home) -> list[list[str]]:
     at, there = secrets.at, f"home={home.root}"
     words = [
         at("search.storage", "search.storage='postgresql://me:{}@host/x'"),
+        at("search.storage: no URL", "search.storage='host=h password={} user=u'"),
         at("search.storage: parameter", "search.storage='postgresql://host/x?password={}'"),
         at("search.storage: not quoted", "search.storage=postgresql://me:[{} x@host/x"),
         at("tracking.uri", "tracking.uri='https://me:{}@host'"),
+        at("tracking.uri: no scheme", "tracking.uri='//me:{}@host/x'"),
         at("tracking.uri: user", "tracking.uri='https://ghp_{}@host'"),
         at("tracking.uri: query", "tracking.uri='https://host/?token={}'"),
         at("cluster.address", "cluster.address='ray://me:{}@host:10001'"),

@@ -30,6 +30,8 @@ _HEADER = re.compile(
 )
 _QUERY = re.compile(r"(\b(?:url:?|GET|HEAD|PUT|POST|DELETE|PATCH)\s+['\"]?/[^\s?'\"]*)\?[^\s'\"<>)]*")
 """Of a path, where an HTTP library names one. File names may have question marks too."""
+_NO_SCHEME = re.compile(r"(?<![\w:/])(//[^\s/:@'\"]*):[^\s@'\"]+@")
+"""The password of a URL whose scheme was left out: `//USER:PASSWORD@HOST`."""
 _SECRET_VARIABLE = re.compile(r"TOKEN|PASSWORD|PASSWD|SECRET|API_?KEY|CREDENTIAL", re.IGNORECASE)
 _SHORTEST = 8
 _SHORTEST_WORD = 16
@@ -39,6 +41,7 @@ _SHORTEST_WORD = 16
 def redacted(text: str) -> str:
     """The text without secrets. Texts without any stay as they are."""
     text = without_urls_secrets(text)
+    text = _NO_SCHEME.sub(lambda found: f"{found[1]}@", text)
     text = _HEADER.sub(lambda found: f"{found[1]}{BLOT}", text)
     text = _NAMED.sub(lambda found: f"{found[1]}{BLOT}", text)
     text = _QUERY.sub(lambda found: f"{found[1]}?{BLOT}", text)

@@ -24,6 +24,12 @@ PAPER = ["backbones=paper", "backbones.weights.coarse=a.pth"]
         f"search.storage='postgresql://host/x?user=me&password={SECRET}'",
         f"search.storage='postgresql://host/x?sslpassword={SECRET}'",
         f"search.storage='postgresql://me:{SECRET} x@host/x'",
+        f"search.storage='host=h password={SECRET} user=u'",
+        f"search.storage='me:{SECRET}@host/x'",
+        f"tracking.uri='//me:{SECRET}@host/x'",
+        f"tracking.uri='me:{SECRET}@host:5000'",
+        f"cluster.address='head:6379 token={SECRET}'",
+        f"home='//key:{SECRET}@bucket/home'",
         f"tracking.uri='https://me:{SECRET}@host'",
         f"tracking.uri='https://ghp_{SECRET}@host'",
         f"tracking.uri='https://host/?token={SECRET}'",
@@ -61,6 +67,10 @@ def test_no_setting_takes_a_secret_or_repeats_it(word: str, capfd: pytest.Captur
         "http://mlflow:5000",
         "s3://bucket/home",
         "sqlite:////a/b.db",
+        "models:/digits@champion",
+        "registry/image:1.2@sha256:0a1b",
+        "//host/share/10:30.mp4",
+        "https://host/x.pth",
     ],
 )
 def test_a_user_name_alone_is_allowed(text: str | None) -> None:

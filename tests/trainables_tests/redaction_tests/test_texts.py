@@ -29,6 +29,7 @@ SECRET = "Zm9v-YmFy_4711"
         f'{{"access_token": "{SECRET}", "x": 1}}',
         f"aws_secret_access_key={SECRET}",
         f"X-Amz-Security-Token={SECRET}&x=1",
+        f"no such store: //me:{SECRET}@host/x",
         f"Cannot connect to proxy http://me:{SECRET}@proxy:3128",
     ],
 )
@@ -48,6 +49,7 @@ def test_what_libraries_say(text: str) -> None:
         "Did you mean 'search.trials'? Known here: a, b.",
         "password authentication failed for user me",
         "models:/digits@champion",
+        "//host/share/10:30.mp4",
         "Resume: paretovid resume s home='/videos/a?b=c d'",
     ],
 )
