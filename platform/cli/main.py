@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 from paretovid import __version__
 from paretovid.platform.cli import commands
 from paretovid.platform.console.printable import printable, printable_message
+from paretovid.platform.console.shell import with_home
 from paretovid.platform.storage.faults import infrastructure_fault
 from paretovid.trainables.errors import ParetovidError, UsageError
 from paretovid.trainables.redaction.texts import redact_logs, redacted, redacted_traceback
@@ -73,18 +74,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         reason = getattr(error, "reason", "interrupted")
         hint = getattr(error, "hint", "") or "What was finished is kept; the same command reuses it."
-        _report(reason, hint, debug)
+        _report(reason, hint, typed)
         return int(getattr(error, "exit_status", 130))
     except BrokenPipeError:
         # The reader (`| head`) has left; Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
     except ParetovidError as error:
-        _report(error.message, error.hint, debug)
+        _report(error.message, error.hint, typed)
         return error.exit_status
     except Exception as error:
         message, hint = _explain_unexpected(error)
-        _report(message, hint, debug)
+        _report(message, hint, typed)
         return 1
 
 
@@ -340,8 +341,11 @@ def _to_json(document: Any) -> str:
     return json.dumps(document, indent=2, allow_nan=False)
 
 
-def _report(message: str, hint: str, debug: bool) -> None:
-    if debug:
+def _report(message: str, hint: str, typed: Sequence[str]) -> None:
+    """Commands that the texts name find the home that was typed, also where the words were wrong otherwise."""
+    home = next((word.partition("=")[2] for word in reversed(typed) if word.startswith("home=")), None)
+    message, hint = (with_home(text, home or None) for text in (message, hint))
+    if "--debug" in typed:
         sys.stderr.write(redacted_traceback())
     with contextlib.suppress(BrokenPipeError):
         print(f"paretovid: {printable_message(redacted(message))}", file=sys.stderr)

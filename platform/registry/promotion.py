@@ -14,7 +14,7 @@ import math
 import re
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,8 @@ class Promotion:
     """Where consumers find it."""
     is_moved: bool = False
     """Whether MLflow alone would look for it where the home was before."""
+    in_commands: str = ""
+    """As `Home.in_commands`."""
 
     @property
     def uri(self) -> str:
@@ -77,7 +79,10 @@ class Promotion:
                 f'In Python: MLFLOW_TRACKING_URI={typed(self.tracking_uri)}, mlflow.pyfunc.load_model("{self.uri}")'
             )
         if self.is_moved:
-            lines.append("This home was moved: before that line can work, type once: paretovid relocate")
+            lines.append(
+                "This home was moved: before that line can work, type once: paretovid relocate"
+                + self.in_commands
+            )
         return "\n".join([*lines, f"Next: {typed('paretovid', 'predict', self.uri)} VIDEO.mp4"])
 
 
@@ -112,7 +117,8 @@ def promote(
         gates.append(check_raw_videos(package, home, chosen))
         _refuse_unless_passed(chosen, gates)
         (package / "README.md").write_text(model_card(front, chosen, name, gates))
-        return _register(store, front, chosen, package, name, alias, gates)
+        made = _register(store, front, chosen, package, name, alias, gates)
+        return replace(made, in_commands=home.in_commands)
 
 
 def number_gates(point: FrontPoint, max_gflops: float | None) -> list[Gate]:
@@ -303,7 +309,7 @@ def rollback(home: Home, name: str, alias: str) -> Promotion:
         if before is None:
             raise UsageError(
                 f"{name}@{alias} is version {current}, and it was no other before",
-                f"`paretovid models {name}` lists the versions; promote another point instead.",
+                f"`{typed('paretovid', 'models', name)}` lists the versions; promote another point instead.",
             )
         version = store.client.get_model_version(name, before)
         _move_alias(store, name, alias, before, "rollback")

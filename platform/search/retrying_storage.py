@@ -95,7 +95,7 @@ class PatientStorage(BaseStorage):
                 if now > until:
                     raise StudyStorageError(
                         f"the studies at {self._where} have been away for {PATIENCE_SECONDS:.0f} s",
-                        "Start the database, then resume: paretovid resume. Nothing of what was done is lost.",
+                        "Start the database, then resume: `paretovid resume SWEEP`. Nothing of what was done is lost.",
                     ) from error
                 time.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)

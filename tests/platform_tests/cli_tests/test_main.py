@@ -187,6 +187,12 @@ def test_failures_are_one_message_and_a_status(
     assert "Traceback" in err
 
 
+def test_commands_in_hints_find_the_home(replace: Callable[[str, Run], None], capsys: Capture) -> None:
+    replace("models", raising(DataError("old", "Run `paretovid extract data=x`.")))
+    assert cli.main(["models", "home=/a b"]) == 1
+    assert "hint: Run `paretovid extract data=x 'home=/a b'`.\n" in capsys.readouterr().err
+
+
 def test_json_is_the_only_thing_on_stdout(replace: Callable[[str, Run], None], capfd: Capture) -> None:
     document = {"models": [{"name": "digits", "gflops": 0.25}]}
 
