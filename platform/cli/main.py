@@ -18,13 +18,15 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from paretovid import __version__
 from paretovid.platform.cli import commands
 from paretovid.platform.console.printable import printable, printable_message
 from paretovid.platform.console.shell import with_home
+from paretovid.platform.console.warnings import said_meanwhile
 from paretovid.platform.storage.faults import infrastructure_fault
+from paretovid.trainables.documents import JsonObject, JsonValue
 from paretovid.trainables.errors import ParetovidError, UsageError
 from paretovid.trainables.redaction.texts import redact_logs, redacted, redacted_traceback
 from paretovid.trainables.redaction.urls import without_urls
@@ -64,12 +66,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     redact_logs()
     try:
         args = parse(typed)
-        with warnings.catch_warnings(), _stdout_only_for_results(args.json):
+        with warnings.catch_warnings(), said_meanwhile() as said, _stdout_only_for_results(args.json):
             if not debug:
                 # Other packages' notes to their developers; a user can do nothing about them.
                 warnings.simplefilter("ignore", FutureWarning)
             answer = args.run(args)
-        print(_to_json(answer.document) if args.json else printable(answer.text, keep="\n"), flush=True)
+        if args.json:
+            print(_to_json(_with_warnings(answer.document, said)), flush=True)
+        else:
+            print(printable(answer.text, keep="\n"), flush=True)
         return int(answer.exit_status)
     except KeyboardInterrupt as error:
         reason = getattr(error, "reason", "interrupted")
@@ -335,6 +340,12 @@ def _seed(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,9}", text):
         raise UsageError(f"seed={text!r}", "A whole number from 0 to 999999999 is expected.")
     return int(text)
+
+
+def _with_warnings(document: JsonObject, said: Sequence[str]) -> JsonObject:
+    """The document with `warnings`, an object with `file` and `reason` each. Those of no one video have no file."""
+    known = cast("list[JsonValue]", document.get("warnings", []))
+    return {**document, "warnings": [*known, *({"file": None, "reason": text} for text in said)]}
 
 
 def _to_json(document: Any) -> str:
