@@ -29,6 +29,7 @@ from paretovid.platform.registry.card import model_card
 from paretovid.platform.registry.gates import Gate, check_raw_videos
 from paretovid.platform.registry.package import backbone_folders, write_package
 from paretovid.platform.storage.home import MODEL_FILE, Home
+from paretovid.platform.storage.urls import check_name_is_no_secret
 from paretovid.platform.tracking.store import Store, open_registry, quiet_mlflow
 from paretovid.trainables.documents import JsonValue
 from paretovid.trainables.errors import ParetovidError, UsageError, unknown_name
@@ -153,6 +154,8 @@ def _refuse_unless_passed(point: FrontPoint, gates: list[Gate]) -> None:
 
 
 def _check_names(name: str, alias: str | None) -> None:
+    check_name_is_no_secret(name, "the name of the model")
+    check_name_is_no_secret(alias or "", "the alias")
     if not _NAME.fullmatch(name):
         raise UsageError(
             f"a model cannot be called {name!r}", "Use letters, digits, dots, dashes, underscores."

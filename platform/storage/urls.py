@@ -17,6 +17,11 @@ _HINT = (
 _ADDRESS = re.compile(r"[^\s/:@]+:[^\s/@]+@[^\s/:@]+(:\d+)?(/|$)")
 """`USER:PASSWORD@HOST`, the beginning of the URL forgotten."""
 
+_TOKEN = re.compile(
+    r"(gh[a-z]_|github_pat_|glpat-|hf_|xox[a-z]-|dapi|sk-|pypi-|npm_)(?=[\w-]*[0-9])[\w-]{16,}"
+)
+"""Tokens of known kinds. Long names of letters and digits are allowed."""
+
 
 def sqlite_url(path: Path) -> str:
     """The URL of a SQLite file as SQLAlchemy reads it, and so MLflow.
@@ -66,3 +71,12 @@ def check_no_secret(text: str | None, setting: str, *, may_be_signed: bool = Fal
     recorded = recorded_settings(text or "")
     if _ADDRESS.match(recorded) or redacted(recorded) != recorded:
         raise UsageError(f"{setting} holds a password or a token, and settings are recorded", _HINT)
+
+
+def check_name_is_no_secret(name: str, setting: str) -> None:
+    """Raises `UsageError`, which does not repeat it, for a name that is a token or the value of a secret variable."""
+    if redacted(name) != name or _TOKEN.match(name):
+        raise UsageError(
+            f"{setting} is a token, or the value of a secret variable, and names are recorded",
+            "Choose another name.",
+        )
