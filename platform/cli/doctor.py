@@ -284,7 +284,10 @@ def _moved(home: Home) -> Check | None:
     if not places.is_moved:
         return None
     found = f"{home.mlflow_database} says that artifacts lie in {places.recorded}"
-    repair = "paretovid finds them here all the same; for MLflow alone, type once: paretovid relocate"
+    repair = (
+        "paretovid finds them here all the same; for MLflow alone, type once: paretovid relocate"
+        + home.in_commands
+    )
     return Check(name="mlflow store", state="warn", found=found, repair=repair)
 
 

@@ -19,7 +19,8 @@ from typing import BinaryIO, final
 
 from optuna.storages.journal import BaseJournalBackend
 
-from paretovid.platform.search.journal_records import JournalRecords, Record, say_on_stderr
+from paretovid.platform.console.warnings import say_on_stderr
+from paretovid.platform.search.journal_records import JournalRecords, Record
 from paretovid.platform.storage.faults import while_away
 
 LOCK_SECONDS = 30.0

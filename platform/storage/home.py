@@ -13,6 +13,7 @@ Every path comes with the `Store` that says whether it is only a mirror of somet
 from __future__ import annotations
 
 import os
+import shlex
 import tempfile
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -280,6 +281,14 @@ class Home:
     def url(self) -> str | None:
         """Of the bucket that it is in; None for a folder."""
         return self.store.url
+
+    @property
+    def in_commands(self) -> str:
+        """What a printed command needs behind it to find this home, ` home=PLACE`; "" where it is the usual one."""
+        usual = os.environ.get(HOME_VARIABLE) or DEFAULT_HOME
+        place = self.url or str(self.root)
+        known = usual.rstrip("/") if is_bucket(usual) else str(Path(usual).expanduser().absolute())
+        return "" if place == known else f" {shlex.quote(f'home={place}')}"
 
     def data(self, dataset: str) -> Path:
         """A data set's manifest, and the videos of a built-in one."""

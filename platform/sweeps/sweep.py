@@ -220,7 +220,7 @@ def _is_finished(home: Home, name: str) -> bool:
 
 def _show_finished(home: Home, name: str, plan: SweepPlan, progress: Progress) -> SweepReport:
     progress.say(
-        f"sweep {name} is finished; {typed('paretovid', 'extend', name)} +N adds trials, "
+        f"sweep {name} is finished; {typed('paretovid', 'extend', name)} +N{at_home(plan.config.home)} adds trials, "
         "name=NEW starts another one with the same settings"
     )
     record = known_record(home.sweep(name))

@@ -46,7 +46,7 @@ LEFT_OUT = "left_out.json"
 _SHOWN = 3
 _LOOKED_INTO = 50  # files with other suffixes than those of videos
 _OTHER_SUFFIXES = (
-    "7z aac bmp bz2 csv doc docx flac gz h5 html ini jpeg jpg json jsonl lrc m3u md mp3 npy npz ogg opus parquet pdf "
+    "7z aac bmp bz2 csv doc docx flac gz h5 html ini jpeg jpg json jsonl lrc m3u md mp3 npy npz oga opus parquet pdf "
     "pkl png pt pth py rar sh srt sub svg tar tgz tif tiff toml tsv txt url vtt wav webp xls xlsx xml xz yaml yml zip"
 )
 _NO_VIDEOS = frozenset(f".{suffix}" for suffix in _OTHER_SUFFIXES.split())

@@ -108,11 +108,13 @@ def read_breakfast(config: BreakfastConfig) -> Annotations:
 
 def _classes(config: BreakfastConfig, folder: Path) -> ClassList:
     if config.classes:
-        return read_class_list(existing(config.classes, "data.classes", folder=False))
+        return read_class_list(existing(config.classes, "data.classes", folder=False), is_numbered=True)
     if config.target == "activity":
         return ClassList(names=ACTIVITIES, source="the 10 activities of Breakfast")
     inside = any(folder.rglob("mapping.txt"))
-    return read_class_list(file_in(folder if inside else folder.parent, "mapping.txt", "the actions"))
+    return read_class_list(
+        file_in(folder if inside else folder.parent, "mapping.txt", "the actions"), is_numbered=True
+    )
 
 
 def _match(path: Path) -> re.Match[str]:

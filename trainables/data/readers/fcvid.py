@@ -83,13 +83,13 @@ def read_fcvid(config: FcvidConfig) -> Annotations:
 
 def _classes(config: FcvidConfig, folder: Path) -> ClassList:
     if config.classes:
-        return read_class_list(existing(config.classes, "data.classes", folder=False))
+        return read_class_list(existing(config.classes, "data.classes", folder=False), is_numbered=True)
     if not any(folder.rglob(_CLASS_FILE)):
         raise UsageError(
             "data.classes has no value, and FCVID's classes are in no other file",
             f"Name a file with the 239 classes, one a line, or put it into {folder} as {_CLASS_FILE}.",
         )
-    return read_class_list(file_in(folder, _CLASS_FILE, "the classes"))
+    return read_class_list(file_in(folder, _CLASS_FILE, "the classes"), is_numbered=True)
 
 
 def _distributed(config: FcvidConfig, folder: Path) -> Iterator[_Line]:

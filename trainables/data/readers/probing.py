@@ -178,7 +178,7 @@ def _length(location: Path | str, size: int, limits: VideoLimitsConfig) -> Lengt
     name = str(location)
     stopwatch = Stopwatch(name, limits)
     with stopwatch, faults_of(name):
-        with open_video(location, name, limits) as container:
+        with open_video(location, name, limits, stopwatch.check) as container:
             pictures, notes = pictures_of(container, name)
             notes += sound_of(container)[1] if container.streams.audio else []
             limits.check_pixels(name, pictures.codec_context.width, pictures.codec_context.height)
@@ -187,7 +187,7 @@ def _length(location: Path | str, size: int, limits: VideoLimitsConfig) -> Lengt
         if length is None:
             # All of an object is faster to download than to read piece by piece.
             whole = downloaded(name) if is_object(location) else contextlib.nullcontext(Path(location))
-            with whole as path, open_video(path, name, limits) as container:
+            with whole as path, open_video(path, name, limits, stopwatch.check) as container:
                 pictures = pictures_of(container, name)[0]
                 timeline = read_timeline(container, pictures, name, stopwatch.check)
             length = Length(timeline.duration_seconds, timeline.notes)

@@ -40,9 +40,9 @@ def read_thumos14(config: Thumos14Config) -> Annotations:
     """Raises `DataError`, naming file and line."""
     folder = existing(config.annotations, "data.annotations", folder=True)
     if config.classes:
-        classes = read_class_list(existing(config.classes, "data.classes", folder=False))
+        classes = read_class_list(existing(config.classes, "data.classes", folder=False), is_numbered=True)
     else:
-        classes = read_class_list(file_in(folder, config.class_file, "the classes"))
+        classes = read_class_list(file_in(folder, config.class_file, "the classes"), is_numbered=True)
     files = [
         (path, name, split)
         for suffix, split in _SUFFIXES.items()

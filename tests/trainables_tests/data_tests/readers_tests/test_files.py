@@ -99,7 +99,7 @@ def test_bad_tables(tmp_path, text, message):
             ("abseiling", "giving or receiving award", "air drumming"),
             (),
         ),
-        ("9 BasketballDunk\r\n7 BaseballPitch\r\n", ("BaseballPitch", "BasketballDunk"), (7, 9)),
+        ("9\tBasketballDunk\r\n7, BaseballPitch\r\n", ("BaseballPitch", "BasketballDunk"), (7, 9)),
         ("0\tarchery\n1\tplaying cards\n", ("archery", "playing cards"), (0, 1)),
         ("id,name\n0,abseiling\n1,air drumming\n", ("abseiling", "air drumming"), (0, 1)),
         ("3D printing\ncooking\n", ("3D printing", "cooking"), ()),
@@ -117,7 +117,7 @@ def test_class_lists(tmp_path, text, names, ids):
     ("text", "message"),
     [
         ("a\nb\na\n", "names the class 'a' twice"),
-        ("1 a\n1 b\n", "gives two classes the number 1"),
+        ("1\ta\n1\tb\n", "gives two classes the number 1"),
         ("a\n", "lists 1 class: a"),
         ("", r"lists 0 class: \(none\)"),
     ],
@@ -132,7 +132,8 @@ def test_bad_class_lists(tmp_path, text, message):
 @pytest.mark.parametrize(
     ("labels", "names"),
     [
-        ((), ("hand", "hands")),
+        ((), ("1 hand", "2 hands")),
+        (("foot",), ("1 hand", "2 hands")),
         (("1 hand", "2 hands"), ("1 hand", "2 hands")),
         (("hand",), ("hand", "hands")),
         (("2 hands", "3 feet"), ("1 hand", "2 hands")),
@@ -142,6 +143,15 @@ def test_numbers_belong_to_the_names_that_the_annotations_use(tmp_path, labels, 
     path = tmp_path / "classes.txt"
     path.write_text("1 hand\n2 hands\n")
     assert read_class_list(path, labels).names == names
+
+
+def test_a_number_before_a_tab_or_in_a_published_list_is_no_part_of_the_name(tmp_path):
+    path = tmp_path / "classes.txt"
+    for text in ("1\thand\n2\thands\n", "1, hand\n2, hands\n", "id,name\n1,hand\n2,hands\n"):
+        path.write_text(text)
+        assert read_class_list(path).names == ("hand", "hands")
+    path.write_text("1 hand\n2 hands\n")
+    assert read_class_list(path, is_numbered=True).names == ("hand", "hands")
 
 
 def test_class_names_that_differ_only_in_their_normal_form():
