@@ -387,6 +387,13 @@ BENCHMARKS = (
                 {str(k): {"selector": "epitoma-0.1", "k": k} for k in BUDGETS},
                 BY_BUDGET,
             ),
+            PageTable(
+                "| lambda | in view of the video: mAP |",
+                "context",
+                {f"{weight:g}": {"weight": weight} for weight in WEIGHTS},
+                GATES,
+                below="### On the default set",
+            ),
         ),
         draw=draw,
     ),

@@ -323,7 +323,6 @@ def no_plugins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Call
             monkeypatch.setattr(catalog, name, dict(entries))
             monkeypatch.setattr(catalog, "_has_installed", False)
         monkeypatch.setattr(backbones, "_known", dict(components))
-        backbones.measure_component.cache_clear()
         plugins.installed_entries.cache_clear()
         plugins.plugin_digest.cache_clear()
         for name in set(sys.modules) - modules:
