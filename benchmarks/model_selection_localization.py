@@ -491,7 +491,7 @@ BENCHMARKS = (
             ),
             against_random_text,
             Shown(
-                "trial, natural setting", "natural", ("trial",), (*DEFAULT_CELLS, Cell("gflops", "GFLOPs"))
+                "trial, default setting", "natural", ("trial",), (*DEFAULT_CELLS, Cell("gflops", "GFLOPs"))
             ),
             Shown(
                 "evaluator", "evaluators", ("trial",), tuple(Cell(name, percent=True) for name in EVALUATORS)

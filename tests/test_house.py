@@ -301,6 +301,7 @@ def test_a_former_word_is_seen_in_names_keys_and_sentences_but_not_in_what_a_lib
             "platform/a.py": code,
             "search_spaces/search/b.yaml": "tell_swept: false\n",
             "docs/c.md": "put\naway",
+            "benchmarks/d.md": "mended",
         }
     )
     assert words.former_names(root) == [
@@ -312,8 +313,10 @@ def test_a_former_word_is_seen_in_names_keys_and_sentences_but_not_in_what_a_lib
         "search_spaces/search/b.yaml:1: tell_swept: report, notify or send",
     ]
     assert words.former_words(root) == [
+        "platform/a.py: natural setting: default setting",
         "platform/a.py: dearest: (most) expensive",
         "platform/a.py: sign of life: heartbeat",
         "search_spaces/search/b.yaml: tell_swept: report_all_points",
         "docs/c.md: put away: discarded",
+        "benchmarks/d.md: mended: repaired, repairs",
     ]

@@ -139,5 +139,5 @@ def test_a_page_that_says_another_figure_is_noticed() -> None:
         found = first.differences(page.replace(right, wrong), results)
         assert found and all("the page says" in each for each in found)
     assert "no table begins" in first.differences("", results)[0]
-    line = "| over 10 views, natural settings only |"
+    line = "| over 10 views, default settings only |"
     assert any("not declared" in each for each in first.differences(page.replace(line, "| other |"), results))

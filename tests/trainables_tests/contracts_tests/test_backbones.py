@@ -58,7 +58,11 @@ def suite_of(trunk: Callable[[], nn.Module]) -> FamilyContract:
 
     model = component(family("small")["fine"])
     mine: ComponentSpec = dataclasses.replace(
-        model, name=f"mine{next(NUMBERS)}@8", input=InputSpec(kind="frame", size=8), feature_width=3, trunk=made
+        model,
+        name=f"mine{next(NUMBERS)}@8",
+        input=InputSpec(kind="frame", size=8),
+        feature_width=3,
+        trunk=made,
     )
     register_family("mine", {"fine": mine})
     suite: FamilyContract = type("TestMine", (FamilyContract,), {"name": "mine"})()
