@@ -243,6 +243,8 @@ def test_a_plugins_code_travels_in_the_models_package(tmp_path: Path) -> None:
     assert ran.stdout.split() == ["confidence", "48", "True"]
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(180)
 def test_a_new_process_finds_the_plugins_of_a_sweep_in_its_record(
     tmp_path: Path, no_plugins: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
