@@ -52,11 +52,10 @@ def _bucket_jobs(home: Home) -> Iterator[_Job]:
 
 
 def _folder_jobs(home: Home) -> Iterator[_Job]:
-    for folder in sorted((home.root / "features").glob("*/*@*/")):
+    for folder in home.feature_folders():
         yield f"features {folder.name}", partial(FeatureStore.open, folder, check_all=True)
-    for folder in sorted((home.root / "backbones").glob("*/*/")):
-        if not folder.name.startswith("."):
-            yield f"backbone {folder.name}", partial(load_backbone, folder)
+    for folder in home.backbone_folders():
+        yield f"backbone {folder.name}", partial(load_backbone, folder)
     for sweep in map(home.sweep, home.sweep_names()):
         for trial in sweep.with_result():
             yield f"{sweep.name}/{trial.name}", partial(_check_trial, trial)

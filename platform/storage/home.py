@@ -302,6 +302,15 @@ class Home:
         """A data set's features, one folder `<component>@<fingerprint>` each."""
         return self.root / "features" / dataset
 
+    def backbone_folders(self) -> list[Path]:
+        """Those of all data sets that are here, sorted; what a training of weights keeps beside them is none."""
+        found = (self.root / "backbones").glob("*/*/")
+        return sorted(folder for folder in found if not folder.name.startswith("."))
+
+    def feature_folders(self) -> list[Path]:
+        """Those of all data sets that are here, sorted."""
+        return sorted((self.root / "features").glob("*/*@*/"))
+
     @property
     def sweeps(self) -> Path:
         """All sweeps."""

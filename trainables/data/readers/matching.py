@@ -35,11 +35,6 @@ def list_files(root: Path) -> Iterator[str]:
                 yield Path(folder, name).relative_to(root).as_posix()
 
 
-def list_videos(root: Path) -> Iterator[str]:
-    """Those of `list_files` that have the suffix of a video."""
-    return filter(_is_video, list_files(root))
-
-
 def _is_video(path: str) -> bool:
     return Path(path).suffix.lower() in VIDEO_SUFFIXES
 

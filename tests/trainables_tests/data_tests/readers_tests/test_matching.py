@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from paretovid.trainables.data.readers.matching import VideoFiles, list_videos
+from paretovid.trainables.data.readers.matching import VideoFiles
 from paretovid.trainables.errors import DataError
 
 
@@ -72,7 +72,7 @@ def test_links_to_folders_are_followed_once(tmp_path):
     (tmp_path / "real" / "up").symlink_to(tmp_path)
     (tmp_path / "videos").mkdir()
     (tmp_path / "videos" / "link").symlink_to(tmp_path / "real")
-    assert list(list_videos(tmp_path / "videos")) == ["link/a.mp4"]
+    assert list(VideoFiles(str(tmp_path / "videos")).paths) == ["link/a.mp4"]
 
 
 def test_nothing_there(tmp_path):
