@@ -54,7 +54,8 @@ def is_pinned(name: str) -> bool:
     (version,) = re.findall(
         rf"^{re.escape(name)}==(.+)$", CONSTRAINTS.read_text(encoding="utf-8"), re.MULTILINE
     )
-    return importlib.metadata.version(name).split("+")[0] == version
+    installed = importlib.metadata.version(name).split("+")[0]
+    return bool(installed == version)
 
 
 if __name__ == "__main__":

@@ -255,11 +255,10 @@ def test_a_new_process_finds_the_plugins_of_a_sweep_in_its_record(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
     chosen = [word, "method=first_sure", "name=mine", "baselines=[]", "search.trials=2"]
     run_sweep(load_sweep_config([*chosen, f"home={home}"]), Progress.silent(), backend=simulated())
-    promoted = {"name": "mine", "point": "t0000-p00"}
     commands: dict[str, Callable[[], object]] = {
         "resume": lambda: resume_sweep(home, "mine", (), Progress.silent(), backend=simulated()),
         "extend": lambda: extend_sweep(home, "mine", 1, (), Progress.silent(), backend=simulated()),
-        "promote": lambda: promote(Home(tmp_path / "home"), "mine", **promoted),
+        "promote": lambda: promote(Home(tmp_path / "home"), "mine", name="mine", point="t0000-p00"),
     }
     for name, command in commands.items():
         no_plugins()
