@@ -85,7 +85,7 @@ def open_video(
     """A file that is really a video, or a `VideoError` that names it. The caller closes it.
 
     Of an object (`s3://…`) only what is asked for is read. A pipe or a device is refused, and not opened. An `OSError`
-    is of the disk or the bucket.
+    is of the disk or the bucket; a right that is missing (EACCES) is one too.
 
     Arguments:
         check: called before every read of the file, now and later; what it raises comes through.
@@ -154,10 +154,7 @@ class _File:
 
 def _open_file(path: Path, name: str) -> io.FileIO:
     check_is_file(path, name)
-    try:
-        file = io.FileIO(path)
-    except PermissionError as error:
-        raise VideoError(f"{name} cannot be read ({error.strerror})", "Check its rights.") from error
+    file = io.FileIO(path)
     # FFmpeg knows some formats by the end of their name; the rest of it is nothing that it should look at.
     file.name = f"video{path.suffix}".encode("ascii", "replace").decode()
     return file

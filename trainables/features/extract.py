@@ -22,6 +22,8 @@ from paretovid.trainables.backbones.precision import Precision
 from paretovid.trainables.backbones.spec import Backbone
 from paretovid.trainables.data.dataset import Dataset, VideoRecord
 from paretovid.trainables.data.limits import USUAL_LIMITS, VideoLimitsConfig
+from paretovid.trainables.data.regular_files import away
+from paretovid.trainables.data.s3 import ObjectStoreError
 from paretovid.trainables.data.videos import InputSpec, VideoReader
 from paretovid.trainables.errors import StaleFeaturesError, VideoError
 from paretovid.trainables.features.index import FeaturesHeader
@@ -123,7 +125,8 @@ def extract_shard(
         on_video: called after each video, for progress.
 
     Returns (path, reason) of each video that could not be read: it is skipped, the others continue. Raises
-    `DataError` for a backbone that is missing or damaged, `StaleFeaturesError` if it is not the expected one.
+    `DataError` for a backbone that is missing or damaged, `StaleFeaturesError` if it is not the expected one,
+    `UnavailableDataError` or `ObjectStoreError` for a disk or a bucket that does not let a video be read.
     """
     check_feature_type(dtype)
     asked = [record.video_id for record in records]
@@ -140,7 +143,11 @@ def extract_shard(
         path = dataset.video_path(record)
         try:
             computed, noted = _features_of(path, specs, loaded, dataset)
-        except (VideoError, OSError) as error:
+        except ObjectStoreError:
+            raise
+        except OSError as error:
+            raise away(path, error) from error
+        except VideoError as error:
             reason = why_unreadable(error)
             skipped[record.video_id] = reason
             failures.append((str(path), reason))

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.conftest import fill
 
 from paretovid.infra.object_store import ObjectStore
 from paretovid.infra.testing import S3Server, s3_server
@@ -27,6 +28,7 @@ from paretovid.platform.records.trial import read_sweep
 from paretovid.platform.registry.package import backbone_folders
 from paretovid.platform.search.bucket_journal import ObjectJournal
 from paretovid.platform.search.study import ParetoStudy
+from paretovid.platform.storage.faults import infrastructure_fault
 from paretovid.platform.storage.home import MODEL_FILE, Home, open_home
 from paretovid.platform.sweeps.naming import started_record
 from paretovid.platform.sweeps.status import list_sweeps
@@ -86,6 +88,29 @@ def test_what_one_machine_made_another_one_uses(made: Home, machine: Machine) ->
     paths.download((MODEL_FILE,))
     assert paths.model.is_file()
     assert set(backbone_folders(home, trial)) == {"coarse", "fine"}
+
+
+@pytest.mark.slow
+def test_a_download_that_finds_the_disk_full_leaves_nothing(
+    bucket: str, small_disk: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = machine("first")
+    document = first.root / "sweeps" / "s" / "sweep.json"
+    document.parent.mkdir(parents=True)
+    first.store.write_text(document, "x" * 20_000)
+    monkeypatch.setenv("PARETOVID_CACHE", str(small_disk))
+    home = open_home(f"{bucket}/home")
+    here = home.root / document.relative_to(first.root)
+    here.parent.mkdir(parents=True)
+    filler = fill(small_disk)
+    with pytest.raises(OSError, match="No space left") as raised:
+        home.store.download_file(here)
+    fault = infrastructure_fault(raised.value)
+    assert fault is not None and fault.is_full and str(here.parent) in fault.reason
+    assert list(here.parent.iterdir()) == []
+    filler.unlink()
+    home.store.download_file(here)
+    assert here.read_text() == "x" * 20_000
 
 
 @pytest.mark.slow

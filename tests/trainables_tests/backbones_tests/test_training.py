@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import os
+import shutil
 import subprocess
 import sys
 
@@ -20,7 +23,7 @@ from paretovid.trainables.data.dataset import is_for_backbones
 from paretovid.trainables.data.limits import VideoLimitsConfig
 from paretovid.trainables.data.video_keys import video_key
 from paretovid.trainables.data.videos import VideoReader
-from paretovid.trainables.errors import DataError, UsageError
+from paretovid.trainables.errors import DataError, UnavailableDataError, UsageError
 from paretovid.trainables.layers.functional import classification_loss
 
 COARSE = family("small")["coarse"]
@@ -186,6 +189,28 @@ def test_a_corrupt_video_is_left_out_and_all_corrupt_is_an_error(videos, tmp_pat
         broken.video_path(record).write_bytes(b"nothing")
     with pytest.raises(DataError, match="not one training video"):
         train_backbones(BRIEF, broken, [COARSE], tmp_path / "none", LocalContext())
+
+
+def test_a_video_that_is_away_ends_training_and_nothing_is_trained_of_what_is_left(
+    videos, tmp_path, monkeypatch
+):
+    part = dataclasses.replace(videos, root=tmp_path / "copy")
+    shutil.copytree(videos.root, part.root)
+    path = part.video_path(part.split("train")[-1])
+    path.rename(tmp_path / "aside")
+    with pytest.raises(UnavailableDataError, match=f"{path.name} cannot be read: No such file") as error:
+        train_backbones(BRIEF, part, [COARSE], tmp_path / "out", LocalContext())
+    assert error.value.hint and not (tmp_path / "out" / COARSE).exists()
+    (tmp_path / "aside").rename(path)
+
+    def refuse(opened, **_):
+        raise OSError(code, os.strerror(code), str(opened))
+
+    monkeypatch.setattr(backbone_training, "VideoReader", refuse)  # injected, as no disk here is away
+    for code in (errno.EACCES, errno.ESTALE):
+        with pytest.raises(UnavailableDataError, match=os.strerror(code)):
+            train_backbones(BRIEF, part, [COARSE], tmp_path / "out", LocalContext())
+    assert not (tmp_path / "out" / COARSE).exists()
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import http.server
+import io
 import os
 import shutil
 import threading
@@ -245,3 +247,15 @@ def test_an_error_of_the_disk_comes_through_as_it_is(monkeypatch: pytest.MonkeyP
             reader._decoder._start()
             shown(reader)
     assert not isinstance(caught.value, VideoError)
+
+
+def test_a_file_that_may_not_be_read_is_not_the_videos_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Injected: tests may run as root, who may read everything."""
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(io, "FileIO", refuse)
+    with pytest.raises(PermissionError) as caught:
+        VideoReader(PLAIN, step_seconds=0.5)
+    assert not isinstance(caught.value, VideoError) and caught.value.filename == str(PLAIN)

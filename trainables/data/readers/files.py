@@ -8,6 +8,7 @@ import difflib
 import io
 import json
 import math
+import os
 import re
 import unicodedata
 from collections import Counter
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from paretovid.trainables.data.regular_files import what_else
-from paretovid.trainables.errors import DataError, UsageError
+from paretovid.trainables.errors import DataError, UnavailableDataError, UsageError
 
 _NUMBERED = re.compile(r"(\d+)\s*[,;\s]\s*(.*\S)")
 _CLEARLY_NUMBERED = re.compile(r"(\d+)\s*[,;\t]\s*(.*\S)")
@@ -297,9 +298,27 @@ def existing(path: str, setting: str, *, folder: bool | None = None) -> Path:
     return found
 
 
+def walk(folder: Path, *, follow_links: bool = False) -> Iterator[tuple[str, list[str], list[str]]]:
+    """As `os.walk`. Raises `UnavailableDataError` for a folder that cannot be listed, with all that is in it."""
+
+    def refuse(error: OSError) -> None:
+        raise UnavailableDataError(
+            f"{error.filename} cannot be listed: {error.strerror}",
+            "What is in it would be missing without a word. Is its disk mounted, and have you the right to read it?",
+        ) from error
+
+    return os.walk(folder, followlinks=follow_links, onerror=refuse)
+
+
+def files_named(folder: Path, pattern: str) -> list[Path]:
+    """The files anywhere below a folder whose paths end as a pattern says (`P*.txt`), in order. Raises as `walk`."""
+    found = (Path(above, name) for above, _, names in walk(folder) for name in names)
+    return sorted(path for path in found if path.match(pattern))
+
+
 def file_in(folder: Path, name: str, what: str) -> Path:
     """A file of an annotation folder, anywhere below it. Raises `UsageError` that says what is there instead."""
-    found = sorted(folder.rglob(name))
+    found = files_named(folder, name)
     if not found:
         raise UnexpectedFolderError(f"{folder} has no {name} ({what})", f"It holds {listed(folder)}.", folder)
     if len(found) > 1:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from paretovid.trainables.data.readers.files import (
     ClassList,
     existing,
     file_in,
+    files_named,
     interval,
     read_class_list,
     read_json,
@@ -16,7 +18,7 @@ from paretovid.trainables.data.readers.files import (
     read_table,
     read_text,
 )
-from paretovid.trainables.errors import DataError, UsageError
+from paretovid.trainables.errors import DataError, UnavailableDataError, UsageError
 
 
 def test_lines_of_windows_and_with_a_byte_order_mark(tmp_path):
@@ -189,3 +191,23 @@ def test_paths_that_are_not_there_say_what_is(tmp_path):
     with pytest.raises(UsageError, match=r"no val\.csv") as caught:
         file_in(tmp_path, "val.csv", "the test videos")
     assert "train.csv" in caught.value.hint
+
+
+def test_annotations_below_a_folder_that_cannot_be_listed_are_not_taken_for_missing(tmp_path, monkeypatch):
+    """Injected below `os.walk`: tests may run as root, who may list everything."""
+    for name in ("a/P01.txt", "b/P02.txt", "b/x.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert files_named(tmp_path, "P*.txt") == [tmp_path / "a/P01.txt", tmp_path / "b/P02.txt"]
+    assert file_in(tmp_path, "b/x.txt", "the classes") == tmp_path / "b/x.txt"
+    list_folder = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("/b"):
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return list_folder(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    for read in (lambda: files_named(tmp_path, "P*.txt"), lambda: file_in(tmp_path, "x.txt", "the classes")):
+        with pytest.raises(UnavailableDataError, match="b cannot be listed: Permission denied"):
+            read()
