@@ -114,8 +114,8 @@ def test_a_name_may_be_no_secret(monkeypatch: pytest.MonkeyPatch, tmp_path) -> N
             with pytest.raises(UsageError, match="is a token, or the value of a secret variable") as raised:
                 load_sweep_config([word])
             assert name not in f"{raised.value} {raised.value.hint}"
-        for names in ({"name": name}, {"name": "m", "alias": name}):
+        for model, alias in ((name, None), ("m", name)):
             with pytest.raises(UsageError, match="is a token"):
-                promote(Home(tmp_path), "s", **names)
+                promote(Home(tmp_path), "s", name=model, alias=alias)
     for name in ("sk-learn-baseline-of-july", "hf_models", "experiment20261128run5of7withall"):
         assert load_sweep_config([f"name={name}"]).name == name
