@@ -30,7 +30,7 @@ LOOSE_MAPPINGS = {
     "trainables/catalog.py": 2,
     "trainables/config.py": 1,
     "trainables/cost.py": 2,
-    "trainables/data": 18,
+    "trainables/data": 14,
     "trainables/layers": 2,
     "trainables/method.py": 1,
     "trainables/methods": 1,

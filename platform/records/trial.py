@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,7 +131,7 @@ def read_scores(folder: Path, split: str, of: TrialResult | None = None) -> Scor
     return Scores(**arrays, detections=found, ground_truth=ground_truth)
 
 
-def _check_scores(path: Path, split: str, arrays: dict[str, Any], of: TrialResult | None) -> None:
+def _check_scores(path: Path, split: str, arrays: Mapping[str, np.ndarray], of: TrialResult | None) -> None:
     """Raises `DataError` or `NonFiniteError` for what cannot have been measured, naming the array."""
     for name, values in arrays.items():
         if not np.isfinite(values).all():

@@ -134,8 +134,9 @@ class _File:
         self._file, self._check = file, check
         self._has_failed = False
         self.name = getattr(file, "name", "video")
-        self.seek, self.tell, self.close = file.seek, file.tell, file.close
-        self.readable, self.seekable = file.readable, file.seekable
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
 
     def read(self, size: int | None = -1) -> bytes:
         if self._has_failed:

@@ -141,17 +141,12 @@ def extract_shard(
     failures: list[tuple[str, str]] = []
     for record in records:
         path = dataset.video_path(record)
-        try:
-            computed, noted = _features_of(path, specs, loaded, dataset)
-        except ObjectStoreError:
-            raise
-        except OSError as error:
-            raise away(path, error) from error
-        except VideoError as error:
-            reason = why_unreadable(error)
-            skipped[record.video_id] = reason
-            failures.append((str(path), reason))
+        read = _read(path, specs, loaded, dataset)
+        if isinstance(read, str):
+            skipped[record.video_id] = read
+            failures.append((str(path), read))
         else:
+            computed, noted = read
             for name in missing:
                 features[name][record.video_id] = computed[name]
             if noted:
@@ -170,6 +165,20 @@ def extract_shard(
             dtype=dtype,
         )
     return failures
+
+
+def _read(
+    path: Path | str, specs: Mapping[str, InputSpec], loaded: Mapping[str, Backbone], dataset: Dataset
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]] | str:
+    """As `_features_of`, or why the video cannot be read."""
+    try:
+        return _features_of(path, specs, loaded, dataset)
+    except ObjectStoreError:
+        raise
+    except OSError as error:
+        raise away(path, error) from error
+    except VideoError as error:
+        return why_unreadable(error)
 
 
 def _features_of(

@@ -213,8 +213,8 @@ def test_json_is_the_only_thing_on_stdout(replace: Callable[[str, Run], None], c
 
 
 def test_what_is_said_is_in_every_json_answer(replace: Callable[[str, Run], None], capsys: Capture) -> None:
-    def run(given: argparse.Namespace) -> Answer:
-        for _ in range(2):
+    def run(_: argparse.Namespace) -> Answer:
+        for _again in range(2):
             say_on_stderr("line 3 is damaged\x1b[2J")
         return Answer(text="", document={"models": [], "warnings": [{"file": "a.mp4", "reason": "odd"}]})
 

@@ -130,7 +130,7 @@ def _taxonomy_leaves(described: Mapping[str, Any], path: Path) -> ClassList:
     return ClassList(names=tuple(leaves), source=where)
 
 
-def _labels(database: Mapping[str, Any], path: Path) -> set[str]:
+def _labels(database: Mapping[str, object], path: Path) -> set[str]:
     """All that the annotations use."""
     found = set()
     for id_, entry in database.items():
