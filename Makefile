@@ -14,6 +14,8 @@ PLACE := $(shell pwd | cksum | cut -d ' ' -f 1)
 PLATFORM_STAMP := $(VENV)/.platform-$(PLACE)
 TEST_STAMP := $(VENV)/.test-$(PLACE)
 PIP_INSTALL := $(RUN) -m pip install --quiet --quiet --disable-pip-version-check -c constraints.txt
+LOWEST := .venv-lowest
+LOWEST_STAMP := $(LOWEST)/.test-$(PLACE)
 
 .PHONY: help
 help: ## List these commands
@@ -34,6 +36,12 @@ test: $(TEST_STAMP) ## All checks and tests, as CI runs them
 .PHONY: test-quick
 test-quick: $(TEST_STAMP) ## Only the tests that need neither a Ray cluster nor much time
 	@$(RUN) -m pytest $(SHARED_OUT) -m "not ray and not slow"
+
+# RAY_AUTH_MODE: the oldest Ray asks for a token only where it is told to.
+.PHONY: test-lowest
+test-lowest: $(LOWEST_STAMP) ## The quick tests and a sweep on the lowest versions in pyproject.toml, in $(LOWEST); by hand
+	@RAY_AUTH_MODE=token $(LOWEST)/bin/python -m pytest $(SHARED_OUT) -m "not ray and not slow"
+	@RAY_AUTH_MODE=token $(LOWEST)/bin/python -m pytest tests/platform_tests/test_sweep.py
 
 .PHONY: mutants
 mutants: $(TEST_STAMP) ## Small wrong changes of the modules that carry the promises: do the tests notice? (ARGS=)
@@ -72,4 +80,14 @@ $(PLATFORM_STAMP): pyproject.toml constraints.txt | $(RUN)
 $(TEST_STAMP): $(PLATFORM_STAMP)
 	@echo "Installing what the tests need into $(VENV)."
 	@$(PIP_INSTALL) -e '.[platform,test]'
+	@touch $@
+
+# Made anew each time pyproject.toml changes: pip does not go back to a lower version of what nobody pins.
+$(LOWEST_STAMP): pyproject.toml tests/lowest.py | $(RUN)
+	@echo "Installing the lowest versions into $(LOWEST): about 7 GB, 4 to 10 minutes."
+	@rm -rf $(LOWEST)
+	@'$(PYTHON)' -m venv $(LOWEST)
+	@'$(PYTHON)' -m tests.lowest >$(LOWEST)/constraints.txt
+	@$(LOWEST)/bin/python -m pip install --quiet --quiet --disable-pip-version-check -c $(LOWEST)/constraints.txt \
+	  -e '.[platform,test,consume,motion,flow,paper,s3,postgres,server]'
 	@touch $@

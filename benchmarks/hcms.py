@@ -324,7 +324,7 @@ def picture_of_steps(point: Point, folder: Path, dataset: Dataset, path: Path, p
     left.set(
         xlabel="step",
         xticks=range(0, shown.shape[1], 2),
-        title="dearest source used (dots: where the evidence is)",
+        title="most expensive source used (dots: where the evidence is)",
     )
     left.set_yticks(range(len(rows)), names, fontsize=7)
     share = np.zeros((len(dataset.classes), 10))
@@ -447,10 +447,10 @@ def document(study: Study) -> Document:
     return {
         "cost_at_quality": {
             f"against {name}, {kind}, {margin_name}": cost_against(
-                points, OURS, rival, margin=margin, is_default=kind == "natural settings"
+                points, OURS, rival, margin=margin, is_default=kind == "default settings"
             )
             for name, rival in rivals.items()
-            for kind in ("all settings", "natural settings")
+            for kind in ("all settings", "default settings")
             for margin_name, margin in (("within half a point", QUALITY_MARGIN), ("not below", 0.0))
         },
         "fusions": every_fusion,
@@ -533,7 +533,7 @@ BENCHMARKS = (
                     f"over {page}": {"choice": f"against {choice}"}
                     for page, choice in (
                         ("10 views, cheapest setting not below it", "10 views, all settings, not below"),
-                        ("10 views, natural settings only", "10 views, natural settings, not below"),
+                        ("10 views, default settings only", "10 views, default settings, not below"),
                         (
                             "the best number of views (16), within half a point",
                             "the best number of views, all settings, within half a point",
@@ -543,8 +543,8 @@ BENCHMARKS = (
                             "the best number of views, all settings, not below",
                         ),
                         (
-                            "the best number of views, natural settings",
-                            "the best number of views, natural settings, not below",
+                            "the best number of views, default settings",
+                            "the best number of views, default settings, not below",
                         ),
                     )
                 },

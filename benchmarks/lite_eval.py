@@ -180,7 +180,7 @@ def document(study: Study) -> Document:
         "cost_at_quality": {
             "all settings": cost_at_quality(runs, OURS, BASELINES, margin=QUALITY_MARGIN),
             "all, not below": cost_at_quality(runs, OURS, BASELINES, margin=0.0),
-            "natural settings": cost_at_quality(
+            "default settings": cost_at_quality(
                 runs, OURS, BASELINES, margin=QUALITY_MARGIN, is_default=True
             ),
             "each seed alone": [
@@ -258,7 +258,7 @@ BENCHMARKS = (
                 "curves",
                 ("trial",),
                 (
-                    Cell("natural_map", "test mAP, natural setting", percent=True),
+                    Cell("natural_map", "test mAP, default setting", percent=True),
                     Cell("best_map", "best test mAP of its curve", percent=True),
                     Cell("best_gflops", "GFLOPs there", only_mean=True, digits=5),
                 ),

@@ -31,8 +31,8 @@ from benchmarks.harness.benchmark import Benchmark, Study
 from benchmarks.harness.document import Layout
 from benchmarks.harness.points import Point, Run, cost_at_quality
 from benchmarks.harness.reported import Document
-from benchmarks.harness.results import Results, Row, Rows
-from benchmarks.harness.tables import Cell, PageTable, Shown, span, table
+from benchmarks.harness.results import Results, Row, Rows, Value
+from benchmarks.harness.tables import Cell, PageTable, Shown, side_by_side, span, table
 from benchmarks.harness.training import Trials
 from paretovid.platform.preparation.prepare import Prepared
 from paretovid.platform.records.trial import read_trial
@@ -359,7 +359,7 @@ def _quality(scores: np.ndarray, targets: np.ndarray, metric: str) -> float:
 
 def _point(points: Sequence[Point], chosen: str) -> Point:
     """The one that `cost_at_quality` names."""
-    return next(point for point in points if f"{point.trial} {point.setting}" == chosen)
+    return next(point for point in points if point.text == chosen)
 
 
 def train(study: Study, trials: Trials) -> list[Run]:
@@ -598,7 +598,7 @@ def percent(values: Any) -> str:
 
 def members_text(results: Results) -> str:
     """Members at some numbers of clips."""
-    counts = (1, 2, 3, 5, 10)
+    counts = MEMBER_CLIPS
     lines = []
     for k, source in enumerate(results.about["pool"]):
         own = results["members"].where(member=k)
@@ -875,6 +875,8 @@ CLAIMS_LAYOUTS = {
     "class_cost": Layout("class_cost.*.*", ("class", "seed")),
     "members_by_class": Layout("members_by_class.*", ("class",), unzip="member"),
 }
+MEMBER_CLIPS = (1, 2, 3, 5, 10)
+"""At which members are shown."""
 ALPHA_ROWS: dict[str, dict[str, Any]] = {
     f"{alpha:g}": {"alpha": alpha} for alpha in (0.0, 5e-4, 5e-3, 0.05, 0.2, OWN, 1.0, 2.0)
 }
@@ -906,6 +908,51 @@ def page_b(name: str, metric: str) -> PageTable:
         (*cells, None, Cell("cost_ratio", percent=True)),
         elsewhere=tuple(line for line, (other, _) in PAGE_B.items() if other != name),
     )
+
+
+PAGE_TAGS = (
+    "the label of each step (`backbones.training.labels=trimmed`)",
+    "their videos' labels (`labels=video`)",
+)
+"""Line of the page, of each way to train members where a video has several labels."""
+
+
+def page_tags(number: int) -> PageTable:
+    """The line of one of `PAGE_TAGS`."""
+    members = [tuple(Cell(f"map.{clips}.{k}", percent=True) for k in range(4)) for clips in (3, 10)]
+    return PageTable(
+        "| members learn from |",
+        _members_and_choice,
+        {PAGE_TAGS[number]: {}},
+        (*members, None, Cell("map", percent=True)),
+        elsewhere=(PAGE_TAGS[1 - number],),
+    )
+
+
+def _members_and_choice(results: Results) -> Rows:
+    """Every member at every number of clips, as one row; and what is chosen with any clips, a row per seed."""
+    of_member = side_by_side(results["members"], ("member",), "clips")
+    rows = [{"pool": "", **row} for row in of_member.rows]
+    chosen = results["quality_at_cost"].where(choice="any clips, not below")
+    return Rows((*side_by_side(Rows(tuple(rows)), ("pool",), "member").rows, *chosen.rows))
+
+
+def shares_of_largest(results: Results) -> Rows:
+    """Seconds and GFLOPs of every way as shares of those of `l` in memory; on demand is beside the same in memory."""
+    rows: dict[str, dict[str, Value]] = {}
+    (largest,) = results["ways"].where(way="l alone").rows
+    for row in results["ways"].rows:
+        way, _, where = str(row["way"]).rpartition(", ")
+        way, where = (way, where) if where in ("in memory", "on demand") else (str(row["way"]), "in memory")
+        mine = rows.setdefault(way, {"way": way})
+        mine["gflops"] = float(row["gflops"]) / float(largest["gflops"])
+        mine[f"compute {where}"] = float(row["compute"]) / float(largest["compute"])
+        mine[f"decoded {where}"] = _seconds(row) / _seconds(largest)
+    return Rows(tuple(rows.values()))
+
+
+def _seconds(row: Row) -> float:
+    return float(row["compute"]) + float(row["decode"])
 
 
 def of_pool(
@@ -975,6 +1022,18 @@ BENCHMARKS = (
         ),
         page_tables=(
             PageTable(
+                "| member | GFLOPs per clip |",
+                lambda results: side_by_side(results["members"], ("member",), "clips"),
+                {name: {"member": k} for k, name in enumerate(("xs", "s", "m", "l"))},
+                (
+                    Cell("gflops.1"),
+                    *(
+                        tuple(Cell(f"{metric}.{clips}", percent=True) for metric in ("top1", "map"))
+                        for clips in MEMBER_CLIPS
+                    ),
+                ),
+            ),
+            PageTable(
                 "| alpha | top-1: mean over theta |",
                 lambda results: gains(results["against_random"]),
                 ALPHA_ROWS,
@@ -1033,6 +1092,7 @@ BENCHMARKS = (
         *TAGGED,
         "backbones.training.labels=trimmed",
         metric="map",
+        page_tables=(page_tags(0),),
     ),
     of_pool(
         "tags_video_labels",
@@ -1041,6 +1101,7 @@ BENCHMARKS = (
         *TAGGED,
         "backbones.training.labels=video",
         metric="map",
+        page_tables=(page_tags(1),),
     ),
     of_pool("harder", "model selection on smaller and fainter digits", TAGS, "data.spread=1.0"),
     of_pool("seen", "a pool that has seen every training video", SEEN, "backbones.training.video_share=1.0"),
@@ -1070,6 +1131,31 @@ BENCHMARKS = (
         page="model_selection.md",
         layouts={"ways": Layout("ways.*", ("way",))},
         shown=(latency_text,),
+        page_tables=(
+            PageTable(
+                "| | GFLOPs | computing, in memory |",
+                shares_of_largest,
+                {
+                    **{f"{name} alone": {"way": f"{name} alone"} for name in ("xs", "m", "l")},
+                    **{
+                        way: {"way": way}
+                        for way in (
+                            "selected, alpha 0.2, theta 0.3",
+                            "selected, alpha 1, theta 0.5",
+                            "selected, alpha 1, theta 0.25",
+                        )
+                    },
+                },
+                (
+                    Cell("gflops", percent=True),
+                    *(
+                        Cell(f"{what} {where}", percent=True)
+                        for where in ("in memory", "on demand")
+                        for what in ("compute", "decoded")
+                    ),
+                ),
+            ),
+        ),
         draw=draw_ways,
     ),
 )

@@ -18,10 +18,10 @@ from safetensors.torch import load_file
 
 from benchmarks.harness.benchmark import Benchmark, Study
 from benchmarks.harness.document import Layout
-from benchmarks.harness.points import Point, Run
+from benchmarks.harness.points import Point, Run, setting_text
 from benchmarks.harness.reported import Document
 from benchmarks.harness.results import Results
-from benchmarks.harness.tables import Cell, PageTable, Shown, interval, span, table
+from benchmarks.harness.tables import Cell, PageTable, Shown, interval, side_by_side, span, table
 from paretovid.platform.preparation.prepare import Prepared
 from paretovid.platform.records.trial import read_scores
 from paretovid.platform.registry.localization_plot import draw_timeline
@@ -108,7 +108,7 @@ def against_motion(runs: Sequence[Run]) -> list[dict[str, Any]]:
         rows.append(
             {
                 "share": share,
-                "chosen": f"{chosen[0].trial.rpartition('-')[0]} {chosen[0].setting}",
+                "chosen": setting_text(chosen[0].trial.rpartition("-")[0], chosen[0].setting),
                 "map": [p.test.qualities[MAP] for p in chosen],
                 "motion_map": [p.test.qualities[MAP] for p in rivals],
                 "difference": [
@@ -462,6 +462,7 @@ def draw_all(study: Study, document: Document, folder: Path) -> None:
 AGAINST_MOTION = tuple(Cell(name, percent=True) for name in ("map", "motion_map", "difference", "cost_ratio"))
 QUALITIES = (MAP, "map_iou_0.1", "map_iou_0.3", "map_iou_0.5", "map_iou_0.7", "map", "usage")
 DEFAULT_CELLS = tuple(Cell(name, percent=True) for name in QUALITIES)
+PAGE_PLACES = (0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 CLIPS = tuple(Cell(name) for name in ("disparity", "rgb", "motion", "asks_motion"))
 BENCHMARKS = (
     Benchmark(
@@ -490,7 +491,7 @@ BENCHMARKS = (
             ),
             against_random_text,
             Shown(
-                "trial, natural setting", "natural", ("trial",), (*DEFAULT_CELLS, Cell("gflops", "GFLOPs"))
+                "trial, default setting", "natural", ("trial",), (*DEFAULT_CELLS, Cell("gflops", "GFLOPs"))
             ),
             Shown(
                 "evaluator", "evaluators", ("trial",), tuple(Cell(name, percent=True) for name in EVALUATORS)
@@ -530,6 +531,35 @@ BENCHMARKS = (
                     "plain background": {"kind": "plain"},
                 },
                 CLIPS,
+            ),
+            PageTable(
+                "| | 0.2 | 0.4 |",
+                lambda results: side_by_side(results["against_random"], ("trial", "seed"), "position"),
+                {
+                    **{f"beta {beta:g}": {"trial": f"soft-{beta:g}"} for beta in BETAS},
+                    "RGB differences, beta 0.3": {"trial": "difference-0.3"},
+                },
+                tuple(Cell(f"difference.{place:g}", percent=True) for place in PAGE_PLACES),
+            ),
+            PageTable(
+                "| beta | of action |",
+                lambda results: side_by_side(results["pseudo_labels"], ("trial", "seed"), "kind"),
+                {f"{beta:g}": {"trial": f"soft-{beta:g}"} for beta in (0.4, 0.7, 0.9)},
+                (
+                    *(Cell(f"to_motion.{kind}", percent=True) for kind in KINDS),
+                    tuple(Cell(f"confidence.{kind}") for kind in KINDS),
+                ),
+            ),
+            PageTable(
+                "| same detections, theta = 0.5 |",
+                "evaluators",
+                {
+                    "appearance only": {"trial": "appearance-only"},
+                    "flow only": {"trial": "motion-only"},
+                    "two streams": {"trial": "two-stream"},
+                    "selection, beta 0.4": {"trial": "soft-0.4"},
+                },
+                tuple(Cell(name, percent=True) for name in ("thumos", "thumos_11_point", "activitynet")),
             ),
         ),
         draw=draw_all,

@@ -9,6 +9,7 @@ import contextlib
 import gc
 import logging
 import os
+import re
 import secrets
 import socket
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +23,11 @@ from paretovid.trainables.plugins.catalog import VARIABLE
 
 LOCAL = "local"
 ANSWER_SECONDS = 5.0
+
+TOKENS_SINCE = (2, 52)
+"""The first version of Ray that can ask for a token."""
+TOKENS_UNASKED_SINCE = (2, 59)
+"""The first one that does so in every local cluster, also where RAY_AUTH_MODE is unset."""
 
 CLUSTER_ENVIRONMENT: Mapping[str, str] = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -71,7 +77,8 @@ def connect(
         py_modules: folders of packages to send to workers that have not installed them.
 
     If this process is connected to Ray already, that connection is used and left as it is; inside of
-    `connected_once` it lasts until that ends. Raises `ConnectionError` if Ray cannot be started or reached.
+    `connected_once` it lasts until that ends. Raises `ConnectionError` if Ray cannot be started or reached, or would
+    run what anybody sends.
     """
     if ray.is_initialized():
         yield _describe(address)
@@ -109,6 +116,7 @@ def _connection(
     object_store_megabytes: int | None,
     py_modules: Sequence[str],
 ) -> Iterator[Cluster]:
+    check_asks_for_a_token(address)
     if address == LOCAL:
         _choose_token()
     else:
@@ -165,12 +173,37 @@ def check_answers(address: str, seconds: float = ANSWER_SECONDS) -> None:
         raise ConnectionError(f"Ray ({given}): nobody answers there: {error}") from error
 
 
+def check_asks_for_a_token(address: str = LOCAL) -> None:
+    """Raises `ConnectionError` for a version of Ray that would let everybody in: its ports listen on all interfaces.
+
+    Arguments:
+        address: of a cluster that is there already only the version counts, as its nodes have their own RAY_AUTH_MODE.
+    """
+    version = tuple(int(number) for number in re.findall(r"\d+", ray.__version__)[:2])
+    danger = "whoever reaches its ports runs code on this machine"
+    if version < TOKENS_SINCE:
+        raise ConnectionError(
+            f"Ray {ray.__version__} knows no tokens: {danger}. "
+            f"Install {_written(TOKENS_SINCE)} or newer, best {_written(TOKENS_UNASKED_SINCE)}"
+        )
+    if address == LOCAL and version < TOKENS_UNASKED_SINCE and not os.environ.get("RAY_AUTH_MODE"):
+        raise ConnectionError(
+            f"Ray {ray.__version__} asks for a token only where it is told to: otherwise {danger}. "
+            "Set RAY_AUTH_MODE=token in the environment before the command starts, or install "
+            f"{_written(TOKENS_UNASKED_SINCE)} or newer"
+        )
+
+
+def _written(version: tuple[int, int]) -> str:
+    return "Ray " + ".".join(map(str, version))
+
+
 def _choose_token() -> None:
     """Gives this process a token for its clusters, unless the user has given one.
 
     Without it Ray keeps one in ~/.ray, readable for all, and fails where that cannot be written. It stays for
     the life of the process, as Ray reads it once. RAY_AUTH_MODE is left alone: where it is unset, Ray turns
-    token mode on itself, and only it can do so after it was imported.
+    token mode on itself (`check_asks_for_a_token`), and only it can do so after it was imported.
     """
     if not (os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")):
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)

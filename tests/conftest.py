@@ -300,8 +300,9 @@ def database(postgres: PostgresServer) -> str:
 
 
 @pytest.fixture
-def no_plugins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """The test begins and ends without plug-ins, in a folder of its own."""
+def no_plugins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[], None]]:
+    """The test begins and ends without plug-ins, in a folder of its own. Gives a function that forgets all that this
+    process has imported since: what is called next finds what a new process does."""
     from paretovid.trainables.backbones import catalog as backbones
     from paretovid.trainables.data.readers.catalog import READERS
     from paretovid.trainables.method import METHODS
@@ -309,24 +310,29 @@ def no_plugins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None
 
     backbones.all_components()  # what registers itself when it is imported does so once
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv(plugins.VARIABLE, raising=False)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    for name in ("_used", "_importing", "_registered_in"):
-        monkeypatch.setattr(plugins, name, type(getattr(plugins, name))())
-    for catalog in (METHODS, backbones.BACKBONES, READERS):
-        for name in ("_entries", "_values"):
-            monkeypatch.setattr(catalog, name, dict(getattr(catalog, name)))
-        monkeypatch.setattr(catalog, "_has_installed", False)
-    monkeypatch.setattr(backbones, "_known", dict(backbones._known))
-    before = set(sys.modules)
-    plugins.installed_entries.cache_clear()
-    yield
-    plugins.installed_entries.cache_clear()
-    plugins.plugin_digest.cache_clear()
+    path, modules, components = [*sys.path], set(sys.modules), dict(backbones._known)
+    catalogs = (METHODS, backbones.BACKBONES, READERS)
+    own = [(each, name, dict(getattr(each, name))) for each in catalogs for name in ("_entries", "_values")]
+
+    def forget() -> None:
+        monkeypatch.delenv(plugins.VARIABLE, raising=False)
+        monkeypatch.setattr(sys, "path", [*path])
+        for name in ("_used", "_importing", "_registered_in"):
+            monkeypatch.setattr(plugins, name, type(getattr(plugins, name))())
+        for catalog, name, entries in own:
+            monkeypatch.setattr(catalog, name, dict(entries))
+            monkeypatch.setattr(catalog, "_has_installed", False)
+        monkeypatch.setattr(backbones, "_known", dict(components))
+        plugins.installed_entries.cache_clear()
+        plugins.plugin_digest.cache_clear()
+        for name in set(sys.modules) - modules:
+            if (getattr(sys.modules[name], "__file__", None) or "").startswith(str(tmp_path)):
+                del sys.modules[name]
+
+    forget()
+    yield forget
+    forget()
     os.environ.pop(plugins.VARIABLE, None)
-    for name in set(sys.modules) - before:
-        if (getattr(sys.modules[name], "__file__", None) or "").startswith(str(tmp_path)):
-            del sys.modules[name]
 
 
 @pytest.fixture

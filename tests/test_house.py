@@ -30,7 +30,7 @@ LOOSE_MAPPINGS = {
     "trainables/catalog.py": 2,
     "trainables/config.py": 1,
     "trainables/cost.py": 2,
-    "trainables/data": 18,
+    "trainables/data": 14,
     "trainables/layers": 2,
     "trainables/method.py": 1,
     "trainables/methods": 1,
@@ -82,6 +82,7 @@ def test_files_and_functions_fit_a_reader() -> None:
 def test_a_file_of_a_home_is_named_by_its_owner() -> None:
     assert house.spelled_names(ROOT) == []
     assert house.idle_owners(ROOT) == []
+    assert house.joined_by_hand(ROOT) == []
 
 
 def test_loose_mappings_do_not_rise() -> None:
@@ -255,6 +256,18 @@ def test_a_file_name_is_seen_but_at_its_owner_and_in_a_docstring(tree: Tree) -> 
     assert house.spelled_names(root) == ["platform/cli/main.py:3: '*/result.json'"]
 
 
+def test_a_file_name_that_is_not_listed_is_seen_but_where_files_of_others_are_read(tree: Tree) -> None:
+    new = 'NAMES = "x/new.json", "of a.json", ".json"'
+    root = tree({"trainables/data/set.py": new, "trainables/data/readers/theirs.py": new})
+    assert house.spelled_names(root) == ["trainables/data/set.py:1: 'x/new.json'"]
+
+
+def test_a_folder_of_a_home_that_is_joined_by_hand_is_seen(tree: Tree) -> None:
+    text = 'def f(home):\n    return home.root / "features", home.root / "other"'
+    root = tree({"platform/cli/main.py": text, "platform/storage/home.py": text})
+    assert house.joined_by_hand(root) == ["platform/cli/main.py:2: home.root / 'features'"]
+
+
 def test_loose_mappings_are_counted(tree: Tree) -> None:
     text = "def f(x: dict[str, Any], y: Mapping[str, Any]) -> dict[str, int]: ..."
     root = tree({"platform/cli/main.py": text, "trainables/trial.py": "x = 1"})
@@ -267,11 +280,14 @@ def test_loose_mappings_are_counted(tree: Tree) -> None:
         "from optuna.storages.journal._file import lock",
         "def f():\n    import ray._private.state",
         "import optuna\ndef f(study):\n    return study._storage",
+        "def f(study):\n    return study._storage",
         "import mlflow\ndef f(run):\n    return getattr(run, '_client')",
+        "from torch.nn.modules.batchnorm import _BatchNorm",
     ],
 )
 def test_a_private_name_is_seen_but_in_its_adapter(tree: Tree, text: str) -> None:
     harmless = "import optuna\nclass A:\n    def f(self, x):\n        return self._x, x.__name__"
+    harmless += "\nfrom sqlalchemy import __version__"
     adapter = house.ADAPTERS["optuna"][0]
     root = tree({"platform/sweeps/sweep.py": text, "platform/cli/main.py": harmless})
     assert len(house.private_names(root)) == 1
@@ -301,6 +317,7 @@ def test_a_former_word_is_seen_in_names_keys_and_sentences_but_not_in_what_a_lib
             "platform/a.py": code,
             "search_spaces/search/b.yaml": "tell_swept: false\n",
             "docs/c.md": "put\naway",
+            "benchmarks/d.md": "mended",
         }
     )
     assert words.former_names(root) == [
@@ -312,8 +329,10 @@ def test_a_former_word_is_seen_in_names_keys_and_sentences_but_not_in_what_a_lib
         "search_spaces/search/b.yaml:1: tell_swept: report, notify or send",
     ]
     assert words.former_words(root) == [
+        "platform/a.py: natural setting: default setting",
         "platform/a.py: dearest: (most) expensive",
         "platform/a.py: sign of life: heartbeat",
         "search_spaces/search/b.yaml: tell_swept: report_all_points",
         "docs/c.md: put away: discarded",
+        "benchmarks/d.md: mended: repaired, repairs",
     ]

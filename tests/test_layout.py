@@ -174,6 +174,7 @@ def test_the_pickling_helper_sees_it(code: str) -> None:
     assert list(pickling(ast.parse(code)))
 
 
+@pytest.mark.slow
 def test_nothing_reads_or_writes_pickles() -> None:
     for harmless in ("np.load('x', allow_pickle=False)", "torch.load('x', weights_only=True)"):
         assert not list(pickling(ast.parse(harmless)))
@@ -200,6 +201,7 @@ def test_every_relative_link_in_the_documents_resolves() -> None:
     assert broken == []
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_every_module_and_every_data_file(tmp_path: Path) -> None:
     copy = tmp_path / "repository"
     for path in repository_files():

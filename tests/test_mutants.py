@@ -107,6 +107,7 @@ def test_tests_of_a_line_come_the_quickest_first() -> None:
     assert known.of(2) == ["quick", "slow"] and known.of(4) == []
 
 
+@pytest.mark.slow
 def test_the_table_names_modules_and_tests_that_are_there() -> None:
     table = read_table()
     assert len(table.tests) >= 16

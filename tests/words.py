@@ -56,11 +56,14 @@ SENTENCES: Mapping[str, str] = {
     r"innocent|guilty": "infrastructure failure, counted failure",
     r"the same command goes on": "the same command resumes",
 }
-"""A pattern to what is written instead, in docstrings, comments, YAML and the pages of `docs/`."""
+"""A pattern to what is written instead, in docstrings, comments, other texts of the code, YAML and all pages."""
 
 _LOOSE = [pattern.replace("_", " ") for pattern in SENTENCES]
 
+PAGES = ("*.md", "docs/*.md", "benchmarks/*.md", "examples/**/*.md")
 PAGES_OF_FORMER_NAMES = ("docs/moved_modules.md",)
+NOT_YET: Mapping[str, tuple[str, ...]] = {"benchmarks/durability.md": ("set aside", "mended")}
+"""Pages that have still to lose a word. May only shrink."""
 OWN_FILES = ("tests/words.py", "tests/test_house.py")
 """They have to spell the words."""
 
@@ -84,7 +87,7 @@ def former_words(root: Path) -> list[str]:
     texts = [(path, "\n".join(_prose(source))) for path, source in sources if _may_have_one(source)]
     pages = [
         *_files(root, "*.yaml"),
-        *(p.relative_to(root).as_posix() for p in [*root.glob("docs/*.md"), *root.glob("*.md")]),
+        *(p.relative_to(root).as_posix() for each in PAGES for p in root.glob(each)),
     ]
     texts += [
         (path, (root / path).read_text(encoding="utf-8"))
@@ -96,6 +99,7 @@ def former_words(root: Path) -> list[str]:
         for path, text in texts
         for pattern, instead in SENTENCES.items()
         for match in re.finditer(rf"\b(?:{pattern})\b", re.sub(r"\s+", " ", text), re.IGNORECASE)
+        if match[0] not in NOT_YET.get(path, ())
     ]
 
 
@@ -137,10 +141,11 @@ def _may_have_one(source: str) -> bool:
 
 
 def _prose(source: str) -> Iterator[str]:
-    """Docstrings, those of fields among them, comments, and names of tests."""
+    """Docstrings, those of fields among them, other texts of several words, comments, and names of tests."""
     for node in ast.walk(ast.parse(source)):
         match node:
-            case ast.Expr(value=ast.Constant(value=str(text))):
+            # A single word may be a name that something else has, a setting before it was renamed for example.
+            case ast.Constant(value=str(text)) if " " in text.strip():
                 yield text
             case ast.FunctionDef(name=name) if name.startswith("test_"):
                 yield name.replace("_", " ")

@@ -93,7 +93,9 @@ def save_tensors(
     path.touch()
     mode = stat.S_IMODE(path.stat().st_mode)
     save_file(dict(tensors), path, None if metadata is None else dict(metadata))
-    path.chmod(mode)
+    # Before 0.8 safetensors writes into the file that is there, which only its owner could change the mode of.
+    if stat.S_IMODE(path.stat().st_mode) != mode:
+        path.chmod(mode)
 
 
 @final

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,12 +36,22 @@ class Point:
         return dict(self.record.inference_knobs)
 
     @property
+    def text(self) -> str:
+        """Its trial and setting, as tables name it."""
+        return setting_text(self.trial, self.setting)
+
+    @property
     def val(self) -> Metrics:
         return self.record.val
 
     @property
     def test(self) -> Metrics:
         return self.record.test
+
+
+def setting_text(trial: str, setting: Mapping[str, Any]) -> str:
+    """`TRIAL KNOB=VALUE KNOB=VALUE`, for a cell of a table."""
+    return " ".join([trial, *(f"{name}={value}" for name, value in setting.items())])
 
 
 def points_of(folder: Path, *, keeps_caps: bool = False) -> list[Point]:
@@ -162,10 +172,10 @@ def cost_against(
     return [
         {
             "reached_on_val": bool(good),
-            "baseline": f"{them.trial} {them.setting}",
+            "baseline": them.text,
             f"baseline_{metric}": them.test.numbers()[metric],
             "baseline_gflops": them.test.gflops,
-            "chosen": f"{point.trial} {point.setting}",
+            "chosen": point.text,
             metric: point.test.numbers()[metric],
             "gflops": point.test.gflops,
             f"{metric}_difference": point.test.numbers()[metric] - them.test.numbers()[metric],

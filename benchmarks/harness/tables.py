@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from benchmarks.harness.results import Results, Rows, Value
+from benchmarks.harness.results import Results, Row, Rows, Value
 
 
 def interval(values: Iterable[float]) -> tuple[float, float, float]:
@@ -67,11 +67,11 @@ class Cell:
             values = [a - b for a, b in zip(values, rivals, strict=True)]
         return values
 
-    def numbers(self, group: Rows, everything: Rows) -> tuple[float, float, float]:
-        """Mean, low and high, in points where the cell is."""
-        mean, low, high = interval(self.values(group, everything))
+    def numbers(self, group: Rows, everything: Rows) -> tuple[float, ...]:
+        """Mean, low and high, in points where the cell is; nothing where no row has the column."""
+        values = self.values(group, everything)
         scale = 100 if self.percent else 1
-        return scale * mean, scale * low, scale * high
+        return tuple(scale * each for each in interval(values)) if values else ()
 
     def text(self, group: Rows, everything: Rows) -> str:
         """The cell; empty where no row has the column."""
@@ -135,6 +135,7 @@ def _word(value: Value) -> str:
 
 
 _NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e-?\d+)?")
+_WITHOUT_BRACKETS = str.maketrans("()", "  ")
 _REMARK = re.compile(r"\([^)]*\)")
 
 
@@ -148,14 +149,19 @@ class PageTable:
     """Its name, or what makes it of the others."""
     rows: Mapping[str, Mapping[str, Value]]
     """The page's name of a line to what its rows have in common. All lines of the page's table."""
-    cells: tuple[Cell | None, ...]
-    """Of the columns after the first; None: not of these results. Remarks in round brackets are not compared."""
+    cells: tuple[Cell | tuple[Cell, ...] | None, ...]
+    """Of the columns after the first; None: not of these results. Remarks in round brackets are not compared. Several
+    cells are the means that one column gives, one after the other, in brackets or not."""
     elsewhere: tuple[str, ...] = ()
-    """Lines that another declaration has."""
+    """Lines that another declaration has, or that have no figures."""
+    below: str = ""
+    """The heading after which it is looked for, where two tables of a page begin alike."""
+    named_by: int = 1
+    """How many columns, from the first on, name a line."""
 
     def differences(self, page: str, results: Results) -> list[str]:
         """What the page says otherwise; each number is compared to the digits that the page gives."""
-        lines = _lines_below(page, self.header)
+        lines = _lines_below(page, self.header, self.below, self.named_by)
         everything = results[self.table] if isinstance(self.table, str) else self.table(results)
         found = [f"no table begins with {self.header!r}"] if not lines else []
         found += [f"the page lacks a line {name!r}" for name in self.rows if name not in lines]
@@ -170,30 +176,58 @@ class PageTable:
                 found.append(f"{name}: no such rows in the results")
                 continue
             for cell, text in zip(self.cells, texts, strict=True):
-                if cell is not None:
+                if isinstance(cell, Cell):
                     found += _wrong(name, cell, text, cell.numbers(group, everything))
+                elif cell is not None:
+                    means = [mean for each in cell for mean in each.numbers(group, everything)[:1]]
+                    found += _wrong(name, cell[0], text.translate(_WITHOUT_BRACKETS), means)
         return found
 
+    def begins_at(self, page: str) -> int | None:
+        """The number of its first line in the page, from 0; None if it is not there."""
+        return _begin(page, self.header, self.below)
 
-def _lines_below(page: str, header: str) -> dict[str, list[str]]:
-    """A page's table: first cell of each line to the others, without emphasis."""
+
+def side_by_side(rows: Rows, by: Sequence[str], across: str) -> Rows:
+    """A row for each group, in which a column stands once for each value of `across`, as `COLUMN.VALUE`."""
+    found: list[Row] = []
+    for key, group in rows.groups(by).items():
+        wide = dict(zip(by, key, strict=True))
+        for row in group.rows:
+            place = _word(row[across])
+            wide |= {f"{name}.{place}": value for name, value in row.items() if name not in (*by, across)}
+        found.append(wide)
+    return Rows(tuple(found))
+
+
+def _begin(page: str, header: str, below: str) -> int | None:
     lines = page.splitlines()
-    start = next((i for i, line in enumerate(lines) if line.startswith(header)), None)
+    first = lines.index(below) if below in lines else 0
+    return next((i for i, line in enumerate(lines) if i >= first and line.startswith(header)), None)
+
+
+def _lines_below(page: str, header: str, below: str, named_by: int) -> dict[str, list[str]]:
+    """A page's table: what names each line to its other cells, without emphasis."""
+    start = _begin(page, header, below)
     found: dict[str, list[str]] = {}
     before = ""
-    for line in lines[start + 2 :] if start is not None else []:
+    for line in page.splitlines()[start + 2 :] if start is not None else []:
         if not line.startswith("|"):
             break
         name, *cells = (cell.strip() for cell in line.replace("**", "").strip().strip("|").split("|"))
         before = name or before
-        found[name or f"{before} {cells[0]}"] = cells
+        # A line without a name is another of the one above, and is told from it by its next cell.
+        named = " ".join([before, *cells[: named_by - 1]]) if name else f"{before} {cells[0]}"
+        found[named] = cells[named_by - 1 :]
     return found
 
 
 def _wrong(name: str, cell: Cell, text: str, expected: Sequence[float]) -> list[str]:
     numbers = _NUMBER.findall(_REMARK.sub("", text))
-    if not numbers:
-        return [f"{name}, {cell.name}: no number in {text!r}"]
+    if not text and not expected:
+        return []
+    if not numbers or not expected:
+        return [f"{name}, {cell.name}: no number in {text!r}, or none in the results"]
     wrong = []
     for said, value in zip(numbers, expected, strict=False):
         digits = len(said.partition(".")[2])

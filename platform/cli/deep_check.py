@@ -20,9 +20,12 @@ from paretovid.platform.storage.home import MODEL_FILE, Home, TrialPaths
 from paretovid.trainables.backbones.catalog import load_backbone
 from paretovid.trainables.documents import check_readable
 from paretovid.trainables.errors import DataError, ParetovidError
-from paretovid.trainables.evaluation.results import SPLITS
+from paretovid.trainables.evaluation.metrics import mean_average_precision
+from paretovid.trainables.evaluation.results import MAP, SPLITS, Split, TrialResult
 from paretovid.trainables.features.store import FeatureStore
 
+_ROUNDING = 1e-5
+"""Scores are kept in single precision."""
 _Job = tuple[str, Callable[[], object]]
 
 
@@ -52,11 +55,10 @@ def _bucket_jobs(home: Home) -> Iterator[_Job]:
 
 
 def _folder_jobs(home: Home) -> Iterator[_Job]:
-    for folder in sorted((home.root / "features").glob("*/*@*/")):
+    for folder in home.feature_folders():
         yield f"features {folder.name}", partial(FeatureStore.open, folder, check_all=True)
-    for folder in sorted((home.root / "backbones").glob("*/*/")):
-        if not folder.name.startswith("."):
-            yield f"backbone {folder.name}", partial(load_backbone, folder)
+    for folder in home.backbone_folders():
+        yield f"backbone {folder.name}", partial(load_backbone, folder)
     for sweep in map(home.sweep, home.sweep_names()):
         for trial in sweep.with_result():
             yield f"{sweep.name}/{trial.name}", partial(_check_trial, trial)
@@ -66,13 +68,22 @@ def _check_trial(trial: TrialPaths) -> None:
     """Raises `DataError` or `NonFiniteError` for what cannot be read or does not fit together."""
     result = read_trial(trial.folder)
     for split in SPLITS:
-        scores = read_scores(trial.folder, split)
-        if len(scores.scores) != len(result.points):
-            raise DataError(
-                f"{trial.scores} has scores of {len(scores.scores)} points, the result {len(result.points)}",
-                "Remove the trial's folder; `paretovid resume` runs the trial again.",
-            )
+        _check_figures(trial, result, split)
     _check_weights(trial.folder / MODEL_FILE)
+
+
+def _check_figures(trial: TrialPaths, result: TrialResult, split: Split) -> None:
+    """Raises `DataError` where the result says something else than what its scores give."""
+    scores = read_scores(trial.folder, split, result)
+    for point, answers, gflops in zip(result.points, scores.scores, scores.gflops, strict=True):
+        said = point.on(split).numbers()
+        measured = {MAP: mean_average_precision(answers, scores.targets), "gflops": float(gflops.mean())}
+        for name, value in measured.items():
+            if not np.isclose(said[name], value, rtol=_ROUNDING, atol=_ROUNDING):
+                raise DataError(
+                    f"{trial.result}: {point.id} has {name} {said[name]:.6g} on {split}, its scores give {value:.6g}",
+                    "Remove the trial's folder; `paretovid resume` runs the trial again.",
+                )
 
 
 def _check_weights(path: Path) -> None:

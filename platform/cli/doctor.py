@@ -128,6 +128,7 @@ def _codecs() -> Iterator[Check]:
 def _ray() -> Iterator[Check]:
     address = os.environ.get("RAY_ADDRESS")
     yield Check(name="RAY_ADDRESS", state="ok", found=address or "not set")
+    yield from _ray_tokens(address)
     if os.environ.get("RAY_TRAIN_V2_ENABLED") == "0":
         repair = "unset RAY_TRAIN_V2_ENABLED; trials with several workers need Ray Train's second version."
         yield Check(name="ray train", state="fail", found="RAY_TRAIN_V2_ENABLED=0", repair=repair)
@@ -143,6 +144,18 @@ def _ray() -> Iterator[Check]:
         )
     if not address:
         yield _shared_memory()
+
+
+def _ray_tokens(address: str | None) -> Iterator[Check]:
+    try:
+        from paretovid.infra.ray_cluster import LOCAL, check_asks_for_a_token
+
+        check_asks_for_a_token(address or LOCAL)
+    except ImportError:
+        return  # reported by _packages
+    except ConnectionError as error:
+        found, _, repair = str(error).partition(". ")
+        yield Check(name="ray tokens", state="fail", found=found, repair=f"{repair}.")
 
 
 def _cluster(home: str | None, overrides: Sequence[str]) -> Iterator[Check]:
@@ -271,7 +284,10 @@ def _moved(home: Home) -> Check | None:
     if not places.is_moved:
         return None
     found = f"{home.mlflow_database} says that artifacts lie in {places.recorded}"
-    repair = "paretovid finds them here all the same; for MLflow alone, type once: paretovid relocate"
+    repair = (
+        "paretovid finds them here all the same; for MLflow alone, type once: paretovid relocate"
+        + home.in_commands
+    )
     return Check(name="mlflow store", state="warn", found=found, repair=repair)
 
 

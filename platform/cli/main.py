@@ -18,12 +18,15 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from paretovid import __version__
 from paretovid.platform.cli import commands
 from paretovid.platform.console.printable import printable, printable_message
+from paretovid.platform.console.shell import with_home
+from paretovid.platform.console.warnings import said_meanwhile
 from paretovid.platform.storage.faults import infrastructure_fault
+from paretovid.trainables.documents import JsonObject, JsonValue
 from paretovid.trainables.errors import ParetovidError, UsageError
 from paretovid.trainables.redaction.texts import redact_logs, redacted, redacted_traceback
 from paretovid.trainables.redaction.urls import without_urls
@@ -63,28 +66,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     redact_logs()
     try:
         args = parse(typed)
-        with warnings.catch_warnings(), _stdout_only_for_results(args.json):
+        with warnings.catch_warnings(), said_meanwhile() as said, _stdout_only_for_results(args.json):
             if not debug:
                 # Other packages' notes to their developers; a user can do nothing about them.
                 warnings.simplefilter("ignore", FutureWarning)
             answer = args.run(args)
-        print(_to_json(answer.document) if args.json else printable(answer.text, keep="\n"), flush=True)
+        if args.json:
+            print(_to_json(_with_warnings(answer.document, said)), flush=True)
+        else:
+            print(printable(answer.text, keep="\n"), flush=True)
         return int(answer.exit_status)
     except KeyboardInterrupt as error:
         reason = getattr(error, "reason", "interrupted")
         hint = getattr(error, "hint", "") or "What was finished is kept; the same command reuses it."
-        _report(reason, hint, debug)
+        _report(reason, hint, typed)
         return int(getattr(error, "exit_status", 130))
     except BrokenPipeError:
         # The reader (`| head`) has left; Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
     except ParetovidError as error:
-        _report(error.message, error.hint, debug)
+        _report(error.message, error.hint, typed)
         return error.exit_status
     except Exception as error:
         message, hint = _explain_unexpected(error)
-        _report(message, hint, debug)
+        _report(message, hint, typed)
         return 1
 
 
@@ -336,12 +342,21 @@ def _seed(text: str) -> int:
     return int(text)
 
 
+def _with_warnings(document: JsonObject, said: Sequence[str]) -> JsonObject:
+    """The document with `warnings`, an object with `file` and `reason` each. Those of no one video have no file."""
+    known = cast("list[JsonValue]", document.get("warnings", []))
+    return {**document, "warnings": [*known, *({"file": None, "reason": text} for text in said)]}
+
+
 def _to_json(document: Any) -> str:
     return json.dumps(document, indent=2, allow_nan=False)
 
 
-def _report(message: str, hint: str, debug: bool) -> None:
-    if debug:
+def _report(message: str, hint: str, typed: Sequence[str]) -> None:
+    """Commands that the texts name find the home that was typed, also where the words were wrong otherwise."""
+    home = next((word.partition("=")[2] for word in reversed(typed) if word.startswith("home=")), None)
+    message, hint = (with_home(text, home or None) for text in (message, hint))
+    if "--debug" in typed:
         sys.stderr.write(redacted_traceback())
     with contextlib.suppress(BrokenPipeError):
         print(f"paretovid: {printable_message(redacted(message))}", file=sys.stderr)

@@ -22,7 +22,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from paretovid.platform.storage.urls import check_no_secret
+from paretovid.platform.storage.urls import check_name_is_no_secret, check_no_secret
 from paretovid.search_spaces.schema import (
     FREE_SECTIONS,
     RENAMED,
@@ -311,7 +311,8 @@ def _leaves(node: Any, path: str = "") -> Iterator[str]:
 
 
 def check_name(name: object, setting: str) -> None:
-    """Raises `UsageError` for a name that may not become the name of a folder or of a run."""
+    """Raises `UsageError` for a name that may not become the name of a folder or of a run, or that is a secret."""
+    check_name_is_no_secret(str(name), setting)
     _require(name is not None and bool(_NAME.fullmatch(str(name))), setting, name, _NAME_RULE)
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shlex
+
+_COMMAND = re.compile(r"`(paretovid [^`]*)`")
 
 
 def typed(*words: object) -> str:
@@ -13,3 +16,15 @@ def typed(*words: object) -> str:
 def at_home(home: str | None) -> str:
     """What a printed command needs behind it to find the same home: ` home=FOLDER`, or nothing."""
     return "" if home is None else f" {typed(f'home={home}')}"
+
+
+def with_home(text: str, home: str | None) -> str:
+    """The text, and behind every command of ours that it has between backticks the home that was given."""
+
+    def needs(command: str) -> bool:
+        return "--help" not in command and " home=" not in command
+
+    return _COMMAND.sub(
+        lambda found: f"`{found[1]}{at_home(home)}`" if needs(found[1]) else found[0],
+        text,
+    )

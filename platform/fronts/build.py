@@ -161,12 +161,7 @@ def _with_intervals(
     weights: Any = None
     made: dict[tuple[Path, str], tuple[float, float]] = {}
     for folder, trial in {p.folder: p.trial for p in [*points, *baselines]}.items():
-        scores = read_scores(folder, split)
-        if len(scores.scores) != len(trial.points):
-            raise DataError(
-                f"{folder}: {len(trial.points)} points but scores of {len(scores.scores)}",
-                "Remove the trial's folder and run the sweep again under another name=.",
-            )
+        scores = read_scores(folder, split, trial)
         if weights is None or weights.shape[1] != len(scores.targets):
             weights = resample_weights(len(scores.targets), resample_count, seed)
         for record in trial.points:

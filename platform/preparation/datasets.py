@@ -121,7 +121,7 @@ def upload_data(home: Home, folder: Path) -> Dataset:
     """
     if home.url is None:
         raise UsageError(
-            "this home is a folder, which needs no upload", f"Put the videos into {home.root / 'data'}/NAME."
+            "this home is a folder, which needs no upload", f"Put the videos into {home.data('NAME')}."
         )
     dataset = load_dataset(folder)
     check_name(dataset.name, f"{folder / MANIFEST}: name")

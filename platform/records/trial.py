@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from paretovid.platform.storage.documents import read_json_object
 from paretovid.platform.storage.home import SweepPaths
 from paretovid.trainables.data.dataset import Event
 from paretovid.trainables.documents import check_readable, parse_json, unreadable
-from paretovid.trainables.errors import DataError, UsageError
+from paretovid.trainables.errors import DataError, NonFiniteError, ParetovidError, UsageError
 from paretovid.trainables.evaluation.detection import GroundTruth
 from paretovid.trainables.evaluation.pareto import Reference
 from paretovid.trainables.evaluation.results import RESULT_FILE, SCORES_FILE, SPLITS, TrialResult
@@ -23,6 +24,7 @@ from paretovid.trainables.measurement import MAP
 from paretovid.trainables.outcome import Detection
 
 _OVERLAPS = "map_iou_"
+_DAMAGED = "Remove the trial's folder and run the sweep under another name=."
 
 
 def objective_text(objective: str) -> str:
@@ -103,10 +105,14 @@ def find_trial(folder: Path) -> TrialResult | None:
     return None if document is None else TrialResult.from_json(document, str(folder / RESULT_FILE))
 
 
-def read_scores(folder: Path, split: str) -> Scores:
+def read_scores(folder: Path, split: str, of: TrialResult | None = None) -> Scores:
     """The scores on `val` or `test` of the trial in `folder`.
 
-    Raises `UsageError` for another split, `DataError` if they are damaged.
+    Arguments:
+        of: the trial's result, where it is known: they must be of its points and classes.
+
+    Raises `UsageError` for another split, `DataError` if they are damaged, of other shapes, or are such as nobody can
+    measure (a cost below 0), `NonFiniteError` for NaN or infinity in them.
     """
     if split not in SPLITS:
         raise UsageError(f"unknown split: {split!r}", f"Allowed: {', '.join(SPLITS)}.")
@@ -115,18 +121,47 @@ def read_scores(folder: Path, split: str) -> Scores:
     try:
         with safe_open(path, framework="np") as file:
             values = {name: file.get_tensor(f"{split}/{name}") for name in ("scores", "gflops", "targets")}
-            found, ground_truth = _instances(file, split, *values["scores"].shape[:2])
+            arrays = {name: np.asarray(value, dtype=np.float64) for name, value in values.items()}
+            _check_scores(path, split, arrays, of)
+            found, ground_truth = _instances(file, split, *arrays["scores"].shape)
+    except ParetovidError:
+        raise
     except Exception as error:  # safetensors raises its own type, a subclass of Exception
-        raise DataError(
-            f"{path} cannot be read: {error}",
-            "Remove the trial's folder and run the sweep under another name=.",
-        ) from error
-    arrays = {name: np.asarray(value, dtype=np.float64) for name, value in values.items()}
+        raise DataError(f"{path} cannot be read: {error}", _DAMAGED) from error
     return Scores(**arrays, detections=found, ground_truth=ground_truth)
 
 
+def _check_scores(path: Path, split: str, arrays: Mapping[str, np.ndarray], of: TrialResult | None) -> None:
+    """Raises `DataError` or `NonFiniteError` for what cannot have been measured, naming the array."""
+    for name, values in arrays.items():
+        if not np.isfinite(values).all():
+            raise NonFiniteError(f"{path}: {split}/{name} holds NaN or infinite values", _DAMAGED)
+    for name in ("gflops", "targets"):
+        if (arrays[name] < 0).any():
+            raise DataError(f"{path}: {split}/{name} holds {arrays[name].min():g}, below 0", _DAMAGED)
+    shape = arrays["scores"].shape
+    if (
+        len(shape) != 3
+        or 0 in shape
+        or arrays["gflops"].shape != shape[:2]
+        or arrays["targets"].shape != shape[1:]
+    ):
+        shapes = ", ".join(f"{name} {list(values.shape)}" for name, values in arrays.items())
+        raise DataError(
+            f"{path}: of {split}, {shapes} do not fit together; they are [points, videos, classes], "
+            "[points, videos] and [videos, classes]",
+            _DAMAGED,
+        )
+    if of is not None and (shape[0], shape[2]) != (len(of.points), len(of.data.classes)):
+        raise DataError(
+            f"{path} has scores of {shape[0]} points and {shape[2]} classes on {split}, {RESULT_FILE} has "
+            f"{len(of.points)} and {len(of.data.classes)}",
+            _DAMAGED,
+        )
+
+
 def _instances(
-    file: Any, split: str, num_points: int, num_videos: int
+    file: Any, split: str, num_points: int, num_videos: int, num_classes: int
 ) -> tuple[tuple[tuple[tuple[Detection, ...], ...], ...] | None, GroundTruth | None]:
     """Detections of each point and what they were measured against, `(None, None)` of a trial that has none.
 
@@ -138,15 +173,25 @@ def _instances(
 
     def by_video(name: str, make: Any) -> tuple[tuple[Any, ...], ...]:
         videos: list[list[Any]] = [[] for _ in range(num_videos)]
-        for video, *row in file.get_tensor(name).tolist():
+        rows = file.get_tensor(name)
+        if not np.isfinite(rows).all():
+            raise ValueError(f"{name} holds NaN or infinite values")
+        for video, *row in rows.tolist():
+            if not 0 <= video < num_videos:
+                raise ValueError(f"{name} is of a video {video:g}, of {num_videos}")
             videos[int(video)].append(make(*row))
         return tuple(tuple(found) for found in videos)
 
+    def class_of(label: float) -> int:
+        if not 0 <= label < num_classes:
+            raise ValueError(f"an instance on {split} is of a class {label:g}, of {num_classes}")
+        return int(label)
+
     def event(label: float, start: float, end: float, _: float) -> Event:
-        return Event(label=int(label), start_seconds=start, end_seconds=end)
+        return Event(label=class_of(label), start_seconds=start, end_seconds=end)
 
     def detection(label: float, start: float, end: float, score: float) -> Detection:
-        return Detection(label=int(label), start_seconds=start, end_seconds=end, score=score)
+        return Detection(label=class_of(label), start_seconds=start, end_seconds=end, score=score)
 
     def segment(start: float, end: float) -> tuple[float, float]:
         return start, end
@@ -165,7 +210,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise DataError(
             f"{path} cannot be read: {error}",
-            "Remove the trial's folder and run the sweep under another name=.",
+            _DAMAGED,
         ) from error
     if not isinstance(data, dict):
         raise DataError(f"{path} holds a {type(data).__name__}, not an object", "Was it changed by hand?")

@@ -88,13 +88,18 @@ class _Recorded:
     """What the trial recorded of the point on validation."""
 
     def __init__(self, point: FrontPoint) -> None:
-        scores = read_scores(point.folder, "val")
+        scores = read_scores(point.folder, "val", point.trial)
         self._scores = scores.scores[point.record.index]
         self._gflops = scores.gflops[point.record.index]
         self._found = None if scores.detections is None else scores.detections[point.record.index]
         with safe_open(point.folder / SCORES_FILE, framework="np") as file:
             names = set(file.keys())
             decided = file.get_tensor("val/decisions") if "val/decisions" in names else None
+        if decided is not None and decided.shape[:2] != scores.gflops.shape:
+            raise DataError(
+                f"{point.folder / SCORES_FILE} has decisions of other points or videos than its scores",
+                "Remove the trial's folder and run the sweep under another name=.",
+            )
         self._decisions = None if decided is None else decided[point.record.index]
 
     def fault(

@@ -14,7 +14,7 @@ import math
 import re
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from paretovid.platform.registry.card import model_card
 from paretovid.platform.registry.gates import Gate, check_raw_videos
 from paretovid.platform.registry.package import backbone_folders, write_package
 from paretovid.platform.storage.home import MODEL_FILE, Home
+from paretovid.platform.storage.urls import check_name_is_no_secret
 from paretovid.platform.tracking.store import Store, open_registry, quiet_mlflow
 from paretovid.trainables.documents import JsonValue
 from paretovid.trainables.errors import ParetovidError, UsageError, unknown_name
@@ -60,6 +61,8 @@ class Promotion:
     """Where consumers find it."""
     is_moved: bool = False
     """Whether MLflow alone would look for it where the home was before."""
+    in_commands: str = ""
+    """As `Home.in_commands`."""
 
     @property
     def uri(self) -> str:
@@ -77,7 +80,10 @@ class Promotion:
                 f'In Python: MLFLOW_TRACKING_URI={typed(self.tracking_uri)}, mlflow.pyfunc.load_model("{self.uri}")'
             )
         if self.is_moved:
-            lines.append("This home was moved: before that line can work, type once: paretovid relocate")
+            lines.append(
+                "This home was moved: before that line can work, type once: paretovid relocate"
+                + self.in_commands
+            )
         return "\n".join([*lines, f"Next: {typed('paretovid', 'predict', self.uri)} VIDEO.mp4"])
 
 
@@ -112,7 +118,8 @@ def promote(
         gates.append(check_raw_videos(package, home, chosen))
         _refuse_unless_passed(chosen, gates)
         (package / "README.md").write_text(model_card(front, chosen, name, gates))
-        return _register(store, front, chosen, package, name, alias, gates)
+        made = _register(store, front, chosen, package, name, alias, gates)
+        return replace(made, in_commands=home.in_commands)
 
 
 def number_gates(point: FrontPoint, max_gflops: float | None) -> list[Gate]:
@@ -147,6 +154,8 @@ def _refuse_unless_passed(point: FrontPoint, gates: list[Gate]) -> None:
 
 
 def _check_names(name: str, alias: str | None) -> None:
+    check_name_is_no_secret(name, "the name of the model")
+    check_name_is_no_secret(alias or "", "the alias")
     if not _NAME.fullmatch(name):
         raise UsageError(
             f"a model cannot be called {name!r}", "Use letters, digits, dots, dashes, underscores."
@@ -303,7 +312,7 @@ def rollback(home: Home, name: str, alias: str) -> Promotion:
         if before is None:
             raise UsageError(
                 f"{name}@{alias} is version {current}, and it was no other before",
-                f"`paretovid models {name}` lists the versions; promote another point instead.",
+                f"`{typed('paretovid', 'models', name)}` lists the versions; promote another point instead.",
             )
         version = store.client.get_model_version(name, before)
         _move_alias(store, name, alias, before, "rollback")

@@ -16,7 +16,8 @@ from typing import final
 from optuna.storages.journal import BaseJournalBackend
 
 from paretovid.infra.object_store import ObjectStore
-from paretovid.platform.search.journal_records import JournalRecords, Record, say_on_stderr
+from paretovid.platform.console.warnings import say_on_stderr
+from paretovid.platform.search.journal_records import JournalRecords, Record
 
 POLL_SECONDS = 1.0
 """Between two polls for records of others. A study has one writer at a time, whose own are known."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import json
 import os
 import time
@@ -19,7 +20,8 @@ from typing import BinaryIO, final
 
 from optuna.storages.journal import BaseJournalBackend
 
-from paretovid.platform.search.journal_records import JournalRecords, Record, say_on_stderr
+from paretovid.platform.console.warnings import say_on_stderr
+from paretovid.platform.search.journal_records import JournalRecords, Record
 from paretovid.platform.storage.faults import while_away
 
 LOCK_SECONDS = 30.0
@@ -151,18 +153,18 @@ class FileJournal(BaseJournalBackend):
         """Reads what was written since. A last line without its end is being written, or nobody will end it."""
         with self._path.open("rb") as file:
             file.seek(self._position)
-            found = self._records.take(self._whole_lines(file))
+            lines = _whole_lines(file)
+        # All were read: a disk that goes away in the middle leaves nothing taken, and the next reading begins here.
+        found = self._records.take(enumerate(lines, self._lines + 1))
+        self._position += sum(map(len, lines))
+        self._lines += len(lines)
         if self._records.num_damaged and not (found or self._waiting or self._first):
             raise ValueError(f"it is no journal of studies: none of its {self._lines} lines is a record")
         self._waiting.extend(found)
 
-    def _whole_lines(self, file: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
-        for line in file:
-            if not line.endswith(b"\n"):
-                return
-            self._position += len(line)
-            self._lines += 1
-            yield self._lines, line
+
+def _whole_lines(file: Iterable[bytes]) -> list[bytes]:
+    return list(itertools.takewhile(lambda line: line.endswith(b"\n"), file))
 
 
 def _cut_unfinished_line(file: BinaryIO) -> int:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 import re
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -23,6 +22,8 @@ from typing import Any, TypeAlias, final
 
 from optuna.distributions import json_to_distribution
 from optuna.trial import TrialState
+
+from paretovid.platform.console.warnings import say_on_stderr
 
 Record: TypeAlias = dict[str, Any]
 
@@ -47,11 +48,6 @@ class _Gap:
     """In the records of this reading: what it made belongs before them."""
     room: int
     """How many records may have been lost in it."""
-
-
-def say_on_stderr(text: str) -> None:
-    """One line for the user."""
-    print(f"  {text}", file=sys.stderr, flush=True)
 
 
 @dataclass(kw_only=True, slots=True)

@@ -7,7 +7,6 @@ driver that holds the sweep's lock.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Container, Sequence
 from typing import Any, TypeVar, final
@@ -27,7 +26,7 @@ from sqlalchemy.exc import (
     SQLAlchemyError,
 )
 
-from paretovid.platform.console.printable import printable_message
+from paretovid.platform.console.warnings import say_on_stderr
 from paretovid.trainables.errors import ParetovidError
 
 PATIENCE_SECONDS = 120.0
@@ -55,10 +54,6 @@ def is_connection_lost(error: BaseException) -> bool:
     return isinstance(cause, SQLAlchemyError)
 
 
-def _say(text: str) -> None:
-    print(f"  {printable_message(text)}", file=sys.stderr, flush=True)
-
-
 @final
 class PatientStorage(BaseStorage):
     """Passes every call on, again and again while the database is away.
@@ -71,7 +66,7 @@ class PatientStorage(BaseStorage):
     Raises `StudyStorageError` after `PATIENCE_SECONDS`.
     """
 
-    def __init__(self, storage: BaseStorage, where: str, say: Callable[[str], None] = _say) -> None:
+    def __init__(self, storage: BaseStorage, where: str, say: Callable[[str], None] = say_on_stderr) -> None:
         self._storage = storage
         self._where = where
         self._say = say
@@ -95,7 +90,7 @@ class PatientStorage(BaseStorage):
                 if now > until:
                     raise StudyStorageError(
                         f"the studies at {self._where} have been away for {PATIENCE_SECONDS:.0f} s",
-                        "Start the database, then resume: paretovid resume. Nothing of what was done is lost.",
+                        "Start the database, then resume: `paretovid resume SWEEP`. Nothing of what was done is lost.",
                     ) from error
                 time.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)

@@ -13,6 +13,7 @@ Every path comes with the `Store` that says whether it is only a mirror of somet
 from __future__ import annotations
 
 import os
+import shlex
 import tempfile
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -281,6 +282,14 @@ class Home:
         """Of the bucket that it is in; None for a folder."""
         return self.store.url
 
+    @property
+    def in_commands(self) -> str:
+        """What a printed command needs behind it to find this home, ` home=PLACE`; "" where it is the usual one."""
+        usual = os.environ.get(HOME_VARIABLE) or DEFAULT_HOME
+        place = self.url or str(self.root)
+        known = usual.rstrip("/") if is_bucket(usual) else str(Path(usual).expanduser().absolute())
+        return "" if place == known else f" {shlex.quote(f'home={place}')}"
+
     def data(self, dataset: str) -> Path:
         """A data set's manifest, and the videos of a built-in one."""
         return self.root / "data" / dataset
@@ -292,6 +301,15 @@ class Home:
     def features(self, dataset: str) -> Path:
         """A data set's features, one folder `<component>@<fingerprint>` each."""
         return self.root / "features" / dataset
+
+    def backbone_folders(self) -> list[Path]:
+        """Those of all data sets that are here, sorted; what a training of weights keeps beside them is none."""
+        found = (self.root / "backbones").glob("*/*/")
+        return sorted(folder for folder in found if not folder.name.startswith("."))
+
+    def feature_folders(self) -> list[Path]:
+        """Those of all data sets that are here, sorted."""
+        return sorted((self.root / "features").glob("*/*@*/"))
 
     @property
     def sweeps(self) -> Path:

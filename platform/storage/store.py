@@ -31,6 +31,7 @@ from paretovid.infra.local_copy import Blob, LocalCopy, files_below
 from paretovid.infra.node_cache import make_private
 from paretovid.infra.object_store import MANIFEST, ObjectStore
 from paretovid.platform.storage.documents import replace_text
+from paretovid.trainables.data.partial_files import partial_file
 from paretovid.trainables.data.s3 import SCHEME, ObjectStoreError
 from paretovid.trainables.documents import parse_json, unreadable
 
@@ -440,9 +441,9 @@ class BucketStore(Store):
         content = self._objects.read(self._key(path))
         if content is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:6]}.partial")
-            partial.write_bytes(content)
-            partial.replace(path)
+            with partial_file(path.with_name(f"{path.name}.{uuid.uuid4().hex[:6]}.partial")) as partial:
+                partial.write_bytes(content)
+                partial.replace(path)
 
     def write_text(self, path: Path, text: str) -> None:
         """Here, then in the bucket."""

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from paretovid.trainables.errors import UsageError
-from paretovid.trainables.redaction.urls import parts_of, recorded_url, urls_in
+from paretovid.trainables.redaction.texts import redacted
+from paretovid.trainables.redaction.urls import parts_of, recorded_settings, recorded_url, urls_in
 
 _HINT = (
     "Leave it out. PostgreSQL takes a password from PGPASSWORD or ~/.pgpass, MLflow from MLFLOW_TRACKING_USERNAME and "
     "MLFLOW_TRACKING_PASSWORD, buckets take keys from AWS's own variables (docs/secrets.md)."
 )
+
+_ADDRESS = re.compile(r"[^\s/:@]+:[^\s/@]+@[^\s/:@]+(:\d+)?(/|$)")
+"""`USER:PASSWORD@HOST`, the beginning of the URL forgotten."""
+
+_TOKEN = re.compile(
+    r"(gh[a-z]_|github_pat_|glpat-|hf_|xox[a-z]-|dapi|sk-|pypi-|npm_)(?=[\w-]*[0-9])[\w-]{16,}"
+)
+"""Tokens of known kinds. Long names of letters and digits are allowed."""
 
 
 def sqlite_url(path: Path) -> str:
@@ -42,7 +52,7 @@ def sqlite_path(url: str) -> Path:
 
 
 def check_no_secret(text: str | None, setting: str, *, may_be_signed: bool = False) -> None:
-    """Raises `UsageError` for a text with a URL in it that holds a password or a token: settings are recorded.
+    """Raises `UsageError` for a text that holds a password or a token, in a URL or not: settings are recorded.
 
     Arguments:
         setting: its name, for the message, which does not repeat the secret.
@@ -58,3 +68,15 @@ def check_no_secret(text: str | None, setting: str, *, may_be_signed: bool = Fal
         if parts.unrecorded and not may_be_signed:
             kind = "a password" if "password" in parts.unrecorded else "a query, which may be secret"
             raise UsageError(f"{setting} holds {kind}, and settings are recorded: {recorded_url(url)}", _HINT)
+    recorded = recorded_settings(text or "")
+    if _ADDRESS.match(recorded) or redacted(recorded) != recorded:
+        raise UsageError(f"{setting} holds a password or a token, and settings are recorded", _HINT)
+
+
+def check_name_is_no_secret(name: str, setting: str) -> None:
+    """Raises `UsageError`, which does not repeat it, for a name that is a token or the value of a secret variable."""
+    if redacted(name) != name or _TOKEN.match(name):
+        raise UsageError(
+            f"{setting} is a token, or the value of a secret variable, and names are recorded",
+            "Choose another name.",
+        )

@@ -88,7 +88,7 @@ def _is_same(home: Home, name: str, wanted: str) -> bool:
 def _taken(name: str, differing: Sequence[str]) -> UsageError:
     hint = "Give it another name=, or the settings that it was started with."
     if all(each.startswith("search.trials ") for each in differing):
-        hint = f"More trials of the same: {typed('paretovid', 'extend', name)} +N."
+        hint = f"More trials of the same: `{typed('paretovid', 'extend', name)} +N`."
     return UsageError(f"sweep {name} exists with other settings: {'; '.join(differing[:3])}", hint)
 
 

@@ -118,7 +118,7 @@ def status_of(home: Home, name: str) -> SweepStatus:
     cpu_hours, gpu_hours = hours_spent(entries, now if driver else (entries[-1].at if entries else now))
     left = max(0, asked - len(finished) - len(failed))
     untracked = _untracked(sweep, entries)
-    waits = waits_of(name, state, entries, left - len(running), len(running), untracked)
+    waits = waits_of(name, home.in_commands, state, entries, left - len(running), len(running), untracked)
     return SweepStatus(
         name=name,
         state=state,

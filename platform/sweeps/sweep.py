@@ -45,6 +45,7 @@ from paretovid.platform.records.sweep import (
 )
 from paretovid.platform.search.location import study_location
 from paretovid.platform.search.study import ParetoStudy
+from paretovid.platform.storage.documents import replace_text
 from paretovid.platform.storage.faults import infrastructure_fault
 from paretovid.platform.storage.home import Home, SweepPaths, open_home, some_of_dataset
 from paretovid.platform.sweeps.events import SweepDriver
@@ -220,7 +221,7 @@ def _is_finished(home: Home, name: str) -> bool:
 
 def _show_finished(home: Home, name: str, plan: SweepPlan, progress: Progress) -> SweepReport:
     progress.say(
-        f"sweep {name} is finished; {typed('paretovid', 'extend', name)} +N adds trials, "
+        f"sweep {name} is finished; {typed('paretovid', 'extend', name)} +N{at_home(plan.config.home)} adds trials, "
         "name=NEW starts another one with the same settings"
     )
     record = known_record(home.sweep(name))
@@ -410,7 +411,7 @@ def write_front(sweep: SweepPaths, front: Front) -> None:
     folder = sweep.folder
     write_png(front, folder / PICTURE)
     write_html(front, folder / PAGE)
-    (folder / TABLE).write_text(front_table(front) + "\n")
+    replace_text(folder / TABLE, front_table(front) + "\n")
     write_json(folder / DOCUMENT, front.to_json())
     for name in FRONT_FILES:
         sweep.store.upload_file(folder / name)

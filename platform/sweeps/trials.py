@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from paretovid.infra.node_cache import NodeCacheError, node_cache
 from paretovid.infra.node_cache import fetch as copy_to_node
 from paretovid.platform.config.load import model_with_knobs
 from paretovid.platform.config.resolve import SweepPlan, plugins_in_use
+from paretovid.platform.console.warnings import say_on_stderr
 from paretovid.platform.execution.outcome import FixedTrial
 from paretovid.platform.execution.patience import Probe
 from paretovid.platform.execution.trial_process import Trainable
@@ -158,7 +158,7 @@ def _localised(trial: TrialConfig, cache: Path | None, heartbeat: Callable[[], o
         }
     except NodeCacheError as error:
         # Slower, and right: the home has them all the same.
-        print(f"{error}: features are read under home (cluster.node_cache=)", file=sys.stderr)
+        say_on_stderr(f"{error}: features are read under home (cluster.node_cache=)")
         return trial
     return replace(trial, features=features)
 

@@ -10,6 +10,7 @@ from paretovid.platform.records.journal import Entry, FailedStart
 
 def waits_of(
     name: str,
+    in_commands: str,
     state: str,
     entries: Sequence[Entry],
     to_come: int,
@@ -19,6 +20,7 @@ def waits_of(
     """What a sweep in a state waits for, a line each.
 
     Arguments:
+        in_commands: as `Home.in_commands`.
         to_come: trials that were not started.
         untracked: events that MLflow was not notified of.
     """
@@ -28,9 +30,9 @@ def waits_of(
     elif state == "running" and to_come > 0:
         waits.append(f"{to_come} trials for one of {num_running} places")
     elif state != "finished" and to_come > 0:
-        waits.append(f"{to_come} trials for somebody: {typed('paretovid', 'resume', name)}")
+        waits.append(f"{to_come} trials for somebody: {typed('paretovid', 'resume', name)}{in_commands}")
     if untracked:
-        replay = typed("paretovid", "replay", name)
+        replay = typed("paretovid", "replay", name) + in_commands
         waits.append(f"{untracked} events for MLflow ({replay}, if nobody runs the sweep)")
     open_faults: dict[str, str] = {}
     for entry in entries:

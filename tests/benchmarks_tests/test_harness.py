@@ -12,7 +12,7 @@ from benchmarks.harness.document import Layout, results_of
 from benchmarks.harness.measurement import Measurement
 from benchmarks.harness.reported import Document
 from benchmarks.harness.results import MAX_BYTES, Results, Row, Rows, read_results, write_results
-from benchmarks.harness.tables import Cell, PageTable, Shown, interval
+from benchmarks.harness.tables import Cell, PageTable, Shown, interval, side_by_side
 from tests.platform_tests.conftest import SMALL_DATA, copied
 
 from paretovid.trainables.errors import DataError, UnknownNameError, UsageError
@@ -115,6 +115,36 @@ def test_remarks_and_emphasis_of_a_page_are_not_compared() -> None:
     assert declared.differences(page.replace("93.2", "93.3"), results) == [
         "A, map: the page says 93.3, the results 93.2"
     ]
+
+
+def test_lines_named_by_two_columns_several_figures_a_column_and_the_second_of_two_tables() -> None:
+    rows = tuple({"units": u, "walks": w, "ms": u + w, "low": u, "high": w} for u in (1, 2) for w in (3, 4))
+    results = Results({}, {"t": Rows(rows)})
+    head = "| units | walks | ms (range) | apart |\n|---|---|---|---|\n"
+    lines = [f"| {u} | {w} | {u + w} ({u} to {w}) | |" for u in (1, 2) for w in (3, 4)]
+    page = f"{head}| 9 | 9 | 9 (9 to 9) | |\n\n## Later\n\n{head}" + "\n".join(lines)
+    declared = PageTable(
+        "| units |",
+        "t",
+        {f"{u} {w}": {"units": u, "walks": w} for u in (1, 2) for w in (3, 4)},
+        (tuple(Cell(name) for name in ("ms", "low", "high")), Cell("missing")),
+        below="## Later",
+        named_by=2,
+    )
+    assert declared.differences(page, results) == [] and declared.begins_at(page) == page.count("\n") - 5
+    assert declared.differences(page.replace("6 (2 to 4)", "6 (2 to 5)"), results) == [
+        "2 4, ms: the page says 5, the results 4"
+    ]
+    (wrong,) = declared.differences(page.replace("6 (2 to 4) | |", "6 (2 to 4) | 7 |"), results)
+    assert wrong == "2 4, missing: no number in '7', or none in the results"
+
+
+def test_values_stand_side_by_side() -> None:
+    rows = Rows(tuple({"trial": t, "place": p, "map": p * 2} for t in "ab" for p in (0.5, 1.0)))
+    assert side_by_side(rows, ("trial",), "place").rows == (
+        {"trial": "a", "map.0.5": 1.0, "map.1": 2.0},
+        {"trial": "b", "map.0.5": 1.0, "map.1": 2.0},
+    )
 
 
 def _measured(arguments: argparse.Namespace) -> Document:

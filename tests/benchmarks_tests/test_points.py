@@ -79,21 +79,21 @@ def test_of_equally_good_rivals_the_cheapest_counts() -> None:
 def test_the_cheapest_setting_that_is_as_good_by_the_mean_over_seeds() -> None:
     rows = cost_at_quality(runs(), ["ours"], ["rival"], margin=0.0)
     # k=1 is as good in the mean of the seeds, k=2 is not, k=3 is not there for every seed.
-    assert [row["chosen"] for row in rows] == ["ours-s0 {'k': 1}", "ours-s1 {'k': 1}"]
-    assert [row["baseline"] for row in rows] == ["rival-s0 {'k': 1}", "rival-s1 {'k': 1}"]
+    assert [row["chosen"] for row in rows] == ["ours-s0 k=1", "ours-s1 k=1"]
+    assert [row["baseline"] for row in rows] == ["rival-s0 k=1", "rival-s1 k=1"]
     assert [row["map"] for row in rows] == pytest.approx([0.695, 0.705])
     assert [row["map_difference"] for row in rows] == pytest.approx([-0.005, 0.005])
     assert [row["cost_ratio"] for row in rows] == [0.5, 0.5] and all(row["reached_on_val"] for row in rows)
     default = cost_at_quality(runs(), ["ours"], ["rival"], margin=0.0, is_default=True)
-    assert default[0]["chosen"] == "ours-s0 {'k': 0}"
+    assert default[0]["chosen"] == "ours-s0 k=0"
 
 
 def test_a_margin_lets_cheaper_ones_in_and_none_that_is_good_enough_gives_the_best() -> None:
     rival = best_on_validation(runs(), ["rival"])
     wide = cost_against(runs()[1:], ["ours"], rival[1:], margin=0.021)
-    assert wide[0]["chosen"] == "ours-s1 {'k': 1}"
+    assert wide[0]["chosen"] == "ours-s1 k=1"
     out_of_reach = cost_against(runs(), ["ours"], rival, margin=-0.2)
-    assert out_of_reach[0]["chosen"] == "ours-s0 {'k': 0}" and not out_of_reach[0]["reached_on_val"]
+    assert out_of_reach[0]["chosen"] == "ours-s0 k=0" and not out_of_reach[0]["reached_on_val"]
 
 
 def test_a_curve_of_caps_is_that_of_the_default_setting_under_one_rule() -> None:

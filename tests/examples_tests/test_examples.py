@@ -36,6 +36,7 @@ def promoted(home: Home) -> Promotion:
     return choose_from_front.main([str(home.root), "tiny", "--name", "digits"])
 
 
+@pytest.mark.slow
 def test_a_choice_without_a_budget_is_the_cheapest_within_the_margin(home: Home, promoted: Promotion) -> None:
     front = read_front([home.sweep("tiny")])
     best = max(point.record.val.quality for point in front.front)

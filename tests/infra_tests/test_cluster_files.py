@@ -169,7 +169,7 @@ def test_the_image_is_made_of_what_is_there() -> None:
     lines = (INFRA / "container" / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
     words = [line.split() for line in lines if line and not line.startswith("#")]
     assert {line[0] for line in words} <= {
-        "FROM", "RUN", "COPY", "USER", "WORKDIR", "VOLUME", "ENV", "CMD"
+        "ARG", "FROM", "RUN", "COPY", "USER", "WORKDIR", "VOLUME", "ENV", "CMD"
     }  # fmt: skip
     copied = [
         name for line in words if line[0] == "COPY" and "--from=build" not in line for name in line[1:-1]
@@ -180,6 +180,21 @@ def test_the_image_is_made_of_what_is_there() -> None:
     variables = dict(pair.split("=", 1) for line in words if line[0] == "ENV" for pair in line[1:])
     assert CLUSTER_ENVIRONMENT.items() <= variables.items()
     assert ["USER", "1000"] in words
+
+
+@pytest.mark.parametrize(
+    ("base", "taken"),
+    [("python@sha256:0d1e", True), ("python:3.11-slim-bookworm", False), ("", False)],
+)
+def test_the_image_is_built_on_a_digest_only(base: str, taken: bool) -> None:
+    text = (INFRA / "container" / "Dockerfile").read_text()
+    bases = re.findall(r"^FROM (\S+)", text, re.MULTILINE)
+    assert bases == ["${BASE}", "${BASE}"]
+    assert "ARG BASE=" not in text, "a default would be used without being looked up"
+    (check,) = re.findall(r"^RUN (case .*)$", text, re.MULTILINE)
+    done = subprocess.run(["sh", "-c", check], env={"BASE": base}, capture_output=True, text=True)
+    assert (done.returncode == 0) is taken
+    assert taken or "NAME@sha256:DIGEST" in done.stderr
 
 
 def test_the_policy_grants_no_more_than_the_home() -> None:

@@ -64,6 +64,7 @@ def test_blobs_that_have_not_arrived_are_not_committed(store, tmp_path):
     assert store.manifest("x") is None
 
 
+@pytest.mark.slow
 def test_bytes_that_were_changed_in_the_bucket_are_refused(store, tmp_path):
     there = a_folder(tmp_path / "there")
     store.upload_folder(there, "x")
@@ -187,6 +188,7 @@ def test_of_two_writers_of_a_new_object_one_is_told_that_it_is_its():
     assert most == 1
 
 
+@pytest.mark.slow
 def test_it_can_be_sent_to_a_worker(store):
     store.write("x", b"1")
     assert pickle.loads(pickle.dumps(store)).read("x") == b"1"  # noqa: S301

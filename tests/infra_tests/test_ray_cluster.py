@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import ray
+from tests.lowest import declared, lowest
 
 from paretovid.infra import ray_cluster
 from paretovid.infra.ray_cluster import (
@@ -47,7 +48,8 @@ assert left <= {"RAY_AUTH_TOKEN", "RAY_AUTH_MODE"}, left
 @pytest.mark.parametrize(("writable", "times"), [(True, 2), (False, 1)])
 def test_local_cluster_is_quiet_and_needs_no_home(tmp_path: Path, writable: bool, times: int) -> None:
     home = tmp_path if writable else Path("/proc/no-such-home")
-    variables = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    names = [name for name in os.environ if not name.startswith("RAY_") or name == "RAY_AUTH_MODE"]
+    variables = {name: os.environ[name] for name in names}
     done = subprocess.run(
         [sys.executable, "-c", CODE.replace("TIMES", str(times))],
         env={**variables, "HOME": str(home)},
@@ -58,6 +60,35 @@ def test_local_cluster_is_quiet_and_needs_no_home(tmp_path: Path, writable: bool
     assert done.stdout == ""
     assert done.stderr == ""
     assert not (tmp_path / ".ray").exists()
+
+
+ASKED = """
+import os
+import subprocess
+import sys
+import ray
+from paretovid.infra.ray_cluster import connect
+with connect(cpus=1, object_store_megabytes=80):
+    ask = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address"]
+    ask.append(ray.get_runtime_context().gcs_address)
+    stranger = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    assert subprocess.run(ask, capture_output=True).returncode == 0, "its own user is let in"
+    assert subprocess.run(ask, env=stranger, capture_output=True).returncode != 0, "a stranger is let in"
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_a_local_cluster_answers_nobody_without_its_token(tmp_path: Path) -> None:
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH_TOKEN")}
+    done = subprocess.run(
+        [sys.executable, "-c", ASKED],
+        env={**variables, "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_an_address_where_nobody_answers_is_reported_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,6 +107,52 @@ def test_an_address_where_nobody_answers_is_reported_within_seconds(monkeypatch:
         check_answers("ray://head:10001")
     with pytest.raises(ConnectionError, match="HOST:PORT, auto or local is expected"):
         check_answers("head")
+
+
+@pytest.mark.parametrize(
+    ("version", "address", "mode", "message"),
+    [
+        ("2.50.1", "local", None, "2.50.1 knows no tokens.* Install Ray 2.52 or newer, best Ray 2.59"),
+        ("2.50.1", "local", "token", "knows no tokens"),
+        ("2.9.3", "10.0.0.1:6379", "token", "knows no tokens"),
+        (
+            "2.52.0",
+            "local",
+            None,
+            "only where it is told to.* Set RAY_AUTH_MODE=token .* or install Ray 2.59",
+        ),
+        ("2.58.1", "local", "", "only where it is told to"),
+        ("2.58.1", "local", "token", None),
+        ("2.58.1", "local", "disabled", None),
+        ("2.52.0", "10.0.0.1:6379", None, None),
+        ("2.59.0", "local", None, None),
+        ("3.0.0.dev0", "local", None, None),
+    ],
+)
+def test_ray_that_lets_everybody_in_is_refused_before_it_starts(
+    started: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    version: str,
+    address: str,
+    mode: str | None,
+    message: str | None,
+) -> None:
+    monkeypatch.setattr(ray, "__version__", version)
+    monkeypatch.setattr(ray_cluster, "check_answers", lambda address: None)
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    if mode is not None:
+        monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    if message is None:
+        with connect(address):
+            assert started == [address]
+        return
+    with pytest.raises(ConnectionError, match=message), connect(address):
+        pass
+    assert started == []
+
+
+def test_the_oldest_ray_that_is_declared_knows_tokens() -> None:
+    assert lowest(declared())["ray"] == ".".join(map(str, ray_cluster.TOKENS_SINCE))
 
 
 @pytest.fixture

@@ -89,6 +89,7 @@ def test_a_training_of_backbones_leaves_ctrl_c_to_us() -> None:
     assert signal.getsignal(signal.SIGINT) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["prepare", "read_front"])
 @pytest.mark.parametrize("raised", [KeyboardInterrupt(), SystemExit(0), RuntimeError("The actor died")])
 def test_a_sweep_that_is_interrupted_at_any_stage_is_called_so(

@@ -47,6 +47,7 @@ def activitynet(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return ["data=activitynet", f"data.annotations={file}", f"data.videos={root / 'videos'}"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [name for name in group_options("method") if name.endswith("_paper_size")])
 def test_a_sweep_at_paper_sizes_is_planned(method: str, activitynet: list[str], tmp_path: Path) -> None:
     words = [

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,14 +20,18 @@ from paretovid.infra.nodes import NodeInfo, own_versions, version_differences
 from paretovid.platform.cli.main import main
 from paretovid.platform.config.load import group_options, load_sweep_config, to_record
 from paretovid.platform.config.resolve import plugins_in_use
+from paretovid.platform.console.progress import Progress
 from paretovid.platform.execution import cluster as cluster_module
 from paretovid.platform.execution.cluster import code_to_send, problems_of
+from paretovid.platform.registry.promotion import promote
 from paretovid.platform.registry.runtime_code import third_party_requirements, write_runtime_package
-from paretovid.platform.sweeps.sweep import plan_sweep
+from paretovid.platform.storage.home import Home
+from paretovid.platform.sweeps.sweep import extend_sweep, plan_sweep, resume_sweep, run_sweep
 from paretovid.platform.sweeps.trials import trainable_on
+from paretovid.platform.testing.simulated import simulated
 from paretovid.trainables.backbones.catalog import BACKBONES
 from paretovid.trainables.context import LocalContext
-from paretovid.trainables.errors import InfrastructureError, UnknownNameError, UsageError
+from paretovid.trainables.errors import InfrastructureError, ParetovidError, UnknownNameError, UsageError
 from paretovid.trainables.method import METHODS
 from paretovid.trainables.plugins.catalog import VARIABLE
 from paretovid.trainables.provenance import code_version
@@ -58,6 +63,7 @@ def with_method(folder: Path, name: str = "first_sure") -> str:
     return "plugins=[mine]"
 
 
+@pytest.mark.slow
 def test_a_method_of_one_file_and_one_yaml_is_chosen_by_its_name(tmp_path: Path) -> None:
     word = with_method(tmp_path)
     with pytest.raises(UnknownNameError, match="'first_sure'"):
@@ -119,6 +125,7 @@ def test_a_method_that_could_not_be_promoted_is_refused(tmp_path: Path) -> None:
         plan_sweep(config)
 
 
+@pytest.mark.slow
 def test_only_the_plugins_that_a_sweep_uses_have_a_part_in_it(tmp_path: Path) -> None:
     """Of its method, its baselines, its backbones, its reader and `plugins=`; whatever else this process knows."""
     word = with_method(tmp_path)
@@ -236,6 +243,38 @@ def test_a_plugins_code_travels_in_the_models_package(tmp_path: Path) -> None:
     )
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.split() == ["confidence", "48", "True"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_a_new_process_finds_the_plugins_of_a_sweep_in_its_record(
+    tmp_path: Path, no_plugins: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`resume`, `extend` and `promote` name no plug-ins. Simulated: what nobody has trained is not promoted."""
+    word, home = with_method(tmp_path), str(tmp_path / "home")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    chosen = [word, "method=first_sure", "name=mine", "baselines=[]", "search.trials=2"]
+    run_sweep(load_sweep_config([*chosen, f"home={home}"]), Progress.silent(), backend=simulated())
+    commands: dict[str, Callable[[], object]] = {
+        "resume": lambda: resume_sweep(home, "mine", (), Progress.silent(), backend=simulated()),
+        "extend": lambda: extend_sweep(home, "mine", 1, (), Progress.silent(), backend=simulated()),
+        "promote": lambda: promote(Home(tmp_path / "home"), "mine", name="mine", point="t0000-p00"),
+    }
+    for name, command in commands.items():
+        no_plugins()
+        with pytest.raises(UnknownNameError):
+            METHODS.entry("first_sure")
+        with pytest.raises(ParetovidError) if name == "promote" else contextlib.nullcontext():
+            command()
+        assert METHODS.entry("first_sure").plugin == "plugins=[mine]", name
+    assert len(Home(tmp_path / "home").sweep("mine").with_result()) == 3
+
+    (tmp_path / "mine.py").unlink()
+    for name, command in commands.items():
+        no_plugins()
+        with pytest.raises(UsageError, match="there is no module mine") as raised:
+            command()
+        assert str(tmp_path) in raised.value.hint, name
 
 
 @pytest.mark.ray

@@ -147,6 +147,7 @@ class Acting:
         return expensive_is_better(trial)
 
 
+@pytest.mark.slow
 def test_painted_from_a_configuration_to_a_front_in_all_stores(home: Home, name: str) -> None:
     report = run(home, name)
     found = check_whole(home, name)
@@ -176,6 +177,7 @@ def test_painted_from_a_configuration_to_a_front_in_all_stores(home: Home, name:
     assert "promote" in str(report)
 
 
+@pytest.mark.slow
 def test_a_finished_one_is_shown_and_its_trials_are_not_run_again(home: Home, name: str) -> None:
     first = run(home, name)
     table = Acting()
@@ -214,6 +216,7 @@ def test_a_seed_gives_the_same_trials_again(home: Home, name: str) -> None:
     assert other[:TRIALS] == first[:TRIALS] and other[TRIALS:] != first[TRIALS:]
 
 
+@pytest.mark.slow
 def test_failures_are_tried_again_and_do_not_end_it(home: Home, name: str) -> None:
     table = Acting(
         t0000=[ValueError("once")],
@@ -236,6 +239,7 @@ def test_failures_are_tried_again_and_do_not_end_it(home: Home, name: str) -> No
     assert known_record(home.sweep(name)).failures.keys() == {"t0001", "t0003"}
 
 
+@pytest.mark.slow
 def test_one_in_which_all_fail_says_why(home: Home, name: str) -> None:
     table = Acting(**{f"t{i:04d}": NonFiniteError("the loss became nan") for i in range(TRIALS)})
     with pytest.raises(ParetovidError, match=f"all {TRIALS} trials failed, most often: the loss became nan"):
@@ -243,6 +247,7 @@ def test_one_in_which_all_fail_says_why(home: Home, name: str) -> None:
     assert state(home, name) == "failed" and audit(home, name).parent == "FAILED"
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_it_and_counts_against_no_trial(home: Home, name: str) -> None:
     table = Acting(t0002=[OSError(28, "No space left on device")])
     with pytest.raises(ParetovidError, match="trials cannot work here"):
@@ -278,6 +283,7 @@ def test_a_disk_that_is_really_full_is_told_as_that_and_leaves_nothing_half_writ
     check_whole(home, name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault",
     [
@@ -297,6 +303,7 @@ def test_a_place_that_is_away_ends_it(home: Home, name: str, fault: Exception) -
     check_whole(home, name)
 
 
+@pytest.mark.slow
 def test_trials_that_fail_in_a_row_for_one_reason_stop_it_and_start_again_when_it_resumes(
     home: Home, name: str
 ) -> None:
@@ -313,6 +320,7 @@ def test_trials_that_fail_in_a_row_for_one_reason_stop_it_and_start_again_when_i
     assert (status.state, status.finished, dict(status.failed)) == ("finished", TRIALS + 1, {})
 
 
+@pytest.mark.slow
 def test_a_node_that_takes_no_trials_is_shown_until_it_is_back(home: Home, name: str) -> None:
     run(home, name)
     journal, node, shown = SweepJournal(home.sweep(name)), "3fa2c0ffee", io.StringIO()
@@ -341,6 +349,7 @@ def check_resumed(home: Home, name: str, *, failed: int) -> None:
     assert known_record(home.sweep(name)).failures == {}
 
 
+@pytest.mark.slow
 def test_a_success_between_them_or_no_limit_lets_it_go_on(home: Home, name: str) -> None:
     bad = {f"t{i:04d}": UsageError("no such thing") for i in (0, 1, 3, 4)}
     run(home, name, "search.max_failures_in_a_row=3", table=Acting(**bad), at_once=1)
@@ -348,6 +357,7 @@ def test_a_success_between_them_or_no_limit_lets_it_go_on(home: Home, name: str)
     assert len(status_of(home, name).failed) == 4
 
 
+@pytest.mark.slow
 def test_one_of_an_earlier_version_that_lost_trials_to_the_place_is_not_finished(
     home: Home, name: str
 ) -> None:
@@ -368,6 +378,7 @@ def test_one_of_an_earlier_version_that_lost_trials_to_the_place_is_not_finished
     assert table.asked.count("t0004") == 1 and table.asked.count("t0001") == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "said", "status"),
     [(signal.SIGINT, "interrupted by ctrl-C", 130), (signal.SIGTERM, "interrupted by SIGTERM", 143)],
@@ -397,6 +408,7 @@ def test_a_signal_stops_it_in_order_and_it_resumes(
     ]
 
 
+@pytest.mark.slow
 def test_a_trial_that_fails_while_the_sweep_stops_waits_for_its_next_start(home: Home, name: str) -> None:
     with pytest.raises(SweepStopped):
         run(home, name, table=Acting(t0001=(signal.SIGTERM, ValueError("once"))), at_once=1)
@@ -408,6 +420,7 @@ def test_a_trial_that_fails_while_the_sweep_stops_waits_for_its_next_start(home:
     assert starts == [1, 2]
 
 
+@pytest.mark.slow
 def test_out_of_time_it_starts_nothing_more_and_resumes_later(
     home: Home, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -427,6 +440,7 @@ def test_out_of_time_it_starts_nothing_more_and_resumes_later(
     check_whole(home, name)
 
 
+@pytest.mark.slow
 def test_a_result_that_is_gone_is_made_again_and_no_other(home: Home, name: str) -> None:
     run(home, name)
     write = home.sweep(name).record
@@ -455,6 +469,7 @@ def test_results_made_by_other_code_count_and_that_is_said(
     assert f"{TRIALS + 1} finished trials were made by other code" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_methods_of_localization_are_refused(home: Home, name: str) -> None:
     words = ["method=model_selection_localization", "data=moving_digits_untrimmed", "backbones=localization"]
     settings = load_sweep_config([f"home={home.root}", f"name={name}", *words])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import pkgutil
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,6 +47,25 @@ def with_arrays() -> dict[str, Any]:
     return found
 
 
+def silent_in(folder: Path) -> list[str]:
+    """`FILE:FUNCTION` of public functions with arrays that say no shape, read without importing Ray or MLflow."""
+    found = []
+    for path in sorted(folder.rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        classes = [
+            each for each in tree.body if isinstance(each, ast.ClassDef) and not each.name.startswith("_")
+        ]
+        nodes = [*tree.body, *(each for one in classes for each in one.body)]
+        for node in nodes:
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+                arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+                kinds = [node.returns, *(each.annotation for each in arguments)]
+                has_arrays = any(ARRAY.search(ast.unparse(kind)) for kind in kinds if kind is not None)
+                if has_arrays and not SHAPE.search(ast.get_docstring(node) or ""):
+                    found.append(f"{path.relative_to(folder.parent)}:{node.name}")
+    return found
+
+
 FUNCTIONS = with_arrays()
 
 
@@ -56,6 +77,20 @@ def says_shapes(function: Any) -> bool:
 def test_functions_with_arrays_say_their_shapes() -> None:
     silent = {name for name, function in FUNCTIONS.items() if not says_shapes(function)}
     assert silent == EXCEPTIONS
+
+
+@pytest.mark.parametrize("folder", ["platform", "infra"])
+def test_functions_with_arrays_of_other_folders_do_too(folder: str) -> None:
+    assert silent_in(Path(__file__).parents[2] / folder) == []
+
+
+def test_a_silent_function_is_seen_unless_it_is_private_or_has_no_arrays(tmp_path: Path) -> None:
+    said = 'def said(x: Tensor) -> None:\n    """`[B]`."""\n'
+    silent = "class A:\n    def silent(self) -> np.ndarray: ...\n    def _own(self, x: Tensor): ...\n"
+    (tmp_path / "a.py").write_text(
+        f"{said}{silent}def none(x: int) -> int: ...\nclass _B:\n    def f(self, x: Tensor): ...\n"
+    )
+    assert silent_in(tmp_path) == [f"{tmp_path.name}/a.py:silent"]
 
 
 def test_the_guard_sees_what_it_is_for() -> None:

@@ -88,7 +88,16 @@ def ids_of(variants: list[tuple[str, dict[str, Any]]]) -> list[str]:
 
 def over(variants: list[tuple[str, dict[str, Any]]]) -> pytest.MarkDecorator:
     """Runs a test over variants."""
-    return pytest.mark.parametrize(("name", "fields"), variants, ids=ids_of(variants))
+    return pytest.mark.parametrize(
+        ("name", "fields"),
+        [pytest.param(*variant, marks=marks_of(variant)) for variant in variants],
+        ids=ids_of(variants),
+    )
+
+
+def marks_of(variant: tuple[str, dict[str, Any]]) -> list[pytest.MarkDecorator]:
+    """Every method is checked quickly; its other variants together take a minute."""
+    return [pytest.mark.slow] if variant[1] else []
 
 
 every_method = over(VARIANTS)
@@ -113,7 +122,11 @@ def of_variant(suite: MethodContract, name: str, fields: dict[str, Any]) -> None
 class TestEveryMethod(MethodContract):
     """The public suite, of each variant."""
 
-    @pytest.fixture(autouse=True, params=VARIANTS, ids=ids_of(VARIANTS))
+    @pytest.fixture(
+        autouse=True,
+        params=[pytest.param(variant, marks=marks_of(variant)) for variant in VARIANTS],
+        ids=ids_of(VARIANTS),
+    )
     def variant(self, request: pytest.FixtureRequest) -> None:
         of_variant(self, *request.param)
 

@@ -236,6 +236,7 @@ def test_a_call_of_odd_files_answers_those_that_can_be_read(folder: Path, tmp_pa
     assert second.error is not None and "pipe" in second.error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("raised", [MemoryError(), RuntimeError("not enough memory: you tried to allocate")])
 def test_too_little_memory_for_one_video_is_that_videos(
     recognizer: Recognizer, videos: list[Path], monkeypatch: pytest.MonkeyPatch, raised: Exception

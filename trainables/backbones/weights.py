@@ -27,9 +27,8 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from paretovid.trainables.backbones.spec import Backbone, ComponentSpec
 from paretovid.trainables.data.regular_files import what_else
@@ -43,6 +42,7 @@ MAX_GIGABYTES = 4.0
 """The size of a file of weights above which it is not read, unless a caller says otherwise."""
 # Times the size of the archive. `torch.save` packs nothing, and what deflate can do ends at about a thousand.
 _MAX_UNPACKED = 100
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _TIMEOUT_SECONDS = 60
 _CHUNK_BYTES = 2**22
 _SHOWN = 4  # names that an error lists
@@ -98,7 +98,7 @@ def _settle(backbone: Backbone, spec: ComponentSpec) -> None:
 
     Without them the signal of a deep untrained network fades to nothing, or grows beyond half precision.
     """
-    norms = [module for module in backbone.trunk.modules() if isinstance(module, _BatchNorm)]
+    norms = [module for module in backbone.trunk.modules() if isinstance(module, _BATCH_NORMS)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 1.0

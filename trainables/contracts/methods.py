@@ -62,9 +62,12 @@ class MethodContract(Contract):
         key = (method_class(self.name), repr(self.fields), self.multi_label)
         if key not in self._trained:
             method = synthetic_method(self.name, self.fields, multi_label=self.multi_label)
-            train_briefly(method, synthetic_split(seed=1, multi_label=self.multi_label), steps=10)
+            train_briefly(method, synthetic_split(seed=1, multi_label=self.multi_label))
             split = synthetic_split(multi_label=self.multi_label)
-            self._trained[key] = _Trained(method, split, synthetic_costs(method))
+            made = self._trained[key] = _Trained(method, split, synthetic_costs(method))
+            # Before the first copy is made: what a run leaves behind in the method is to show in a second one.
+            for setting in method.settings():
+                made.answer(setting)
         return self._trained[key]
 
     def trained(self) -> tuple[Method, FeatureSplit]:

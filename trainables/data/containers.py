@@ -10,7 +10,7 @@ import contextlib
 import io
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, final
 
@@ -76,11 +76,19 @@ class OpenVideo:
         self._file.close()
 
 
-def open_video(source: Path | str | bytes, name: str, limits: VideoLimitsConfig = USUAL_LIMITS) -> OpenVideo:
+def open_video(
+    source: Path | str | bytes,
+    name: str,
+    limits: VideoLimitsConfig = USUAL_LIMITS,
+    check: Callable[[], None] = lambda: None,
+) -> OpenVideo:
     """A file that is really a video, or a `VideoError` that names it. The caller closes it.
 
     Of an object (`s3://…`) only what is asked for is read. A pipe or a device is refused, and not opened. An `OSError`
-    is of the disk or the bucket.
+    is of the disk or the bucket; a right that is missing (EACCES) is one too.
+
+    Arguments:
+        check: called before every read of the file, now and later; what it raises comes through.
     """
     file: Any
     if isinstance(source, bytes):
@@ -89,6 +97,7 @@ def open_video(source: Path | str | bytes, name: str, limits: VideoLimitsConfig 
         file = io.BytesIO(source)
     else:
         file = _open_object(str(source), name) if is_object(source) else _open_file(Path(source), name)
+    file = _File(file, check)
     try:
         return OpenVideo(file, _open(file, name, limits))
     except BaseException:
@@ -111,27 +120,42 @@ def check_is_file(path: Path, name: str) -> None:
         raise VideoError(f"{name} is empty", EXPECTED)
 
 
-class _File(io.FileIO):
-    """A file for FFmpeg, which is told of an error of the disk once: PyAV would print all but the first."""
+class _File:
+    """A file for FFmpeg, which searches on for a packet as long as it is given something to read.
 
-    _has_failed = False
+    So before every read it is asked whether there is time left. FFmpeg is told of an error once: PyAV would print all
+    but the first.
 
-    def read(self, size: int | None = -1) -> Any:
+    Arguments:
+        check: raises when there is none.
+    """
+
+    def __init__(self, file: Any, check: Callable[[], None]) -> None:
+        self._file, self._check = file, check
+        self._has_failed = False
+        self.name = getattr(file, "name", "video")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def read(self, size: int | None = -1) -> bytes:
         if self._has_failed:
             return b""
         try:
-            return super().read(-1 if size is None else size)
-        except OSError:
+            self._check()
+            return self._read(-1 if size is None else size)
+        except BaseException:
             self._has_failed = True
             raise
+
+    def _read(self, size: int) -> bytes:
+        content: bytes = self._file.read(size)
+        return content
 
 
 def _open_file(path: Path, name: str) -> io.FileIO:
     check_is_file(path, name)
-    try:
-        file = _File(path)
-    except PermissionError as error:
-        raise VideoError(f"{name} cannot be read ({error.strerror})", "Check its rights.") from error
+    file = io.FileIO(path)
     # FFmpeg knows some formats by the end of their name; the rest of it is nothing that it should look at.
     file.name = f"video{path.suffix}".encode("ascii", "replace").decode()
     return file

@@ -16,10 +16,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 import os
+import reprlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,12 +30,19 @@ from paretovid.trainables.data.limits import USUAL_LIMITS, VideoLimitsConfig
 from paretovid.trainables.data.partial_files import partial_file
 from paretovid.trainables.data.s3 import is_object, read_object
 from paretovid.trainables.data.video_keys import uniform_hash
-from paretovid.trainables.documents import parse_json, unreadable
+from paretovid.trainables.documents import Fields, JsonValue, parse_json, unreadable
 from paretovid.trainables.errors import DataError, UnavailableDataError, unknown_name
 
 MANIFEST = "manifest.json"
 SPLITS = ("train", "val", "test")
 _FORMAT = 1
+_MOST_STEPS = 10**7
+"""Of a video: a hundred times the usual `data.max_steps`, which its file is held to when it is read."""
+_LONGEST_STEP_SECONDS = 86400.0
+_NEEDED = (
+    "Repair it: it needs name, classes, step_seconds, multi_label and videos, each video with video_id, path, split, "
+    "labels, num_steps and duration_seconds."
+)
 _MAKE = "Run `paretovid data make` to make the built-in set"
 
 
@@ -107,6 +114,46 @@ class Dataset:
         """Where the record's file is: a path, or the URL of an object."""
         return located(self.root, record.path)
 
+    def to_json(self) -> dict[str, JsonValue]:
+        """The content of `manifest.json`; `from_json` reads it."""
+        return {
+            "format": _FORMAT,
+            "name": self.name,
+            "classes": self.classes,
+            "step_seconds": self.step_seconds,
+            "multi_label": self.multi_label,
+            "class_groups": dict(self.class_groups),
+            "generator": dict(self.generator),
+            "videos": [dataclasses.asdict(record) for record in self.records],
+        }
+
+    @classmethod
+    def from_json(cls, data: object, root: Path) -> Dataset:
+        """What `to_json` wrote, of the data set in the folder `root`; no file is looked at.
+
+        Raises `DataError` for another format, for a field that is missing, of the wrong type or beyond what a set can
+        have, and for a record that contradicts the rest; `NonFiniteError` for a number that is not finite.
+        """
+        manifest = Fields(data, str(root / MANIFEST), _NEEDED)
+        found = manifest.raw("format", None)
+        if type(found) is not int or found != _FORMAT:
+            raise DataError(
+                f"{manifest.where} has format {reprlib.repr(found)}",
+                f"Readable is format {_FORMAT}. {_MAKE} again.",
+            )
+        dataset = cls(
+            name=manifest.text("name"),
+            root=root,
+            classes=manifest.texts("classes"),
+            step_seconds=manifest.number("step_seconds"),
+            multi_label=manifest.flag("multi_label"),
+            class_groups=manifest.text_by_name("class_groups", {}),
+            generator=manifest.json("generator", {}),
+            records=tuple(_record(video) for video in manifest.list_of_fields("videos")),
+        )
+        _check(dataset)
+        return dataset
+
     @property
     def fingerprint(self) -> str:
         """12 hex digits of what determines the videos: ids, content, labels, splits, steps; not the root."""
@@ -147,17 +194,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def save_manifest(dataset: Dataset) -> None:
     """Write `root/manifest.json` atomically."""
-    described = {
-        "format": _FORMAT,
-        "name": dataset.name,
-        "classes": dataset.classes,
-        "step_seconds": dataset.step_seconds,
-        "multi_label": dataset.multi_label,
-        "class_groups": dict(dataset.class_groups),
-        "generator": dict(dataset.generator),
-        "videos": [dataclasses.asdict(record) for record in dataset.records],
-    }
-    write_json(dataset.root / MANIFEST, described)
+    write_json(dataset.root / MANIFEST, dataset.to_json())
 
 
 def load_dataset(root: Path) -> Dataset:
@@ -167,12 +204,16 @@ def load_dataset(root: Path) -> Dataset:
     DataError when there is one class only, when a split has no videos, or when a record contradicts the rest.
     """
     root = Path(root)
-    dataset = _parse(root, _read_manifest(root))
-    _check(dataset)
+    dataset = Dataset.from_json(_read_manifest(root), root)
+    if not any(is_object(record.path) or (root / record.path).is_file() for record in dataset.records):
+        raise UnavailableDataError(
+            f"none of the {len(dataset.records)} videos that {root / MANIFEST} lists is there",
+            f"Paths are relative to {root}. {_MAKE} again, or put the files back.",
+        )
     return dataset
 
 
-def _read_manifest(root: Path) -> Mapping[str, Any]:
+def _read_manifest(root: Path) -> object:
     if not root.is_dir():
         raise UnavailableDataError(
             f"no data set at {root}: the folder does not exist", f"{_MAKE}, or check the path."
@@ -185,59 +226,32 @@ def _read_manifest(root: Path) -> Mapping[str, Any]:
             f"{_MAKE}; it finishes an interrupted one. A set of your own needs a manifest.json.",
         )
     try:
-        described: Any = parse_json(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise unreadable(path, error) from error
     except ValueError as error:
         raise DataError(f"{path} is not JSON: {error}", f"Repair it, or delete it. {_MAKE}.") from error
-    found = described.get("format") if isinstance(described, dict) else None
-    if found != _FORMAT:
-        raise DataError(f"{path} has format {found!r}", f"Readable is format {_FORMAT}. {_MAKE} again.")
-    answer: Mapping[str, Any] = described
-    return answer
 
 
-def _parse(root: Path, described: Mapping[str, Any]) -> Dataset:
-    try:
-        return Dataset(
-            name=str(described["name"]),
-            root=root,
-            classes=tuple(str(name) for name in described["classes"]),
-            step_seconds=float(described["step_seconds"]),
-            multi_label=bool(described["multi_label"]),
-            class_groups=dict(described.get("class_groups", {})),
-            generator=dict(described.get("generator", {})),
-            records=tuple(_parse_record(video) for video in described["videos"]),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        reason = f"missing {error}" if isinstance(error, KeyError) else str(error)
-        raise DataError(
-            f"{root / MANIFEST} cannot be used: {reason}",
-            "It needs name, classes, step_seconds, multi_label and videos, each video with video_id, path, "
-            "split, labels, num_steps and duration_seconds.",
-        ) from error
-
-
-def _parse_record(video: Mapping[str, Any]) -> VideoRecord:
-    steps: Sequence[int] | None = video.get("step_labels")
+def _record(video: Fields) -> VideoRecord:
     return VideoRecord(
-        video_id=str(video["video_id"]),
-        path=str(video["path"]),
-        split=str(video["split"]),
-        labels=tuple(int(label) for label in video["labels"]),
-        num_steps=int(video["num_steps"]),
-        duration_seconds=float(video["duration_seconds"]),
-        step_labels=None if steps is None else tuple(int(label) for label in steps),
+        video_id=video.text("video_id"),
+        path=video.text("path"),
+        split=video.text("split"),
+        labels=video.wholes("labels"),
+        num_steps=video.whole("num_steps"),
+        duration_seconds=video.number("duration_seconds"),
+        step_labels=video.wholes("step_labels") if "step_labels" in video else None,
         events=tuple(
             Event(
-                label=int(event["label"]),
-                start_seconds=float(event["start_seconds"]),
-                end_seconds=float(event["end_seconds"]),
+                label=event.whole("label"),
+                start_seconds=event.number("start_seconds"),
+                end_seconds=event.number("end_seconds"),
             )
-            for event in video.get("events", ())
+            for event in video.list_of_fields("events", ())
         ),
-        ambiguous=tuple((float(start), float(end)) for start, end in video.get("ambiguous", ())),
-        content=str(video.get("content", "")),
+        ambiguous=video.pairs("ambiguous", ()),
+        content=video.text("content", ""),
     )
 
 
@@ -252,8 +266,11 @@ def _check(dataset: Dataset) -> None:
         )
     if len(set(dataset.classes)) < len(dataset.classes):
         raise DataError(f"{where} names a class twice", "Class names must differ.")
-    if not (math.isfinite(dataset.step_seconds) and dataset.step_seconds > 0):
-        raise DataError(f"{where}: step_seconds is {dataset.step_seconds}", "It must be above 0, as 0.5.")
+    if not 0 < dataset.step_seconds <= _LONGEST_STEP_SECONDS:
+        raise DataError(
+            f"{where}: step_seconds is {dataset.step_seconds}",
+            f"It must be above 0, as 0.5, and at most {_LONGEST_STEP_SECONDS:g}.",
+        )
     for record in dataset.records:
         _check_record(dataset, record)
     id_, count = Counter(record.video_id for record in dataset.records).most_common(1)[0]
@@ -270,39 +287,30 @@ def _check(dataset: Dataset) -> None:
         raise DataError(
             f"all videos of {where} are of one class", "Recognition needs videos of two classes or more."
         )
-    if not any(
-        is_object(record.path) or (dataset.root / record.path).is_file() for record in dataset.records
-    ):
-        raise UnavailableDataError(
-            f"none of the {len(dataset.records)} videos that {where} lists is there",
-            f"Paths are relative to {dataset.root}. {_MAKE} again, or put the files back.",
-        )
 
 
 def _check_record(dataset: Dataset, record: VideoRecord) -> None:
     classes = len(dataset.classes)
     used = [*record.labels, *(event.label for event in record.events)]
-    times = [record.duration_seconds, *(t for e in record.events for t in (e.start_seconds, e.end_seconds))]
+    longest = _MOST_STEPS * dataset.step_seconds
     problem = ""
-    if "\0" in record.video_id + record.path:
-        problem = f"a NUL in its id or path {record.path!r}"
-    elif not all(math.isfinite(seconds) for seconds in times) or record.duration_seconds < 0:
-        problem = f"a duration of {record.duration_seconds} s, or events without an end"
+    if not 0 <= record.duration_seconds <= longest:
+        problem = f"a duration of {record.duration_seconds:g} s (0 to {longest:g})"
     elif record.split not in SPLITS:
         problem = f"split {record.split!r} (allowed: {', '.join(SPLITS)})"
     elif any(not 0 <= label < classes for label in used):
         problem = f"labels {tuple(used)} (allowed: 0 to {classes - 1})"
     elif not dataset.multi_label and len(record.labels) != 1:
         problem = f"labels {record.labels} (exactly one, or set multi_label to true)"
-    elif record.num_steps < 1:
-        problem = f"num_steps {record.num_steps} (1 or more)"
+    elif not 1 <= record.num_steps <= _MOST_STEPS:
+        problem = f"num_steps {record.num_steps} (1 to {_MOST_STEPS})"
     elif record.step_labels is not None and len(record.step_labels) != record.num_steps:
         problem = f"{len(record.step_labels)} step_labels for {record.num_steps} steps"
     elif record.step_labels is not None and any(not -1 <= label < classes for label in record.step_labels):
         problem = f"step_labels outside -1 to {classes - 1}"
     elif any(event.end_seconds <= event.start_seconds for event in record.events):
         problem = "an event that ends before it starts"
-    elif not all(start < end for start, end in record.ambiguous):  # a NaN is no order either
+    elif not all(start < end for start, end in record.ambiguous):
         problem = "an ambiguous interval that ends before it starts"
     if problem:
         raise DataError(

@@ -82,7 +82,10 @@ class Stopwatch:
         self._since = None
 
     def check(self) -> None:
-        """Raises `VideoError` when the time is up; called between packets, as no decoder can be interrupted."""
+        """Raises `VideoError` when the time is up.
+
+        Called for every packet and every read of the file, as no decoder can be interrupted.
+        """
         running = 0.0 if self._since is None else time.perf_counter() - self._since
         if self.seconds + running > self._limits.max_decode_seconds:
             raise VideoError(

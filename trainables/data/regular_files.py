@@ -1,9 +1,13 @@
-"""Files that may be opened: a pipe or a device among them would block for ever, or never end."""
+"""Files that may be opened: a pipe or a device among them would block for ever, or never end.
+
+And whose fault it is that one cannot be read."""
 
 from __future__ import annotations
 
 import stat
 from pathlib import Path
+
+from paretovid.trainables.errors import UnavailableDataError
 
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -21,3 +25,22 @@ def what_else(path: Path | str) -> str:
     """
     mode = Path(path).stat().st_mode
     return "" if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), "no regular file")
+
+
+def check_is_there(path: Path | str) -> None:
+    """Raises `UnavailableDataError` for a file that a data set lists and that is away: its mount may be gone.
+
+    To be asked of one that could not be read, before that is held against it.
+    """
+    try:
+        Path(path).stat()
+    except OSError as error:
+        raise away(path, error) from error
+
+
+def away(path: Path | str, error: OSError) -> UnavailableDataError:
+    """The error for a file of a data set that the disk does not let be read."""
+    return UnavailableDataError(
+        f"{path} cannot be read: {error.strerror or error}",
+        "Is its disk mounted, and have you the right to read it? Repair it, and the same command resumes.",
+    )

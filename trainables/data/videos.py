@@ -228,7 +228,7 @@ class VideoReader:
         self._files.callback(self._decoder.close)
 
     def _reopen(self) -> OpenVideo:
-        return open_video(self._source, self.name, self._limits)
+        return open_video(self._source, self.name, self._limits, self._stopwatch.check)
 
     # What components are shown
 

@@ -22,6 +22,8 @@ from paretovid.trainables.backbones.precision import Precision
 from paretovid.trainables.backbones.spec import Backbone
 from paretovid.trainables.data.dataset import Dataset, VideoRecord
 from paretovid.trainables.data.limits import USUAL_LIMITS, VideoLimitsConfig
+from paretovid.trainables.data.regular_files import away
+from paretovid.trainables.data.s3 import ObjectStoreError
 from paretovid.trainables.data.videos import InputSpec, VideoReader
 from paretovid.trainables.errors import StaleFeaturesError, VideoError
 from paretovid.trainables.features.index import FeaturesHeader
@@ -123,7 +125,8 @@ def extract_shard(
         on_video: called after each video, for progress.
 
     Returns (path, reason) of each video that could not be read: it is skipped, the others continue. Raises
-    `DataError` for a backbone that is missing or damaged, `StaleFeaturesError` if it is not the expected one.
+    `DataError` for a backbone that is missing or damaged, `StaleFeaturesError` if it is not the expected one,
+    `UnavailableDataError` or `ObjectStoreError` for a disk or a bucket that does not let a video be read.
     """
     check_feature_type(dtype)
     asked = [record.video_id for record in records]
@@ -138,13 +141,12 @@ def extract_shard(
     failures: list[tuple[str, str]] = []
     for record in records:
         path = dataset.video_path(record)
-        try:
-            computed, noted = _features_of(path, specs, loaded, dataset)
-        except (VideoError, OSError) as error:
-            reason = why_unreadable(error)
-            skipped[record.video_id] = reason
-            failures.append((str(path), reason))
+        read = _read(path, specs, loaded, dataset)
+        if isinstance(read, str):
+            skipped[record.video_id] = read
+            failures.append((str(path), read))
         else:
+            computed, noted = read
             for name in missing:
                 features[name][record.video_id] = computed[name]
             if noted:
@@ -163,6 +165,20 @@ def extract_shard(
             dtype=dtype,
         )
     return failures
+
+
+def _read(
+    path: Path | str, specs: Mapping[str, InputSpec], loaded: Mapping[str, Backbone], dataset: Dataset
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]] | str:
+    """As `_features_of`, or why the video cannot be read."""
+    try:
+        return _features_of(path, specs, loaded, dataset)
+    except ObjectStoreError:
+        raise
+    except OSError as error:
+        raise away(path, error) from error
+    except VideoError as error:
+        return why_unreadable(error)
 
 
 def _features_of(

@@ -17,8 +17,8 @@ from paretovid.trainables.redaction.urls import secrets_of, without_urls_secrets
 
 BLOT = "***"
 _SECRET_NAME = (
-    r"(?:[\w-]*[_-])?(?:signature|sig|credential|security-token|token|password|passwd|pwd|secret|api_?key"
-    r"|(?:secret_?)?access_?key)"
+    r"(?:(?:[\w-]*[_-])?(?:signature|sig|credential|security-token|token|pwd|api_?key|(?:secret_?)?access_?key)"
+    r"|[\w-]*(?:password|passwd|secret))"
 )
 _NAMED = re.compile(
     rf"(?<![\w-])((?P<quote>['\"]?){_SECRET_NAME}(?P=quote)\s*(?:=|(?<=['\"]):)\s*)"
@@ -28,8 +28,14 @@ _NAMED = re.compile(
 _HEADER = re.compile(
     r"(authorization['\"]?\s*[:=]\s*['\"]?)(?:(basic|bearer|token|digest)\s+)?[^\s'\",]+", re.IGNORECASE
 )
+_BEARER = re.compile(r"(\bbearer\s+)(?=\S*[0-9])[\w.~+/=-]{8,}", re.IGNORECASE)
+_OPTION = re.compile(
+    r"(--(?:[\w-]*-)?(?:token|password|passwd|secret|api-?key)\s+)(?!-)[^\s'\"]+", re.IGNORECASE
+)
 _QUERY = re.compile(r"(\b(?:url:?|GET|HEAD|PUT|POST|DELETE|PATCH)\s+['\"]?/[^\s?'\"]*)\?[^\s'\"<>)]*")
 """Of a path, where an HTTP library names one. File names may have question marks too."""
+_NO_SCHEME = re.compile(r"(?<![\w:/])(//[^\s/:@'\"]*):[^\s@'\"]+@")
+"""The password of a URL whose scheme was left out: `//USER:PASSWORD@HOST`."""
 _SECRET_VARIABLE = re.compile(r"TOKEN|PASSWORD|PASSWD|SECRET|API_?KEY|CREDENTIAL", re.IGNORECASE)
 _SHORTEST = 8
 _SHORTEST_WORD = 16
@@ -39,7 +45,10 @@ _SHORTEST_WORD = 16
 def redacted(text: str) -> str:
     """The text without secrets. Texts without any stay as they are."""
     text = without_urls_secrets(text)
+    text = _NO_SCHEME.sub(lambda found: f"{found[1]}@", text)
     text = _HEADER.sub(lambda found: f"{found[1]}{BLOT}", text)
+    for pattern in (_BEARER, _OPTION):
+        text = pattern.sub(lambda found: f"{found[1]}{BLOT}", text)
     text = _NAMED.sub(lambda found: f"{found[1]}{BLOT}", text)
     text = _QUERY.sub(lambda found: f"{found[1]}?{BLOT}", text)
     for secret in _secrets_of_environment():

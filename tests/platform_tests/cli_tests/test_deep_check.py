@@ -57,6 +57,20 @@ def test_each_thing_that_was_changed_is_named(home: Home) -> None:
         assert any(str(path) in problem for problem in found), (path, found)
 
 
+def test_a_result_that_says_something_else_than_its_scores_is_named(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    first, second, *_ = synthetic_sweep(home.sweep("s")).with_result()
+    assert problems(home) == []
+    for trial, name, value in ((first, "map", 0.901), (second, "gflops", 0.001)):
+        document = json.loads(trial.result.read_text())
+        document["points"][1]["test"][name] = value
+        trial.result.write_text(json.dumps(document))
+    found = problems(home)
+    assert len(found) == 2
+    assert f"{first.result}: {first.name}-p01 has map 0.901 on test, its scores give 0." in found[0]
+    assert f"{second.result}: {second.name}-p01 has gflops 0.001 on test, its scores give 0.0" in found[1]
+
+
 def test_the_command_says_so_and_its_status_is_that_of_a_failure(
     home: Home, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -71,6 +85,7 @@ def test_the_command_says_so_and_its_status_is_that_of_a_failure(
     assert "reading all that the home keeps" in answer.err
 
 
+@pytest.mark.slow
 def test_a_bucket_is_read_itself_not_its_mirror(
     home: Home, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

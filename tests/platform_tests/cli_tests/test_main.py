@@ -21,6 +21,7 @@ from paretovid.platform.cli import commands, doctor
 from paretovid.platform.cli import main as cli
 from paretovid.platform.cli.commands import Answer
 from paretovid.platform.console.tables import format_table
+from paretovid.platform.console.warnings import say_on_stderr
 from paretovid.platform.execution.cluster import problems_of
 from paretovid.trainables.errors import DataError, UsageError
 
@@ -187,6 +188,12 @@ def test_failures_are_one_message_and_a_status(
     assert "Traceback" in err
 
 
+def test_commands_in_hints_find_the_home(replace: Callable[[str, Run], None], capsys: Capture) -> None:
+    replace("models", raising(DataError("old", "Run `paretovid extract data=x`.")))
+    assert cli.main(["models", "home=/a b"]) == 1
+    assert "hint: Run `paretovid extract data=x 'home=/a b'`.\n" in capsys.readouterr().err
+
+
 def test_json_is_the_only_thing_on_stdout(replace: Callable[[str, Run], None], capfd: Capture) -> None:
     document = {"models": [{"name": "digits", "gflops": 0.25}]}
 
@@ -198,11 +205,25 @@ def test_json_is_the_only_thing_on_stdout(replace: Callable[[str, Run], None], c
     replace("models", run)
     assert cli.main(["models", "--json"]) == 1
     out, err = capfd.readouterr()
-    assert json.loads(out) == document
+    assert json.loads(out) == {**document, "warnings": []}
     assert "a library that prints" in err
     assert "a child that prints" in err
     assert cli.main(["models"]) == 1
     assert capfd.readouterr().out.endswith("for people\n")
+
+
+def test_what_is_said_is_in_every_json_answer(replace: Callable[[str, Run], None], capsys: Capture) -> None:
+    def run(_: argparse.Namespace) -> Answer:
+        for _again in range(2):
+            say_on_stderr("line 3 is damaged\x1b[2J")
+        return Answer(text="", document={"models": [], "warnings": [{"file": "a.mp4", "reason": "odd"}]})
+
+    said = [{"file": "a.mp4", "reason": "odd"}, {"file": None, "reason": "line 3 is damaged\x1b[2J"}]
+    replace("models", run)
+    for _ in range(2):
+        assert cli.main(["models", "--json"]) == 0
+        out, err = capsys.readouterr()
+        assert json.loads(out) == {"models": [], "warnings": said} and "\x1b" not in out + err
 
 
 def test_json_is_never_written_with_nan(replace: Callable[[str, Run], None], capsys: Capture) -> None:
@@ -245,10 +266,11 @@ def test_flops_lists_every_component(capsys: Capture) -> None:
     assert free and all(name.endswith((".revisit", ".memory_reuse")) for name in free)
 
 
+@pytest.mark.slow
 def test_flops_computes_the_papers_tables(capsys: Capture) -> None:
     assert cli.main(["flops", "--published", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
-    assert list(document) == ["rows"]
+    assert list(document) == ["rows", "warnings"]
     fields = ["paper", "table", "row", "published", "computed", "relative_error", "note"]
     assert all(list(row) == fields for row in document["rows"])
     assert {row["paper"] for row in document["rows"]} == {
@@ -327,6 +349,17 @@ def test_doctor_reports_a_cluster_that_does_not_answer_and_of_nodes_that_do_not_
     assert shown.state == "fail" and "python 3.9.1" in shown.found and "does not see the home" in shown.found
     mute = dataclasses.replace(fits, error="timed out")
     assert "cannot be asked: timed out" in doctor._node(mute, problems_of(mute)).found
+
+
+def test_doctor_says_when_ray_would_let_everybody_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    monkeypatch.setattr("ray.__version__", "2.55.0")
+    found = check(list(doctor._ray()), "ray tokens")
+    assert found.state == "fail" and found.found.startswith("Ray 2.55.0 asks for a token only where")
+    assert found.repair.startswith("Set RAY_AUTH_MODE=token in the environment")
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    assert not [each for each in doctor._ray() if each.name == "ray tokens"]
 
 
 def test_doctor_sees_a_damaged_store(tmp_path: Path) -> None:

@@ -67,6 +67,7 @@ def test_free_sections_need_no_plus() -> None:
     assert config.backbones.training == {"epochs": 1}
 
 
+@pytest.mark.slow
 def test_a_method_brings_its_data_backbones_and_training_and_the_command_line_has_the_last_word() -> None:
     method = "method=model_selection_localization"
     config = load_sweep_config([method])
@@ -137,6 +138,7 @@ BAD = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("word", "message", "hint"), BAD, ids=[word for word, _, _ in BAD])
 def test_bad_words_are_reported(word: str, message: str, hint: str) -> None:
     with pytest.raises(UsageError) as caught:
@@ -185,6 +187,7 @@ def test_the_study_searches_inference_knobs_only_when_set_so() -> None:
     assert ends(searched_knobs(config)["online_k"]) == (1, 0)
 
 
+@pytest.mark.slow
 def test_method_settings_are_checked_by_the_method() -> None:
     resolve_methods(load_sweep_config(["method.model.network.cell=gru"]))
     for word, message in (
@@ -227,6 +230,7 @@ def test_no_knob_leaves_the_range_of_what_it_sets(words: list[str], said: str) -
     assert said in caught.value.message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", group_options("method"))
 def test_every_method_file_is_sound(method: str, tmp_path: Path) -> None:
     shape = SelectorShape()

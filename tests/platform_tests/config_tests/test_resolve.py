@@ -66,6 +66,7 @@ def test_a_folder_has_neither_a_reader_nor_a_generator() -> None:
     assert (data.name, data.reader, data.settings, data.generated) == ("mine", None, None, None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [

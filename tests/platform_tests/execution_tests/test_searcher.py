@@ -158,6 +158,7 @@ def test_published_points_outside_the_range_are_left_out(tmp_path: Path) -> None
     assert [each.knobs for each in asked[2:4]] == [{"gamma": 0.1}, {"gamma": 0.05}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["tpe", "gp", "random"])
 def test_a_seed_gives_the_same_suggestions_also_after_a_restart(tmp_path: Path, sampler: str) -> None:
     once = [each.knobs for each in run(make(tmp_path, name="a", sampler=sampler, trials=14))]

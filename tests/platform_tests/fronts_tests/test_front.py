@@ -512,5 +512,5 @@ def test_scores_that_do_not_belong_to_the_points_are_refused(tmp_path: Path) -> 
     path = sweep.trial("t0000").result
     result = json.loads(path.read_text())
     path.write_text(json.dumps(result | {"points": result["points"][:1]}))
-    with pytest.raises(DataError, match="1 points but scores of 2"):
+    with pytest.raises(DataError, match=r"of 2 points and 4 classes on test, result\.json has 1 and 4"):
         read_front([sweep])

@@ -57,6 +57,7 @@ def test_what_trials_say_of_themselves_is_reported_once_with_their_names(tmp_pat
     assert {p["trial"]: p["remarks"] for p in points}["t0002"] == ["collapsed", "slow"]
 
 
+@pytest.mark.slow
 def test_picture_is_a_picture(front: Front, tmp_path: Path) -> None:
     write_png(front, tmp_path / "front.png")
     fewer = dataclasses.replace(front, points=front.front[:1], baselines=())

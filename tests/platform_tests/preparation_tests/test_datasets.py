@@ -71,6 +71,7 @@ def words(own_videos: Path, *more: str) -> list[str]:
     return [f"home={home}", "data=class_folders", "data.name=mine", f"data.videos={own_videos}", *more]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", reader_names())
 def test_each_reader_can_be_chosen(name: str) -> None:
     assert name in group_options("data")
@@ -112,6 +113,7 @@ def test_too_many_missing(own_videos: Path) -> None:
         make_data(config, resolve_data(config), Progress(1))
 
 
+@pytest.mark.slow
 def test_settings_are_checked_before_anything_starts(own_videos: Path) -> None:
     resolve_preparation(load_sweep_config(words(own_videos)))
     with pytest.raises(UnknownNameError, match="'step_second'"):

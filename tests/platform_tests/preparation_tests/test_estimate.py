@@ -44,6 +44,7 @@ def test_annotations_say_the_steps_before_a_video_is_looked_at(activitynet: list
     )
 
 
+@pytest.mark.slow
 def test_it_is_steps_times_the_measured_cost_of_each_read(activitynet: list[str]) -> None:
     paper = ["backbones=paper", "backbones.weights=random"]
     config = load_sweep_config([*activitynet, *paper])
@@ -90,6 +91,7 @@ def test_a_length_that_annotations_do_not_state_is_not_guessed(tmp_path: Path) -
     assert "2 videos" in line and "FLOPs" not in line
 
 
+@pytest.mark.slow
 def test_a_pool_stores_the_classes_of_its_data_set(activitynet: list[str]) -> None:
     words = ["method=model_selection", "backbones=paper", "backbones.weights=random"]
     words += ["method.model.selector_videos=all"]

@@ -184,6 +184,7 @@ def test_what_was_left_out_can_be_taken_back(videos: Dataset, tmp_path: Path) ->
     assert writer(videos, tmp_path).open_shards() == ([1], 8)
 
 
+@pytest.mark.slow
 def test_what_was_left_out_can_be_taken_back_from_a_bucket(
     videos: Dataset, bucket: str, tmp_path: Path
 ) -> None:

@@ -34,7 +34,7 @@ from paretovid.platform.storage.home import Home, SweepPaths
 from paretovid.platform.sweeps.lock import driver_of
 from paretovid.platform.testing.sweeps import synthetic_sweep
 from paretovid.trainables.backbones.description import BackboneDescription, BackboneOrigin
-from paretovid.trainables.data.dataset import MANIFEST, load_dataset
+from paretovid.trainables.data.dataset import MANIFEST, Dataset, Event, VideoRecord, load_dataset
 from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.errors import DataError, ParetovidError
 from paretovid.trainables.evaluation.results import TrialResult
@@ -167,6 +167,35 @@ def backbone() -> BackboneDescription:
     )
 
 
+def data_set() -> Dataset:
+    records = [
+        VideoRecord(
+            video_id=f"{split}_{label}",
+            path=f"videos/{split}_{label}.mp4",
+            split=split,
+            labels=(label,),
+            num_steps=2,
+            duration_seconds=1.2,
+            step_labels=(-1, label),
+            events=(Event(label=label, start_seconds=0.5, end_seconds=1.0),),
+            ambiguous=((0.0, 0.25),),
+            content="abc",
+        )
+        for split in ("train", "val", "test")
+        for label in (0, 1)
+    ]
+    return Dataset(
+        name="d",
+        root=Path(WHERE).parent,
+        classes=("a", "b"),
+        step_seconds=0.5,
+        multi_label=False,
+        records=tuple(records),
+        class_groups={"a": "easy"},
+        generator={"reader": "table"},
+    )
+
+
 Reader = Callable[[Any, str], object]
 DRIVER = DriverLease(name="a", host="vm", pid=7, started=100.0, heartbeat=160.5, beats=9)
 HEARTBEAT = TrialHeartbeat(lease="b", host="vm", pid=8, at=1.0, beats=3, progress={"epoch": 2.0})
@@ -192,6 +221,10 @@ KINDS: dict[str, tuple[Callable[[], Any], Reader]] = {
     "shard.json": (
         lambda: shard().to_json(),
         lambda data, where: ShardDescription.from_json(data, where, "hint"),
+    ),
+    "manifest.json": (
+        lambda: data_set().to_json(),
+        lambda data, where: Dataset.from_json(data, Path(where).parent),
     ),
     "backbone.json": (lambda: backbone().to_json(), BackboneDescription.from_json),
 }

@@ -234,7 +234,9 @@ def test_a_sweep_whose_driver_is_gone_is_interrupted_and_says_what_waits(tmp_pat
     assert (found.state, found.driver, found.asked, found.finished) == ("interrupted", None, 5, 1)
     assert (dict(found.failed), found.restarts) == ({"t0002": "the loss became nan"}, 1)
     assert found.running == () and found.seconds_left is None and found.untracked == 7
-    assert "3 trials for somebody: paretovid resume s" in found.waits
+    assert f"3 trials for somebody: paretovid resume s home={tmp_path}" in found.waits
+    replay = f"paretovid replay s home={tmp_path}"
+    assert f"7 events for MLflow ({replay}, if nobody runs the sweep)" in found.waits
     assert "t0001 for another start, after: boom" in found.waits
     text = status_text(found)
     assert "1 of 5 finished, 0 running, 3 to come, 1 failed, 1 restarts" in text

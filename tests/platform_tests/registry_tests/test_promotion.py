@@ -43,6 +43,7 @@ def videos(home: Home) -> list[str]:
     return [str(path) for path in sorted(home.data("moving_digits").rglob("test_*.mp4"))[:2]]
 
 
+@pytest.mark.slow
 def test_promotion_passes_gates_and_moves_the_alias(promoted: list[registry.Promotion], home: Home) -> None:
     assert [p.version for p in promoted] == ["1", "2"]
     assert [p.previous for p in promoted] == [None, "1"]
@@ -116,6 +117,7 @@ def test_prediction_document(promoted: list[registry.Promotion], home: Home, vid
     assert set(good["steps"]) <= {"none", "coarse", "fine"} and good["gflops"] > 0
 
 
+@pytest.mark.slow
 def test_odd_videos_are_told_and_limits_are_kept(
     promoted: list[registry.Promotion], home: Home, videos: list[str]
 ) -> None:
@@ -253,6 +255,7 @@ def test_an_oracle_is_refused(home: Home) -> None:
     assert "oracle" not in {entry["name"] for entry in registry.list_models(home)}
 
 
+@pytest.mark.slow
 def test_other_answers_than_measured_are_refused(home: Home) -> None:
     path = home.trial("tiny", "b0000").model
     original = path.read_bytes()

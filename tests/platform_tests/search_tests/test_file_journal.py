@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
+import os
 import shutil
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +193,50 @@ def test_records_of_another_process_are_read_as_they_come(journal: Path) -> None
         file.write(b'ker_id":"slow"}\n')
     assert mine.read_logs(len(first) + 1) == [{"op_code": 10, "worker_id": "slow"}]
     assert list(mine.read_logs(0))[: len(first)] == first and said == []
+
+
+class StaleAt(io.BufferedReader):
+    """A file whose disk is away after some of its lines."""
+
+    place: int
+
+    def __iter__(self) -> Iterator[bytes]:
+        for _ in range(self.place):
+            yield self.readline()
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), self.name)
+
+
+@pytest.mark.parametrize("known", [0, 1])
+def test_a_disk_that_goes_away_in_the_middle_of_a_reading_costs_no_record(
+    journal: Path, known: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Injected just below our code, as no disk here is stale: one reading ends with ESTALE after some lines."""
+    first, *others = journal.read_bytes().splitlines(keepends=True)
+    whole = list(FileJournal(journal).read_logs(0))
+    open_path = Path.open
+    faults: list[int] = []
+
+    def open_once_stale(path: Path, mode: str = "r", *words: Any, **named: Any) -> Any:
+        if path != journal or mode != "rb" or not faults:
+            return open_path(path, mode, *words, **named)
+        file = StaleAt(io.FileIO(path))
+        file.place = faults.pop()
+        return file
+
+    monkeypatch.setattr(Path, "open", open_once_stale)
+    for place in (0, 1, len(others) // 2, len(others)):
+        journal.write_bytes(first)
+        reading = FileJournal(journal)
+        assert list(reading.read_logs(0))[known:] == whole[known:1]
+        journal.write_bytes(b"".join([first, *others]))
+        faults.append(place)
+        assert list(reading.read_logs(known)) == whole[known:], place
+        assert not faults, "the fault was not met"
+    damaged: list[str] = []
+    journal.write_bytes(b"".join([first, as_noise(others[0]), *others]))
+    faults.append(len(others))
+    FileJournal(journal, say=damaged.append).read_logs(0)
+    assert damaged == [f"{journal}: line 2 cannot be read and is left out"], "told once, by its own number"
 
 
 def test_two_processes_write_one_journal_and_lose_nothing(tmp_path: Path) -> None:

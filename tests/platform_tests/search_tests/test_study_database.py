@@ -40,6 +40,7 @@ def finish(study):
         study.report(suggestion.trial_id, measured(suggestion.knobs))
 
 
+@pytest.mark.slow
 def test_a_search_in_a_database(database):
     study = a_study(database)
     finish(study)
@@ -69,6 +70,7 @@ def test_the_same_suggestions_as_in_a_file(database, tmp_path):
     assert knobs[0] == knobs[1]
 
 
+@pytest.mark.slow
 def test_two_sweeps_in_one_database_at_once(database):
     faults = []
 

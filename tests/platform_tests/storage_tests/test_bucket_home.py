@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.conftest import fill
 
 from paretovid.infra.object_store import ObjectStore
 from paretovid.infra.testing import S3Server, s3_server
@@ -27,6 +28,7 @@ from paretovid.platform.records.trial import read_sweep
 from paretovid.platform.registry.package import backbone_folders
 from paretovid.platform.search.bucket_journal import ObjectJournal
 from paretovid.platform.search.study import ParetoStudy
+from paretovid.platform.storage.faults import infrastructure_fault
 from paretovid.platform.storage.home import MODEL_FILE, Home, open_home
 from paretovid.platform.sweeps.naming import started_record
 from paretovid.platform.sweeps.status import list_sweeps
@@ -89,6 +91,29 @@ def test_what_one_machine_made_another_one_uses(made: Home, machine: Machine) ->
 
 
 @pytest.mark.slow
+def test_a_download_that_finds_the_disk_full_leaves_nothing(
+    bucket: str, small_disk: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = machine("first")
+    document = first.root / "sweeps" / "s" / "sweep.json"
+    document.parent.mkdir(parents=True)
+    first.store.write_text(document, "x" * 20_000)
+    monkeypatch.setenv("PARETOVID_CACHE", str(small_disk))
+    home = open_home(f"{bucket}/home")
+    here = home.root / document.relative_to(first.root)
+    here.parent.mkdir(parents=True)
+    filler = fill(small_disk)
+    with pytest.raises(OSError, match="No space left") as raised:
+        home.store.download_file(here)
+    fault = infrastructure_fault(raised.value)
+    assert fault is not None and fault.is_full and str(here.parent) in fault.reason
+    assert list(here.parent.iterdir()) == []
+    filler.unlink()
+    home.store.download_file(here)
+    assert here.read_text() == "x" * 20_000
+
+
+@pytest.mark.slow
 def test_documents_are_read_where_other_machines_write_them(machine: Machine) -> None:
     home = machine("driver")
     write_record(home.sweep("s"), started_record(load_sweep_config(), "s", None))
@@ -142,6 +167,7 @@ def a_study(home: Home, storage: str | None = None) -> ParetoStudy:
     return ParetoStudy(storage=storage or f"{home.optuna_url}/s", name="s", knobs=KNOBS, trials=6, seed=3)
 
 
+@pytest.mark.slow
 def test_a_study_in_the_bucket_resumes_elsewhere(machine: Machine, tmp_path: Path) -> None:
     def result(knobs: dict[str, Any]) -> Metrics:
         return synthetic_metrics(knobs["gamma"], knobs["gamma"] + knobs["K"])
@@ -270,6 +296,7 @@ def guarded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
         yield become
 
 
+@pytest.mark.slow
 def test_the_least_rights_are_enough(guarded: Callable[[str, str], None]) -> None:
     guarded("mine-bucket", "home")
     home = open_home("s3://mine-bucket/home")
@@ -284,6 +311,7 @@ def test_the_least_rights_are_enough(guarded: Callable[[str, str], None]) -> Non
     assert a_study(home).ask() is not None
 
 
+@pytest.mark.slow
 def test_another_bucket_is_refused_with_what_is_needed(guarded: Callable[[str, str], None]) -> None:
     guarded("mine-bucket", "home")
     with pytest.raises(UsageError, match="no permission to list s3://others-bucket/home") as raised:
@@ -291,6 +319,7 @@ def test_another_bucket_is_refused_with_what_is_needed(guarded: Callable[[str, s
     assert "infra/s3-policy.json" in raised.value.hint
 
 
+@pytest.mark.slow
 def test_wrong_credentials_are_refused_without_showing_them(
     guarded: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -329,6 +358,7 @@ def test_homes_of_every_kind_are_open_at_once_and_know_nothing_of_each_other(
     assert not (tmp_path / "local").is_relative_to(tmp_path / "cache")
 
 
+@pytest.mark.slow
 def test_a_worker_opens_the_home_that_it_is_given_where_it_runs(
     bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

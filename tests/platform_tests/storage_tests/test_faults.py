@@ -8,8 +8,12 @@ from pathlib import Path
 import pytest
 from ray.exceptions import RayTaskError
 from safetensors.torch import load_file
+from sqlalchemy import create_engine, text
+from sqlalchemy.exc import OperationalError
+from tests.conftest import fill
 
 from paretovid.platform.storage.faults import infrastructure_fault, was_infrastructure, while_away
+from paretovid.platform.tracking.store import StoreError
 from paretovid.trainables.data.dataset import load_dataset
 from paretovid.trainables.data.s3 import ObjectStoreError
 from paretovid.trainables.errors import DataError, InfrastructureError, StaleFeaturesError, UsageError
@@ -65,10 +69,10 @@ def test_a_disk_without_room_is_told_from_one_that_is_away(number: int) -> None:
 
 def test_another_processs_error_is_told_in_its_own_words() -> None:
     """Ray raises what passes for an OSError, with a traceback of the worker as its text."""
-    text = (
+    said = (
         "\x1b[36mray::_apply()\x1b[39m (pid=7)\n  File ...\nOSError: [Errno 28] No space left on device: '/x'"
     )
-    raised = RayTaskError("_apply", text, answered(errno.ENOSPC, "/x")).as_instanceof_cause()
+    raised = RayTaskError("_apply", said, answered(errno.ENOSPC, "/x")).as_instanceof_cause()
     assert isinstance(raised, OSError)
     found = infrastructure_fault(raised)
     assert found is not None and found.is_full and found.reason == "/x: No space left on device"
@@ -90,10 +94,25 @@ def test_what_safetensors_raises_has_its_number_in_its_text(tmp_path: Path) -> N
         load_file(tmp_path / "gone.safetensors")
     assert infrastructure_fault(missing.value, [tmp_path]) is not None
     assert infrastructure_fault(missing.value, ["/elsewhere"]) is None
-    text = 'Error while serializing: I/O error: Os { code: 5, kind: Other, message: "x" }'
-    assert infrastructure_fault(RuntimeError(text)) is not None
+    said = 'Error while serializing: I/O error: Os { code: 5, kind: Other, message: "x" }'
+    assert infrastructure_fault(RuntimeError(said)) is not None
     full = infrastructure_fault(RuntimeError("I/O error: No space left on device (os error 28)"))
     assert full is not None and full.is_full
+
+
+def test_what_sqlite_says_of_a_full_disk_is_told_from_its_other_errors(small_disk: Path) -> None:
+    """As MLflow's store meets it, with what SQLAlchemy and our own error for the store put around it."""
+    engine = create_engine(f"sqlite:///{small_disk / 'x.db'}")
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE x (y TEXT)"))
+    fill(small_disk)
+    with pytest.raises(OperationalError) as full, engine.begin() as connection:
+        connection.execute(text("INSERT INTO x VALUES (:y)"), {"y": "y" * 100_000})
+    engine.dispose()
+    for error in (full.value, raised_from(StoreError("the MLflow store cannot be used"), full.value)):
+        found = infrastructure_fault(error)
+        assert found is not None and found.is_full and "database or disk is full" in found.reason
+    assert infrastructure_fault(RuntimeError("(sqlite3.OperationalError) no such table: x")) is None
 
 
 def test_a_chain_that_bites_its_tail_ends() -> None:

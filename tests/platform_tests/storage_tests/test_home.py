@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from paretovid.infra.object_store import ObjectStore
-from paretovid.platform.storage.home import Home, open_home
+from paretovid.platform.storage.home import HOME_VARIABLE, Home, open_home
 from paretovid.platform.storage.store import BucketStore
 from paretovid.trainables.errors import UsageError
 
@@ -53,3 +53,15 @@ def test_paths_are_those_that_homes_on_disk_have(tmp_path: Path) -> None:
         == "s3://bucket/some/studies"
     )
     assert not list(tmp_path.iterdir()), "and asking for one makes nothing"
+
+
+def test_commands_name_the_home_unless_it_is_the_usual_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(HOME_VARIABLE, raising=False)
+    assert open_home().in_commands == ""
+    odd = tmp_path / "x;touch y"
+    assert open_home(str(odd)).in_commands == f" 'home={odd}'"
+    monkeypatch.setenv(HOME_VARIABLE, str(odd))
+    assert open_home().in_commands == "" and open_home("other").in_commands == f" home={tmp_path / 'other'}"

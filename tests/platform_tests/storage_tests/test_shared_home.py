@@ -102,6 +102,7 @@ def go_on(home: Home, trials: int) -> None:
     assert read_journal(sweep).damaged == ()
 
 
+@pytest.mark.slow
 @as_root
 def test_two_users_of_a_group_go_on_with_each_others_sweep(shared: Home) -> None:
     as_user(FIRST, lambda: synthetic_sweep(shared.sweep("s"), trials=2))

@@ -72,6 +72,7 @@ def test_what_is_wanted_comes(machine: Machine) -> None:
         assert files_below(other / "x") == ["a.bin"]
 
 
+@pytest.mark.slow
 def test_a_folder_from_outside(machine: Machine, tmp_path: Path) -> None:
     store, root = machine("first")
     store.upload_from(a_folder(tmp_path / "outside"), root / "data" / "x", {"a.bin", "deep/b.bin"})
@@ -184,6 +185,7 @@ def test_ray_keeps_its_files_in_the_store(machine: Machine) -> None:
     assert ("storage_filesystem" in storage) == store.is_remote
 
 
+@pytest.mark.slow
 def test_a_path_outside_the_mirror_has_no_place_in_the_bucket(bucket: str, tmp_path: Path) -> None:
     store = BucketStore.open(bucket, tmp_path / "cache")
     with pytest.raises(ValueError, match="subpath"):

@@ -7,6 +7,7 @@ import pytest
 from paretovid.platform.cli.main import main
 from paretovid.platform.config.load import load_sweep_config, plain_settings, to_record
 from paretovid.platform.config.resolve import resolve_preparation
+from paretovid.platform.registry.promotion import promote
 from paretovid.platform.storage.home import HOME_VARIABLE, Home, open_home
 from paretovid.platform.storage.urls import check_no_secret
 from paretovid.platform.tracking.store import store_uri
@@ -24,6 +25,12 @@ PAPER = ["backbones=paper", "backbones.weights.coarse=a.pth"]
         f"search.storage='postgresql://host/x?user=me&password={SECRET}'",
         f"search.storage='postgresql://host/x?sslpassword={SECRET}'",
         f"search.storage='postgresql://me:{SECRET} x@host/x'",
+        f"search.storage='host=h password={SECRET} user=u'",
+        f"search.storage='me:{SECRET}@host/x'",
+        f"tracking.uri='//me:{SECRET}@host/x'",
+        f"tracking.uri='me:{SECRET}@host:5000'",
+        f"cluster.address='head:6379 token={SECRET}'",
+        f"home='//key:{SECRET}@bucket/home'",
         f"tracking.uri='https://me:{SECRET}@host'",
         f"tracking.uri='https://ghp_{SECRET}@host'",
         f"tracking.uri='https://host/?token={SECRET}'",
@@ -61,6 +68,10 @@ def test_no_setting_takes_a_secret_or_repeats_it(word: str, capfd: pytest.Captur
         "http://mlflow:5000",
         "s3://bucket/home",
         "sqlite:////a/b.db",
+        "models:/digits@champion",
+        "registry/image:1.2@sha256:0a1b",
+        "//host/share/10:30.mp4",
+        "https://host/x.pth",
     ],
 )
 def test_a_user_name_alone_is_allowed(text: str | None) -> None:
@@ -94,3 +105,17 @@ def test_a_query_that_may_name_another_file_needs_the_files_digest() -> None:
         resolve_preparation(load_sweep_config(words))
     assert SECRET not in str(raised.value) and "backbones.sha256.fine=DIGEST" in raised.value.hint
     resolve_preparation(load_sweep_config([*words, f"backbones.sha256.fine={'0' * 64}"]))
+
+
+def test_a_name_may_be_no_secret(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "0a1b2c3d4e5f")
+    for name in ("ghp_4711c2VjcmV0c2VjcmV0", "hf_4711c2VjcmV0c2VjcmV0", "0a1b2c3d4e5f"):
+        for word in (f"name={name}", f"data.name={name}"):
+            with pytest.raises(UsageError, match="is a token, or the value of a secret variable") as raised:
+                load_sweep_config([word])
+            assert name not in f"{raised.value} {raised.value.hint}"
+        for model, alias in ((name, None), ("m", name)):
+            with pytest.raises(UsageError, match="is a token"):
+                promote(Home(tmp_path), "s", name=model, alias=alias)
+    for name in ("sk-learn-baseline-of-july", "hf_models", "experiment20261128run5of7withall"):
+        assert load_sweep_config([f"name={name}"]).name == name

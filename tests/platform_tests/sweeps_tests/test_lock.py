@@ -79,6 +79,7 @@ def test_a_living_driver_is_respected_and_named(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.slow
 def test_a_dead_driver_of_this_machine_is_nobody(tmp_path: Path) -> None:
     code = (
         "import os, sys\nfrom pathlib import Path\n"

@@ -39,6 +39,7 @@ def test_the_record_has_no_signature(started: Home) -> None:
     assert known_record(started.sweep("s")).error == "https://host/x is gone"
 
 
+@pytest.mark.slow
 def test_it_is_the_same_sweep_with_a_fresh_signature(started: Home) -> None:
     assert name_of(started, load_sweep_config(["name=s", *words("fresh")])) == "s"
     with pytest.raises(UsageError, match="sweep s exists with other settings") as raised:
@@ -46,6 +47,7 @@ def test_it_is_the_same_sweep_with_a_fresh_signature(started: Home) -> None:
     assert SECRET not in str(raised.value)
 
 
+@pytest.mark.slow
 def test_it_resumes_with_a_fresh_signature(started: Home) -> None:
     config = stored_config(started, "s", None, [])
     assert config.backbones.weights["fine"] == URL, "from the file that PARETOVID_SIGNED_URLS names"

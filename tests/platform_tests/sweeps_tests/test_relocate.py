@@ -16,6 +16,7 @@ import pytest
 from paretovid.infra.object_store import ObjectStore
 from paretovid.platform.cli import doctor
 from paretovid.platform.cli.main import main
+from paretovid.platform.console.shell import at_home
 from paretovid.platform.execution.stopping import StopSwitch
 from paretovid.platform.records.delivered import read_delivered
 from paretovid.platform.records.sweep import SweepRecord, known_record, write_record
@@ -81,7 +82,7 @@ def test_a_moved_home_predicts_and_promotes_before_anybody_relocates_it(made: Ho
     weights = list(moved.mlflow_artifacts.rglob("*.safetensors"))
     assert prediction.predict(moved, "models:/digits@champion", [video(moved)]) == expected
     second = registry.promote(moved, "tiny", name="digits", alias="champion", point="b0000-p02")
-    assert second.version == "2" and "paretovid relocate" in str(second)
+    assert second.version == "2" and f"paretovid relocate{at_home(str(moved.root))}\n" in str(second)
     assert prediction.predict(moved, "models:/digits@champion", [video(moved)]) != expected
     assert len(list(moved.mlflow_artifacts.glob("models/*"))) == 2
     assert (
@@ -93,6 +94,7 @@ def test_a_moved_home_predicts_and_promotes_before_anybody_relocates_it(made: Ho
         prediction.predict(moved, "models:/digits/1", [video(moved)])
 
 
+@pytest.mark.slow
 def test_after_relocate_mlflow_alone_finds_everything(made: Home, moved: Home) -> None:
     expected = prediction.predict(made, "models:/digits@champion", [video(moved)])["videos"][0]
     done = relocate.relocate(moved)

@@ -52,6 +52,9 @@ def test_features_are_read_from_the_nodes_own_copy(trial: TrialConfig, tmp_path:
 def test_where_the_cache_cannot_be_used_the_home_is(
     trial: TrialConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "cache").write_text("a file where the folder should be")
-    assert _localised(trial, tmp_path / "cache" / "user-1", lambda: None) == trial
-    assert "features are read under home" in capsys.readouterr().err
+    cache = tmp_path / "cache\x1b[2J\npassword=hunter2"
+    cache.write_text("a file where the folder should be")
+    assert _localised(trial, cache / "user-1", lambda: None) == trial
+    shown = capsys.readouterr().err
+    assert "features are read under home" in shown and "cache\\x1b[2J" in shown
+    assert "\x1b" not in shown and "\npassword" not in shown and "hunter2" not in shown

@@ -53,6 +53,7 @@ def runs(store: Store, kind: str) -> list[Any]:
     return found
 
 
+@pytest.mark.slow
 def test_trials_are_nested_in_the_sweep(store: Store, sweep: SweepResults) -> None:
     (parent,) = runs(store, "sweep")
     children = runs(store, "trial")
@@ -244,6 +245,7 @@ def test_sweeps_of_one_name_in_two_homes_share_a_server_and_nothing_else(tmp_pat
     assert of_each[0] and of_each[0] == of_each[1]
 
 
+@pytest.mark.slow
 def test_a_replay_renders_what_an_older_sweep_has_not(home: Home) -> None:
     folder = synthetic_sweep(home.sweep("older")).folder
     assert not (folder / "front.png").exists()

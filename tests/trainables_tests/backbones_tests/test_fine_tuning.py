@@ -84,6 +84,7 @@ def test_it_resumes_from_the_weights_and_says_where_they_came_from(videos, start
     )
 
 
+@pytest.mark.slow
 def test_it_learns(videos, start, tmp_path):
     config = dataclasses.replace(
         BRIEF, samples=1600, batch_size=16, learning_rate=5e-3, checkpoint_every_steps=1000
@@ -149,6 +150,7 @@ def test_a_checkpoint_of_another_number_of_workers_is_not_thrown_away(videos, st
     assert about.exists()
 
 
+@pytest.mark.slow
 def test_videos_that_do_not_fit_are_refused_not_squeezed_in(videos, start, tmp_path):
     many = dataclasses.replace(videos, records=videos.records * 2000)
     with pytest.raises(UsageError, match="more than memory_mb=1") as refused:

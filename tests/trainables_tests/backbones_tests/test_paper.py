@@ -73,6 +73,7 @@ def decoded(name: str, count: int) -> np.ndarray:
     return values.astype(np.float32) / 64 if spec.kind == "logmel" else values.astype(np.uint8)
 
 
+@pytest.mark.slow
 @every_paper_component
 def test_features_are_as_wide_as_said(name: str) -> None:
     spec = component(name)
@@ -82,6 +83,7 @@ def test_features_are_as_wide_as_said(name: str) -> None:
     assert features.shape == (2, 5 if spec.classifies else spec.feature_width)
 
 
+@pytest.mark.slow
 @every_paper_component
 def test_cost_is_measured_and_agrees_with_the_paper_or_is_explained(name: str) -> None:
     cost = measure_component(name, 400 if component(name).classifies else None)

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import os
+import shutil
 import subprocess
 import sys
 
@@ -20,7 +23,7 @@ from paretovid.trainables.data.dataset import is_for_backbones
 from paretovid.trainables.data.limits import VideoLimitsConfig
 from paretovid.trainables.data.video_keys import video_key
 from paretovid.trainables.data.videos import VideoReader
-from paretovid.trainables.errors import DataError, UsageError
+from paretovid.trainables.errors import DataError, UnavailableDataError, UsageError
 from paretovid.trainables.layers.functional import classification_loss
 
 COARSE = family("small")["coarse"]
@@ -60,6 +63,7 @@ def test_it_trains_saves_and_reports_its_progress(videos, tmp_path):
     assert context.reported and all({"stage", "done", "total"} <= set(each) for each in context.reported)
 
 
+@pytest.mark.slow
 def test_a_seed_gives_the_same_weights_and_another_seed_others(videos, tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         train_backbones(
@@ -83,6 +87,7 @@ def test_video_labels_need_no_background(videos, tmp_path):
     assert BackboneDescription.read(tmp_path / COARSE).origin.labels == videos.classes
 
 
+@pytest.mark.slow
 def test_what_classifies_is_not_taught_a_class_more(videos, tmp_path):
     member = family("x3d_pool")["xs"]
     with pytest.raises(UsageError, match="classifies by itself") as error:
@@ -164,6 +169,7 @@ def test_flow_is_moved_and_made_faster_but_not_turned():
     )
 
 
+@pytest.mark.slow
 def test_a_corrupt_video_is_left_out_and_all_corrupt_is_an_error(videos, tmp_path):
     broken = dataclasses.replace(videos, root=tmp_path / "copy")
     (broken.root / "videos").mkdir(parents=True)
@@ -183,6 +189,28 @@ def test_a_corrupt_video_is_left_out_and_all_corrupt_is_an_error(videos, tmp_pat
         broken.video_path(record).write_bytes(b"nothing")
     with pytest.raises(DataError, match="not one training video"):
         train_backbones(BRIEF, broken, [COARSE], tmp_path / "none", LocalContext())
+
+
+def test_a_video_that_is_away_ends_training_and_nothing_is_trained_of_what_is_left(
+    videos, tmp_path, monkeypatch
+):
+    part = dataclasses.replace(videos, root=tmp_path / "copy")
+    shutil.copytree(videos.root, part.root)
+    path = part.video_path(part.split("train")[-1])
+    path.rename(tmp_path / "aside")
+    with pytest.raises(UnavailableDataError, match=f"{path.name} cannot be read: No such file") as error:
+        train_backbones(BRIEF, part, [COARSE], tmp_path / "out", LocalContext())
+    assert error.value.hint and not (tmp_path / "out" / COARSE).exists()
+    (tmp_path / "aside").rename(path)
+
+    def refuse(opened, **_):
+        raise OSError(code, os.strerror(code), str(opened))
+
+    monkeypatch.setattr(backbone_training, "VideoReader", refuse)  # injected, as no disk here is away
+    for code in (errno.EACCES, errno.ESTALE):
+        with pytest.raises(UnavailableDataError, match=os.strerror(code)):
+            train_backbones(BRIEF, part, [COARSE], tmp_path / "out", LocalContext())
+    assert not (tmp_path / "out" / COARSE).exists()
 
 
 @pytest.mark.parametrize(

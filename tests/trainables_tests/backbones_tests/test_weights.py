@@ -51,6 +51,7 @@ def assert_loaded(location: str, published: dict[str, Tensor]) -> None:
     assert origin["file_sha256"] == hashlib.sha256(Path(location).read_bytes()).hexdigest()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrapper", [None, "state_dict", "model_state", "model"])
 def test_a_state_dict_is_found_in_what_scripts_save(
     wrapper: str | None, published: dict[str, Tensor], tmp_path: Path
@@ -154,6 +155,7 @@ def test_random_weights_are_the_same_everywhere_and_move_no_seed(tmp_path: Path)
         assert torch.equal(value, again.state_dict()[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["yamnet@64x96", "mobilenet_v2@112", "resnet50@224"])
 def test_features_of_random_weights_fit_into_half_precision(name: str) -> None:
     backbone, _ = build_with_weights(component(name), "random")
@@ -303,6 +305,7 @@ def test_a_path_or_scheme_that_cannot_be_read(tmp_path: Path) -> None:
         fetch("ftp://host/weights.pth")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "build", "head"),
     [
@@ -322,6 +325,7 @@ def test_a_whole_network_of_torchvision_fits_without_its_classifier(
     check_fits(component(name), whole, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["x3d_xs@4x160", "slowfast_8x8_r50@32x256"])
 def test_a_whole_network_of_pytorchvideo_fits_without_its_classifier(name: str, tmp_path: Path) -> None:
     from pytorchvideo.models.slowfast import create_slowfast
@@ -331,6 +335,7 @@ def test_a_whole_network_of_pytorchvideo_fits_without_its_classifier(name: str, 
     check_fits(component(name), {"model_state": whole.state_dict()}, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_whole_network_of_timm_fits_without_its_classifier(tmp_path: Path) -> None:
     timm = pytest.importorskip("timm")
     check_fits(component("dpn107@224"), timm.create_model("dpn107").state_dict(), tmp_path)

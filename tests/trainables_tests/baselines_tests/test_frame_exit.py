@@ -166,6 +166,7 @@ def test_gates_learn_to_stop_below_epsilon():
     assert method.loss(batch, Progress(0, 1)).parts["stop_share"] == pytest.approx(share)
 
 
+@pytest.mark.slow
 def test_a_higher_beta_stops_earlier():
     split = synthetic_split(num_videos=64, seed=2)
     reads = [

@@ -19,7 +19,7 @@ from paretovid.trainables.data.dataset import (
     save_manifest,
 )
 from paretovid.trainables.data.video_keys import video_key
-from paretovid.trainables.errors import DataError, UnknownNameError
+from paretovid.trainables.errors import DataError, NonFiniteError, UnknownNameError
 
 
 def record(split: str, label: int, **changes: Any) -> VideoRecord:
@@ -209,11 +209,31 @@ BAD: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     ),
     "ambiguous backwards": (_set(1, ambiguous=[[1.0, 0.5]]), "ambiguous interval that ends before it starts"),
     "ambiguous empty": (_set(1, ambiguous=[[1.0, 1.0]]), "ambiguous interval that ends before it starts"),
-    "ambiguous NaN": (_set(1, ambiguous=[[math.nan, 1.0]]), "ambiguous interval that ends before it starts"),
-    "ambiguous number": (_set(1, ambiguous=[1.0]), "cannot be used"),
+    "ambiguous NaN": (_set(1, ambiguous=[[math.nan, 1.0]]), "ambiguous is nan"),
+    "ambiguous number": (_set(1, ambiguous=[1.0]), "ambiguous must be pairs of numbers"),
     "same id twice": (_set(1, video_id="train_0"), "'train_0' 2 times"),
-    "missing key": (lambda d: d["videos"][0].pop("num_steps"), "missing 'num_steps'"),
-    "wrong type": (_set(0, labels=5), "cannot be used"),
+    "missing key": (lambda d: d["videos"][0].pop("num_steps"), r"videos\[0\] has no field 'num_steps'"),
+    "wrong type": (_set(0, labels=5), "labels must be a list, not 5"),
+    "steps as text": (_set(0, num_steps="7"), "num_steps must be a whole number, not '7'"),
+    "steps with a fraction": (_set(0, num_steps=2.9), "num_steps must be a whole number, not 2.9"),
+    "steps of 400 digits": (_set(0, num_steps=10**400), "num_steps must be a whole number of at most"),
+    "billions of steps": (_set(0, num_steps=2 * 10**9), "num_steps 2000000000 "),
+    "longer than the universe": (_set(0, duration_seconds=1e308), r"a duration of 1e\+308 s"),
+    "before its beginning": (_set(0, duration_seconds=-1), "a duration of -1 s"),
+    "labels as text": (_set(0, labels="1"), "labels must be a list, not '1'"),
+    "classes as text": (lambda d: d.update(classes="ab"), "classes must be a list, not 'ab'"),
+    "no name": (lambda d: d.update(name=None), "has no field 'name'"),
+    "a flag as text": (
+        lambda d: d.update(multi_label="false"),
+        "multi_label must be true or false, not 'false'",
+    ),
+    "step_seconds as a flag": (
+        lambda d: d.update(step_seconds=True),
+        "step_seconds must be a number, not True",
+    ),
+    "step_seconds without end": (lambda d: d.update(step_seconds=1e308), r"step_seconds is 1e\+308"),
+    "a NUL": (_set(0, path="a\0b"), "path must be a text without NUL"),
+    "format as a flag": (lambda d: d.update(format=True), "has format True"),
     "step_seconds": (lambda d: d.update(step_seconds=0), r"step_seconds is 0\.0"),
     "other format": (lambda d: d.update(format=2), "has format 2"),
 }
@@ -223,7 +243,7 @@ BAD: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
 def test_manifests_that_cannot_be_used_are_refused_with_a_hint(dataset: Dataset, name: str) -> None:
     change, reason = BAD[name]
     change_manifest(dataset, change)
-    with pytest.raises(DataError, match=reason) as caught:
+    with pytest.raises((DataError, NonFiniteError), match=reason) as caught:
         load_dataset(dataset.root)
     assert "manifest.json" in caught.value.message
     assert caught.value.hint

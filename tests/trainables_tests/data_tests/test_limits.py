@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import time
+from pathlib import Path
+
 import pytest
 from tests.odd_videos import CASES, shown
 
@@ -41,3 +46,24 @@ def test_a_video_that_takes_too_long_is_left_off_wherever_it_is() -> None:
         reader._stopwatch.seconds = 2000.0
         with pytest.raises(VideoError, match="for more than 1200 s"):
             shown(reader, [7])
+
+
+def test_a_call_that_searches_a_file_without_a_packet_ends_in_time(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "sparse.mpg"
+    shutil.copy(CASES / "ps.mpg", path)
+    os.truncate(path, 1_500_000_000)
+    short = VideoLimitsConfig(max_decode_seconds=0.2)
+    began = time.monotonic()
+    with pytest.raises(VideoError, match=r"for more than 0\.2 s"):
+        VideoReader(path, step_seconds=0.5, limits=short)
+    assert "for more than 0.2 s" in probe(path, short).problem
+    with pytest.raises(VideoError, match=r"for more than 0\.05 s"):
+        VideoReader(
+            (CASES / "ps.mpg").read_bytes() + bytes(200_000_000),
+            step_seconds=0.5,
+            limits=VideoLimitsConfig(max_decode_seconds=0.05),
+        )
+    assert time.monotonic() - began < 10
+    assert "".join(capfd.readouterr()) == "", "PyAV prints an error that it is told twice"

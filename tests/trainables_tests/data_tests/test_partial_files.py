@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,11 +11,15 @@ import pytest
 from tests.conftest import fill
 
 from paretovid.platform.execution.context import keep_checkpoint
+from paretovid.platform.fronts.build import read_front
 from paretovid.platform.records.failure import record_failure
+from paretovid.platform.records.front_files import TABLE
 from paretovid.platform.records.journal import SweepJournal
 from paretovid.platform.search.storage import connect_storage
 from paretovid.platform.storage.faults import infrastructure_fault
 from paretovid.platform.storage.home import SweepPaths
+from paretovid.platform.sweeps.sweep import write_front
+from paretovid.platform.testing.sweeps import synthetic_sweep, write_trial
 from paretovid.trainables.backbones.catalog import FAMILIES, component, save_backbone
 from paretovid.trainables.data.dataset import write_json
 from paretovid.trainables.data.moving_digits.contact_sheet import contact_sheet
@@ -97,3 +102,15 @@ def test_what_was_written_before_an_error_is_gone_with_it(tmp_path: Path) -> Non
         partial.write_text("x")
         partial.replace(tmp_path / "x")
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_the_table_of_a_front_is_replaced_not_written_over(tmp_path: Path) -> None:
+    """Whoever reads it, or finds the disk full in the middle, has the former one whole."""
+    sweep = synthetic_sweep(tmp_path / "s", trials=1)
+    write_front(sweep, read_front([sweep]))
+    before = (sweep.folder / TABLE).read_text()
+    os.link(sweep.folder / TABLE, tmp_path / "former")
+    write_trial(sweep, "t0001", [(0.9, 0.001)])
+    write_front(sweep, read_front([sweep]))
+    assert (sweep.folder / TABLE).read_text() != before == (tmp_path / "former").read_text()
+    assert not list(tmp_path.rglob("*.partial"))

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import errno
+import io
 import json
 import os
 import re
@@ -19,7 +21,7 @@ from paretovid.trainables.data.limits import VideoLimitsConfig
 from paretovid.trainables.data.video_keys import video_key
 from paretovid.trainables.data.videos import read_all_steps
 from paretovid.trainables.documents import Fields
-from paretovid.trainables.errors import DataError, StaleFeaturesError, UsageError
+from paretovid.trainables.errors import DataError, StaleFeaturesError, UnavailableDataError, UsageError
 from paretovid.trainables.features import store as store_module
 from paretovid.trainables.features.extract import compute_features, extract_shard, headers
 from paretovid.trainables.features.index import FeaturesHeader, FeaturesIndex
@@ -364,6 +366,21 @@ def test_a_video_that_cannot_be_read_is_named_and_has_no_features(videos, backbo
     assert bad.video_id not in store and len(store) == len(videos.records) - 1
     with pytest.raises(StaleFeaturesError, match="could not be read"):
         store.video(bad.video_id)
+
+
+def test_a_video_that_the_disk_does_not_let_be_read_is_not_recorded_as_skipped(
+    videos, backbone, tmp_path, monkeypatch
+):
+    """Injected below the reader: tests may run as root, who may read everything."""
+
+    def refuse(path):
+        raise OSError(code, os.strerror(code), str(path))
+
+    monkeypatch.setattr(io, "FileIO", refuse)
+    for code in (errno.EACCES, errno.EIO, errno.ESTALE):
+        with pytest.raises(UnavailableDataError, match=os.strerror(code)):
+            extract_shard(videos, videos.records, {COARSE: backbone}, {COARSE: tmp_path / "features"}, 0)
+    assert not list(tmp_path.glob("features/*"))
 
 
 def test_features_that_float16_cannot_hold_are_refused_not_written(tmp_path):

@@ -106,6 +106,7 @@ def test_all_settings_but_the_default_one_come_from_one_walk(monkeypatch):
     assert len({tuple(sorted(setting.items())) for setting, _ in answered}) == len(answered)
 
 
+@pytest.mark.slow
 def test_cost_rises_with_mu_for_every_video():
     method, split = synthetic_method("ada_frame"), synthetic_split(num_videos=24, seed=2)
     train_briefly(method, synthetic_split(num_videos=48, seed=1), steps=30)
@@ -189,6 +190,7 @@ def test_the_policy_learns_where_the_evidence_is():
     assert found() > before + 0.1
 
 
+@pytest.mark.slow
 def test_the_utility_learns_the_return():
     method = synthetic_method("ada_frame", POINTER)
     split = synthetic_split(num_videos=32, seed=3)

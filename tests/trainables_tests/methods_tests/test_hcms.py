@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from tests.lowest import is_pinned
 from torch import Tensor
 
 from paretovid.trainables.backbones.catalog import FAMILIES, component, save_backbone
@@ -69,6 +70,7 @@ def decided(*uses: float) -> list[Any]:
 # Levels and gates
 
 
+@pytest.mark.slow
 def test_a_level_runs_only_where_the_one_below_did_and_its_gate_is_asked_nowhere_else() -> None:
     method, split = trained(), synthetic_split(num_videos=32)
     closed = run_cached(method, split, at(NEVER, ALWAYS))
@@ -262,6 +264,7 @@ def by_hand(each: CostTable, uncapped: Outcome, cap: float, video: int) -> tuple
     return decisions, spent / 1e9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("offsets", [(0.0, 0.0), (1.0, 1.0), (ALWAYS, ALWAYS)])
 def test_one_pass_answers_every_cap_and_no_video_passes_it(offsets: tuple[float, float]) -> None:
     method, split = trained(), synthetic_split(num_videos=24)
@@ -289,6 +292,7 @@ def test_one_pass_answers_every_cap_and_no_video_passes_it(offsets: tuple[float,
     assert torch.equal(run_cached(method, split, at(*offsets, max_gflops=10.0)).scores, uncapped.scores)
 
 
+@pytest.mark.slow
 def test_what_was_read_of_the_last_step_counts_and_the_rest_is_skipped() -> None:
     """A cap that pays for sound and picture but not for motion is answered as if its gate had said no."""
     method, split = trained(), synthetic_split(num_videos=8)
@@ -304,6 +308,7 @@ def test_what_was_read_of_the_last_step_counts_and_the_rest_is_skipped() -> None
     torch.testing.assert_close(capped.scores, without_motion.scores)
 
 
+@pytest.mark.slow
 def test_a_cap_of_exactly_the_cost_is_kept_and_one_multiply_accumulate_less_is_not() -> None:
     ran = torch.ones(1, 2, 1, dtype=torch.bool)
     macs = torch.tensor([8_388_608, 1])  # twice this and one more is the first integer that float32 lacks
@@ -327,6 +332,7 @@ def test_a_cap_below_the_cheapest_answer_says_what_that_costs() -> None:
     assert float(synthetic_costs(method).gflops(answered.calls)[0]) == pytest.approx(enough, rel=0.02)
 
 
+@pytest.mark.slow
 def test_caps_that_are_evaluated_pay_for_an_answer_and_are_the_same_for_every_batch() -> None:
     method = trained(sources=["motion", "fine", "audio"], caps=[0.1, 0.5, 1.0, 2.0])
     found = [
@@ -342,6 +348,7 @@ def test_caps_that_are_evaluated_pay_for_an_answer_and_are_the_same_for_every_ba
 # Lengths
 
 
+@pytest.mark.slow
 def test_videos_of_one_step_and_of_unequal_length_alone_and_together() -> None:
     method, split = trained(), synthetic_split(num_videos=6)
     assert split.num_steps.min() == 1 and len(set(split.num_steps.tolist())) > 2
@@ -567,6 +574,8 @@ def test_the_usage_loss_is_weighted_by_lambda() -> None:
     assert found[0] > 0
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not is_pinned("torch"), reason="a seed trains other weights with another torch")
 def test_results_of_a_seed_stay_what_they_are() -> None:
     """Written down on the day that this test was made; checkpoints must continue to load."""
     method = hcms()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.lowest import is_pinned
 
 from paretovid.trainables.catalog import method_config
 from paretovid.trainables.errors import UsageError
@@ -60,6 +61,7 @@ def test_the_penalty_over_videos_is_that_of_the_batch_plus_the_variance():
     assert float(each) == pytest.approx(float(mean + usage.var(unbiased=False)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", [0.15, 0.6])
 def test_training_drives_the_usage_towards_its_target(target):
     method = synthetic_method("lite_eval", {"target_usage": target, "usage_weight": 8.0})
@@ -160,6 +162,7 @@ def test_a_bad_configuration_says_what_is_allowed(fields, message):
         method_config("lite_eval", fields)
 
 
+@pytest.mark.slow
 def test_padding_changes_neither_logits_nor_usage_in_training():
     method, split = synthetic_method("lite_eval"), synthetic_split()
     assert isinstance(method, LiteEval)
@@ -177,6 +180,8 @@ def test_padding_changes_neither_logits_nor_usage_in_training():
     assert usage[:, 0].tolist() == pytest.approx(expected)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not is_pinned("torch"), reason="a seed trains other weights with another torch")
 def test_results_of_a_seed_stay_what_they_were_before_levels_became_general():
     """Written down from the two-level code that `trainables/layers/gated_stack.py` replaced; checkpoints must load
     as before."""

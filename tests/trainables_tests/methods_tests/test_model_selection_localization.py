@@ -86,6 +86,7 @@ def test_heads_know_nothing_of_beta():
     assert any(not torch.equal(first[key], second[key]) for key in first if key.startswith("selector"))
 
 
+@pytest.mark.slow
 def test_the_selector_learns_what_beta_asks_for():
     split = synthetic_split(num_videos=24)
     shares = []

@@ -127,6 +127,7 @@ def test_the_classification_alone_moves_the_selector_end_to_end():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
 
 
+@pytest.mark.slow
 def test_the_l0_weight_closes_gates():
     split = synthetic_split(num_videos=48, seed=1)
     shares = []
@@ -283,6 +284,7 @@ def saved(folder: Path, **fields: Any) -> VideoEpitoma:
     return method
 
 
+@pytest.mark.slow
 def test_a_saved_selector_selects_the_same_before_other_classifiers_and_stays_as_it_is(tmp_path):
     trained, split = saved(tmp_path, context="none"), synthetic_split(num_videos=12)
     expected = run_cached(trained, split, {}).decisions
@@ -476,6 +478,7 @@ def test_a_bad_configuration_of_the_sampled_baseline_too(fields, message):
         method_config("epitoma_sampled", fields)
 
 
+@pytest.mark.slow
 def test_the_selector_finds_the_evidence():
     """The cheap source says where it is but not what: selection must beat chance clearly."""
     method = epitoma(l0_weight=0.3, dropout=0.2)

@@ -40,6 +40,7 @@ def test_every_derivable_row_is_within_one_percent_and_nine_of_ten_within_half(
     assert sum(error <= CLOSEST for error in errors.values()) >= 0.9 * len(errors)
 
 
+@pytest.mark.slow
 def test_with_every_cost_measured_nineteen_of_twenty_are_still_within_three_percent() -> None:
     pytest.importorskip("timm")
     errors = judged(published_rows(all_measured=True))

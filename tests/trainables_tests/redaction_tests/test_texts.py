@@ -29,6 +29,12 @@ SECRET = "Zm9v-YmFy_4711"
         f'{{"access_token": "{SECRET}", "x": 1}}',
         f"aws_secret_access_key={SECRET}",
         f"X-Amz-Security-Token={SECRET}&x=1",
+        f"PGPASSWORD={SECRET} psql",
+        f"mypassword={SECRET}",
+        f"$ tool --token {SECRET} --verbose",
+        f"$ tool --registry-password {SECRET}",
+        f"sent: Bearer {SECRET}",
+        f"no such store: //me:{SECRET}@host/x",
         f"Cannot connect to proxy http://me:{SECRET}@proxy:3128",
     ],
 )
@@ -48,6 +54,9 @@ def test_what_libraries_say(text: str) -> None:
         "Did you mean 'search.trials'? Known here: a, b.",
         "password authentication failed for user me",
         "models:/digits@champion",
+        "//host/share/10:30.mp4",
+        "the bearer authentication of this server",
+        "secretary=me, tokens=5, --token --verbose, --token",
         "Resume: paretovid resume s home='/videos/a?b=c d'",
     ],
 )

@@ -60,8 +60,10 @@ def read_activitynet(config: ActivityNetConfig) -> Annotations:
     """Raises `DataError`, naming the file and the JSON key."""
     path = existing(config.annotations, "data.annotations", folder=False)
     database, described = _open(path)
-    listed = read_class_list(existing(config.classes, "data.classes")) if config.classes else None
-    classes = listed or _taxonomy_leaves(described, path)
+    if config.classes:
+        classes = read_class_list(existing(config.classes, "data.classes"), _labels(database, path))
+    else:
+        classes = _taxonomy_leaves(described, path)
     videos, several = [], 0
     for id_, entry in database.items():
         where = f"{path}: database.{id_}"
@@ -126,6 +128,16 @@ def _taxonomy_leaves(described: Mapping[str, Any], path: Path) -> ClassList:
     parents = {node.get("parentName") for node in nodes}
     leaves = sorted(str(node["nodeName"]) for node in nodes if node.get("nodeName") not in parents)
     return ClassList(names=tuple(leaves), source=where)
+
+
+def _labels(database: Mapping[str, object], path: Path) -> set[str]:
+    """All that the annotations use."""
+    found = set()
+    for id_, entry in database.items():
+        where = f"{path}: database.{id_}"
+        for annotation in sequence(mapping(entry, where).get("annotations", []), f"{where}.annotations"):
+            found.add(str(mapping(annotation, where).get("label")))
+    return found
 
 
 def _events(entry: Mapping[str, Any], where: str, classes: ClassList) -> Iterator[Interval]:

@@ -40,13 +40,13 @@ from paretovid.trainables.data.readers.probing import MapParallel, Probe, probe,
 from paretovid.trainables.data.s3 import is_object
 from paretovid.trainables.data.video_keys import video_key
 from paretovid.trainables.data.videos import count_steps
-from paretovid.trainables.errors import DataError, UsageError, VideoError
+from paretovid.trainables.errors import DataError, UnavailableDataError, UsageError, VideoError
 
 LEFT_OUT = "left_out.json"
 _SHOWN = 3
 _LOOKED_INTO = 50  # files with other suffixes than those of videos
 _OTHER_SUFFIXES = (
-    "7z aac bmp bz2 csv doc docx flac gz h5 html ini jpeg jpg json jsonl lrc m3u md mp3 npy npz ogg opus parquet pdf "
+    "7z aac bmp bz2 csv doc docx flac gz h5 html ini jpeg jpg json jsonl lrc m3u md mp3 npy npz oga opus parquet pdf "
     "pkl png pt pth py rar sh srt sub svg tar tgz tif tiff toml tsv txt url vtt wav webp xls xlsx xml xz yaml yml zip"
 )
 _NO_VIDEOS = frozenset(f".{suffix}" for suffix in _OTHER_SUFFIXES.split())
@@ -327,13 +327,20 @@ def _match(videos: Sequence[AnnotatedVideo], files: VideoFiles, notes: list[str]
 def _note_ignored(files: VideoFiles, notes: list[str]) -> None:
     """Files with a suffix that no video has, and that can be decoded all the same."""
     others = [name for name in files.others if Path(name).suffix.lower() not in _NO_VIDEOS]
-    ignored = [name for name in others[:_LOOKED_INTO] if not probe(files.at(name)).problem]
+    ignored = [name for name in others[:_LOOKED_INTO] if _is_decodable(files.at(name))]
     if ignored:
         of = f" (of the first {_LOOKED_INTO} that were looked into)" if len(others) > _LOOKED_INTO else ""
         notes.append(
             f"{len(ignored)} files of {files.source} are videos with another suffix, and were ignored{of}; give them "
             f"one of {', '.join(sorted(VIDEO_SUFFIXES))}: {', '.join(ignored[:_SHOWN])}"
         )
+
+
+def _is_decodable(location: Path | str) -> bool:
+    try:
+        return not probe(location).problem
+    except UnavailableDataError:  # nobody has asked for this file
+        return False
 
 
 def _names(video: AnnotatedVideo) -> str:

@@ -28,6 +28,7 @@ from paretovid.trainables.data.readers.files import (
     ClassList,
     existing,
     file_in,
+    files_named,
     interval,
     read_class_list,
     read_lines,
@@ -82,7 +83,7 @@ def read_breakfast(config: BreakfastConfig) -> Annotations:
     classes = _classes(config, folder)
     test = _TEST_PERSONS[config.split]
     videos = []
-    for path in sorted(folder.rglob("P*.txt")):
+    for path in files_named(folder, "P*.txt"):
         match = _match(path)
         person = int(match["person"])
         events = tuple(_events(path, classes)) if has_actions else ()
@@ -108,11 +109,13 @@ def read_breakfast(config: BreakfastConfig) -> Annotations:
 
 def _classes(config: BreakfastConfig, folder: Path) -> ClassList:
     if config.classes:
-        return read_class_list(existing(config.classes, "data.classes", folder=False))
+        return read_class_list(existing(config.classes, "data.classes", folder=False), is_numbered=True)
     if config.target == "activity":
         return ClassList(names=ACTIVITIES, source="the 10 activities of Breakfast")
-    inside = any(folder.rglob("mapping.txt"))
-    return read_class_list(file_in(folder if inside else folder.parent, "mapping.txt", "the actions"))
+    inside = bool(files_named(folder, "mapping.txt"))
+    return read_class_list(
+        file_in(folder if inside else folder.parent, "mapping.txt", "the actions"), is_numbered=True
+    )
 
 
 def _match(path: Path) -> re.Match[str]:

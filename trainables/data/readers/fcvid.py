@@ -20,6 +20,7 @@ from paretovid.trainables.data.readers.files import (
     ClassList,
     existing,
     file_in,
+    files_named,
     read_class_list,
     read_lines,
 )
@@ -59,7 +60,7 @@ class _Line:
 def read_fcvid(config: FcvidConfig) -> Annotations:
     """Raises `DataError`, naming file and line."""
     folder = existing(config.annotations, "data.annotations", folder=True)
-    is_distributed = any(folder.rglob(_SPLIT_FILE))
+    is_distributed = bool(files_named(folder, _SPLIT_FILE))
     lines = list(_distributed(config, folder) if is_distributed else _listed(config, folder))
     several = sum(len(line.labels) > 1 for line in lines)
     videos = tuple(
@@ -83,13 +84,13 @@ def read_fcvid(config: FcvidConfig) -> Annotations:
 
 def _classes(config: FcvidConfig, folder: Path) -> ClassList:
     if config.classes:
-        return read_class_list(existing(config.classes, "data.classes", folder=False))
-    if not any(folder.rglob(_CLASS_FILE)):
+        return read_class_list(existing(config.classes, "data.classes", folder=False), is_numbered=True)
+    if not files_named(folder, _CLASS_FILE):
         raise UsageError(
             "data.classes has no value, and FCVID's classes are in no other file",
             f"Name a file with the 239 classes, one a line, or put it into {folder} as {_CLASS_FILE}.",
         )
-    return read_class_list(file_in(folder, _CLASS_FILE, "the classes"))
+    return read_class_list(file_in(folder, _CLASS_FILE, "the classes"), is_numbered=True)
 
 
 def _distributed(config: FcvidConfig, folder: Path) -> Iterator[_Line]:

@@ -8,6 +8,7 @@ import difflib
 import io
 import json
 import math
+import os
 import re
 import unicodedata
 from collections import Counter
@@ -17,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from paretovid.trainables.data.regular_files import what_else
-from paretovid.trainables.errors import DataError, UsageError
+from paretovid.trainables.errors import DataError, UnavailableDataError, UsageError
 
 _NUMBERED = re.compile(r"(\d+)\s*[,;\s]\s*(.*\S)")
+_CLEARLY_NUMBERED = re.compile(r"(\d+)\s*[,;\t]\s*(.*\S)")
 _NAMES_SHOWN = 12
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 
@@ -226,24 +228,28 @@ def _misfit(row: Sequence[str], head: Sequence[str], where: str, delimiter: str)
     )
 
 
-def read_class_list(path: Path, labels: Collection[str] = ()) -> ClassList:
-    """One class a line: `NAME`, or `NUMBER NAME` (space, tab or comma between them) on every line.
+def read_class_list(path: Path, labels: Collection[str] = (), *, is_numbered: bool = False) -> ClassList:
+    """One class a line: `NAME`, or a number and the name on every line, with a tab or a comma between them.
 
-    Numbers decide the order; they need not be without gaps.
+    Numbers decide the order; they need not be without gaps. `1 hand` is a name, unless `labels` or `is_numbered` say
+    that it is the class `hand`.
 
     Arguments:
         labels: names that the annotations use. Where more of them are whole lines than names behind a number, as
             `1 hand` and `2 hands`, the numbers are parts of the names.
+        is_numbered: whether the published list of this set has numbers with a space behind them.
     """
     lines = [line for _, line in read_lines(path)]
     # A CSV such as Kinetics' `id,name` begins with a head.
     if lines and lines[0].lower() in ("id,name", "id\tname"):
         lines = lines[1:]
     numbered = [_NUMBERED.fullmatch(line) for line in lines]
+    is_clear = is_numbered or all(_CLEARLY_NUMBERED.fullmatch(line) for line in lines)
     whole = tuple(_unquoted(line) for line in lines)
     pairs = sorted((int(match[1]), _unquoted(match[2])) for match in numbered if match)
     behind = tuple(name for _, name in pairs)
-    if not all(numbered) or _count(labels, whole) > _count(labels, behind):
+    as_whole, as_numbered = _count(labels, whole), _count(labels, behind)
+    if not all(numbered) or as_whole > as_numbered or (as_whole == as_numbered and not is_clear):
         return ClassList(names=whole, source=str(path))
     return ClassList(names=behind, ids=tuple(id_ for id_, _ in pairs), source=str(path))
 
@@ -292,9 +298,27 @@ def existing(path: str, setting: str, *, folder: bool | None = None) -> Path:
     return found
 
 
+def walk(folder: Path, *, follow_links: bool = False) -> Iterator[tuple[str, list[str], list[str]]]:
+    """As `os.walk`. Raises `UnavailableDataError` for a folder that cannot be listed, with all that is in it."""
+
+    def refuse(error: OSError) -> None:
+        raise UnavailableDataError(
+            f"{error.filename} cannot be listed: {error.strerror}",
+            "What is in it would be missing without a word. Is its disk mounted, and have you the right to read it?",
+        ) from error
+
+    return os.walk(folder, followlinks=follow_links, onerror=refuse)
+
+
+def files_named(folder: Path, pattern: str) -> list[Path]:
+    """The files anywhere below a folder whose paths end as a pattern says (`P*.txt`), in order. Raises as `walk`."""
+    found = (Path(above, name) for above, _, names in walk(folder) for name in names)
+    return sorted(path for path in found if path.match(pattern))
+
+
 def file_in(folder: Path, name: str, what: str) -> Path:
     """A file of an annotation folder, anywhere below it. Raises `UsageError` that says what is there instead."""
-    found = sorted(folder.rglob(name))
+    found = files_named(folder, name)
     if not found:
         raise UnexpectedFolderError(f"{folder} has no {name} ({what})", f"It holds {listed(folder)}.", folder)
     if len(found) > 1:

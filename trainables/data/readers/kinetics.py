@@ -52,10 +52,15 @@ def read_kinetics(config: KineticsConfig) -> Annotations:
             "data.classes has no value: the classes of Kinetics-400 are a file of their own",
             "Name the published list (label_map.txt, or kinetics_400_labels.csv), one class a line.",
         )
-    classes = read_class_list(existing(config.classes, "data.classes", folder=False))
+    files = {
+        split: file_in(folder, name, f"the clips of {split}")
+        for split, name in (("train", config.train_file), ("test", config.test_file))
+    }
+    labels = {row["label"] for path in files.values() for _, row in read_table(path, _COLUMNS)}
+    classes = read_class_list(existing(config.classes, "data.classes", folder=False), labels)
     videos: list[AnnotatedVideo] = []
-    for split, name in (("train", config.train_file), ("test", config.test_file)):
-        videos += _read_file(file_in(folder, name, f"the clips of {split}"), split, classes)
+    for split, path in files.items():
+        videos += _read_file(path, split, classes)
     return Annotations(classes=classes.names, multi_label=False, videos=tuple(videos))
 
 

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import final
 
-from paretovid.trainables.data.readers.files import composed, existing, read_lines
+from paretovid.trainables.data.readers.files import composed, existing, read_lines, walk
 from paretovid.trainables.data.s3 import MAX_CONNECTIONS, ObjectStatus, is_object, list_objects, status
 from paretovid.trainables.errors import DataError
 
@@ -20,9 +20,9 @@ VIDEO_SUFFIXES = frozenset(f".{suffix}" for suffix in _SUFFIXES.split())
 
 def list_files(root: Path) -> Iterator[str]:
     """Paths below a folder, with `/` between their parts, in a fixed order; links to folders are followed, and what is
-    hidden is left out."""
+    hidden is left out. Raises `UnavailableDataError` for a folder that cannot be listed."""
     seen: set[str] = set()
-    for folder, names, files in os.walk(root, followlinks=True):
+    for folder, names, files in walk(root, follow_links=True):
         # A link to a folder above would be followed for ever.
         real = os.path.realpath(folder)
         if real in seen:
@@ -33,11 +33,6 @@ def list_files(root: Path) -> Iterator[str]:
         for name in sorted(files):
             if not name.startswith("."):
                 yield Path(folder, name).relative_to(root).as_posix()
-
-
-def list_videos(root: Path) -> Iterator[str]:
-    """Those of `list_files` that have the suffix of a video."""
-    return filter(_is_video, list_files(root))
 
 
 def _is_video(path: str) -> bool:
@@ -53,8 +48,8 @@ class VideoFiles:
             the file's folder).
         setting: its name, for messages.
 
-    Raises `UsageError` if it is not there, `DataError` if it has no videos, `ObjectStoreError` for a bucket that
-    cannot be listed.
+    Raises `UsageError` if it is not there, `DataError` if it has no videos, `UnavailableDataError` for a folder in it
+    and `ObjectStoreError` for a bucket that cannot be listed.
     """
 
     def __init__(self, source: str, setting: str = "data.videos") -> None:

@@ -41,9 +41,9 @@ def read_mini_kinetics(config: MiniKineticsConfig) -> Annotations:
     """Raises `DataError`, naming file and line."""
     folder = existing(config.annotations, "data.annotations", folder=True)
     if config.classes:
-        classes = read_class_list(existing(config.classes, "data.classes", folder=False))
+        classes = read_class_list(existing(config.classes, "data.classes", folder=False), is_numbered=True)
     else:
-        classes = read_class_list(file_in(folder, config.class_file, "the classes"))
+        classes = read_class_list(file_in(folder, config.class_file, "the classes"), is_numbered=True)
     videos: list[AnnotatedVideo] = []
     for split, name in (("train", config.train_file), ("test", config.test_file)):
         path = file_in(folder, name, f"the clips of {split}")

@@ -51,9 +51,9 @@ def read_multithumos(config: MultiThumosConfig) -> Annotations:
     """Raises `DataError`, naming file and line or JSON key."""
     path = existing(config.annotations, "data.annotations")
     if config.classes:
-        classes = read_class_list(existing(config.classes, "data.classes", folder=False))
+        classes = read_class_list(existing(config.classes, "data.classes", folder=False), is_numbered=True)
     elif path.is_dir():
-        classes = read_class_list(file_in(path, _CLASS_FILE, "the classes"))
+        classes = read_class_list(file_in(path, _CLASS_FILE, "the classes"), is_numbered=True)
     else:
         raise UsageError(
             "data.classes has no value", f"Name the {_CLASS_FILE} that is published with the set."

@@ -6,6 +6,7 @@ A file is looked at again only when its size or its time changed: sets have hund
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import hashlib
 import json
@@ -20,7 +21,7 @@ from av.container import InputContainer
 from paretovid.trainables.data.containers import faults_of, open_video, pictures_of, sound_of
 from paretovid.trainables.data.display import orientation_of
 from paretovid.trainables.data.limits import USUAL_LIMITS, Stopwatch, VideoLimitsConfig
-from paretovid.trainables.data.regular_files import what_else
+from paretovid.trainables.data.regular_files import away, check_is_there, what_else
 from paretovid.trainables.data.s3 import (
     ObjectStatus,
     ObjectStoreError,
@@ -33,9 +34,11 @@ from paretovid.trainables.data.timeline import Length, indexed_length, read_time
 from paretovid.trainables.errors import VideoError
 
 _EDGE_BYTES = 64 * 2**10
-_VERSION = 2
+_VERSION = 3
 """Of what is found out: what an older one has found is looked at again."""
 CACHE = "probed.jsonl"
+_NOT_THERE = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG))
+"""Answers that are about the name, where any other is the disk's."""
 
 MapParallel = Callable[[Callable[[Path | str], "Probe"], Sequence[Path | str]], Iterable["Probe"]]
 """As `map`; results may come in any order."""
@@ -69,7 +72,9 @@ def probe(location: Path | str, limits: VideoLimitsConfig = USUAL_LIMITS) -> Pro
     Arguments:
         limits: what a video may ask for; that of steps is the caller's to check, who knows how long one is.
 
-    Raises `ObjectStoreError` for a bucket that does not answer, or to which the right is missing.
+    Raises `ObjectStoreError` for a bucket that does not answer, or to which the right is missing, and
+    `UnavailableDataError` for a disk that does not let a file be read: neither says anything of the video, and what is
+    found out is kept.
     """
     try:
         if not is_object(location) and (other := what_else(location)):
@@ -78,6 +83,8 @@ def probe(location: Path | str, limits: VideoLimitsConfig = USUAL_LIMITS) -> Pro
     except ObjectStoreError:
         raise
     except OSError as error:
+        if not isinstance(error, FileNotFoundError) and error.errno not in _NOT_THERE:
+            raise away(location, error) from error
         return Probe(path=str(location), problem=error.strerror or f"no such object: {location}")
     edges, problem, length = "", "", Length(0.0, ())
     try:
@@ -85,10 +92,14 @@ def probe(location: Path | str, limits: VideoLimitsConfig = USUAL_LIMITS) -> Pro
         length = _length(location, found.bytes, limits)
     except VideoError as error:
         problem = error.message
+        if not is_object(location):
+            check_is_there(location)
+    except ObjectStoreError:
+        raise
     except OSError as error:
         if is_object(location):
             raise  # of the bucket, or of the disk that it was to be downloaded to
-        problem = str(error)
+        raise away(location, error) from error
     return Probe(
         path=str(location),
         bytes=found.bytes,
@@ -178,7 +189,7 @@ def _length(location: Path | str, size: int, limits: VideoLimitsConfig) -> Lengt
     name = str(location)
     stopwatch = Stopwatch(name, limits)
     with stopwatch, faults_of(name):
-        with open_video(location, name, limits) as container:
+        with open_video(location, name, limits, stopwatch.check) as container:
             pictures, notes = pictures_of(container, name)
             notes += sound_of(container)[1] if container.streams.audio else []
             limits.check_pixels(name, pictures.codec_context.width, pictures.codec_context.height)
@@ -187,7 +198,7 @@ def _length(location: Path | str, size: int, limits: VideoLimitsConfig) -> Lengt
         if length is None:
             # All of an object is faster to download than to read piece by piece.
             whole = downloaded(name) if is_object(location) else contextlib.nullcontext(Path(location))
-            with whole as path, open_video(path, name, limits) as container:
+            with whole as path, open_video(path, name, limits, stopwatch.check) as container:
                 pictures = pictures_of(container, name)[0]
                 timeline = read_timeline(container, pictures, name, stopwatch.check)
             length = Length(timeline.duration_seconds, timeline.notes)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from paretovid.trainables.data.readers.annotations import Annotations, Reader, ReaderConfig
-from paretovid.trainables.data.readers.files import ClassList, existing, file_in, read_class_list
+from paretovid.trainables.data.readers.files import ClassList, existing, file_in, files_named, read_class_list
 from paretovid.trainables.data.readers.instances import Line, gather, read_instances, split_of
 from paretovid.trainables.errors import DataError
 from paretovid.trainables.ranges import Positive
@@ -40,13 +40,13 @@ def read_thumos14(config: Thumos14Config) -> Annotations:
     """Raises `DataError`, naming file and line."""
     folder = existing(config.annotations, "data.annotations", folder=True)
     if config.classes:
-        classes = read_class_list(existing(config.classes, "data.classes", folder=False))
+        classes = read_class_list(existing(config.classes, "data.classes", folder=False), is_numbered=True)
     else:
-        classes = read_class_list(file_in(folder, config.class_file, "the classes"))
+        classes = read_class_list(file_in(folder, config.class_file, "the classes"), is_numbered=True)
     files = [
         (path, name, split)
         for suffix, split in _SUFFIXES.items()
-        for path in sorted(folder.rglob(f"*{suffix}.txt"))
+        for path in files_named(folder, f"*{suffix}.txt")
         if (name := path.stem.removesuffix(suffix))
     ]
     for path, name, _ in files:

@@ -385,6 +385,7 @@ def test_parameters_out_of_range_are_refused(changes: dict[str, Any], reason: st
     assert caught.value.hint
 
 
+@pytest.mark.slow
 def test_contact_sheet_shows_every_class(tmp_path: Path) -> None:
     from PIL import Image
 

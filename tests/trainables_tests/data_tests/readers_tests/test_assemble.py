@@ -171,6 +171,16 @@ def test_videos_with_another_suffix_are_a_note(folder):
     )
 
 
+def test_ogg_may_be_a_video_and_no_more_than_fifty_files_are_looked_into(folder):
+    for number in range(49):
+        (folder / f"{number:02d}.ogg").write_text("no video")
+    for name in ("x.ogg", "y.ogg"):
+        shutil.copy(folder / "a.mp4", folder / name)
+    (note,) = made(folder, pets()).notes
+    assert note.startswith("1 files of ") and note.endswith(": x.ogg")
+    assert "(of the first 50 that were looked into)" in note
+
+
 def test_ids_in_two_normal_forms_are_one_video(folder, tmp_path):
     composed, decomposed = "caf\u00e9", "cafe\u0301"
     (folder / "a.mp4").rename(folder / f"{decomposed}.mp4")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from paretovid.trainables.data.readers.files import (
     ClassList,
     existing,
     file_in,
+    files_named,
     interval,
     read_class_list,
     read_json,
@@ -16,7 +18,7 @@ from paretovid.trainables.data.readers.files import (
     read_table,
     read_text,
 )
-from paretovid.trainables.errors import DataError, UsageError
+from paretovid.trainables.errors import DataError, UnavailableDataError, UsageError
 
 
 def test_lines_of_windows_and_with_a_byte_order_mark(tmp_path):
@@ -99,7 +101,7 @@ def test_bad_tables(tmp_path, text, message):
             ("abseiling", "giving or receiving award", "air drumming"),
             (),
         ),
-        ("9 BasketballDunk\r\n7 BaseballPitch\r\n", ("BaseballPitch", "BasketballDunk"), (7, 9)),
+        ("9\tBasketballDunk\r\n7, BaseballPitch\r\n", ("BaseballPitch", "BasketballDunk"), (7, 9)),
         ("0\tarchery\n1\tplaying cards\n", ("archery", "playing cards"), (0, 1)),
         ("id,name\n0,abseiling\n1,air drumming\n", ("abseiling", "air drumming"), (0, 1)),
         ("3D printing\ncooking\n", ("3D printing", "cooking"), ()),
@@ -117,7 +119,7 @@ def test_class_lists(tmp_path, text, names, ids):
     ("text", "message"),
     [
         ("a\nb\na\n", "names the class 'a' twice"),
-        ("1 a\n1 b\n", "gives two classes the number 1"),
+        ("1\ta\n1\tb\n", "gives two classes the number 1"),
         ("a\n", "lists 1 class: a"),
         ("", r"lists 0 class: \(none\)"),
     ],
@@ -132,7 +134,8 @@ def test_bad_class_lists(tmp_path, text, message):
 @pytest.mark.parametrize(
     ("labels", "names"),
     [
-        ((), ("hand", "hands")),
+        ((), ("1 hand", "2 hands")),
+        (("foot",), ("1 hand", "2 hands")),
         (("1 hand", "2 hands"), ("1 hand", "2 hands")),
         (("hand",), ("hand", "hands")),
         (("2 hands", "3 feet"), ("1 hand", "2 hands")),
@@ -142,6 +145,15 @@ def test_numbers_belong_to_the_names_that_the_annotations_use(tmp_path, labels, 
     path = tmp_path / "classes.txt"
     path.write_text("1 hand\n2 hands\n")
     assert read_class_list(path, labels).names == names
+
+
+def test_a_number_before_a_tab_or_in_a_published_list_is_no_part_of_the_name(tmp_path):
+    path = tmp_path / "classes.txt"
+    for text in ("1\thand\n2\thands\n", "1, hand\n2, hands\n", "id,name\n1,hand\n2,hands\n"):
+        path.write_text(text)
+        assert read_class_list(path).names == ("hand", "hands")
+    path.write_text("1 hand\n2 hands\n")
+    assert read_class_list(path, is_numbered=True).names == ("hand", "hands")
 
 
 def test_class_names_that_differ_only_in_their_normal_form():
@@ -179,3 +191,23 @@ def test_paths_that_are_not_there_say_what_is(tmp_path):
     with pytest.raises(UsageError, match=r"no val\.csv") as caught:
         file_in(tmp_path, "val.csv", "the test videos")
     assert "train.csv" in caught.value.hint
+
+
+def test_annotations_below_a_folder_that_cannot_be_listed_are_not_taken_for_missing(tmp_path, monkeypatch):
+    """Injected below `os.walk`: tests may run as root, who may list everything."""
+    for name in ("a/P01.txt", "b/P02.txt", "b/x.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert files_named(tmp_path, "P*.txt") == [tmp_path / "a/P01.txt", tmp_path / "b/P02.txt"]
+    assert file_in(tmp_path, "b/x.txt", "the classes") == tmp_path / "b/x.txt"
+    list_folder = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("/b"):
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return list_folder(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    for read in (lambda: files_named(tmp_path, "P*.txt"), lambda: file_in(tmp_path, "x.txt", "the classes")):
+        with pytest.raises(UnavailableDataError, match="b cannot be listed: Permission denied"):
+            read()

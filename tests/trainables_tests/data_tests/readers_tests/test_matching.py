@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import errno
+import os
 import unicodedata
 from pathlib import Path
 
 import pytest
 
-from paretovid.trainables.data.readers.matching import VideoFiles, list_videos
-from paretovid.trainables.errors import DataError
+from paretovid.trainables.data.readers.matching import VideoFiles, list_files
+from paretovid.trainables.errors import DataError, UnavailableDataError
 
 
 def make(root, *names):
@@ -72,7 +74,7 @@ def test_links_to_folders_are_followed_once(tmp_path):
     (tmp_path / "real" / "up").symlink_to(tmp_path)
     (tmp_path / "videos").mkdir()
     (tmp_path / "videos" / "link").symlink_to(tmp_path / "real")
-    assert list(list_videos(tmp_path / "videos")) == ["link/a.mp4"]
+    assert list(VideoFiles(str(tmp_path / "videos")).paths) == ["link/a.mp4"]
 
 
 def test_nothing_there(tmp_path):
@@ -81,3 +83,24 @@ def test_nothing_there(tmp_path):
     (tmp_path / "list.txt").write_text("\n")
     with pytest.raises(DataError, match="lists no video"):
         VideoFiles(str(tmp_path / "list.txt"))
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EIO, errno.ESTALE, errno.ENOENT])
+def test_a_folder_that_cannot_be_listed_is_not_passed_over(tmp_path, monkeypatch, code):
+    """Injected below `os.walk`: tests may run as root, who may list everything."""
+    make(tmp_path, "train/a/1.mp4", "train/b/2.mp4", "val/a/3.mp4")
+    list_folder = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("train/b"):
+            raise OSError(code, os.strerror(code), str(path))
+        return list_folder(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    for read in (lambda: VideoFiles(str(tmp_path)), lambda: list(list_files(tmp_path))):
+        with pytest.raises(
+            UnavailableDataError, match=f"train/b cannot be listed: {os.strerror(code)}"
+        ) as error:
+            read()
+        assert error.value.hint
+    assert VideoFiles(str(tmp_path / "val")).paths == ["a/3.mp4"]

@@ -53,6 +53,7 @@ def miniature(tmp_path, write_video):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_from_the_published_files_to_features(miniature):
     config = ActivityNetConfig(
         annotations=str(miniature / "activity_net.v1-3.min.json"), videos=str(miniature / "videos")

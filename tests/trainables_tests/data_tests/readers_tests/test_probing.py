@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
+from pathlib import Path
 
 import av
 import pytest
@@ -12,6 +15,7 @@ from paretovid.trainables.data.limits import VideoLimitsConfig
 from paretovid.trainables.data.readers import probing
 from paretovid.trainables.data.readers.probing import CACHE, probe, probe_all
 from paretovid.trainables.data.videos import VideoReader
+from paretovid.trainables.errors import UnavailableDataError
 
 
 @pytest.fixture
@@ -116,6 +120,71 @@ def test_what_an_older_version_or_other_limits_have_found_is_looked_at_again(tmp
     small = VideoLimitsConfig(max_pixels=1)
     assert "pixels" in probe_all([video], home, limits=small)[str(video)].problem
     assert probe_all([video], home) == first
+
+
+def failing_file(code: int, after_bytes: int) -> type[io.FileIO]:
+    class Failing(io.FileIO):
+        def read(self, size: int | None = -1) -> bytes:
+            if self.tell() >= after_bytes:
+                raise OSError(code, os.strerror(code))
+            return super().read(512)
+
+    return Failing
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.EACCES])
+@pytest.mark.parametrize("where", ["stat", "open", "read", "read on"])
+def test_a_disk_that_is_away_is_not_held_against_a_video(
+    tmp_path, video, write_video, monkeypatch, code, where
+):
+    """Injected just below our code: of two files the second one cannot be read."""
+    away, home = write_video(video.with_name("b.mp4"), 2.0), tmp_path / "home"
+    stat, opened, failing = Path.stat, io.FileIO, failing_file(code, 0 if where == "read" else 512)
+
+    def fail(path):
+        if path == away:
+            raise OSError(code, os.strerror(code), str(path))
+
+    def refused(path, **named):
+        fail(path)
+        return stat(path, **named)
+
+    def file_of(path):
+        if where == "open":
+            fail(path)
+        return failing(path) if path == away else opened(path)
+
+    with monkeypatch.context() as patched:
+        if where == "stat":
+            patched.setattr(Path, "stat", refused)
+        else:
+            patched.setattr(io, "FileIO", file_of)
+        with pytest.raises(UnavailableDataError, match=f"b.mp4 cannot be read: {os.strerror(code)}") as error:
+            probe_all([video, away], home)
+        assert error.value.hint
+    assert [json.loads(line)["path"] for line in (home / CACHE).read_text().splitlines()] == [str(video)]
+    found = probe_all([video, away], home)
+    assert not any(each.problem for each in found.values()), "as before, once the disk is back"
+
+
+def test_a_file_that_goes_while_it_is_looked_at_is_away(tmp_path, video, monkeypatch):
+    """As with a mount that answers "no such file" from one moment to the next."""
+
+    class Going(io.FileIO):
+        def read(self, size: int | None = -1) -> bytes:
+            video.unlink(missing_ok=True)
+            return b""
+
+    monkeypatch.setattr(io, "FileIO", Going)
+    with pytest.raises(UnavailableDataError, match=r"a\.mp4 cannot be read: No such file"):
+        probe_all([video], tmp_path / "home")
+
+
+def test_names_that_no_file_can_have_are_problems(tmp_path):
+    (tmp_path / "round.mp4").symlink_to(tmp_path / "round.mp4")
+    for path in (tmp_path / "round.mp4", tmp_path / f"{'x' * 300}.mp4", tmp_path / "file" / "a.mp4"):
+        (tmp_path / "file").touch()
+        assert probe(path).problem
 
 
 @pytest.mark.parametrize("b_frames", [0, 2])
