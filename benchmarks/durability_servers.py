@@ -28,14 +28,16 @@ from benchmarks.durability_sweeps import (
     start,
     wait_for,
 )
-from benchmarks.faults import unruly
 from benchmarks.faults.answers import ANSWERS, DatabaseBefore, HttpBefore
 from paretovid.infra.testing import PostgresServer, mlflow_server, postgres_server
 from paretovid.platform.search.location import STORAGE_VARIABLE
 from paretovid.platform.storage.home import Home
 from paretovid.platform.tracking.store import open_store
 
-PLUGINS = Path(unruly.__file__).parent
+PLUGINS = Path(__file__).parent / "faults"
+"""Not imported here: a method that registers itself would be one more in every process that reads this benchmark."""
+UNRULY_FOLDER = "PARETOVID_UNRULY"
+UNRULY_CGROUP = "PARETOVID_UNRULY_CGROUP"
 
 
 def mlflow_answers(folder: Path, seconds: float) -> dict[str, Any]:
@@ -156,7 +158,7 @@ def trials(folder: Path) -> dict[str, Any]:
     )
     path = os.pathsep.join(filter(None, [str(PLUGINS), os.environ.get("PYTHONPATH")]))
     with memory_cgroup(64 * 2**20) as cgroup:
-        variables = {"PYTHONPATH": path, unruly.CGROUP: str(cgroup)}
+        variables = {"PYTHONPATH": path, UNRULY_CGROUP: str(cgroup)}
         reference = fresh(prepared(folder), folder / "unruly-reference")
         if start("sweep", *SHORT, *UNRULY, home=reference, variables=variables).wait(1800):
             raise RuntimeError((reference / "commands.log").read_text()[-3000:])
@@ -169,14 +171,14 @@ def trials(folder: Path) -> dict[str, Any]:
 
 
 def _unruly(folder: Path, front: Any, variables: Mapping[str, str], act: str, number: int) -> dict[str, Any]:
-    wishes, cgroup = folder / f"unruly-{act}", Path(variables[unruly.CGROUP])
+    wishes, cgroup = folder / f"unruly-{act}", Path(variables[UNRULY_CGROUP])
     for each in (wishes, folder / f"unruly-{act}-done"):
         shutil.rmtree(each, ignore_errors=True)
         each.mkdir()
     for index in range(number):
         (wishes / f"{act}-{index}").touch()
     home = fresh(prepared(folder), folder / f"unruly-home-{act}")
-    before, own = kills_in(cgroup), {**variables, unruly.FOLDER: str(wishes)}
+    before, own = kills_in(cgroup), {**variables, UNRULY_FOLDER: str(wishes)}
     found = ended(start("sweep", *SHORT, *UNRULY, home=home, variables=own), home)
     time.sleep(5)  # Ray's own processes end a moment after the sweep
     children = left_behind(wishes)
@@ -196,7 +198,7 @@ def left_behind(wishes: Path) -> list[int]:
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            if process.environ().get(unruly.FOLDER) == str(wishes):
+            if process.environ().get(UNRULY_FOLDER) == str(wishes):
                 found.append(process.pid)
     return found
 

@@ -62,8 +62,6 @@ _LOOSE = [pattern.replace("_", " ") for pattern in SENTENCES]
 
 PAGES = ("*.md", "docs/*.md", "benchmarks/*.md", "examples/**/*.md")
 PAGES_OF_FORMER_NAMES = ("docs/moved_modules.md",)
-NOT_YET: Mapping[str, tuple[str, ...]] = {"benchmarks/durability.md": ("set aside", "mended")}
-"""Pages that have still to lose a word. May only shrink."""
 OWN_FILES = ("tests/words.py", "tests/test_house.py")
 """They have to spell the words."""
 
@@ -99,7 +97,6 @@ def former_words(root: Path) -> list[str]:
         for path, text in texts
         for pattern, instead in SENTENCES.items()
         for match in re.finditer(rf"\b(?:{pattern})\b", re.sub(r"\s+", " ", text), re.IGNORECASE)
-        if match[0] not in NOT_YET.get(path, ())
     ]
 
 

@@ -18,7 +18,7 @@ from paretovid.trainables.methods.lite_eval import LiteEval
 from paretovid.trainables.outcome import Batch, Loss, Progress
 
 FOLDER = "PARETOVID_UNRULY"
-CGROUP = "PARETOVID_UNRULY_CGROUP"
+CGROUP = "PARETOVID_UNRULY_CGROUP"  # both as benchmarks/durability_servers.py sets them
 """A memory cgroup with a limit, that a process enters before it takes memory."""
 OUTPUT_BYTES = 100_000_000
 CHILD_SECONDS = 3600
