@@ -19,7 +19,7 @@ LOWEST_STAMP := $(LOWEST)/.test-$(PLACE)
 
 .PHONY: help
 help: ## List these commands
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-11s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
 	@echo "Variables: PYTHON=python3 (3.11 or newer, makes $(VENV)); ARGS='key=value ...' for sweep, ARGS=--help for mutants; TEST_PROCESSES=2 for test, test-quick."
 
 .PHONY: sweep
@@ -39,7 +39,7 @@ test-quick: $(TEST_STAMP) ## Only the tests that need neither a Ray cluster nor 
 
 # RAY_AUTH_MODE: the oldest Ray asks for a token only where it is told to.
 .PHONY: test-lowest
-test-lowest: $(LOWEST_STAMP) ## The quick tests and a sweep on the lowest versions in pyproject.toml, in $(LOWEST); by hand
+test-lowest: $(LOWEST_STAMP) ## The quick tests and a sweep on the lowest versions in pyproject.toml, in .venv-lowest
 	@RAY_AUTH_MODE=token $(LOWEST)/bin/python -m pytest $(SHARED_OUT) -m "not ray and not slow"
 	@RAY_AUTH_MODE=token $(LOWEST)/bin/python -m pytest tests/platform_tests/test_sweep.py
 

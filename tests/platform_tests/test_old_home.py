@@ -5,6 +5,7 @@ What it holds and how it was made: `tests/fixtures/old_home/README.md`.
 
 from __future__ import annotations
 
+import importlib.metadata
 import io
 import json
 import math
@@ -26,6 +27,11 @@ from paretovid.platform.registry import promotion as registry
 from paretovid.platform.storage.home import Home
 from paretovid.platform.testing.audit import audit
 from paretovid.platform.tracking.artifact_places import artifact_places
+
+needs_its_mlflow = pytest.mark.skipif(
+    tuple(int(part) for part in importlib.metadata.version("mlflow").split(".")[:2]) < (3, 17),
+    reason="its MLflow store is of MLflow 3.17, and older ones do not read a later schema",
+)
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "old_home"
 MADE_AT = Path("/srv/paretovid-home")
@@ -137,6 +143,7 @@ def test_its_fronts_are_what_they_were(unpacked: Home, sweep: str) -> None:
 
 
 @pytest.mark.slow
+@needs_its_mlflow
 @pytest.mark.parametrize("model", MODELS)
 def test_its_registered_models_predict_what_they_did(
     unpacked: Home, model: str, monkeypatch: pytest.MonkeyPatch
@@ -161,6 +168,7 @@ print(json.dumps([{key: answer[key] for key in ("labels", "gflops", "steps")} fo
 """
 
 
+@needs_its_mlflow
 @pytest.mark.slow
 def test_relocated_it_serves_consumers_who_have_mlflow_alone(home: Home) -> None:
     done = answered("relocate", home=home)
@@ -184,6 +192,7 @@ def test_relocated_it_serves_consumers_who_have_mlflow_alone(home: Home) -> None
 
 
 @pytest.mark.slow
+@needs_its_mlflow
 @pytest.mark.parametrize("is_relocated", [False, True])
 def test_a_point_of_its_finished_sweep_is_promoted(home: Home, is_relocated: bool) -> None:
     if is_relocated:
@@ -196,6 +205,7 @@ def test_a_point_of_its_finished_sweep_is_promoted(home: Home, is_relocated: boo
     check_equal(two, one, relative=1e-4)
 
 
+@needs_its_mlflow
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(420)

@@ -168,6 +168,8 @@ def measure_component(name: str, num_classes: int | None = None) -> ComponentCos
 
 @functools.cache
 def _measured(name: str, num_classes: int | None) -> ComponentCost:
+    import torchvision  # noqa: F401  # families import it, which with torch 2.6 fails under the meta device
+
     spec = component(name)
     # Building draws weights; a measurement must not move a seed.
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
