@@ -37,8 +37,8 @@ _OF_A_PATH = frozenset(
 _NUMBER = re.compile(r"os error (\d+)|Os \{ code: (\d+)")
 """How libraries in Rust (safetensors) put the number into their text."""
 _FULL_TEXT = re.compile(r"No space left on device|database or disk is full|^\d+ requested and -?\d+ written$")
-"""The second is SQLite's, which MLflow's store passes on; the third NumPy's, which gives no number for a file that a full
-disk cuts short."""
+"""The second is SQLite's, which MLflow's store passes on; the third NumPy's, which gives no number for a file that a
+full disk cuts short."""
 # What earlier versions wrote of a trial that failed.
 _FORMER = re.compile(
     r"^(no features in |features are (missing|damaged)|the index of the features in "
