@@ -104,6 +104,7 @@ def test_what_was_written_before_an_error_is_gone_with_it(tmp_path: Path) -> Non
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
+@pytest.mark.slow
 def test_the_table_of_a_front_is_replaced_not_written_over(tmp_path: Path) -> None:
     """Whoever reads it, or finds the disk full in the middle, has the former one whole."""
     sweep = synthetic_sweep(tmp_path / "s", trials=1)
