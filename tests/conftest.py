@@ -315,7 +315,8 @@ def no_plugins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Call
     own = [(each, name, dict(getattr(each, name))) for each in catalogs for name in ("_entries", "_values")]
 
     def forget() -> None:
-        monkeypatch.delenv(plugins.VARIABLE, raising=False)
+        # Not by `monkeypatch`, which would bring back at the end what the test itself has set.
+        os.environ.pop(plugins.VARIABLE, None)
         monkeypatch.setattr(sys, "path", [*path])
         for name in ("_used", "_importing", "_registered_in"):
             monkeypatch.setattr(plugins, name, type(getattr(plugins, name))())
@@ -329,10 +330,12 @@ def no_plugins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Call
             if (getattr(sys.modules[name], "__file__", None) or "").startswith(str(tmp_path)):
                 del sys.modules[name]
 
+    before = os.environ.get(plugins.VARIABLE)
     forget()
     yield forget
     forget()
-    os.environ.pop(plugins.VARIABLE, None)
+    if before is not None:
+        os.environ[plugins.VARIABLE] = before
 
 
 @pytest.fixture

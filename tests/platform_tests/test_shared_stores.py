@@ -255,7 +255,7 @@ def test_nodes_without_a_common_disk(
             # Long enough that one node cannot have trained all of them before the other has begun.
             settings = [
                 *(word for word in SETTINGS if not word.startswith("cluster.")),
-                "training.epochs=200",
+                "training.epochs=500",
                 "training.checkpoint_every_epochs=50",
             ]
             here(

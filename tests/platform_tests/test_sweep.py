@@ -108,7 +108,7 @@ def test_it_shows_every_stage_the_front_its_baselines_and_what_to_type_next(swep
 
 def test_the_front_is_as_the_contract_says(document):
     assert set(document) == {
-        "sweeps", "split", "accounting", "hypervolume", "reference", "points", "baselines",
+        "sweeps", "split", "accounting", "hypervolume", "reference", "points", "baselines", "warnings",
     }  # fmt: skip
     assert document["split"] == "test" and document["accounting"] == "honest"
     front = [point for point in document["points"] if point["on_front"]]
