@@ -77,6 +77,8 @@ class LaunchSummary:
     reasons: dict[str, str]
     """Failed trial to its reason."""
     is_out_of_time: bool
+    why_ended: str | None = None
+    """Why fewer trials were started than asked for, if the search has found no more to try."""
 
 
 def launch_trials(
@@ -347,6 +349,7 @@ class Counter(TrialCallback):
             failed=len(self.reasons),
             reasons=self.reasons,
             is_out_of_time=searcher.is_out_of_time,
+            why_ended=None if study is None else study.why_ended,
         )
 
 

@@ -11,21 +11,17 @@ suggested depends only on the seed, the trial's number and the results so far, n
 
 from __future__ import annotations
 
-import itertools
-import json
 import math
-import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, final
 
-import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from paretovid.platform.search.knob_space import RANDOM_DRAWS, Knobs, KnobSpace, KnobValue, key_of
+from paretovid.platform.search.samplers import SAMPLERS, Given, Proposal, propose
 from paretovid.platform.search.storage import Directions, objectives, open_study
 from paretovid.search_spaces.schema import KnobConfig
 from paretovid.trainables.documents import JsonValue
@@ -37,14 +33,12 @@ MOST_LOSSES = 20
 _ALL_POINTS = "swept"
 """Attribute of a point that was added beside its trial, as studies have it on disk."""
 _REPEATED = "repeats"
+_FIXED = "fixed_params"
+"""Optuna's attribute of a trial that was enqueued: the values that it was enqueued with."""
 _RESUMED = "resumed"
 """Attribute of a point that a failed trial has reached after all, beside it: Optuna lets no failed trial be changed."""
-KnobValue: TypeAlias = int | float | str
 Reported: TypeAlias = Literal["complete", "again", "failed", "known"]
 """What became of a trial that was reported; `known`: it was finished already."""
-_DRAWS = 20
-"""Draws that may repeat what was tried before an untried configuration is looked up."""
-_MOST_COUNTED = 100_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,9 +46,10 @@ class Suggestion:
     """Knob values to try."""
 
     trial_id: str
-    knobs: dict[str, KnobValue]
+    knobs: Knobs
     origin: str
-    """Where the values come from: an anchor, a published setting, or the sampler's name."""
+    """Where the values come from: an anchor, a published setting, or the sampler's name, and what was done in its place
+    (`gp (repeated itself; random)`)."""
     attempt: int
     """1 for the first start of the trial."""
 
@@ -88,7 +83,7 @@ class ParetoStudy:
         max_failures: how often a failed trial is dispatched again.
         objective: the name of the quality: `map`, `map_iou_0.1_0.7`.
 
-    No configuration is dispatched twice: one that the sampler repeats is discarded, uncounted, and another drawn.
+    No configuration is dispatched twice: where the sampler repeats one, an untried one is drawn at random.
 
     Raises `UsageError` if the storage holds a study of this name with other knobs or objectives.
     """
@@ -107,19 +102,23 @@ class ParetoStudy:
         max_failures: int = 1,
         objective: str = "map",
     ) -> None:
-        if sampler not in _SAMPLERS:
-            raise unknown_name("sampler", sampler, _SAMPLERS)
+        if sampler not in SAMPLERS:
+            raise unknown_name("sampler", sampler, SAMPLERS)
         self.name = name
         self.trials = trials
         self.max_failures = max_failures
         self._sampler = sampler
         self._seed = seed
         self._max_gflops = max_gflops
-        self._knobs = dict(knobs)
-        self._distributions = {knob: distribution(config) for knob, config in knobs.items()}
+        self._space = KnobSpace(knobs)
         self.objective = objective
         about = describe(knobs, objectives(objective))
-        self._study = open_study(storage, name, about, [*self._anchors(), *self._within(published)])
+        first = [
+            ("anchor: most expensive", self._space.end(most_expensive=True)),
+            ("anchor: cheapest", self._space.end(most_expensive=False)),
+            *(("published", point) for point in self._space.within(published)),
+        ]
+        self._study = open_study(storage, name, about, first)
         self._open: dict[str, Trial] = {}
         for trial in self._study.get_trials(states=(TrialState.RUNNING,)):
             if _REPEATED in trial.user_attrs:  # its driver was killed while it discarded it
@@ -127,23 +126,32 @@ class ParetoStudy:
         self._again = [trial.number for trial in self._all(TrialState.RUNNING)]
         # Kept, not looked up for every draw: a large study would be read through once per trial.
         self._known = {
-            _key(trial.params): trial.number for trial in self._all() if trial.params.keys() == knobs.keys()
+            key_of(trial.params): trial.number for trial in self._all() if trial.params.keys() == knobs.keys()
         }
+        self.why_ended: str | None = None
+        """Why no trial is started any more, although more were asked for; None while that is not so."""
 
     def ask(self) -> Suggestion | None:
-        """The next trial to start; None if all have been started."""
-        if self._again:
-            number = self._again.pop(0)
-            self._reseed(number)
-            trial = self._trial(number)
-            knobs = self._knobs_of(trial)
-        elif self.started >= self.trials:
-            return None
-        else:
-            drawn = self._draw()
-            if drawn is None:
+        """The next trial to start; None if all have been started, or if `why_ended` says that there are no more."""
+        while self._again:
+            trial = self._trial(self._again.pop(0))
+            knobs = self._settled(trial)
+            if knobs is not None:
+                return self._dispatched(trial, knobs)
+        while self.started < self.trials:
+            if self._is_used_up and not self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+                self.why_ended = f"the knobs have no more than {len(self._known)} settings; all were tried"
                 return None
-            trial, knobs = drawn
+            trial = self._study.ask()
+            knobs = self._settled(trial)
+            if knobs is not None:
+                return self._dispatched(trial, knobs)
+            if _FIXED not in self._frozen(trial).system_attrs:
+                self.why_ended = f"{RANDOM_DRAWS} random settings of the knobs were all tried before"
+                return None
+        return None
+
+    def _dispatched(self, trial: Trial, knobs: Knobs) -> Suggestion:
         trial_id = f"t{trial.number:04d}"
         self._open[trial_id] = trial
         attributes = trial.user_attrs
@@ -154,43 +162,43 @@ class ParetoStudy:
         origin = str(attributes.get("origin", self._sampler))
         return Suggestion(trial_id=trial_id, knobs=knobs, origin=origin, attempt=attempt)
 
-    def _knobs_of(self, trial: Trial) -> dict[str, KnobValue]:
-        return {knob: _suggest(trial, knob, kind) for knob, kind in self._distributions.items()}
-
-    def _draw(self) -> tuple[Trial, dict[str, KnobValue]] | None:
-        """A trial with a configuration that no trial has had; None if every one has been tried."""
-        known = self._known
-        for draw in range(_DRAWS + 1):
-            if draw == _DRAWS or (draw and self._size_of_space() <= len(known)):
-                untried = self._untried(known)
-                if untried is None:
-                    return None
-                self._study.enqueue_trial(untried)
-            self._reseed(len(self._study.get_trials(deepcopy=False)))
-            trial = self._study.ask()
-            knobs = self._knobs_of(trial)
-            repeats = known.setdefault(_key(knobs), trial.number)
-            if repeats == trial.number or "starts" in trial.user_attrs:
-                return trial, knobs
-            trial.set_user_attr(_REPEATED, f"t{repeats:04d}")
+    def _settled(self, trial: Trial) -> Knobs | None:
+        """The trial's knobs, drawn if it has none yet. None if an earlier trial has them, or if none are untried: then
+        it is discarded, uncounted."""
+        proposed = self._proposed(trial)
+        if proposed is None:
+            trial.set_user_attr(_REPEATED, "")
             self._study.tell(trial, state=TrialState.FAIL)
-        raise AssertionError("an untried configuration was enqueued, and another one came")
-
-    def _size_of_space(self) -> float:
-        sizes = [_size(kind) for kind in self._distributions.values()]
-        return math.prod(sizes)
-
-    def _untried(self, known: Mapping[str, int]) -> dict[str, KnobValue] | None:
-        """A configuration that was not tried, of a space that can be counted; None if there is none."""
-        if not self._size_of_space() < _MOST_COUNTED:
             return None
-        values = {name: _values(kind) for name, kind in self._distributions.items()}
-        every = (dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values()))
-        untried = [knobs for knobs in every if _key(knobs) not in known]
-        if not untried:
-            return None
-        generator = np.random.default_rng([self._seed, len(known)])
-        return untried[int(generator.integers(len(untried)))]
+        if proposed.replaces:
+            trial.set_user_attr("origin", f"{self._sampler} ({proposed.replaces}; random)")
+        self._study.sampler = Given(proposed.knobs, self._space.distributions)
+        knobs = self._space.suggested(trial)
+        repeats = self._known.setdefault(key_of(knobs), trial.number)
+        if repeats == trial.number or "starts" in trial.user_attrs:
+            return knobs
+        trial.set_user_attr(_REPEATED, f"t{repeats:04d}")
+        self._study.tell(trial, state=TrialState.FAIL)
+        return None
+
+    def _proposed(self, trial: Trial) -> Proposal | None:
+        """What the trial is to have, of which what it has already counts more. None if no configuration is untried."""
+        frozen = self._frozen(trial)
+        own = {**frozen.system_attrs.get(_FIXED, {}), **frozen.params}
+        if own.keys() >= self._space.distributions.keys():
+            return Proposal(knobs=self._space.typed(own))
+        return propose(
+            self._sampler if _FIXED not in frozen.system_attrs else "random",
+            self._study,
+            frozen,
+            self._space,
+            known=self._known,
+            fixed=own,
+            seed=self._seed,
+        )
+
+    def _frozen(self, trial: Trial) -> FrozenTrial:
+        return self._study.get_trials(deepcopy=False)[trial.number]
 
     @property
     def started(self) -> int:
@@ -198,9 +206,8 @@ class ParetoStudy:
         return len(self._all()) - len(self._all(TrialState.WAITING))
 
     @property
-    def is_used_up(self) -> bool:
-        """True if the knobs have no configuration left that was not tried."""
-        return self._size_of_space() <= len(self._known)
+    def _is_used_up(self) -> bool:
+        return self._space.size <= len(self._known)
 
     def requeue(self, trial_id: str) -> None:
         """The trial was ended early with the sweep. It waits, under its own name, to be dispatched again."""
@@ -264,7 +271,7 @@ class ParetoStudy:
                 optuna.trial.create_trial(
                     values=[point.val.quality, point.val.gflops],
                     params=source.params,
-                    distributions=dict(self._distributions),
+                    distributions=self._space.distributions,
                     constraints=None if limit is None else {"max_gflops": point.val.gflops - limit},
                     user_attrs={_ALL_POINTS: trial_id},
                 )
@@ -280,7 +287,7 @@ class ParetoStudy:
             optuna.trial.create_trial(
                 values=[metrics.quality, metrics.gflops],
                 params=failed.params,
-                distributions=dict(self._distributions),
+                distributions=self._space.distributions,
                 constraints=None if limit is None else {"max_gflops": metrics.gflops - limit},
                 user_attrs={_ALL_POINTS: trial_id, _RESUMED: trial_id},
             )
@@ -369,57 +376,10 @@ class ParetoStudy:
         self._study.tell(trial, state=TrialState.FAIL)
         return "failed"
 
-    def _reseed(self, number: int) -> None:
-        # A sampler that lives on would repeat its start-up after a restart, and suggest otherwise than without.
-        seed = int(np.random.SeedSequence([self._seed, number]).generate_state(1)[0])
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            self._study.sampler = _SAMPLERS[self._sampler](seed)
-
-    def _anchors(self) -> list[tuple[str, dict[str, KnobValue]]]:
-        def at(most_expensive: bool) -> dict[str, KnobValue]:
-            return {name: _end(knob, most_expensive) for name, knob in self._knobs.items()}
-
-        return [("anchor: most expensive", at(True)), ("anchor: cheapest", at(False))]
-
-    def _within(self, published: Sequence[Mapping[str, KnobValue]]) -> list[tuple[str, dict[str, KnobValue]]]:
-        points = []
-        for point in published:
-            inside = {name: value for name, value in point.items() if self._allows(name, value)}
-            # A knob that the user has fixed is no longer there; one out of the user's range makes another point.
-            if inside and all(name in inside or name not in self._knobs for name in point):
-                points.append(("published", inside))
-        return points
-
-    def _allows(self, name: str, value: KnobValue) -> bool:
-        kind = self._distributions.get(name)
-        if isinstance(kind, CategoricalDistribution):
-            return value in kind.choices
-        return kind is not None and kind._contains(float(value))
-
-
-_SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
-    "tpe": lambda seed: TPESampler(seed=seed),
-    "gp": lambda seed: GPSampler(seed=seed, warn_independent_sampling=False),
-    "random": lambda seed: RandomSampler(seed=seed),
-}
-
 
 def number_of(trial_id: str) -> int:
     """The number of a trial in its study: `t0012` is 12."""
     return int(trial_id[1:])
-
-
-def distribution(knob: KnobConfig) -> BaseDistribution:
-    """A knob's range as Optuna has it."""
-    if knob.choices:
-        return CategoricalDistribution(tuple(knob.choices))
-    assert knob.low is not None and knob.high is not None, (
-        "platform/config/load.py refuses a knob without a range"
-    )
-    if knob.whole:
-        return IntDistribution(int(knob.low), int(knob.high), log=knob.log)
-    return FloatDistribution(float(knob.low), float(knob.high), log=knob.log)
 
 
 def describe(knobs: Mapping[str, KnobConfig], directions: Directions) -> dict[str, JsonValue]:
@@ -429,45 +389,3 @@ def describe(knobs: Mapping[str, KnobConfig], directions: Directions) -> dict[st
         ends = {"choices": list(knob.choices)} if knob.choices else {"low": knob.low, "high": knob.high}
         ranges[name] = {**ends, "log": knob.log, "whole": knob.whole}
     return {"objectives": dict(directions), "knobs": ranges}
-
-
-def _key(params: Mapping[str, object]) -> str:
-    return json.dumps(dict(sorted(params.items())), default=str)
-
-
-def _size(kind: BaseDistribution) -> float:
-    """How many values a knob can take."""
-    if isinstance(kind, CategoricalDistribution):
-        return len(kind.choices)
-    if isinstance(kind, IntDistribution):
-        return len(range(kind.low, kind.high + 1, kind.step))
-    return math.inf
-
-
-def _values(kind: BaseDistribution) -> Sequence[KnobValue]:
-    if isinstance(kind, CategoricalDistribution):
-        return [choice for choice in kind.choices if choice is not None]
-    assert isinstance(kind, IntDistribution)
-    return range(kind.low, kind.high + 1, kind.step)
-
-
-def _end(knob: KnobConfig, most_expensive: bool) -> KnobValue:
-    low = (knob.cheapest == "low") != most_expensive
-    if knob.choices:
-        choice: KnobValue = knob.choices[0 if low else -1]
-        return choice
-    value = knob.low if low else knob.high
-    assert value is not None, "platform/config/load.py refuses a knob without a range"
-    return int(value) if knob.whole else float(value)
-
-
-def _suggest(trial: Trial, name: str, kind: BaseDistribution) -> KnobValue:
-    if isinstance(kind, FloatDistribution):
-        # An enqueued 2 comes back as 2 from this process and as 2.0 from the storage: two configurations.
-        return float(trial.suggest_float(name, kind.low, kind.high, log=kind.log))
-    if isinstance(kind, IntDistribution):
-        return int(trial.suggest_int(name, kind.low, kind.high, log=kind.log))
-    assert isinstance(kind, CategoricalDistribution)
-    chosen = trial.suggest_categorical(name, kind.choices)
-    assert chosen is not None, "no knob has None among its choices"
-    return chosen

@@ -87,6 +87,8 @@ class SweepStatus:
     damaged_lines: tuple[int, ...]
     waits: tuple[str, ...]
     """What is waiting for what."""
+    why_ended: str | None
+    """Why a finished sweep has started fewer trials than asked for."""
     seconds_left: float | None
 
     def to_json(self) -> dict[str, JsonValue]:
@@ -135,6 +137,7 @@ def status_of(home: Home, name: str) -> SweepStatus:
         untracked=untracked,
         damaged_lines=reading.damaged,
         waits=(*_stopping(sweep, driver, len(running)), *waits),
+        why_ended=_why_ended(entries) if state == "finished" else None,
         seconds_left=_seconds_left(entries, left, len(running), now) if driver else None,
     )
 
@@ -239,9 +242,10 @@ def status_text(status: SweepStatus) -> str:
         driver = status.driver
         lines[0] += f", process {driver.pid} on {driver.host}"
     left = status.asked - status.finished - len(status.failed)
+    to_come = "not started" if status.why_ended else "to come"
     lines.append(
         f"trials   {status.finished} of {status.asked} finished, {len(status.running)} running, "
-        f"{left - len(status.running)} to come, {len(status.failed)} failed, {status.restarts} restarts"
+        f"{left - len(status.running)} {to_come}, {len(status.failed)} failed, {status.restarts} restarts"
     )
     for each in status.running:
         epoch = "" if each.epoch is None else f", epoch {each.epoch:.0f}/{each.epochs or 0:.0f}"
@@ -256,6 +260,8 @@ def status_text(status: SweepStatus) -> str:
     if status.validation_hypervolume:
         lines.append("hypervolume on validation, by time:")
         lines += _curve_lines(status.validation_hypervolume)
+    if status.why_ended:
+        lines.append(f"ended    {status.why_ended}")
     lines += [f"waits    {text}" for text in status.waits]
     if status.damaged_lines:
         lines.append(f"journal  damaged and left out: line {', '.join(map(str, status.damaged_lines))}")
@@ -338,6 +344,12 @@ def _stopping(sweep: SweepPaths, driver: DriverLease | None, running: int) -> li
     if asked is None or asked.at < driver.started:  # of a driver before this one
         return []
     return [f"the driver for the checkpoints of {running} trials, then it ends: {asked.reason}"]
+
+
+def _why_ended(entries: Sequence[Entry]) -> str | None:
+    """What the last driver wrote beside the sweep's state."""
+    last = next((entry for entry in reversed(entries) if entry.event == "state"), None)
+    return None if last is None else last.fields.text("reason", "") or None
 
 
 def _untracked(sweep: SweepPaths, entries: Sequence[Entry]) -> int:

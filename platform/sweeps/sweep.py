@@ -357,8 +357,9 @@ class _Run:
             )
             failed = f", {summary.failed} failed" if summary.failed else ""
             stage.done(f"{summary.succeeded} trials{failed}")
-        if study.is_used_up and not summary.is_out_of_time and study.started < search.trials:
-            self._progress.say(f"  the knobs have no more than {study.started} settings; all were tried")
+        if summary.why_ended is not None:
+            left = search.trials - study.started
+            self._progress.say(f"  {left} trials were not started: {summary.why_ended}")
         return summary
 
     def _finish(self, state: SweepState, summary: LaunchSummary) -> int:
@@ -375,7 +376,8 @@ class _Run:
             failures=self._failures(summary),
             tracked=False,
         )
-        self._driver.record("state", state=state)
+        reason = {} if summary.why_ended is None else {"reason": summary.why_ended}
+        self._driver.record("state", state=state, **reason)
         left = self._sender.close(front, TRACKING_SECONDS)
         self._update(tracked=left == 0)
         return left

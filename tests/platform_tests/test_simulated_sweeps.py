@@ -33,7 +33,7 @@ from paretovid.platform.records.sweep import known_record
 from paretovid.platform.storage.home import Home
 from paretovid.platform.sweeps import sweep
 from paretovid.platform.sweeps.events import SweepDriver
-from paretovid.platform.sweeps.status import LiveStatus, status_of
+from paretovid.platform.sweeps.status import LiveStatus, status_of, status_text
 from paretovid.platform.sweeps.summary import SweepReport
 from paretovid.platform.sweeps.sweep import extend_sweep, resume_sweep, run_sweep
 from paretovid.platform.testing.audit import Audit, audit
@@ -186,6 +186,31 @@ def test_a_finished_one_is_shown_and_its_trials_are_not_run_again(home: Home, na
     assert table.asked == []
     assert str(again.front.to_json()) == str(resumed.front.to_json()) == str(first.front.to_json())
     check_whole(home, name)
+
+
+@pytest.mark.slow
+def test_one_whose_knobs_are_used_up_says_so_wherever_it_is_shown(home: Home, name: str) -> None:
+    three = ("~method.training_knobs.lambda", "method.training_knobs.gamma.choices=[0.05,0.1,0.2]")
+    shown = io.StringIO()
+    progress = Progress(0, stream=shown, terminal=False)
+    run_sweep(config(home, name, *three), progress, backend=simulated())
+    why = "the knobs have no more than 3 settings; all were tried"
+    assert f"{TRIALS - 3} trials were not started: {why}" in shown.getvalue()
+    assert events(home, name, "state")[-1].info == {"state": "finished", "reason": why}
+    status = status_of(home, name)
+    assert status.state == "finished" and status.why_ended == why
+    text = status_text(status)
+    assert f"4 of {TRIALS + 1} finished, 0 running, 3 not started" in text and f"ended    {why}" in text
+    # More of them are not there either.
+    extend_sweep(str(home.root), name, 2, [], Progress.silent(), backend=simulated())
+    assert status_of(home, name).why_ended == why and len(events(home, name, "start")) == 4
+
+
+@pytest.mark.slow
+def test_one_that_did_all_says_nothing_of_the_kind(home: Home, name: str) -> None:
+    run(home, name)
+    status = status_of(home, name)
+    assert status.why_ended is None and "0 to come" in status_text(status)
 
 
 @pytest.mark.slow

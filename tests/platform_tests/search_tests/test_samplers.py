@@ -1,0 +1,73 @@
+"""What stands in for a sampler that repeats itself: tests of `propose` on samplers that always do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import optuna
+import pytest
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial
+
+from paretovid.platform.search import samplers
+from paretovid.platform.search.knob_space import Knobs, KnobSpace, key_of
+from paretovid.platform.search.samplers import REPEATED, Given, Proposal, propose
+from paretovid.search_spaces.schema import KnobConfig
+
+SPACE = KnobSpace({"gamma": KnobConfig(low=0.1, high=0.5), "clips": KnobConfig(low=1, high=3, whole=True)})
+FIRST: Knobs = {"gamma": 0.1, "clips": 1}
+
+
+def proposed(known: set[str], *, sampler: str = "same", fixed: Mapping[str, object] = {}) -> Proposal | None:
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    study.ask()
+    return propose(sampler, study, study.trials[0], SPACE, known=known, fixed=fixed, seed=5)
+
+
+@pytest.fixture(autouse=True)
+def same(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """`sampler=same` says the same whatever happens; the seeds that it was made with."""
+    seeds: list[int] = []
+
+    def made(seed: int) -> BaseSampler:
+        seeds.append(seed)
+        return Given(FIRST, SPACE.distributions)
+
+    monkeypatch.setattr(samplers, "SAMPLERS", {**samplers.SAMPLERS, "same": made})
+    return seeds
+
+
+def test_what_a_sampler_says_is_taken_if_it_is_untried(same: list[int]) -> None:
+    assert proposed(set()) == Proposal(knobs=FIRST)
+    assert len(same) == 1
+
+
+def test_one_that_repeats_itself_is_replaced_in_a_continuous_space(same: list[int]) -> None:
+    known = {key_of(FIRST)}
+    drawn = proposed(known)
+    assert drawn is not None and drawn.replaces == REPEATED and key_of(drawn.knobs) not in known
+    assert len(set(same)) == len(same) == 3, "it is asked again, each time with another seed"
+    assert proposed(known) == drawn, "and what stands in for it hangs on seed and number alone"
+
+
+def test_what_is_fixed_counts_for_what_was_tried() -> None:
+    known = {key_of({"gamma": 0.3, "clips": 1})}
+    drawn = proposed(known, fixed={"gamma": 0.3})
+    assert drawn is not None and drawn.replaces == REPEATED and drawn.knobs["gamma"] == 0.3
+
+
+def test_random_draws_replace_nothing() -> None:
+    drawn = proposed(set(), sampler="random")
+    assert drawn is not None and drawn.replaces is None
+
+
+def test_knobs_that_a_sampler_leaves_out_are_drawn_on_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Half(Given):  # type: ignore[misc]
+        def sample_relative(self, study: optuna.Study, trial: FrozenTrial, search_space: Any) -> Any:
+            return {"gamma": 0.4}
+
+    monkeypatch.setattr(
+        samplers, "SAMPLERS", {"same": lambda seed: Half({**FIRST, "clips": 2.0}, SPACE.distributions)}
+    )
+    assert proposed(set()) == Proposal(knobs={"gamma": 0.4, "clips": 2})

@@ -1,0 +1,90 @@
+"""What a study asks for next, and why it ends. Of what it keeps and resumes: execution_tests/test_searcher.py."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from paretovid.platform.search import samplers
+from paretovid.platform.search.samplers import Given
+from paretovid.platform.search.study import ParetoStudy, Suggestion
+from paretovid.search_spaces.schema import KnobConfig
+from paretovid.trainables.evaluation.results import Metrics
+from paretovid.trainables.testing import synthetic_metrics
+
+KNOBS = {
+    "gamma": KnobConfig(field="target_usage", low=0.01, high=0.5, log=True, cheapest="low"),
+    "lambda": KnobConfig(field="usage_weight", low=0.25, high=8, log=True, cheapest="high"),
+}
+PUBLISHED = [{"gamma": 0.1, "lambda": 2}]
+
+
+def make(folder: Path, **changes: Any) -> ParetoStudy:
+    arguments = {"knobs": KNOBS, "trials": 8, "published": PUBLISHED, **changes}
+    return ParetoStudy(**{"storage": f"journal://{folder}/optuna.journal", "name": "sweep", **arguments})
+
+
+def measured(knobs: dict[str, Any]) -> Metrics:
+    gflops = 10 * knobs.get("gamma", 0.1) + 0.1 / knobs.get("lambda", 1)
+    return synthetic_metrics(1 - math.exp(-gflops), gflops)
+
+
+def run(study: ParetoStudy, most: int = 100) -> list[Suggestion]:
+    suggestions: list[Suggestion] = []
+    while len(suggestions) < most and (suggestion := study.ask()) is not None:
+        suggestions.append(suggestion)
+        study.report(suggestion.trial_id, measured(suggestion.knobs))
+    return suggestions
+
+
+def test_a_sampler_that_repeats_itself_does_not_end_the_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    same = {"gamma": 0.3, "lambda": 1.0}
+    monkeypatch.setattr(
+        samplers,
+        "SAMPLERS",
+        {**samplers.SAMPLERS, "gp": lambda seed: Given(same, make(tmp_path)._space.distributions)},
+    )
+    asked = run(make(tmp_path, name="once", sampler="gp"))
+    assert [each.trial_id for each in asked] == [f"t{i:04d}" for i in range(8)]
+    assert asked[3].knobs == same and asked[3].origin == "gp"
+    assert {each.origin for each in asked[4:]} == {"gp (repeated itself; random)"}
+    assert len({json.dumps(each.knobs) for each in asked}) == 8
+    # A new object per trial: as if the process were killed after each.
+    again = []
+    while part := run(make(tmp_path, name="killed", sampler="gp"), most=1):
+        again += part
+    assert again == asked
+    assert make(tmp_path, name="once", sampler="gp").complete_ones()[-1].origin == asked[-1].origin
+
+
+def test_a_study_that_started_all_has_not_ended_early(tmp_path: Path) -> None:
+    study = make(tmp_path)
+    assert len(run(study)) == 8 and study.why_ended is None
+
+
+def test_published_settings_that_leave_nothing_untried_are_left_out(tmp_path: Path) -> None:
+    knobs = {
+        "clips": KnobConfig(low=1, high=2, whole=True),
+        "depth": KnobConfig(low=1, high=2, whole=True),
+    }
+    published = [{"clips": 1}, {"clips": 1, "depth": 2}, {"depth": 1}]
+    study = make(tmp_path, knobs=knobs, published=published)
+    asked = run(study)
+    assert sorted(json.dumps(each.knobs) for each in asked) == [
+        json.dumps({"clips": clips, "depth": depth}) for clips in (1, 2) for depth in (1, 2)
+    ]
+    assert study.why_ended == "the knobs have no more than 4 settings; all were tried"
+
+
+def test_a_space_too_large_to_list_that_is_used_up_says_so(tmp_path: Path) -> None:
+    narrow = {"gamma": KnobConfig(low=0.1, high=math.nextafter(0.1, 1))}
+    study = make(tmp_path, knobs=narrow, published=[])
+    assert len(run(study)) == 2
+    assert study.why_ended == "1000 random settings of the knobs were all tried before"
+    assert make(tmp_path, knobs=narrow, published=[]).counts().running == 0
