@@ -20,6 +20,10 @@ from optuna.trial import FrozenTrial
 from paretovid.platform.search.knob_space import Knobs, KnobSpace, key_of
 
 REPEATED = "repeated itself"
+TOO_FEW = "too few results"
+LEAST_RESULTS = 3
+"""Results that a model is made of at least, or as many as a study begins with if these are fewer. Optuna's own start-up
+of ten would count the anchors and published settings, and leave most of a small search to chance."""
 _DRAWS = 3
 """Configurations that a sampler is asked for, each with another seed, before it counts as repeating itself."""
 
@@ -30,7 +34,7 @@ class Proposal:
 
     knobs: Knobs
     replaces: str | None = None
-    """Why it is a random one in the place of the sampler's: `REPEATED`. None: it is the sampler's."""
+    """Why it is a random one in the place of the sampler's: `REPEATED`, `TOO_FEW`. None: it is the sampler's."""
 
 
 def propose(
@@ -42,6 +46,7 @@ def propose(
     known: Container[str],
     fixed: Mapping[str, object],
     seed: int,
+    has_few: bool = False,
 ) -> Proposal | None:
     """A configuration that was not tried; None if there is none left.
 
@@ -53,9 +58,10 @@ def propose(
         known: keys (`key_of`) of what was tried.
         fixed: values that the trial has already.
         seed: the study's.
+        has_few: there are too few results for a model.
     """
     make = SAMPLERS[sampler]
-    if make is not None:
+    if make is not None and not has_few:
         for draw in range(_DRAWS):
             knobs = _asked(make(_seed(seed, trial.number, draw)), study, trial, space)
             if key_of({**knobs, **fixed}) not in known:
@@ -63,7 +69,9 @@ def propose(
     untried = space.untried(known, fixed, _seed(seed, trial.number))
     if untried is None:
         return None
-    return Proposal(knobs=untried, replaces=None if make is None else REPEATED)
+    if make is None:
+        return Proposal(knobs=untried)
+    return Proposal(knobs=untried, replaces=TOO_FEW if has_few else REPEATED)
 
 
 def _seed(seed: int, number: int, draw: int = 0) -> int:
@@ -120,12 +128,12 @@ class Given(BaseSampler):
 def _gp(seed: int) -> BaseSampler:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return GPSampler(seed=seed, warn_independent_sampling=False)
+        return GPSampler(seed=seed, n_startup_trials=1, warn_independent_sampling=False)
 
 
 SAMPLERS: Mapping[str, Callable[[int], BaseSampler] | None] = {
-    "tpe": lambda seed: TPESampler(seed=seed),
+    "tpe": lambda seed: TPESampler(seed=seed, n_startup_trials=1),
     "gp": _gp,
     "random": None,
 }
-"""Name to what makes the sampler with a seed; None: random draws alone."""
+"""Name to what makes the sampler with a seed, without a start-up of its own; None: random draws alone."""

@@ -21,7 +21,7 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from paretovid.platform.search.knob_space import RANDOM_DRAWS, Knobs, KnobSpace, KnobValue, key_of
-from paretovid.platform.search.samplers import SAMPLERS, Given, Proposal, propose
+from paretovid.platform.search.samplers import LEAST_RESULTS, SAMPLERS, Given, Proposal, propose
 from paretovid.platform.search.storage import Directions, objectives, open_study
 from paretovid.search_spaces.schema import KnobConfig
 from paretovid.trainables.documents import JsonValue
@@ -71,6 +71,7 @@ class ParetoStudy:
 
     The first trials are two anchors, all knobs at their most expensive and all at their cheapest end (without
     them Optuna's Gaussian process never leaves the neighbourhood of its most expensive random start), then `published`.
+    From then on a model chooses, as soon as `LEAST_RESULTS` of them have come to an end.
 
     Arguments:
         storage: URL of the studies' storage (`journal:///FILE`, `sqlite:///FILE`, `postgresql://…`); made if missing.
@@ -118,6 +119,7 @@ class ParetoStudy:
             ("anchor: cheapest", self._space.end(most_expensive=False)),
             *(("published", point) for point in self._space.within(published)),
         ]
+        self._least_results = min(len(first), LEAST_RESULTS)
         self._study = open_study(storage, name, about, first)
         self._open: dict[str, Trial] = {}
         for trial in self._study.get_trials(states=(TrialState.RUNNING,)):
@@ -195,7 +197,12 @@ class ParetoStudy:
             known=self._known,
             fixed=own,
             seed=self._seed,
+            has_few=self._num_complete < self._least_results,
         )
+
+    @property
+    def _num_complete(self) -> int:
+        return len(self._all(TrialState.COMPLETE)) + len(self._resumed())
 
     def _frozen(self, trial: Trial) -> FrozenTrial:
         return self._study.get_trials(deepcopy=False)[trial.number]
@@ -318,7 +325,7 @@ class ParetoStudy:
         failed = self._failed()
         reasons = Counter(str(trial.user_attrs.get("reason", "unknown")) for trial in failed)
         return StudyCounts(
-            complete=len(self._all(TrialState.COMPLETE)) + len(self._resumed()),
+            complete=self._num_complete,
             failed=len(failed),
             running=len(self._all(TrialState.RUNNING)),
             reasons=tuple(reason for reason, _ in reasons.most_common()),

@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial
 
 from paretovid.platform.search import samplers
 from paretovid.platform.search.knob_space import Knobs, KnobSpace, key_of
-from paretovid.platform.search.samplers import REPEATED, Given, Proposal, propose
+from paretovid.platform.search.samplers import REPEATED, TOO_FEW, Given, Proposal, propose
 from paretovid.search_spaces.schema import KnobConfig
 
 SPACE = KnobSpace({"gamma": KnobConfig(low=0.1, high=0.5), "clips": KnobConfig(low=1, high=3, whole=True)})
@@ -49,6 +49,13 @@ def test_one_that_repeats_itself_is_replaced_in_a_continuous_space(same: list[in
     assert drawn is not None and drawn.replaces == REPEATED and key_of(drawn.knobs) not in known
     assert len(set(same)) == len(same) == 3, "it is asked again, each time with another seed"
     assert proposed(known) == drawn, "and what stands in for it hangs on seed and number alone"
+
+
+def test_with_too_few_results_the_sampler_is_not_asked(same: list[int]) -> None:
+    study = optuna.create_study()
+    study.ask()
+    drawn = propose("same", study, study.trials[0], SPACE, known=(), fixed={}, seed=5, has_few=True)
+    assert drawn is not None and drawn.replaces == TOO_FEW and same == []
 
 
 def test_what_is_fixed_counts_for_what_was_tried() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,56 @@ def test_a_sampler_that_repeats_itself_does_not_end_the_study(
         again += part
     assert again == asked
     assert make(tmp_path, name="once", sampler="gp").complete_ones()[-1].origin == asked[-1].origin
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp"])
+def test_the_first_trial_after_the_published_ones_is_a_models(tmp_path: Path, sampler: str) -> None:
+    guided = run(make(tmp_path, name="guided", sampler=sampler, trials=4))
+    chance = run(make(tmp_path, name="chance", sampler="random", trials=4))
+    assert [each.knobs for each in guided[:3]] == [each.knobs for each in chance[:3]]
+    # Optuna's samplers draw during their start-up what its random one draws with the same seed.
+    assert guided[3].knobs != chance[3].knobs and guided[3].origin == sampler
+
+
+def test_without_results_chance_chooses_and_says_so(tmp_path: Path) -> None:
+    study = make(tmp_path, published=[])
+    first = study.ask()
+    assert first is not None
+    study.report(first.trial_id, measured(first.knobs))
+    asked = [study.ask(), study.ask()]
+    assert [each.origin for each in asked if each] == ["anchor: cheapest", "tpe (too few results; random)"]
+    study.report("t0001", synthetic_metrics(0.1, 0.1))
+    fourth = study.ask()
+    assert fourth is not None and fourth.origin == "tpe", "two anchors are all that it begins with"
+
+
+def test_a_failed_trial_is_no_result(tmp_path: Path) -> None:
+    study = make(tmp_path, max_failures=0)
+    for _ in range(3):
+        suggestion = study.ask()
+        assert suggestion is not None
+        study.report_failure(suggestion.trial_id, "boom")
+    fourth = study.ask()
+    assert fourth is not None and fourth.origin == "tpe (too few results; random)"
+
+
+def test_tpe_moves_about_from_the_first_result_on(tmp_path: Path) -> None:
+    asked = run(make(tmp_path, trials=11))[3:]
+    assert {each.origin for each in asked} == {"tpe"}
+    gammas = [math.log(float(each.knobs["gamma"]) / 0.01) / math.log(50) for each in asked]
+    lambdas = [math.log(float(each.knobs["lambda"]) / 0.25) / math.log(32) for each in asked]
+    # In shares of the range: a sampler that stays where it is would have 0, a uniform one 0.29.
+    assert statistics.pstdev(gammas) > 0.1 and statistics.pstdev(lambdas) > 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", [0.01, 0.2, None])
+@pytest.mark.parametrize("sampler", ["tpe", "gp"])
+def test_two_results_are_enough_whatever_they_may_spend(
+    tmp_path: Path, sampler: str, limit: float | None
+) -> None:
+    study = make(tmp_path, sampler=sampler, max_gflops=limit, published=[], trials=5)
+    assert [each.origin for each in run(study)[2:]] == [sampler] * 3
 
 
 def test_a_study_that_started_all_has_not_ended_early(tmp_path: Path) -> None:
