@@ -136,6 +136,10 @@ class SearchConfig:
     """Trainings of the method, anchors and published settings included, baselines not."""
     sampler: str = "tpe"
     """`tpe`, `gp` (best for few and slow trials; a fraction of a second per suggestion) or `random`."""
+    guided_by: str = "point"
+    """What `tpe` and `gp` see of a trial. `point`: quality and GFLOPs of its default setting, two objectives. `curve`:
+    the hypervolume that the points of all its inference settings on validation add to those of all other trials, one
+    objective, computed anew for each suggestion."""
     max_gflops: Positive | None = None
     """GFLOPs per video that a point worth finding may spend; null: no limit."""
     hours: Positive | None = None
@@ -145,7 +149,8 @@ class SearchConfig:
     concurrent: Count | None = None
     """Trials at a time; null: as many as the cluster has room for."""
     report_all_points: bool = False
-    """Report all inference-time points of a trial to the sampler, not only its default one."""
+    """Report all inference-time points of a trial to the sampler, not only its default one. Changes nothing with
+    `guided_by=curve`, which sees them in any case."""
     storage: str | None = None
     """URL of a database for the study, without a password (`postgresql+psycopg2://user@host/database`); null: the
     variable PARETOVID_STUDY_STORAGE, else a store under home."""
@@ -239,3 +244,6 @@ FREE_SECTIONS = (
 
 RENAMED = {"search.tell_swept": "search.report_all_points"}
 """Former names of settings, dotted, to those of today. Read on command lines and in records of sweeps."""
+
+ADDED = {"search.guided_by": "point"}
+"""Settings, dotted, that records of sweeps may lack, and what these were made with: the default may change."""

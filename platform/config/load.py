@@ -335,6 +335,7 @@ def _check(config: SweepConfig, known_knobs: set[str]) -> None:
     _one_of(config.accounting, ("honest", "paper"), "accounting")
     search = config.search
     _one_of(search.sampler, SAMPLERS, "search.sampler")
+    _one_of(search.guided_by, ("point", "curve"), "search.guided_by")
     _one_of(search.inference_knobs, ("sweep", "study"), "search.inference_knobs")
     _check_no_secrets(asdict(config))
     _check_knobs(config, known_knobs)

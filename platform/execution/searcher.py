@@ -299,9 +299,9 @@ class ParetoSearcher(Searcher):
             return self._failed(started, Failed(reason=unusable, retry=False))
         if self._study is not None and (started.fixed is None or started.fixed.is_resumed):
             if started.fixed is None:
-                self._study.report(started.trial_id, reported)
+                self._study.report(started.trial_id, reported, result.points)
             else:
-                self._study.report_resumed(started.trial_id, reported)
+                self._study.report_resumed(started.trial_id, reported, result.points)
             if self._all_points:
                 self._study.report_all_points(started.trial_id, result.points)
         self._breaker.reset()

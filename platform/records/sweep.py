@@ -12,7 +12,7 @@ from typing import Literal, get_args
 
 from paretovid.platform.storage.home import SWEEP_FILE, SweepPaths
 from paretovid.platform.storage.home_paths import from_home, to_home
-from paretovid.search_spaces.schema import RENAMED
+from paretovid.search_spaces.schema import ADDED, RENAMED
 from paretovid.trainables.data.dataset import write_json
 from paretovid.trainables.documents import Fields, JsonObject, JsonValue
 from paretovid.trainables.errors import DataError, UnknownNameError, unknown_name
@@ -185,7 +185,7 @@ class SweepRecord:
 
 
 def _with_todays_names(config: JsonObject) -> JsonObject:
-    """A configuration of any version with the settings called as today."""
+    """A configuration of any version with the settings called as today, and with those that it was made before."""
     changed = dict(config)
     for former, today in RENAMED.items():
         section, _, old = former.partition(".")
@@ -193,6 +193,11 @@ def _with_todays_names(config: JsonObject) -> JsonObject:
         if isinstance(settings, Mapping) and old in settings:
             new = today.rpartition(".")[2]
             changed[section] = {new if key == old else key: value for key, value in settings.items()}
+    for name, value in ADDED.items():
+        section, _, key = name.partition(".")
+        settings = changed.get(section)
+        if isinstance(settings, Mapping) and key not in settings:
+            changed[section] = {**settings, key: value}
     return changed
 
 

@@ -9,16 +9,20 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, Literal, TypeAlias, final
 
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, GPSampler, TPESampler
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from paretovid.platform.search.curves import History
 from paretovid.platform.search.knob_space import Knobs, KnobSpace, key_of
 
+GuidedBy: TypeAlias = Literal["point", "curve"]
+"""What a trial's value to a sampler is: quality and GFLOPs of its default setting, two objectives; or the hypervolume
+that its whole curve adds to all others, one objective."""
 REPEATED = "repeated itself"
 TOO_FEW = "too few results"
 LEAST_RESULTS = 3
@@ -37,11 +41,22 @@ class Proposal:
     """Why it is a random one in the place of the sampler's: `REPEATED`, `TOO_FEW`. None: it is the sampler's."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """What a sampler is asked with."""
+
+    study: optuna.Study
+    """The one that is kept, of two objectives."""
+    trial: FrozenTrial
+    """One that was created for the answer."""
+    space: KnobSpace
+    guided_by: GuidedBy
+    history: Callable[[], History]
+
+
 def propose(
     sampler: str,
-    study: optuna.Study,
-    trial: FrozenTrial,
-    space: KnobSpace,
+    asked: Asked,
     *,
     known: Container[str],
     fixed: Mapping[str, object],
@@ -54,22 +69,21 @@ def propose(
 
     Arguments:
         sampler: one of `SAMPLERS`.
-        trial: one that was created for it.
         known: keys (`key_of`) of what was tried.
         fixed: values that the trial has already.
         seed: the study's.
         has_few: there are too few results for a model.
     """
-    make = SAMPLERS[sampler]
-    if make is not None and not has_few:
+    suggest, number = SAMPLERS[sampler], asked.trial.number
+    if suggest is not None and not has_few:
         for draw in range(_DRAWS):
-            knobs = _asked(make(_seed(seed, trial.number, draw)), study, trial, space)
+            knobs = suggest(asked, _seed(seed, number, draw))
             if key_of({**knobs, **fixed}) not in known:
                 return Proposal(knobs=knobs)
-    untried = space.untried(known, fixed, _seed(seed, trial.number))
+    untried = asked.space.untried(known, fixed, _seed(seed, number))
     if untried is None:
         return None
-    if make is None:
+    if suggest is None:
         return Proposal(knobs=untried)
     return Proposal(knobs=untried, replaces=TOO_FEW if has_few else REPEATED)
 
@@ -80,13 +94,49 @@ def _seed(seed: int, number: int, draw: int = 0) -> int:
     return int(sequence.generate_state(1)[0])
 
 
-def _asked(sampler: BaseSampler, study: optuna.Study, trial: FrozenTrial, space: KnobSpace) -> Knobs:
-    together = sampler.infer_relative_search_space(study, trial)
-    values = sampler.sample_relative(study, trial, together)
-    for name, kind in space.distributions.items():
-        if name not in values:
-            values[name] = sampler.sample_independent(study, trial, name, kind)
-    return space.typed(values)
+@final
+class OptunaSampler:
+    """One of Optuna's samplers, on the study itself or on a view of it that has the curves' worth as its one objective.
+
+    Optuna keeps the value of a trial as it was reported, and what a curve adds changes with every other curve: so the
+    view is made anew for every question, about 0.1 ms per trial, and forgotten.
+
+    Arguments:
+        make: the sampler, with a seed and without a start-up of its own.
+    """
+
+    def __init__(self, make: Callable[[int], BaseSampler]) -> None:
+        self._make = make
+
+    def __call__(self, asked: Asked, seed: int) -> Knobs:
+        """The sampler's next configuration."""
+        study, trial = asked.study, asked.trial
+        if asked.guided_by == "curve":
+            study, trial = curve_view(asked.history(), asked.space)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            sampler = self._make(seed)
+        together = sampler.infer_relative_search_space(study, trial)
+        values = sampler.sample_relative(study, trial, together)
+        for name, kind in asked.space.distributions.items():
+            if name not in values:
+                values[name] = sampler.sample_independent(study, trial, name, kind)
+        return asked.space.typed(values)
+
+
+def curve_view(history: History, space: KnobSpace) -> tuple[optuna.Study, FrozenTrial]:
+    """A study in memory that maximises what the curves add, and its trial that waits for an answer."""
+    study = optuna.create_study(direction="maximize", sampler=Given({}, {}))
+    study.add_trials(
+        create_trial(params=dict(each.knobs), distributions=space.distributions, value=value)
+        for each, value in zip(history.finished, history.contributions, strict=True)
+    )
+    study.add_trials(
+        create_trial(state=TrialState.RUNNING, params=dict(knobs), distributions=space.distributions)
+        for knobs in history.running
+    )
+    number = study.ask().number
+    return study, study.get_trials(deepcopy=False)[number]
 
 
 @final
@@ -125,15 +175,11 @@ class Given(BaseSampler):
         return self._knobs[param_name]
 
 
-def _gp(seed: int) -> BaseSampler:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return GPSampler(seed=seed, n_startup_trials=1, warn_independent_sampling=False)
-
-
-SAMPLERS: Mapping[str, Callable[[int], BaseSampler] | None] = {
-    "tpe": lambda seed: TPESampler(seed=seed, n_startup_trials=1),
-    "gp": _gp,
+SAMPLERS: Mapping[str, Callable[[Asked, int], Knobs] | None] = {
+    "tpe": OptunaSampler(lambda seed: TPESampler(seed=seed, n_startup_trials=1)),
+    "gp": OptunaSampler(
+        lambda seed: GPSampler(seed=seed, n_startup_trials=1, warn_independent_sampling=False)
+    ),
     "random": None,
 }
-"""Name to what makes the sampler with a seed, without a start-up of its own; None: random draws alone."""
+"""Name to what answers with a seed; None: random draws alone."""

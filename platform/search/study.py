@@ -20,8 +20,17 @@ from typing import Literal, TypeAlias, final
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from paretovid.platform.search.curves import CURVE, TrialCurve, history_of
 from paretovid.platform.search.knob_space import RANDOM_DRAWS, Knobs, KnobSpace, KnobValue, key_of
-from paretovid.platform.search.samplers import LEAST_RESULTS, SAMPLERS, Given, Proposal, propose
+from paretovid.platform.search.samplers import (
+    LEAST_RESULTS,
+    SAMPLERS,
+    Asked,
+    Given,
+    GuidedBy,
+    Proposal,
+    propose,
+)
 from paretovid.platform.search.storage import Directions, objectives, open_study
 from paretovid.search_spaces.schema import KnobConfig
 from paretovid.trainables.documents import JsonValue
@@ -83,6 +92,8 @@ class ParetoStudy:
         max_gflops: GFLOPs per video that a trial worth finding may spend.
         max_failures: how often a failed trial is dispatched again.
         objective: the name of the quality: `map`, `map_iou_0.1_0.7`.
+        guided_by: what the sampler sees of a trial. What is stored is the same, quality and GFLOPs of its default
+            setting as values and its curve as an attribute, so that a study can be opened again with another one.
 
     No configuration is dispatched twice: where the sampler repeats one, an untried one is drawn at random.
 
@@ -102,6 +113,7 @@ class ParetoStudy:
         max_gflops: float | None = None,
         max_failures: int = 1,
         objective: str = "map",
+        guided_by: GuidedBy = "point",
     ) -> None:
         if sampler not in SAMPLERS:
             raise unknown_name("sampler", sampler, SAMPLERS)
@@ -110,6 +122,7 @@ class ParetoStudy:
         self.max_failures = max_failures
         self._sampler = sampler
         self._seed = seed
+        self._guided_by: GuidedBy = guided_by
         self._max_gflops = max_gflops
         self._space = KnobSpace(knobs)
         self.objective = objective
@@ -191,9 +204,15 @@ class ParetoStudy:
             return Proposal(knobs=self._space.typed(own))
         return propose(
             self._sampler if _FIXED not in frozen.system_attrs else "random",
-            self._study,
-            frozen,
-            self._space,
+            Asked(
+                study=self._study,
+                trial=frozen,
+                space=self._space,
+                guided_by=self._guided_by,
+                history=lambda: history_of(
+                    self._study.get_trials(deepcopy=False), self._space, _ALL_POINTS, self._max_gflops
+                ),
+            ),
             known=self._known,
             fixed=own,
             seed=self._seed,
@@ -231,8 +250,11 @@ class ParetoStudy:
                 return f"{name} is {value}"
         return None
 
-    def report(self, trial_id: str, metrics: Metrics) -> Reported:
+    def report(self, trial_id: str, metrics: Metrics, points: Sequence[OperatingPoint] = ()) -> Reported:
         """Records a result: quality and GFLOPs on validation.
+
+        Arguments:
+            points: all of the trial's, whose curve is kept.
 
         Figures that are unusable make the trial a failed one. Reporting a finished trial again changes nothing.
         """
@@ -244,6 +266,8 @@ class ParetoStudy:
             return self._fail(trial, unusable)
         if self._max_gflops is not None:
             trial.set_constraint("max_gflops", metrics.gflops - self._max_gflops)
+        for name, value in _curve_in(points).items():
+            trial.set_user_attr(name, value)
         self._study.tell(trial, [metrics.quality, metrics.gflops])
         return "complete"
 
@@ -284,8 +308,9 @@ class ParetoStudy:
                 )
             )
 
-    def report_resumed(self, trial_id: str, metrics: Metrics) -> None:
-        """A failed trial was started again, and has a result: the sampler sees it, and it counts as complete."""
+    def report_resumed(self, trial_id: str, metrics: Metrics, points: Sequence[OperatingPoint] = ()) -> None:
+        """A failed trial was started again, and has a result: the sampler sees it, and it counts as complete. Arguments
+        as of `report`."""
         if trial_id in self._resumed() or self.why_unusable(metrics) is not None:
             return
         failed = self._study.get_trials(deepcopy=False)[number_of(trial_id)]
@@ -296,7 +321,7 @@ class ParetoStudy:
                 params=failed.params,
                 distributions=self._space.distributions,
                 constraints=None if limit is None else {"max_gflops": metrics.gflops - limit},
-                user_attrs={_ALL_POINTS: trial_id, _RESUMED: trial_id},
+                user_attrs={_ALL_POINTS: trial_id, _RESUMED: trial_id, **_curve_in(points)},
             )
         )
 
@@ -340,13 +365,13 @@ class ParetoStudy:
         trials = self._all(TrialState.RUNNING, TrialState.WAITING)
         return [self._suggestion_of(trial) for trial in trials if "starts" in trial.user_attrs]
 
-    def adopt(self, trial_id: str, metrics: Metrics) -> Reported:
+    def adopt(self, trial_id: str, metrics: Metrics, points: Sequence[OperatingPoint] = ()) -> Reported:
         """As `report`, for an interrupted trial: it had finished, and its driver died before it heard of it."""
         trial = self._trial(number_of(trial_id))
         self._study._storage.set_trial_state_values(trial._trial_id, state=TrialState.RUNNING)
         self._again = [number for number in self._again if number != trial.number]
         self._open[trial_id] = self._trial(trial.number)
-        return self.report(trial_id, metrics)
+        return self.report(trial_id, metrics, points)
 
     def _suggestion_of(self, trial: FrozenTrial) -> Suggestion:
         return Suggestion(
@@ -382,6 +407,10 @@ class ParetoStudy:
         trial.set_user_attr("reason", reason)
         self._study.tell(trial, state=TrialState.FAIL)
         return "failed"
+
+
+def _curve_in(points: Sequence[OperatingPoint]) -> dict[str, JsonValue]:
+    return {CURVE: TrialCurve.of(points).to_json()} if points else {}
 
 
 def number_of(trial_id: str) -> int:

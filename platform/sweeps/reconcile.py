@@ -66,7 +66,7 @@ def reconcile(
     for suggestion in study.interrupted_ones():
         found = finished_result(TrialConfig.from_json(trials.searched(suggestion)))
         if found is not None:
-            study.adopt(suggestion.trial_id, found.points[0].val)
+            study.adopt(suggestion.trial_id, found.points[0].val, found.points)
             if all_points:
                 study.report_all_points(suggestion.trial_id, found.points)
     for suggestion in study.complete_ones():
@@ -101,7 +101,7 @@ def _failed_for_others(
         config = trials.searched(suggestion)
         found = finished_result(TrialConfig.from_json(config))
         if found is not None:
-            study.report_resumed(suggestion.trial_id, found.points[0].val)
+            study.report_resumed(suggestion.trial_id, found.points[0].val, found.points)
             if all_points:
                 study.report_all_points(suggestion.trial_id, found.points)
         elif suggestion.trial_id in resumed:

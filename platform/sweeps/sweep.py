@@ -319,6 +319,7 @@ class _Run:
             max_gflops=search.max_gflops,
             max_failures=search.max_failures,
             objective=self._plan.objective,
+            guided_by="curve" if search.guided_by == "curve" else "point",
         )
         trials = SweepTrials(self._plan, self._name, prepared)
         found = reconcile(

@@ -242,6 +242,24 @@ def test_a_seed_gives_the_same_trials_again(home: Home, name: str) -> None:
 
 
 @pytest.mark.slow
+def test_guided_by_curves_it_is_the_same_stopped_and_resumed(home: Home, name: str) -> None:
+    words = ("search.guided_by=curve", f"search.trials={TRIALS + 3}", "search.concurrent=1")
+    run(home, f"{name}-whole", *words)
+    stopping = Acting(t0007=signal.SIGTERM)
+    with pytest.raises(SweepStopped):
+        run(home, f"{name}-cut", *words, table=stopping)
+    resume(home, f"{name}-cut")
+    tried = [
+        [
+            json.loads(path.read_text())["training_knobs"]
+            for path in sorted(home.sweep(f"{name}-{part}").trials.glob("t*/result.json"))
+        ]
+        for part in ("whole", "cut")
+    ]
+    assert tried[0] == tried[1] and len(tried[0]) == TRIALS + 3
+
+
+@pytest.mark.slow
 def test_failures_are_tried_again_and_do_not_end_it(home: Home, name: str) -> None:
     table = Acting(
         t0000=[ValueError("once")],

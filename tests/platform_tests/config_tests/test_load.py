@@ -114,6 +114,7 @@ BAD = [
     ("x==", "not an override", "key=value"),
     ("search.trials=0", "search.trials must be 1 or more, not 0", "from 1"),
     ("search.sampler=tpee", "unknown value of search.sampler", "Did you mean 'tpe'"),
+    ("search.guided_by=curves", "unknown value of search.guided_by", "Did you mean 'curve'"),
     ("search.max_gflops=-1", "search.max_gflops must be above 0, not -1", "above 0"),
     ("search.max_gflops=.nan", "search.max_gflops", "schema.py"),
     ("search.hours=inf", "search.hours must be above 0, not inf", "finite"),

@@ -450,6 +450,7 @@ def test_adapter_fixed_first_limited_and_finished(tmp_path: Path) -> None:
     assert [result.points[0].val.quality for result in seen.results] == [0.5, 0.6, 0.7]
     assert study.counts().complete == 2
     assert {trial.number: trial.values for trial in frozen(tmp_path)[:2]} == {0: [0.6, 2.0], 1: [0.7, 3.0]}
+    assert frozen(tmp_path)[0].user_attrs["curve"] == {"points": [[0.6, 2.0]], "most_gflops": 2.0}
 
 
 def test_adapter_failures(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ RUNNING = SweepRecord(
     seed=3,
     state="running",
     config={
-        "search": {"trials": 24, "storage": "journal:///x"},
+        "search": {"trials": 24, "storage": "journal:///x", "guided_by": "curve"},
         "baselines": [{"name": "b"}],
         "tracking": {},
     },
@@ -59,6 +59,11 @@ def test_what_is_written_is_read(record: SweepRecord, tmp_path: Path) -> None:
     write_record(sweep, record)
     assert read_record(sweep) == record == known_record(sweep)
     assert json.loads(sweep.record.read_text())["version"] == 2
+
+
+def test_one_from_before_a_setting_has_what_it_was_made_with() -> None:
+    before = {"name": "s", "state": "failed", "config": {"search": {"trials": 3}}}
+    assert SweepRecord.from_json(before, "here").config == {"search": {"trials": 3, "guided_by": "point"}}
 
 
 def test_what_a_configuration_asks_for() -> None:
@@ -133,6 +138,7 @@ def test_those_of_an_earlier_version_are_read_and_keep_what_they_say() -> None:
         written = SweepRecord.from_json(each, "here").to_json()
         search = dict(each["config"]["search"])
         search["report_all_points"] = search.pop("tell_swept")
+        search["guided_by"] = "point"
         expected = {**each, "config": {**each["config"], "search": search}}
         assert {key: written[key] for key in each} == expected
 

@@ -7,34 +7,48 @@ from typing import Any
 
 import optuna
 import pytest
-from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
 from paretovid.platform.search import samplers
+from paretovid.platform.search.curves import History
 from paretovid.platform.search.knob_space import Knobs, KnobSpace, key_of
-from paretovid.platform.search.samplers import REPEATED, TOO_FEW, Given, Proposal, propose
+from paretovid.platform.search.samplers import (
+    REPEATED,
+    TOO_FEW,
+    Asked,
+    Given,
+    OptunaSampler,
+    Proposal,
+    propose,
+)
 from paretovid.search_spaces.schema import KnobConfig
+from paretovid.trainables.evaluation.pareto import Reference
 
 SPACE = KnobSpace({"gamma": KnobConfig(low=0.1, high=0.5), "clips": KnobConfig(low=1, high=3, whole=True)})
 FIRST: Knobs = {"gamma": 0.1, "clips": 1}
 
 
-def proposed(known: set[str], *, sampler: str = "same", fixed: Mapping[str, object] = {}) -> Proposal | None:
+def asked() -> Asked:
     study = optuna.create_study(directions=["maximize", "minimize"])
     study.ask()
-    return propose(sampler, study, study.trials[0], SPACE, known=known, fixed=fixed, seed=5)
+    history = History(finished=(), running=(), reference=Reference(gflops=1.0))
+    return Asked(study=study, trial=study.trials[0], space=SPACE, guided_by="point", history=lambda: history)
+
+
+def proposed(known: set[str], *, sampler: str = "same", fixed: Mapping[str, object] = {}) -> Proposal | None:
+    return propose(sampler, asked(), known=known, fixed=fixed, seed=5)
 
 
 @pytest.fixture(autouse=True)
 def same(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """`sampler=same` says the same whatever happens; the seeds that it was made with."""
+    """`sampler=same` says the same whatever happens; the seeds that it was asked with."""
     seeds: list[int] = []
 
-    def made(seed: int) -> BaseSampler:
+    def suggest(asked: Asked, seed: int) -> Knobs:
         seeds.append(seed)
-        return Given(FIRST, SPACE.distributions)
+        return FIRST
 
-    monkeypatch.setattr(samplers, "SAMPLERS", {**samplers.SAMPLERS, "same": made})
+    monkeypatch.setattr(samplers, "SAMPLERS", {**samplers.SAMPLERS, "same": suggest})
     return seeds
 
 
@@ -52,9 +66,7 @@ def test_one_that_repeats_itself_is_replaced_in_a_continuous_space(same: list[in
 
 
 def test_with_too_few_results_the_sampler_is_not_asked(same: list[int]) -> None:
-    study = optuna.create_study()
-    study.ask()
-    drawn = propose("same", study, study.trials[0], SPACE, known=(), fixed={}, seed=5, has_few=True)
+    drawn = propose("same", asked(), known=(), fixed={}, seed=5, has_few=True)
     assert drawn is not None and drawn.replaces == TOO_FEW and same == []
 
 
@@ -69,12 +81,10 @@ def test_random_draws_replace_nothing() -> None:
     assert drawn is not None and drawn.replaces is None
 
 
-def test_knobs_that_a_sampler_leaves_out_are_drawn_on_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_knobs_that_a_sampler_leaves_out_are_drawn_on_their_own() -> None:
     class Half(Given):  # type: ignore[misc]
         def sample_relative(self, study: optuna.Study, trial: FrozenTrial, search_space: Any) -> Any:
             return {"gamma": 0.4}
 
-    monkeypatch.setattr(
-        samplers, "SAMPLERS", {"same": lambda seed: Half({**FIRST, "clips": 2.0}, SPACE.distributions)}
-    )
-    assert proposed(set()) == Proposal(knobs={"gamma": 0.4, "clips": 2})
+    half = OptunaSampler(lambda seed: Half({**FIRST, "clips": 2.0}, SPACE.distributions))
+    assert half(asked(), 0) == {"gamma": 0.4, "clips": 2}

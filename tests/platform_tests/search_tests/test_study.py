@@ -8,14 +8,17 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 
 from paretovid.platform.search import samplers
-from paretovid.platform.search.samplers import Given
+from paretovid.platform.search.curves import History, Observed, TrialCurve, history_of
+from paretovid.platform.search.samplers import curve_view
 from paretovid.platform.search.study import ParetoStudy, Suggestion
 from paretovid.search_spaces.schema import KnobConfig
-from paretovid.trainables.evaluation.results import Metrics
-from paretovid.trainables.testing import synthetic_metrics
+from paretovid.trainables.evaluation.pareto import Reference
+from paretovid.trainables.evaluation.results import Metrics, TrialResult
+from paretovid.trainables.testing import synthetic_metrics, synthetic_result
 
 KNOBS = {
     "gamma": KnobConfig(field="target_usage", low=0.01, high=0.5, log=True, cheapest="low"),
@@ -49,7 +52,7 @@ def test_a_sampler_that_repeats_itself_does_not_end_the_study(
     monkeypatch.setattr(
         samplers,
         "SAMPLERS",
-        {**samplers.SAMPLERS, "gp": lambda seed: Given(same, make(tmp_path)._space.distributions)},
+        {**samplers.SAMPLERS, "gp": lambda asked, seed: same},
     )
     asked = run(make(tmp_path, name="once", sampler="gp"))
     assert [each.trial_id for each in asked] == [f"t{i:04d}" for i in range(8)]
@@ -139,3 +142,122 @@ def test_a_space_too_large_to_list_that_is_used_up_says_so(tmp_path: Path) -> No
     assert len(run(study)) == 2
     assert study.why_ended == "1000 random settings of the knobs were all tried before"
     assert make(tmp_path, knobs=narrow, published=[]).counts().running == 0
+
+
+# Guided by curves
+
+
+def curve_at(knobs: dict[str, Any]) -> TrialResult:
+    """More gamma reaches further and costs more; so do the settings of one training."""
+    most = 0.1 + 2 * knobs["gamma"] + 0.1 / knobs["lambda"]
+    costs = [most * share for share in (0.6, 1.0, 0.3, 0.1)]
+    return synthetic_result(points=[((1 - math.exp(-3 * cost)) * (1 - 0.1 * most), cost) for cost in costs])
+
+
+def run_curves(study: ParetoStudy, most: int = 100) -> list[Suggestion]:
+    suggestions: list[Suggestion] = []
+    while len(suggestions) < most and (suggestion := study.ask()) is not None:
+        suggestions.append(suggestion)
+        result = curve_at(suggestion.knobs)
+        study.report(suggestion.trial_id, result.points[0].val, result.points)
+    return suggestions
+
+
+def history(study: ParetoStudy, max_gflops: float | None = None) -> History:
+    return history_of(study._study.get_trials(), study._space, "swept", max_gflops)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", ["tpe", "gp"])
+def test_guided_by_curves_a_killed_study_suggests_the_same(tmp_path: Path, sampler: str) -> None:
+    settings = {"sampler": sampler, "guided_by": "curve", "trials": 10}
+    once = run_curves(make(tmp_path, name="once", **settings))
+    again = []
+    while part := run_curves(make(tmp_path, name="killed", **settings), most=1):
+        again += part
+    assert again == once and {each.origin for each in once[3:]} == {sampler}
+    by_points = run_curves(make(tmp_path, name="points", **{**settings, "guided_by": "point"}))
+    assert [each.knobs for each in by_points[3:]] != [each.knobs for each in once[3:]]
+
+
+def test_the_order_of_results_changes_no_suggestion(tmp_path: Path) -> None:
+    following = []
+    for order in ([0, 1, 2], [2, 0, 1]):
+        study = make(tmp_path, name=f"s{order[0]}", guided_by="curve")
+        asked = [study.ask() for _ in range(3)]
+        for place in order:
+            suggestion = asked[place]
+            assert suggestion is not None
+            points = curve_at(suggestion.knobs).points
+            study.report(suggestion.trial_id, points[0].val, points)
+        following.append(study.ask())
+    assert following[0] == following[1]
+
+
+def test_the_store_keeps_both_objectives_and_the_curve(tmp_path: Path) -> None:
+    study = make(tmp_path, guided_by="curve")
+    (first,) = run_curves(study, most=1)
+    (trial,) = study._study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))
+    result = curve_at(first.knobs)
+    assert trial.values == [result.points[0].val.quality, result.points[0].val.gflops]
+    assert history(study).finished == (Observed(knobs=first.knobs, curve=TrialCurve.of(result.points)),)
+    assert make(tmp_path, guided_by="point").counts().complete == 1
+
+
+def test_the_corner_is_the_most_expensive_point_or_the_limit(tmp_path: Path) -> None:
+    study = make(tmp_path)
+    run_curves(study, most=3)
+    most = max(each.curve.most_gflops for each in history(study).finished)
+    assert history(study).reference == Reference(gflops=most)
+    assert history(study, max_gflops=0.5).reference == Reference(gflops=0.5)
+
+
+def test_of_an_old_study_what_it_was_notified_of_is_the_curve(tmp_path: Path) -> None:
+    study = make(tmp_path)
+    for reported in (True, False):
+        suggestion = study.ask()
+        assert suggestion is not None
+        points = curve_at(suggestion.knobs).points
+        study.report(suggestion.trial_id, points[0].val)
+        if reported:
+            study.report_all_points(suggestion.trial_id, points)
+    whole, default = history(study).finished
+    assert whole.curve == TrialCurve.of(curve_at(whole.knobs).points)
+    reported_one = curve_at(default.knobs).points[0].val
+    assert default.curve.points == ((reported_one.quality, reported_one.gflops),)
+    study.ask()
+    assert len(run_curves(make(tmp_path, guided_by="curve"))) == 6, "it resumes"
+
+
+def test_points_beside_a_curve_count_once(tmp_path: Path) -> None:
+    study = make(tmp_path)
+    suggestion = study.ask()
+    assert suggestion is not None
+    points = curve_at(suggestion.knobs).points
+    study.report(suggestion.trial_id, points[0].val, points)
+    study.report_all_points(suggestion.trial_id, points)
+    assert [each.curve for each in history(study).finished] == [TrialCurve.of(points)]
+
+
+def test_a_resumed_trial_has_its_curve_in_its_own_place(tmp_path: Path) -> None:
+    study = make(tmp_path, max_failures=0)
+    first = study.ask()
+    assert first is not None
+    study.report_failure(first.trial_id, "boom")
+    run_curves(study, most=1)
+    points = curve_at(first.knobs).points
+    study.report_resumed(first.trial_id, points[0].val, points)
+    assert history(study).finished[0].curve == TrialCurve.of(points)
+    assert len(history(study).finished) == 2
+
+
+def test_a_sampler_sees_what_runs(tmp_path: Path) -> None:
+    study = make(tmp_path, guided_by="curve")
+    run_curves(study, most=3)
+    running = study.ask()
+    assert running is not None and history(study).running == (running.knobs,)
+    seen, waiting = curve_view(history(study), study._space)
+    states = [trial.state.name for trial in seen.get_trials()]
+    assert states == ["COMPLETE"] * 3 + ["RUNNING"] * 2 and waiting.number == 4 and waiting.params == {}
+    assert [trial.value for trial in seen.get_trials()[:3]] == history(study).contributions
+    assert seen.get_trials()[3].params == running.knobs

@@ -139,6 +139,8 @@ def test_what_did_not_fail_for_its_own_sake_is_started_again(sweep: Sweep) -> No
     sweep.finish(sweep.searched(lost))
     found = sweep.reconcile()
     assert ids(found) == ["b0000", "b0001"] and list(sweep.study.failures()) == [own.trial_id]
+    resumed = [trial for trial in sweep.study._study.get_trials() if "resumed" in trial.user_attrs]
+    assert ["curve" in trial.user_attrs for trial in resumed] == [True]
     assert sweep.study.counts().complete == 1
 
 
@@ -161,6 +163,7 @@ def test_a_result_that_the_study_has_not_heard_of_is_adopted(sweep: Sweep) -> No
     assert stored[0].values == [0.5, 2.0] and len(stored) == 2, (
         "its other points are reported only if they are to be"
     )
+    assert stored[0].user_attrs["curve"] == {"points": [[0.4, 0.5], [0.5, 2.0]], "most_gflops": 2.0}
     assert sweep.study.ask().trial_id == "t0001"  # type: ignore[union-attr]
 
 
