@@ -135,7 +135,8 @@ class SearchConfig:
     trials: Count = 16
     """Trainings of the method, anchors and published settings included, baselines not."""
     sampler: str = "tpe"
-    """`tpe`, `gp` (best for few and slow trials; a fraction of a second per suggestion) or `random`."""
+    """`tpe`, `gp` (best for few and slow trials; a fraction of a second per suggestion), `curves` (a Gaussian process
+    of quality at each cost, asked where another training's whole curve would add most to the front) or `random`."""
     guided_by: str = "point"
     """What `tpe` and `gp` see of a trial. `point`: quality and GFLOPs of its default setting, two objectives. `curve`:
     the hypervolume that the points of all its inference settings on validation add to those of all other trials, one

@@ -42,7 +42,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _NAME_RULE = "a letter or digit, then up to 99 letters, digits, '.', '_' and '-'"
 SIGNED_SETTINGS = ("backbones.weights.", "data.")
 """Where dotted names of settings begin whose URLs may have a signature."""
-SAMPLERS = ("tpe", "gp", "random")
+SAMPLERS = ("tpe", "gp", "curves", "random")
 
 
 def load_sweep_config(overrides: Sequence[str] = ()) -> SweepConfig:

@@ -17,6 +17,7 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, GPSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from paretovid.platform.search.curve_sampler import suggest_by_curves
 from paretovid.platform.search.curves import History
 from paretovid.platform.search.knob_space import Knobs, KnobSpace, key_of
 
@@ -180,6 +181,7 @@ SAMPLERS: Mapping[str, Callable[[Asked, int], Knobs] | None] = {
     "gp": OptunaSampler(
         lambda seed: GPSampler(seed=seed, n_startup_trials=1, warn_independent_sampling=False)
     ),
+    "curves": lambda asked, seed: suggest_by_curves(asked.history(), asked.space, seed),
     "random": None,
 }
 """Name to what answers with a seed; None: random draws alone."""
