@@ -303,6 +303,7 @@ def database(postgres: PostgresServer) -> str:
 def no_plugins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[], None]]:
     """The test begins and ends without plug-ins, in a folder of its own. Gives a function that forgets all that this
     process has imported since: what is called next finds what a new process does."""
+    from paretovid.search_spaces.samplers import SAMPLERS
     from paretovid.trainables.backbones import catalog as backbones
     from paretovid.trainables.data.readers.catalog import READERS
     from paretovid.trainables.method import METHODS
@@ -311,7 +312,7 @@ def no_plugins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Call
     backbones.all_components()  # what registers itself when it is imported does so once
     monkeypatch.chdir(tmp_path)
     path, modules, components = [*sys.path], set(sys.modules), dict(backbones._known)
-    catalogs = (METHODS, backbones.BACKBONES, READERS)
+    catalogs = (METHODS, backbones.BACKBONES, READERS, SAMPLERS)
     own = [(each, name, dict(getattr(each, name))) for each in catalogs for name in ("_entries", "_values")]
 
     def forget() -> None:

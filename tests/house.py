@@ -64,6 +64,7 @@ FLOORS: Mapping[str, int] = {
 }
 """Room to its floor. A room is a package, or a module of the core of `trainables`. Imports go to a lower floor."""
 CATALOGS = (
+    "search_spaces/samplers.py",
     "trainables/catalog.py",
     "trainables/backbones/catalog.py",
     "trainables/data/readers/catalog.py",

@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from paretovid.platform.storage.urls import check_name_is_no_secret, check_no_secret
+from paretovid.search_spaces.samplers import SAMPLERS
 from paretovid.search_spaces.schema import (
     FREE_SECTIONS,
     RENAMED,
@@ -42,7 +43,6 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _NAME_RULE = "a letter or digit, then up to 99 letters, digits, '.', '_' and '-'"
 SIGNED_SETTINGS = ("backbones.weights.", "data.")
 """Where dotted names of settings begin whose URLs may have a signature."""
-SAMPLERS = ("tpe", "gp", "curves", "random")
 
 
 def load_sweep_config(overrides: Sequence[str] = ()) -> SweepConfig:
@@ -334,7 +334,7 @@ def _check(config: SweepConfig, known_knobs: set[str]) -> None:
     check_name(config.data.get("name"), "data.name")
     _one_of(config.accounting, ("honest", "paper"), "accounting")
     search = config.search
-    _one_of(search.sampler, SAMPLERS, "search.sampler")
+    _one_of(search.sampler, SAMPLERS.names(), "search.sampler")
     _one_of(search.guided_by, ("point", "curve"), "search.guided_by")
     _one_of(search.inference_knobs, ("sweep", "study"), "search.inference_knobs")
     _check_no_secrets(asdict(config))

@@ -34,7 +34,8 @@ class KnobSpace:
     """
 
     def __init__(self, knobs: Mapping[str, KnobConfig]) -> None:
-        self._knobs = dict(knobs)
+        self.ranges = dict(knobs)
+        """Name to range, as it is configured."""
         self.distributions = {name: distribution(knob) for name, knob in knobs.items()}
         """Name to range, as Optuna has it."""
 
@@ -46,7 +47,7 @@ class KnobSpace:
 
     def end(self, *, most_expensive: bool) -> Knobs:
         """The configuration with every knob at its most expensive or its cheapest end."""
-        return {name: _end(knob, most_expensive) for name, knob in self._knobs.items()}
+        return {name: _end(knob, most_expensive) for name, knob in self.ranges.items()}
 
     def within(self, points: Sequence[Mapping[str, KnobValue]]) -> list[Knobs]:
         """The points that lie in the space. Knobs that it lacks are left out; a point with one that is out of its
@@ -54,7 +55,7 @@ class KnobSpace:
         kept = []
         for point in points:
             inside = {name: value for name, value in point.items() if self._allows(name, value)}
-            if inside and all(name in inside or name not in self._knobs for name in point):
+            if inside and all(name in inside or name not in self.ranges for name in point):
                 kept.append(inside)
         return kept
 

@@ -19,7 +19,9 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from paretovid.platform.search.curve_sampler import suggest_by_curves
 from paretovid.platform.search.curves import History
-from paretovid.platform.search.knob_space import Knobs, KnobSpace, key_of
+from paretovid.platform.search.knob_space import Knobs, KnobSpace, KnobValue, key_of
+from paretovid.search_spaces.samplers import RANDOM, SAMPLERS
+from paretovid.trainables.errors import UsageError
 
 GuidedBy: TypeAlias = Literal["point", "curve"]
 """What a trial's value to a sampler is: quality and GFLOPs of its default setting, two objectives; or the hypervolume
@@ -44,15 +46,17 @@ class Proposal:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Asked:
-    """What a sampler is asked with."""
+    """What a sampler is asked with. All that it needs for an answer of its own is `space` and `history`."""
 
+    space: KnobSpace
+    """The knobs; `space.ranges` has them as they are configured."""
+    history: Callable[[], History]
+    """What was tried, what it came to, and what runs."""
+    guided_by: GuidedBy
     study: optuna.Study
-    """The one that is kept, of two objectives."""
+    """The one that is kept, of two objectives; never to be changed. For Optuna's samplers, as is `trial`."""
     trial: FrozenTrial
     """One that was created for the answer."""
-    space: KnobSpace
-    guided_by: GuidedBy
-    history: Callable[[], History]
 
 
 def propose(
@@ -69,24 +73,37 @@ def propose(
     The same seed, number and results give the same, whatever process asks.
 
     Arguments:
-        sampler: one of `SAMPLERS`.
+        sampler: one of the names in `search_spaces/samplers.py`.
         known: keys (`key_of`) of what was tried.
         fixed: values that the trial has already.
         seed: the study's.
         has_few: there are too few results for a model.
+
+    Raises `UsageError` if the sampler gives something else than a configuration.
     """
-    suggest, number = SAMPLERS[sampler], asked.trial.number
-    if suggest is not None and not has_few:
+    number = asked.trial.number
+    if sampler != RANDOM and not has_few:
+        suggest = SAMPLERS.get(sampler)
         for draw in range(_DRAWS):
-            knobs = suggest(asked, _seed(seed, number, draw))
+            knobs = _complete(sampler, suggest(asked, _seed(seed, number, draw)), asked.space)
             if key_of({**knobs, **fixed}) not in known:
                 return Proposal(knobs=knobs)
     untried = asked.space.untried(known, fixed, _seed(seed, number))
     if untried is None:
         return None
-    if suggest is None:
+    if sampler == RANDOM:
         return Proposal(knobs=untried)
     return Proposal(knobs=untried, replaces=TOO_FEW if has_few else REPEATED)
+
+
+def _complete(sampler: str, suggested: Mapping[str, KnobValue], space: KnobSpace) -> Knobs:
+    """The values of all knobs. Raises `UsageError` for one that is missing or out of its range."""
+    if space.within([suggested]) != [dict(suggested)] or suggested.keys() != space.distributions.keys():
+        raise UsageError(
+            f"the sampler {sampler!r} has suggested {dict(suggested)}, which is no configuration of the knobs",
+            f"It must give a value within its range for each of: {', '.join(space.distributions)}.",
+        )
+    return space.typed(suggested)
 
 
 def _seed(seed: int, number: int, draw: int = 0) -> int:
@@ -176,12 +193,17 @@ class Given(BaseSampler):
         return self._knobs[param_name]
 
 
-SAMPLERS: Mapping[str, Callable[[Asked, int], Knobs] | None] = {
-    "tpe": OptunaSampler(lambda seed: TPESampler(seed=seed, n_startup_trials=1)),
-    "gp": OptunaSampler(
-        lambda seed: GPSampler(seed=seed, n_startup_trials=1, warn_independent_sampling=False)
-    ),
-    "curves": lambda asked, seed: suggest_by_curves(asked.history(), asked.space, seed),
-    "random": None,
-}
-"""Name to what answers with a seed; None: random draws alone."""
+def random_configuration(asked: Asked, seed: int) -> Knobs:
+    """`random`: any configuration, whatever was tried."""
+    drawn = asked.space.untried((), {}, seed)
+    assert drawn is not None, "nothing counts as tried"
+    return drawn
+
+
+def _by_curves(asked: Asked, seed: int) -> Knobs:
+    return suggest_by_curves(asked.history(), asked.space, seed)
+
+
+TPE = OptunaSampler(lambda seed: TPESampler(seed=seed, n_startup_trials=1))
+GP = OptunaSampler(lambda seed: GPSampler(seed=seed, n_startup_trials=1, warn_independent_sampling=False))
+CURVES = _by_curves

@@ -24,7 +24,6 @@ from paretovid.platform.search.curves import CURVE, TrialCurve, history_of
 from paretovid.platform.search.knob_space import RANDOM_DRAWS, Knobs, KnobSpace, KnobValue, key_of
 from paretovid.platform.search.samplers import (
     LEAST_RESULTS,
-    SAMPLERS,
     Asked,
     Given,
     GuidedBy,
@@ -32,9 +31,9 @@ from paretovid.platform.search.samplers import (
     propose,
 )
 from paretovid.platform.search.storage import Directions, objectives, open_study
+from paretovid.search_spaces.samplers import SAMPLERS
 from paretovid.search_spaces.schema import KnobConfig
 from paretovid.trainables.documents import JsonValue
-from paretovid.trainables.errors import unknown_name
 from paretovid.trainables.evaluation.results import Metrics, OperatingPoint
 
 MOST_LOSSES = 20
@@ -87,7 +86,7 @@ class ParetoStudy:
         name: the study's. One study per sweep.
         knobs: what is searched.
         trials: how many trials to start in all, those of earlier processes included.
-        sampler: `tpe`, `gp` or `random`.
+        sampler: one of the names in `search_spaces/samplers.py`: `tpe`, `gp`, `curves`, `random`, or a plug-in's.
         published: settings to try early; knobs that are left out are sampled, values out of range left out.
         max_gflops: GFLOPs per video that a trial worth finding may spend.
         max_failures: how often a failed trial is dispatched again.
@@ -115,8 +114,7 @@ class ParetoStudy:
         objective: str = "map",
         guided_by: GuidedBy = "point",
     ) -> None:
-        if sampler not in SAMPLERS:
-            raise unknown_name("sampler", sampler, SAMPLERS)
+        SAMPLERS.entry(sampler)  # raises for one that is not there
         self.name = name
         self.trials = trials
         self.max_failures = max_failures

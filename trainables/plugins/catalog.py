@@ -34,7 +34,8 @@ from paretovid.trainables.errors import ParetovidError, UsageError, unknown_name
 from paretovid.trainables.plugins import packed
 
 GROUPS = ("paretovid.methods", "paretovid.backbones", "paretovid.readers")
-"""Entry points that are read."""
+"""Entry points whose modules are needed on every node. Those of samplers (`search_spaces/samplers.py`) are not: they
+run in the driver alone."""
 VARIABLE = "PARETOVID_PLUGINS"
 """Names the modules of `plugins=[...]` to the processes that a command starts, here and on other nodes."""
 _OURS = __name__.partition(".")[0]
@@ -224,7 +225,8 @@ def _use(name: str) -> None:
     if not _registered_in & {name, *own_modules([name])}:
         raise UsageError(
             f"{label} registers nothing: {getattr(module, '__file__', name)}",
-            "A plug-in decorates its method with @register, or calls register_family or register_reader.",
+            "A plug-in decorates its method with @register, or calls register_family, register_reader or "
+            "register_sampler.",
         )
     _used[name] = module
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,6 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial
 
-from paretovid.platform.search import samplers
 from paretovid.platform.search.curves import History
 from paretovid.platform.search.knob_space import Knobs, KnobSpace, key_of
 from paretovid.platform.search.samplers import (
@@ -20,8 +20,11 @@ from paretovid.platform.search.samplers import (
     OptunaSampler,
     Proposal,
     propose,
+    random_configuration,
 )
+from paretovid.search_spaces.samplers import SAMPLERS
 from paretovid.search_spaces.schema import KnobConfig
+from paretovid.trainables.errors import UsageError
 from paretovid.trainables.evaluation.pareto import Reference
 
 SPACE = KnobSpace({"gamma": KnobConfig(low=0.1, high=0.5), "clips": KnobConfig(low=1, high=3, whole=True)})
@@ -48,7 +51,7 @@ def same(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         seeds.append(seed)
         return FIRST
 
-    monkeypatch.setattr(samplers, "SAMPLERS", {**samplers.SAMPLERS, "same": suggest})
+    monkeypatch.setattr(SAMPLERS, "get", {"same": suggest}.get)
     return seeds
 
 
@@ -74,6 +77,32 @@ def test_what_is_fixed_counts_for_what_was_tried() -> None:
     known = {key_of({"gamma": 0.3, "clips": 1})}
     drawn = proposed(known, fixed={"gamma": 0.3})
     assert drawn is not None and drawn.replaces == REPEATED and drawn.knobs["gamma"] == 0.3
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"gamma": 0.2},
+        {"gamma": 0.6, "clips": 1},
+        {"gamma": 0.2, "clips": 1.5},
+        {**FIRST, "other": 1},
+        {"gamma": "0.2", "clips": 1},
+        {"gamma": math.nan, "clips": 1},
+    ],
+)
+def test_what_is_no_configuration_is_refused_by_the_samplers_name(
+    monkeypatch: pytest.MonkeyPatch, wrong: Knobs
+) -> None:
+    monkeypatch.setattr(SAMPLERS, "get", lambda name: lambda asked, seed: wrong)
+    with pytest.raises(UsageError, match=r"the sampler 'same' has suggested \{") as raised:
+        proposed(set())
+    assert "gamma, clips" in raised.value.hint
+
+
+def test_the_random_one_is_the_same_for_a_seed() -> None:
+    drawn = random_configuration(asked(), 1)
+    assert random_configuration(asked(), 1) == drawn != random_configuration(asked(), 2)
+    assert SPACE.within([drawn]) == [drawn]
 
 
 def test_random_draws_replace_nothing() -> None:

@@ -11,10 +11,10 @@ from typing import Any
 import optuna
 import pytest
 
-from paretovid.platform.search import samplers
 from paretovid.platform.search.curves import History, Observed, TrialCurve, history_of
 from paretovid.platform.search.samplers import curve_view
 from paretovid.platform.search.study import ParetoStudy, Suggestion
+from paretovid.search_spaces.samplers import SAMPLERS
 from paretovid.search_spaces.schema import KnobConfig
 from paretovid.trainables.evaluation.pareto import Reference
 from paretovid.trainables.evaluation.results import Metrics, TrialResult
@@ -49,11 +49,7 @@ def test_a_sampler_that_repeats_itself_does_not_end_the_study(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     same = {"gamma": 0.3, "lambda": 1.0}
-    monkeypatch.setattr(
-        samplers,
-        "SAMPLERS",
-        {**samplers.SAMPLERS, "gp": lambda asked, seed: same},
-    )
+    monkeypatch.setattr(SAMPLERS, "get", {"gp": lambda asked, seed: same}.get)
     asked = run(make(tmp_path, name="once", sampler="gp"))
     assert [each.trial_id for each in asked] == [f"t{i:04d}" for i in range(8)]
     assert asked[3].knobs == same and asked[3].origin == "gp"
