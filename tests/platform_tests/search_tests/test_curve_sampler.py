@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import time
@@ -8,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from paretovid.platform.search import curve_sampler
 from paretovid.platform.search.curve_sampler import (
     MOST_MODELLED,
     Cube,
@@ -152,10 +154,17 @@ def test_the_process_agrees_with_what_it_was_given_and_knows_nothing_far_away() 
     other = cube.units(scattered(20, seed=1))
     mean, _ = process.predicted(cube.differences(other, tried))
     assert mean[:, 0] == pytest.approx(np.sin(3 * other[:, 0]), abs=0.05)
-    assert mean[:, 1] == pytest.approx(np.full(20, 5.0))
+    assert mean[:, 1] == pytest.approx(np.full(20, 5.0)) and deviation[:, 1].max() < 1e-3
     far, unsure = process.predicted(np.full((2, 1, 30), 1e6))
     assert far[0] == pytest.approx(values.mean(axis=0)) and unsure[0, 0] == pytest.approx(values[:, 0].std())
     assert process.lengths[1] > process.lengths[0], "y changes nothing"
+
+
+def test_what_nothing_is_known_of_is_as_expected() -> None:
+    process = fitted(np.zeros((2, 1, 1)), np.array([[0.5, 0.7]]))
+    assert process.lengths.tolist() == [0.8, 0.8] and process.noise == 1e-2
+    mean, _ = process.predicted(np.full((2, 1, 1), 1e6))
+    assert mean.tolist() == [[0.5, 0.7]]
 
 
 def test_noise_is_not_believed() -> None:
@@ -230,6 +239,14 @@ def test_few_results_and_knobs_of_every_kind_are_enough(count: int) -> None:
         key_of(each.knobs) for each in finished
     }
     assert json.loads(json.dumps(suggested)) == suggested
+
+
+def test_of_too_many_those_that_add_most_are_modelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    good = history(scattered(6))
+    poor = [Observed(knobs=knobs, curve=TrialCurve(points=(), most_gflops=1.0)) for knobs in scattered(30, 1)]
+    monkeypatch.setattr(curve_sampler, "MOST_MODELLED", sum(added > 0 for added in good.contributions))
+    whole = dataclasses.replace(good, finished=(*poor, *good.finished))
+    assert suggest_by_curves(whole, PLANE, 0) == suggest_by_curves(good, PLANE, 0)
 
 
 @pytest.mark.slow

@@ -29,6 +29,18 @@ def test_what_can_be_counted_is_every_value_of_a_knob() -> None:
     assert SMALL.untried(known, {}, 6) is None
 
 
+def test_the_last_untried_one_of_many_is_found() -> None:
+    many = KnobSpace(
+        {"clips": KnobConfig(low=1, high=300, whole=True), "head": KnobConfig(choices=["a", "b", "c"])}
+    )
+    last: Knobs = {"clips": 77, "head": "c"}
+    known = {key_of({"clips": clips, "head": head}) for clips in range(1, 301) for head in "abc"} - {
+        key_of(last)
+    }
+    assert many.untried(known, {}, 0) == last
+    assert many.untried(known, {"head": "a"}, 0) is None and many.untried(known, {"head": "c"}, 0) == last
+
+
 def test_the_ends_are_by_what_is_cheapest() -> None:
     assert MIXED.end(most_expensive=True) == {"gamma": 0.5, "clips": 4, "head": "a"}
     assert MIXED.end(most_expensive=False) == {"gamma": 0.01, "clips": 2, "head": "b"}

@@ -84,6 +84,24 @@ def test_without_results_chance_chooses_and_says_so(tmp_path: Path) -> None:
     assert fourth is not None and fourth.origin == "tpe", "two anchors are all that it begins with"
 
 
+def test_three_results_are_enough_whatever_it_begins_with(tmp_path: Path) -> None:
+    published = [*PUBLISHED, {"gamma": 0.05, "lambda": 2}, {"gamma": 0.03, "lambda": 2}]
+    study = make(tmp_path, published=published, trials=9)
+    asked = [study.ask() for _ in range(5)]
+    origins = []
+    for suggestion in asked[:3]:
+        origins.append(next_origin(study))
+        assert suggestion is not None
+        study.report(suggestion.trial_id, measured(suggestion.knobs))
+    assert [*origins, next_origin(study)] == ["tpe (too few results; random)"] * 3 + ["tpe"]
+
+
+def next_origin(study: ParetoStudy) -> str:
+    suggestion = study.ask()
+    assert suggestion is not None
+    return suggestion.origin
+
+
 def test_a_failed_trial_is_no_result(tmp_path: Path) -> None:
     study = make(tmp_path, max_failures=0)
     for _ in range(3):
@@ -137,7 +155,8 @@ def test_a_space_too_large_to_list_that_is_used_up_says_so(tmp_path: Path) -> No
     study = make(tmp_path, knobs=narrow, published=[])
     assert len(run(study)) == 2
     assert study.why_ended == "1000 random settings of the knobs were all tried before"
-    assert make(tmp_path, knobs=narrow, published=[]).counts().running == 0
+    counts = make(tmp_path, knobs=narrow, published=[]).counts()
+    assert (counts.complete, counts.running, counts.failed) == (2, 0, 0)
 
 
 # Guided by curves
