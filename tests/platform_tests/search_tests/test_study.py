@@ -196,6 +196,22 @@ def test_guided_by_curves_a_killed_study_suggests_the_same(tmp_path: Path, sampl
     assert is_same == (sampler == "curves"), "which sees curves in any case"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("guided_by", ["point", "curve"])
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "curves"])
+def test_knobs_of_every_kind_are_searched(tmp_path: Path, sampler: str, guided_by: str) -> None:
+    knobs = {
+        **KNOBS,
+        "clips": KnobConfig(low=1, high=9, whole=True),
+        "head": KnobConfig(choices=["a", "b", 3], cheapest="low"),
+    }
+    study = make(tmp_path, knobs=knobs, sampler=sampler, guided_by=guided_by, trials=9)
+    asked = run_curves(study)
+    assert len(asked) == 9 and {each.origin for each in asked[3:]} == {sampler}
+    assert all(each.knobs["head"] in ("a", "b", 3) and type(each.knobs["clips"]) is int for each in asked)
+    assert [each.knobs for each in study.complete_ones()] == [each.knobs for each in asked]
+
+
 def test_the_order_of_results_changes_no_suggestion(tmp_path: Path) -> None:
     following = []
     for order in ([0, 1, 2], [2, 0, 1]):
