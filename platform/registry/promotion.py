@@ -14,7 +14,9 @@ import math
 import re
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -186,13 +188,11 @@ def _register(
     alias: str | None,
     gates: list[Gate],
 ) -> Promotion:
+    """The version, with its alias; if anything of that fails, as on a full disk, nothing of it stays."""
     from mlflow.entities import LoggedModelStatus
-    from mlflow.exceptions import MlflowException
 
     client = store.client
-    with exclusive_lock(store.lock_path):
-        with contextlib.suppress(MlflowException):  # it exists already
-            client.create_registered_model(name, description="Made by paretovid; see the versions' cards.")
+    with exclusive_lock(store.lock_path), store.naming_a_full_disk():
         # A LoggedModel of its own: deleting the sweep's runs must not take the promoted bytes along.
         model = client.create_logged_model(
             store.experiment_id,
@@ -204,16 +204,27 @@ def _register(
                 "paretovid.sweep": point.trial.sweep,
             },
         )
-        store.put_into_model(model.model_id, package)
-        client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
-        version = client.create_model_version(
-            name,
-            f"models:/{model.model_id}",
-            tags=_version_tags(point, gates, _digest(package)),
-            description=(package / "README.md").read_text(),
-            model_id=model.model_id,
-        )
-        previous = _move_alias(store, name, alias, str(version.version), "promote") if alias else None
+        undo: list[Callable[[], object]] = [partial(client.delete_logged_model, model.model_id)]
+        try:
+            store.put_into_model(model.model_id, package)
+            client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+            if _make_name(store, name):
+                undo.append(partial(client.delete_registered_model, name))
+            version = client.create_model_version(
+                name,
+                f"models:/{model.model_id}",
+                tags=_version_tags(point, gates, _digest(package)),
+                description=(package / "README.md").read_text(),
+                model_id=model.model_id,
+            )
+            undo.append(partial(client.delete_model_version, name, str(version.version)))
+            previous = _move_alias(store, name, alias, str(version.version), "promote") if alias else None
+        except BaseException:
+            # Files first: on a full disk, the database has no room to forget a row before they are gone.
+            for take_back in (partial(store.remove_files_of_model, model.model_id), *reversed(undo)):
+                with contextlib.suppress(Exception):  # what is told is what went wrong first
+                    take_back()
+            raise
     return Promotion(
         name=name,
         version=str(version.version),
@@ -225,6 +236,19 @@ def _register(
         tracking_uri=store.uri,
         is_moved=store.is_moved,
     )
+
+
+def _make_name(store: Store, name: str) -> bool:
+    """Makes a registered model without versions. False if it is there already."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        store.client.create_registered_model(name, description="Made by paretovid; see the versions' cards.")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+        return False
+    return True
 
 
 def _summary(front: Front, point: FrontPoint) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from paretovid.infra.locks import exclusive_lock
+from paretovid.platform.storage.faults import infrastructure_fault
 from paretovid.platform.storage.home import Home
 from paretovid.platform.storage.urls import check_no_secret, sqlite_url
 from paretovid.platform.tracking.artifact_places import EXPERIMENT, ArtifactPlaces, artifact_places
@@ -58,6 +59,8 @@ class Store:
     lock_path: Path
     places: ArtifactPlaces | None = None
     """Of the store under home; None for another one, whose locations MLflow finds itself."""
+    database: Path | None = None
+    """As `places`: the file."""
 
     @property
     def is_moved(self) -> bool:
@@ -77,6 +80,26 @@ class Store:
             self._copy(str(self.client.get_logged_model(model_id).artifact_location), source)
         else:
             self.client.log_model_artifacts(model_id, str(source))
+
+    @contextlib.contextmanager
+    def naming_a_full_disk(self) -> Iterator[None]:
+        """Around calls of the client: where the database under home has no room, the `OSError` names its file."""
+        try:
+            yield
+        except OSError:
+            raise  # of a file, which it names
+        except Exception as error:  # MLflow's own, with what SQLAlchemy says
+            fault = infrastructure_fault(error)
+            if self.database is None or fault is None or not fault.is_full:
+                raise
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.database)) from error
+
+    def remove_files_of_model(self, model_id: str) -> None:
+        """Removes what was put into a LoggedModel of the store under home; another store keeps it."""
+        location = str(self.client.get_logged_model(model_id).artifact_location)
+        path = None if self.places is None else self.places.path_of(location)
+        if path is not None:
+            shutil.rmtree(path.parent if path.name == "artifacts" else path, ignore_errors=True)
 
     def _copy(self, location: str, source: Path, below: str | None = None) -> None:
         target = None if self.places is None else self.places.path_of(location)
@@ -133,11 +156,24 @@ def open_store(home: Home, given: str | None = None) -> Store:
     except StoreError:
         raise
     except Exception as error:  # what a store raises depends on what is behind its URI
+        fault = infrastructure_fault(error)
+        if fault is not None and fault.is_full:
+            raise StoreError(
+                f"the MLflow store at {uri} cannot be used: the disk is full ({fault.reason})",
+                "Free space, then give the same command again.",
+            ) from error
         raise StoreError(
             f"the MLflow store at {uri} cannot be used: {error}",
             "Check tracking.uri or MLFLOW_TRACKING_URI; without them a store under home is made.",
         ) from error
-    return Store(uri=uri, client=client, experiment_id=experiment_id, lock_path=lock_path, places=places)
+    return Store(
+        uri=uri,
+        client=client,
+        experiment_id=experiment_id,
+        lock_path=lock_path,
+        places=places,
+        database=None if places is None else home.mlflow_database,
+    )
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,24 @@ from typing import Any
 import mlflow
 import pytest
 from safetensors.torch import load_file, save_file
+from tests.conftest import fill
 from tests.odd_videos import CASES
 
 from paretovid.platform.registry import prediction
 from paretovid.platform.registry import promotion as registry
 from paretovid.platform.registry.package import REQUIRED
+from paretovid.platform.storage.faults import infrastructure_fault
 from paretovid.platform.storage.home import Home
 from paretovid.platform.tracking.store import open_store
 from paretovid.trainables.errors import StaleFeaturesError, UnknownNameError, UsageError
+
+CALLS_OF_A_PROMOTION = (
+    "create_logged_model",
+    "log_model_artifacts",
+    "create_registered_model",
+    "create_model_version",
+    "set_registered_model_alias",
+)
 
 
 @pytest.fixture(scope="module")
@@ -303,3 +314,46 @@ def test_unknown_models_list_the_known(
         assert "models:/digits@champion" in error.value.hint
     with pytest.raises(UsageError, match="is no model"):
         prediction.predict(home, "digits", videos)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("full_at", ["TemporaryDirectory", *CALLS_OF_A_PROMOTION])
+def test_a_full_disk_is_told_and_leaves_nothing_of_a_promotion(
+    home: Home, small_disk: Path, monkeypatch: pytest.MonkeyPatch, full_at: str
+) -> None:
+    """Filled right before each call of MLflow's that takes room, and before the package is written."""
+    tight = Home(small_disk / "home")
+    tight.root.mkdir()
+    for part in ("sweeps", "data", "backbones", "features"):
+        (tight.root / part).symlink_to(home.root / part)
+    (small_disk / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(small_disk / "tmp"))
+    open_store(tight)
+    before = _files(small_disk)
+    owner, called = (tempfile, full_at) if full_at == "TemporaryDirectory" else (mlflow.MlflowClient, full_at)
+    call = getattr(owner, called)
+    fillers: list[Path] = []
+
+    def filled(*args: Any, **given: Any) -> Any:
+        if not fillers:
+            fillers.append(fill(small_disk))
+        return call(*args, **given)
+
+    monkeypatch.setattr(owner, called, filled)
+    with pytest.raises(Exception) as raised:
+        registry.promote(tight, "tiny", name="digits", alias="champion", point="t0000-p00")
+    fault = infrastructure_fault(raised.value)
+    assert fault is not None and fault.is_full and str(small_disk) in fault.reason
+    fillers[0].unlink()
+    assert _files(small_disk) - before <= {"home/mlflow.lock"}
+    store = open_store(tight)
+    assert [*store.client.search_registered_models(), *store.client.search_model_versions()] == []
+    # The row of a model may stay, where there was no room to forget it either: without a name, and never finished.
+    models = store.client.search_logged_models(experiment_ids=[store.experiment_id])
+    assert {str(model.status) for model in models} <= {"PENDING"}
+    made = registry.promote(tight, "tiny", name="digits", alias="champion", point="t0000-p00")
+    assert made.version == "1" and registry.list_models(tight)[0]["aliases"] == ["champion"]
+
+
+def _files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
