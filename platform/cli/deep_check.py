@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from paretovid.platform.cli.doctor import Check
 from paretovid.platform.console.progress import Progress
+from paretovid.platform.console.shell import typed, with_words
 from paretovid.platform.records.trial import read_scores, read_trial
 from paretovid.platform.storage.home import MODEL_FILE, Home, TrialPaths
 from paretovid.trainables.backbones.catalog import load_backbone
@@ -41,9 +41,8 @@ def check_deeply(home: Home, progress: Progress) -> list[Check]:
                 job()
             except (ParetovidError, OSError) as error:
                 message = getattr(error, "message", "") or str(error)
-                found.append(
-                    Check(name="deep", state="fail", found=message, repair=getattr(error, "hint", ""))
-                )
+                repair = with_words(getattr(error, "hint", ""), home.in_commands)
+                found.append(Check(name="deep", state="fail", found=message, repair=repair))
             stage.advance(note=name)
         stage.done(f"read {len(jobs)} folders")
     return found or [Check(name="deep", state="ok", found=f"{len(jobs)} folders are as they were written")]
@@ -69,7 +68,7 @@ def _check_trial(trial: TrialPaths) -> None:
     result = read_trial(trial.folder)
     for split in SPLITS:
         _check_figures(trial, result, split)
-    _check_weights(trial.folder / MODEL_FILE)
+    _check_weights(trial)
 
 
 def _check_figures(trial: TrialPaths, result: TrialResult, split: Split) -> None:
@@ -82,11 +81,12 @@ def _check_figures(trial: TrialPaths, result: TrialResult, split: Split) -> None
             if not np.isclose(said[name], value, rtol=_ROUNDING, atol=_ROUNDING):
                 raise DataError(
                     f"{trial.result}: {point.id} has {name} {said[name]:.6g} on {split}, its scores give {value:.6g}",
-                    "Remove the trial's folder; `paretovid resume` runs the trial again.",
+                    _repair(trial),
                 )
 
 
-def _check_weights(path: Path) -> None:
+def _check_weights(trial: TrialPaths) -> None:
+    path = trial.folder / MODEL_FILE
     check_readable(path)
     try:
         with safe_open(path, framework="np") as file:
@@ -95,9 +95,11 @@ def _check_weights(path: Path) -> None:
     except FileNotFoundError:
         return  # a trial may have been written without
     except SafetensorError as error:
-        raise DataError(
-            f"{path} is damaged: {error}",
-            "Remove the trial's folder; `paretovid resume` runs the trial again.",
-        ) from error
+        raise DataError(f"{path} is damaged: {error}", _repair(trial)) from error
     if bad:
-        raise DataError(f"{path}: {bad[0]} is not finite", "Remove the trial's folder, and resume the sweep.")
+        raise DataError(f"{path}: {bad[0]} is not finite", _repair(trial))
+
+
+def _repair(trial: TrialPaths) -> str:
+    resume = typed("paretovid", "resume", trial.sweep.name)
+    return f"Remove {typed(trial.folder)}; `{resume}` runs the trial again."

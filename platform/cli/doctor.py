@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from paretovid.platform.console.shell import with_home
 from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.errors import ParetovidError
 from paretovid.trainables.redaction.texts import redacted
@@ -69,7 +70,10 @@ def run_checks(home: str | None, overrides: Sequence[str] = ()) -> list[Check]:
     if not any(check.state == "fail" for check in checks):
         checks += _cluster(home, overrides)
     # What libraries say of a store or a cluster may hold its URL.
-    return [replace(each, found=redacted(each.found), repair=redacted(each.repair)) for each in checks]
+    return [
+        replace(each, found=redacted(each.found), repair=with_home(redacted(each.repair), home))
+        for each in checks
+    ]
 
 
 def to_document(checks: Sequence[Check]) -> JsonObject:

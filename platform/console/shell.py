@@ -6,6 +6,7 @@ import re
 import shlex
 
 _COMMAND = re.compile(r"`(paretovid [^`]*)`")
+_HOME = re.compile(r" '?home=")
 
 
 def typed(*words: object) -> str:
@@ -20,11 +21,16 @@ def at_home(home: str | None) -> str:
 
 def with_home(text: str, home: str | None) -> str:
     """The text, and behind every command of ours that it has between backticks the home that was given."""
+    return with_words(text, at_home(home))
+
+
+def with_words(text: str, words: str) -> str:
+    """As `with_home`, of words as `Home.in_commands` gives them. A command that names its home keeps that."""
 
     def needs(command: str) -> bool:
-        return "--help" not in command and " home=" not in command
+        return "--help" not in command and _HOME.search(command) is None
 
     return _COMMAND.sub(
-        lambda found: f"`{found[1]}{at_home(home)}`" if needs(found[1]) else found[0],
+        lambda found: f"`{found[1]}{words}`" if needs(found[1]) else found[0],
         text,
     )

@@ -86,7 +86,9 @@ class Promotion:
                 "This home was moved: before that line can work, type once: paretovid relocate"
                 + self.in_commands
             )
-        return "\n".join([*lines, f"Next: {typed('paretovid', 'predict', self.uri)} VIDEO.mp4"])
+        return "\n".join(
+            [*lines, f"Next: {typed('paretovid', 'predict', self.uri)} VIDEO.mp4{self.in_commands}"]
+        )
 
 
 def promote(
@@ -221,7 +223,8 @@ def _register(
             previous = _move_alias(store, name, alias, str(version.version), "promote") if alias else None
         except BaseException:
             # Files first: on a full disk, the database has no room to forget a row before they are gone.
-            for take_back in (partial(store.remove_files_of_model, model.model_id), *reversed(undo)):
+            undo.append(partial(store.remove_files_of_model, model.model_id))
+            for take_back in reversed(undo):
                 with contextlib.suppress(Exception):  # what is told is what went wrong first
                     take_back()
             raise
@@ -346,6 +349,7 @@ def rollback(home: Home, name: str, alias: str) -> Promotion:
         alias=alias,
         previous=current,
         point=f"{version.tags.get('paretovid.sweep')}/{version.tags.get('paretovid.point')}",
+        in_commands=home.in_commands,
     )
 
 

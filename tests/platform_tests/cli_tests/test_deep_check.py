@@ -5,10 +5,13 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from paretovid.platform.cli.deep_check import check_deeply
 from paretovid.platform.cli.main import main
@@ -69,6 +72,28 @@ def test_a_result_that_says_something_else_than_its_scores_is_named(tmp_path: Pa
     assert len(found) == 2
     assert f"{first.result}: {first.name}-p01 has map 0.901 on test, its scores give 0." in found[0]
     assert f"{second.result}: {second.name}-p01 has gflops 0.001 on test, its scores give 0.0" in found[1]
+
+
+def test_every_command_to_repair_with_names_the_sweep_and_a_home_that_is_not_the_usual_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = Home(tmp_path / "my home")
+    first, second, third, *_ = synthetic_sweep(home.sweep("s"), trials=3).with_result()
+    document = json.loads(first.result.read_text())
+    document["points"][1]["test"]["map"] = 0.901
+    first.result.write_text(json.dumps(document))
+    second.model.write_bytes(b"?")
+    save_file({"weights": np.full(1, np.nan, np.float32)}, third.model)
+
+    def commands() -> list[str]:
+        repairs = [check.repair for check in check_deeply(home, Progress.silent())]
+        assert len(repairs) == 3
+        return [re.findall(r"`(.*)`", repair)[0] for repair in repairs]
+
+    monkeypatch.delenv("PARETOVID_HOME", raising=False)
+    assert commands() == [f"paretovid resume s 'home={home.root}'"] * 3
+    monkeypatch.setenv("PARETOVID_HOME", str(home.root))
+    assert commands() == ["paretovid resume s"] * 3
 
 
 def test_the_command_says_so_and_its_status_is_that_of_a_failure(

@@ -14,6 +14,7 @@ from paretovid.platform.console.shell import with_home
         ("`paretovid resume S`, `x`", "`paretovid resume S 'home=/a b;c'`, `x`"),
         ("see `paretovid sweep --help`", "see `paretovid sweep --help`"),
         ("`paretovid resume S home=/x`", "`paretovid resume S home=/x`"),
+        ("`paretovid resume S 'home=/x y'`", "`paretovid resume S 'home=/x y'`"),
         ("`mlflow ui`, paretovid runs", "`mlflow ui`, paretovid runs"),
     ],
 )

@@ -59,7 +59,8 @@ def test_promotion_passes_gates_and_moves_the_alias(promoted: list[registry.Prom
     assert [p.version for p in promoted] == ["1", "2"]
     assert [p.previous for p in promoted] == [None, "1"]
     assert {gate.name for gate in promoted[0].gates} == {"finite", "deployable", "raw_video"}
-    assert "paretovid predict models:/digits@champion" in str(promoted[0])
+    next_command = f"paretovid predict models:/digits@champion VIDEO.mp4 home={home.root}"
+    assert str(promoted[0]).endswith(f"Next: {next_command}")
     newest, oldest = registry.list_models(home)
     assert (newest["version"], newest["aliases"], newest["method"]) == (2, ["champion"], "uniform")
     assert (oldest["version"], oldest["aliases"], oldest["point"]) == (1, [], "tiny/t0000-p00")
