@@ -36,8 +36,12 @@ def node_cache(configured: str | None) -> Path | None:
     """This user's cache folder on this node; None: there is none, features are read where they are."""
     if configured is None:
         return None
-    shared = Path(os.environ.get(NODE_CACHE_VARIABLE) or configured).expanduser().absolute()
-    return shared / f"user-{os.geteuid()}"
+    return of_this_user(os.environ.get(NODE_CACHE_VARIABLE) or configured)
+
+
+def of_this_user(shared: str) -> Path:
+    """This user's folder in one that all users of the machine may write to; `make_private` makes it."""
+    return Path(shared).expanduser().absolute() / f"user-{os.geteuid()}"
 
 
 def make_private(folder: Path) -> None:

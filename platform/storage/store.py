@@ -6,7 +6,8 @@ access. With `LocalStore` the paths themselves are the store, and moving is noth
 
     LocalStore      root/…                    one folder, which all nodes see
     BucketStore     s3://BUCKET/PREFIX/…      the source of truth; folders as `infra/object_store.py` keeps them
-                    <cache>/<name>/…          the mirror: plain files; it may be deleted whenever nobody works with it
+                    <cache>/<name>/…          the mirror: plain files, this user's alone, which may be deleted whenever
+                                              nobody works with them
 
 A folder is uploaded blob by blob and counts once it is committed: readers find all of it, or none.
 """
@@ -28,7 +29,7 @@ from pathlib import Path
 from typing import Any, NotRequired, Protocol, TypedDict, final
 
 from paretovid.infra.local_copy import Blob, LocalCopy, files_below
-from paretovid.infra.node_cache import make_private
+from paretovid.infra.node_cache import make_private, of_this_user
 from paretovid.infra.object_store import MANIFEST, ObjectStore
 from paretovid.platform.storage.documents import replace_text
 from paretovid.trainables.data.partial_files import partial_file
@@ -47,10 +48,10 @@ def is_bucket(home: str) -> bool:
 
 
 def cache_folder() -> Path:
-    """Where mirrors are kept: `PARETOVID_CACHE`, else below the user's cache folder."""
+    """Where this user's mirrors are kept: in `PARETOVID_CACHE`, else below the user's cache folder."""
     given = os.environ.get(CACHE_VARIABLE)
     if given:
-        return Path(given).expanduser().absolute()
+        return of_this_user(given)
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute() / "paretovid"
 
 
@@ -352,9 +353,10 @@ class BucketStore(Store):
         objects, root = ObjectStore(url), mirror_root(url, cache)
         if check:
             objects.check()
-        if cache is not None:
-            make_private(cache)  # on a disk that others of the node may write to as well
-        root.mkdir(parents=True, exist_ok=True)
+        if cache is not None or os.environ.get(CACHE_VARIABLE):
+            make_private(root.parent)  # on a disk that others of the machine may write to as well
+        root.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        root.mkdir(exist_ok=True)
         return cls(objects, root)
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +12,13 @@ from time import time as time_now
 import pytest
 
 from paretovid.infra.local_copy import Blob, files_below
+from paretovid.infra.object_store import ObjectStore
 from paretovid.infra.testing import S3Server
 from paretovid.platform.storage.growing_file import GrowingFile
+from paretovid.platform.storage.home import open_home
 from paretovid.platform.storage.store import BucketStore, LocalStore, Store, download_files
 from paretovid.trainables.data.s3 import ObjectStoreError
+from paretovid.trainables.errors import UsageError
 
 Machine = Callable[[str], tuple[Store, Path]]
 
@@ -204,3 +208,26 @@ def test_the_mirror_may_be_deleted(bucket: str, tmp_path: Path) -> None:
     shutil.rmtree(store.root)
     assert store.download(store.root / "x")
     assert files_below(store.root / "x") == ["a.bin", "deep/b.bin"]
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["PARETOVID_CACHE", "the user's cache folder"])
+def test_a_mirror_is_this_users_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: bool) -> None:
+    monkeypatch.delenv("PARETOVID_CACHE", raising=False)
+    monkeypatch.setenv("PARETOVID_CACHE" if named else "XDG_CACHE_HOME", str(tmp_path / "shared"))
+    root = BucketStore.open("s3://bucket/home").root
+    assert root.parent == tmp_path / "shared" / (f"user-{os.geteuid()}" if named else "paretovid")
+    assert root.is_dir() and root.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_mirror_is_not_made_through_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where everybody can write, another user may have put one there."""
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    (shared := tmp_path / "shared").mkdir()
+    monkeypatch.setenv("PARETOVID_CACHE", str(shared))
+    (shared / f"user-{os.geteuid()}").symlink_to(elsewhere)
+    with pytest.raises(OSError, match="cannot be used"):
+        BucketStore.open("s3://bucket/home")
+    assert list(elsewhere.iterdir()) == []
+    monkeypatch.setattr(ObjectStore, "check", lambda store: None)
+    with pytest.raises(UsageError, match=r"mirror of s3://bucket/home cannot be written in .*user-"):
+        open_home("s3://bucket/home")
