@@ -7,21 +7,25 @@ driver that holds the sweep's lock.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Container, Sequence
 from typing import Any, TypeVar, final
 
+import optuna
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import DuplicatedStudyError, StorageInternalError
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import create_engine
 from sqlalchemy.exc import (
     DataError,
     DBAPIError,
     IntegrityError,
     NotSupportedError,
+    OperationalError,
     ProgrammingError,
     SQLAlchemyError,
 )
@@ -36,6 +40,17 @@ _LONGEST_PAUSE_SECONDS = 5.0
 
 _WRONG_STATEMENTS = (IntegrityError, DataError, ProgrammingError, NotSupportedError)
 """What another try would raise again."""
+_CONNECTION = {
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}
+"""Of libpq, in seconds; the last in milliseconds."""
+_STARTING = re.compile(
+    "the database system is (starting up|shutting down|in recovery mode|not (yet )?accepting)"
+)
 _T = TypeVar("_T")
 
 
@@ -52,6 +67,68 @@ def is_connection_lost(error: BaseException) -> bool:
     # too, raise many kinds: a bare DatabaseError ("error with status PGRES_TUPLES_OK and no message from the libpq"), a
     # transaction that is aborted or must be rolled back. A fault that is none of the connection's is raised later.
     return isinstance(cause, SQLAlchemyError)
+
+
+def open_patiently(url: str, where: str, say: Callable[[str], None] = say_on_stderr) -> BaseStorage:
+    """Optuna's storage in a PostgreSQL database, whose tables it makes, with the patience of later calls.
+
+    One that cannot be reached to begin with is another matter than one that has answered and is away: its URL may be
+    wrong, and the driver's error is raised at once. A server that says that it is starting is there.
+
+    Arguments:
+        where, say: as of `PatientStorage`.
+
+    Raises `StudyStorageError` after `PATIENCE_SECONDS`, and what SQLAlchemy raises.
+    """
+    # A connection that the server has closed since its last use is noticed before it is used.
+    engine = create_engine(url, pool_pre_ping=True, connect_args=_CONNECTION)
+    try:
+        _patiently(lambda: engine.connect().close(), where, say, is_passing=_is_starting)
+    finally:
+        engine.dispose()
+    settings = {"pool_pre_ping": True, "connect_args": _CONNECTION}
+    storage = _patiently(lambda: optuna.storages.RDBStorage(url, engine_kwargs=settings), where, say)
+    return PatientStorage(optuna.storages.get_storage(storage), where, say)
+
+
+def _is_starting(error: BaseException) -> bool:
+    # A refused connection has no code in psycopg2, only the server's words.
+    return isinstance(error, OperationalError) and _STARTING.search(str(error.orig)) is not None
+
+
+def _patiently(
+    call: Callable[[], _T],
+    where: str,
+    say: Callable[[str], None],
+    done_already: Callable[[], _T | None] = lambda: None,
+    is_passing: Callable[[BaseException], bool] = is_connection_lost,
+) -> _T:
+    """The answer of `call`. After a lost connection, `done_already` is asked for it first."""
+    until = 0.0
+    pause = _FIRST_PAUSE_SECONDS
+    while True:
+        try:
+            answer = done_already() if until else None
+            if answer is None:
+                answer = call()
+        except (StorageInternalError, DBAPIError) as error:
+            if not is_passing(error):
+                raise
+            now = time.monotonic()
+            if not until:
+                until = now + PATIENCE_SECONDS
+                say(f"the studies at {where} are away; waiting")
+            if now > until:
+                raise StudyStorageError(
+                    f"the studies at {where} have been away for {PATIENCE_SECONDS:.0f} s",
+                    "Start the database, then resume: `paretovid resume SWEEP`. Nothing of what was done is lost.",
+                ) from error
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+            continue
+        if until:
+            say("the studies are back")
+        return answer
 
 
 @final
@@ -73,31 +150,7 @@ class PatientStorage(BaseStorage):
 
     def _call(self, call: Callable[[], _T], done_already: Callable[[], _T | None] = lambda: None) -> _T:
         """The answer of `call`. After a lost connection, `done_already` is asked for it first."""
-        until = 0.0
-        pause = _FIRST_PAUSE_SECONDS
-        while True:
-            try:
-                answer = done_already() if until else None
-                if answer is None:
-                    answer = call()
-            except (StorageInternalError, DBAPIError) as error:
-                if not is_connection_lost(error):
-                    raise
-                now = time.monotonic()
-                if not until:
-                    until = now + PATIENCE_SECONDS
-                    self._say(f"the studies at {self._where} are away; waiting")
-                if now > until:
-                    raise StudyStorageError(
-                        f"the studies at {self._where} have been away for {PATIENCE_SECONDS:.0f} s",
-                        "Start the database, then resume: `paretovid resume SWEEP`. Nothing of what was done is lost.",
-                    ) from error
-                time.sleep(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
-                continue
-            if until:
-                self._say("the studies are back")
-            return answer
+        return _patiently(call, self._where, self._say, done_already)
 
     def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
         """As in `BaseStorage`."""

@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 from paretovid.infra.object_store import ObjectStore
 from paretovid.platform.search.bucket_journal import ObjectJournal
 from paretovid.platform.search.file_journal import FileJournal
-from paretovid.platform.search.retrying_storage import PatientStorage
+from paretovid.platform.search.retrying_storage import StudyStorageError, open_patiently
 from paretovid.trainables.data.s3 import SCHEME
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.redaction.urls import recorded_url, without_secrets_of
@@ -69,7 +69,11 @@ def open_study(
 
 
 def connect_storage(storage: str) -> tuple[BaseStorage, list[str]]:
-    """The storage at a URL, made if it is missing, and the names of the studies in it."""
+    """The storage at a URL, made if it is missing, and the names of the studies in it.
+
+    Raises `UsageError` for one that cannot be opened, `StudyStorageError` for a database that has answered and then
+    stayed away.
+    """
     try:
         store: BaseStorage
         if storage.startswith(SCHEME):
@@ -81,6 +85,8 @@ def connect_storage(storage: str) -> tuple[BaseStorage, list[str]]:
             path.parent.mkdir(parents=True, exist_ok=True)
             store = JournalStorage(FileJournal(path))
         return store, optuna.get_all_study_names(store)
+    except StudyStorageError:
+        raise
     except Exception as error:  # each database driver raises its own
         reason = without_secrets_of(f"{type(error).__name__}: {error}", storage)
         if isinstance(error, PermissionError):
@@ -98,19 +104,7 @@ def connect_storage(storage: str) -> tuple[BaseStorage, list[str]]:
 def _connect_database(storage: str) -> BaseStorage:
     if not storage.startswith("postgresql"):
         return optuna.storages.get_storage(storage)
-    engine = {
-        # A connection that the server has closed since its last use is noticed before it is used.
-        "pool_pre_ping": True,
-        "connect_args": {
-            "connect_timeout": 5,
-            "keepalives_idle": 10,
-            "keepalives_interval": 5,
-            "keepalives_count": 3,
-            "tcp_user_timeout": 20_000,
-        },
-    }
-    database = optuna.storages.RDBStorage(storage, engine_kwargs=engine)
-    return PatientStorage(optuna.storages.get_storage(database), recorded_url(storage))
+    return open_patiently(storage, recorded_url(storage))
 
 
 def _check_same(name: str, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

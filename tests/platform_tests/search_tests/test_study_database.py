@@ -10,6 +10,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import OperationalError
 
 from paretovid.infra.testing import free_port
 from paretovid.platform.config.load import load_sweep_config
@@ -175,6 +176,85 @@ def test_wrong_credentials_are_reported_without_them(database, monkeypatch):
     assert time.monotonic() - began < 10
     assert "PGPASSWORD" in raised.value.hint
     assert "not-this-one" not in str(raised.value)
+
+
+def test_a_database_that_is_not_there_is_reported_at_once(postgres):
+    began = time.monotonic()
+    with pytest.raises(UsageError, match='database "nowhere" does not exist') as raised:
+        a_study(postgres.url("nowhere"))
+    assert time.monotonic() - began < 10
+    assert "Is the URL right" in raised.value.hint
+
+
+@pytest.mark.slow
+def test_a_server_that_is_restarted_while_its_database_is_opened_is_waited_for(postgres, monkeypatch, capfd):
+    database = postgres.make_database("restarted")
+    make, timers = optuna.storages.RDBStorage.__init__, []
+
+    def stopped(*words, **settings):
+        if not timers:
+            postgres.stop()
+            timers.append(threading.Timer(3.0, postgres.start))
+            timers[0].start()
+        make(*words, **settings)
+
+    monkeypatch.setattr(optuna.storages.RDBStorage, "__init__", stopped)
+    try:
+        finish(a_study(database))
+    finally:
+        timers[0].join()
+    assert a_study(database).counts().complete == 6
+    shown = capfd.readouterr().err
+    assert "are away; waiting" in shown and "the studies are back" in shown
+
+
+def test_a_commit_that_is_lost_while_its_database_is_opened_is_looked_up(database, monkeypatch):
+    """Each of the commits by which the tables of a new database are made, done and its answer lost, or not done."""
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    commits = []
+
+    def lost(connection):
+        commits.append(connection)
+        if len(commits) in (1, 3):
+            connection.connection.driver_connection.close()
+            raise OperationalError("COMMIT", {}, Exception("server closed the connection unexpectedly"))
+
+    event.listen(Engine, "commit", lost)
+    try:
+        study = a_study(database)
+    finally:
+        event.remove(Engine, "commit", lost)
+    assert len(commits) > 3
+    finish(study)
+    assert a_study(database).counts().complete == 6
+
+
+def test_one_that_stays_away_while_it_is_opened_is_not_called_a_wrong_url(database, monkeypatch):
+    def away(*words, **settings):
+        raise OperationalError("COMMIT", {}, Exception("server closed the connection unexpectedly"))
+
+    monkeypatch.setattr(optuna.storages.RDBStorage, "__init__", away)
+    monkeypatch.setattr(patient_storage, "PATIENCE_SECONDS", 0.5)
+    with pytest.raises(StudyStorageError, match="away for") as raised:
+        a_study(database)
+    assert "paretovid resume" in raised.value.hint
+
+
+def test_a_server_that_says_that_it_is_starting_is_waited_for(database, monkeypatch, capfd):
+    import psycopg2
+
+    connect, answers = psycopg2.connect, iter(["starting up", "not yet accepting connections"])
+
+    def starting(*words, **settings):
+        for said in answers:
+            raise psycopg2.OperationalError(f"FATAL:  the database system is {said}")
+        return connect(*words, **settings)
+
+    monkeypatch.setattr(psycopg2, "connect", starting)
+    finish(a_study(database))
+    assert "the studies are back" in capfd.readouterr().err
 
 
 def test_a_server_that_is_not_there_is_reported_within_seconds():
