@@ -36,6 +36,7 @@ from paretovid.trainables.backbones.description import BackboneDescription
 from paretovid.trainables.backbones.precision import Precision
 from paretovid.trainables.data.dataset import Dataset, VideoRecord, located
 from paretovid.trainables.data.limits import USUAL_LIMITS, VideoLimitsConfig
+from paretovid.trainables.data.regular_files import check_folder_is_there
 from paretovid.trainables.data.s3 import ObjectStoreError
 from paretovid.trainables.errors import (
     DataError,
@@ -218,6 +219,8 @@ def _decoded(batch: Mapping[str, np.ndarray], job: _Job, attempts: Any) -> Itera
                     f"{location} is not there, seen from {here}",
                     "Every node must see what the driver sees. Mount it there, and the same command resumes.",
                 ) from error
+            if isinstance(location, Path):
+                check_folder_is_there(location)
             empty = {
                 f"in {name}": [np.zeros((0, *spec.shape), np.float32 if spec.kind == "logmel" else np.uint8)]
                 for name, spec in specs.items()

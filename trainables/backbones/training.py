@@ -47,7 +47,7 @@ from paretovid.trainables.backbones.description import BackboneDescription, Back
 from paretovid.trainables.backbones.spec import Backbone, ComponentSpec
 from paretovid.trainables.data.dataset import Dataset, VideoRecord, is_for_backbones
 from paretovid.trainables.data.flow import ZERO
-from paretovid.trainables.data.regular_files import away, check_is_there
+from paretovid.trainables.data.regular_files import away, check_folder_is_there
 from paretovid.trainables.data.s3 import ObjectStoreError
 from paretovid.trainables.data.video_keys import video_key
 from paretovid.trainables.data.videos import VideoReader
@@ -120,7 +120,7 @@ def train_backbones(
     depends on the seed and the number of workers, not on where they run.
 
     Returns the same on every rank, but for the videos that were skipped. Raises `DataError` if not one video can be
-    read, `UnavailableDataError` if one that the data set lists is not there, `VersionError` for a backbone that a later
+    read, `UnavailableDataError` if one is missing with its whole folder, `VersionError` for a backbone that a later
     version has left.
     """
     # The sums of a matrix product depend on the number of threads; results must not.
@@ -232,7 +232,7 @@ def decode_samples(
                 ]
         except VideoError as error:
             if isinstance(path, Path):
-                check_is_there(path)
+                check_folder_is_there(path)
             skipped[str(path)] = error.message
             continue
         except ObjectStoreError:

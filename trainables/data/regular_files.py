@@ -30,12 +30,42 @@ def what_else(path: Path | str) -> str:
 def check_is_there(path: Path | str) -> None:
     """Raises `UnavailableDataError` for a file that a data set lists and that is away: its mount may be gone.
 
-    To be asked of one that could not be read, before that is held against it.
+    To be asked of one that was there and could not be read, before that is held against it.
     """
     try:
         Path(path).stat()
     except OSError as error:
         raise away(path, error) from error
+
+
+def check_folder_is_there(path: Path | str) -> None:
+    """Raises `UnavailableDataError` for a file that a data set lists and that is missing with all that was beside it:
+    a mount that is gone leaves no folder, or an empty one. A file that is missing among others is its own problem.
+
+    To be asked of one that could not be read, before that is held against it.
+    """
+    path = Path(path)
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if _is_gone_or_empty(path.parent):
+            raise UnavailableDataError(
+                f"{path} is not there, and its folder is gone or empty",
+                "Is its disk mounted? Repair it, and the same command resumes.",
+            ) from error
+    except OSError as error:
+        raise away(path, error) from error
+    except ValueError:  # a NUL in the name: nobody has such a file
+        return
+
+
+def _is_gone_or_empty(folder: Path) -> bool:
+    try:
+        return not any(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError as error:
+        raise away(folder, error) from error
 
 
 def away(path: Path | str, error: OSError) -> UnavailableDataError:

@@ -22,7 +22,7 @@ from paretovid.trainables.backbones.precision import Precision
 from paretovid.trainables.backbones.spec import Backbone
 from paretovid.trainables.data.dataset import Dataset, VideoRecord
 from paretovid.trainables.data.limits import USUAL_LIMITS, VideoLimitsConfig
-from paretovid.trainables.data.regular_files import away
+from paretovid.trainables.data.regular_files import away, check_folder_is_there
 from paretovid.trainables.data.s3 import ObjectStoreError
 from paretovid.trainables.data.videos import InputSpec, VideoReader
 from paretovid.trainables.errors import StaleFeaturesError, VideoError
@@ -126,7 +126,8 @@ def extract_shard(
 
     Returns (path, reason) of each video that could not be read: it is skipped, the others continue. Raises
     `DataError` for a backbone that is missing or damaged, `StaleFeaturesError` if it is not the expected one,
-    `UnavailableDataError` or `ObjectStoreError` for a disk or a bucket that does not let a video be read.
+    `UnavailableDataError` or `ObjectStoreError` for a disk or a bucket that does not let a video be read, and for
+    one that is missing with its whole folder.
     """
     check_feature_type(dtype)
     asked = [record.video_id for record in records]
@@ -178,6 +179,8 @@ def _read(
     except OSError as error:
         raise away(path, error) from error
     except VideoError as error:
+        if isinstance(path, Path):
+            check_folder_is_there(path)
         return why_unreadable(error)
 
 

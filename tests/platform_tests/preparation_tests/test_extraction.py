@@ -39,7 +39,7 @@ from paretovid.trainables.backbones.catalog import FAMILIES, component, save_bac
 from paretovid.trainables.data import s3 as objects
 from paretovid.trainables.data.dataset import Dataset
 from paretovid.trainables.data.moving_digits.generate import MovingDigitsConfig, make_moving_digits
-from paretovid.trainables.errors import DataError, UsageError
+from paretovid.trainables.errors import DataError, UnavailableDataError, UsageError
 from paretovid.trainables.features.extract import extract_shard
 from paretovid.trainables.features.index import FeaturesHeader
 from paretovid.trainables.features.store import FeatureStore, finish, noted_videos, shard_is_whole
@@ -406,9 +406,11 @@ def test_a_node_that_does_not_see_a_video_is_at_fault_not_the_video(videos: Data
 
     with pytest.raises(DataError, match="is not there, seen from"):
         rows(True, "gone.mp4")
+    with pytest.raises(UnavailableDataError, match="its folder is gone or empty"):
+        rows(False, "gone.mp4")
+    (tmp_path / "text.mp4").write_bytes(b"no video")
     (row,) = rows(False, "gone.mp4")
     assert "no such file" in row["error"][0]
-    (tmp_path / "text.mp4").write_bytes(b"no video")
     (row,) = rows(True, "text.mp4")
     assert "cannot be read as a video" in row["error"][0]
     (tmp_path / "whole.mp4").write_bytes(Path(videos.video_path(record)).read_bytes())

@@ -198,10 +198,20 @@ def test_a_video_that_is_away_ends_training_and_nothing_is_trained_of_what_is_le
     shutil.copytree(videos.root, part.root)
     path = part.video_path(part.split("train")[-1])
     path.rename(tmp_path / "aside")
-    with pytest.raises(UnavailableDataError, match=f"{path.name} cannot be read: No such file") as error:
-        train_backbones(BRIEF, part, [COARSE], tmp_path / "out", LocalContext())
-    assert error.value.hint and not (tmp_path / "out" / COARSE).exists()
+    said = train_backbones(BRIEF, part, [COARSE], tmp_path / "others", LocalContext())
+    assert list(said.skipped) == [str(path)], "one that is missing among others is its own problem"
+    assert "no such file" in said.skipped[str(path)]
     (tmp_path / "aside").rename(path)
+    path.parent.rename(tmp_path / "aside")
+    for mount_point in (False, True):
+        path.parent.mkdir() if mount_point else None
+        with pytest.raises(
+            UnavailableDataError, match="is not there, and its folder is gone or empty"
+        ) as error:
+            train_backbones(BRIEF, part, [COARSE], tmp_path / "out", LocalContext())
+        assert error.value.hint and not (tmp_path / "out" / COARSE).exists()
+    path.parent.rmdir()
+    (tmp_path / "aside").rename(path.parent)
 
     def refuse(opened, **_):
         raise OSError(code, os.strerror(code), str(opened))

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shutil
 import time
 from pathlib import Path
 
@@ -366,6 +367,24 @@ def test_a_video_that_cannot_be_read_is_named_and_has_no_features(videos, backbo
     assert bad.video_id not in store and len(store) == len(videos.records) - 1
     with pytest.raises(StaleFeaturesError, match="could not be read"):
         store.video(bad.video_id)
+
+
+def test_a_video_that_is_missing_is_skipped_and_with_its_whole_folder_it_is_away(videos, backbone, tmp_path):
+    part = dataclasses.replace(videos, root=tmp_path / "copy")
+    shutil.copytree(videos.root, part.root)
+    path = part.video_path(videos.records[2])
+    path.unlink()
+    made = {COARSE: tmp_path / "features"}
+    ((skipped, reason),) = extract_shard(part, part.records, {COARSE: backbone}, made, 0)
+    assert skipped == str(path) and "no such file" in reason
+    path.parent.rename(tmp_path / "aside")
+    made = {COARSE: tmp_path / "away"}
+    for folder in (None, path.parent):
+        if folder is not None:
+            folder.mkdir()
+        with pytest.raises(UnavailableDataError, match="is not there, and its folder is gone or empty"):
+            extract_shard(part, part.records, {COARSE: backbone}, made, 0)
+    assert not list(tmp_path.glob("away/*"))
 
 
 def test_a_video_that_the_disk_does_not_let_be_read_is_not_recorded_as_skipped(
