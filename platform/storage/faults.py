@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -72,7 +73,8 @@ def infrastructure_fault(error: BaseException, places: Sequence[Path | str] = ()
             return Fault(reason=_first_line(each.message), is_full=_is_full(each))
         number = _number_of(each)
         if number in _FULL:
-            return Fault(reason=_described(each), is_full=True)
+            room = "" if _is_of_another_process(error) else _room(each)
+            return Fault(reason=_described(each) + room, is_full=True)
         if number in _OF_A_DISK or (number in _OF_A_PATH and _names(each, places)):
             return Fault(reason=_described(each))
     return None
@@ -113,6 +115,17 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         each = each.__cause__
 
 
+def _is_of_another_process(error: BaseException | None) -> bool:
+    """Whether Ray has brought it here: the disk may be another machine's."""
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        if isinstance(getattr(error, "cause", None), BaseException):
+            return True
+        seen.append(error)
+        error = error.__cause__
+    return False
+
+
 def _number_of(error: BaseException) -> int | None:
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno
@@ -149,6 +162,18 @@ def _described(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno is None and _number_of(error) == errno.ENOSPC:
         return redacted(f"{os.strerror(errno.ENOSPC)} ({_first_line(str(error))})")
     return _first_line(str(error)) or type(error).__name__
+
+
+def _room(error: BaseException) -> str:
+    """How much is free where a file had no room: a part of it may have fitted, and be removed again."""
+    filename = getattr(error, "filename", None)
+    if _number_of(error) != errno.ENOSPC or not isinstance(filename, str):
+        return ""
+    for folder in Path(filename).absolute().parents:
+        with contextlib.suppress(OSError):
+            free = shutil.disk_usage(folder).free
+            return f" ({free / 2**30:.1f} GiB free)" if free >= 2**30 else f" ({free / 2**20:.1f} MiB free)"
+    return ""
 
 
 def _first_line(text: str) -> str:

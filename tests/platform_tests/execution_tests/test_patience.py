@@ -101,7 +101,7 @@ def test_the_verdict_is_the_places_only_where_the_place_is_ill(sweep: SweepPaths
     assert place(sweep).verdict(STALE) == Failed(reason="/f: Stale file handle", retry=True)
     assert place(sweep, probe=ill).verdict(ValueError("x")) is None
     full = place(sweep).verdict(OSError(errno.ENOSPC, "No space left on device", "/f"))
-    assert full == EnvironmentFault(reason="/f: No space left on device")
+    assert isinstance(full, EnvironmentFault) and full.reason.startswith("/f: No space left on device (")
 
 
 def test_a_home_that_is_gone_is_seen_and_no_new_one_is_made_in_its_place(sweep: SweepPaths) -> None:

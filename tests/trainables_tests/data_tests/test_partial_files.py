@@ -76,6 +76,22 @@ def test_a_full_disk_is_told_as_that_and_takes_nothing(
     assert [path for path in small_disk.rglob("*") if path.is_file()] == [filler]
 
 
+def test_features_that_find_the_disk_full_after_a_part_name_the_file_and_what_is_free(
+    small_disk: Path,
+) -> None:
+    """NumPy's own error has neither: the first blocks fit, the others do not."""
+    filler = fill(small_disk)
+    os.truncate(filler, filler.stat().st_size - 2**20)
+    rows = {"v": np.zeros((2**15, 64), np.float32)}  # 8 MiB
+    with pytest.raises(OSError, match="No space left on device") as raised:
+        write_shard(small_disk, 3, rows, asked=["v"], skipped={}, width=64, dtype="float32")
+    fault = infrastructure_fault(raised.value)
+    assert fault is not None and fault.is_full
+    assert fault.reason.startswith(str(small_disk / "shard_00003.")), fault.reason
+    assert fault.reason.endswith("No space left on device (1.0 MiB free)")
+    assert [path for path in small_disk.rglob("*") if path.is_file()] == [filler]
+
+
 def test_journal_and_study_go_on_where_they_were_when_there_is_room_again(small_disk: Path) -> None:
     journal = SweepJournal(SweepPaths(small_disk))
     study, _ = connect_storage(f"journal://{small_disk}/optuna.journal")
