@@ -337,7 +337,7 @@ MEASUREMENTS = (
         more=(
             ("says_so", "says so"),
             ("tracebacks", "tracebacks"),
-            ("partial_left", "`*.partial` left"),
+            ("partial_left", "half written and left"),
             ("versions", "versions promoted"),
         ),
     ),

@@ -310,7 +310,7 @@ def _full_disk(folder: Path, number: int) -> dict[str, Any]:
             "seconds_when_full": round(took, 1),
             "says_so": "No space left on device" in text and "paretovid: " in text,
             "tracebacks": text.count("Traceback"),
-            "partial_left": len([*home.rglob("*.partial*")]),
+            "partial_left": len(partial_files(home)),
         }
         (folder / f"disk-{stage}.log").write_text(text)
         leave(None)
@@ -332,6 +332,11 @@ def _undisturbed_on_a_disk(folder: Path) -> tuple[Any, list[int]]:
     parts = [used_bytes(searched / name) for name in ("data", "backbones", "features")]
     everything = used_bytes(searched)
     return front_of(home), [*parts, everything - sum(parts), used_bytes(home) - everything]
+
+
+def partial_files(home: Path) -> list[Path]:
+    """What was left half written: both names that files have until they are whole."""
+    return [path for pattern in ("*.partial*", "*.tmp") for path in home.rglob(pattern)]
 
 
 def used_bytes(folder: Path) -> int:

@@ -9,13 +9,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
-from benchmarks.durability_faults import OTHER_HOST
+from benchmarks.durability_faults import OTHER_HOST, partial_files
 from benchmarks.faults.answers import ANSWERS, DatabaseBefore, HttpBefore
+
+from paretovid.platform.storage.documents import replace_text
+from paretovid.trainables.data.dataset import write_json
 
 
 @pytest.fixture
@@ -45,6 +48,21 @@ def post(port: int, seconds: float = 5.0) -> tuple[int, bytes, str | None]:
     connection.request("POST", "/api", b"what was sent")
     answer = connection.getresponse()
     return answer.status, answer.read(), answer.getheader("Retry-After")
+
+
+@pytest.mark.parametrize("write", [write_json, replace_text])
+def test_what_is_half_written_is_counted_whatever_its_writer_calls_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Path, str], None]
+) -> None:
+    replace, seen = Path.replace, []
+
+    def watched(path: Path, target: Path) -> Path:
+        seen.append(partial_files(tmp_path) == [path])
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", watched)
+    write(tmp_path / "manifest.json", "x")
+    assert seen == [True] and partial_files(tmp_path) == []
 
 
 def test_what_answers_before_a_server_passes_on_or_answers_itself(behind: int) -> None:
