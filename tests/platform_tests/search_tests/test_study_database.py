@@ -189,7 +189,8 @@ def test_a_database_that_is_not_there_is_reported_at_once(postgres):
 @pytest.mark.slow
 def test_a_server_that_is_restarted_while_its_database_is_opened_is_waited_for(postgres, monkeypatch, capfd):
     database = postgres.make_database("restarted")
-    make, timers = optuna.storages.RDBStorage.__init__, []
+    make = optuna.storages.RDBStorage.__init__
+    timers: list[threading.Timer] = []
 
     def stopped(*words, **settings):
         if not timers:
