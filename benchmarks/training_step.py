@@ -65,65 +65,13 @@ CHANGES: Mapping[str, Mapping[str, Any]] = {
     "lstm-memory": {"training_frames": 0},
     "video_epitoma-lstm": {"classifier": "lstm"},
 }
-SKIPPED = {
-    *(
-        "as_strided",
-        "as_strided_",
-        "view",
-        "_unsafe_view",
-        "reshape",
-        "_reshape_alias",
-        "slice",
-        "select",
-        "t",
-    ),
-    *(
-        "transpose",
-        "permute",
-        "expand",
-        "expand_as",
-        "unsqueeze",
-        "unsqueeze_",
-        "squeeze",
-        "squeeze_",
-        "narrow",
-    ),
-    *(
-        "split",
-        "split_with_sizes",
-        "chunk",
-        "unbind",
-        "detach",
-        "detach_",
-        "alias",
-        "flatten",
-        "numpy_T",
-        "movedim",
-    ),
-    *(
-        "resolve_conj",
-        "resolve_neg",
-        "lift_fresh",
-        "result_type",
-        "to",
-        "contiguous",
-        "size",
-        "view_as",
-        "unflatten",
-    ),
-    *(
-        "empty",
-        "empty_strided",
-        "empty_like",
-        "new_empty",
-        "resize_",
-        "is_nonzero",
-        "item",
-        "mT",
-        "T",
-        "diagonal",
-    ),
-}
+_SKIPPED_NAMES = (
+    "as_strided as_strided_ view _unsafe_view reshape _reshape_alias slice select t transpose permute expand "
+    "expand_as unsqueeze unsqueeze_ squeeze squeeze_ narrow split split_with_sizes chunk unbind detach detach_ "
+    "alias flatten numpy_T movedim resolve_conj resolve_neg lift_fresh result_type to contiguous size view_as "
+    "unflatten empty empty_strided empty_like new_empty resize_ is_nonzero item mT T diagonal"
+)
+SKIPPED = frozenset(_SKIPPED_NAMES.split())
 """Operators that only look at a tensor otherwise, ask for its properties, or reserve memory."""
 
 
@@ -131,14 +79,11 @@ def chosen(row: str) -> tuple[str, dict[str, Any], dict[str, str]]:
     """A row's method, its configuration, and source to component."""
     preset, baseline = METHODS[row]
     config = load_sweep_config([f"method={preset}"])
-    found = (
-        next((each for each in config.baselines if each.name == baseline), None)
-        if baseline
-        else config.method
-    )
-    assert found is not None, f"{preset} has no baseline {baseline}"
-    name = config.method.name if found is config.method else found.method
-    fields = {**dict(found.model), **CHANGES.get(row, {})}
+    name, model = config.method.name, config.method.model
+    if baseline:
+        (found,) = (each for each in config.baselines if each.name == baseline)
+        name, model = found.method, found.model
+    fields = {**dict(model), **CHANGES.get(row, {})}
     sources = method_class(name).sources_of(method_config(name, fields))
     components = family(config.backbones.by_method.get(preset, config.backbones.family))
     return name, fields, {source: components[source] for source in sources}

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
 import torch
 import torch.nn.functional as F
@@ -89,17 +89,18 @@ class LstmSteps(CellSteps):
         torch.mul(output, tanh, out=hidden)
 
     def prepare(self, before: Tensor) -> None:
-        output, entering, kept, new = self._parts.view(-1, 4, self._hidden).unbind(1)
-        through = aten.tanh_backward(output, self._tanh)
-        factors = torch.empty_like(self._parts).view(-1, 4, self._hidden)
-        first, second, third, fourth = factors.unbind(1)
-        aten.sigmoid_backward.grad_input(self._tanh, output, grad_input=first)
-        aten.sigmoid_backward.grad_input(new, entering, grad_input=second)
-        aten.sigmoid_backward.grad_input(before[:, 1], kept, grad_input=third)
-        aten.tanh_backward.grad_input(entering, new, grad_input=fourth)
+        factors = self._parts.view(-1, 4, self._hidden)
+        output, entering, forget, new = factors.unbind(1)
+        through, kept = aten.tanh_backward(output, self._tanh), forget.clone()
+        # Factors take the place of the parts: memory that was not touched before costs more than the arithmetic.
+        aten.sigmoid_backward.grad_input(self._tanh, output, grad_input=output)
+        aten.sigmoid_backward.grad_input(before[:, 1], forget, grad_input=forget)
+        aten.sigmoid_backward.grad_input(new, entering, grad_input=self._tanh)
+        aten.tanh_backward.grad_input(entering, new, grad_input=new)
+        entering.copy_(self._tanh)
         self._factors = factors
         self._work = torch.empty_like(through[: max(self._sizes, default=0)])
-        self._back = [
+        self._back: list[tuple[Tensor, ...]] = [
             (f.flatten(1), f[:, 0], f[:, 1:], k, t)
             for f, k, t in zip(
                 factors.split(self._sizes), kept.split(self._sizes), through.split(self._sizes), strict=True
@@ -160,7 +161,7 @@ class GruSteps(CellSteps):
         self._factors, self._to_recurrent = factors, factors.clone()
         self._to_recurrent[:, 2].mul_(reset)
         split = (each.split(self._sizes) for each in (factors, self._to_recurrent, update))
-        self._back = list(zip(*split, strict=True))
+        self._back: list[tuple[Tensor, ...]] = list(zip(*split, strict=True))
 
     def backward(self, step: int, after: Tensor, before: Tensor) -> None:
         parts, recurrent, update = self._back[step]
@@ -176,6 +177,18 @@ class GruSteps(CellSteps):
     def gradients(self, before: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         recurrent = self._to_recurrent.flatten(1)
         return self._factors.flatten(1), recurrent.t() @ before[:, 0], recurrent.sum(dim=0)
+
+
+def used_up_once(context: Any, name: str) -> Any:
+    """What a function's forward left in its context. Going back fills the same memory with gradients: only once.
+
+    Raises `RuntimeError` the second time, as autograd does where it freed what it had saved.
+    """
+    kept = getattr(context, name)
+    if kept is None:
+        raise RuntimeError("the gradient of these recurrent steps was computed already, and can be only once")
+    setattr(context, name, None)
+    return kept
 
 
 def steps_of(cell: nn.Module) -> type[CellSteps]:

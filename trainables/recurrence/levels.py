@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from paretovid.trainables.recurrence.cells import CellSteps, projected_inputs, steps_of
+from paretovid.trainables.recurrence.cells import CellSteps, projected_inputs, steps_of, used_up_once
 from paretovid.trainables.recurrence.packing import Packed
 
 
@@ -80,7 +80,7 @@ def run_levels(
             None if sampled is None else sampled.score,
             None if sampled is None else sampled.weight,
         ]
-    answer: tuple[Tensor, ...] = _Levels.apply(_Plan(packed, tuple(levels), synchronize), *tensors)  # type: ignore[no-untyped-call]
+    answer: tuple[Tensor, ...] = _Levels.apply(_Plan(packed, tuple(levels), synchronize), *tensors)
     return list(answer[: len(levels)]), list(answer[len(levels) :])
 
 
@@ -252,10 +252,9 @@ class _Levels(torch.autograd.Function):
         return (*last, *ran)
 
     @staticmethod
-    @once_differentiable  # type: ignore[misc]
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        levels: list[_Level] = ctx.levels
-        del ctx.levels  # buffers are used up, and are not held until the loss is forgotten
+        levels: list[_Level] = used_up_once(ctx, "levels")
         for number, level in enumerate(levels):
             of_ran = gradients[len(levels) + number - 1] if number else None
             level.prepare(gradients[number], of_ran)

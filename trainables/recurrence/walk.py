@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from paretovid.trainables.recurrence.cells import CellSteps, input_weights, steps_of
+from paretovid.trainables.recurrence.cells import CellSteps, input_weights, steps_of, used_up_once
 from paretovid.trainables.recurrence.packing import Packed
 
 aten = torch.ops.aten
@@ -64,10 +65,17 @@ def run_walk(
     if memory is not None and answer_at not in (None, table.shape[1]):
         parts = weight.tensor_split([answer_at, answer_at + len(memory.query)], dim=1)
         weight = torch.cat([parts[0], parts[2], parts[1]], dim=1)
+    width = table.shape[1]
+    # Rows that are chosen several times are projected once; of a table of which few are chosen, these are.
+    is_projected = len(table) <= sum(sizes)
+    if is_projected:
+        table, weight = F.linear(table, weight[:, :width], bias), weight[:, width:]
+    else:
+        weight = torch.cat([weight, bias[:, None]], dim=1)
     asked = (None, None, None) if memory is None else (memory.query, memory.keys, memory.values)
-    answer: Tensor = _Walk.apply(  # type: ignore[no-untyped-call]
-        _Plan(steps_of(cell), choose, tuple(sizes), None if memory is None else memory.absent),
-        *(table, weight, bias, cell.weight_hh, cell.bias_hh, initial, *asked),
+    answer: Tensor = _Walk.apply(
+        _Plan(steps_of(cell), choose, tuple(sizes), None if memory is None else memory.absent, is_projected),
+        *(table, weight, cell.weight_hh, cell.bias_hh, initial, *asked),
     )
     return answer
 
@@ -98,6 +106,9 @@ class _Plan:
     choose: Choose
     sizes: tuple[int, ...]
     absent: Tensor | None
+    is_projected: bool
+    """Of the table: by the cell's input weights. `weight` is then of the memory's answer alone; else its last column is
+    the bias's."""
 
 
 @final
@@ -151,40 +162,49 @@ class _Walk(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, plan: _Plan, *tensors: Tensor | None) -> Tensor:
-        table, weight, bias, recurrent, recurrent_bias, initial, query, keys, values = tensors
-        assert table is not None and weight is not None and bias is not None
+        table, weight, recurrent, recurrent_bias, initial, query, keys, values = tensors
+        assert table is not None and weight is not None
         assert recurrent is not None and recurrent_bias is not None
         sizes, rows = plan.sizes, sum(plan.sizes)
         memory = None
         if query is not None and keys is not None and values is not None:
             memory = _Memory(plan, query, keys, values)
-        inputs = table.new_empty(rows, weight.shape[1])
+        width = 0 if plan.is_projected else table.shape[1]
+        answers = slice(width, width + (0 if query is None else len(query)))
+        inputs = table.new_ones(rows, weight.shape[1])
         projected = table.new_empty(rows, weight.shape[0])
         states = table.new_empty(sizes[0] + rows, plan.kind.num_states, recurrent.shape[1])
         blocks = states.split((sizes[0], *sizes))
         blocks[0].copy_(torch.zeros(()) if initial is None else initial)
         cell = plan.kind(projected, recurrent, recurrent_bias, sizes)
         chosen: list[Tensor] = []
+        turned = weight.t()
         by_step = zip(sizes, inputs.split(sizes), projected.split(sizes), strict=True)
         for step, (size, given, made) in enumerate(by_step):
             before = blocks[step][:size]
             chosen.append(plan.choose(step, before[:, 0]))
-            parts = [table.index_select(0, chosen[-1])]
-            parts += [] if memory is None else [memory.answer(before[:, 0])]
-            torch.cat(parts, dim=1, out=given)
-            torch.addmm(bias, given, weight.t(), out=made)
+            if memory is not None:
+                given[:, answers] = memory.answer(before[:, 0])
+            if plan.is_projected:
+                torch.index_select(table, 0, chosen[-1], out=made)
+                if memory is not None:
+                    made.addmm_(given, turned)
+            else:
+                given[:, :width] = table.index_select(0, chosen[-1])
+                torch.mm(given, turned, out=made)
             cell.forward(step, before, blocks[step + 1])
-        ctx.walked = (sizes, table, weight, inputs, states, initial, cell, memory, torch.cat(chosen))
+        ctx.walked = (plan, table, weight, inputs, states, initial, cell, memory, torch.cat(chosen))
         return states[sizes[0] :, 0].clone()
 
     @staticmethod
-    @once_differentiable  # type: ignore[misc]
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        sizes, table, weight, inputs, states, initial, cell, memory, chosen = ctx.walked
-        del ctx.walked  # buffers are used up
-        width = table.shape[1]
-        blocks = states.split((sizes[0], *sizes))
-        before = torch.cat([block[:size] for block, size in zip(blocks, sizes, strict=False)])
+        plan, table, weight, inputs, states, initial, cell, memory, chosen = used_up_once(ctx, "walked")
+        sizes, width = plan.sizes, 0 if plan.is_projected else table.shape[1]
+        before = states[: len(inputs)]
+        if sizes[-1] != sizes[0]:
+            blocks = states.split((sizes[0], *sizes))
+            before = torch.cat([block[:size] for block, size in zip(blocks, sizes, strict=False)])
         cell.prepare(before)
         whole = torch.zeros_like(states)
         whole[sizes[0] :, 0] = gradients[0]
@@ -195,12 +215,11 @@ class _Walk(torch.autograd.Function):
             earlier = of_states[step][: sizes[step]]
             cell.backward(step, of_states[step + 1], earlier)
             if memory is not None:
-                memory.backward(step, cell.of_projected(step) @ weight[:, width:], earlier[:, 0])
+                of_answer = cell.of_projected(step) @ weight[:, width : width + len(memory.query)]
+                memory.backward(step, of_answer, earlier[:, 0])
         parts, recurrent, recurrent_bias = cell.gradients(before)
-        of_table = torch.zeros_like(table).index_add_(0, chosen, parts @ weight[:, :width])
+        of_rows = parts if plan.is_projected else parts @ weight[:, :width]
+        of_table = torch.zeros_like(table).index_add_(0, chosen, of_rows)
         asked = (None, None, None) if memory is None else memory.gradients(before[:, 0])
         of_initial = None if initial is None else of_states[0].sum(dim=0)
-        return (
-            *(None, of_table, parts.t() @ inputs, parts.sum(dim=0)),
-            *(recurrent, recurrent_bias, of_initial, *asked),
-        )
+        return (None, of_table, parts.t() @ inputs, recurrent, recurrent_bias, of_initial, *asked)

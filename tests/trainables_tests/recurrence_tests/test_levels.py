@@ -10,12 +10,11 @@ from tests.trainables_tests.recurrence_tests import plain
 from torch import Tensor
 
 from paretovid.trainables.layers.gated_stack import GatedLevels, Given, LevelSize, Sampled, TrainingGate
-from paretovid.trainables.layers.recurrent import Projection
 from paretovid.trainables.recurrence.levels import RecurrentLevel, SampledGate, run_levels
 from paretovid.trainables.recurrence.packing import Packed
 
 VIDEOS, STEPS, CLASSES = 10, 9, 5
-CLOSE = {"rtol": 0.0, "atol": 2e-6}
+CLOSE: dict[str, Any] = {"rtol": 0.0, "atol": 2e-6}
 
 
 def network(
@@ -128,6 +127,15 @@ def test_a_batch_of_which_every_step_is_left_out_has_the_answer_of_no_step() -> 
     assert made.head.bias.grad is not None
 
 
+def test_going_back_twice_is_refused() -> None:
+    made = network(2)
+    features, mask = batch(2)
+    loss = scalar(*made.train_through(features, mask, gates_of(made, "sampled")[0]))
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="only once"):
+        loss.backward()
+
+
 def test_a_frozen_gate_gets_no_gradient_and_changes_no_other() -> None:
     made = network(2)
     features, mask = batch(2)
@@ -166,8 +174,9 @@ def test_samples_follow_the_logits_and_carry_a_gradient() -> None:
 def test_dropout_of_projected_features_is_drawn_anew() -> None:
     made = network(2)
     for level in made.levels:
-        assert isinstance(level.project, Projection)
-        level.project.layers[-1].p = 0.5
+        dropout = level.project.layers[-1]
+        assert isinstance(dropout, torch.nn.Dropout)
+        dropout.p = 0.5
     features, mask = batch(2)
     gates, _ = gates_of(made, "given")
     found = []

@@ -17,7 +17,7 @@ from paretovid.trainables.method import Method
 from paretovid.trainables.outcome import Batch, Progress
 from paretovid.trainables.testing import synthetic_method, synthetic_split
 
-CLOSE = {"rtol": 0.0, "atol": 2e-6}
+CLOSE: dict[str, Any] = {"rtol": 0.0, "atol": 2e-6}
 
 
 def batch_of(num_videos: int = 8) -> Batch:
@@ -145,6 +145,7 @@ def test_the_lstm_baseline_has_the_loss_and_gradients_of_its_steps(cell: str, me
 @pytest.mark.parametrize("memory", ["none", "visual"])
 def test_a_batch_without_any_step_has_the_answer_of_no_step(memory: str) -> None:
     method, batch = synthetic_method("lstm", {"memory": {"kind": memory}}), batch_of()
+    assert isinstance(method, Lstm)
     empty = Batch(batch.features, torch.zeros_like(batch.mask), batch.targets, batch.video_keys)
     expected = classification_loss(method.head.bias.expand(len(empty.mask), -1), empty.targets, False)
     torch.testing.assert_close(method.loss(empty, Progress(0, 1)).total, expected)
