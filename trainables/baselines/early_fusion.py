@@ -39,6 +39,8 @@ from paretovid.trainables.methods.hcms import check_sources
 from paretovid.trainables.outcome import Batch, Loss, Outcome, Progress, Setting
 from paretovid.trainables.provider import Provider
 from paretovid.trainables.ranges import Dropout, Width, check_ranges
+from paretovid.trainables.recurrence.levels import last_hidden
+from paretovid.trainables.recurrence.packing import Packed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,12 +110,12 @@ class EarlyFusion(Method):
         return self.config.frame_counts[int(torch.randint(len(self.config.frame_counts), ()))]
 
     def loss(self, batch: Batch, progress: Progress) -> Loss:
-        inputs = self._project(batch.features)
-        state = self.cell.initial(len(batch.mask), inputs)
-        rows = torch.arange(len(batch.mask), device=inputs.device)
-        for index in uniform_steps(batch.mask.sum(dim=1), self._training_frames()):
-            state = self._next(state, inputs[rows, index.clamp(min=0)], index >= 0)
-        loss = classification_loss(self.head(state[0]), batch.targets, self.multi_label)
+        steps = stack_steps(uniform_steps(batch.mask.sum(dim=1), self._training_frames()))
+        packed = Packed.of(steps >= 0)
+        sources = self.config.sources
+        inputs = self._project({s: packed.select_at(batch.features[s], steps) for s in sources})
+        hidden = last_hidden(packed, self.cell.cell, inputs)
+        loss = classification_loss(self.head(hidden), batch.targets, self.multi_label)
         return Loss(loss, {"classification": float(loss.detach())})
 
     def run(self, provider: Provider, setting: Setting) -> Outcome:

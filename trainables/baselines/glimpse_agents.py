@@ -28,6 +28,7 @@ from paretovid.trainables.layers.caps import DEFAULT_CAPS, KNOBS, Cap, CapUnits,
 from paretovid.trainables.layers.frame_agent import (
     AgentConfig,
     Decision,
+    Episodes,
     FrameAgent,
     agent_reads,
     agent_sources,
@@ -131,8 +132,8 @@ class _JumpingAgent(Method):
     def loss(self, batch: Batch, progress: Progress) -> Loss:
         config = self.config
         walk = self.agent.walk(batch, config.steps, config.rollouts)
-        there = batch.mask.any(dim=1).repeat_interleave(config.rollouts)
-        hidden, targets = walk.hidden[there], batch.targets.repeat_interleave(config.rollouts, 0)[there]
+        there = Episodes(batch, config.rollouts)
+        hidden, targets = there.select(walk.hidden), there.targets
         rows = torch.arange(len(hidden), device=hidden.device)
         stop = self.agent.deciders["stop"](hidden).squeeze(-1)
         drawn = torch.rand_like(stop) < torch.sigmoid(stop.detach())
@@ -151,7 +152,9 @@ class _JumpingAgent(Method):
         regression = 0.5 * ((estimate - value).square() * acted).sum(dim=1).mean()
 
         log_probability = F.logsigmoid(torch.where(going, -stop, stop))
-        log_probability = log_probability + F.pad(self.agent.log_probability(walk)[there], (0, 1)) * going
+        log_probability = (
+            log_probability + F.pad(there.select(self.agent.log_probability(walk)), (0, 1)) * going
+        )
         # The step that always ends the walk decided nothing.
         acted = acted & (torch.arange(config.steps, device=last.device) < config.steps - 1)
         policy = -((value - estimate.detach()) * log_probability * acted).sum(dim=1).mean()

@@ -43,6 +43,9 @@ from paretovid.trainables.method import Method, register
 from paretovid.trainables.outcome import Batch, Loss, Outcome, Progress, Setting
 from paretovid.trainables.provider import Provider
 from paretovid.trainables.ranges import Dropout, Width, check_ranges
+from paretovid.trainables.recurrence.levels import last_hidden
+from paretovid.trainables.recurrence.packing import Packed
+from paretovid.trainables.recurrence.walk import last_hidden_with_memory
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -144,15 +147,15 @@ class Lstm(Method):
         return sampled_steps(self.config.sampling, batch.mask.sum(dim=1), keys, num_frames)
 
     def loss(self, batch: Batch, progress: Progress) -> Loss:
-        inputs = self._project(batch.features)
-        state = self.cell.initial(len(batch.mask), inputs)
-        rows = torch.arange(len(batch.mask), device=inputs.device)
-        memory = None
-        if self.memory is not None:
+        steps = stack_steps(self._training_steps(batch))
+        packed = Packed.of(steps >= 0)
+        inputs = self._project({s: packed.select_at(batch.features[s], steps) for s in self.sources})
+        if self.memory is None:
+            hidden = last_hidden(packed, self.cell.cell, inputs)
+        else:
             memory = self.memory.remember(batch.features[self.memory.source], batch.mask.sum(dim=1))
-        for index in self._training_steps(batch):
-            state = self._next(state, inputs[rows, index.clamp(min=0)], index >= 0, memory)
-        loss = classification_loss(self.head(state[0]), batch.targets, self.multi_label)
+            hidden = last_hidden_with_memory(packed, self.cell.cell, inputs, self.memory.asked(memory))
+        loss = classification_loss(self.head(hidden), batch.targets, self.multi_label)
         return Loss(loss, {"classification": float(loss.detach())})
 
     def run(self, provider: Provider, setting: Setting) -> Outcome:

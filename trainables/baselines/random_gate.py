@@ -27,7 +27,7 @@ from paretovid.trainables.layers.coarse_to_fine import (
     run_setting,
 )
 from paretovid.trainables.layers.functional import classification_loss
-from paretovid.trainables.layers.gated_stack import Gate
+from paretovid.trainables.layers.gated_stack import Gate, Given
 from paretovid.trainables.method import Method, check_distinct, register
 from paretovid.trainables.methods.lite_eval import ONLINE_K
 from paretovid.trainables.outcome import Batch, InferenceKnob, Loss, Outcome, Progress, Setting
@@ -91,8 +91,8 @@ class RandomGate(Method):
 
     def loss(self, batch: Batch, progress: Progress) -> Loss:
         usage = self.config.training_usage or float(0.03 ** torch.rand(()))
-        use = (torch.rand(batch.mask.shape, device=batch.mask.device) < usage).float()
-        logits, share = self.network.train_through(batch.features, batch.mask, [lambda t, _: use[:, t]])
+        use = torch.rand(batch.mask.shape, device=batch.mask.device) < usage
+        logits, share = self.network.train_through(batch.features, batch.mask, [Given(use=use)])
         loss = classification_loss(logits, batch.targets, self.multi_label)
         return Loss(loss, {"classification": float(loss.detach()), "usage": float(share.mean())})
 

@@ -21,7 +21,7 @@ from paretovid.trainables.errors import UsageError
 from paretovid.trainables.layers.caps import DEFAULT_CAPS, KNOBS_WITH_CHEAP, Cap, CapUnits, check_caps
 from paretovid.trainables.layers.coarse_to_fine import levels_under_caps
 from paretovid.trainables.layers.functional import classification_loss
-from paretovid.trainables.layers.gated_stack import Decide, Gate
+from paretovid.trainables.layers.gated_stack import Decide, Gate, Given
 from paretovid.trainables.method import Method, register
 from paretovid.trainables.methods.hcms import (
     MOST_LEVELS,
@@ -114,13 +114,8 @@ class RandomLevels(Method):
 
     def loss(self, batch: Batch, progress: Progress) -> Loss:
         drawn = torch.rand(batch.mask.shape, device=batch.mask.device)
-
-        def below(usage: float) -> Decide:
-            return lambda t, _: (drawn[:, t] < usage).float()
-
-        logits, share = self.network.train_through(
-            batch.features, batch.mask, [below(usage) for usage in self._training_usages()]
-        )
+        gates = [Given(use=drawn < usage) for usage in self._training_usages()]
+        logits, share = self.network.train_through(batch.features, batch.mask, gates)
         loss = classification_loss(logits, batch.targets, self.multi_label)
         parts = {"classification": float(loss.detach())}
         parts |= {f"skip_{level}": 1 - float(used) for level, used in enumerate(share.mean(dim=0), start=1)}

@@ -27,6 +27,7 @@ from paretovid.trainables.layers.recurrent import Cell, CellKind, Projection
 from paretovid.trainables.outcome import Batch, Outcome, Setting
 from paretovid.trainables.provider import Provider
 from paretovid.trainables.ranges import Dropout, Width, check_ranges
+from paretovid.trainables.recurrence.walk import run_walk
 
 PLACE_WIDTH = 16
 """Width of the encoding of a place, for agents that are given theirs."""
@@ -132,6 +133,46 @@ class _Visited:
         self._seen[self._rows, index] |= active
 
 
+@final
+class _Chooser:
+    """Draws where the episodes of a training step go, and keeps what the policy knew and did.
+
+    Arguments:
+        memory: of the videos of the batch.
+        num_steps: of each episode.
+        repeats: episodes of each video.
+    """
+
+    def __init__(
+        self, agent: FrameAgent, batch: Batch, memory: Memory | None, num_steps: int, repeats: int
+    ) -> None:
+        lengths, keys = batch.mask.sum(dim=1), batch.video_keys
+        first = torch.arange(len(lengths), device=lengths.device) * batch.mask.shape[1]
+        if repeats > 1:
+            lengths, keys, first = (each.repeat_interleave(repeats, 0) for each in (lengths, keys, first))
+            memory = memory and memory.repeated(repeats)
+        self.views: list[View] = []
+        self.actions: list[Tensor] = []
+        self._policy, self._memory, self._num_steps = agent.policy, memory, num_steps
+        self._lengths, self._keys, self._first = lengths, keys, first
+        self._visited = _Visited(lengths, batch.mask.shape[1], agent.config.revisits)
+        self._everyone = torch.ones_like(lengths, dtype=torch.bool)
+
+    def choose(self, step: int, hidden: Tensor) -> Tensor:
+        """Frames of the episodes among all of the batch, `[E]`; the last step's states `[E, H]` choose the next."""
+        place = torch.zeros(len(hidden), device=hidden.device)
+        if step:
+            action, place = self._policy.sample(hidden, self.views[-1])
+            self.actions.append(action)
+        index = self._visited.index(place)
+        self._visited.mark(index, self._everyone)
+        if step + 1 < self._num_steps:
+            closed = None if self._memory is None else self._visited.closed(self._memory)
+            place = place_of(index, self._lengths)
+            self.views.append(View(step, self._keys, place, self._lengths, self._memory, closed))
+        return self._first + index
+
+
 @dataclass(frozen=True, slots=True)
 class Walk:
     """B walks of training."""
@@ -142,6 +183,21 @@ class Walk:
     """`[B, K-1]`: what the policy drew after each step but the last."""
     views: list[View]
     """What it knew then."""
+
+
+@final
+class Episodes:
+    """The episodes of a batch whose videos have a step at all: a row of padding only has nothing to say."""
+
+    def __init__(self, batch: Batch, repeats: int) -> None:
+        there = batch.mask.any(dim=1)
+        self._there = None if bool(there.all()) else there.repeat_interleave(repeats)
+        self.targets = self.select(batch.targets.repeat_interleave(repeats, 0))
+        """`[E, C]`"""
+
+    def select(self, values: Tensor) -> Tensor:
+        """Of `[R * B, ...]` those, `[E, ...]`."""
+        return values if self._there is None else values[self._there]
 
 
 @final
@@ -209,38 +265,32 @@ class FrameAgent(nn.Module):
 
         Returns a walk over `repeats * B` episodes; those of one video follow each other.
         """
-        features, lengths, keys = batch.features, batch.mask.sum(dim=1), batch.video_keys
+        features, lengths = batch.features, batch.mask.sum(dim=1)
         memory = None
         if self.memory is not None:
             memory = self.memory.remember(features[self.memory.source], lengths)
-        frames = self.project(features[FINE])
-        if repeats > 1:
-            frames, lengths = frames.repeat_interleave(repeats, 0), lengths.repeat_interleave(repeats, 0)
-            keys = keys.repeat_interleave(repeats, 0)
-            memory = memory and memory.repeated(repeats)
-        rows = torch.arange(len(frames), device=frames.device)
-        everyone = torch.ones_like(lengths, dtype=torch.bool)
-        visited = _Visited(lengths, frames.shape[1], self.config.revisits)
-        place = torch.zeros(len(frames), device=frames.device)
-        state = self._start(len(frames), frames)
-        hidden: list[Tensor] = []
-        actions: list[Tensor] = []
-        views: list[View] = []
-        for t in range(num_steps):
-            index = visited.index(place)
-            visited.mark(index, everyone)
-            place = place_of(index, lengths)
-            state = self._step(frames[rows, index], memory, state, place)
-            hidden.append(state[0])
-            if t + 1 < num_steps:
-                closed = visited.closed(memory) if memory is not None else None
-                views.append(View(t, keys, place, lengths, memory, closed))
-                with torch.no_grad():
-                    action, place = self.policy.sample(state[0], views[-1])
-                actions.append(action)
-        return Walk(
-            stack_steps(hidden), stack_steps(actions) if actions else frames.new_zeros(len(frames), 0), views
+        table = self._table(self.project(features[FINE]), lengths)
+        chooser = _Chooser(self, batch, memory, num_steps, repeats)
+        hidden = run_walk(
+            self.cell.cell,
+            table,
+            chooser.choose,
+            [repeats * len(lengths)] * num_steps,
+            memory=self.memory.asked(memory) if self.memory is not None and memory is not None else None,
+            answer_at=self.config.frame_projection,
+            initial=None if self.initial is None else self.initial[:, 0],
         )
+        by_episode = hidden.view(num_steps, -1, self.config.hidden).transpose(0, 1).contiguous()
+        actions = chooser.actions
+        none = table.new_zeros(len(by_episode), 0)
+        return Walk(by_episode, stack_steps(actions) if actions else none, chooser.views)
+
+    def _table(self, frames: Tensor, lengths: Tensor) -> Tensor:
+        """What the cell is given of each frame, `[B * T, P]`, from projected frames `[B, T, P]`."""
+        if self.place_width:
+            places = place_of(torch.arange(frames.shape[1], device=frames.device), lengths[:, None])
+            frames = torch.cat([frames, positional_encoding(places * PLACE_WIDTH, self.place_width)], dim=-1)
+        return frames.flatten(0, 1)
 
     def log_probability(self, walk: Walk) -> Tensor:
         """Log probability of what the policy drew, `[B, K-1]`, with gradient."""

@@ -21,12 +21,6 @@ def classification_loss(logits: Tensor, targets: Tensor, multi_label: bool) -> T
     return -(targets * torch.log_softmax(logits, dim=-1)).sum(dim=-1).mean()
 
 
-def last_valid(values: Tensor, num_steps: Tensor) -> Tensor:
-    """`values [B, T, ...]` at each video's last step, `[B, ...]`."""
-    index = (num_steps - 1).clamp(min=0)
-    return values[torch.arange(len(values), device=values.device), index]
-
-
 def stack_steps(values: Sequence[Tensor]) -> Tensor:
     """A list of T tensors `[B, ...]` as `[B, T, ...]`."""
     return torch.stack(list(values), dim=1)

@@ -29,20 +29,21 @@ from torch import Tensor, nn
 
 from paretovid.trainables.cost import ComponentCost, measure_macs
 from paretovid.trainables.layers.caps import STOP, Cap, record, stopped_by
-from paretovid.trainables.layers.functional import last_valid, probabilities, stack_steps
+from paretovid.trainables.layers.functional import probabilities, stack_steps
 from paretovid.trainables.layers.recurrent import (
     Cell,
     CellKind,
     Projection,
-    mix,
     state_as_features,
     synchronize,
 )
 from paretovid.trainables.outcome import Outcome
 from paretovid.trainables.provider import Provider
+from paretovid.trainables.recurrence.levels import DrawnGate, RecurrentLevel, SampledGate, run_levels
+from paretovid.trainables.recurrence.packing import Packed
 
 Decide = Callable[[int, Tensor], Tensor]
-"""`(step, gate input [B, G_l]) -> use [B]`: 0/1 floats with gradient in training, bool in evaluation."""
+"""`(step, gate input [B, G_l]) -> use [B]` bool, in evaluation."""
 
 NO_CAP = Cap(max_gflops=0, rule=STOP)
 
@@ -65,6 +66,27 @@ class Gate:
     decide: Decide
     component: str | None
     """Charged whenever the gate is asked; None if deciding costs nothing."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sampled:
+    """A gate in training whose decisions are sampled straight through (Gumbel): forward 0 or 1, backward the gradient
+    of a softmax at this temperature."""
+
+    gate: nn.Linear
+    """`[B, G_l]` to logits `[B, 2]` (skip, use)."""
+    temperature: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Given:
+    """A gate in training whose decisions are there already."""
+
+    use: Tensor
+    """`[B, T]` bool."""
+
+
+TrainingGate = Sampled | Given
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -154,51 +176,58 @@ class GatedLevels(nn.Module):
     # Training
 
     def train_through(
-        self, features: Mapping[str, Tensor], mask: Tensor, decides: Sequence[Decide]
+        self, features: Mapping[str, Tensor], mask: Tensor, gates: Sequence[TrainingGate]
     ) -> tuple[Tensor, Tensor]:
-        """All steps with all features present.
+        """All steps but those that `step_dropout` leaves out, with all features present. Both branches of every gate
+        are computed; what is paid for is decided in evaluation.
 
         Arguments:
             features: source to `[B, T, D_l]`.
             mask: `[B, T]` bool.
-            decides: one for each level but the first.
+            gates: one for each level but the first.
 
         Returns logits at each video's last step, `[B, C]`, and the share of its steps at which each level but
         the first ran, `[B, L - 1]`.
         """
-        projected = [level.project(features[level.source]) for level in self.levels]
-        states = [level.cell.initial(len(mask), projected[0]) for level in self.levels]
-        kept = mask & self._kept_steps(mask)
-        uses: list[list[Tensor]] = [[] for _ in decides]
-        tops = []
-        for t in range(mask.shape[1]):
-            there = kept[:, t].float()
-            new, ran = self._training_step(t, [x[:, t] for x in projected], states, decides)
-            states = [mix(there, after, before) for after, before in zip(new, states, strict=True)]
-            for level_uses, use in zip(uses, ran, strict=True):
-                level_uses.append(use * there)
-            tops.append(states[-1][0])
-        last = last_valid(stack_steps(tops), mask.sum(dim=1))
+        states, used, packed = self._through(features, mask, gates)
         # As a share of the steps that were there, so that leaving some out does not look like thrift.
-        there_at_all = kept.sum(dim=1).clamp(min=1)
-        usage = [stack_steps(level_uses).sum(dim=1) / there_at_all for level_uses in uses]
-        return self.head(last), torch.stack(usage, dim=-1)
+        there_at_all = packed.counts.clamp(min=1)
+        usage = [packed.sum_by_video(each, mask.shape[1]) / there_at_all for each in used]
+        return self.head(states[-1][:, 0]), torch.stack(usage, dim=-1)
 
-    def _training_step(
-        self, t: int, inputs: Sequence[Tensor], states: Sequence[Tensor], decides: Sequence[Decide]
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """The states after step t, and 0/1 `[B]` with gradient for each level but the first: whether it ran."""
-        seen = inputs[0]
-        new = [self.levels[0].cell(seen, states[0])]
-        ran: list[Tensor] = []
-        for level, decide, x, state in zip(self.levels[1:], decides, inputs[1:], states[1:], strict=True):
-            use = decide(t, torch.cat([seen, state_as_features(state)], dim=-1))
-            ran.append(use * ran[-1] if ran else use)
-            seen = torch.cat([seen, x], dim=-1)
-            # Both branches run in training; what is paid for is decided in evaluation.
-            used = level.cell(seen, state)
-            new.append(mix(ran[-1], used, self._skipped(state, new[-1])))
-        return new, ran
+    def last_states(
+        self, features: Mapping[str, Tensor], mask: Tensor, gates: Sequence[TrainingGate]
+    ) -> list[Tensor]:
+        """Of every level after each video's last step, `[B, S, H_l]`; arguments as of `train_through`."""
+        return self._through(features, mask, gates)[0]
+
+    def _through(
+        self, features: Mapping[str, Tensor], mask: Tensor, gates: Sequence[TrainingGate]
+    ) -> tuple[list[Tensor], list[Tensor], Packed]:
+        """Last states of each level; whether each level but the first ran at each row `[N]`; the rows."""
+        packed = Packed.of(mask & self._kept_steps(mask))
+        noise = self._noise(mask, gates)
+        seen, below = mask.new_zeros(0), []
+        for number, level in enumerate(self.levels):
+            gate: SampledGate | DrawnGate | None = None
+            if number:
+                each, drawn = gates[number - 1], None if noise is None else noise[:, :, number - 1]
+                gate = _gate_at(each, seen, drawn, packed)
+            projected = level.project(packed.select(features[level.source]))
+            seen = torch.cat([seen, projected], dim=-1) if number else projected
+            below.append(RecurrentLevel(level.cell.cell, seen, gate))
+        states, used = run_levels(packed, below, synchronize=self.synchronize)
+        return states, used, packed
+
+    @staticmethod
+    def _noise(mask: Tensor, gates: Sequence[TrainingGate]) -> Tensor | None:
+        """Logistic noise `[B, T, L - 1]`: of each gate, the difference of two Gumbel variables."""
+        if not any(isinstance(gate, Sampled) for gate in gates):
+            return None
+        drawn = (
+            torch.empty(mask.shape[1], len(gates), mask.shape[0], 2, device=mask.device).exponential_().log()
+        )
+        return (drawn[..., 0] - drawn[..., 1]).permute(2, 0, 1)
 
     def _kept_steps(self, mask: Tensor) -> Tensor:
         """`[B, T]` bool: the steps of this batch that training does not leave out."""
@@ -407,6 +436,24 @@ class GatedLevels(nn.Module):
             f"{self.prefix}.{name}": ComponentCost(macs=macs[name], input=given, provenance=provenance)
             for name, given in inputs.items()
         }
+
+
+def _gate_at(
+    gate: TrainingGate, seen: Tensor, noise: Tensor | None, packed: Packed
+) -> SampledGate | DrawnGate:
+    """A gate at the rows of a batch.
+
+    Arguments:
+        seen: `[N, P]`, projected features of the levels below.
+        noise: `[B, T]`, of a sampled gate.
+    """
+    if isinstance(gate, Given):
+        return DrawnGate(packed.select(gate.use))
+    assert noise is not None
+    weight = gate.gate.weight[1] - gate.gate.weight[0]
+    width = seen.shape[1]
+    bias = packed.select(noise) + (gate.gate.bias[1] - gate.gate.bias[0])
+    return SampledGate(torch.addmv(bias, seen, weight[:width]), weight[width:], gate.temperature)
 
 
 def spent_after(ran: Tensor, macs: Tensor) -> Tensor:

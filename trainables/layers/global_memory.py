@@ -23,6 +23,7 @@ from paretovid.trainables.layers.frame_sampling import uniform_steps
 from paretovid.trainables.layers.recurrent import Projection
 from paretovid.trainables.provider import Provider
 from paretovid.trainables.ranges import Count, Dropout, Range, check_ranges
+from paretovid.trainables.recurrence.walk import Asked
 
 AUDIO = "audio"
 MemoryKind = Literal["visual", "audio", "none"]
@@ -75,8 +76,11 @@ class Memory:
 
     def repeated(self, times: int) -> Memory:
         """Every video's memory `times` times, those of one video following each other."""
-        parts = (self.keys, self.values, self.plain, self.mask, self.steps)
-        return Memory(*(part.repeat_interleave(times, 0) for part in parts))
+        keys, plain, mask, steps = (
+            part.repeat_interleave(times, 0) for part in (self.keys, self.plain, self.mask, self.steps)
+        )
+        values = keys if self.values is self.keys else self.values.repeat_interleave(times, 0)
+        return Memory(keys, values, plain, mask, steps)
 
 
 def positional_encoding(positions: Tensor, width: int) -> Tensor:
@@ -138,6 +142,12 @@ class GlobalMemory(nn.Module):
         logits = torch.bmm(memory.keys, self.query(hidden)[:, :, None])[:, :, 0]
         weights = torch.softmax(logits.masked_fill(~memory.mask, _MASKED), dim=-1)
         return torch.bmm(weights[:, None], memory.values)[:, 0]
+
+    def asked(self, memory: Memory) -> Asked:
+        """A memory as `run_walk` asks it, as `context` does."""
+        assert self.query is not None
+        absent = memory.keys.new_zeros(memory.mask.shape).masked_fill(~memory.mask, _MASKED)
+        return Asked(self.query.weight, memory.keys, memory.values, absent[:, None])
 
     def _steps(self, num_steps: Tensor) -> Tensor:
         return torch.stack(uniform_steps(num_steps, self.config.frames), dim=1)

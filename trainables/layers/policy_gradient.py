@@ -50,10 +50,9 @@ def returns(reward: Tensor, discount: float, begin: ReturnsFrom = "current") -> 
 
     r_t is fixed when the action of step t is chosen: it adds variance to the policy gradient and no bias.
     """
-    values = torch.zeros_like(reward)
-    following = torch.zeros_like(reward[:, 0])
-    for t in range(reward.shape[1] - 1, -1, -1):
-        total = reward[:, t] + discount * following
-        values[:, t] = total if begin == "current" else following
-        following = total
-    return values
+    step = torch.arange(reward.shape[1], device=reward.device)
+    ahead = (
+        step[:, None] - step - int(begin == "next")
+    )  # of the return in each column, how far off a reward is
+    weights = torch.where(ahead >= 0, discount ** ahead.clamp(min=0).to(reward.dtype), 0.0)
+    return reward @ weights

@@ -5,7 +5,7 @@ A gate decides per step whether the level runs; if not, the first entries of its
 with the state of the level below (LiteEval, section 3.1, "Synchronizing the cRNN with the fRNN").
 
 B videos, T steps, H hidden units, D input width. A state is `[S, B, H]` with S = 2 (hidden and cell) for an
-LSTM and S = 1 for a GRU, so that copying and mixing states is one operation for both.
+LSTM and S = 1 for a GRU, so that copying states is one operation for both.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 from typing import Literal, final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 CellKind = Literal["lstm", "gru"]
@@ -27,7 +26,9 @@ class Cell(nn.Module):
         super().__init__()
         self.hidden = hidden
         self.num_states = 2 if kind == "lstm" else 1
-        self.cell: nn.Module = nn.LSTMCell(width, hidden) if kind == "lstm" else nn.GRUCell(width, hidden)
+        self.cell: nn.LSTMCell | nn.GRUCell = (
+            nn.LSTMCell(width, hidden) if kind == "lstm" else nn.GRUCell(width, hidden)
+        )
 
     def initial(self, batch_size: int, like: Tensor) -> Tensor:
         """Zero state `[S, B, H]` on the device of `like`."""
@@ -72,18 +73,3 @@ def synchronize(state: Tensor, below: Tensor) -> Tensor:
 def state_as_features(state: Tensor) -> Tensor:
     """`[S, B, H]` as `[B, S*H]`: what a gate sees of a level."""
     return state.transpose(0, 1).flatten(1)
-
-
-def gumbel_use(logits: Tensor, temperature: float) -> Tensor:
-    """Straight-through Gumbel sample of "use": `[B, 2]` logits (skip, use) to `[B]`, 0 or 1 with gradient.
-
-    `F.gumbel_softmax` wants logits; Eq. 8 of LiteEval takes the log of unnormalised outputs, which may be
-    negative. Training only: evaluation takes the larger logit.
-    """
-    return F.gumbel_softmax(logits, tau=temperature, hard=True)[:, 1]
-
-
-def mix(use: Tensor, used: Tensor, skipped: Tensor) -> Tensor:
-    """`use [B]` picks between two states `[S, B, H]`, differentiably."""
-    weight = use[None, :, None]
-    return weight * used + (1 - weight) * skipped

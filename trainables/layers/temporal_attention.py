@@ -30,6 +30,8 @@ from paretovid.trainables.cost import ComponentCost, measure_macs
 from paretovid.trainables.layers.functional import probabilities
 from paretovid.trainables.layers.recurrent import Cell, Projection
 from paretovid.trainables.provider import Provider
+from paretovid.trainables.recurrence.levels import last_hidden
+from paretovid.trainables.recurrence.packing import Packed
 
 _MASKED = -1e9  # finite, so that a video without any open timestep attends to zeros instead of making NaN
 
@@ -192,6 +194,15 @@ class LstmClassifier(nn.Module):
 
     def forward(self, projected: Tensor, gates: Tensor) -> Tensor:
         """Logits `[B, C]` from projected timesteps `[B, T, P]` and gates `[B, T]`."""
+        if not torch.is_grad_enabled():
+            return self._by_steps(projected, gates)
+        packed = Packed.of(gates > 0)
+        opened = packed.select(projected) * packed.select(gates)[:, None]
+        answer: Tensor = self.head(last_hidden(packed, self.cell.cell, opened))
+        return answer
+
+    def _by_steps(self, projected: Tensor, gates: Tensor) -> Tensor:
+        """The same, step by step: what an answer costs is counted of these operators."""
         state = self.cell.initial(len(projected), projected)
         for step in range(projected.shape[1]):
             moved = self.cell(projected[:, step] * gates[:, step, None], state)

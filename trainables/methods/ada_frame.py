@@ -43,6 +43,7 @@ from paretovid.trainables.layers.caps import DEFAULT_CAPS, KNOBS, Cap, CapUnits,
 from paretovid.trainables.layers.frame_agent import (
     AgentConfig,
     Decision,
+    Episodes,
     FrameAgent,
     agent_reads,
     agent_sources,
@@ -262,13 +263,14 @@ class AdaFrame(Method):
     def loss(self, batch: Batch, progress: Progress) -> Loss:
         config = self.config
         walk = self.agent.walk(batch, config.steps, config.rollouts)
-        # A row of padding only has nothing to say.
-        there = batch.mask.any(dim=1).repeat_interleave(config.rollouts)
-        hidden, targets = walk.hidden[there], batch.targets.repeat_interleave(config.rollouts, 0)[there]
-        logits = self.agent.head(hidden)
+        there = Episodes(batch, config.rollouts)
+        hidden, targets = there.select(walk.hidden), there.targets
         if config.prediction_loss == "last":
-            classification = classification_loss(logits[:, -1], targets, self.multi_label)
+            classification = classification_loss(self.agent.head(hidden[:, -1]), targets, self.multi_label)
+            with torch.no_grad():
+                logits = self.agent.head(hidden)
         else:
+            logits = self.agent.head(hidden)
             classification = classification_loss(
                 logits.flatten(0, 1), targets.repeat_interleave(config.steps, 0), self.multi_label
             )
@@ -278,7 +280,7 @@ class AdaFrame(Method):
         regression = 0.5 * (utility - value).square().sum(dim=1).mean()
         # The last step chooses nothing.
         advantage = (value - utility.detach())[:, :-1]
-        policy = -(advantage * self.agent.log_probability(walk)[there]).sum(dim=1).mean()
+        policy = -(advantage * there.select(self.agent.log_probability(walk))).sum(dim=1).mean()
         total = classification + regression + config.policy_weight * policy
         parts = {
             "classification": classification,

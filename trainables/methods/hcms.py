@@ -55,8 +55,8 @@ from paretovid.trainables.errors import UsageError
 from paretovid.trainables.layers.caps import DEFAULT_CAPS, KNOBS_WITH_CHEAP, Cap, CapUnits, check_caps
 from paretovid.trainables.layers.coarse_to_fine import levels_under_caps
 from paretovid.trainables.layers.functional import classification_loss
-from paretovid.trainables.layers.gated_stack import Decide, Gate, GatedLevels, LevelSize, Limits
-from paretovid.trainables.layers.recurrent import CellKind, gumbel_use
+from paretovid.trainables.layers.gated_stack import Decide, Gate, GatedLevels, LevelSize, Limits, Sampled
+from paretovid.trainables.layers.recurrent import CellKind
 from paretovid.trainables.layers.whole_batch import sum_over_workers
 from paretovid.trainables.method import Method, check_distinct, register
 from paretovid.trainables.outcome import Batch, InferenceKnob, Loss, Outcome, Progress, Setting
@@ -253,20 +253,17 @@ class Hcms(Method):
             multi_label=multi_label,
             prefix=self.name,
         )
-        self.gates = nn.ModuleList(self.network.gates())
+        linear = self.network.gates()
+        self.gates = nn.ModuleList(linear)
+        self._linear = tuple(linear)  # the same, typed
 
     def reads(self) -> tuple[str, ...]:
         return ("none", *self.config.sources)
 
     def loss(self, batch: Batch, progress: Progress) -> Loss:
         temperature = self.config.temperature_floor ** min(1.0, progress.fraction / 0.6)
-
-        def sampled(gate: nn.Module) -> Decide:
-            return lambda _, seen: gumbel_use(gate(seen), temperature)
-
-        logits, usage = self.network.train_through(
-            batch.features, batch.mask, [sampled(gate) for gate in self.gates]
-        )
+        gates = [Sampled(gate=gate, temperature=temperature) for gate in self._linear]
+        logits, usage = self.network.train_through(batch.features, batch.mask, gates)
         skips = 1 - usage
         classification = classification_loss(logits, batch.targets, self.multi_label)
         penalty = self._usage_loss(skips, batch.workers)

@@ -50,8 +50,7 @@ from paretovid.trainables.layers.coarse_to_fine import (
     stopped_after,
 )
 from paretovid.trainables.layers.functional import classification_loss
-from paretovid.trainables.layers.gated_stack import Gate
-from paretovid.trainables.layers.recurrent import gumbel_use
+from paretovid.trainables.layers.gated_stack import Gate, Sampled
 from paretovid.trainables.layers.whole_batch import sum_over_workers
 from paretovid.trainables.method import Method, check_distinct, register
 from paretovid.trainables.outcome import Batch, InferenceKnob, Loss, Outcome, Progress, Setting
@@ -136,7 +135,7 @@ class LiteEval(Method):
     def loss(self, batch: Batch, progress: Progress) -> Loss:
         temperature = self.config.temperature_floor ** min(1.0, progress.fraction / 0.6)
         logits, usage = self.network.train_through(
-            batch.features, batch.mask, [lambda _, seen: gumbel_use(self.gate(seen), temperature)]
+            batch.features, batch.mask, [Sampled(gate=self.gate, temperature=temperature)]
         )
         usage = usage[:, 0]
         classification = classification_loss(logits, batch.targets, self.multi_label)

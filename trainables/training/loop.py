@@ -27,7 +27,7 @@ def _train(method: Method, data: _Data, config: TrialConfig, context: TrialConte
     steps_per_epoch = -(-len(records) // training.batch_size)
     total_steps = training.epochs * steps_per_epoch
     optimizer = torch.optim.Adam(
-        method.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay
+        method.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay, fused=True
     )
     history = _restore(context.get_checkpoint(), method, optimizer)
     method.train()

@@ -6,6 +6,7 @@ import dataclasses
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -94,7 +95,7 @@ def test_what_is_within_the_tolerance_or_in_another_order_has_none(recorded: _Re
         ),
     ],
 )
-def test_each_departure_is_told(recorded: _Recorded, changes: dict[str, object], said: str) -> None:
+def test_each_departure_is_told(recorded: _Recorded, changes: dict[str, Any], said: str) -> None:
     assert fault(recorded, dataclasses.replace(ANSWER, **changes)) == said
 
 

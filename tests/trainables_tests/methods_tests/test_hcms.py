@@ -24,7 +24,7 @@ from paretovid.trainables.data.videos import VideoReader
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.evaluation.evaluate import Measured
 from paretovid.trainables.layers.caps import within
-from paretovid.trainables.layers.gated_stack import Gate, GatedLevels, Limits, spent_after
+from paretovid.trainables.layers.gated_stack import Gate, Given, Limits, Sampled, spent_after
 from paretovid.trainables.methods.hcms import Hcms
 from paretovid.trainables.model_description import ModelDescription
 from paretovid.trainables.outcome import Batch, Outcome, Progress
@@ -62,9 +62,9 @@ def at(first: float, second: float, **more: float) -> dict[str, float]:
     return {"gate_offset_1": first, "gate_offset_2": second, **more}
 
 
-def decided(*uses: float) -> list[Any]:
+def decided(mask: Tensor, *uses: float) -> list[Given]:
     """Gates that always give the same answer, each its own."""
-    return [lambda _, seen, use=use: torch.full((len(seen),), use) for use in uses]
+    return [Given(use=torch.full_like(mask, bool(use))) for use in uses]
 
 
 # Levels and gates
@@ -87,27 +87,23 @@ def test_a_level_runs_only_where_the_one_below_did_and_its_gate_is_asked_nowhere
 def test_nested_decisions_count_in_training() -> None:
     network, split = hcms().eval().network, synthetic_split()
     for gates, usage in (((0.0, 1.0), (0.0, 0.0)), ((1.0, 0.0), (1.0, 0.0)), ((1.0, 1.0), (1.0, 1.0))):
-        _, shares = network.train_through(split.features, split.mask, decided(*gates))
+        _, shares = network.train_through(split.features, split.mask, decided(split.mask, *gates))
         assert shares.tolist() == [list(usage)] * len(split.num_steps)
-
-
-def states_after(network: GatedLevels, split: Any, gates: list[Any]) -> list[Tensor]:
-    states = [level.cell.initial(len(split.mask), torch.zeros(1)) for level in network.levels]
-    inputs = [level.project(split.features[level.source]) for level in network.levels]
-    for t in range(split.mask.shape[1]):
-        states, _ = network._training_step(t, [x[:, t] for x in inputs], states, gates)
-    return states
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_hidden_and_cell_states_are_copied_upward_at_skipped_steps(cell: str) -> None:
     network, split = hcms(network={"cell": cell}).eval().network, synthetic_split()
     assert [size.hidden for size in network.sizes] == [32, 64, 128]
-    audio, fine, motion = states_after(network, split, decided(0.0, 0.0))
-    assert audio.shape[0] == (2 if cell == "lstm" else 1) and audio.abs().sum() > 0
+
+    def after(*uses: float) -> list[Tensor]:
+        return network.last_states(split.features, split.mask, decided(split.mask, *uses))
+
+    audio, fine, motion = after(0.0, 0.0)
+    assert audio.shape[1] == (2 if cell == "lstm" else 1) and audio.abs().sum() > 0
     assert torch.equal(fine[..., :32], audio) and not fine[..., 32:].any()
     assert torch.equal(motion[..., :64], fine) and not motion[..., 64:].any()
-    audio, fine, motion = states_after(network, split, decided(1.0, 0.0))
+    audio, fine, motion = after(1.0, 0.0)
     assert not torch.equal(fine[..., :32], audio) and fine[..., 32:].any()
     assert torch.equal(motion[..., :64], fine) and not motion[..., 64:].any()
 
@@ -120,10 +116,8 @@ def test_evaluation_walks_as_training_does() -> None:
     def decides(level: int) -> Any:
         return lambda t, seen: pattern[level, t].expand(len(seen))
 
-    def trains(level: int) -> Any:
-        return lambda t, seen: decides(level)(t, seen).float()
-
-    logits, usage = method.network.train_through(split.features, split.mask, [trains(0), trains(1)])
+    given = [Given(use=each.expand_as(split.mask)) for each in pattern]
+    logits, usage = method.network.train_through(split.features, split.mask, given)
     provider = FeatureProvider(
         split.features,
         num_steps=split.num_steps,
@@ -143,12 +137,13 @@ def test_padding_changes_neither_logits_nor_usage_in_training() -> None:
     network, split = hcms().eval().network, synthetic_split()
     longer = padded_by(split, 3)
 
-    def every(n: int) -> Any:
-        return lambda t, seen: torch.full((len(seen),), float(t % n == 0))
+    def every(n: int, mask: Tensor) -> Given:
+        return Given(use=(torch.arange(mask.shape[1]) % n == 0).expand_as(mask))
 
-    gates = [every(2), every(4)]
-    short = network.train_through(split.features, split.mask, gates)
-    long = network.train_through(longer.features, longer.mask, gates)
+    short, long = (
+        network.train_through(each.features, each.mask, [every(2, each.mask), every(4, each.mask)])
+        for each in (split, longer)
+    )
     for before, after in zip(short, long, strict=True):
         torch.testing.assert_close(before, after)
     expected = [
@@ -547,11 +542,11 @@ def test_caps_are_in_units_of_one_step_with_every_source() -> None:
 def test_the_temperature_reaches_its_floor_at_sixty_percent(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[float] = []
 
-    def always(logits: Tensor, temperature: float) -> Tensor:
+    def noted(*, gate: torch.nn.Linear, temperature: float) -> Sampled:
         seen.append(temperature)
-        return torch.ones(len(logits))
+        return Sampled(gate=gate, temperature=temperature)
 
-    monkeypatch.setattr("paretovid.trainables.methods.hcms.gumbel_use", always)
+    monkeypatch.setattr("paretovid.trainables.methods.hcms.Sampled", noted)
     method, split = hcms(temperature_floor=0.25), synthetic_split()
     batch = Batch(split.features, split.mask, split.targets, split.video_keys)
     for step, temperature in ((0, 1.0), (30, 0.5), (60, 0.25), (100, 0.25)):

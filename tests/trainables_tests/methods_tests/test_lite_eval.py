@@ -9,7 +9,8 @@ from tests.lowest import is_pinned
 from paretovid.trainables.catalog import method_config
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.layers.caps import STOPPED_BY
-from paretovid.trainables.layers.recurrent import Cell, gumbel_use, mix, synchronize
+from paretovid.trainables.layers.gated_stack import Given, Sampled
+from paretovid.trainables.layers.recurrent import Cell, synchronize
 from paretovid.trainables.methods.lite_eval import LiteEval
 from paretovid.trainables.outcome import Batch, Progress
 from paretovid.trainables.testing import (
@@ -25,21 +26,6 @@ from paretovid.trainables.testing import (
 def test_synchronisation_replaces_the_first_entries_of_hidden_and_cell_state():
     fine, coarse = torch.arange(10.0).reshape(2, 1, 5), -torch.ones(2, 1, 2)
     assert synchronize(fine, coarse).tolist() == [[[-1, -1, 2, 3, 4]], [[-1, -1, 7, 8, 9]]]
-
-
-def test_mixing_picks_per_video():
-    used, skipped = torch.ones(2, 3, 4), torch.zeros(2, 3, 4)
-    assert mix(torch.tensor([1.0, 0.0, 1.0]), used, skipped)[:, :, 0].tolist() == [[1, 0, 1]] * 2
-
-
-def test_gumbel_samples_follow_the_logits_and_carry_a_gradient():
-    torch.manual_seed(0)
-    logits = torch.tensor([[0.0, 2.0]]).repeat(4000, 1).requires_grad_()
-    use = gumbel_use(logits, 0.7)
-    assert set(use.tolist()) == {0.0, 1.0}
-    assert float(use.detach().mean()) == pytest.approx(float(torch.sigmoid(torch.tensor(2.0))), abs=0.02)
-    use.sum().backward()
-    assert logits.grad is not None and logits.grad[:, 1].sum() > 0
 
 
 def test_an_lstm_cell_is_pytorchs():
@@ -169,11 +155,13 @@ def test_padding_changes_neither_logits_nor_usage_in_training():
     method.eval()
     longer = padded_by(split, 3)
 
-    def decide(step: int, seen: torch.Tensor) -> torch.Tensor:
-        return torch.full((len(seen),), float(step % 2 == 0))
+    def every_other(mask: torch.Tensor) -> Given:
+        return Given(use=(torch.arange(mask.shape[1]) % 2 == 0).expand_as(mask))
 
-    logits, usage = method.network.train_through(split.features, split.mask, [decide])
-    padded_logits, padded_usage = method.network.train_through(longer.features, longer.mask, [decide])
+    logits, usage = method.network.train_through(split.features, split.mask, [every_other(split.mask)])
+    padded_logits, padded_usage = method.network.train_through(
+        longer.features, longer.mask, [every_other(longer.mask)]
+    )
     torch.testing.assert_close(logits, padded_logits)
     torch.testing.assert_close(usage, padded_usage)
     expected = [sum(t % 2 == 0 for t in range(n)) / n for n in split.num_steps.tolist()]
@@ -226,11 +214,11 @@ def test_parameters_keep_the_names_that_checkpoints_have():
 def test_the_temperature_reaches_its_floor_at_sixty_percent(monkeypatch):
     seen: list[float] = []
 
-    def always(logits: torch.Tensor, temperature: float) -> torch.Tensor:
+    def noted(*, gate: torch.nn.Linear, temperature: float) -> Sampled:
         seen.append(temperature)
-        return torch.ones(len(logits))
+        return Sampled(gate=gate, temperature=temperature)
 
-    monkeypatch.setattr("paretovid.trainables.methods.lite_eval.gumbel_use", always)
+    monkeypatch.setattr("paretovid.trainables.methods.lite_eval.Sampled", noted)
     method, split = synthetic_method("lite_eval", {"temperature_floor": 0.25}), synthetic_split()
     batch = Batch(split.features, split.mask, split.targets, split.video_keys)
     for step in (0, 30, 60, 100):
