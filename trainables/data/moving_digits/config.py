@@ -30,7 +30,7 @@ INKS = {"bright": 1.25, "dark": 0.75}
 """Of the long-range variant: ink to its share of the steps, as a multiple of `sparsity`."""
 CUES = {"bright": EASY_DIGITS[0], "dark": EASY_DIGITS[1]}
 """Ink to the large digit that says that it counts."""
-HUES = {"blue": 0.0, "yellow": 0.5, "red": 0.25, "green": 0.75}
+HUES = {"blue": 0.0, "green": 0.5, "red": 0.25, "teal": 0.75}
 """Of the lights of prevailing classes, in turns; each light has one of `SOUNDS`, in this order."""
 
 

@@ -69,7 +69,7 @@ def test_its_name_sizes_and_classes(minute: MovingDigitsConfig) -> None:
     assert not minute.long_range and not configured("moving_digits_long_range").is_uneven
     groups = list(minute.classes.values())
     assert (groups.count("appearance"), groups.count(PREVAILING)) == (6, 4)
-    assert list(minute.classes)[-4:] == ["mostly blue", "mostly yellow", "mostly red", "mostly green"]
+    assert list(minute.classes)[-4:] == ["mostly blue", "mostly green", "mostly red", "mostly teal"]
     for split in SPLITS:
         assert minute.num_videos(split) % minute.num_classes == 0, "as many videos of each class"
 
@@ -165,7 +165,7 @@ def test_lights_are_seen_at_16_pixels_and_heard() -> None:
     shift = chroma - np.median(chroma[labels < 0], axis=0)
     assert np.abs(shift[labels < 0]).max() < 1 < 20 < np.linalg.norm(shift[labels >= 0], axis=1).min()
     angles = np.arctan2(shift[:, 1], shift[:, 0]) / (2 * np.pi)
-    for name, hue in (("blue", 0.0), ("yellow", 0.5), ("red", 0.25), ("green", 0.75)):
+    for name, hue in (("blue", 0.0), ("green", 0.5), ("red", 0.25), ("teal", 0.75)):
         own = angles[labels == list(config.classes).index(f"mostly {name}")]
         assert np.abs((own - hue + 0.5) % 1 - 0.5).max() < 0.15
     loud = np.abs(sound.reshape(record.num_steps, -1)).max(1)
