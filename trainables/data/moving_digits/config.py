@@ -56,8 +56,8 @@ class MovingDigitsConfig:
         least_sparsity: above 0, the share of the steps that carry evidence is drawn per video, from it to `sparsity`.
         stretches: probability that evidence lasts 3 to 8 steps where it begins, instead of one.
         repeats: share of the videos that show the very same digit again, all through a stretch and in others.
-        prevailing_classes: 0, or 2 to 4 colours. All videos have lights of all of them, each with a sound of its own,
-            in 0.6 to 1 times `sparsity` of the steps; which of them is seen most often in the whole video decides.
+        prevailing_classes: 0, or 2 to 4 colours. Every video has lights in 0.6 to 1 times `sparsity` of its steps, of
+            all colours if it is not very short, each with its own sound; which of them is on most often decides.
         prevailing_share: of the lights, how many have the colour that prevails.
     """
 

@@ -116,7 +116,7 @@ def test_only_the_lights_of_the_whole_video_say_which_prevails(
         else:
             assert counts.max() - counts.min() <= 1
     assert np.mean(leads) == pytest.approx(minute.prevailing_share, abs=0.02)
-    assert max(leads) < 0.6, "one light says little"
+    assert max(leads) < 0.8, "the others are seen as well"
 
 
 def test_some_videos_show_the_very_same_again(minute: MovingDigitsConfig) -> None:
@@ -156,7 +156,7 @@ def test_what_is_shown_again_is_the_very_same() -> None:
 
 def test_lights_are_seen_at_16_pixels_and_heard() -> None:
     config = dataclasses.replace(
-        configured("moving_digits_minute", "data.min_seconds=16", "data.max_seconds=16"), difficulty=0.0
+        configured("moving_digits_minute", "data.min_seconds=32", "data.max_seconds=32"), difficulty=0.0
     )
     index = list(config.classes).index("mostly red")
     frames, sound, record = render_video(config, "train", index)
@@ -263,17 +263,22 @@ def test_what_long_videos_cannot_be_is_refused(
 
 
 PLANNED = {
-    "moving_digits": "7747c08bc4b28636",
-    "moving_digits_long_range": "5ef934fd87680245",
-    "moving_digits_trimmed": "95c0ec21564ee42f",
-    "moving_digits_untrimmed": "5189469949418df9",
-    "moving_digits_untrimmed_multi": "095310334a9642e5",
+    "moving_digits": ("7747c08bc4b28636", 6421, 0.8505),
+    "moving_digits_long_range": ("5ef934fd87680245", -6129, 6.3797),
+    "moving_digits_trimmed": ("95c0ec21564ee42f", 11884, 19.8195),
+    "moving_digits_untrimmed": ("5189469949418df9", 4275, -5.9556),
+    "moving_digits_untrimmed_multi": ("095310334a9642e5", -762, 29.0482),
 }
-"""Of each set that was there before: a digest of where its evidence is."""
+"""Of each set that was there before: a digest of where its evidence is, checksums of a video's picture and sound."""
 
 
 @pytest.mark.parametrize("name", PLANNED)
 def test_the_other_sets_stay_what_they_were(name: str) -> None:
-    config = configured(name)
+    config, (plan, seen, heard) = configured(name), PLANNED[name]
     planned = [plan_video(config, split, index).step_labels for split in SPLITS for index in range(40)]
-    assert hashlib.sha256(repr(planned).encode()).hexdigest()[:16] == PLANNED[name]
+    assert hashlib.sha256(repr(planned).encode()).hexdigest()[:16] == plan
+    frames, sound, _ = render_video(config, "train", 7)
+    # Noise makes up both, so that another draw anywhere changes them; rounding, which processors differ in, by little.
+    stripes = np.where(np.arange(config.frame_size) % 2, 1, -1)
+    assert (frames[:, : config.frame_size].astype(np.int64) * stripes).sum() == pytest.approx(seen, abs=60)
+    assert (sound[::2].astype(np.float64) - sound[1::2]).sum() == pytest.approx(heard, abs=0.01)
