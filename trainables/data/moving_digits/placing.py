@@ -59,7 +59,7 @@ def draw_steps(rng: np.random.Generator, steps: int, least: float, most: float) 
 
     Never a share outside of the two, unless no whole number of steps is inside; two steps at least.
     """
-    share = least * (most / least) ** rng.random()
+    share: float = least * (most / least) ** rng.random()
     lowest = max(2, math.ceil(least * steps - 1e-9))
     return min(max(lowest, round(share * steps)), max(lowest, math.floor(most * steps + 1e-9)))
 
