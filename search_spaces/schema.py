@@ -6,7 +6,7 @@ declares (`trainables/ranges.py`). Some sections are free here: `backbones.weigh
 `backbones.sha256`, whose settings are named by source, and these, whose settings belong to the dataclass that uses
 them, which checks them and documents them:
 
-    data            MovingDigitsConfig (built-in set)    trainables/data/moving_digits/generate.py
+    data            MovingDigitsConfig (built-in set)    trainables/data/moving_digits/config.py
     backbones.training    BackboneTrainingConfig         trainables/backbones/training.py
     backbones.fine_tuning    FineTuningConfig            trainables/backbones/fine_tuning.py
     method.model    the method's own Config              trainables/methods/, trainables/baselines/, or a plug-in

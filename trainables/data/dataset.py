@@ -88,8 +88,8 @@ class Dataset:
     Arguments:
         root: the folder that holds `manifest.json`; paths of records are relative to it.
         classes: names, in the order of the class numbers.
-        class_groups: class name to "sound", "appearance", "motion" or "easy", or to the category that a set puts it
-            in (HVU); empty where unknown.
+        class_groups: class name to "sound", "appearance", "motion", "easy" or "prevailing", or to the category that a
+            set puts it in (HVU); empty where unknown.
         generator: parameters that made the videos; empty for sets that were not made by us.
         limits: what each video may ask for; a setting of who uses the set, and not in its manifest.
     """

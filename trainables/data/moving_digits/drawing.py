@@ -66,9 +66,14 @@ class Painter:
         side: str = "small",
         drift: tuple[float, float] | None = None,
         is_dark: bool = False,
+        rng: np.random.Generator | None = None,
     ) -> None:
-        """A fresh scan of a digit; `drift` is its direction (x, y), otherwise it keeps its place."""
-        self._show(step, self._scan(digit), side=side, drift=drift, is_dark=is_dark)
+        """A fresh scan of a digit; `drift` is its direction (x, y), otherwise it keeps its place.
+
+        `rng`: what scan, size, place and brightness are drawn with; in the same state again, it is the very same.
+        """
+        rng = rng or self._rng
+        self._show(rng, step, self._scan(digit, rng), side=side, drift=drift, is_dark=is_dark)
 
     def light(self, step: int, hue: float) -> None:
         """Tints the frames of a step; `hue` in turns, and a little beside it."""
@@ -78,15 +83,17 @@ class Painter:
     def lookalike(self, step: int, silent_digit: int, *, is_dark: bool = False) -> None:
         """Something of a digit's size and brightness that is no evidence; now and then a large one."""
         rng = self._rng
-        shape = self._scan(silent_digit) if rng.random() < 0.3 else self._mosaic()
+        shape = self._scan(silent_digit, rng) if rng.random() < 0.3 else self._mosaic()
         direction = (0.0, rng.choice([-1.0, 1.0])) if rng.random() < 0.25 else None
         side = "large" if rng.random() < 0.15 else "small"
-        self._show(step, shape, side=side, drift=direction, is_dark=is_dark)
+        self._show(rng, step, shape, side=side, drift=direction, is_dark=is_dark)
 
     def _mosaic(self) -> np.ndarray:
         """Halves of two digits, each on its head: size, ink and strokes of a digit, yet unlike every scan."""
         for _ in range(20):
-            first, second = (self._scan(int(digit)) for digit in self._rng.choice(10, 2, replace=False))
+            first, second = (
+                self._scan(int(digit), self._rng) for digit in self._rng.choice(10, 2, replace=False)
+            )
             shape = np.concatenate([first[:4][::-1], second[4:][::-1]])
             if np.square(self._all_scans - shape.reshape(-1)).sum(1).min() > _UNLIKE**2:
                 break
@@ -107,13 +114,14 @@ class Painter:
             chroma[step * self._per_step : (step + 1) * self._per_step] = shown[:, None]
         return planes
 
-    def _scan(self, digit: int) -> np.ndarray:
+    def _scan(self, digit: int, rng: np.random.Generator) -> np.ndarray:
         scans = self._digits[digit]
-        answer: np.ndarray = scans[self._rng.integers(len(scans))]
+        answer: np.ndarray = scans[rng.integers(len(scans))]
         return answer
 
     def _show(
         self,
+        rng: np.random.Generator,
         step: int,
         shape: np.ndarray,
         *,
@@ -121,12 +129,12 @@ class Painter:
         drift: tuple[float, float] | None,
         is_dark: bool,
     ) -> None:
-        rng, per_step = self._rng, self._per_step
+        per_step = self._per_step
         pixels = round(self._size * rng.uniform(*_SIDES[side]))
         opacity = 1.0
         if self._hardness is not None:
-            pixels, opacity = self._at_hardness(self._hardness)
-        patch = opacity * self._ink(shape, pixels)
+            pixels, opacity = self._at_hardness(self._hardness, rng)
+        patch = opacity * self._ink(shape, pixels, rng)
         # The place in the middle of the step is spread alike for all movements: a still says nothing.
         room = (self._size - pixels) / 2
         reach = min(room, self._size * _TRAVEL / 2)
@@ -140,14 +148,14 @@ class Painter:
             region = frame[y : y + pixels, x : x + pixels]
             region += (level - region) * patch
 
-    def _at_hardness(self, hardness: float) -> tuple[int, float]:
+    def _at_hardness(self, hardness: float, rng: np.random.Generator) -> tuple[int, float]:
         """Side in pixels and opacity of a digit at this hardness: sizes in equal ratios, opacity evenly."""
-        share = _EASIEST[0] * (_HARDEST[0] / _EASIEST[0]) ** hardness * self._rng.uniform(0.95, 1.05)
+        share = _EASIEST[0] * (_HARDEST[0] / _EASIEST[0]) ** hardness * rng.uniform(0.95, 1.05)
         return round(self._size * share), _EASIEST[1] + hardness * (_HARDEST[1] - _EASIEST[1])
 
-    def _ink(self, shape: np.ndarray, side: int) -> np.ndarray:
+    def _ink(self, shape: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarray:
         """A scan as opacity `[side, side]`, slanted and turned a little."""
-        slant, turn = self._rng.normal(0, 0.12), self._rng.normal(0, 0.08)
+        slant, turn = rng.normal(0, 0.12), rng.normal(0, 0.08)
         grid = (np.arange(side) + 0.5) / side * 2 - 1
         x, y = grid[None, :], grid[:, None]
         across = (x + (slant + turn) * y) * 4.2 + 3.5 + 1

@@ -10,7 +10,11 @@ The *long-range* variant (`long_range`) is about context: every video of an appe
 kind and dark digits of another, and a large digit, seen in a few steps, says which of them the video is about. The
 same step is evidence in one video and none in the next; only the rest of the video tells.
 
-A fifth group, *action* (none by default), is for localization: a digit of its own that makes a movement of its own,
+In *uneven* videos (`data=moving_digits_minute`) evidence is a share that differs between them, lasts one step or
+several, and may be the very same again. Their own group, *prevailing*, is decided by no step: all videos have lights
+of several colours, each with its sound, and which of them is seen most often in the whole video is the class.
+
+A further group, *action* (none by default), is for localization: a digit of its own that makes a movement of its own,
 in a light of its own (the running track of a long jump). Its **context** is that digit standing still in that light,
 next to the instances: all that a single frame of the action shows, and no action.
 
@@ -24,179 +28,67 @@ import functools
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 
 from paretovid.trainables.data.dataset import (
     SPLITS,
     Dataset,
-    Event,
     VideoRecord,
     content_hash,
     save_manifest,
     write_json,
 )
+from paretovid.trainables.data.moving_digits.config import (
+    ACTIONS,
+    CUES,
+    DIRECTIONS,
+    HUES,
+    INKS,
+    MOTION_DIGIT,
+    SILENT_DIGIT,
+    SOUNDS,
+    WORDS,
+    MovingDigitsConfig,
+)
 from paretovid.trainables.data.moving_digits.drawing import Painter, render_audio, scans
 from paretovid.trainables.data.moving_digits.encoding import encode_mp4
+from paretovid.trainables.data.moving_digits.placing import (
+    PREVAILING,
+    cut,
+    cut_unevenly,
+    draw_lights,
+    draw_repeats,
+    draw_steps,
+    events,
+    spread_out,
+)
 from paretovid.trainables.data.partial_files import partial_file
 from paretovid.trainables.errors import UsageError
-from paretovid.trainables.ranges import Count, Fraction, Positive, Range, Seed, check_ranges
+
+__all__ = [
+    "MOTION_DIGIT",
+    "NAME",
+    "SILENT_DIGIT",
+    "MovingDigitsConfig",
+    "context_labels",
+    "is_made",
+    "make_moving_digits",
+    "make_video",
+    "plan_video",
+    "render_video",
+    "repeats",
+]
 
 NAME = "moving_digits"
-_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-_EASY_DIGITS = (7, 6, 4, 1)
-_DIRECTIONS = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "up": (0.0, -1.0), "down": (0.0, 1.0)}
-_ACTIONS = {
-    "left": (-1.0, 0.0),
-    "right": (1.0, 0.0),
-    "up": (0.0, -1.0),
-    "down": (0.0, 1.0),
-    "up left": (-math.sqrt(0.5), -math.sqrt(0.5)),
-    "down right": (math.sqrt(0.5), math.sqrt(0.5)),
-    "up right": (math.sqrt(0.5), -math.sqrt(0.5)),
-    "down left": (-math.sqrt(0.5), math.sqrt(0.5)),
-}  # the digit of a class is its number
-_SOUNDS = ("rising chirp", "falling chirp", "warble", "beeps")
-MOTION_DIGIT = 8
-SILENT_DIGIT = 9  # belongs to no class: a look-alike that is a digit
-_INKS = {"bright": 1.25, "dark": 0.75}
-"""Of the long-range variant: ink to its share of the steps, as a multiple of `sparsity`."""
-_CUES = {"bright": _EASY_DIGITS[0], "dark": _EASY_DIGITS[1]}
-"""Ink to the large digit that says that it counts."""
+_LEAST_LIT = 0.6
+"""Fewest steps with a light, as a share of the most."""
+_DRAWN = ("appearance", "motion", "easy")
+"""Groups whose evidence is a digit, which can be shown again."""
 _SETTINGS = "moving_digits.json"  # what the videos beside it are made with; there before the first of them
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MovingDigitsConfig:
-    """Parameters of the set.
-
-    Arguments:
-        appearance_classes: 0 to 8; motion_classes, sound_classes, easy_classes: 0 to 4.
-        min_seconds, max_seconds: shortest and longest video.
-        frame_size: pixels of the square frame, a multiple of 16.
-        sparsity: share of the steps that carry evidence (at least two steps do).
-        lookalikes: share of the other steps that show something that is no evidence.
-        difficulty: scales contrast of clutter and noise, of picture and sound; 0 has none, 1 is usual.
-        multi_label: one to three classes in a video instead of one.
-        untrimmed: evidence comes in longer instances with true intervals, in videos three times as long.
-        long_range: each digit is two classes, bright and dark; both inks are in every video of one, and a large
-            digit in a tenth of its steps says which one counts. Needs easy_classes of 2 or more; no motion, no sound.
-        action_classes: 0 to 8.
-        context: share of the steps without evidence that show the nearest action's digit and light, but no movement.
-        spread: how far videos differ in difficulty. 0: digits of a group look alike everywhere. Above 0, all digits of
-            a video have one size and contrast, drawn per video from large and bright to small and faint; 1 is widest.
-    """
-
-    videos_train: Count = 400
-    videos_val: Count = 150
-    videos_test: Count = 150
-    appearance_classes: Annotated[int, Range(0, 8)] = 6
-    motion_classes: Annotated[int, Range(0, len(_DIRECTIONS))] = 2
-    sound_classes: Annotated[int, Range(0, len(_SOUNDS))] = 2
-    easy_classes: Annotated[int, Range(0, len(_EASY_DIGITS))] = 2
-    min_seconds: Positive = 6.0
-    max_seconds: Positive = 10.0
-    frame_size: Annotated[int, Range(32, 512), "It must be a multiple of 16, such as 64."] = 64
-    frames_per_second: Annotated[int, Range(4, 120)] = 16
-    step_seconds: Positive = 0.5
-    sparsity: Annotated[float, Range(0.01, 0.9)] = 0.2
-    lookalikes: Fraction = 0.2
-    difficulty: Annotated[float, Range(0, 3)] = 1.0
-    seed: Seed = 0
-    multi_label: bool = False
-    untrimmed: bool = False
-    long_range: bool = False
-    action_classes: Annotated[int, Range(0, len(_ACTIONS))] = 0
-    context: Fraction = 0.0
-    spread: Fraction = 0.0
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "data")
-        self._check_together()
-
-    def _check_together(self) -> None:
-        if self.num_classes < 2:
-            raise UsageError(
-                f"the class groups have {self.num_classes} class together", "Two classes or more are needed."
-            )
-        if self.context and not self.action_classes:
-            raise UsageError(
-                f"context is {self.context}, but no class is an action",
-                "Set action_classes above 0, or context to 0.",
-            )
-        if self.frame_size % 16:
-            raise UsageError(f"frame_size is {self.frame_size}", "It must be a multiple of 16, such as 64.")
-        per_step = self.step_seconds * self.frames_per_second
-        if per_step < 4 or abs(per_step - round(per_step)) > 1e-9:
-            given = f"step_seconds={self.step_seconds} and frames_per_second={self.frames_per_second}"
-            raise UsageError(
-                f"{given} make {per_step:g} frames a step",
-                "It must be a whole number of frames, 4 or more, such as 0.5 s at 16 per second.",
-            )
-        if not self.min_seconds <= self.max_seconds:
-            raise UsageError(
-                f"min_seconds is {self.min_seconds} and max_seconds is {self.max_seconds}",
-                "The shortest video cannot be longer than the longest.",
-            )
-        if self.long_range:
-            self._check_long_range()
-        shortest = 4 * self.step_seconds * (3 if self.multi_label or self.long_range else 1)
-        if self.min_seconds < shortest:
-            raise UsageError(
-                f"min_seconds is {self.min_seconds}", f"Evidence needs room: {shortest} s or more here."
-            )
-
-    def _check_long_range(self) -> None:
-        allowed = {
-            "appearance_classes": self.appearance_classes >= 2,
-            "easy_classes": self.easy_classes >= len(_CUES),
-            "motion_classes": self.motion_classes == 0,
-            "sound_classes": self.sound_classes == 0,
-            "multi_label": not self.multi_label,
-            "untrimmed": not self.untrimmed,
-            "sparsity": self.sparsity <= 0.4,
-        }
-        for name, is_allowed in allowed.items():
-            if not is_allowed:
-                raise UsageError(
-                    f"{name} is {getattr(self, name)} in the long-range variant",
-                    "It needs appearance_classes and easy_classes of 2 or more, motion_classes=0, sound_classes=0, "
-                    "sparsity of 0.4 or less, and is neither untrimmed nor multi-label.",
-                )
-
-    @property
-    def classes(self) -> dict[str, str]:
-        """Class name to group, in the order of the class numbers."""
-        inks = [f"{ink} " for ink in _INKS] if self.long_range else [""]
-        digits = _WORDS[: self.appearance_classes]
-        groups = {f"{ink}{digit}": "appearance" for ink in inks for digit in digits}
-        for direction in list(_DIRECTIONS)[: self.motion_classes]:
-            groups[f"{_WORDS[MOTION_DIGIT]} drifting {direction}"] = "motion"
-        groups |= dict.fromkeys(_SOUNDS[: self.sound_classes], "sound")
-        groups |= {f"large {_WORDS[digit]}": "easy" for digit in _EASY_DIGITS[: self.easy_classes]}
-        for digit, direction in enumerate(list(_ACTIONS)[: self.action_classes]):
-            groups[f"{_WORDS[digit]} moving {direction}"] = "action"
-        return groups
-
-    @property
-    def num_classes(self) -> int:
-        """C."""
-        appearance = self.appearance_classes * (len(_INKS) if self.long_range else 1)
-        usual = appearance + self.motion_classes + self.sound_classes + self.easy_classes
-        return usual + self.action_classes
-
-    @property
-    def frames_per_step(self) -> int:
-        """Frames of one step."""
-        return round(self.step_seconds * self.frames_per_second)
-
-    def num_videos(self, split: str) -> int:
-        """Videos of a split."""
-        return {"train": self.videos_train, "val": self.videos_val, "test": self.videos_test}[split]
 
 
 def plan_video(config: MovingDigitsConfig, split: str, index: int) -> VideoRecord:
@@ -213,9 +105,10 @@ def plan_video(config: MovingDigitsConfig, split: str, index: int) -> VideoRecor
         labels += [int(label) for label in rng.choice(others, extra, replace=False)]
     if config.long_range:
         step_labels = _place_in_context(config, rng, steps, labels[0])
+    elif config.is_uneven:
+        step_labels = _place_unevenly(config, rng, steps, labels[0])
     else:
         step_labels = _place_evidence(config, rng, steps, labels)
-    events = [event for event in _events(step_labels, config.step_seconds) if event.label in labels]
     return VideoRecord(
         video_id=f"{split}_{index:05d}",
         path=f"videos/{split}_{index:05d}.mp4",
@@ -224,7 +117,7 @@ def plan_video(config: MovingDigitsConfig, split: str, index: int) -> VideoRecor
         num_steps=steps,
         duration_seconds=steps * config.step_seconds,
         step_labels=tuple(step_labels),
-        events=tuple(events),
+        events=tuple(e for e in events(step_labels, config.step_seconds) if e.label in labels),
     )
 
 
@@ -248,27 +141,42 @@ def context_labels(config: MovingDigitsConfig, split: str, index: int) -> tuple[
     return tuple(found.tolist())
 
 
+def repeats(config: MovingDigitsConfig, split: str, index: int) -> tuple[int, ...]:
+    """Of each step of a video a number: steps with the same one show the very same; -1 for the others."""
+    step_labels = plan_video(config, split, index).step_labels
+    assert step_labels is not None
+    rng = _rng(config, split, index, stage=4)
+    if rng.random() >= config.repeats:
+        return (-1,) * len(step_labels)
+    digits = [k for k, group in enumerate(config.classes.values()) if group in _DRAWN]
+    return tuple(draw_repeats(rng, step_labels, digits))
+
+
 def _place_evidence(
     config: MovingDigitsConfig, rng: np.random.Generator, steps: int, labels: Sequence[int]
 ) -> list[int]:
     """Class per step, -1 where nothing is. Several classes share the evidence, two steps each at least."""
     each = max(2, round(config.sparsity * steps / len(labels)))
-    runs: list[tuple[int, int]] = []  # (class, steps)
-    for label in labels:
-        left = each
-        while left > 0:
-            run = min(left, int(rng.integers(2, 5))) if config.untrimmed else 1
-            runs.append((label, run))
-            left -= run
-    order = rng.permutation(len(runs))
-    free = steps - sum(run for _, run in runs)
-    # Gaps before, between and after the runs: a uniformly random way to share the free steps out.
-    places = np.sort(rng.choice(free + len(runs), len(runs), replace=False))
-    gaps = np.diff(np.concatenate([[-1], places])) - 1
-    step_labels: list[int] = []
-    for gap, run in zip(gaps, order, strict=True):
-        step_labels += [-1] * int(gap) + [runs[run][0]] * runs[run][1]
-    return step_labels + [-1] * (steps - len(step_labels))
+    lengths = (2, 4) if config.untrimmed else (1, 1)
+    return spread_out(rng, steps, [run for label in labels for run in cut(rng, label, each, lengths)])
+
+
+def _place_unevenly(
+    config: MovingDigitsConfig, rng: np.random.Generator, steps: int, label: int
+) -> list[int]:
+    """Class per step, -1 where nothing is, where videos differ in how much evidence they have and in which form."""
+    lights = [k for k, group in enumerate(config.classes.values()) if group == PREVAILING]
+    counts = []
+    if label not in lights:
+        counts.append(
+            (label, draw_steps(rng, steps, config.least_sparsity or config.sparsity, config.sparsity))
+        )
+    if lights:
+        lit = draw_steps(rng, steps, _LEAST_LIT * config.sparsity, config.sparsity)
+        prevailing = label if label in lights else None
+        counts += draw_lights(rng, lights, lit, prevailing=prevailing, share=config.prevailing_share)
+    runs = [run for shown, count in counts for run in cut_unevenly(rng, shown, count, config.stretches)]
+    return spread_out(rng, steps, runs)
 
 
 def _place_in_context(
@@ -281,26 +189,12 @@ def _place_in_context(
         seen += [label] * max(2, round(config.sparsity * steps))
     else:
         ink, digit = classes[label].split()
-        other = str(rng.choice([word for word in _WORDS[: config.appearance_classes] if word != digit]))
-        for each, share in _INKS.items():
+        other = str(rng.choice([word for word in WORDS[: config.appearance_classes] if word != digit]))
+        for each, share in INKS.items():
             shown = classes.index(f"{each} {digit if each == ink else other}")
             seen += [shown] * max(2, round(share * config.sparsity * steps))
-        seen += [classes.index(f"large {_WORDS[_CUES[ink]]}")] * max(1, round(0.1 * steps))
+        seen += [classes.index(f"large {WORDS[CUES[ink]]}")] * max(1, round(0.1 * steps))
     return [int(shown) for shown in rng.permutation(seen + [-1] * (steps - len(seen)))]
-
-
-def _events(step_labels: Sequence[int], step_seconds: float) -> Iterator[Event]:
-    """Neighbouring steps of one class are one instance."""
-    start = 0
-    for step in range(1, len(step_labels) + 1):
-        if step == len(step_labels) or step_labels[step] != step_labels[start]:
-            if step_labels[start] >= 0:
-                yield Event(
-                    label=step_labels[start],
-                    start_seconds=start * step_seconds,
-                    end_seconds=step * step_seconds,
-                )
-            start = step
 
 
 def render_video(
@@ -325,13 +219,16 @@ def render_video(
         hardness=_hardness(config, split, index),
     )
     context = context_labels(config, split, index)
+    again = repeats(config, split, index)
     sounds: list[str | None] = []
     for step, label in enumerate(record.step_labels):
         if context[step] >= 0:
             _draw_action(painter, step, list(config.classes)[context[step]], is_moving=False)
             sounds.append(None)
         else:
-            sounds.append(_draw_step(config, painter, rng, step, label))
+            # What is shown again is drawn anew with the same chance.
+            same = _rng(config, split, index, stage=5, number=again[step]) if again[step] >= 0 else None
+            sounds.append(_draw_step(config, painter, rng, step, label, same))
     audio = render_audio(
         _rng(config, split, index, stage=2),
         sounds,
@@ -349,18 +246,27 @@ def _hardness(config: MovingDigitsConfig, split: str, index: int) -> float | Non
 
 
 def _draw_step(
-    config: MovingDigitsConfig, painter: Painter, rng: np.random.Generator, step: int, label: int
+    config: MovingDigitsConfig,
+    painter: Painter,
+    rng: np.random.Generator,
+    step: int,
+    label: int,
+    same: np.random.Generator | None,
 ) -> str | None:
-    """Draw one step; returns the sound that its evidence makes, if any."""
+    """Draw one step; returns the sound that its evidence makes, if any. `same`: what a digit is drawn with."""
     name, group = list(config.classes.items())[label] if label >= 0 else ("", "")
     if group == "appearance":
-        painter.digit(step, _WORDS.index(name.split()[-1]), is_dark=name.startswith("dark "))
+        painter.digit(step, WORDS.index(name.split()[-1]), is_dark=name.startswith("dark "), rng=same)
     elif group == "motion":
-        painter.digit(step, MOTION_DIGIT, drift=_DIRECTIONS[name.split()[-1]])
+        painter.digit(step, MOTION_DIGIT, drift=DIRECTIONS[name.split()[-1]], rng=same)
     elif group == "action":
         _draw_action(painter, step, name)
     elif group == "easy":
-        painter.digit(step, _WORDS.index(name.split()[-1]), side="large")
+        painter.digit(step, WORDS.index(name.split()[-1]), side="large", rng=same)
+    elif group == PREVAILING:
+        hue = name.split()[-1]
+        painter.light(step, HUES[hue])
+        return SOUNDS[list(HUES).index(hue)]
     elif rng.random() < config.lookalikes:
         painter.lookalike(step, SILENT_DIGIT, is_dark=config.long_range and bool(rng.random() < 0.5))
     return name if group == "sound" else None
@@ -368,9 +274,9 @@ def _draw_step(
 
 def _draw_action(painter: Painter, step: int, name: str, *, is_moving: bool = True) -> None:
     word, _, direction = name.split(" ", 2)
-    digit = _WORDS.index(word)
-    painter.digit(step, digit, side="medium", drift=_ACTIONS[direction] if is_moving else None)
-    painter.light(step, digit / len(_ACTIONS))
+    digit = WORDS.index(word)
+    painter.digit(step, digit, side="medium", drift=ACTIONS[direction] if is_moving else None)
+    painter.light(step, digit / len(ACTIONS))
 
 
 def make_video(config: MovingDigitsConfig, root: Path, split: str, index: int) -> VideoRecord:
@@ -475,5 +381,8 @@ def _read_json(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _rng(config: MovingDigitsConfig, split: str, index: int, *, stage: int) -> np.random.Generator:
-    return np.random.default_rng([config.seed, SPLITS.index(split), index, stage])
+def _rng(
+    config: MovingDigitsConfig, split: str, index: int, *, stage: int, number: int | None = None
+) -> np.random.Generator:
+    seed = [config.seed, SPLITS.index(split), index, stage]
+    return np.random.default_rng(seed if number is None else [*seed, number])
