@@ -145,6 +145,10 @@ class SearchConfig:
     """GFLOPs per video that a point worth finding may spend; null: no limit."""
     hours: Positive | None = None
     """No trial is started after this time; running ones finish. null: no limit."""
+    points: Count = 24
+    """Operating points of a trial, its default setting among them: as many inference settings are placed where they
+    spread its cost evenly, by what they cost on validation. Lists in the method's configuration (`gate_offsets`,
+    `caps`) are measured as they are."""
     inference_knobs: str = "sweep"
     """`sweep`: all settings of a training are measured inside its trial. `study`: one setting a trial."""
     concurrent: Count | None = None

@@ -4,7 +4,7 @@ A method decides, step by step, what it wants to see; a **provider** supplies it
 (`provider.py`). The trainer (`training/loop.py`) calls `loss` on batches in which all features are present; the
 evaluation and the promoted model call `run`, with a provider of cached features or of a raw video. Both
 are the same code, so what is promoted behaves as it was evaluated. What only some methods do besides they say by a
-second base class beside `Method` (`UsesSourceInfo` to `RunsForOthers`), called only for those that have it.
+second base class beside `Method` (`UsesSourceInfo` to `PlacesSettings`), called only for those that have it.
 
 Shapes: B videos, T steps (padded to the longest of the batch), C classes, D_s the width of source s.
 """
@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
-from torch import nn
+from torch import Tensor, nn
 
 from paretovid.trainables.cost import ComponentCost
 from paretovid.trainables.documents import JsonObject
@@ -26,6 +26,7 @@ from paretovid.trainables.measurement import Metrics
 from paretovid.trainables.outcome import (
     Batch,
     InferenceKnob,
+    Line,
     Loss,
     Outcome,
     Progress,
@@ -179,6 +180,45 @@ class RunsForOthers(ABC):
     @abstractmethod
     def is_operating_point(self, setting: Setting) -> bool:
         """Whether a run at one of `settings` is an operating point itself."""
+
+
+class PlacesSettings(ABC):
+    """A method whose inference settings are placed by what they cost on validation (`evaluation/placement.py`), where
+    its configuration does not list them. `Method.settings` names the default one first all the same.
+    """
+
+    @abstractmethod
+    def places(self) -> bool:
+        """Whether the configuration leaves the values of an inference knob open."""
+
+    @abstractmethod
+    def probes(self) -> list[Setting]:
+        """The settings to run for `evidence`."""
+
+    @abstractmethod
+    def evidence(self, outcome: Outcome, setting: Setting) -> dict[str, Tensor]:
+        """What `lines` must know of a run at one of `probes`.
+
+        Returns tensors `[N]` by name, each of its own length; those of all batches and probes are joined.
+        """
+
+    @abstractmethod
+    def lines(self, evidence: Mapping[str, Tensor]) -> list[Line]:
+        """The settings to pick from, a line at a time. `evidence`: `[N]` by name, as `evidence()` gives it."""
+
+    @abstractmethod
+    def runs_at(self, setting: Setting) -> Setting:
+        """The setting whose run answers this one, by `answer`; itself, if it needs a run of its own."""
+
+    @abstractmethod
+    def answer(self, outcome: Outcome, setting: Setting) -> Outcome:
+        """What a run at `setting` would have given, from one at `runs_at(setting)`."""
+
+
+def check_listed(name: str, values: Sequence[float] | None) -> None:
+    """As `check_distinct`, for values that are placed if the configuration lists none (`PlacesSettings`)."""
+    if values is not None:
+        check_distinct(name, values)
 
 
 def check_distinct(name: str, values: Sequence[float]) -> None:

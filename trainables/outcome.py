@@ -110,6 +110,21 @@ class InferenceKnob:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Line:
+    """Settings along which a network spends more and more: operating points are picked from it by their cost."""
+
+    name: str
+    """Of the knob that moves along it, for messages."""
+    settings: tuple[Setting, ...]
+    """From the cheapest to the most expensive, as far as that is known before they are run. Each once."""
+    cuts_short: bool = False
+    """A run ends early along it, whatever the network would decide. False: the network's own decisions, at another
+    threshold."""
+    is_listed: bool = False
+    """The configuration lists these settings: all of them are measured."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Detection:
     """One instance that was found: `label` is the class number, the interval half open, in seconds."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -29,11 +29,13 @@ from paretovid.trainables.evaluation.evaluate import (
     CHEAPEST,
     OBJECTIVES,
     Measured,
+    answer_settings,
     measure,
     run_settings,
     same_answers,
     true_instances,
 )
+from paretovid.trainables.evaluation.placement import Placement, place_settings
 from paretovid.trainables.evaluation.results import (
     RESULT_FILE,
     SCORES_FILE,
@@ -52,6 +54,7 @@ from paretovid.trainables.method import (
     Exports,
     Method,
     NeedsFiles,
+    PlacesSettings,
     UsesSourceInfo,
     Warns,
 )
@@ -85,10 +88,12 @@ def run_trial(config: TrialConfig, context: TrialContext) -> TrialResult | None:
     if context.rank != 0:
         return None
     costs = cost_table(method, data.components, config.accounting, len(dataset.classes))
-    points = _evaluate(method.cpu(), data, config, costs, context)
+    placement = _place(method.cpu(), data, config, costs, context)
+    points = _evaluate(method, data, config, costs, context, placement)
     warnings = (
         method.warnings(_at_default(method, data, config, costs, points)) if isinstance(method, Warns) else []
     )
+    warnings += [] if placement is None else placement.warnings
     result = _result(
         config,
         data,
@@ -198,14 +203,35 @@ def _reference(config: TrialConfig, dataset: Dataset, sources: Sequence[str]) ->
     )
 
 
-def _evaluate(
+def _place(
     method: Method, data: _Data, config: TrialConfig, costs: CostTable, context: TrialContext
+) -> Placement | None:
+    """The settings to measure, by what they cost on validation; None if the method or its configuration names them."""
+    if config.inference_setting is not None or not isinstance(method, PlacesSettings) or not method.places():
+        return None
+
+    def answers(settings: Sequence[Setting]) -> Iterator[list[tuple[Setting, Outcome]]]:
+        for split in _while_wanted(data.batches("val"), context):
+            yield _placed_answers(method, data, split, settings, costs)
+
+    return place_settings(method, method.settings()[0], answers, costs, config.points)
+
+
+def _evaluate(
+    method: Method,
+    data: _Data,
+    config: TrialConfig,
+    costs: CostTable,
+    context: TrialContext,
+    placement: Placement | None,
 ) -> list[OperatingPoint]:
     """Measures every setting on validation and test; writes the scores; returns the operating points."""
     default = {knob.name: knob.default for knob in method.inference_knobs if knob.name != "max_gflops"}
     settings: list[Setting] = method.settings()
     if config.inference_setting is not None:
         settings = [complete({**default, **config.inference_setting})]
+    if placement is not None:
+        settings = list(placement.settings)
     measured: dict[Split, list[Measured]] = {}
     ground_truth: dict[Split, FeatureSplit] = {}
     instances: dict[Split, GroundTruth] = {}
@@ -216,7 +242,12 @@ def _evaluate(
             instances[name] = true_instances(data.dataset, data.records(name))
         expand = config.inference_setting is None
         answered = (
-            (split, _answers(method, data, split, settings, costs, expand=expand))
+            (
+                split,
+                _answers(method, data, split, settings, costs, expand=expand)
+                if placement is None
+                else _placed_answers(method, data, split, settings, costs),
+            )
             for split in _while_wanted(splits, context)
         )
         measured[name] = measure(answered, costs, max_steps=max(s.mask.shape[1] for s in splits))
@@ -267,6 +298,19 @@ def _answers(
     )
 
 
+def _placed_answers(
+    method: Method, data: _Data, split: FeatureSplit, settings: Sequence[Setting], costs: CostTable
+) -> list[tuple[Setting, Outcome]]:
+    return answer_settings(
+        method,
+        split,
+        settings,
+        components=data.components,
+        costs=costs,
+        step_seconds=data.dataset.step_seconds,
+    )
+
+
 def _at_default(
     method: Method, data: _Data, config: TrialConfig, costs: CostTable, points: Sequence[OperatingPoint]
 ) -> Metrics:
@@ -281,7 +325,7 @@ def _at_default(
     return measured.metrics(ground_truth.targets.numpy(), ground_truth.num_steps.numpy(), instances=instances)
 
 
-def _while_wanted(splits: list[FeatureSplit], context: TrialContext) -> Iterator[FeatureSplit]:
+def _while_wanted(splits: Iterable[FeatureSplit], context: TrialContext) -> Iterator[FeatureSplit]:
     for split in splits:
         if context.heartbeat():
             raise TrialStopped  # trained it is: the last checkpoint is that of the last epoch

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.harness.listed import listed
 from benchmarks.harness.points import Run, points_of
 from paretovid.platform.preparation.prepare import Prepared
 from paretovid.trainables.context import LocalContext
@@ -43,7 +44,9 @@ def train_all(
             sweep="benchmark",
             trial=f"{name}-s{seed}",
             method=method,
-            model={k: v.format(seed=seed) if isinstance(v, str) else v for k, v in fields.items()},
+            model=listed(
+                method, {k: v.format(seed=seed) if isinstance(v, str) else v for k, v in fields.items()}
+            ),
             training=TrainingConfig(epochs=epochs, **(training or {})),
             seed=seed,
             dataset=str(prepared.dataset.root),

@@ -76,6 +76,7 @@ class SweepTrials:
             model=model,
             training_knobs=dict(training_knobs or {}),
             inference_setting=None if inference_setting is None else dict(inference_setting),
+            points=config.search.points,
             training=self._plan.training,
             seed=config.seed,
             dataset=str(self._prepared.dataset.root),

@@ -114,7 +114,8 @@ def test_a_cell_is_a_number_or_words_and_no_text_of_a_program(benchmark: Reporte
 def test_only_what_was_measured_again_has_its_points() -> None:
     """The others were converted from derived rows; `benchmarks/README.md` says which. May only grow."""
     assert {each.name for each in STORED if "points" in stored(each).tables} == {
-        "model_selection_localization"
+        "model_selection_localization",
+        "search_points",
     }
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from benchmarks.harness.listed import LISTED
 
 from paretovid.trainables.catalog import method_class, method_config, method_names
 from paretovid.trainables.contracts.methods import MethodContract
@@ -74,6 +75,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in method_name
         {"label_rule": "agree_then_cheapest", "selector_videos": "all", "selector_source": "s"},
     ),
     ("single_model", {"pool": ["s", "l"]}),
+    *((name, dict(fields)) for name, fields in LISTED.items()),
 ]
 LEVELLED = ("hcms", "lite_eval", "random_gate", "random_levels")
 DIFFERENTIABLE = ("lite_eval", "hcms", "uniform", "lstm", "early_fusion", "late_fusion", "frame_exit")
@@ -231,6 +233,7 @@ def test_more_frames_never_cost_less(name):
 
 
 WITH_CAP = [variant for variant in VARIANTS if has_cap(method_class(variant[0]))]
+CAPS = [0.5, 1.0, 2.0, 4.0, 8.0]
 WITH_CHEAP = ("hcms", "lite_eval", "random_gate", "random_levels")
 
 
@@ -241,7 +244,7 @@ def ends(outcome: Outcome) -> torch.Tensor:
 
 
 def curve_of(suite):
-    """Setting, recorded outcome and the run that it was read off, for every cap that a trial evaluates."""
+    """Setting, recorded outcome and the run that it was read off, for every cap that its configuration lists."""
     found, (method, _) = [], suite.trained()
     for setting, outcome in suite.answers():
         found += [(s, o, outcome) for s, o in method.stop_points(outcome, setting) if s.get("max_gflops")]
@@ -250,7 +253,7 @@ def curve_of(suite):
 
 @over(WITH_CAP)
 def test_no_video_passes_its_cap_and_one_run_answers_all_of_them(name, fields):
-    suite = contract(name, fields)
+    suite = contract(name, {"caps": CAPS, **fields})
     costs, curve = suite.costs(), curve_of(suite)
     assert len({setting["max_gflops"] for setting, _, _ in curve}) > 1
     assert {setting["cap_rule"] for setting, _, _ in curve} == {"stop"}

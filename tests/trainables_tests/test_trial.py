@@ -309,6 +309,65 @@ def test_one_setting_only_if_the_study_searches_them(base, tmp_path):
     assert [p["inference_knobs"] for p in result["points"]] == [{"gate_offset": 1.0, "online_k": 2}]
 
 
+def test_a_trial_has_as_many_points_as_asked_for_placed_on_validation_alone(base, tmp_path):
+    result = run(base, tmp_path / "a", points=9)
+    knobs = [point["inference_knobs"] for point in result["points"]]
+    assert 4 < len(knobs) <= 9 and result["points"][0]["natural"]
+    assert [point["inference_knobs"] for point in run(base, tmp_path / "b", points=9)["points"]] == knobs
+    # Videos of test have no part in it, nor has what is true of any video.
+    moved = shutil.copytree(base.dataset, tmp_path / "moved")
+    dataset = load_dataset(moved)
+    records = [record for record in dataset.records if record.split != "test"]
+    records += dataset.split("test")[:2]
+    records = [
+        dataclasses.replace(record, labels=(0,)) if record.split == "val" else record for record in records
+    ]
+    save_manifest(dataclasses.replace(dataset, records=tuple(records)))
+    other = run(base, tmp_path / "c", points=9, dataset=str(moved))
+    # Two videos tell fewer settings apart.
+    assert {str(point["inference_knobs"]) for point in other["points"]} <= {str(each) for each in knobs}
+    assert other["points"][0]["val"]["map"] != result["points"][0]["val"]["map"]
+    assert len(run(base, tmp_path / "one", points=1)["points"]) == 1
+
+
+def test_points_are_part_of_the_digest_but_for_the_number_that_there_always_was(base):
+    assert dataclasses.replace(base, points=23).digest != base.digest
+    sent = {name: value for name, value in base.to_json().items() if name != "points"}
+    assert TrialConfig.from_json(sent).digest == base.digest == dataclasses.replace(base, points=24).digest
+    before_there_was_a_choice = TrialConfig(
+        sweep="s",
+        trial="t0000",
+        method="lite_eval",
+        model={"target_usage": 0.1},
+        training_knobs={"gamma": 0.1},
+        dataset="d",
+        features={"fine": "f@1"},
+        output="o",
+    )
+    assert before_there_was_a_choice.digest_by("0123456789ab") == "1fd141d3ca32"
+    with pytest.raises(UsageError, match="points must be 1 or more"):
+        dataclasses.replace(base, points=0)
+
+
+def test_a_gate_that_decides_nothing_gives_one_point_and_is_said(base, tmp_path, monkeypatch):
+    def without_a_gate(method, *_):
+        with torch.no_grad():
+            method.gate.weight.zero_()
+        return []
+
+    monkeypatch.setattr("paretovid.trainables.trial._train", without_a_gate)
+    result = run(base, tmp_path / "a")
+    assert len(result["points"]) == 1 and result["points"][0]["natural"]
+    assert [text for text in result["remarks"] if text.startswith("gate_offset: ")]
+
+
+def test_lists_of_a_configuration_are_measured_whatever_the_number_of_points(base, tmp_path):
+    lists = {"gate_offsets": [0.0, -0.5, 0.5], "online_ks": [1], "caps": [1.0, 4.0]}
+    result = run(base, tmp_path / "a", model={**base.model, **lists}, points=2)
+    assert len(result["points"]) > 2
+    assert {p["inference_knobs"]["gate_offset"] for p in result["points"]} <= {0.0, -0.5, 0.5}
+
+
 def test_a_trial_measures_a_curve_of_caps_behind_its_other_points(base, tmp_path):
     points = run(base, tmp_path / "a")["points"]
     has_cap = ["max_gflops" in point["inference_knobs"] for point in points]

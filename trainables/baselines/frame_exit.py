@@ -38,7 +38,6 @@ from paretovid.trainables.cost import ComponentCost, measure_macs
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.layers.caps import (
     CAP,
-    DEFAULT_CAPS,
     END,
     KNOBS,
     METHOD,
@@ -53,9 +52,10 @@ from paretovid.trainables.layers.coarse_to_fine import FINE
 from paretovid.trainables.layers.frame_classifier import mark_read
 from paretovid.trainables.layers.frame_sampling import uniform_steps
 from paretovid.trainables.layers.functional import probabilities, stack_steps
+from paretovid.trainables.layers.placing.lines import cap_lines, quantiles, within_range
 from paretovid.trainables.layers.recurrent import Projection
-from paretovid.trainables.method import Method, check_distinct, register
-from paretovid.trainables.outcome import Batch, InferenceKnob, Loss, Outcome, Progress, Setting
+from paretovid.trainables.method import Method, PlacesSettings, check_listed, register
+from paretovid.trainables.outcome import Batch, InferenceKnob, Line, Loss, Outcome, Progress, Setting
 from paretovid.trainables.provider import Provider
 from paretovid.trainables.ranges import Positive, Range, Width, check_ranges
 
@@ -109,30 +109,20 @@ class FrameExitConfig:
     """P."""
     exit_weight: Annotated[float, Range(0, 1e6, above=True), "The paper: 1."] = 1.0
     """Of the gates' loss."""
-    thresholds: tuple[Annotated[float, EXIT_THRESHOLD.range], ...] = (
-        0.1,
-        0.2,
-        0.3,
-        0.4,
-        0.6,
-        0.7,
-        0.8,
-        0.9,
-        0.95,
-        0.99,
-    )
-    """Values of `exit_threshold` to evaluate besides the default one and 1."""
-    confidences: tuple[Annotated[float, MIN_CONFIDENCE.range], ...] = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+    thresholds: tuple[Annotated[float, EXIT_THRESHOLD.range], ...] | None = None
+    """Values of `exit_threshold` to evaluate besides the default one and 1. null here and below: placed by what they
+    cost on validation (`search.points`)."""
+    confidences: tuple[Annotated[float, MIN_CONFIDENCE.range], ...] | None = None
     """Values of `min_confidence` to evaluate, without gates."""
-    caps: tuple[CapUnits, ...] = DEFAULT_CAPS
-    """Caps to evaluate at the default `exit_threshold` and at 1, in units of what one frame costs."""
+    caps: tuple[CapUnits, ...] | None = None
+    """Caps to evaluate at the default `exit_threshold` and at 1, in units of what one frame costs; placed: at 1."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        check_distinct("thresholds", self.thresholds)
-        check_distinct("confidences", self.confidences)
+        check_listed("thresholds", self.thresholds)
+        check_listed("confidences", self.confidences)
         check_caps(self.caps)
-        if 0 in self.confidences:
+        if 0 in (self.confidences or ()):
             raise UsageError(
                 "confidences cannot have 0", "It means that confidence stops nobody: leave it out."
             )
@@ -140,7 +130,7 @@ class FrameExitConfig:
 
 @register
 @final
-class FrameExit(Method):
+class FrameExit(Method, PlacesSettings):
     """See the module's text."""
 
     name: ClassVar[str] = "frame_exit"
@@ -309,10 +299,12 @@ class FrameExit(Method):
             return []  # it stopped early: what came later was not seen
         measured = [value for each in self.settings() for value in each.values()]
         further: list[Setting] = [
-            {**setting, "exit_threshold": value} for value in self.config.thresholds if value not in measured
+            {**setting, "exit_threshold": value}
+            for value in self.config.thresholds or ()
+            if value not in measured
         ]
-        further += [{**setting, "min_confidence": value} for value in self.config.confidences]
-        limits = cap_grid(outcome, self.config.caps)
+        further += [{**setting, "min_confidence": value} for value in self.config.confidences or ()]
+        limits = cap_grid(outcome, self.config.caps or ())
         further += [capped(each, limit) for each in self.settings() for limit in limits]
         return [(each, self._stopped(outcome, each)) for each in further]
 
@@ -324,6 +316,60 @@ class FrameExit(Method):
         calls = dict.fromkeys(outcome.calls, walk.reads) | self._own_calls(walk)
         decisions = _decisions(index, walk.reads, outcome.decisions.shape[1])
         return Outcome(walk.scores, calls, decisions, stopped_by=walk.stopped_by)
+
+    # Where settings are placed
+
+    def places(self) -> bool:
+        return None in (self.config.thresholds, self.config.confidences, self.config.caps)
+
+    def probes(self) -> list[Setting]:
+        return self.settings()[1:]
+
+    def evidence(self, outcome: Outcome, setting: Setting) -> dict[str, Tensor]:
+        states, index, macs = (outcome.trace[name] for name in ("states", "steps", "macs"))
+        there = index >= 0
+        before = F.pad(states, (0, 0, 1, 0))
+        most = states.shape[1]  # the longest video may be shorter than `max_frames`
+        stops = [
+            self._gate(t, before[:, t], states[:, t]).sigmoid()[there[:, t + 1]]
+            for t in range(min(most, len(self.gates)))
+        ]
+        sure = [self._scores(t, states[:, t]).amax(dim=-1)[there[:, t]] for t in range(most)]
+        return {
+            "stops": torch.cat(stops),
+            "sure": torch.cat(sure),
+            "cap/spent": there.sum(dim=1) * macs[:2].sum() + macs[3],
+            "cap/cheapest": (macs.sum() - macs[2]).reshape(1),
+            "cap/step": macs[:2].sum().reshape(1),
+        }
+
+    def lines(self, evidence: Mapping[str, Tensor]) -> list[Line]:
+        never, config = self.settings()[1], self.config
+        thresholds, confidences = config.thresholds, config.confidences
+        if thresholds is None:
+            thresholds = tuple(within_range([0.0, *quantiles(evidence["stops"])], EXIT_THRESHOLD))
+        if confidences is None:
+            # The surer it is to be, the longer it reads; at 0 it would not be asked.
+            confidences = tuple(each for each in quantiles(evidence["sure"]) if 0 < each <= 1)
+        return [
+            Line(
+                name=EXIT_THRESHOLD.name,
+                settings=tuple({**never, "exit_threshold": value} for value in thresholds),
+                is_listed=config.thresholds is not None,
+            ),
+            Line(
+                name=MIN_CONFIDENCE.name,
+                settings=tuple({**never, "min_confidence": value} for value in confidences),
+                is_listed=config.confidences is not None,
+            ),
+            *cap_lines(evidence, never, listed=config.caps),
+        ]
+
+    def runs_at(self, setting: Setting) -> Setting:
+        return self.settings()[1]
+
+    def answer(self, outcome: Outcome, setting: Setting) -> Outcome:
+        return self._stopped(outcome, setting)
 
     def component_costs(self) -> dict[str, ComponentCost]:
         example = next(self.parameters())

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from paretovid.trainables.cost import ComponentCost
 from paretovid.trainables.errors import UsageError
-from paretovid.trainables.layers.caps import DEFAULT_CAPS, KNOBS, Cap, CapUnits, check_caps
+from paretovid.trainables.layers.caps import KNOBS, Cap, CapUnits, check_caps
 from paretovid.trainables.layers.frame_agent import (
     AgentConfig,
     Decision,
@@ -36,9 +36,10 @@ from paretovid.trainables.layers.frame_agent import (
 from paretovid.trainables.layers.frame_policies import FramePolicy, GaussianPolicy, JumpPolicy
 from paretovid.trainables.layers.functional import classification_loss, probabilities
 from paretovid.trainables.layers.global_memory import GlobalMemory, MemoryConfig
+from paretovid.trainables.layers.placing.lines import cap_evidence, cap_lines, quantiles, within_range
 from paretovid.trainables.layers.policy_gradient import returns, rewards
-from paretovid.trainables.method import Method, check_distinct, register
-from paretovid.trainables.outcome import Batch, InferenceKnob, Loss, Outcome, Progress, Setting
+from paretovid.trainables.method import Method, PlacesSettings, check_listed, register
+from paretovid.trainables.outcome import Batch, InferenceKnob, Line, Loss, Outcome, Progress, Setting
 from paretovid.trainables.provider import Provider
 from paretovid.trainables.ranges import Count, Fraction, Positive, Range, Weight, check_ranges
 
@@ -74,20 +75,11 @@ class JumpingAgentConfig:
     """Of `fast_forward`: shares of the video to go forward (above 0) or back."""
     rollouts: Count = 1
     """Walks per video in a batch."""
-    thresholds: tuple[Annotated[float, STOP_THRESHOLD.range], ...] = (
-        0.05,
-        0.1,
-        0.2,
-        0.3,
-        0.4,
-        0.6,
-        0.7,
-        0.8,
-        0.9,
-    )
-    """Values of `stop_threshold` to answer besides the default one and 1."""
-    caps: tuple[CapUnits, ...] = DEFAULT_CAPS
-    """Caps to evaluate, in units of what one read costs, at the default `stop_threshold` and at 1."""
+    thresholds: tuple[Annotated[float, STOP_THRESHOLD.range], ...] | None = None
+    """Values of `stop_threshold` to answer besides the default one and 1. null here and below: placed by what they cost
+    on validation (`search.points`)."""
+    caps: tuple[CapUnits, ...] | None = None
+    """Caps to evaluate, in units of what one read costs, at the default `stop_threshold` and at 1; placed: at 1."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -95,11 +87,11 @@ class JumpingAgentConfig:
             raise UsageError(
                 f"jumps cannot be {list(self.jumps)}", "Give shares from -1 to 1, none of them 0."
             )
-        check_distinct("thresholds", self.thresholds)
+        check_listed("thresholds", self.thresholds)
         check_caps(self.caps)
 
 
-class _JumpingAgent(Method):
+class _JumpingAgent(Method, PlacesSettings):
     """What both agents share: all but the policy."""
 
     Config: ClassVar[type[Any]] = JumpingAgentConfig
@@ -182,15 +174,48 @@ class _JumpingAgent(Method):
     def stop_points(self, outcome: Outcome, setting: Setting) -> list[tuple[Setting, Outcome]]:
         if setting not in self.settings():
             return []
-        answered = self.agent.under_caps(outcome, setting, self.config.caps)
+        answered = self.agent.under_caps(outcome, setting, self.config.caps or ())
         if setting == self.settings()[0]:
             return answered
         known = [point["stop_threshold"] for point in self.settings()]
-        for threshold in (each for each in self.config.thresholds if each not in known):
-            continues = (outcome.trace["stop"] <= threshold).long().cumprod(dim=1)
-            reads = (continues.sum(dim=1) + 1).clamp(max=continues.shape[1])
+        for threshold in (each for each in self.config.thresholds or () if each not in known):
+            reads = self._reads(outcome, threshold)
             answered.append(({"stop_threshold": threshold}, self.agent.stopped(outcome, reads)))
         return answered
+
+    def _reads(self, outcome: Outcome, threshold: float) -> Tensor:
+        """How many steps of a recorded walk it would have made, `[B]` int64."""
+        continues = (outcome.trace["stop"] <= threshold).long().cumprod(dim=1)
+        return (continues.sum(dim=1) + 1).clamp(max=continues.shape[1])
+
+    # Where settings are placed
+
+    def places(self) -> bool:
+        return None in (self.config.thresholds, self.config.caps)
+
+    def probes(self) -> list[Setting]:
+        return self.settings()[1:]
+
+    def evidence(self, outcome: Outcome, setting: Setting) -> dict[str, Tensor]:
+        return {"stop": outcome.trace["stop"].flatten(), **cap_evidence(outcome)}
+
+    def lines(self, evidence: Mapping[str, Tensor]) -> list[Line]:
+        thresholds = self.config.thresholds
+        if thresholds is None:
+            thresholds = tuple(within_range([0.0, *quantiles(evidence["stop"])], STOP_THRESHOLD))
+        threshold = Line(
+            name=STOP_THRESHOLD.name,
+            settings=tuple({"stop_threshold": each} for each in thresholds),
+            is_listed=self.config.thresholds is not None,
+        )
+        return [threshold, *cap_lines(evidence, self.settings()[1], listed=self.config.caps)]
+
+    def runs_at(self, setting: Setting) -> Setting:
+        return self.settings()[1]
+
+    def answer(self, outcome: Outcome, setting: Setting) -> Outcome:
+        reads = self._reads(outcome, float(setting["stop_threshold"]))
+        return self.agent.cut(outcome, reads, setting)
 
     def reads(self) -> tuple[str, ...]:
         return agent_reads(self.config.agent)

@@ -24,11 +24,11 @@ from paretovid.trainables.cost import ComponentCost
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.layers.coarse_to_fine import COARSE
 from paretovid.trainables.layers.frame_classifier import mark_read
-from paretovid.trainables.layers.frame_sampling import Sampling, check_sampling, sampled_steps
+from paretovid.trainables.layers.frame_sampling import Sampling, check_sampling, gathered, sampled_steps
 from paretovid.trainables.layers.functional import classification_loss, probabilities
 from paretovid.trainables.layers.temporal_attention import VideoClassifier
 from paretovid.trainables.method import Method, register
-from paretovid.trainables.methods.video_epitoma import HEAVY_SOURCES, Heavy, gathered
+from paretovid.trainables.methods.video_epitoma import HEAVY_SOURCES, Heavy
 from paretovid.trainables.outcome import Batch, Loss, Outcome, Progress, Setting
 from paretovid.trainables.provider import Provider
 from paretovid.trainables.ranges import Dropout, Width, check_ranges

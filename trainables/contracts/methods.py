@@ -5,16 +5,16 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 
 from paretovid.trainables.catalog import method_class, method_config
 from paretovid.trainables.contracts.base import Contract
-from paretovid.trainables.cost import CostTable
+from paretovid.trainables.cost import CostTable, deterministic_eval
 from paretovid.trainables.features.store import FeatureSplit
-from paretovid.trainables.method import Method
-from paretovid.trainables.outcome import Batch, Outcome, Progress, Setting
+from paretovid.trainables.method import Method, PlacesSettings
+from paretovid.trainables.outcome import Batch, InferenceKnob, Outcome, Progress, Setting
 from paretovid.trainables.testing import (
     WIDTHS,
     padded_by,
@@ -26,6 +26,8 @@ from paretovid.trainables.testing import (
     synthetic_split,
     train_briefly,
 )
+
+T = TypeVar("T")
 
 
 class _Trained:
@@ -195,6 +197,39 @@ class MethodContract(Contract):
                 assert torch.equal(seen, direct.decisions), rule
                 assert _calls(answer) == _calls(direct), rule
 
+    def test_settings_to_place_are_those_of_its_knobs_and_answered_as_by_a_run(self) -> None:
+        method, _ = self.trained()
+        if not isinstance(method, PlacesSettings) or not method.places():
+            return
+        evidence: dict[str, list[torch.Tensor]] = {}
+        for probe in method.probes():
+            with deterministic_eval(method):
+                for name, values in method.evidence(self.answer(probe), probe).items():
+                    assert values.dim() == 1, f"rule: evidence() is one-dimensional; {name} is not"
+                    evidence.setdefault(name, []).append(values)
+        lines = method.lines({name: torch.cat(values) for name, values in evidence.items()})
+        knobs = {knob.name: knob for knob in method.inference_knobs}
+        for line in lines:
+            distinct = {tuple(sorted(setting.items())) for setting in line.settings}
+            assert len(distinct) == len(line.settings), f"rule: a line names each setting once: {line.name}"
+            for setting in line.settings:
+                for name, value in setting.items():
+                    _check_allowed(knobs, name, value, "lines()")
+            for setting, _ in _some([(setting, None) for setting in line.settings], most=3):
+                ran = method.runs_at(setting)
+                assert method.runs_at(ran) == ran, f"rule: runs_at() names a run: {ran}"
+                if ran == setting:
+                    continue
+                answer, direct = method.answer(self.answer(ran), setting), self.answer(setting)
+                rule = f"rule: answer() gives what a run at that setting gives: {setting}"
+                torch.testing.assert_close(answer.scores, direct.scores, msg=rule)
+                assert answer.detections == direct.detections, rule
+                seen = answer.decisions[:, : direct.decisions.shape[1]]
+                assert torch.equal(seen, direct.decisions), rule
+                assert _calls(answer) == _calls(direct), rule
+                if answer.stopped_by is not None and direct.stopped_by is not None:
+                    assert torch.equal(answer.stopped_by, direct.stopped_by), rule
+
     def test_settings_begin_at_the_defaults_and_keep_to_the_knobs(self) -> None:
         method = synthetic_method(self.name, self.fields)
         knobs = {knob.name: knob for knob in method.inference_knobs}
@@ -208,9 +243,7 @@ class MethodContract(Contract):
             )
         for setting in settings:
             for name, value in setting.items():
-                assert name in knobs, f"rule: settings() names inference knobs; {name} is none"
-                allowed = value in knobs[name].words if isinstance(value, str) else value in knobs[name].range
-                assert allowed, f"rule: settings() keeps to what a knob allows; {name} is {value}"
+                _check_allowed(knobs, name, value, "settings()")
 
     def test_its_state_survives_a_file(self) -> None:
         method, split = self.trained()
@@ -223,7 +256,13 @@ class MethodContract(Contract):
         assert same, "rule: everything that a run needs is a parameter or a buffer"
 
 
-def _some(answers: list[tuple[Setting, Outcome]], most: int = 4) -> list[tuple[Setting, Outcome]]:
+def _check_allowed(knobs: Mapping[str, InferenceKnob], name: str, value: float | str, where: str) -> None:
+    assert name in knobs, f"rule: {where} names inference knobs; {name} is none"
+    allowed = value in knobs[name].words if isinstance(value, str) else value in knobs[name].range
+    assert allowed, f"rule: {where} keeps to what a knob allows; {name} is {value}"
+
+
+def _some(answers: list[tuple[Setting, T]], most: int = 4) -> list[tuple[Setting, T]]:
     """At most so many of them, the first and the last included."""
     if len(answers) <= most:
         return answers

@@ -34,6 +34,7 @@ from paretovid.trainables.layers.caps import CHEAP, STOPPED_BY, cheap_settings, 
 from paretovid.trainables.measurement import MAP, Metrics
 from paretovid.trainables.method import (
     Method,
+    PlacesSettings,
     RunsForOthers,
     Task,
 )
@@ -142,17 +143,7 @@ def run_settings(
     """
 
     def run(setting: Setting) -> Outcome:
-        check_known(method, tuple(setting))
-        provider = FeatureProvider(
-            split.features,
-            num_steps=split.num_steps,
-            video_keys=split.video_keys,
-            components=components,
-            costs=costs,
-            targets=None if method.deployable else split.targets,
-            step_seconds=step_seconds,
-        )
-        return method.run(provider, setting)
+        return _run(method, split, setting, components=components, costs=costs, step_seconds=step_seconds)
 
     answered: list[tuple[Setting, Outcome]] = []
     with deterministic_eval(method):
@@ -169,6 +160,57 @@ def run_settings(
                 if place == 0:
                     answered += [(each, run(each)) for each in cheap_settings(method, further)]
     return sorted(answered, key=_caps_last)
+
+
+def _run(
+    method: Method,
+    split: FeatureSplit,
+    setting: Setting,
+    *,
+    components: Mapping[str, str],
+    costs: CostTable,
+    step_seconds: float,
+) -> Outcome:
+    check_known(method, tuple(setting))
+    provider = FeatureProvider(
+        split.features,
+        num_steps=split.num_steps,
+        video_keys=split.video_keys,
+        components=components,
+        costs=costs,
+        targets=None if method.deployable else split.targets,
+        step_seconds=step_seconds,
+    )
+    return method.run(provider, setting)
+
+
+def answer_settings(
+    method: Method,
+    split: FeatureSplit,
+    settings: Sequence[Setting],
+    *,
+    components: Mapping[str, str],
+    costs: CostTable,
+    step_seconds: float = 1.0,
+) -> list[tuple[Setting, Outcome]]:
+    """One batch at each of these settings, those under a cap last. What one run answers of a method that
+    `PlacesSettings` is run once.
+    """
+    runs: dict[str, tuple[Setting, list[int]]] = {}
+    for place, setting in enumerate(settings):
+        ran = method.runs_at(setting) if isinstance(method, PlacesSettings) else setting
+        runs.setdefault(json.dumps(ran, sort_keys=True), (ran, []))[1].append(place)
+    answers: dict[int, Outcome] = {}
+    with deterministic_eval(method):
+        for ran, places in runs.values():
+            outcome = _run(method, split, ran, components=components, costs=costs, step_seconds=step_seconds)
+            for place in places:
+                setting = settings[place]
+                if isinstance(method, PlacesSettings) and setting != ran:
+                    answers[place] = method.answer(outcome, setting)
+                else:
+                    answers[place] = outcome
+    return sorted(((s, answers[place]) for place, s in enumerate(settings)), key=_caps_last)
 
 
 def _caps_last(answered: tuple[Setting, Outcome]) -> tuple[bool, bool]:

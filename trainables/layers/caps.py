@@ -5,10 +5,11 @@ A **read** is what cannot be divided: the backbones of one step's source with al
 happens at the first read that would take a video past it says `cap_rule`:
 
 * `stop` (default): the video is answered right before that read. Until then the run is the run without a cap, so
-  one recorded run answers every cap, and every trial measures a curve of them (`caps` of a configuration).
+  one recorded run answers every cap, and every trial measures a curve of them (`caps` of a configuration, else caps
+  that are placed by what they cost: `layers/placing/lines.py`).
 * `cheap`: the read is refused, and the video continues with what still fits. Only methods that have something cheaper
   to continue with know it (`KNOBS_WITH_CHEAP`). A refusal changes what the method sees next, so each cap needs a run of
-  its own: a trial measures the curve of `cheap` at its default setting only, under the same caps (`cheap_settings`). A
+  its own: a trial measures the curve of `cheap` at its default setting only (`cheap_settings`). A
   method's file may name both knobs for a study to search (`search.inference_knobs=study`).
 
 A cap below the cheapest answer is an error that names what that costs. `Outcome.stopped_by` says why reading ended.
@@ -74,8 +75,8 @@ CapUnits = Annotated[float, Range(1e-3, 1e6)]
 """A cap in units of what one step with every source costs."""
 
 
-def check_caps(caps: Sequence[float]) -> None:
-    """Raises `UsageError` for caps that cannot be evaluated; none at all is allowed."""
+def check_caps(caps: Sequence[float] | None) -> None:
+    """Raises `UsageError` for caps that cannot be evaluated; none at all is allowed, and None: they are placed."""
     if caps:
         check_distinct("caps", caps)
 
@@ -202,12 +203,17 @@ def points_under_caps(
     """
     if "cap/spent" not in outcome.trace:
         return []
-    points: list[tuple[Setting, Outcome]] = []
-    for limit in cap_grid(outcome, caps):
-        fits = within(outcome.trace["cap/spent"], limit)
-        stopped_by = _stopped_by_cap(outcome, ~fits.all(dim=1))
-        points.append((capped(setting, limit), dataclasses.replace(cut(fits), stopped_by=stopped_by)))
-    return points
+    return [(capped(setting, limit), under_cap(outcome, limit, cut)) for limit in cap_grid(outcome, caps)]
+
+
+def under_cap(outcome: Outcome, max_gflops: float, cut: Callable[[Tensor], Outcome]) -> Outcome:
+    """What a run would have given under a cap that stops, from one without any.
+
+    Arguments:
+        cut: as of `points_under_caps`, from `[B, U]`.
+    """
+    fits = within(outcome.trace["cap/spent"], max_gflops)
+    return dataclasses.replace(cut(fits), stopped_by=_stopped_by_cap(outcome, ~fits.all(dim=1)))
 
 
 def cheap_settings(

@@ -14,7 +14,7 @@ import torch
 
 from paretovid.trainables.cost import ComponentCost
 from paretovid.trainables.errors import UsageError
-from paretovid.trainables.layers.caps import METHOD, Cap, points_under_caps
+from paretovid.trainables.layers.caps import METHOD, Cap, points_under_caps, under_cap
 from paretovid.trainables.layers.gated_stack import Gate, GatedLevels, LevelSize, Limits
 from paretovid.trainables.layers.recurrent import CellKind
 from paretovid.trainables.outcome import Outcome, Setting
@@ -99,6 +99,13 @@ def levels_under_caps(
     """What a run would have given under each cap, in steps, from one without any that traced every level."""
     return points_under_caps(
         outcome, setting, caps, lambda fits: network.cut(outcome, fits.view(outcome.trace["ran"].shape))
+    )
+
+
+def level_under_cap(network: GatedLevels, outcome: Outcome, max_gflops: float) -> Outcome:
+    """The same under one cap that stops, in GFLOPs."""
+    return under_cap(
+        outcome, max_gflops, lambda fits: network.cut(outcome, fits.view(outcome.trace["ran"].shape))
     )
 
 

@@ -8,6 +8,7 @@ B videos, T steps of a video, K steps of the agent, P width of a projected frame
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, final
@@ -17,10 +18,19 @@ from torch import Tensor, nn
 
 from paretovid.trainables.cost import ComponentCost, measure_macs
 from paretovid.trainables.errors import UsageError
-from paretovid.trainables.layers.caps import METHOD, Cap, points_under_caps, record, spent_macs, stopped_by
+from paretovid.trainables.layers.caps import (
+    CAP,
+    METHOD,
+    Cap,
+    points_under_caps,
+    record,
+    spent_macs,
+    stopped_by,
+    within,
+)
 from paretovid.trainables.layers.coarse_to_fine import COARSE, FINE, READ_COARSE, READ_FINE
 from paretovid.trainables.layers.frame_classifier import mark_read
-from paretovid.trainables.layers.frame_policies import FramePolicy, View
+from paretovid.trainables.layers.frame_policies import FramePolicy, View, Visited, place_of
 from paretovid.trainables.layers.functional import probabilities, stack_steps
 from paretovid.trainables.layers.global_memory import GlobalMemory, Memory, MemoryConfig, positional_encoding
 from paretovid.trainables.layers.recurrent import Cell, CellKind, Projection
@@ -86,53 +96,6 @@ def agent_reads(config: AgentConfig) -> tuple[str, ...]:
     return ("none", config.memory.source or COARSE, FINE)
 
 
-def index_of(place: Tensor, num_steps: Tensor) -> Tensor:
-    """Step of a place: `[B]` floats, 0 the first step and 1 the last, to `[B]` int64; outside is clamped."""
-    return (place.clamp(0, 1) * (num_steps - 1).clamp(min=0)).round().long()
-
-
-def place_of(index: Tensor, num_steps: Tensor) -> Tensor:
-    """Where in its video a step is: `[B]` int64 to `[B]` from 0 (first step) to 1 (last)."""
-    return index / (num_steps - 1).clamp(min=1)
-
-
-@final
-class _Visited:
-    """Which frames of B videos were looked at, and which frame a place stands for."""
-
-    def __init__(self, num_steps: Tensor, max_steps: int, rule: str) -> None:
-        self._num_steps = num_steps
-        self._rule = rule
-        self._steps = torch.arange(max(1, max_steps), device=num_steps.device)
-        self._absent = self._steps >= num_steps[:, None]
-        self._seen = torch.zeros_like(self._absent)
-        self._rows = torch.arange(len(num_steps), device=num_steps.device)
-
-    def index(self, place: Tensor) -> Tensor:
-        """The step that a place stands for, `[B]`."""
-        index = index_of(place, self._num_steps)
-        if self._rule == "allow":
-            return index
-        distance = (self._steps - (place.clamp(0, 1) * (self._num_steps - 1))[:, None]).abs()
-        closed = self._absent | self._seen
-        nearest = distance.masked_fill(closed, torch.inf).argmin(dim=1)
-        return torch.where(closed.all(dim=1), index, nearest)
-
-    def closed(self, memory: Memory) -> Tensor:
-        """`[B, M]` bool: the entries of a memory whose frames are not there or, unless revisits are allowed, seen."""
-        if self._rule == "allow":
-            return ~memory.mask
-        return ~memory.mask | self._seen.gather(1, memory.steps.clamp(min=0))
-
-    def is_new(self, index: Tensor) -> Tensor:
-        """Who has not seen a step yet, `[B]` bool."""
-        return ~self._seen[self._rows, index]
-
-    def mark(self, index: Tensor, active: Tensor) -> None:
-        """Notes what the active videos look at."""
-        self._seen[self._rows, index] |= active
-
-
 @final
 class _Chooser:
     """Draws where the episodes of a training step go, and keeps what the policy knew and did.
@@ -155,7 +118,7 @@ class _Chooser:
         self.actions: list[Tensor] = []
         self._policy, self._memory, self._num_steps = agent.policy, memory, num_steps
         self._lengths, self._keys, self._first = lengths, keys, first
-        self._visited = _Visited(lengths, batch.mask.shape[1], agent.config.revisits)
+        self._visited = Visited(lengths, batch.mask.shape[1], agent.config.revisits)
         self._everyone = torch.ones_like(lengths, dtype=torch.bool)
 
     def choose(self, step: int, hidden: Tensor) -> Tensor:
@@ -316,7 +279,7 @@ class FrameAgent(nn.Module):
         place = torch.zeros(provider.batch_size, device=device)
         active = provider.num_steps > 0
         refused = torch.zeros_like(active)
-        visited = _Visited(provider.num_steps, provider.max_steps, self.config.revisits)
+        visited = Visited(provider.num_steps, provider.max_steps, self.config.revisits)
         answer = probabilities(self.head(state[0]), self.multi_label)
         trace: dict[str, list[Tensor]] = {}
         for t in range(num_steps):
@@ -406,6 +369,17 @@ class FrameAgent(nn.Module):
         return points_under_caps(
             outcome, setting, caps, lambda fits: self.stopped(outcome, (fits & looked).sum(dim=1))
         )
+
+    def cut(self, outcome: Outcome, reads: Tensor, setting: Setting) -> Outcome:
+        """The outcome of stopping after `reads` `[B]` steps, or before if the setting's cap does not pay for them."""
+        max_gflops = float(setting.get("max_gflops", 0))
+        if not max_gflops:
+            return self.stopped(outcome, reads)
+        looked = outcome.trace["steps"] >= 0
+        paid = (within(outcome.trace["cap/spent"], max_gflops) & looked).sum(dim=1)
+        found = self.stopped(outcome, torch.minimum(reads, paid))
+        assert found.stopped_by is not None
+        return dataclasses.replace(found, stopped_by=torch.where(paid < reads, CAP, found.stopped_by))
 
     def component_costs(self) -> dict[str, ComponentCost]:
         """Measured cost of a step of the agent and of a memory entry. What is seen again is paid once: nothing."""

@@ -166,3 +166,50 @@ class BlindPolicy(FramePolicy):
 def _chosen(logits: Tensor, actions: Tensor) -> Tensor:
     """Log probability of the chosen one: `[B, K, A]` logits and `[B, K]` indices to `[B, K]`."""
     return F.log_softmax(logits, dim=-1).gather(-1, actions[..., None])[..., 0]
+
+
+def index_of(place: Tensor, num_steps: Tensor) -> Tensor:
+    """Step of a place: `[B]` floats, 0 the first step and 1 the last, to `[B]` int64; outside is clamped."""
+    return (place.clamp(0, 1) * (num_steps - 1).clamp(min=0)).round().long()
+
+
+def place_of(index: Tensor, num_steps: Tensor) -> Tensor:
+    """Where in its video a step is: `[B]` int64 to `[B]` from 0 (first step) to 1 (last)."""
+    return index / (num_steps - 1).clamp(min=1)
+
+
+@final
+class Visited:
+    """Which frames of B videos were looked at, and which frame a place stands for."""
+
+    def __init__(self, num_steps: Tensor, max_steps: int, rule: str) -> None:
+        self._num_steps = num_steps
+        self._rule = rule
+        self._steps = torch.arange(max(1, max_steps), device=num_steps.device)
+        self._absent = self._steps >= num_steps[:, None]
+        self._seen = torch.zeros_like(self._absent)
+        self._rows = torch.arange(len(num_steps), device=num_steps.device)
+
+    def index(self, place: Tensor) -> Tensor:
+        """The step that a place stands for, `[B]`."""
+        index = index_of(place, self._num_steps)
+        if self._rule == "allow":
+            return index
+        distance = (self._steps - (place.clamp(0, 1) * (self._num_steps - 1))[:, None]).abs()
+        closed = self._absent | self._seen
+        nearest = distance.masked_fill(closed, torch.inf).argmin(dim=1)
+        return torch.where(closed.all(dim=1), index, nearest)
+
+    def closed(self, memory: Memory) -> Tensor:
+        """`[B, M]` bool: the entries of a memory whose frames are not there or, unless revisits are allowed, seen."""
+        if self._rule == "allow":
+            return ~memory.mask
+        return ~memory.mask | self._seen.gather(1, memory.steps.clamp(min=0))
+
+    def is_new(self, index: Tensor) -> Tensor:
+        """Who has not seen a step yet, `[B]` bool."""
+        return ~self._seen[self._rows, index]
+
+    def mark(self, index: Tensor, active: Tensor) -> None:
+        """Notes what the active videos look at, steps `[B]` of those that are `active` `[B]`."""
+        self._seen[self._rows, index] |= active

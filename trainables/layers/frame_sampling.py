@@ -57,3 +57,17 @@ def check_sampling(sampling: str) -> None:
     """Raises `UsageError` unless `sampling` is known."""
     if sampling not in ("uniform", "random"):
         raise UsageError(f"unknown sampling: {sampling!r}", "Allowed: uniform, random.")
+
+
+def gathered(features: Tensor, index: Tensor) -> Tensor:
+    """Features `[B, T_all, D]` at steps `[B, T]`; -1 gives those of step 0, for the caller to mask."""
+    rows = torch.arange(len(index), device=index.device)[:, None]
+    return features[rows, index.clamp(min=0)]
+
+
+def without_some(valid: Tensor, share: float) -> Tensor:
+    """`valid` `[B, T]` bool with a random `share` of each video's steps left out; never all of them."""
+    if share == 0:
+        return valid
+    kept = valid & (torch.rand(valid.shape, device=valid.device) >= share)
+    return torch.where(kept.any(dim=1, keepdim=True), kept, valid)

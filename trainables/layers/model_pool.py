@@ -47,8 +47,11 @@ def check_pool(pool: Sequence[str]) -> None:
 ClipCount = Annotated[int, CLIPS.range]
 
 
-def check_clip_counts(clip_counts: Sequence[int]) -> None:
-    """Raises `UsageError` unless the numbers of clips to evaluate are different and begin with the default one."""
+def check_clip_counts(clip_counts: Sequence[int] | None) -> None:
+    """Raises `UsageError` unless the numbers of clips to evaluate are different and begin with the default one. None:
+    they are placed."""
+    if clip_counts is None:
+        return
     check_distinct("clip_counts", clip_counts)
     if clip_counts[0] != CLIPS.default:
         raise UsageError(
@@ -182,3 +185,57 @@ def member_losses(scores: Tensor, targets: Tensor, multi_label: bool) -> Tensor:
 def picked(scores: Tensor, choice: Tensor) -> Tensor:
     """Of `scores [K, B, ...]` that of the chosen member `[B]`: `[B, ...]`."""
     return scores[choice, torch.arange(len(choice), device=choice.device)]
+
+
+def all_agree(scores: Tensor, multi_label: bool) -> Tensor:
+    """Videos on which all members give the same answer, `[B]`: the best class, or the set of tags above a half."""
+    answers = scores > 0.5 if multi_label else scores.argmax(dim=-1, keepdim=True)
+    return (answers == answers[:1]).all(dim=0).all(dim=-1)
+
+
+def choose(confidence: Tensor, theta: float, order: Tensor) -> Tensor:
+    """The first member, in this order `[K]`, whose confidence reaches theta, else the most confident one.
+
+    Arguments:
+        confidence: of each member, `[..., K]`.
+
+    Returns places in the pool, `[...]` int64.
+    """
+    confidence = confidence[..., order]
+    reaches = confidence >= theta
+    place = torch.where(reaches.any(dim=-1), reaches.int().argmax(dim=-1), confidence.argmax(dim=-1))
+    return order[place]
+
+
+@final
+class SelectorBank(nn.Module):
+    """A selectors, each an MLP from a member's prediction to confidences, as batched matrix products.
+
+    All start from the same weights.
+    """
+
+    def __init__(self, selectors: int, *, num_classes: int, hidden: int, members: int) -> None:
+        super().__init__()
+        first, second = nn.Linear(num_classes, hidden), nn.Linear(hidden, members)
+
+        def repeated(values: Tensor) -> nn.Parameter:
+            return nn.Parameter(values.detach().repeat(selectors, 1, 1))
+
+        self.first_weight = repeated(first.weight.T.contiguous())
+        self.first_bias = repeated(first.bias[None])
+        self.second_weight = repeated(second.weight.T.contiguous())
+        self.second_bias = repeated(second.bias[None])
+
+    def forward(self, scores: Tensor) -> Tensor:
+        """Scores `[B, C]` (0 to 1) to log P_k by every selector, `[A, B, K]`."""
+        return self._logits(scores, slice(None)).log_softmax(dim=-1)
+
+    def confidence(self, scores: Tensor, selector: int) -> Tensor:
+        """P_k by one of them, `[B, K]`; the others are not computed."""
+        return self._logits(scores, slice(selector, selector + 1))[0].softmax(dim=-1)
+
+    def _logits(self, scores: Tensor, chosen: slice) -> Tensor:
+        x = scores.clamp(min=1e-4).log()
+        weight = self.first_weight[chosen]
+        hidden = torch.baddbmm(self.first_bias[chosen], x.expand(len(weight), *x.shape), weight).relu()
+        return torch.baddbmm(self.second_bias[chosen], hidden, self.second_weight[chosen])

@@ -39,7 +39,7 @@ from torch import Tensor
 
 from paretovid.trainables.cost import ComponentCost
 from paretovid.trainables.errors import NonFiniteError, UsageError
-from paretovid.trainables.layers.caps import DEFAULT_CAPS, KNOBS, Cap, CapUnits, check_caps
+from paretovid.trainables.layers.caps import KNOBS, Cap, CapUnits, check_caps
 from paretovid.trainables.layers.frame_agent import (
     AgentConfig,
     Decision,
@@ -51,15 +51,24 @@ from paretovid.trainables.layers.frame_agent import (
 from paretovid.trainables.layers.frame_policies import BlindPolicy, FramePolicy, GaussianPolicy, PointerPolicy
 from paretovid.trainables.layers.functional import classification_loss, probabilities
 from paretovid.trainables.layers.global_memory import GlobalMemory
+from paretovid.trainables.layers.placing.lines import (
+    cap_evidence,
+    cap_lines,
+    quantiles,
+    whole_counts,
+    within_range,
+)
 from paretovid.trainables.layers.policy_gradient import ReturnsFrom, RewardKind, returns, rewards
-from paretovid.trainables.method import Method, check_distinct, register
-from paretovid.trainables.outcome import Batch, InferenceKnob, Loss, Outcome, Progress, Setting
+from paretovid.trainables.method import Method, PlacesSettings, check_listed, register
+from paretovid.trainables.outcome import Batch, InferenceKnob, Line, Loss, Outcome, Progress, Setting
 from paretovid.trainables.provider import Provider
 from paretovid.trainables.ranges import Count, Fraction, Positive, Range, Weight, check_ranges
 
 MARGIN_OR_PATIENCE, ALGORITHM2 = 0, 1
 NEVER = 1000.0
 """A mu that no utility falls by."""
+PATIENCE_OFF = 10_000
+"""More steps than there are."""
 
 MU = InferenceKnob(
     name="mu",
@@ -73,7 +82,7 @@ PATIENCE = InferenceKnob(
     name="patience",
     default=0,
     low=0,
-    high=10_000,
+    high=PATIENCE_OFF,
     whole=True,
     description="p: stop after this many steps without a new maximum; 0: the paper's, K/2+1 below mu 0.7, else K",
 )
@@ -115,36 +124,14 @@ class AdaFrameConfig:
     """Walks per video in a batch."""
     policy_weight: Weight = 1.0
     """Weight of the policy's objective; the paper's is 1."""
-    mus: tuple[Annotated[float, MU.range], ...] = (
-        0.0,
-        0.01,
-        0.02,
-        0.05,
-        0.1,
-        0.15,
-        0.2,
-        0.3,
-        0.4,
-        0.5,
-        0.6,
-        0.7,
-        0.9,
-        NEVER,
-    )
-    """Inference settings to answer from one walk; further patiences, rules and entropies as well."""
-    patiences: tuple[Annotated[int, PATIENCE.range], ...] = (0, 1, 2, 3, 10_000)
-    stop_rules: tuple[Annotated[int, STOP_RULE.range], ...] = (MARGIN_OR_PATIENCE, ALGORITHM2)
-    max_entropies: tuple[Annotated[float, MAX_ENTROPY.range], ...] = (
-        0.02,
-        0.05,
-        0.1,
-        0.2,
-        0.3,
-        0.4,
-        0.5,
-        0.7,
-    )
-    caps: tuple[CapUnits, ...] = DEFAULT_CAPS
+    mus: tuple[Annotated[float, MU.range], ...] | None = None
+    """Inference settings to answer from one walk; further patiences, rules and entropies as well. null: placed by what
+    they cost on validation (`search.points`). Of `mus`, `patiences` and `stop_rules` all combinations are measured; if
+    one of them lists values, those that list none have their default."""
+    patiences: tuple[Annotated[int, PATIENCE.range], ...] | None = None
+    stop_rules: tuple[Annotated[int, STOP_RULE.range], ...] | None = None
+    max_entropies: tuple[Annotated[float, MAX_ENTROPY.range], ...] | None = None
+    caps: tuple[CapUnits, ...] | None = None
     """Caps to evaluate, in units of what one read costs, at the default setting and where the utility stops nobody."""
 
     def __post_init__(self) -> None:
@@ -161,10 +148,10 @@ class AdaFrameConfig:
             raise UsageError(
                 "policy=pointer needs a memory to point into", "Set agent.memory.kind to visual or audio."
             )
-        check_distinct("mus", self.mus)
-        check_distinct("patiences", self.patiences)
-        check_distinct("stop_rules", self.stop_rules)
-        check_distinct("max_entropies", self.max_entropies)
+        check_listed("mus", self.mus)
+        check_listed("patiences", self.patiences)
+        check_listed("stop_rules", self.stop_rules)
+        check_listed("max_entropies", self.max_entropies)
         check_caps(self.caps)
 
 
@@ -220,7 +207,7 @@ def relative_entropy(scores: Tensor, multi_label: bool) -> Tensor:
 
 @register
 @final
-class AdaFrame(Method):
+class AdaFrame(Method, PlacesSettings):
     """See the module's text."""
 
     name: ClassVar[str] = "ada_frame"
@@ -318,22 +305,30 @@ class AdaFrame(Method):
     def stop_points(self, outcome: Outcome, setting: Setting) -> list[tuple[Setting, Outcome]]:
         if setting not in self.settings():
             return []
-        capped = self.agent.under_caps(outcome, setting, self.config.caps)
+        capped = self.agent.under_caps(outcome, setting, self.config.caps or ())
         if setting == self.settings()[0]:
             return capped
-        config = self.config
-        others = [
-            {**setting, "mu": mu, "patience": patience, "stop_rule": rule}
-            for rule in config.stop_rules
-            for patience in config.patiences
-            for mu in config.mus
-        ]
-        others += [{**setting, "max_entropy": entropy} for entropy in config.max_entropies]
+        others = [*self._listed_rules(), *self._listed_entropies()]
         known = self.settings()
         return [(other, self._stopped(outcome, other)) for other in others if other not in known] + capped
 
-    def _stopped(self, outcome: Outcome, setting: Setting) -> Outcome:
-        """What a recorded walk would have given at another setting."""
+    def _listed_rules(self) -> list[Setting]:
+        config, (default, walk) = self.config, self.settings()
+        if config.mus is config.patiences is config.stop_rules is None:
+            return []
+        return [
+            {**walk, "mu": mu, "patience": patience, "stop_rule": rule}
+            for rule in config.stop_rules or (int(default["stop_rule"]),)
+            for patience in config.patiences or (int(default["patience"]),)
+            for mu in config.mus or (float(default["mu"]),)
+        ]
+
+    def _listed_entropies(self) -> list[Setting]:
+        _, walk = self.settings()
+        return [{**walk, "max_entropy": entropy} for entropy in self.config.max_entropies or ()]
+
+    def _reads(self, outcome: Outcome, setting: Setting) -> Tensor:
+        """How many steps of a recorded walk another setting would have made, `[B]` int64."""
         stop = UtilityStop(setting, self.config.steps)
         max_entropy = float(setting.get("max_entropy", MAX_ENTROPY.default))
         utilities, entropies = outcome.trace["utility"], outcome.trace["entropy"]
@@ -342,7 +337,73 @@ class AdaFrame(Method):
         for utility, entropy in zip(utilities.T, entropies.T, strict=True):
             reads += going
             going = going & ~(stop.update(utility) | (entropy < max_entropy))
-        return self.agent.stopped(outcome, reads)
+        return reads
+
+    def _stopped(self, outcome: Outcome, setting: Setting) -> Outcome:
+        """What a recorded walk would have given at another setting."""
+        return self.agent.stopped(outcome, self._reads(outcome, setting))
+
+    # Where settings are placed
+
+    def places(self) -> bool:
+        config = self.config
+        lists_rules = not config.mus is config.patiences is config.stop_rules is None
+        return not lists_rules or config.max_entropies is None or config.caps is None
+
+    def probes(self) -> list[Setting]:
+        return self.settings()[1:]
+
+    def evidence(self, outcome: Outcome, setting: Setting) -> dict[str, Tensor]:
+        walked = outcome.trace["steps"] >= 0
+        utility = outcome.trace["utility"]
+        fallen = (utility.cummax(dim=1).values - utility)[:, 1:]
+        return {
+            "fallen": fallen[walked[:, 1:]],
+            "entropy": outcome.trace["entropy"][walked],
+            **cap_evidence(outcome),
+        }
+
+    def lines(self, evidence: Mapping[str, Tensor]) -> list[Line]:
+        config, walk = self.config, self.settings()[1]
+        decisions = [
+            Line(
+                name=MU.name,
+                settings=tuple(
+                    {**walk, "mu": mu, "patience": PATIENCE_OFF}
+                    for mu in within_range(quantiles(evidence["fallen"]), MU)
+                ),
+            ),
+            Line(
+                name=MAX_ENTROPY.name,
+                # The lower, the surer: it stops later.
+                settings=tuple(
+                    {**walk, "max_entropy": entropy}
+                    for entropy in reversed(within_range(quantiles(evidence["entropy"]), MAX_ENTROPY))
+                ),
+            ),
+        ]
+        patience = Line(
+            name=PATIENCE.name,
+            settings=tuple({**walk, "patience": p} for p in whole_counts(config.steps - 1)),
+            cuts_short=True,
+        )
+        if rules := self._listed_rules():
+            decisions[0] = Line(name=MU.name, settings=tuple(rules), is_listed=True)
+        if config.max_entropies is not None:
+            decisions[1] = Line(
+                name=MAX_ENTROPY.name, settings=tuple(self._listed_entropies()), is_listed=True
+            )
+        return [
+            *decisions,
+            *([] if rules else [patience]),
+            *cap_lines(evidence, walk, listed=config.caps),
+        ]
+
+    def runs_at(self, setting: Setting) -> Setting:
+        return self.settings()[1]
+
+    def answer(self, outcome: Outcome, setting: Setting) -> Outcome:
+        return self.agent.cut(outcome, self._reads(outcome, setting), setting)
 
     def reads(self) -> tuple[str, ...]:
         return agent_reads(self.config.agent)

@@ -52,14 +52,16 @@ from torch import Tensor, nn
 
 from paretovid.trainables.cost import ComponentCost
 from paretovid.trainables.errors import UsageError
-from paretovid.trainables.layers.caps import DEFAULT_CAPS, KNOBS_WITH_CHEAP, Cap, CapUnits, check_caps
-from paretovid.trainables.layers.coarse_to_fine import levels_under_caps
+from paretovid.trainables.layers.caps import KNOBS_WITH_CHEAP, Cap, CapUnits, check_caps
+from paretovid.trainables.layers.coarse_to_fine import level_under_cap, levels_under_caps
 from paretovid.trainables.layers.functional import classification_loss
-from paretovid.trainables.layers.gated_stack import Decide, Gate, GatedLevels, LevelSize, Limits, Sampled
+from paretovid.trainables.layers.gated_stack import Gate, GatedLevels, LevelSize, Limits, Sampled
+from paretovid.trainables.layers.placing.lines import STOP_AND_CHEAP, cap_evidence, cap_lines, is_cut
+from paretovid.trainables.layers.placing.offset_gates import OffsetGates, margin_evidence, offset_lines
 from paretovid.trainables.layers.recurrent import CellKind
 from paretovid.trainables.layers.whole_batch import sum_over_workers
-from paretovid.trainables.method import Method, check_distinct, register
-from paretovid.trainables.outcome import Batch, InferenceKnob, Loss, Outcome, Progress, Setting
+from paretovid.trainables.method import Method, PlacesSettings, check_listed, register
+from paretovid.trainables.outcome import Batch, InferenceKnob, Line, Loss, Outcome, Progress, Setting
 from paretovid.trainables.provider import Provider
 from paretovid.trainables.ranges import (
     Dropout,
@@ -165,10 +167,12 @@ class HcmsConfig:
     usage_reduction: Literal["batch", "video"] = "batch"
     temperature_floor: PositiveFraction = 0.5
     """The Gumbel temperature falls from 1 to this, which it reaches after 60 % of training."""
-    gate_offsets: tuple[Annotated[float, GATE_OFFSETS[0].range], ...] = (0.0, -2.0, -1.0, 1.0, 2.0)
-    """Inference settings to evaluate: each at all gates together and at each gate alone. 0 is the default one."""
-    caps: tuple[CapUnits, ...] = DEFAULT_CAPS
-    """Caps to evaluate, in units of what one step with every source costs, the answer not counted."""
+    gate_offsets: tuple[Annotated[float, GATE_OFFSETS[0].range], ...] | None = None
+    """Inference settings to evaluate: each at all gates together and at each gate alone. 0, the default one, is there
+    anyway. null here and below: placed by what they cost on validation (`search.points`)."""
+    caps: tuple[CapUnits, ...] | None = None
+    """Caps to evaluate, in units of what one step with every source costs, the answer not counted; an empty list:
+    none."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -177,7 +181,7 @@ class HcmsConfig:
             _check_skip(level, target, self.sources)
         if self.usage_reduction not in ("batch", "video"):
             raise UsageError(f"unknown usage_reduction: {self.usage_reduction!r}", "Allowed: batch, video.")
-        check_distinct("gate_offsets", self.gate_offsets)
+        check_listed("gate_offsets", self.gate_offsets)
         check_caps(self.caps)
 
     @property
@@ -228,7 +232,7 @@ def run_capped(network: GatedLevels, provider: Provider, gates: Sequence[Gate], 
 
 @register
 @final
-class Hcms(Method):
+class Hcms(Method, PlacesSettings):
     """See the module's text."""
 
     name: ClassVar[str] = "hcms"
@@ -282,9 +286,11 @@ class Hcms(Method):
         return (skips - targets).square().sum(dim=1).mean()
 
     def run(self, provider: Provider, setting: Setting) -> Outcome:
-        return run_capped(self.network, provider, self._gates_at(setting), Cap.of(setting, self))
+        gates = OffsetGates()
+        outcome = run_capped(self.network, provider, self._gates_at(setting, gates), Cap.of(setting, self))
+        return gates.noted(outcome)
 
-    def _gates_at(self, setting: Setting) -> list[Gate]:
+    def _gates_at(self, setting: Setting, gates: OffsetGates) -> list[Gate]:
         """The gates with the setting's offsets. Raises `UsageError` for one of a level that is not there."""
         offsets = [float(setting.get(knob.name, knob.default)) for knob in GATE_OFFSETS]
         for knob, offset in zip(GATE_OFFSETS[len(self.gates) :], offsets[len(self.gates) :], strict=True):
@@ -295,31 +301,59 @@ class Hcms(Method):
                     f"Leave {knob.name} at 0.",
                 )
 
-        def larger(gate: nn.Module, offset: float) -> Decide:
-            def decide(_: int, seen: Tensor) -> Tensor:
-                logits = gate(seen)
-                wants: Tensor = logits[:, 1] + offset > logits[:, 0]
-                return wants
-
-            return decide
-
         return [
-            Gate(decide=larger(gate, offset), component=f"{self.name}.{source}_gate")
-            for gate, offset, source in zip(self.gates, offsets, self.config.sources[1:], strict=False)
+            Gate(decide=gates.decide(level, gate, offset), component=f"{self.name}.{source}_gate")
+            for level, (gate, offset, source) in enumerate(
+                zip(self.gates, offsets, self.config.sources[1:], strict=False), start=1
+            )
         ]
 
+    @property
+    def _offsets(self) -> tuple[InferenceKnob, ...]:
+        return GATE_OFFSETS[: len(self.gates)]
+
     def settings(self) -> list[Setting]:
-        names = [knob.name for knob in GATE_OFFSETS[: len(self.gates)]]
+        names = [knob.name for knob in self._offsets]
         default = dict.fromkeys(names, 0.0) | {"max_gflops": 0.0}
         found = [default]
-        for offset in self.config.gate_offsets:
+        for offset in self.config.gate_offsets or ():
             for chosen in (names, *([name] for name in names)):
                 setting = default | dict.fromkeys(chosen, offset)
                 found += [] if setting in found else [setting]
         return list(found)
 
     def stop_points(self, outcome: Outcome, setting: Setting) -> list[tuple[Setting, Outcome]]:
-        return levels_under_caps(self.network, outcome, setting, self.config.caps)
+        return levels_under_caps(self.network, outcome, setting, self.config.caps or ())
+
+    # Where settings are placed
+
+    def places(self) -> bool:
+        return None in (self.config.gate_offsets, self.config.caps)
+
+    def probes(self) -> list[Setting]:
+        default = self.settings()[0]
+        # At the second every gate is asked at every step, also one that the levels below never reach.
+        return [default, {**default, **{knob.name: knob.high for knob in self._offsets}}]
+
+    def evidence(self, outcome: Outcome, setting: Setting) -> dict[str, Tensor]:
+        if setting != self.settings()[0]:
+            return margin_evidence(outcome)
+        return {**margin_evidence(outcome), **cap_evidence(outcome)}
+
+    def lines(self, evidence: Mapping[str, Tensor]) -> list[Line]:
+        default = self.settings()[0]
+        decisions = offset_lines(evidence, default, self._offsets)
+        if self.config.gate_offsets is not None:
+            decisions = [Line(name="gate_offsets", settings=tuple(self.settings()), is_listed=True)]
+        return [*decisions, *cap_lines(evidence, default, rules=STOP_AND_CHEAP, listed=self.config.caps)]
+
+    def runs_at(self, setting: Setting) -> Setting:
+        if not is_cut(setting):
+            return setting
+        return {name: value for name, value in setting.items() if name != "cap_rule"} | {"max_gflops": 0.0}
+
+    def answer(self, outcome: Outcome, setting: Setting) -> Outcome:
+        return level_under_cap(self.network, outcome, float(setting["max_gflops"]))
 
     def component_costs(self) -> dict[str, ComponentCost]:
         gates = {

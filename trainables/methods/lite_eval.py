@@ -38,12 +38,13 @@ from torch import Tensor
 
 from paretovid.trainables.cost import ComponentCost
 from paretovid.trainables.errors import UsageError
-from paretovid.trainables.layers.caps import DEFAULT_CAPS, KNOBS_WITH_CHEAP, Cap, CapUnits, check_caps
+from paretovid.trainables.layers.caps import KNOBS_WITH_CHEAP, Cap, CapUnits, check_caps
 from paretovid.trainables.layers.coarse_to_fine import (
     COARSE,
     FINE,
     NetworkConfig,
     coarse_to_fine,
+    level_under_cap,
     levels_under_caps,
     paper_component_costs,
     run_setting,
@@ -51,9 +52,17 @@ from paretovid.trainables.layers.coarse_to_fine import (
 )
 from paretovid.trainables.layers.functional import classification_loss
 from paretovid.trainables.layers.gated_stack import Gate, Sampled
+from paretovid.trainables.layers.placing.lines import (
+    STOP_AND_CHEAP,
+    cap_evidence,
+    cap_lines,
+    is_cut,
+    whole_counts,
+)
+from paretovid.trainables.layers.placing.offset_gates import OffsetGates, margin_evidence, offset_lines
 from paretovid.trainables.layers.whole_batch import sum_over_workers
-from paretovid.trainables.method import Method, check_distinct, register
-from paretovid.trainables.outcome import Batch, InferenceKnob, Loss, Outcome, Progress, Setting
+from paretovid.trainables.method import Method, PlacesSettings, check_listed, register
+from paretovid.trainables.outcome import Batch, InferenceKnob, Line, Loss, Outcome, Progress, Setting
 from paretovid.trainables.provider import Provider
 from paretovid.trainables.ranges import Fraction, PositiveFraction, Range, Weight, check_ranges
 
@@ -89,24 +98,26 @@ class LiteEvalConfig:
     usage_reduction: Literal["batch", "video"] = "batch"
     temperature_floor: PositiveFraction = 0.5
     """The Gumbel temperature falls from 1 to this, which it reaches after 60 % of training."""
-    gate_offsets: tuple[Annotated[float, GATE_OFFSET.range], ...] = (0.0, -2.0, -1.0, -0.5, 0.5, 1.0, 2.0)
-    """Inference settings to evaluate; 0 is the default one."""
-    online_ks: tuple[Annotated[int, Range(1, ONLINE_K.high)], ...] = (1, 2, 3, 4, 6, 8)
-    caps: tuple[CapUnits, ...] = DEFAULT_CAPS
-    """Caps to evaluate at each of the `gate_offsets`, in units of what one step with both reads costs."""
+    gate_offsets: tuple[Annotated[float, GATE_OFFSET.range], ...] | None = None
+    """Inference settings to evaluate; 0, the default one, is there anyway. null here and below: placed by what they
+    cost on validation (`search.points`)."""
+    online_ks: tuple[Annotated[int, Range(1, ONLINE_K.high)], ...] | None = None
+    """The same for `online_k`: at each of the `gate_offsets`, or at the default one if they are placed."""
+    caps: tuple[CapUnits, ...] | None = None
+    """The same for caps, in units of what one step with both reads costs; an empty list: none."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
         if self.usage_reduction not in ("batch", "video"):
             raise UsageError(f"unknown usage_reduction: {self.usage_reduction!r}", "Allowed: batch, video.")
-        check_distinct("gate_offsets", self.gate_offsets)
-        check_distinct("online_ks", self.online_ks)
+        check_listed("gate_offsets", self.gate_offsets)
+        check_listed("online_ks", self.online_ks)
         check_caps(self.caps)
 
 
 @register
 @final
-class LiteEval(Method):
+class LiteEval(Method, PlacesSettings):
     """See the module's text."""
 
     name: ClassVar[str] = "lite_eval"
@@ -154,24 +165,67 @@ class LiteEval(Method):
     def run(self, provider: Provider, setting: Setting) -> Outcome:
         offset = float(setting.get("gate_offset", GATE_OFFSET.default))
 
-        def decide(_: int, seen: Tensor) -> Tensor:
-            logits = self.gate(seen)
-            answer: Tensor = logits[:, 1] + offset > logits[:, 0]
-            return answer
-
-        gate = Gate(decide=decide, component=f"{self.name}.gate")
-        return run_setting(self.network, provider, gate, setting, Cap.of(setting, self))
+        gates = OffsetGates()
+        gate = Gate(decide=gates.decide(1, self.gate, offset), component=f"{self.name}.gate")
+        return gates.noted(run_setting(self.network, provider, gate, setting, Cap.of(setting, self)))
 
     def settings(self) -> list[Setting]:
-        offsets = (0.0, *(offset for offset in self.config.gate_offsets if offset != 0.0))
+        offsets = (0.0, *(offset for offset in self.config.gate_offsets or () if offset != 0.0))
         return [{"gate_offset": offset, "online_k": 0} for offset in offsets]
 
     def stop_points(self, outcome: Outcome, setting: Setting) -> list[tuple[Setting, Outcome]]:
         online: list[tuple[Setting, Outcome]] = [
             ({**setting, "online_k": k}, stopped_after(self.network, outcome, k))
-            for k in self.config.online_ks
+            for k in self.config.online_ks or ()
         ]
-        return online + levels_under_caps(self.network, outcome, setting, self.config.caps)
+        return online + levels_under_caps(self.network, outcome, setting, self.config.caps or ())
+
+    # Where settings are placed
+
+    def places(self) -> bool:
+        return None in (self.config.gate_offsets, self.config.online_ks, self.config.caps)
+
+    def probes(self) -> list[Setting]:
+        default = self.settings()[0]
+        return [default, {**default, "gate_offset": GATE_OFFSET.high}]
+
+    def evidence(self, outcome: Outcome, setting: Setting) -> dict[str, Tensor]:
+        if setting != self.settings()[0]:
+            return margin_evidence(outcome)
+        reads = outcome.trace["ran"][..., 1].sum(dim=1)
+        return {**margin_evidence(outcome), **cap_evidence(outcome), "reads": reads}
+
+    def lines(self, evidence: Mapping[str, Tensor]) -> list[Line]:
+        default, config = self.settings()[0], self.config
+        decisions = offset_lines(evidence, default, [GATE_OFFSET])
+        if config.gate_offsets is not None:
+            decisions = [Line(name=GATE_OFFSET.name, settings=tuple(self.settings()), is_listed=True)]
+        ks = config.online_ks
+        online = Line(
+            name=ONLINE_K.name,
+            # As many as the most that any video has would stop nobody.
+            settings=tuple(
+                {**default, "online_k": k}
+                for k in (whole_counts(int(evidence["reads"].max()) - 1) if ks is None else ks)
+            ),
+            cuts_short=True,
+            is_listed=ks is not None,
+        )
+        return [
+            *decisions,
+            online,
+            *cap_lines(evidence, default, rules=STOP_AND_CHEAP, listed=config.caps),
+        ]
+
+    def runs_at(self, setting: Setting) -> Setting:
+        if bool(setting.get("online_k")) != is_cut(setting):
+            return {"gate_offset": setting.get("gate_offset", GATE_OFFSET.default), "online_k": 0}
+        return setting
+
+    def answer(self, outcome: Outcome, setting: Setting) -> Outcome:
+        if is_cut(setting):
+            return level_under_cap(self.network, outcome, float(setting["max_gflops"]))
+        return stopped_after(self.network, outcome, int(setting["online_k"]))
 
     def component_costs(self) -> dict[str, ComponentCost]:
         return {**self.network.component_costs(), f"{self.name}.gate": self.network.gate_cost(self.gate, 1)}

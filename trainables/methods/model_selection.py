@@ -43,7 +43,7 @@ point of a selection.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, final
 
@@ -60,23 +60,37 @@ from paretovid.trainables.layers.model_pool import (
     ClipCount,
     Clips,
     ModelPool,
+    SelectorBank,
+    all_agree,
     check_clip_counts,
     check_order,
     check_pool,
+    choose,
     member_losses,
     picked,
 )
+from paretovid.trainables.layers.placing.lines import quantiles
 from paretovid.trainables.layers.whole_batch import sum_over_workers
 from paretovid.trainables.measurement import Metrics
 from paretovid.trainables.method import (
     Method,
+    PlacesSettings,
     RunsForOthers,
     UsesSourceInfo,
     Warns,
-    check_distinct,
+    check_listed,
     register,
 )
-from paretovid.trainables.outcome import Batch, InferenceKnob, Loss, Outcome, Progress, Setting, SourceInfo
+from paretovid.trainables.outcome import (
+    Batch,
+    InferenceKnob,
+    Line,
+    Loss,
+    Outcome,
+    Progress,
+    Setting,
+    SourceInfo,
+)
 from paretovid.trainables.provider import Provider
 from paretovid.trainables.ranges import Positive, Range, Width, check_ranges
 
@@ -141,21 +155,10 @@ class ModelSelectionConfig:
     """Width of the selector's hidden layer."""
     training_clips: ClipCount = 3
     """Clips per video in training."""
-    thetas: tuple[Annotated[float, THETA.range], ...] = (
-        0.5,
-        0.45,
-        0.4,
-        0.35,
-        0.3,
-        0.25,
-        0.2,
-        0.15,
-        0.1,
-        0.05,
-        0.0,
-    )
-    """Inference settings to evaluate, all answered from one run per number of clips."""
-    clip_counts: tuple[ClipCount, ...] = CLIP_COUNTS
+    thetas: tuple[Annotated[float, THETA.range], ...] | None = None
+    """Inference settings to evaluate, all answered from one run per number of clips. null here and below: placed by
+    what they cost on validation (`search.points`)."""
+    clip_counts: tuple[ClipCount, ...] | None = None
     """The same for `clips`; the first is the default one."""
 
     def __post_init__(self) -> None:
@@ -167,7 +170,7 @@ class ModelSelectionConfig:
                 "Give two sources or more; method single_model measures one by itself.",
             )
         check_clip_counts(self.clip_counts)
-        check_distinct("thetas", self.thetas)
+        check_listed("thetas", self.thetas)
         if self.selector_source and self.selector_source not in self.pool:
             raise UsageError(
                 f"selector_source {self.selector_source!r} is not in the pool",
@@ -233,63 +236,9 @@ def affinity(
     return torch.where(agreed[:, None], cheapest, labels)
 
 
-def all_agree(scores: Tensor, multi_label: bool) -> Tensor:
-    """Videos on which all members give the same answer, `[B]`: the best class, or the set of tags above a half."""
-    answers = scores > 0.5 if multi_label else scores.argmax(dim=-1, keepdim=True)
-    return (answers == answers[:1]).all(dim=0).all(dim=-1)
-
-
-def choose(confidence: Tensor, theta: float, order: Tensor) -> Tensor:
-    """The first member, in this order `[K]`, whose confidence reaches theta, else the most confident one.
-
-    Arguments:
-        confidence: of each member, `[..., K]`.
-
-    Returns places in the pool, `[...]` int64.
-    """
-    confidence = confidence[..., order]
-    reaches = confidence >= theta
-    place = torch.where(reaches.any(dim=-1), reaches.int().argmax(dim=-1), confidence.argmax(dim=-1))
-    return order[place]
-
-
-@final
-class SelectorBank(nn.Module):
-    """A selectors, each an MLP from a member's prediction to confidences, as batched matrix products.
-
-    All start from the same weights.
-    """
-
-    def __init__(self, selectors: int, *, num_classes: int, hidden: int, members: int) -> None:
-        super().__init__()
-        first, second = nn.Linear(num_classes, hidden), nn.Linear(hidden, members)
-
-        def repeated(values: Tensor) -> nn.Parameter:
-            return nn.Parameter(values.detach().repeat(selectors, 1, 1))
-
-        self.first_weight = repeated(first.weight.T.contiguous())
-        self.first_bias = repeated(first.bias[None])
-        self.second_weight = repeated(second.weight.T.contiguous())
-        self.second_bias = repeated(second.bias[None])
-
-    def forward(self, scores: Tensor) -> Tensor:
-        """Scores `[B, C]` (0 to 1) to log P_k by every selector, `[A, B, K]`."""
-        return self._logits(scores, slice(None)).log_softmax(dim=-1)
-
-    def confidence(self, scores: Tensor, selector: int) -> Tensor:
-        """P_k by one of them, `[B, K]`; the others are not computed."""
-        return self._logits(scores, slice(selector, selector + 1))[0].softmax(dim=-1)
-
-    def _logits(self, scores: Tensor, chosen: slice) -> Tensor:
-        x = scores.clamp(min=1e-4).log()
-        weight = self.first_weight[chosen]
-        hidden = torch.baddbmm(self.first_bias[chosen], x.expand(len(weight), *x.shape), weight).relu()
-        return torch.baddbmm(self.second_bias[chosen], hidden, self.second_weight[chosen])
-
-
 @register
 @final
-class ModelSelection(Method, UsesSourceInfo, RunsForOthers, Warns):
+class ModelSelection(Method, UsesSourceInfo, RunsForOthers, PlacesSettings, Warns):
     """See the module's text."""
 
     name: ClassVar[str] = "model_selection"
@@ -433,7 +382,11 @@ class ModelSelection(Method, UsesSourceInfo, RunsForOthers, Warns):
     def settings(self) -> list[Setting]:
         default = {knob.name: knob.default for knob in self.inference_knobs}
         # Those that are answered are answered from runs of everyone.
-        return [default, *({**default, "clips": n, "ensemble": 1} for n in self.config.clip_counts)]
+        return [default, *({**default, "clips": n, "ensemble": 1} for n in self._clip_counts)]
+
+    @property
+    def _clip_counts(self) -> tuple[int, ...]:
+        return CLIP_COUNTS if self.config.clip_counts is None else self.config.clip_counts
 
     def is_operating_point(self, setting: Setting) -> bool:
         return not setting.get("ensemble", ENSEMBLE.default)
@@ -445,7 +398,7 @@ class ModelSelection(Method, UsesSourceInfo, RunsForOthers, Warns):
         further: list[Setting] = [
             {**default, "theta": theta, "clips": setting["clips"], "trained_alpha": alpha}
             for alpha in (OWN_ALPHA, *self.config.trained_alphas()[1:])
-            for theta in self.config.thetas
+            for theta in self.config.thetas or ()
         ]
         with deterministic_eval(self):
             return [(each, self._chosen(outcome, each)) for each in further if each != default]
@@ -463,6 +416,55 @@ class ModelSelection(Method, UsesSourceInfo, RunsForOthers, Warns):
         return Outcome(
             scores=picked(members, choice), calls=calls, decisions=looked * most_expensive[:, None]
         )
+
+    # Where settings are placed
+
+    def places(self) -> bool:
+        return None in (self.config.thetas, self.config.clip_counts)
+
+    def probes(self) -> list[Setting]:
+        return [self.runs_at(self.settings()[0])]
+
+    def evidence(self, outcome: Outcome, setting: Setting) -> dict[str, Tensor]:
+        said = outcome.trace["members"][self.selector_member]
+        confidences = {
+            f"confidence/{place}": self.selectors.confidence(said, place)[..., self.order[:-1]].flatten()
+            for place in range(len(self.alphas))
+        }
+        return confidences | {"clips": (outcome.decisions > 0).sum(dim=1)}
+
+    def lines(self, evidence: Mapping[str, Tensor]) -> list[Line]:
+        return [
+            Line(
+                name=f"theta of {clips} clips" + (f", alpha {alpha:g}" if place else ""),
+                settings=tuple(
+                    {
+                        **self.settings()[0],
+                        "theta": theta,
+                        "clips": clips,
+                        "trained_alpha": alpha if place else OWN_ALPHA,
+                    }
+                    for theta in self._thetas(evidence[f"confidence/{place}"])
+                ),
+                is_listed=self.config.thetas is not None,
+            )
+            for place, alpha in enumerate(self.config.trained_alphas())
+            for clips in self._clip_counts
+        ]
+
+    def _thetas(self, confidences: Tensor) -> Sequence[float]:
+        if self.config.thetas is not None:
+            return self.config.thetas
+        plain = float(THETA.default)
+        # From there on it is the plain choice; the last member in order is what remains, whatever its confidence.
+        inside = [theta for theta in quantiles(confidences) if 0 < theta < plain]
+        return [0.0, *inside, plain] if inside else []
+
+    def runs_at(self, setting: Setting) -> Setting:
+        return {**self.settings()[0], "clips": setting.get("clips", CLIPS.default), "ensemble": 1}
+
+    def answer(self, outcome: Outcome, setting: Setting) -> Outcome:
+        return self._chosen(outcome, setting)
 
     def reads(self) -> tuple[str, ...]:
         return self.pool.reads()

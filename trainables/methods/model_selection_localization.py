@@ -49,17 +49,19 @@ from paretovid.trainables.layers.localization_head import (
     read_all,
     valid_clips,
 )
+from paretovid.trainables.layers.placing.lines import quantiles
 from paretovid.trainables.layers.recurrent import Projection
 from paretovid.trainables.layers.whole_batch import sum_over_workers
 from paretovid.trainables.measurement import Metrics
 from paretovid.trainables.method import (
     Method,
+    PlacesSettings,
     Task,
     Warns,
-    check_distinct,
+    check_listed,
     register,
 )
-from paretovid.trainables.outcome import Batch, InferenceKnob, Loss, Outcome, Progress, Setting
+from paretovid.trainables.outcome import Batch, InferenceKnob, Line, Loss, Outcome, Progress, Setting
 from paretovid.trainables.provider import Provider
 from paretovid.trainables.ranges import Dropout, OpenFraction, Width, check_ranges
 
@@ -93,14 +95,9 @@ class ModelSelectionLocalizationConfig:
     selector_dropout: Dropout = 0.1
     heads: HeadConfig = field(default_factory=HeadConfig)
     proposals: ProposalConfig = field(default_factory=ProposalConfig)
-    thetas: tuple[Annotated[float, THETA.range], ...] = (
-        0.5,
-        0.0,
-        *(round(0.025 * k, 3) for k in range(4, 37) if k != 20),
-        0.95,
-        1.0,
-    )
-    """Inference settings to evaluate, all answered from one run; 0.5 is the default one, 1 is there anyway."""
+    thetas: tuple[Annotated[float, THETA.range], ...] | None = None
+    """Inference settings to evaluate, all answered from one run; 0.5 is the default one, 1 is there anyway. null:
+    placed by what they cost on validation (`search.points`)."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -109,7 +106,7 @@ class ModelSelectionLocalizationConfig:
         if self.fallback not in ("motion", "argmax"):
             raise UsageError(f"unknown fallback: {self.fallback!r}", "Allowed: motion, argmax.")
         check_motion(self.motion)
-        check_distinct("thetas", self.thetas)
+        check_listed("thetas", self.thetas)
 
 
 def check_motion(motion: str) -> None:
@@ -151,7 +148,7 @@ def affinity(apart: Tensor, mask: Tensor, beta: float, *, is_soft: bool) -> Tens
 
 @register
 @final
-class ModelSelectionLocalization(Method, Warns):
+class ModelSelectionLocalization(Method, PlacesSettings, Warns):
     """See the module's text."""
 
     name: ClassVar[str] = "model_selection_localization"
@@ -282,14 +279,14 @@ class ModelSelectionLocalization(Method, Warns):
     def settings(self) -> list[Setting]:
         default: Setting = {"theta": THETA.default}
         if self.config.fallback == "argmax":  # then no theta computes motion everywhere
-            return [default, *({"theta": t} for t in self.config.thetas if t < float(THETA.default))]
+            return [default, *({"theta": t} for t in self.config.thetas or () if t < float(THETA.default))]
         # All others are answered from the second, which does.
         return [default, {"theta": THETA.high}]
 
     def stop_points(self, outcome: Outcome, setting: Setting) -> list[tuple[Setting, Outcome]]:
         if self.config.fallback == "argmax" or setting != self.settings()[1]:
             return []
-        others: list[Setting] = [{"theta": theta} for theta in self.config.thetas]
+        others: list[Setting] = [{"theta": theta} for theta in self.config.thetas or ()]
         with deterministic_eval(self):
             return [(o, self._narrowed(outcome, o)) for o in others if o not in self.settings()]
 
@@ -302,6 +299,31 @@ class ModelSelectionLocalization(Method, Warns):
             for name, count in outcome.calls.items()
         }
         return self._spliced(calls, trace, to_motion)
+
+    # Where settings are placed
+
+    def places(self) -> bool:
+        return self.config.thetas is None
+
+    def probes(self) -> list[Setting]:
+        return [self.runs_at(self.settings()[0])]
+
+    def evidence(self, outcome: Outcome, setting: Setting) -> dict[str, Tensor]:
+        return {"confidence": outcome.trace["confidence"][outcome.trace["valid"]]}
+
+    def lines(self, evidence: Mapping[str, Tensor]) -> list[Line]:
+        most = float(self.runs_at({})["theta"])
+        inside = [theta for theta in quantiles(evidence["confidence"]) if 0 < theta < most]
+        thetas = [0.0, *inside, most] if inside else []
+        return [Line(name=THETA.name, settings=tuple({"theta": theta} for theta in thetas))]
+
+    def runs_at(self, setting: Setting) -> Setting:
+        # Of what motion is asked for there, every other theta asks for a part.
+        return {"theta": THETA.default if self.config.fallback == "argmax" else THETA.high}
+
+    def answer(self, outcome: Outcome, setting: Setting) -> Outcome:
+        with deterministic_eval(self):
+            return self._narrowed(outcome, setting)
 
     def reads(self) -> tuple[str, ...]:
         assert BY_MOTION == BY_APPEARANCE + 1

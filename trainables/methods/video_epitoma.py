@@ -49,8 +49,9 @@ from paretovid.trainables.cost import ComponentCost, deterministic_eval
 from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.errors import NonFiniteError, UsageError
 from paretovid.trainables.layers.coarse_to_fine import COARSE, FINE, READ_COARSE, READ_FINE
-from paretovid.trainables.layers.frame_sampling import uniform_steps
+from paretovid.trainables.layers.frame_sampling import gathered, uniform_steps, without_some
 from paretovid.trainables.layers.functional import classification_loss, probabilities
+from paretovid.trainables.layers.placing.lines import quantiles, whole_counts
 from paretovid.trainables.layers.temporal_attention import (
     CLASSIFIERS,
     ClassifierKind,
@@ -79,11 +80,13 @@ from paretovid.trainables.method import (
     Exports,
     Method,
     NeedsFiles,
+    PlacesSettings,
     Warns,
     check_distinct,
+    check_listed,
     register,
 )
-from paretovid.trainables.outcome import Batch, InferenceKnob, Loss, Outcome, Progress, Setting
+from paretovid.trainables.outcome import Batch, InferenceKnob, Line, Loss, Outcome, Progress, Setting
 from paretovid.trainables.provider import Provider
 from paretovid.trainables.ranges import Dropout, OpenFraction, Positive, Range, Weight, Width, check_ranges
 
@@ -151,22 +154,13 @@ class VideoEpitomaConfig:
     """Of projected features and in the classifier, in training. Not in the paper."""
     step_dropout: Dropout = 0.4
     """Share of a video's steps that training leaves out, others each time."""
-    gate_thresholds: tuple[Annotated[float, GATE_THRESHOLD.range], ...] = (
-        0.5,
-        0.1,
-        0.2,
-        0.3,
-        0.4,
-        0.6,
-        0.7,
-        0.8,
-        0.9,
-        1.0,
-    )
-    """Inference settings to evaluate, all answered from one run; 0.5 is the default one, 0 is there anyway."""
-    top_ks: tuple[Annotated[int, Range(1, TOP_K.high)], ...] = (1, 2, 3, 4, 6, 8, 12)
-    timestep_counts: tuple[Annotated[int, Range(1, TIMESTEPS.high)], ...] = (8,)
-    """Further T to evaluate, each with all of the above; one more pass each."""
+    gate_thresholds: tuple[Annotated[float, GATE_THRESHOLD.range], ...] | None = None
+    """Inference settings to evaluate, all answered from one run; 0.5 is the default one, 0 is there anyway. null here
+    and below: placed by what they cost on validation (`search.points`)."""
+    top_ks: tuple[Annotated[int, Range(1, TOP_K.high)], ...] | None = None
+    timestep_counts: tuple[Annotated[int, Range(1, TIMESTEPS.high)], ...] | None = None
+    """Further T to evaluate, each with all of the above; one more pass each. An empty list: none; placed: half of the
+    default one."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -195,8 +189,8 @@ class VideoEpitomaConfig:
             raise UsageError(
                 f"unknown l0_form: {self.l0_form!r}", "Allowed: open_probability, hard_concrete."
             )
-        check_distinct("gate_thresholds", self.gate_thresholds)
-        check_distinct("top_ks", self.top_ks)
+        check_listed("gate_thresholds", self.gate_thresholds)
+        check_listed("top_ks", self.top_ks)
         if self.timestep_counts:
             check_distinct("timestep_counts", self.timestep_counts)
 
@@ -212,23 +206,9 @@ class VideoEpitomaConfig:
         )
 
 
-def gathered(features: Tensor, index: Tensor) -> Tensor:
-    """Features `[B, T_all, D]` at steps `[B, T]`; -1 gives those of step 0, for the caller to mask."""
-    rows = torch.arange(len(index), device=index.device)[:, None]
-    return features[rows, index.clamp(min=0)]
-
-
-def without_some(valid: Tensor, share: float) -> Tensor:
-    """`valid` `[B, T]` bool with a random `share` of each video's steps left out; never all of them."""
-    if share == 0:
-        return valid
-    kept = valid & (torch.rand(valid.shape, device=valid.device) >= share)
-    return torch.where(kept.any(dim=1, keepdim=True), kept, valid)
-
-
 @register
 @final
-class VideoEpitoma(Method, ChecksFeatures, Exports, NeedsFiles, Warns):
+class VideoEpitoma(Method, ChecksFeatures, Exports, NeedsFiles, PlacesSettings, Warns):
     """See the module's text."""
 
     name: ClassVar[str] = "video_epitoma"
@@ -403,15 +383,17 @@ class VideoEpitoma(Method, ChecksFeatures, Exports, NeedsFiles, Warns):
     def settings(self) -> list[Setting]:
         default = {knob.name: knob.default for knob in self.inference_knobs}
         # All others are answered from those that look at everything, one for each T.
-        others = [T for T in self.config.timestep_counts if self.config.timesteps != T]
+        others = [T for T in self.config.timestep_counts or () if self.config.timesteps != T]
         return [default, *({**default, "gate_threshold": 0.0, "timesteps": T} for T in (0, *others))]
 
     def stop_points(self, outcome: Outcome, setting: Setting) -> list[tuple[Setting, Outcome]]:
         if setting not in self.settings()[1:]:
             return []
         everything = {**self.settings()[0], "timesteps": setting["timesteps"]}
-        others: list[Setting] = [{**everything, "gate_threshold": t} for t in self.config.gate_thresholds]
-        others += [{**everything, "top_k": k} for k in self.config.top_ks]
+        others: list[Setting] = [
+            {**everything, "gate_threshold": t} for t in self.config.gate_thresholds or ()
+        ]
+        others += [{**everything, "top_k": k} for k in self.config.top_ks or ()]
         with deterministic_eval(self):
             return [(o, self._narrowed(outcome, o)) for o in others if o not in self.settings()]
 
@@ -425,6 +407,58 @@ class VideoEpitoma(Method, ChecksFeatures, Exports, NeedsFiles, Warns):
         }
         calls |= self.classifier.calls(is_open)
         return self._outcome(calls, trace, is_open, outcome.decisions.shape[1])
+
+    # Where settings are placed
+
+    def places(self) -> bool:
+        return None in (self.config.gate_thresholds, self.config.top_ks, self.config.timestep_counts)
+
+    def probes(self) -> list[Setting]:
+        return [self.runs_at(self.settings()[0])]
+
+    def evidence(self, outcome: Outcome, setting: Setting) -> dict[str, Tensor]:
+        valid = outcome.trace["index"] >= 0
+        return {"gates": outcome.trace["alpha"][valid].sigmoid(), "timesteps": valid.sum(dim=1)}
+
+    def lines(self, evidence: Mapping[str, Tensor]) -> list[Line]:
+        config, default = self.config, self.settings()[0]
+        most = int(evidence["timesteps"].max())
+        counts = (0, *(config.timestep_counts or ()))
+        if config.timestep_counts is None and most > 1:
+            counts = (0, most // 2)
+        thresholds, top_ks = config.gate_thresholds, config.top_ks
+        if thresholds is None:  # the lower, the more is opened
+            found = quantiles(evidence["gates"])
+            thresholds = tuple(reversed([0.0, *(t for t in found if 0 < t < 1), 1.0])) if found else ()
+        lines = []
+        for count in counts:
+            # A selector that decides alike everywhere may still rank by rounding: no choice at all is to be had.
+            ks = (whole_counts((count or most) - 1) if thresholds else ()) if top_ks is None else top_ks
+            about = {**default, "timesteps": count}
+            lines += [
+                Line(
+                    name=f"gate_threshold of {count or 'all'} timesteps",
+                    settings=tuple({**about, "gate_threshold": threshold} for threshold in thresholds),
+                    is_listed=config.gate_thresholds is not None,
+                ),
+                Line(
+                    name=f"top_k of {count or 'all'} timesteps",
+                    settings=tuple({**about, "top_k": k} for k in ks),
+                    is_listed=top_ks is not None,
+                ),
+            ]
+        return lines
+
+    def runs_at(self, setting: Setting) -> Setting:
+        return {
+            **self.settings()[0],
+            "gate_threshold": 0.0,
+            "timesteps": setting.get("timesteps", TIMESTEPS.default),
+        }
+
+    def answer(self, outcome: Outcome, setting: Setting) -> Outcome:
+        with deterministic_eval(self):
+            return self._narrowed(outcome, setting)
 
     def reads(self) -> tuple[str, ...]:
         assert READ_FINE == READ_COARSE + 1

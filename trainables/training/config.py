@@ -15,6 +15,9 @@ from paretovid.trainables.method import NeedsFiles
 from paretovid.trainables.provenance import code_version
 from paretovid.trainables.ranges import Count, Decay, Finite, Positive, Range, Seed, check_ranges
 
+DEFAULT_POINTS = 24
+"""Operating points of a trial."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingConfig:
@@ -47,6 +50,9 @@ class TrialConfig:
     """The knobs as the search knows them (`gamma`), for the record."""
     inference_setting: dict[str, Finite | str] | None = None
     """Evaluate this setting only, with inference knobs searched by the study (`search.inference_knobs=study`)."""
+    points: Count = DEFAULT_POINTS
+    """Operating points to place on validation, the default setting among them; settings that the method's configuration
+    lists are measured as they are listed."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     seed: Seed = 0
     dataset: str
@@ -83,6 +89,7 @@ class TrialConfig:
             model=fields.json("model"),
             training_knobs=fields.values_by_name("training_knobs"),
             inference_setting=fields.values_by_name("inference_setting") if is_one_setting else None,
+            points=fields.whole("points", DEFAULT_POINTS),
             training=typed_config(TrainingConfig, fields.json("training"), "training"),
             seed=fields.whole("seed"),
             dataset=fields.text("dataset"),
@@ -111,6 +118,10 @@ class TrialConfig:
         """The digest as another version of the code would give it."""
         described = asdict(self) | {"dataset": "", "output": "", "code": code}
         del described["plugins"]  # the code's version stands for them
+        if self.points == DEFAULT_POINTS:
+            del described[
+                "points"
+            ]  # as in trials from before there was a choice, which are not trained again
         method = method_class(self.method)
         described["model"] = (
             method.by_content(self.model) if issubclass(method, NeedsFiles) else dict(self.model)

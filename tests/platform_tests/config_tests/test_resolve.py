@@ -91,7 +91,9 @@ def test_every_data_set_takes_limits_of_a_video(words: list[str]) -> None:
 
 
 def test_what_a_worker_gets_is_the_trial_that_was_planned(tmp_path: Path) -> None:
-    plan = resolve(load_sweep_config(["training.epochs=3", "method.model.network.cell=gru"]))
+    plan = resolve(
+        load_sweep_config(["training.epochs=3", "method.model.network.cell=gru", "search.points=12"])
+    )
     dataset = Dataset(
         name="d", root=tmp_path, classes=("a",), step_seconds=1.0, multi_label=False, records=()
     )
@@ -107,10 +109,16 @@ def test_what_a_worker_gets_is_the_trial_that_was_planned(tmp_path: Path) -> Non
     assert trial == TrialConfig.from_json(trial.to_json())
     assert trial.model == {"network": {"cell": "gru"}, "target_usage": 0.1, "usage_weight": 2}
     assert (trial.training_knobs, trial.inference_setting) == ({"gamma": 0.1, "lambda": 2}, {"online_k": 1})
-    assert (trial.training, trial.trial) == (plan.training, "t0001")
+    assert (trial.training, trial.trial, trial.points) == (plan.training, "t0001", 12)
     assert isinstance(trial.training_knobs["lambda"], int), "2.0 would be another digest"
     for baseline in trials.baselines():
-        assert TrialConfig.from_json(baseline.config).inference_setting is None
+        sent_baseline = TrialConfig.from_json(baseline.config)
+        assert (sent_baseline.inference_setting, sent_baseline.points) == (None, 12)
+
+
+def test_a_trial_has_at_least_one_point() -> None:
+    with pytest.raises(UsageError, match=r"search\.points must be 1 or more"):
+        load_sweep_config(["search.points=0"])
 
 
 @pytest.mark.parametrize(

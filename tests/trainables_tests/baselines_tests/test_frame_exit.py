@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from benchmarks.harness.listed import LISTED
 
 from paretovid.trainables.baselines.frame_exit import FrameExit, exit_steps, refining_order
 from paretovid.trainables.catalog import method_config
@@ -190,7 +191,7 @@ def test_the_gates_loss_reaches_the_gates_alone():
 
 
 def test_only_a_run_to_the_end_answers_others_and_none_twice():
-    method, split = trained(thresholds=(0.3, 0.5, 0.9, 1.0)), synthetic_split()
+    method, split = trained(**{**LISTED["frame_exit"], "thresholds": (0.3, 0.5, 0.9, 1.0)}), synthetic_split()
     default, never = method.settings()
     assert (default, never) == ({"exit_threshold": 0.5}, NEVER)
     for setting in ({}, default, {**NEVER, "min_confidence": 0.9}):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -11,20 +11,47 @@ import torch
 
 from paretovid.trainables.baselines.uniform import Uniform
 from paretovid.trainables.contracts.methods import MethodContract
+from paretovid.trainables.layers.caps import capped
 from paretovid.trainables.layers.coarse_to_fine import FINE
-from paretovid.trainables.method import METHODS
-from paretovid.trainables.outcome import Batch, Loss, Outcome, Progress, Setting
+from paretovid.trainables.method import METHODS, PlacesSettings
+from paretovid.trainables.outcome import Batch, Line, Loss, Outcome, Progress, Setting
 from paretovid.trainables.provider import Provider
 
 pytestmark = pytest.mark.usefixtures("no_plugins")
 
 
-class Mine(Uniform):  # type: ignore[misc]
+class Mine(Uniform, PlacesSettings):  # type: ignore[misc]
     """Keeps every rule. `Uniform` is final to type checkers only; a subclass is the shortest method there is."""
 
     name = "mine"
     runs = 0
     scale = 1.0
+
+    def places(self) -> bool:
+        return True
+
+    def probes(self) -> list[Setting]:
+        return self.settings()[:1]
+
+    def evidence(self, outcome: Outcome, setting: Setting) -> dict[str, torch.Tensor]:
+        limits = [float(each["max_gflops"]) for each, _ in self.stop_points(outcome, setting)]
+        return {"limits": torch.tensor(limits, dtype=torch.float64)}
+
+    def lines(self, evidence: Mapping[str, torch.Tensor]) -> list[Line]:
+        settings = tuple(capped(self.settings()[0], limit) for limit in evidence["limits"].tolist())
+        return [Line(name="max_gflops", settings=settings)]
+
+    def runs_at(self, setting: Setting) -> Setting:
+        return self.settings()[0] if "max_gflops" in setting else setting
+
+    def answer(self, outcome: Outcome, setting: Setting) -> Outcome:
+        found = self.stop_points(outcome, self.settings()[0])
+        return next(answer for each, answer in found if each == setting)
+
+
+def lined(*settings: Setting) -> dict[str, Any]:
+    """A `lines` of these settings."""
+    return {"lines": lambda self, evidence: [Line(name="mine", settings=settings)]}
 
 
 def answering(change: Callable[[Mine, Provider, Outcome], dict[str, Any]]) -> dict[str, Any]:
@@ -71,6 +98,7 @@ TRAINING = "test_training_lowers_the_loss_and_reaches_every_parameter"
 SCORES = "test_scores_are_probabilities_and_a_run_repeats_itself"
 WORDS = "test_every_call_has_a_cost_and_decisions_have_words"
 SETTINGS = "test_settings_begin_at_the_defaults_and_keep_to_the_knobs"
+PLACES = "test_settings_to_place_are_those_of_its_knobs_and_answered_as_by_a_run"
 BROKEN: list[tuple[str, str, dict[str, Any]]] = [
     (TRAINING, r"it does not reach \['idle\.weight', 'idle\.bias'\]", {"__init__": with_one_more_layer}),
     (TRAINING, "training lowers the loss by a fifth", losing(lambda self, batch, made: 1e3 + made.total)),
@@ -116,6 +144,16 @@ BROKEN: list[tuple[str, str, dict[str, Any]]] = [
         r"stop_points gives what a run at that setting gives: \{'num_frames': 1\}",
         {"stop_points": lambda self, outcome, setting: [({"num_frames": 1}, outcome)]},
     ),
+    (PLACES, "evidence.. is one-dimensional", {"evidence": lambda self, o, s: {"all": o.scores}}),
+    (PLACES, "a line names each setting once", lined({"num_frames": 1}, {"num_frames": 1})),
+    (PLACES, r"lines\(\) names inference knobs; speed is none", lined({"speed": 3})),
+    (PLACES, r"lines\(\) keeps to what a knob allows; num_frames is -1", lined({"num_frames": -1})),
+    (
+        PLACES,
+        r"runs_at\(\) names a run",
+        {"runs_at": lambda self, setting: {"num_frames": int(setting["num_frames"]) + 1}},
+    ),
+    (PLACES, r"answer\(\) gives what a run at that setting gives", {"answer": lambda self, o, setting: o}),
     (SETTINGS, "the first of settings", {"settings": lambda self: [{"num_frames": 3}]}),
     (SETTINGS, "each setting once", {"settings": lambda self: [{"num_frames": 0}, {"num_frames": 0}]}),
     (SETTINGS, "speed is none", {"settings": lambda self: [{"speed": 3}]}),

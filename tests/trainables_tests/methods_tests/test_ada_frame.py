@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from benchmarks.harness.listed import LISTED
 
 from paretovid.trainables.catalog import method_config
 from paretovid.trainables.cost import ComponentCost, CostTable
 from paretovid.trainables.errors import NonFiniteError, UsageError
-from paretovid.trainables.layers.frame_agent import index_of
+from paretovid.trainables.layers.frame_policies import index_of
 from paretovid.trainables.methods.ada_frame import (
     ALGORITHM2,
     NEVER,
@@ -90,7 +91,7 @@ def test_a_place_is_clamped_for_indexing_only():
 
 
 def test_all_settings_but_the_default_one_come_from_one_walk(monkeypatch):
-    method, split = synthetic_method("ada_frame"), synthetic_split()
+    method, split = synthetic_method("ada_frame", dict(LISTED["ada_frame"])), synthetic_split()
     settings = method.settings()
     assert len(settings) == 2 and settings[0]["mu"] == 0.7
     default = [

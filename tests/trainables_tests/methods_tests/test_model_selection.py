@@ -8,6 +8,7 @@ import math
 
 import pytest
 import torch
+from benchmarks.harness.listed import LISTED
 
 from paretovid.trainables.catalog import method_config
 from paretovid.trainables.cost import measure_macs
@@ -15,14 +16,8 @@ from paretovid.trainables.data.dataset import is_for_backbones
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.evaluation.evaluate import run_settings
 from paretovid.trainables.features.store import FeatureSplit
-from paretovid.trainables.layers.model_pool import Clips, member_losses
-from paretovid.trainables.methods.model_selection import (
-    ModelSelection,
-    SelectorBank,
-    affinity,
-    all_agree,
-    choose,
-)
+from paretovid.trainables.layers.model_pool import Clips, SelectorBank, all_agree, choose, member_losses
+from paretovid.trainables.methods.model_selection import ModelSelection, affinity
 from paretovid.trainables.outcome import Batch, Progress, SourceInfo
 from paretovid.trainables.testing import (
     COMPONENTS,
@@ -201,7 +196,7 @@ def test_selectors_of_a_bank_are_those_of_trainings_of_their_own():
 def test_multiples_of_alpha_are_trained_beside_it_each_once():
     config = method_config("model_selection", {"alpha": 0.1, "alphas": [0.3], "alpha_multiples": [3, 0.5]})
     assert config.trained_alphas() == pytest.approx((0.1, 0.3, 0.05))
-    method = trained(alpha=0.1, alpha_multiples=[0.5, 2])
+    method = trained(alpha=0.1, alpha_multiples=[0.5, 2], thetas=[0.5, 0.2])
     split = synthetic_split()
     outcome = run_cached(method, split, {"clips": 3, "ensemble": 1})
     found = {
@@ -211,7 +206,7 @@ def test_multiples_of_alpha_are_trained_beside_it_each_once():
 
 
 def test_asking_everyone_is_no_operating_point_of_a_selection():
-    method = selection()
+    method = selection(**LISTED["model_selection"])
     split = synthetic_split()
     answered = run_settings(
         method, split, method.settings(), components=COMPONENTS, costs=synthetic_costs(method)

@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from benchmarks.harness.listed import LISTED
 
 from paretovid.trainables.catalog import method_config
 from paretovid.trainables.cost import deterministic_eval, measure_macs
 from paretovid.trainables.errors import NonFiniteError, UsageError, VersionError
 from paretovid.trainables.features.store import FeatureSplit
+from paretovid.trainables.layers.frame_sampling import without_some
 from paretovid.trainables.layers.temporal_attention import SelfAttention, VideoClassifier
 from paretovid.trainables.layers.timestep_selector import (
     TimestepSelector,
@@ -24,7 +26,7 @@ from paretovid.trainables.layers.timestep_selector import (
     logistic_noise,
     step_open,
 )
-from paretovid.trainables.methods.video_epitoma import VideoEpitoma, without_some
+from paretovid.trainables.methods.video_epitoma import VideoEpitoma
 from paretovid.trainables.outcome import Batch, Progress
 from paretovid.trainables.testing import (
     COMPONENTS,
@@ -226,18 +228,20 @@ def test_a_higher_threshold_never_costs_more():
 
 
 def test_threshold_0_looks_at_everything_and_answers_all_others():
-    method, split = epitoma(), synthetic_split()
+    method, split = epitoma(**LISTED["video_epitoma"]), synthetic_split()
     train_briefly(method, split)
     everything = run_cached(method, split, EVERYTHING)
     assert torch.equal(everything.calls[COMPONENTS["fine"]], split.num_steps)
     assert method.stop_points(run_cached(method, split, method.settings()[0]), method.settings()[0]) == []
     answered = method.stop_points(everything, EVERYTHING)
-    assert len(answered) == len(method.config.gate_thresholds) - 1 + len(method.config.top_ks)
+    lists = LISTED["video_epitoma"]
+    assert len(answered) == len(lists["gate_thresholds"]) - 1 + len(lists["top_ks"])
     assert method.settings()[0] not in [setting for setting, _ in answered]
 
 
 def test_fewer_timesteps_at_inference_are_those_of_a_training_with_as_many():
-    method, split = epitoma(timestep_counts=(4, 2)), synthetic_split(num_videos=12)
+    method = epitoma(**{**LISTED["video_epitoma"], "timestep_counts": (4, 2)})
+    split = synthetic_split(num_videos=12)
     train_briefly(method, split)
     few = {**EVERYTHING, "timesteps": 4}
     assert [setting["timesteps"] for setting in method.settings()] == [0, 0, 4, 2]

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from paretovid.trainables.baselines.lstm import Lstm
-from paretovid.trainables.layers.frame_agent import FrameAgent, index_of, place_of
-from paretovid.trainables.layers.frame_policies import View
+from paretovid.trainables.layers.frame_agent import FrameAgent
+from paretovid.trainables.layers.frame_policies import View, index_of, place_of
 from paretovid.trainables.layers.functional import classification_loss
 from paretovid.trainables.layers.temporal_attention import LstmClassifier
 from paretovid.trainables.method import Method
