@@ -102,7 +102,7 @@ def placed(default: Setting, lines: Sequence[Line], costs: Costs, points: int) -
     left = max(0, points - len(taken))
     own = [line for line in lines if not line.cuts_short and not line.is_listed]
     constant = [line for line in own if len(line.settings) < 2]
-    warnings = tuple(map(_constant, constant)) if left else ()
+    warnings = (_constant(constant),) if left and constant else ()
     if not left or (own and len(constant) == len(own)):
         return Placement(settings=tuple(taken), warnings=warnings)
     known = _Known(costs)
@@ -133,10 +133,10 @@ def _share_range(walks: Sequence[_Walk], points: int) -> None:
         walk.least = max(_LEAST * width / points, _SAME)
 
 
-def _constant(line: Line) -> str:
+def _constant(lines: Sequence[Line]) -> str:
     return (
-        f"{line.name}: the network decides alike at every step of every validation video, so that no other value "
-        "of it makes a difference that could be placed; it is measured at its default."
+        f"{', '.join(line.name for line in lines)}: the network decides alike at every step of every validation video, "
+        "so that no other value makes a difference that could be placed; measured at the default."
     )
 
 
