@@ -119,9 +119,8 @@ class TrialConfig:
         described = asdict(self) | {"dataset": "", "output": "", "code": code}
         del described["plugins"]  # the code's version stands for them
         if self.points == DEFAULT_POINTS:
-            del described[
-                "points"
-            ]  # as in trials from before there was a choice, which are not trained again
+            # As in trials from before there was a choice, which are not trained again.
+            del described["points"]
         method = method_class(self.method)
         described["model"] = (
             method.by_content(self.model) if issubclass(method, NeedsFiles) else dict(self.model)
