@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -180,6 +181,23 @@ def test_workers_that_die_are_replaced(cluster, videos, backbones, in_one_proces
     assert all(same(stores[name], in_one_process[name]) for name in NAMES)
 
 
+KILLER = """
+import glob, os, sys, time
+while True:
+    for comm in glob.glob("/proc/[0-9]*/comm"):
+        try:
+            if open(comm).read().startswith("ray::"):
+                folder = comm[:-4] + "fd/"
+                if any(os.readlink(folder + number) == sys.argv[1] for number in os.listdir(folder)):
+                    os.kill(int(comm.split("/")[2]), 9)
+                    print(comm.split("/")[2], flush=True)
+        except OSError:
+            pass
+    time.sleep(0.01)
+"""
+"""A process of its own: a thread of the tests' process, which waits for its turn, once came too late for a reader."""
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(240)
@@ -187,33 +205,19 @@ def test_a_video_that_kills_its_decoder_is_left_out_and_the_others_continue(
     cluster, videos, backbones, in_one_process, tmp_path
 ):
     """The crash is simulated: whoever opens the file is killed."""
-    import psutil
-
     config = MovingDigitsConfig(videos_train=1, videos_val=1, videos_test=1, min_seconds=60, max_seconds=60)
     long = make_moving_digits(config, tmp_path / "long")
     poison = Path(long.video_path(long.records[0])).resolve()
     changed = list(videos.records)
     changed[5] = replace(changed[5], path=str(poison))
-    killed: list[int] = []
-    over = threading.Event()
-
-    def kill_readers() -> None:
-        while not over.wait(0.02):
-            for process in psutil.Process().children(recursive=True):
-                with suppress(psutil.Error):
-                    if process.name().startswith("ray::") and any(
-                        opened.path == str(poison) for opened in process.open_files()
-                    ):
-                        process.kill()
-                        killed.append(process.pid)
-
-    thread = threading.Thread(target=kill_readers)
-    thread.start()
+    killer = subprocess.Popen(
+        [sys.executable, "-S", "-c", KILLER, str(poison)], stdout=subprocess.PIPE, text=True
+    )
     try:
         stores, shown = extract(cluster, replace(videos, records=tuple(changed)), backbones, tmp_path)
     finally:
-        over.set()
-        thread.join()
+        killer.terminate()
+        killed = killer.communicate()[0].split()
     assert len(set(killed)) == 3 and shown == list(range(1, 13))
     left_out = videos.records[5].video_id
     for name, made in stores.items():
