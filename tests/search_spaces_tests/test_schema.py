@@ -8,6 +8,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from paretovid.search_spaces import schema
+from paretovid.trainables.training.config import DEFAULT_POINTS
 
 TREE = Path(schema.__file__).parent
 FILES = sorted(TREE.rglob("*.yaml"))
@@ -18,6 +19,11 @@ def test_every_setting_has_a_default_or_a_file_that_gives_it() -> None:
     missing = {key for key in ("name", "family") if OmegaConf.is_missing(config.method, key)}
     assert missing == {"name"}
     assert OmegaConf.is_missing(config.backbones, "family")
+
+
+def test_as_many_points_are_placed_by_default_as_a_trial_places_by_itself() -> None:
+    """A trial's digest leaves the default out: were it another one here, trials would be trained again."""
+    assert schema.SearchConfig().points == DEFAULT_POINTS
 
 
 def test_free_sections_are_sections() -> None:
