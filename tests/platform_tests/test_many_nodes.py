@@ -267,8 +267,24 @@ def test_trials_of_a_lost_node_resume_elsewhere_and_it_is_no_failure_of_theirs(
         def on_failure(self, trial_id: str, reason: str, will_retry: bool) -> None:
             faults.append((trial_id, reason, will_retry))
 
-    trials = [trial(home, folder, f"a{seed}", seed, epochs=120) for seed in range(4)]
-    lost = nodes.workers.pop()
+    trials = [trial(home, folder, f"a{seed}", seed, epochs=20) for seed in range(4)]
+    lost, gone = nodes.workers.pop(), tmp_path / "gone"
+    train = trainable_on(None, code_version())
+
+    def held_until_it_is_lost(config: dict[str, Any], context: Any) -> TrialResult | None:
+        """Trials this small would be done before a node can be taken away: each waits behind its first checkpoint."""
+        import time
+
+        report = context.report
+
+        def report_and_wait(progress: dict[str, float], checkpoint: Path | None = None) -> None:
+            report(progress, checkpoint)
+            while not gone.exists():
+                context.heartbeat()
+                time.sleep(0.05)
+
+        context.report = report_and_wait
+        return train(config, context)
 
     def is_busy() -> bool:
         """Whether a trial that has a checkpoint is on the node that will be lost."""
@@ -282,11 +298,12 @@ def test_trials_of_a_lost_node_resume_elsewhere_and_it_is_no_failure_of_theirs(
         while not is_busy() and time.time() < until:
             time.sleep(0.1)
         nodes.cluster.remove_node(lost, allow_graceful=False)
+        gone.touch()
 
     losing = threading.Thread(target=lose)
     losing.start()
     summary = launch_trials(
-        trainable_on(None, code_version()),
+        held_until_it_is_lost,
         sweep=SweepPaths(folder),
         fixed=trials,
         callback=Failures(),

@@ -176,7 +176,7 @@ def test_features_that_are_unmounted_cost_no_trial(home: Path, mounted: Callable
 
 
 def test_a_second_driver_is_refused_or_takes_over_and_sigterm_stops_in_order(home: Path) -> None:
-    settings = [*SETTINGS, "training.epochs=4000", "search.trials=2", "baselines=[]"]
+    settings = [*SETTINGS, "training.epochs=20000", "search.trials=2", "baselines=[]"]
     first = start("sweep", *settings, home=home)
     wait_until(lambda: len(events(home, "start")) == 2, first)
     _, err = paretovid("resume", "s", home=home, status=2)

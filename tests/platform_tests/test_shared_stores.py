@@ -143,7 +143,8 @@ def test_killed_here_and_gone_on_with_elsewhere_while_connections_are_lost(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    process = start("sweep", *SETTINGS, "name=s")
+    # Long enough that the third trial is seen while it trains.
+    process = start("sweep", *SETTINGS, "training.epochs=120", "name=s")
     store = ObjectStore(home)
     until = time.time() + 300
     # Two trials are done, and another one has a checkpoint in the bucket.
@@ -255,8 +256,8 @@ def test_nodes_without_a_common_disk(
             # Long enough that one node cannot have trained all of them before the other has begun.
             settings = [
                 *(word for word in SETTINGS if not word.startswith("cluster.")),
-                "training.epochs=500",
-                "training.checkpoint_every_epochs=50",
+                "training.epochs=1000",
+                "training.checkpoint_every_epochs=100",
             ]
             here(
                 clusters,
