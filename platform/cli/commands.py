@@ -121,7 +121,7 @@ def sweeps(args: argparse.Namespace) -> Answer:
     from paretovid.platform.storage.home import open_home
     from paretovid.platform.sweeps.status import list_sweeps, status_of, status_text, watch
 
-    home = open_home(args.home, to_read=True)
+    home = open_home(args.home, is_there=args.sweep is not None, to_read=True)
     if args.watch and not args.json:
         for text in watch(home, args.sweep):
             print(printable(text, keep="\n"), flush=True)
@@ -131,7 +131,8 @@ def sweeps(args: argparse.Namespace) -> Answer:
     found = [listing.to_json() for listing in list_sweeps(home)]
     columns = ("name", "method", "data", "state", "trials", "asked", "failed", "hypervolume", "created")
     rows = [[_cell(entry.get(column)) for column in columns] for entry in found]
-    text = format_table(columns, rows) if rows else "No sweeps yet. Start one: paretovid sweep"
+    none_yet = f"No sweeps yet in {home.url or home.root}. Start one: paretovid sweep"
+    text = format_table(columns, rows) if rows else none_yet
     return Answer(text=text, document={"sweeps": found})
 
 
@@ -142,7 +143,7 @@ def front(args: argparse.Namespace) -> Answer:
     from paretovid.platform.storage.home import open_home
     from paretovid.trainables.errors import UsageError
 
-    home = open_home(args.home, to_read=True)
+    home = open_home(args.home, is_there=True, to_read=True)
     found = read_front(
         [home.sweep(name) for name in args.sweeps],
         split=args.split,
@@ -166,7 +167,7 @@ def promote(args: argparse.Namespace) -> Answer:
     from paretovid.platform.storage.home import open_home
 
     version = registry.promote(
-        open_home(args.home),
+        open_home(args.home, is_there=True),
         args.sweep,
         name=args.name,
         alias=args.alias,
@@ -192,7 +193,8 @@ def models(args: argparse.Namespace) -> Answer:
     from paretovid.platform.registry import promotion as registry
     from paretovid.platform.storage.home import open_home
 
-    found: Sequence[Mapping[str, Any]] = registry.list_models(open_home(args.home, to_read=True), args.name)
+    home = open_home(args.home, to_read=True)
+    found: Sequence[Mapping[str, Any]] = registry.list_models(home, args.name)
     columns = ("name", "version", "aliases", "method", "quality", "gflops", "gates", "point")
     rows = [[_cell(_model_cell(entry, column)) for column in columns] for entry in found]
     text = format_table(columns, rows) if rows else "No models yet. Register one: paretovid promote --help"

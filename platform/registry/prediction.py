@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any, final
 
 from paretovid.platform.storage.home import Home
-from paretovid.platform.tracking.store import open_registry, quiet_mlflow
+from paretovid.platform.tracking.store import has_registry, open_registry, quiet_mlflow
 from paretovid.trainables.config import typed_config
 from paretovid.trainables.data.limits import VideoLimitsConfig
 from paretovid.trainables.errors import DataError, ParetovidError, UsageError
@@ -121,6 +121,8 @@ def _resolved(home: Home, model: str) -> str:
         )
     from mlflow.exceptions import MlflowException
 
+    if not has_registry(home):
+        raise _no_model(model, ())
     store = open_registry(home)
     client = store.client
     name, at, alias = model.removeprefix("models:/").partition("@")
@@ -131,16 +133,19 @@ def _resolved(home: Home, model: str) -> str:
         )
     except MlflowException as error:
         known = sorted(f"models:/{m.name}@{a}" for m in client.search_registered_models() for a in m.aliases)
-        raise UsageError(
-            f"there is no {model}",
-            f"Known: {', '.join(known) or '(none)'}. `paretovid models` lists versions; "
-            "`paretovid promote` registers one.",
-        ) from error
+        raise _no_model(model, known) from error
     if store.places is None or not store.is_moved:
         return model
     location = str(client.get_model_version_download_uri(name, found.version))
     here = store.places.path_of(location)
     return str(here) if here is not None else location
+
+
+def _no_model(model: str, known: Sequence[str]) -> UsageError:
+    return UsageError(
+        f"there is no {model}",
+        f"Known: {', '.join(known) or '(none)'}. `paretovid models` lists versions; `paretovid promote` registers one.",
+    )
 
 
 def answers_of(

@@ -32,7 +32,7 @@ from paretovid.platform.registry.gates import Gate, check_raw_videos
 from paretovid.platform.registry.package import backbone_folders, write_package
 from paretovid.platform.storage.home import MODEL_FILE, Home
 from paretovid.platform.storage.urls import check_name_is_no_secret
-from paretovid.platform.tracking.store import Store, open_registry, quiet_mlflow
+from paretovid.platform.tracking.store import Store, has_registry, open_registry, quiet_mlflow
 from paretovid.trainables.documents import JsonValue
 from paretovid.trainables.errors import ParetovidError, UsageError, unknown_name
 from paretovid.trainables.evaluation.results import MAP, SPLITS
@@ -326,6 +326,8 @@ def rollback(home: Home, name: str, alias: str) -> Promotion:
 
     Raises `UnknownNameError` for a model or alias that is not there, `UsageError` if it was no other before.
     """
+    if not has_registry(home):
+        raise unknown_name("model", name, ())
     store = open_registry(home)
     if name not in _known_models(store):
         raise unknown_name("model", name, _known_models(store))
@@ -355,6 +357,10 @@ def rollback(home: Home, name: str, alias: str) -> Promotion:
 
 def list_models(home: Home, name: str | None = None) -> list[dict[str, JsonValue]]:
     """Versions of one or all models, newest first, with aliases, figures and gates."""
+    if not has_registry(home):
+        if name is not None:
+            raise unknown_name("model", name, ())
+        return []
     store = open_registry(home)
     known = _known_models(store)
     if name is not None and name not in known:

@@ -415,7 +415,7 @@ def open_home(override: str | None = None, *, is_there: bool = False, to_read: b
 
     Arguments:
         is_there: make none.
-        to_read: nothing will be written; one that is there need not be writable.
+        to_read: nothing will be written: one that is there need not be writable, and none is made.
 
     A home `s3://BUCKET/PREFIX` is tried for all that is needed of it.
 
@@ -430,7 +430,7 @@ def open_home(override: str | None = None, *, is_there: bool = False, to_read: b
     root = Path(given).expanduser().absolute()
     if is_there and not root.is_dir():
         raise UsageError(f"there is no home {root}", f"Name the folder: home=FOLDER, or {HOME_VARIABLE}.")
-    if to_read and root.is_dir():
+    if to_read:
         return Home(root)
     hint = f"Choose a folder that you can write: home=FOLDER, or the variable {HOME_VARIABLE}."
     try:

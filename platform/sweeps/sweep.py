@@ -131,7 +131,7 @@ def resume_sweep(
 
     Raises `UnknownNameError` for a sweep that is not there, and what `run_sweep` raises.
     """
-    home = open_home(given_home)
+    home = open_home(given_home, is_there=True)
     plan = resolve(stored_config(home, name, given_home, overrides))
     return _resume_or_start(home, name, plan, progress, take_over=take_over, backend=backend)
 
@@ -149,7 +149,7 @@ def extend_sweep(
     """Adds `more` trials to a sweep, finished or not, and runs what is then missing. Nothing that was tried is
     tried again. Raises as `resume_sweep`.
     """
-    home = open_home(given_home)
+    home = open_home(given_home, is_there=True)
     plan = resolve(stored_config(home, name, given_home, overrides))
     return _resume_or_start(home, name, plan, progress, take_over=take_over, more=more, backend=backend)
 
@@ -164,7 +164,7 @@ def replay_sweep(
 
     Raises `StoreError` if the store does not take it, `UsageError` while a driver of the sweep sends it itself.
     """
-    home = open_home(given_home)
+    home = open_home(given_home, is_there=True)
     record = known_record(home.sweep(name))
     if driver_of(home.sweep(name)) is not None:
         raise UsageError(

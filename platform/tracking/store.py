@@ -120,6 +120,12 @@ def store_uri(home: Home, given: str | None = None) -> str:
     return given or os.environ.get("MLFLOW_TRACKING_URI") or home.mlflow_url
 
 
+def has_registry(home: Home) -> bool:
+    """Whether models can be registered where `open_registry` looks: a home that has no database yet has none, and
+    opening it would make one."""
+    return home.url is not None or store_uri(home) != home.mlflow_url or home.mlflow_database.is_file()
+
+
 def open_registry(home: Home, given: str | None = None) -> Store:
     """The store, for registered models. Raises `UsageError` if only this machine would know of them."""
     if home.url is not None and store_uri(home, given) == home.mlflow_url:

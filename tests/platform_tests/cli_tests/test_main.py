@@ -413,6 +413,32 @@ def test_predict_continues_past_a_bad_video(monkeypatch: pytest.MonkeyPatch, cap
     assert json.loads(reported.out)["warnings"] == [warned]
 
 
+@pytest.mark.parametrize(
+    ("command", "status", "said"),
+    [
+        ("models", 0, "No models yet"),
+        ("models digits", 2, "unknown model: 'digits'"),
+        ("sweeps", 0, "No sweeps yet in {home}. "),
+        ("sweeps s", 2, "there is no home {home}"),
+        ("front s", 2, "there is no home {home}"),
+        ("promote s --knee --as digits", 2, "there is no home {home}"),
+        ("resume s", 2, "there is no home {home}"),
+        ("extend s +1", 2, "there is no home {home}"),
+        ("replay s", 2, "there is no home {home}"),
+        ("predict models:/digits@champion a.mp4", 2, "there is no models:/digits@champion"),
+    ],
+)
+def test_what_only_reads_makes_no_home_where_it_is_typed_in_the_wrong_folder(
+    command: str, status: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    home = tmp_path / "home"
+    assert cli.main([*command.split(), f"home={home}"]) == status
+    out, err = capsys.readouterr()
+    assert said.format(home=home) in (err if status else out)
+    assert not home.exists()
+
+
 def test_a_setting_among_videos_is_no_video(tmp_path: Path, capsys: Capture) -> None:
     status = cli.main(["predict", "models:/m@c", "a.mp4", "tracking.uri=http://x", f"home={tmp_path}"])
     assert status == 2
