@@ -22,7 +22,9 @@ TEMPLATE = r"""<!doctype html>
 <script>
 "use strict";
 const data = @DATA@;
-const W = 960, H = 540, L = 64, R = 150, T = 16, B = 52;
+// Names stand to the right of their curves: as much room as the longest needs.
+const names = data.series.filter(s => s.kind !== "other" && s.points.length).map(s => s.name.length);
+const W = 960, H = 540, L = 64, R = Math.min(320, Math.max(110, 20 + 8 * Math.max(...names))), T = 16, B = 52;
 const all = data.series.flatMap(s => s.points);
 const xs = all.map(p => p.x), ys = all.flatMap(p => p.ci ? [p.y, ...p.ci] : [p.y]);
 const f = data.log ? Math.log10 : (v => v);
@@ -79,6 +81,10 @@ for (const s of data.series) {
   for (const p of points) {
     if (s.kind === "front" && p.ci)
       make(svg, "line", { x1: X(p.x), x2: X(p.x), y1: Y(p.ci[0]), y2: Y(p.ci[1]), stroke: colour, opacity: .35 });
+    if (p.knee) {
+      make(svg, "circle", { cx: X(p.x), cy: Y(p.y), r: 10, fill: "none", stroke: colour, "stroke-width": 1.5 });
+      make(svg, "text", { x: X(p.x) - 14, y: Y(p.y) - 8, "text-anchor": "end", style: `fill:${colour}` }, "knee");
+    }
     const dot = make(svg, "circle", { class: "dot", cx: X(p.x), cy: Y(p.y), fill: colour,
       r: { front: 5, baseline: 3.5, other: 3 }[s.kind], opacity: s.kind === "other" ? .45 : 1 });
     dot.addEventListener("mousemove", event => show(event, p));

@@ -120,7 +120,7 @@ def _rival(front: Front, p: FrontPoint) -> FrontPoint | None:
 
 
 def _row(front: Front, p: FrontPoint, best: FrontPoint | None) -> list[str]:
-    mark = "*" if (p.trial.sweep, p.id) == front.knee_id else "" if p.trial.deployable else "!"
+    mark = "*" if _is_knee(front, p) else "" if p.trial.deployable else "!"
     name = p.name if p.trial.is_baseline else p.id
     if len(front.sweeps) > 1 and not p.trial.is_baseline:
         name = f"{p.trial.sweep}/{name}"
@@ -152,6 +152,17 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 def _is_log(front: Front) -> bool:
     costs = [p.shown.gflops for p in (*front.points, *front.baselines)]
     return min(costs) > 0 and max(costs) / min(costs) >= LOG_FROM_RATIO
+
+
+def _drawn(front: Front) -> list[FrontPoint]:
+    """The points of the front, cheapest first as they are shown: in the order of their costs on validation, the line
+    through them would run back wherever two have changed places.
+    """
+    return sorted(front.front, key=lambda p: p.shown.gflops)
+
+
+def _is_knee(front: Front, p: FrontPoint) -> bool:
+    return (p.trial.sweep, p.id) == front.knee_id
 
 
 def _curves(front: Front) -> dict[str, list[FrontPoint]]:
@@ -214,7 +225,7 @@ def _draw_points(axes: Any, front: Front) -> None:
         label="other operating points",
         zorder=1,
     )
-    chosen = front.front
+    chosen = _drawn(front)
     x, y = [p.shown.gflops for p in chosen], [100 * p.shown.quality for p in chosen]
     axes.plot(x, y, color=_FRONT_COLOUR, linewidth=1.8, zorder=4)
     bars = [p.quality_ci or (p.shown.quality, p.shown.quality) for p in chosen]
@@ -234,7 +245,7 @@ def _draw_points(axes: Any, front: Front) -> None:
         zorder=5,
     )
     for p in chosen:
-        if (p.trial.sweep, p.id) == front.knee_id:
+        if _is_knee(front, p):
             axes.annotate(
                 f"knee {p.id}",
                 (p.shown.gflops, 100 * p.shown.quality),
@@ -286,7 +297,7 @@ def _plain_log_axis(axes: Any, costs: Sequence[float]) -> None:
 def write_html(front: Front, path: Path) -> None:
     """One page, complete in itself (no network): the picture as SVG, what a point is on hover, the table."""
     others = [_hover(p) for p in front.points if not p.on_front]
-    chosen = [_hover(p) for p in front.front]
+    chosen: list[dict[str, JsonValue]] = [{**_hover(p), "knee": _is_knee(front, p)} for p in _drawn(front)]
     series: list[dict[str, Any]] = [
         {"name": "other operating points", "kind": "other", "points": others},
         *(

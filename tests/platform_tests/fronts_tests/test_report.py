@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from paretovid.platform.fronts.build import read_front
 from paretovid.platform.fronts.front import Front
-from paretovid.platform.fronts.report import _curves, _rival, front_table, write_html, write_png
+from paretovid.platform.fronts.report import _curves, _draw_points, _rival, front_table, write_html, write_png
 from paretovid.platform.testing.sweeps import synthetic_sweep, write_sweep, write_trial
 
 
@@ -81,6 +82,30 @@ def test_page_is_complete_in_itself(front: Front, tmp_path: Path) -> None:
     shown = [p for series in data["series"] if series["kind"] == "front" for p in series["points"]]
     assert len(shown) == len(front.front)
     assert any("interval" in line for line in shown[0]["lines"])
+    knees = [point["lines"][0] for point in shown if point["knee"]]
+    assert front.knee_id is not None and knees == [" / ".join(front.knee_id)]
+
+
+def test_the_line_of_a_front_runs_from_cheap_to_expensive_as_it_is_shown(tmp_path: Path) -> None:
+    """Two points that have changed places between validation and test would make it run back."""
+    sweep = write_sweep(tmp_path / "s")
+    write_trial(sweep, "t0000", [(0.3, 0.01), (0.5, 0.02), (0.7, 0.03)])
+    path = sweep.trial("t0000").result
+    result = json.loads(path.read_text())
+    for point, cost in zip(result["points"], (0.02, 0.01, 0.03), strict=True):
+        point["test"]["gflops"] = cost
+    path.write_text(json.dumps(result))
+    front = read_front([sweep])
+    assert [p.shown.gflops for p in front.front] == [0.02, 0.01, 0.03]
+    write_html(front, tmp_path / "front.html")
+    data = json.loads(
+        re.search(r"const data = (.*);\n", (tmp_path / "front.html").read_text()).group(1)  # type: ignore[union-attr]
+    )
+    (line,) = (series["points"] for series in data["series"] if series["kind"] == "front")
+    assert [point["x"] for point in line] == [0.01, 0.02, 0.03]
+    axes = Figure().add_subplot()
+    _draw_points(axes, front)
+    assert list(axes.lines[0].get_xdata()) == [0.01, 0.02, 0.03]
 
 
 def test_names_cannot_break_the_page(tmp_path: Path) -> None:
