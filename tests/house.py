@@ -113,7 +113,7 @@ FILE_NAMES: Mapping[str, tuple[str, ...]] = {
     "whole.json": ("infra/object_store.py",),
     ".parts.json": ("infra/local_copy.py",),
     "error.txt": (),
-    "verified.json": ("trainables/features/store.py",),
+    "verified.json": ("trainables/features/checked.py",),
     "moving_digits.json": ("trainables/data/moving_digits/generate.py",),
     "checkpoint.safetensors": ("trainables/training/checkpoint.py",),
     "history.json": ("trainables/training/checkpoint.py",),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any, Literal
 import optuna
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.trial import TrialState
+from sqlalchemy import make_url
 
 from paretovid.infra.object_store import ObjectStore
 from paretovid.platform.search.bucket_journal import ObjectJournal
@@ -24,6 +27,10 @@ Directions = dict[str, Literal["maximize", "minimize"]]
 JOURNAL = "journal://"
 """Scheme of a storage that is one file, appended to: a tenth of SQLite's time per trial."""
 _DESCRIPTION = "paretovid"
+_NOT_REACHED = re.compile(
+    r"Connection refused|timeout expired|could not translate host name|No route to host|unreachable|No such file"
+)
+"""How libpq tells of a server that it has not talked to, in a connection's first error. The last is of a socket."""
 
 
 def objectives(quality: str = "map") -> Directions:
@@ -96,9 +103,23 @@ def connect_storage(storage: str) -> tuple[BaseStorage, list[str]]:
             ) from error
         raise UsageError(
             f"the storage of studies at {recorded_url(storage)} cannot be opened: {reason.strip()}",
-            f"Is the URL right ({JOURNAL}/FILE, sqlite:///FILE, postgresql+psycopg2://USER@HOST/DATABASE), is the "
-            "server there, are the credentials right (PGPASSWORD)?",
+            _may_be_down(storage, reason)
+            + f"Is the URL right ({JOURNAL}/FILE, sqlite:///FILE, postgresql+psycopg2://USER@HOST/DATABASE), are the "
+            "credentials right (PGPASSWORD)?",
         ) from error
+
+
+def _may_be_down(storage: str, reason: str) -> str:
+    """What to say before the URL is doubted, of a database server that was not reached; "" of any other fault."""
+    if not storage.startswith("postgresql") or _NOT_REACHED.search(reason) is None:
+        return ""
+    address = make_url(storage)
+    port = "" if address.port is None else f" -p {address.port}"
+    look = f"pg_isready -h {shlex.quote(address.host or 'localhost')}{port}"
+    return (
+        f"The server may be down: `{look}` asks whether it takes connections, and the same command resumes once it "
+        "does. If it is up: "
+    )
 
 
 def _connect_database(storage: str) -> BaseStorage:

@@ -1,4 +1,4 @@
-"""Features on disk: written once, never changed, memory-mapped by every trial of a node.
+"""Features on disk: written once, never changed; a view of a video's maps its file, a trial reads those that it needs.
 
 A store is a folder `<component>@<fingerprint>/`:
 
@@ -16,12 +16,11 @@ N videos, T steps (padded to the longest of the videos asked for), C classes, D 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
-import json
 import os
 import shlex
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -36,7 +35,6 @@ from paretovid.trainables.backbones.catalog import BACKBONES, component, compone
 from paretovid.trainables.data.dataset import Dataset, VideoRecord
 from paretovid.trainables.data.partial_files import partial_file
 from paretovid.trainables.data.video_keys import video_key
-from paretovid.trainables.documents import Fields, JsonObject, parse_json
 from paretovid.trainables.errors import (
     DataError,
     InfrastructureError,
@@ -45,6 +43,7 @@ from paretovid.trainables.errors import (
     UsageError,
     VersionError,
 )
+from paretovid.trainables.features.checked import check_shards, file_digest, write_whole
 from paretovid.trainables.features.index import (
     INDEX_FILE,
     FeaturesHeader,
@@ -57,9 +56,6 @@ from paretovid.trainables.plugins.catalog import plugin_digest
 
 FeatureType = Literal["float32", "float16"]
 FEATURE_TYPES: tuple[FeatureType, ...] = ("float32", "float16")
-_VERIFIED_FILE = "verified.json"
-CHECK_SECONDS = 24 * 3600.0
-"""How long a check of the files' digests counts."""
 _DETERMINING_CODE = (
     "backbones/catalog.py",
     "backbones/networks/i3d.py",
@@ -178,7 +174,7 @@ def write_shard(
         described = ShardDescription(
             rows=ShardFile(
                 file=path.name,
-                sha256=_digest(partial),
+                sha256=file_digest(partial),
                 num_bytes=partial.stat().st_size,
                 asked=_ids_digest(asked),
             ),
@@ -191,7 +187,7 @@ def write_shard(
             notes={video_id: tuple(said) for video_id, said in notes.items()},
         )
         partial.replace(path)
-    _write_json(path.with_suffix(".json"), described.to_json())
+    write_whole(path.with_suffix(".json"), described.to_json())
 
 
 def shard_is_whole(folder: Path, shard_index: int, asked: Sequence[str]) -> bool:
@@ -202,7 +198,7 @@ def shard_is_whole(folder: Path, shard_index: int, asked: Sequence[str]) -> bool
         described = find_shard_description(description.read_bytes(), str(description))
         if described is None or not describes_shard(described, asked):
             return False
-        return _digest(path) == described.rows.sha256
+        return file_digest(path) == described.rows.sha256
     except OSError:
         return False
 
@@ -296,7 +292,7 @@ def finish(folder: Path, header: FeaturesHeader, num_shards: int) -> None:
         notes=notes,
         made_with={"torch": str(torch.__version__), "numpy": np.__version__},
     )
-    _write_json(folder / INDEX_FILE, index.to_json())
+    write_whole(folder / INDEX_FILE, index.to_json())
 
 
 @final
@@ -328,14 +324,8 @@ class FeatureStore:
         Raises `StaleFeaturesError` if it is missing, unfinished, damaged or made by something else, `VersionError` if
         a later version has made it, `InfrastructureError` if the disk does not let it be read.
         """
-        try:
+        with _disk_faults(folder):
             return cls._checked(folder, expected, check_all=check_all)
-        except OSError as error:
-            # Not stale: what is there must not be made again because a mount is ill for a moment.
-            raise InfrastructureError(
-                f"the features in {folder} cannot be read: {error.strerror or error}",
-                "Is its disk mounted, and may this user read it?",
-            ) from error
 
     @classmethod
     def _checked(cls, folder: Path, expected: str | None, *, check_all: bool) -> FeatureStore:
@@ -347,7 +337,7 @@ class FeatureStore:
                 "other videos, weights, sampling, type or code made them",
                 repair,
             )
-        _check_shards(folder, index.shards, repair, all_of_them=check_all)
+        check_shards(folder, index.shards, repair, all_of_them=check_all)
         return cls(folder, index)
 
     def video(self, video_id: str) -> np.ndarray:
@@ -365,6 +355,34 @@ class FeatureStore:
             ) from None
         values: np.ndarray = self._shards[shard][offset : offset + num_steps]
         return values
+
+    def read(self, video_ids: Sequence[str], into: np.ndarray) -> None:
+        """Fills the first steps of `[N, T, D]` with the features of N videos, read from their files.
+
+        Not by way of the mapping: where a disk fails or a file has become shorter, touching that kills the process
+        with SIGBUS, or gives zeros.
+
+        Raises `StaleFeaturesError` as `video`, `InfrastructureError` if the disk does not let them be read.
+        """
+        with contextlib.ExitStack() as opened:
+            path, file = Path(), None
+            for row, video_id in zip(into, video_ids, strict=True):
+                mapped = self.video(video_id)
+                shard, offset, num_steps = self._places[video_id]
+                if file is None or path != self.folder / self.index.shards[shard].file:
+                    opened.close()
+                    path = self.folder / self.index.shards[shard].file
+                    with _disk_faults(self.folder):
+                        file = opened.enter_context(path.open("rb"))
+                with _disk_faults(self.folder):
+                    file.seek(self._shards[shard].offset + offset * mapped.shape[1] * mapped.itemsize)
+                    values = file.read(mapped.nbytes)
+                if len(values) < mapped.nbytes:
+                    raise InfrastructureError(
+                        f"the features in {self.folder} cannot be read: {path.name} has become shorter",
+                        "Is its disk mounted and whole?",
+                    )
+                row[:num_steps] = np.frombuffer(values, mapped.dtype).reshape(mapped.shape)
 
     def __contains__(self, video_id: object) -> bool:
         return video_id in self._places
@@ -398,7 +416,7 @@ def load_padded(
 ) -> FeatureSplit:
     """Reads the features of `records` from `stores` (by source) into one padded batch.
 
-    Raises `StaleFeaturesError` if a video has no features.
+    Raises `StaleFeaturesError` if a video has no features, `InfrastructureError` if the disk does not let them be read.
     """
     first = next(iter(stores.values()))
     lengths = [len(first.video(record.video_id)) for record in records]
@@ -406,8 +424,7 @@ def load_padded(
     features: dict[str, Tensor] = {}
     for source, store in stores.items():
         padded = np.zeros((len(records), longest, store.width), np.float32)
-        for row, record, length in zip(padded, records, lengths, strict=True):
-            row[:length] = store.video(record.video_id)
+        store.read([record.video_id for record in records], padded)
         features[source] = torch.from_numpy(padded)
     targets = torch.zeros(len(records), len(dataset.classes))
     for row, record in zip(targets, records, strict=True):
@@ -444,51 +461,13 @@ def _ids_digest(video_ids: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(video_ids).encode()).hexdigest()
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write_json(path: Path, content: object) -> None:
-    with partial_file(path.with_suffix(f".{os.getpid()}.partial")) as partial:
-        partial.write_text(json.dumps(content, allow_nan=False))
-        partial.replace(path)
-
-
-def _check_shards(folder: Path, shards: Sequence[ShardFile], repair: str, *, all_of_them: bool) -> None:
-    """Digests of all shards; one whose size and time are as at its last check is read again once a day.
-
-    An edit can leave both as they were, and a disk can lose bits without being written to.
-
-    Arguments:
-        all_of_them: now, whenever they were checked last.
-    """
-    checked, known = (time.time(), {}) if all_of_them else _read_verified(folder)
-    seen: dict[str, list[int]] = {}
-    for shard in shards:
-        path = folder / shard.file
-        if Path(shard.file).name != shard.file or not path.is_file():
-            raise StaleFeaturesError(f"features are missing: {path}", repair)
-        stat = path.stat()
-        seen[path.name] = [stat.st_size, stat.st_mtime_ns]
-        if seen[path.name] != known.get(path.name) and _digest(path) != shard.sha256:
-            raise StaleFeaturesError(f"features are damaged (their digest differs): {path}", repair)
-    if seen != known:
-        try:
-            _write_json(folder / _VERIFIED_FILE, {"checked": checked, "files": seen})
-        except OSError:
-            return  # a read-only store is checked every time
-
-
-def _read_verified(folder: Path) -> tuple[float, JsonObject]:
-    """When the files were first checked of which sizes and times are known, and these; none after a day."""
-    now = time.time()
+@contextlib.contextmanager
+def _disk_faults(folder: Path) -> Iterator[None]:
     try:
-        fields = Fields(parse_json((folder / _VERIFIED_FILE).read_text()), _VERIFIED_FILE, "")
-        checked = fields.number("checked")
-        # Another machine may have written it by another clock: a check that is still to come is none.
-        if 0 <= now - checked <= CHECK_SECONDS:
-            return checked, fields.json("files")
-    except (OSError, ValueError, DataError, NonFiniteError):
-        return now, {}
-    return now, {}
+        yield
+    except OSError as error:
+        # Not stale: what is there must not be made again because a mount is ill for a moment.
+        raise InfrastructureError(
+            f"the features in {folder} cannot be read: {error.strerror or error}",
+            "Is its disk mounted, and may this user read it?",
+        ) from error

@@ -22,14 +22,21 @@ from paretovid.trainables.data.limits import VideoLimitsConfig
 from paretovid.trainables.data.video_keys import video_key
 from paretovid.trainables.data.videos import read_all_steps
 from paretovid.trainables.documents import Fields
-from paretovid.trainables.errors import DataError, StaleFeaturesError, UnavailableDataError, UsageError
+from paretovid.trainables.errors import (
+    DataError,
+    InfrastructureError,
+    StaleFeaturesError,
+    UnavailableDataError,
+    UsageError,
+)
+from paretovid.trainables.features import checked as checked_module
 from paretovid.trainables.features import store as store_module
+from paretovid.trainables.features.checked import file_digest
 from paretovid.trainables.features.extract import compute_features, extract_shard, headers
 from paretovid.trainables.features.index import FeaturesHeader, FeaturesIndex
 from paretovid.trainables.features.store import (
     _DETERMINING_CODE,
     FeatureStore,
-    _digest,
     describes_shard,
     feature_code_version,
     features_header,
@@ -104,6 +111,51 @@ def test_features_are_mapped_not_copied(videos, backbone, tmp_path):
     store = FeatureStore.open(extracted(videos, backbone, tmp_path / "features"))
     values = store.video(videos.records[0].video_id)
     assert isinstance(values, np.memmap) and not values.flags.writeable
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_what_is_read_is_what_is_mapped(videos, backbone, tmp_path, dtype):
+    """In any order: from one shard, from the other, and back."""
+    store = FeatureStore.open(extracted(videos, backbone, tmp_path / "features", dtype))
+    ids = [videos.records[number].video_id for number in (8, 0, 9, 3, 1)]
+    longest = max(len(store.video(video_id)) for video_id in ids)
+    into = np.full((len(ids), longest, store.width), -7, np.float32)
+    store.read(ids, into)
+    for row, video_id in zip(into, ids, strict=True):
+        mapped = store.video(video_id)
+        np.testing.assert_array_equal(row[: len(mapped)], mapped)
+        assert (row[len(mapped) :] == -7).all()
+
+
+@pytest.mark.parametrize("left_bytes", [0, 3000])
+def test_a_shard_that_becomes_shorter_after_its_opening_is_the_places_fault(
+    videos, backbone, tmp_path, left_bytes
+):
+    """To touch what is mapped of it is SIGBUS where a whole page is gone, and zeros within the last one."""
+    folder = extracted(videos, backbone, tmp_path / "features")
+    store = FeatureStore.open(folder)
+    os.truncate(folder / "shard_00001.npy", left_bytes)
+    with pytest.raises(InfrastructureError, match=r"shard_00001\.npy has become shorter"):
+        load_padded({"coarse": store}, videos.records, videos)
+    (folder / "shard_00001.npy").unlink()
+    with pytest.raises(InfrastructureError, match="cannot be read: No such file"):
+        load_padded({"coarse": store}, videos.records, videos)
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE])
+def test_a_disk_that_fails_while_features_are_read_is_the_places_fault(
+    videos, backbone, tmp_path, monkeypatch, code
+):
+    """Injected just below our code: the first block can be read, what follows cannot."""
+    store = FeatureStore.open(extracted(videos, backbone, tmp_path / "features"))
+
+    class Failing(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(Path, "open", lambda path, mode: Failing())
+    with pytest.raises(InfrastructureError, match=f"cannot be read: {os.strerror(code)}"):
+        load_padded({"coarse": store}, videos.records, videos)
 
 
 def test_float16_is_half_as_large_and_close(videos, backbone, tmp_path):
@@ -181,9 +233,9 @@ def test_what_was_checked_is_not_read_again_until_it_changes(videos, backbone, t
 
     def digest(path: Path) -> str:
         read.append(path.name)
-        return _digest(path)
+        return file_digest(path)
 
-    monkeypatch.setattr(store_module, "_digest", digest)
+    monkeypatch.setattr(checked_module, "file_digest", digest)
     FeatureStore.open(folder)
     FeatureStore.open(folder)
     assert read == ["shard_00000.npy", "shard_00001.npy"]
@@ -248,6 +300,7 @@ NO_PART_IN_FEATURES = {
     "data/s3.py": "brings bytes as they are",
     "backbones/description.py": "what is written beside the weights",
     "errors.py": "words",
+    "features/checked.py": "whether the rows are those that were written",
     "features/index.py": "what is written beside the rows",
     "ranges.py": "refuses settings, changes none",
     "documents.py": "reads and writes JSON",
