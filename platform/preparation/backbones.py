@@ -32,6 +32,7 @@ from paretovid.trainables.backbones.weights import build_with_weights
 from paretovid.trainables.data.dataset import Dataset, load_dataset
 from paretovid.trainables.data.partial_files import partial_file
 from paretovid.trainables.errors import UsageError, errors_redacted
+from paretovid.trainables.redaction.texts import redact_logs
 from paretovid.trainables.redaction.urls import recorded_url
 
 
@@ -56,10 +57,18 @@ def train_own(
                 "dataset": str(dataset.root),
                 "limits": dataset.limits,
             }
-            _run_group(_training_worker, settings, config, cluster, home, out_root, stage, len(missing))
+            left_out = _run_group(
+                _training_worker, settings, config, cluster, home, out_root, stage, len(missing)
+            )
         for name in missing:
             home.store.download(out_root / name)
         stage.done(f"trained {', '.join(missing)}")
+    _say_left_out(left_out, "backbones were trained", progress)
+
+
+def _say_left_out(left_out: Mapping[str, str], when: str, progress: Progress) -> None:
+    for path, reason in sorted(left_out.items()):
+        progress.say(f"  left out while {when}: {path}: {reason}")
 
 
 def _is_trained(folder: Path, training: BackboneTrainingConfig, dataset: Dataset) -> bool:
@@ -159,7 +168,7 @@ def _fine_tune(
                 "dataset": str(dataset.root),
                 "limits": dataset.limits,
             }
-            _run_group(
+            left_out = _run_group(
                 _fine_tuning_worker, settings, config, cluster, home, folder.parent, stage, num_parts=1
             )
         home.store.download(folder)
@@ -168,6 +177,7 @@ def _fine_tune(
             f", from its checkpoint at step {first:.0f}" if (first := measured["went_on_at_step"]) else ""
         )
         stage.done(f"{measured['steps']:.0f} steps{went_on}, loss {measured['loss']:.3g}")
+    _say_left_out(left_out, f"{name} was fine-tuned", progress)
 
 
 def _check_replaces_nothing(
@@ -228,17 +238,24 @@ def _run_group(
     out_root: Path,
     stage: Stage,
     num_parts: int,
-) -> None:
+) -> dict[str, str]:
     """One Ray Train run, for all that is to be trained: starting one costs more than training a small backbone.
 
     Arguments:
         num_parts: of the training, after decoding, for the percentage shown.
+
+    Returns path to reason of the videos that could not be read.
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     out_root.mkdir(parents=True, exist_ok=True)
     progress_file = out_root / f".progress-{threading.get_native_id()}.json"
+    workers = _workers(cluster, config.backbones.workers)
+    # A file per worker: what is reported to Ray Train reaches this process of rank 0 alone, and with checkpoints.
+    left_out_files = [
+        progress_file.with_name(f"{progress_file.stem}-{rank}.left-out") for rank in range(workers)
+    ]
     use_gpu = bool(cluster.gpus)
     trainer = interruptible(TorchTrainer)(
         worker,
@@ -246,12 +263,11 @@ def _run_group(
             **settings,
             "out_root": str(out_root),
             "progress_file": str(progress_file),
+            "left_out_files": [str(file) for file in left_out_files],
             "home": home.reference(config.cluster.node_cache),
         },
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
-        scaling_config=ScalingConfig(
-            num_workers=_workers(cluster, config.backbones.workers), use_gpu=use_gpu
-        ),
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu),
         run_config=RunConfig(
             name="backbones",
             # Of the group: a lost worker ends all of them, and fine-tuning resumes from its checkpoint.
@@ -262,6 +278,7 @@ def _run_group(
     try:
         with _shown(progress_file, stage, num_parts):
             trainer.fit()
+        return _collected(left_out_files, home)
     except KeyboardInterrupt:
         trainer.abort()
         raise
@@ -269,6 +286,24 @@ def _run_group(
         raise cause_of_train_failure(error) from error
     finally:
         progress_file.unlink(missing_ok=True)
+        for file in left_out_files:
+            with contextlib.suppress(OSError):
+                home.store.remove(file)
+
+
+def _collected(files: Sequence[Path], home: Home) -> dict[str, str]:
+    """What the workers have left in these files together."""
+    found: dict[str, str] = {}
+    for file in files:
+        found |= json.loads(home.store.read_text(file, must_answer=True))
+    return found
+
+
+def _leave_out(config: Mapping[str, Any], context: _TrainContext, skipped: Mapping[str, str]) -> None:
+    """Path to reason of this worker's videos that could not be read, for the command that waits."""
+    reference: HomeReference = config["home"]
+    file = reference.here(config["left_out_files"][context.rank])
+    reference.home.store.write_text(file, json.dumps(dict(skipped)))
 
 
 class _TrainContext:
@@ -305,6 +340,7 @@ class _TrainContext:
 
 @errors_redacted()
 def _training_worker(config: dict[str, Any]) -> None:
+    redact_logs()
     reference: HomeReference = config["home"]
     here, store = reference.here, reference.home.store
     dataset, out_root = here(config["dataset"]), here(config["out_root"])
@@ -312,7 +348,8 @@ def _training_worker(config: dict[str, Any]) -> None:
     out_root.mkdir(parents=True, exist_ok=True)
     context = _TrainContext(here(config["progress_file"]))
     videos = replace(load_dataset(dataset), limits=config["limits"])
-    train_backbones(config["training"], videos, config["names"], out_root, context)
+    trained = train_backbones(config["training"], videos, config["names"], out_root, context)
+    _leave_out(config, context, trained.skipped)
     if context.rank == 0:
         for name in config["names"]:
             store.upload(out_root / name)
@@ -320,6 +357,7 @@ def _training_worker(config: dict[str, Any]) -> None:
 
 @errors_redacted()
 def _fine_tuning_worker(config: dict[str, Any]) -> None:
+    redact_logs()
     reference: HomeReference = config["home"]
     here, store = reference.here, reference.home.store
     dataset, out_root = here(config["dataset"]), here(config["out_root"])
@@ -339,6 +377,7 @@ def _fine_tuning_worker(config: dict[str, Any]) -> None:
         context,
         checkpoint=checkpoint,
         on_checkpoint=store.upload,
+        on_skipped=lambda skipped: _leave_out(config, context, skipped),
     )
     if context.rank == 0:
         store.upload(folder)

@@ -26,6 +26,7 @@ from paretovid.trainables.data.moving_digits.generate import MovingDigitsConfig,
 from paretovid.trainables.data.readers.assemble import LEFT_OUT, Assembled, read_dataset
 from paretovid.trainables.data.s3 import is_object
 from paretovid.trainables.errors import DataError, UsageError
+from paretovid.trainables.redaction.texts import redact_logs
 
 _PROBED_HERE = 500
 """Up to so many new files are looked at without a cluster, which takes longer to start."""
@@ -177,5 +178,6 @@ def _ray_map(function: Callable[[_Item], _Made], items: Sequence[_Item]) -> Iter
 
 
 def _apply(function: Callable[[_Item], _Made], items: Sequence[_Item]) -> list[_Made]:
+    redact_logs()
     torch.set_num_threads(1)
     return [function(item) for item in items]

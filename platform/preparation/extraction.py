@@ -46,6 +46,7 @@ from paretovid.trainables.errors import (
     errors_redacted,
 )
 from paretovid.trainables.features.extract import compute_features, read_pieces, why_unreadable
+from paretovid.trainables.redaction.texts import redact_logs
 
 _MOST_VIDEOS_PER_TASK = 16
 _TASKS_PER_WORKER = 6
@@ -136,6 +137,7 @@ class _Compute:
     """Decoded pieces to features, on this process's device. Ray Data keeps one per GPU."""
 
     def __init__(self, job: _Job) -> None:
+        redact_logs()
         torch.set_num_threads(1)
         self._job = job
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -182,6 +184,7 @@ def _decode(batch: Mapping[str, np.ndarray], job: _Job, attempts: Any = None) ->
 
     `attempts`: the handle of an `Attempts`.
     """
+    redact_logs()
     with errors_redacted():  # Ray writes what a worker raises into its logs
         yield from _decoded(batch, job, attempts)
 

@@ -133,6 +133,7 @@ def fine_tune(
     *,
     checkpoint: Path,
     on_checkpoint: Callable[[Path], object] = lambda folder: None,
+    on_skipped: Callable[[Mapping[str, str]], object] = lambda skipped: None,
 ) -> dict[str, float]:
     """Fine-tunes the component `name` and saves it in `out_folder`.
 
@@ -140,6 +141,7 @@ def fine_tune(
         start: folder of the backbone to begin with, whose classifier has the data set's classes.
         checkpoint: folder that rank 0 keeps the state in, `<steps done>/`, and resumes from if it is of this training.
         on_checkpoint: called with it whenever it was written.
+        on_skipped: called once, with path to reason of this rank's videos that could not be read.
 
     With `context.world_size > 1` a torch process group must be there, and every rank calls this. Returns how it went,
     by name. Raises `DataError` if the backbone or not one video can be read, `VersionError` for a checkpoint of a later
@@ -150,6 +152,7 @@ def fine_tune(
     backbone, origin = _begin(config, dataset, name, start, context)
     _check_memory(config, dataset, component(name))
     samples = decode_samples(dataset, [component(name)], "video", config.decoding(), context)
+    on_skipped(samples.skipped)
     state = _State.of(backbone, config, context)
     first = _restore(checkpoint, origin, state, context)
 

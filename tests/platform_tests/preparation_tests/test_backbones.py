@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +17,12 @@ from paretovid.platform.config.load import group_options, load_sweep_config
 from paretovid.platform.config.resolve import resolve_preparation
 from paretovid.platform.console.progress import Progress
 from paretovid.platform.preparation import backbones as stage
+from paretovid.platform.preparation import datasets, extraction
 from paretovid.platform.storage.home import open_home
 from paretovid.trainables.backbones.catalog import component, family
 from paretovid.trainables.backbones.description import BackboneDescription
 from paretovid.trainables.catalog import method_class, method_config
-from paretovid.trainables.data.dataset import Dataset
+from paretovid.trainables.data.dataset import Dataset, load_dataset
 from paretovid.trainables.data.moving_digits.generate import MovingDigitsConfig, make_moving_digits
 from paretovid.trainables.errors import DataError, UsageError
 from paretovid.trainables.features.extract import extract_shard, headers
@@ -184,6 +188,52 @@ def test_fine_tuning_is_a_ray_train_run_and_done_once(
     with pytest.raises(UsageError, match="another file"):
         made([*(word for word in brief if word != "backbones.weights=random"), *files])
     assert BackboneDescription.read(folder) == tuned_one
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_videos_that_backbones_are_trained_without_are_named(
+    shared_cluster: Cluster, videos: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """That of rank 1, which alone has opened it, too."""
+    home = tmp_path / "home"
+    root = shutil.copytree(videos.root, home / "data" / "moving_digits")
+    broken = [root / record.path for record in videos.split("train")[1:3]]
+    for path in broken:
+        path.write_bytes(b"no video")
+    words = [f"home={home}", "cluster.cpus=2", "backbones.workers=2", "backbones.training.effort=0.001"]
+    config = load_sweep_config(words)
+    plan, name = resolve_preparation(config), family("small")["coarse"]
+    stage.train_own(plan, open_home(config.home), load_dataset(root), [name], Progress(1, terminal=False))
+    said = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
+    assert len(said) == 2
+    for path, line in zip(broken, said, strict=True):
+        assert line.startswith(f"  left out while backbones were trained: {path}: ")
+        assert "cannot be read as a video" in line
+    assert sorted(path.name for path in (home / "backbones" / "moving_digits").glob(".progress*")) == []
+
+
+@pytest.mark.parametrize(
+    "entered",
+    [
+        lambda: stage._training_worker({}),
+        lambda: stage._fine_tuning_worker({}),
+        lambda: list(extraction._decode({}, None)),  # type: ignore[arg-type]
+        lambda: extraction._Compute(None),  # type: ignore[arg-type]
+        lambda: datasets._apply(None, [None]),  # type: ignore[arg-type]
+    ],
+)
+def test_processes_that_prepare_write_no_secret_into_their_logs(entered: Callable[[], object]) -> None:
+    before = logging.getLogRecordFactory()
+    threads = torch.get_num_threads()
+    try:
+        with pytest.raises((AttributeError, KeyError, TypeError)):
+            entered()  # on nothing, for it is what comes first that is asked for
+        assert getattr(logging.getLogRecordFactory(), "redacts", False)
+    finally:
+        logging.setLogRecordFactory(before)
+        torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize(
