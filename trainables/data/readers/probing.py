@@ -21,7 +21,7 @@ from av.container import InputContainer
 from paretovid.trainables.data.containers import faults_of, open_video, pictures_of, sound_of
 from paretovid.trainables.data.display import orientation_of
 from paretovid.trainables.data.limits import USUAL_LIMITS, Stopwatch, VideoLimitsConfig
-from paretovid.trainables.data.regular_files import away, check_is_there, what_else
+from paretovid.trainables.data.regular_files import away, check_folder_is_there, check_is_there, what_else
 from paretovid.trainables.data.s3 import (
     ObjectStatus,
     ObjectStoreError,
@@ -73,8 +73,8 @@ def probe(location: Path | str, limits: VideoLimitsConfig = USUAL_LIMITS) -> Pro
         limits: what a video may ask for; that of steps is the caller's to check, who knows how long one is.
 
     Raises `ObjectStoreError` for a bucket that does not answer, or to which the right is missing, and
-    `UnavailableDataError` for a disk that does not let a file be read: neither says anything of the video, and what is
-    found out is kept.
+    `UnavailableDataError` for a disk that does not let a file be read, or a file that is missing with its whole folder:
+    neither says anything of the video, and what is found out is kept.
     """
     try:
         if not is_object(location) and (other := what_else(location)):
@@ -85,6 +85,8 @@ def probe(location: Path | str, limits: VideoLimitsConfig = USUAL_LIMITS) -> Pro
     except OSError as error:
         if not isinstance(error, FileNotFoundError) and error.errno not in _NOT_THERE:
             raise away(location, error) from error
+        if error.errno == errno.ENOENT and not is_object(location):
+            check_folder_is_there(location)
         return Probe(path=str(location), problem=error.strerror or f"no such object: {location}")
     edges, problem, length = "", "", Length(0.0, ())
     try:

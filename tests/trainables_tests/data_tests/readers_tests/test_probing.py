@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import shutil
 from pathlib import Path
 
 import av
@@ -178,6 +179,23 @@ def test_a_file_that_goes_while_it_is_looked_at_is_away(tmp_path, video, monkeyp
     monkeypatch.setattr(io, "FileIO", Going)
     with pytest.raises(UnavailableDataError, match=r"a\.mp4 cannot be read: No such file"):
         probe_all([video], tmp_path / "home")
+
+
+@pytest.mark.parametrize("leaves_folder", [False, True])
+def test_a_file_that_is_missing_with_its_whole_folder_is_away(tmp_path, video, write_video, leaves_folder):
+    """A mount that is gone leaves no folder, or an empty one; one file among others is its own problem."""
+    mounted, home = write_video(tmp_path / "mount" / "b.mp4", 2.0), tmp_path / "home"
+    video.with_name("beside.mp4").touch()
+    shutil.rmtree(mounted.parent)
+    if leaves_folder:
+        mounted.parent.mkdir()
+    with pytest.raises(UnavailableDataError, match=r"b\.mp4 is not there, and its folder is gone or empty"):
+        probe_all([video, mounted], home)
+    assert [json.loads(line)["path"] for line in (home / CACHE).read_text().splitlines()] == [str(video)]
+    write_video(mounted, 2.0)
+    assert not any(each.problem for each in probe_all([video, mounted], home).values())
+    video.unlink()
+    assert "No such file" in probe_all([video, mounted], home)[str(video)].problem
 
 
 def test_names_that_no_file_can_have_are_problems(tmp_path):
