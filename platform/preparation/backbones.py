@@ -299,11 +299,9 @@ def _collected(files: Sequence[Path], home: Home) -> dict[str, str]:
     return found
 
 
-def _leave_out(config: Mapping[str, Any], context: _TrainContext, skipped: Mapping[str, str]) -> None:
+def _leave_out(home: HomeReference, files: Sequence[str], rank: int, skipped: Mapping[str, str]) -> None:
     """Path to reason of this worker's videos that could not be read, for the command that waits."""
-    reference: HomeReference = config["home"]
-    file = reference.here(config["left_out_files"][context.rank])
-    reference.home.store.write_text(file, json.dumps(dict(skipped)))
+    home.home.store.write_text(home.here(files[rank]), json.dumps(dict(skipped)))
 
 
 class _TrainContext:
@@ -349,7 +347,7 @@ def _training_worker(config: dict[str, Any]) -> None:
     context = _TrainContext(here(config["progress_file"]))
     videos = replace(load_dataset(dataset), limits=config["limits"])
     trained = train_backbones(config["training"], videos, config["names"], out_root, context)
-    _leave_out(config, context, trained.skipped)
+    _leave_out(reference, config["left_out_files"], context.rank, trained.skipped)
     if context.rank == 0:
         for name in config["names"]:
             store.upload(out_root / name)
@@ -377,7 +375,7 @@ def _fine_tuning_worker(config: dict[str, Any]) -> None:
         context,
         checkpoint=checkpoint,
         on_checkpoint=store.upload,
-        on_skipped=lambda skipped: _leave_out(config, context, skipped),
+        on_skipped=lambda skipped: _leave_out(reference, config["left_out_files"], context.rank, skipped),
     )
     if context.rank == 0:
         store.upload(folder)

@@ -1,4 +1,6 @@
-"""Which videos were begun and never finished: an actor's state, which outlives the workers that die of them.
+"""Which videos were begun and never finished, or did not come back: an actor's state.
+
+It outlives the workers that die of them.
 
 Imports nothing heavy: a process that starts for it would take seconds from the workers.
 """
@@ -14,9 +16,18 @@ class Attempts:
 
     def __init__(self) -> None:
         self._begun: dict[int, int] = {}
+        self._hanging: dict[int, str] = {}
 
-    def begin(self, number: int) -> None:
+    def begin(self, number: int) -> str:
+        """What has not come back of it before (`hanging.py`); then it must not be begun again. "": nothing."""
+        if number in self._hanging:
+            return self._hanging[number]
         self._begun[number] = self._begun.get(number, 0) + 1
+        return ""
+
+    def hangs(self, number: int, what: str) -> None:
+        self._hanging[number] = what
+        self.end(number)
 
     def end(self, number: int) -> None:
         self._begun.pop(number, None)

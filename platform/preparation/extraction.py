@@ -28,6 +28,7 @@ from paretovid.infra.ray_cluster import Cluster
 from paretovid.platform.config.resolve import check_extraction
 from paretovid.platform.console.progress import Stage
 from paretovid.platform.preparation.crash_counter import start_attempts
+from paretovid.platform.preparation.hanging import Hang, ended_if_it_hangs, longest_wait_seconds
 from paretovid.platform.preparation.shard_writer import Cell, ShardWriter
 from paretovid.platform.storage.home import Home, HomeReference
 from paretovid.search_spaces.schema import ExtractionConfig
@@ -38,14 +39,16 @@ from paretovid.trainables.data.dataset import Dataset, VideoRecord, located
 from paretovid.trainables.data.limits import USUAL_LIMITS, VideoLimitsConfig
 from paretovid.trainables.data.regular_files import check_folder_is_there
 from paretovid.trainables.data.s3 import ObjectStoreError
+from paretovid.trainables.data.videos import InputSpec
 from paretovid.trainables.errors import (
     DataError,
     ParetovidError,
     UnavailableDataError,
     UsageError,
+    VideoError,
     errors_redacted,
 )
-from paretovid.trainables.features.extract import compute_features, read_pieces, why_unreadable
+from paretovid.trainables.features.extract import Piece, compute_features, read_pieces, why_unreadable
 from paretovid.trainables.redaction.texts import redact_logs
 
 _MOST_VIDEOS_PER_TASK = 16
@@ -197,12 +200,17 @@ def _decoded(batch: Mapping[str, np.ndarray], job: _Job, attempts: Any) -> Itera
     specs = {name: component(name).input for name in job.backbones}
     for number, path, seen in zip(*(batch[key].tolist() for key in ("number", "path", "seen")), strict=True):
         location = located(root, path)
-        if attempts is not None:
-            _note_begin(attempts, number)
+        hung = "" if attempts is None else _note_begin(attempts, number)
+        if hung == "file":
+            raise UnavailableDataError(
+                f"{location} gives no answer on {here}: a read of it has not come back",
+                "Is its disk mounted, and its server there? Repair it, and the same command resumes.",
+            )
         try:
-            for piece in read_pieces(
-                location, specs, step_seconds=job.step_seconds, steps=job.steps, limits=job.limits
-            ):
+            if hung:
+                waited = longest_wait_seconds(job.limits.max_decode_seconds)
+                raise VideoError(f"{location}: its decoder has not come back within {waited:g} s")
+            for piece in _pieces(location, specs, job, attempts, number):
                 inputs = {f"in {name}": [values] for name, values in piece.inputs.items()}
                 about = (number, piece.first, piece.total, "", "\n".join(piece.notes))
                 yield {**{key: [value] for key, value in zip(_KEYS, about, strict=True)}, **inputs}
@@ -234,13 +242,37 @@ def _decoded(batch: Mapping[str, np.ndarray], job: _Job, attempts: Any) -> Itera
             attempts.end.remote(number)
 
 
-def _note_begin(attempts: Any, number: int) -> None:
-    """Waits until it is noted: a file may kill its decoder within a millisecond, and what had not left is lost."""
+def _pieces(
+    location: Path | str, specs: Mapping[str, InputSpec], job: _Job, attempts: Any, number: int
+) -> Iterator[Piece]:
+    """Those of `read_pieces`; none is waited for longer than all of the video may take."""
+    import ray
+
+    pieces = read_pieces(location, specs, step_seconds=job.step_seconds, steps=job.steps, limits=job.limits)
+
+    def notify(what: Hang) -> None:
+        if attempts is not None:
+            ray.get(attempts.hangs.remote(number, what), timeout=_SECONDS_TO_NOTE)
+
+    while True:
+        with ended_if_it_hangs(job.limits.max_decode_seconds, notify):
+            piece = next(pieces, None)
+        if piece is None:
+            return
+        yield piece
+
+
+def _note_begin(attempts: Any, number: int) -> str:
+    """Waits until it is noted: a file may kill its decoder within a millisecond, and what had not left is lost.
+
+    Returns what has not come back of it before, if that is known.
+    """
     import ray
 
     # Not missed if the actor is gone.
     with contextlib.suppress(ray.exceptions.RayError):
-        ray.get(attempts.begin.remote(number), timeout=_SECONDS_TO_NOTE)
+        return str(ray.get(attempts.begin.remote(number), timeout=_SECONDS_TO_NOTE))
+    return ""
 
 
 def _decode_and_compute(

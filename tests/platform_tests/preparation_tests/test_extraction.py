@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -24,6 +25,7 @@ from tests.platform_tests.preparation_tests.conftest import store
 from paretovid.infra.ray_cluster import Cluster, connect
 from paretovid.platform.config.resolve import check_extraction
 from paretovid.platform.console.progress import Progress
+from paretovid.platform.preparation import extraction, hanging
 from paretovid.platform.preparation.crash_counter import Attempts, start_attempts
 from paretovid.platform.preparation.extraction import (
     _decode,
@@ -36,6 +38,7 @@ from paretovid.search_spaces.schema import ExtractionConfig
 from paretovid.trainables.backbones.catalog import FAMILIES, component, save_backbone
 from paretovid.trainables.data import s3 as objects
 from paretovid.trainables.data.dataset import Dataset
+from paretovid.trainables.data.limits import VideoLimitsConfig
 from paretovid.trainables.data.moving_digits.generate import MovingDigitsConfig, make_moving_digits
 from paretovid.trainables.errors import DataError, UnavailableDataError, UsageError
 from paretovid.trainables.features.extract import extract_shard
@@ -76,6 +79,14 @@ def test_who_was_begun_and_never_finished_is_known() -> None:
     assert attempts.failed(3) == [2] and attempts.failed(1) == [1, 2]
     attempts.end(2)
     assert attempts.failed(1) == [1]
+
+
+def test_what_has_not_come_back_is_known_to_who_begins_it_next() -> None:
+    attempts = Attempts()
+    assert attempts.begin(1) == attempts.begin(2) == ""
+    attempts.hangs(1, "decoder")
+    assert attempts.begin(1) == "decoder" and attempts.begin(2) == ""
+    assert attempts.failed(1) == [2], "the death of its process is explained"
 
 
 @pytest.mark.parametrize(
@@ -314,6 +325,60 @@ def test_a_process_that_dies_at_once_has_noted_what_it_began(cluster: Cluster) -
     with pytest.raises(ray.exceptions.WorkerCrashedError):
         ray.get(ray.remote(max_retries=2, num_cpus=1)(begin_and_die).remote(attempts))
     assert ray.get(attempts.failed.remote(3)) == [7]
+    ray.kill(attempts)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("where", ["decoder", "file"])
+def test_a_video_that_does_not_come_back_is_left_out_and_a_disk_that_does_not_is_away(
+    cluster: Cluster, videos: Dataset, tmp_path: Path, where: str
+) -> None:
+    """Injected below our code: a decoder that reads nothing and waits for ever; a file that gives no answer."""
+    import ray
+
+    record = videos.records[0]
+    job = _Job(
+        home=HomeReference(url=None, root=tmp_path),
+        root=videos.root,
+        step_seconds=0.5,
+        limits=VideoLimitsConfig(max_decode_seconds=1.0),
+        backbones={NAMES[0]: tmp_path},
+        precision="float32",
+        steps=8,
+    )
+    batch = {"number": np.array([0]), "path": np.array([record.path]), "seen": np.array([True])}
+
+    def decode(attempts: Any) -> list[str]:
+        never, opened = threading.Event(), io.FileIO
+
+        class Silent(opened):  # type: ignore[misc, valid-type]
+            def read(self, size: int | None = -1) -> bytes:
+                never.wait()
+                return b""
+
+        def waits(*_: Any, **__: Any) -> Any:
+            never.wait()
+            yield
+
+        hanging.GRACE_SECONDS = 0.5
+        if where == "file":
+            io.FileIO = Silent  # type: ignore[misc]
+        else:
+            extraction.read_pieces = waits
+        return [row["error"][0] for row in _decode(batch, job, attempts)]
+
+    attempts = start_attempts()
+    # A process of its own, which is changed.
+    answer = ray.remote(max_retries=1, max_calls=1, num_cpus=1)(decode).remote(attempts)
+    if where == "decoder":
+        (said,) = ray.get(answer)
+        assert said.startswith(f"{videos.video_path(record)}: its decoder has not come back within 1.5 s")
+    else:
+        with pytest.raises(UnavailableDataError, match="a read of it has not come back"):
+            ray.get(answer)
+    assert ray.get(attempts.failed.remote(1)) == [], "its process has died once, and no decoder crashed"
     ray.kill(attempts)
 
 
