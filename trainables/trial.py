@@ -157,6 +157,7 @@ def _result(
         points=tuple(points),
         warnings=tuple(warnings),
         seconds=seconds,
+        confirms=config.confirms,
     )
 
 
@@ -207,7 +208,8 @@ def _place(
     method: Method, data: _Data, config: TrialConfig, costs: CostTable, context: TrialContext
 ) -> Placement | None:
     """The settings to measure, by what they cost on validation; None if the method or its configuration names them."""
-    if config.inference_setting is not None or not isinstance(method, PlacesSettings) or not method.places():
+    is_open = config.inference_setting is None and not config.confirms
+    if not is_open or not isinstance(method, PlacesSettings) or not method.places():
         return None
 
     def answers(settings: Sequence[Setting]) -> Iterator[list[tuple[Setting, Outcome]]]:
@@ -232,6 +234,8 @@ def _evaluate(
         settings = [complete({**default, **config.inference_setting})]
     if placement is not None:
         settings = list(placement.settings)
+    if config.confirms:
+        settings = list(config.settings)
     measured: dict[Split, list[Measured]] = {}
     ground_truth: dict[Split, FeatureSplit] = {}
     instances: dict[Split, GroundTruth] = {}
@@ -245,13 +249,13 @@ def _evaluate(
             (
                 split,
                 _answers(method, data, split, settings, costs, expand=expand)
-                if placement is None
+                if placement is None and not config.confirms
                 else _placed_answers(method, data, split, settings, costs),
             )
             for split in _while_wanted(splits, context)
         )
         measured[name] = measure(answered, costs, max_steps=max(s.mask.shape[1] for s in splits))
-    kept = _distinct(measured)
+    kept = _in_order(measured["val"], settings) if config.confirms else _distinct(measured)
     _write_scores(
         Path(config.output), {n: [measured[n][i] for i in kept] for n in measured}, ground_truth, instances
     )
@@ -269,7 +273,7 @@ def _evaluate(
         OperatingPoint(
             id=f"{config.trial}-p{place:02d}",
             index=place,
-            is_default=i == 0,
+            is_default=place == 0,
             inference_knobs=dict(measured["val"][i].setting),
             val=metrics("val", i),
             test=metrics("test", i),
@@ -342,6 +346,12 @@ def _concatenated(splits: list[FeatureSplit]) -> FeatureSplit:
         video_keys=torch.cat([split.video_keys for split in splits]),
         video_ids=tuple(video_id for split in splits for video_id in split.video_ids),
     )
+
+
+def _in_order(measured: Sequence[Measured], settings: Sequence[Setting]) -> list[int]:
+    """Indices of these settings, all of which were measured."""
+    places = {json.dumps(each.setting, sort_keys=True): i for i, each in enumerate(measured)}
+    return [places[json.dumps(setting, sort_keys=True)] for setting in settings]
 
 
 def _distinct(measured: Mapping[Split, list[Measured]]) -> list[int]:

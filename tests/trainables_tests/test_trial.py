@@ -351,6 +351,54 @@ def test_points_are_part_of_the_digest_but_for_the_number_that_there_always_was(
         dataclasses.replace(base, points=0)
 
 
+def confirming(base: TrialConfig, folder: Path, result: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """A training that measures a result's points again, as a worker is told of it."""
+    settings = tuple(point["inference_knobs"] for point in result["points"])
+    told = dataclasses.replace(
+        base, trial=f"{base.trial}@seed", confirms=base.trial, settings=settings, **changes
+    )
+    return run(TrialConfig.from_json(json.loads(json.dumps(told.to_json()))), folder)
+
+
+def called(figures: dict[str, Any]) -> dict[str, Any]:
+    """Figures of a point without the components that it does not call, which a run for many points lists as well."""
+    return {**figures, "calls": {name: count for name, count in figures["calls"].items() if count}}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", CLASSIFYING)
+def test_points_are_confirmed_at_the_settings_that_they_were_measured_at(base, tmp_path, method):
+    changes = {"method": method, "model": over_known_sources(base, method), "training_knobs": {}}
+    first = run(base, tmp_path / "a", **changes)
+    # With the same seed it is the same training, and so has to come to the same figures at every point.
+    again = confirming(base, tmp_path / "b", first, **changes)
+    for point, before in zip(again["points"], first["points"], strict=True):
+        assert point["id"] == before["id"].replace("t-", "t@seed-")
+        assert point["natural"] == before["natural"]
+        assert point["inference_knobs"] == before["inference_knobs"]
+        for split in ("val", "test"):
+            assert called(point[split]) == called(before[split])
+    assert again["confirms"] == "t" and "confirms" not in first
+    assert again["digest"] != first["digest"], "whoever looks for the one never takes the other for it"
+
+
+def test_points_that_another_seed_does_not_tell_apart_are_all_kept(base, tmp_path, monkeypatch):
+    first = run(base, tmp_path / "a")
+
+    def without_a_gate(method, *_):
+        with torch.no_grad():
+            method.gate.weight.zero_()
+            method.gate.bias.zero_()
+        return []
+
+    monkeypatch.setattr("paretovid.trainables.trial._train", without_a_gate)
+    collapsed = confirming(base, tmp_path / "b", first, seed=7)
+    settings = [[point["inference_knobs"] for point in each["points"]] for each in (collapsed, first)]
+    assert settings[0] == settings[1] and len(settings[0]) > 5
+    figures = {str(point["val"]) for point in collapsed["points"]}
+    assert len(figures) < len(settings[0]), "a gate that decides nothing answers alike at several of them"
+
+
 def test_a_gate_that_decides_nothing_gives_one_point_and_is_said(base, tmp_path, monkeypatch):
     def without_a_gate(method, *_):
         with torch.no_grad():

@@ -146,11 +146,14 @@ class TrialResult:
     history: tuple[Mapping[str, float], ...]
     """Parts of the training loss, one entry per epoch."""
     points: tuple[OperatingPoint, ...]
-    """At least one; cost and answers of any two differ."""
+    """At least one; cost and answers of any two differ, unless it confirms another trial."""
     warnings: tuple[str, ...]
     """What a reader of the result must know, such as a gate that collapsed."""
     seconds: float
     """From the trial's start to its end, of the process that finished it."""
+    confirms: str = ""
+    """The trial whose operating points these are, measured after a training with another seed: one for each point, in the
+    same order and at the same settings, also where answers do not differ. Empty: a trial of its own."""
 
     @property
     def default_point(self) -> OperatingPoint:
@@ -189,6 +192,7 @@ class TrialResult:
             "points": [point.to_json() for point in self.points],
             "remarks": list(self.warnings),
             "seconds": self.seconds,
+            **({"confirms": self.confirms} if self.confirms else {}),
         }
 
     @classmethod
@@ -235,6 +239,7 @@ class TrialResult:
             ),
             warnings=fields.texts("remarks", ()),
             seconds=fields.amount("seconds"),
+            confirms=fields.text("confirms", ""),
         )
 
 

@@ -53,6 +53,11 @@ class TrialConfig:
     points: Count = DEFAULT_POINTS
     """Operating points to place on validation, the default setting among them; settings that the method's configuration
     lists are measured as they are listed."""
+    confirms: str = ""
+    """The trial whose operating points are measured again, at `settings`, after a training with another seed; empty: none.
+    """
+    settings: tuple[dict[str, Finite | str], ...] = ()
+    """The settings of that trial's operating points in their order, all of which are measured, nothing else."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     seed: Seed = 0
     dataset: str
@@ -70,7 +75,8 @@ class TrialConfig:
 
     def to_json(self) -> dict[str, JsonValue]:
         """Plain data, which Ray can send; `from_json` reads it."""
-        return {**asdict(self), "plugins": list(self.plugins)}
+        settings = [{"inference_knobs": setting} for setting in self.settings]
+        return {**asdict(self), "plugins": list(self.plugins), "settings": settings}
 
     @classmethod
     def from_json(cls, data: object) -> TrialConfig:
@@ -82,6 +88,7 @@ class TrialConfig:
             data, "a trial's configuration", "Node and driver must run the same version of paretovid."
         )
         is_one_setting = "inference_setting" in fields
+        settings = fields.list_of_fields("settings", ())
         return cls(
             sweep=fields.text("sweep"),
             trial=fields.text("trial"),
@@ -90,6 +97,8 @@ class TrialConfig:
             training_knobs=fields.values_by_name("training_knobs"),
             inference_setting=fields.values_by_name("inference_setting") if is_one_setting else None,
             points=fields.whole("points", DEFAULT_POINTS),
+            confirms=fields.text("confirms", ""),
+            settings=tuple(each.values_by_name("inference_knobs") for each in settings),
             training=typed_config(TrainingConfig, fields.json("training"), "training"),
             seed=fields.whole("seed"),
             dataset=fields.text("dataset"),
@@ -121,6 +130,8 @@ class TrialConfig:
         if self.points == DEFAULT_POINTS:
             # As in trials from before there was a choice, which are not trained again.
             del described["points"]
+        if not self.confirms:  # the same
+            del described["confirms"], described["settings"]
         method = method_class(self.method)
         described["model"] = (
             method.by_content(self.model) if issubclass(method, NeedsFiles) else dict(self.model)
