@@ -39,7 +39,7 @@ from paretovid.platform.search.study import ParetoStudy, Suggestion
 from paretovid.platform.storage.home import Home, SweepPaths, open_home
 from paretovid.platform.sweeps.events import SweepDriver
 from paretovid.platform.sweeps.naming import started_record
-from paretovid.platform.sweeps.status import LiveStatus
+from paretovid.platform.sweeps.reached import LiveStatus
 from paretovid.platform.testing.sweeps import write_trial
 from paretovid.platform.tracking.exporter import TrackingSender
 from paretovid.trainables.evaluation.results import RESULT_FILE, TrialResult

@@ -149,6 +149,8 @@ class SearchConfig:
     """Operating points of a trial, its default setting among them: as many inference settings are placed where they
     spread its cost evenly, by what they cost on validation. Lists in the method's configuration (`gate_offsets`,
     `caps`) are measured as they are."""
+    seeds: Whole = 0
+    """So many other seeds confirm the points of the front at the end of the sweep (`paretovid confirm`); 0: none."""
     inference_knobs: str = "sweep"
     """`sweep`: all settings of a training are measured inside its trial. `study`: one setting a trial."""
     concurrent: Count | None = None

@@ -107,6 +107,17 @@ def extend(args: argparse.Namespace) -> Answer:
     return Answer(text=str(report))
 
 
+def confirm(args: argparse.Namespace) -> Answer:
+    """`paretovid confirm`."""
+    from paretovid.platform.console.progress import Progress
+    from paretovid.platform.sweeps import sweep as sweeping
+
+    report = sweeping.confirm_sweep(
+        args.home, args.sweep, args.points, args.seeds, args.overrides, Progress(5), take_over=args.take_over
+    )
+    return Answer(text=str(report), document=report.front.to_json())
+
+
 def replay(args: argparse.Namespace) -> Answer:
     """`paretovid replay`."""
     from paretovid.platform.console.progress import Progress

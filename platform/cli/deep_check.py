@@ -59,7 +59,7 @@ def _folder_jobs(home: Home) -> Iterator[_Job]:
     for folder in home.backbone_folders():
         yield f"backbone {folder.name}", partial(load_backbone, folder)
     for sweep in map(home.sweep, home.sweep_names()):
-        for trial in sweep.with_result():
+        for trial in (*sweep.with_result(), *sweep.confirmations()):
             yield f"{sweep.name}/{trial.name}", partial(_check_trial, trial)
 
 

@@ -43,6 +43,7 @@ key=value follows Hydra's override grammar; an unknown key lists the known ones.
   paretovid sweep                                     search, from nothing to a front
   paretovid resume SWEEP                              resume after any interruption
   paretovid front SWEEP --max-gflops 0.5              what the budget buys
+  paretovid confirm SWEEP --seeds 5                   whether its points hold under other seeds
   paretovid promote SWEEP --knee --as digits --alias champion
   paretovid predict models:/digits@champion some.mp4
 """
@@ -168,6 +169,7 @@ def _add_going_on(add: Any) -> None:
             "overrides", nargs="*", metavar="key=value", help="where it runs: cluster.…, tracking.…"
         )
         command.set_defaults(rest_name="overrides")
+    _add_confirm(add)
     replay = _command(add, "replay", commands.replay, "report to MLflow what it has missed of a sweep")
     replay.add_argument("sweep", metavar="SWEEP", type=_name)
     replay.add_argument("--uri", metavar="URI", help="another MLflow than the sweep's")
@@ -175,6 +177,28 @@ def _add_going_on(add: Any) -> None:
     sweeps = _command(add, "sweeps", commands.sweeps, "list sweeps, or show how far one is", has_json=True)
     sweeps.add_argument("sweep", metavar="SWEEP", nargs="?", type=_name, help="trials, hours, what waits")
     sweeps.add_argument("--watch", action="store_true", help="show it again and again until it ends")
+
+
+def _add_confirm(add: Any) -> None:
+    confirm = _command(
+        add, "confirm", commands.confirm, "train points of a front again with other seeds", has_json=True
+    )
+    confirm.add_argument("sweep", metavar="SWEEP", type=_name)
+    confirm.add_argument(
+        "--points",
+        type=_points,
+        default=(),
+        metavar="ID,…",
+        help="as `paretovid front` names them; default: the front",
+    )
+    confirm.add_argument(
+        "--seeds", type=_seeds, default=5, metavar="N", help="how many other seeds in all; default: 5"
+    )
+    confirm.add_argument("--take-over", action="store_true", help=_TAKE_OVER)
+    confirm.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="where it runs: cluster.…, tracking.…"
+    )
+    confirm.set_defaults(rest_name="overrides")
 
 
 def _add_choosing(add: Any) -> None:
@@ -310,6 +334,21 @@ def _name(text: str) -> str:
 def _more(text: str) -> int:
     if not re.fullmatch(r"\+?[1-9][0-9]{0,6}", text):
         raise argparse.ArgumentTypeError(f"a number of trials is expected, for example +8, not {text!r}")
+    return int(text)
+
+
+def _points(text: str) -> tuple[str, ...]:
+    points = tuple(dict.fromkeys(filter(None, (each.strip() for each in text.split(",")))))
+    if not points:
+        raise argparse.ArgumentTypeError(
+            f"ids of points are expected, for example t0003-p05,t0007-p00, not {text!r}"
+        )
+    return points
+
+
+def _seeds(text: str) -> int:
+    if not re.fullmatch(r"[1-9][0-9]{0,3}", text):
+        raise argparse.ArgumentTypeError(f"a number of seeds is expected, 1 or more, not {text!r}")
     return int(text)
 
 

@@ -12,13 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from paretovid.platform.fronts.confirmation import Confirmations, resampled
 from paretovid.platform.fronts.front import Front, FrontPoint, _cheapest, _within
-from paretovid.platform.records.trial import Scores, SweepResults, read_scores, read_sweep
+from paretovid.platform.records.trial import SweepResults, read_scores, read_sweep
 from paretovid.platform.storage.home import SweepPaths
 from paretovid.trainables.errors import DataError, UsageError
-from paretovid.trainables.evaluation.intervals import detection_interval, map_interval, resample_weights
+from paretovid.trainables.evaluation.intervals import percentiles, resample_weights
 from paretovid.trainables.evaluation.pareto import Reference, hypervolume, knee, non_dominated, reference_of
-from paretovid.trainables.evaluation.results import MAP, SCORES_FILE, SPLITS, TrialResult
+from paretovid.trainables.evaluation.results import SPLITS, TrialResult
 
 ALL_INTERVALS_UP_TO = 1000
 """Videos in a split up to which every point gets an interval; beyond, only the front and baselines do."""
@@ -64,7 +65,10 @@ def build_front(
     bend = whole[knee([p.record.val.gflops for p in whole], [p.record.val.quality for p in whole])]
     points = _within(points, max_gflops, min_map)
     chosen = _front_indices(points)
-    shown = _with_intervals(points, chosen, baselines, split, resample_count=resamples, seed=seed)
+    confirmations = Confirmations(sweeps, split)
+    shown = _with_intervals(
+        points, chosen, baselines, split, confirmations, resample_count=resamples, seed=seed
+    )
     front = [shown[0][i] for i in chosen]
     return Front(
         sweeps=tuple(sweep.name for sweep in sweeps),
@@ -152,11 +156,13 @@ def _with_intervals(
     chosen: Sequence[int],
     baselines: Sequence[FrontPoint],
     split: str,
+    confirmations: Confirmations,
     *,
     resample_count: int,
     seed: int,
 ) -> tuple[list[FrontPoint], list[FrontPoint]]:
-    """The points and baselines again, with intervals and the front marked. Reads each trial's scores once."""
+    """The points and baselines again, with intervals, what confirms them, and the front marked. Reads each trial's
+    scores once."""
     on_front = {(points[i].folder, points[i].id) for i in chosen}
     weights: Any = None
     made: dict[tuple[Path, str], tuple[float, float]] = {}
@@ -168,22 +174,14 @@ def _with_intervals(
             key = (folder, record.id)
             few = len(scores.targets) <= ALL_INTERVALS_UP_TO
             if few or trial.is_baseline or key in on_front:
-                made[key] = _interval(trial.objective, folder, scores, record.index, weights)
+                values = resampled(trial.objective, folder, scores, record.index, weights)
+                made[key] = percentiles(values)
 
     def finished(p: FrontPoint) -> FrontPoint:
         key = (p.folder, p.id)
-        return replace(p, quality_ci=made.get(key), on_front=key in on_front)
+        found = confirmations.of(p.trial, p.record)
+        if found is not None and (found.is_asked or key in on_front):
+            found = replace(found, quality_ci=confirmations.interval(p.trial, p.record, weights))
+        return replace(p, quality_ci=made.get(key), on_front=key in on_front, confirmation=found)
 
     return [finished(p) for p in points], [finished(p) for p in baselines]
-
-
-def _interval(objective: str, folder: Path, scores: Scores, index: int, weights: Any) -> tuple[float, float]:
-    """Of the objective. Raises `DataError` if its scores lack what that is measured from."""
-    if objective == MAP:
-        return map_interval(scores.scores[index], scores.targets, weights)
-    if scores.detections is None or scores.ground_truth is None:
-        raise DataError(
-            f"{folder / SCORES_FILE} holds no instances, which {objective} is measured from",
-            "Remove the trial's folder and run the sweep under another name=.",
-        )
-    return detection_interval(scores.detections[index], scores.ground_truth, weights)

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from paretovid.platform.fronts.confirmation import Confirmation
 from paretovid.platform.records.trial import objective_text
 from paretovid.trainables.documents import JsonValue
 from paretovid.trainables.errors import UsageError
@@ -30,6 +31,8 @@ class FrontPoint:
     on_front: bool = False
     seeds: int = 1
     """Trials in these sweeps with the same method, knobs and data, each with another seed."""
+    confirmation: Confirmation | None = None
+    """What trainings with other seeds say of it, if its trial is to be confirmed."""
 
     @property
     def id(self) -> str:
@@ -57,6 +60,7 @@ class FrontPoint:
             "calls": dict(self.shown.calls),
             "on_front": self.on_front,
             "seeds": self.seeds,
+            "confirmation": None if self.confirmation is None else self.confirmation.to_json(),
             "remarks": list(self.trial.warnings),
         }
 
@@ -91,6 +95,17 @@ class Front:
         """The points on the front, cheapest on validation first."""
         chosen = (point for point in self.points if point.on_front)
         return tuple(sorted(chosen, key=lambda point: point.record.val.gflops))
+
+    @property
+    def confirmed(self) -> tuple[FrontPoint, ...]:
+        """The points that are to be confirmed, and those on the front of a trial that is, cheapest on validation first;
+        then the baselines'."""
+        chosen = [p for p in self.points if p.confirmation and (p.confirmation.is_asked or p.on_front)]
+        chosen.sort(key=lambda point: point.record.val.gflops)
+        # In a sweep of nothing but baselines they are the points as well.
+        own = {(p.trial.sweep, p.id) for p in chosen}
+        others = [p for p in self.baselines if p.confirmation and p.confirmation.is_asked]
+        return (*chosen, *(p for p in others if (p.trial.sweep, p.id) not in own))
 
     def best_baselines(self) -> tuple[FrontPoint, ...]:
         """One point per baseline: the best on validation; of equals the cheapest."""

@@ -15,6 +15,7 @@ from typing import Any
 from paretovid.platform.fronts.front import Front, FrontPoint
 from paretovid.platform.fronts.page import TEMPLATE
 from paretovid.platform.records.trial import knob_text, objective_text
+from paretovid.platform.storage.trial_names import confirmation_name
 from paretovid.trainables.data.partial_files import partial_file
 from paretovid.trainables.documents import JsonValue
 from paretovid.trainables.evaluation.pareto import non_dominated, thinned
@@ -50,8 +51,52 @@ def front_table(front: Front, rows: int = TABLE_ROWS) -> str:
     if front.baselines:
         lines += ["", "Baselines (each at its best on validation)"]
         lines += _aligned([[*head, "setting"], *(_row(front, p, best) for p in front.best_baselines())])
+    lines += _confirmed(front)
     lines += ["", *_legend(front, len(chosen) - len(order)), *_warnings(front)]
     return "\n".join([*_title(front, len(chosen)), "", *lines])
+
+
+def _confirmed(front: Front) -> list[str]:
+    """The points under other seeds, and what has to be known of these; nothing if no point is to be confirmed."""
+    points = [(p, p.confirmation) for p in front.confirmed if p.confirmation is not None]
+    if not points:
+        return []
+    quality = objective_text(front.objective)
+    rows = [["", "point", "chosen", f"{quality} %", "over videos", "GFLOPs", f"{quality} % of each seed"]]
+    said: list[str] = []
+    for p, found in points:
+        several = f"{p.trial.sweep}/" if len(front.sweeps) > 1 else ""
+        cells = ["-"] * 3
+        if found.seeds:
+            interval = found.quality_ci
+            cells = [
+                mean_text(*found.quality, scale=100, digits=1),
+                "" if interval is None else f"[{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]",
+                mean_text(*found.gflops, digits=4),
+            ]
+        each = [f"{figures.seed}: {100 * figures.shown.quality:.1f}" for figures in found.seeds]
+        each += [f"{seed}: failed" for seed in found.failed]
+        each += [f"{seed}: to come" for seed in found.to_come]
+        mark = "*" if (p.trial.sweep, p.id) == front.knee_id else ""
+        rows.append([mark, f"{several}{p.id}", f"{100 * p.shown.quality:.1f}", *cells, ", ".join(each)])
+        for figures in found.seeds:
+            said += [f"  {several}{figures.trial}: {warning}" for warning in figures.warnings]
+        for seed, reason in found.failed.items():
+            said.append(
+                f"  {several}{confirmation_name(p.trial.trial, seed)} failed, and is in no mean: {reason}"
+            )
+    lines = ["", "Confirmed by trainings with other seeds", *_aligned(rows)]
+    lines.append(
+        "Mean ± standard deviation over these seeds. The one that the point was chosen with (chosen) is not among "
+        "them, as it was chosen for coming out well. Over videos: 95 % interval of the mean."
+    )
+    return lines + list(dict.fromkeys(said))
+
+
+def mean_text(mean: float, std: float | None, *, scale: float = 1, digits: int) -> str:
+    """A mean and its standard deviation, where there is one, both times `scale`: `78.4 ± 1.2`."""
+    spread = "" if std is None else f" ± {scale * std:.{digits}f}"
+    return f"{scale * mean:.{digits}f}{spread}"
 
 
 def _warnings(front: Front) -> list[str]:
@@ -345,6 +390,18 @@ def _hover(p: FrontPoint) -> dict[str, JsonValue]:
             f"{objective_text(p.trial.objective)} {100 * p.shown.quality:.1f} %{interval}",
             f"top-1 {100 * p.shown.top1:.1f} %",
             f"{p.shown.gflops:.4g} GFLOPs per video, std {p.shown.gflops_std:.3g}",
+            *_confirmed_hover(p),
             knobs_text(p),
         ],
     }
+
+
+def _confirmed_hover(p: FrontPoint) -> list[str]:
+    found = p.confirmation
+    if found is None or not found.seeds:
+        return []
+    quality = mean_text(*found.quality, scale=100, digits=1)
+    gflops = mean_text(*found.gflops, digits=4)
+    count = f"{len(found.seeds)} other seed{'s' if len(found.seeds) > 1 else ''}"
+    failed = f", {len(found.failed)} failed" if found.failed else ""
+    return [f"{count}: {objective_text(p.trial.objective)} {quality} % at {gflops} GFLOPs{failed}"]

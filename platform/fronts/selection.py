@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from paretovid.platform.fronts.front import Front, FrontPoint, _best_first, _cheapest, _within
+from paretovid.platform.storage.trial_names import confirmed_trial
 from paretovid.trainables.errors import UnknownNameError, UsageError
 
 
@@ -38,6 +39,12 @@ def choose(
 def _by_id(front: Front, wanted: str) -> FrontPoint:
     everything = [*front.points, *front.baselines]
     sweep, _, name = wanted.rpartition("/")
+    if original := confirmed_trial(name):
+        chosen = f"{original}-p{name.rpartition('-p')[2]}"
+        raise UsageError(
+            f"{name} is of a training that confirms {original}, which is no point of the search",
+            f"The point that it confirms: {chosen}.",
+        )
     found = [p for p in everything if p.id == name and sweep in ("", p.trial.sweep)]
     if len({(p.trial.sweep, p.id) for p in found}) > 1:
         raise UsageError(

@@ -32,6 +32,8 @@ Event = Literal["driver", "start", "finish", "fault", "aside", "state", "node"]
 trial. `state`: the sweep's, when a driver ends or has found something to repair. `node`: one takes no more trials, as
 the place is `away` there, or null when it is back."""
 
+CONFIRMATION = "confirmation"
+"""What a `state` is `of` that says nothing of the search: the driver that wrote it only confirmed operating points."""
 _HINT = "A hand has changed the line: take it out, and what it says is made up for."
 
 

@@ -70,6 +70,8 @@ class SweepRecord:
     """Names of the knobs that the study searches."""
     asked: tuple[int, ...] = ()
     """How its number of trials came about, if `paretovid extend` has raised it: `(16, 8)`."""
+    confirmations: Mapping[str, int] = field(default_factory=dict)
+    """Operating points that are to be confirmed, by id, and by trainings with how many other seeds."""
     study: str | None = None
     """Where its study is kept: `home`, or the URL of a database without a password. None: not decided yet."""
     failures: Mapping[str, str] = field(default_factory=dict)
@@ -123,6 +125,7 @@ class SweepRecord:
         """The content of the file; `from_json` reads it."""
         ended: dict[str, JsonValue] = {
             "asked": list(self.asked) or None,
+            "confirmations": dict(self.confirmations) or None,
             "study": None if self.study is None else recorded_url(self.study),
             "failures": {trial: redacted(reason) for trial, reason in self.failures.items()},
             "hypervolume": self.hypervolume,
@@ -175,6 +178,9 @@ class SweepRecord:
             code_version=fields.text("code_version", unknown),
             knobs=fields.texts("knobs", () if is_first else None),
             asked=fields.wholes("asked", ()),
+            confirmations={point: int(n) for point, n in fields.amounts_by_name("confirmations").items()}
+            if "confirmations" in fields
+            else {},
             study=fields.optional_text("study"),
             failures=fields.text_by_name("failures", {}),
             hypervolume=fields.optional_number("hypervolume"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import safe_open
 
+from paretovid.platform.records.confirmations import failed_confirmations
 from paretovid.platform.records.sweep import SweepRecord, known_record
 from paretovid.platform.storage.documents import read_json_object
 from paretovid.platform.storage.home import SweepPaths
@@ -47,6 +48,10 @@ class SweepResults:
     """The content of `sweep.json`."""
     folder: Path
     trials: tuple[TrialResult, ...]
+    confirmations: tuple[TrialResult, ...] = ()
+    """Trainings with other seeds that confirm some of the trials, in the order of their names."""
+    failed_confirmations: Mapping[str, str] = field(default_factory=dict)
+    """Those that failed for good, with their reasons."""
 
     @property
     def name(self) -> str:
@@ -87,7 +92,14 @@ def read_sweep(sweep: SweepPaths) -> SweepResults:
     sweep.refresh()
     record = known_record(sweep)
     trials = tuple(read_trial(trial.folder) for trial in sweep.with_result())
-    return SweepResults(record=record, folder=sweep.folder, trials=trials)
+    confirmations = tuple(read_trial(trial.folder) for trial in sweep.confirmations())
+    return SweepResults(
+        record=record,
+        folder=sweep.folder,
+        trials=trials,
+        confirmations=confirmations,
+        failed_confirmations=failed_confirmations(sweep),
+    )
 
 
 def read_trial(folder: Path) -> TrialResult:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from paretovid.platform.fronts.front import Front, FrontPoint
+from paretovid.platform.fronts.report import mean_text
 from paretovid.platform.records.trial import knob_text, objective_text
 from paretovid.platform.registry.gates import Gate
 from paretovid.trainables.catalog import method_class
@@ -26,6 +27,7 @@ def model_card(front: Front, point: FrontPoint, name: str, gates: Sequence[Gate]
             "",
             *_numbers(front, point),
             "",
+            *_confirmed(front, point),
             *_provenance(point),
             "",
             "## Gates passed",
@@ -54,6 +56,33 @@ def _numbers(front: Front, point: FrontPoint) -> list[str]:
         f"| GFLOPs per video, std | {test.gflops_std:.5g} | {val.gflops_std:.5g} |",
         f"| GFLOPs per video, 95th percentile | {test.gflops_p95:.5g} | {val.gflops_p95:.5g} |",
     ]
+
+
+def _confirmed(front: Front, point: FrontPoint) -> list[str]:
+    """The point under other seeds, if it was confirmed."""
+    found = point.confirmation
+    if found is None or not (found.seeds or found.failed):
+        return []
+    name = objective_text(point.trial.objective)
+    lines = [f"## Under other seeds ({front.split})"]
+    if found.seeds:
+        quality, gflops = mean_text(*found.quality, scale=100, digits=2), mean_text(*found.gflops, digits=5)
+        ci = found.quality_ci
+        videos = "" if ci is None else f"; 95 % interval over videos {100 * ci[0]:.1f} to {100 * ci[1]:.1f}"
+        lines += [
+            "The same configuration trained with other seeds, measured at the same inference setting. The model's own "
+            f"seed ({point.trial.seed}) is not among them: it was chosen for coming out well.",
+            "",
+            f"* {name}, mean ± standard deviation over {len(found.seeds)} seeds: {quality} %{videos}",
+            f"* GFLOPs per video: {gflops}",
+            *(
+                f"* seed {each.seed}: {name} {100 * each.shown.quality:.2f} %, {each.shown.gflops:.5g} GFLOPs"
+                + "".join(f"; {warning}" for warning in each.warnings)
+                for each in found.seeds
+            ),
+        ]
+    lines += [f"* seed {seed} failed, and is in no mean: {reason}" for seed, reason in found.failed.items()]
+    return [*lines, ""]
 
 
 def _percent(measured: Metrics, quality: str) -> str:

@@ -358,6 +358,10 @@ class ParetoStudy:
         """The suggestions whose results the study has."""
         return [self._suggestion_of(trial) for trial in self._all(TrialState.COMPLETE)]
 
+    def dispatched_ones(self) -> list[Suggestion]:
+        """All suggestions that were ever dispatched, whatever has become of them."""
+        return [self._suggestion_of(trial) for trial in self._all() if "starts" in trial.user_attrs]
+
     def interrupted_ones(self) -> list[Suggestion]:
         """The suggestions that were dispatched before this process began, and have no result here."""
         trials = self._all(TrialState.RUNNING, TrialState.WAITING)

@@ -34,6 +34,7 @@ from paretovid.platform.storage.store import (
     is_bucket,
     mirror_root,
 )
+from paretovid.platform.storage.trial_names import confirmed_trial
 from paretovid.platform.storage.urls import check_no_secret, sqlite_url
 from paretovid.trainables.data.s3 import ObjectStoreError
 from paretovid.trainables.errors import UsageError
@@ -213,12 +214,20 @@ class SweepPaths:
         return TrialPaths(self.trials / name, self.store)
 
     def with_result(self) -> list[TrialPaths]:
-        """The finished trials that are here, by name."""
-        return self._trials_with(RESULT_FILE)
+        """The finished trials that are here, by name; trainings that confirm one are not among them."""
+        return [trial for trial in self._trials_with(RESULT_FILE) if not confirmed_trial(trial.name)]
 
     def with_failure(self) -> list[TrialPaths]:
-        """The trials that are known here to have failed for good, by name."""
-        return self._trials_with(FAILURE_FILE)
+        """The same of trials that are known here to have failed for good."""
+        return [trial for trial in self._trials_with(FAILURE_FILE) if not confirmed_trial(trial.name)]
+
+    def confirmations(self) -> list[TrialPaths]:
+        """The finished trainings that confirm a trial, by name."""
+        return [trial for trial in self._trials_with(RESULT_FILE) if confirmed_trial(trial.name)]
+
+    def failed_confirmations(self) -> list[TrialPaths]:
+        """The trainings that were to confirm a trial and are known here to have failed for good, by name."""
+        return [trial for trial in self._trials_with(FAILURE_FILE) if confirmed_trial(trial.name)]
 
     def with_heartbeat(self) -> list[TrialPaths]:
         """The trials that are known here to be running, by name."""

@@ -13,7 +13,7 @@ from paretovid.platform.records.journal import Event, FailedStart, FinishedTrial
 from paretovid.platform.records.trial import objective_text
 from paretovid.platform.storage.faults import while_away
 from paretovid.platform.storage.home import Home
-from paretovid.platform.sweeps.status import LiveStatus
+from paretovid.platform.sweeps.reached import LiveStatus
 from paretovid.platform.tracking.exporter import TrackingSender
 from paretovid.trainables.data.s3 import ObjectStoreError
 from paretovid.trainables.documents import Fields, JsonObject, JsonValue

@@ -26,7 +26,7 @@ _WHERE_ONLY = ("home", "name", "cluster", "tracking")
 """Sections that say where a sweep runs and is kept, not what it is."""
 SIGNED_WEIGHTS = "backbones.weights."
 """Where names of settings begin that may be given again when a sweep is resumed, with another signature."""
-_HOW_ONLY = ("concurrent", "hours", "max_failures", "max_failures_in_a_row", "storage")
+_HOW_ONLY = ("concurrent", "hours", "max_failures", "max_failures_in_a_row", "seeds", "storage")
 """Settings of `search` that may differ when a sweep is resumed."""
 _LIMITS_ONLY = ("max_weights_gigabytes",)
 """The same of `backbones`: what they make is what the weights say."""
@@ -48,6 +48,7 @@ def started_record(
         code_version=code_version(plugins_in_use(config)),
         knobs=tuple(searched_knobs(config)),
         asked=before.asked if before else (),
+        confirmations=before.confirmations if before else {},
         study=before.study if before else None,
         failures=before.failures if before else {},
     )

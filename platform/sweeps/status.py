@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol, final
 
 from paretovid.platform.console.progress import format_seconds
 from paretovid.platform.execution.heartbeat import heartbeat_of
+from paretovid.platform.records.confirmations import asked_trainings, failed_confirmations, outstanding
 from paretovid.platform.records.control_requests import stop_request
 from paretovid.platform.records.failure import TrialFailure, read_failure, to_resume
 from paretovid.platform.records.journal import (
     Entry,
     FailedStart,
-    FinishedTrial,
-    TrialClock,
     hours_spent,
     read_journal,
 )
@@ -29,21 +27,15 @@ from paretovid.platform.records.lease import DriverLease
 from paretovid.platform.records.sweep import SweepRecord, known_record, read_record
 from paretovid.platform.storage.home import Home, SweepPaths
 from paretovid.platform.sweeps.lock import driver_of
+from paretovid.platform.sweeps.reached import ENDED, curve
 from paretovid.platform.sweeps.waits import waits_of
 from paretovid.platform.tracking.exporter import last_sent
 from paretovid.trainables.documents import JsonValue
 from paretovid.trainables.errors import DataError, ParetovidError, UsageError
-from paretovid.trainables.evaluation.pareto import Reference, hypervolume, non_dominated, reference_of
 from paretovid.trainables.evaluation.results import RESULT_FILE
 
 _CURVE_POINTS = 12
-_ENDED = ("finish", "fault", "aside")
 _RESULT_ONLY = (RESULT_FILE,)
-
-
-class _Sender(Protocol):
-    @property
-    def waiting(self) -> int: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,6 +49,22 @@ class RunningTrial:
     host: str | None
     silent_seconds: float | None
     """Since its last heartbeat, by the clock of the file server or bucket."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ConfirmationStatus:
+    """How far the trainings are that confirm operating points."""
+
+    asked: int
+    finished: int
+    failed: Mapping[str, str]
+    """Training to its reason."""
+    running: int
+
+    @property
+    def left(self) -> int:
+        """Neither finished nor failed."""
+        return max(0, self.asked - self.finished - len(self.failed))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,6 +84,8 @@ class SweepStatus:
     failed: Mapping[str, str]
     """Trial to its reason."""
     running: tuple[RunningTrial, ...]
+    confirmations: ConfirmationStatus
+    """Trainings with other seeds, which are none of the trials."""
     restarts: int
     """Starts that failed and were followed by another."""
     validation_hypervolume: tuple[tuple[float, float], ...]
@@ -115,12 +125,22 @@ def status_of(home: Home, name: str) -> SweepStatus:
     failed = _failures(sweep, finished)
     running = _running(sweep, entries) if driver else ()
     asked = record.searched_trials + record.baselines
-    is_left = record.state == "running" and driver is None
-    state = "interrupted" if is_left or _lacks_some(record.state, sweep) else record.state
+    state = _state_now(record, sweep, has_driver=driver is not None)
+    confirmations = _confirmation_status(sweep, record, [each.trial for each in running])
+    searching = len(running) - confirmations.running
     cpu_hours, gpu_hours = hours_spent(entries, now if driver else (entries[-1].at if entries else now))
     left = max(0, asked - len(finished) - len(failed))
     untracked = _untracked(sweep, entries)
-    waits = waits_of(name, home.in_commands, state, entries, left - len(running), len(running), untracked)
+    waits = waits_of(
+        name,
+        home.in_commands,
+        state,
+        entries,
+        left - searching,
+        len(running),
+        untracked,
+        confirmations=confirmations.left - confirmations.running,
+    )
     return SweepStatus(
         name=name,
         state=state,
@@ -130,6 +150,7 @@ def status_of(home: Home, name: str) -> SweepStatus:
         finished=len(finished),
         failed=failed,
         running=running,
+        confirmations=confirmations,
         restarts=sum(entry.event == "fault" and FailedStart.in_entry(entry).will_retry for entry in entries),
         validation_hypervolume=curve(entries, record.corner),
         cpu_hours=cpu_hours,
@@ -138,7 +159,7 @@ def status_of(home: Home, name: str) -> SweepStatus:
         damaged_lines=reading.damaged,
         waits=(*_stopping(sweep, driver, len(running)), *waits),
         why_ended=_why_ended(entries) if state == "finished" else None,
-        seconds_left=_seconds_left(entries, left, len(running), now) if driver else None,
+        seconds_left=_seconds_left(entries, left + confirmations.left, len(running), now) if driver else None,
     )
 
 
@@ -198,9 +219,7 @@ def list_sweeps(home: Home) -> list[SweepListing]:
 def _listing(sweep: SweepPaths, record: SweepRecord | None, error: str | None) -> SweepListing:
     sweep.refresh(_RESULT_ONLY)
     done = {trial.name for trial in sweep.with_result()}
-    state: str = "unreadable" if record is None else record.state
-    if (state == "running" and not _has_driver(sweep)) or _lacks_some(state, sweep):
-        state = "interrupted"
+    state = "unreadable" if record is None else _state_now(record, sweep, has_driver=_has_driver(sweep))
     return SweepListing(
         name=sweep.name if record is None else record.name,
         record=record,
@@ -211,9 +230,32 @@ def _listing(sweep: SweepPaths, record: SweepRecord | None, error: str | None) -
     )
 
 
-def _lacks_some(state: str, sweep: SweepPaths) -> bool:
-    """Whether a sweep that calls itself finished has trials that `resume` starts again."""
-    return state == "finished" and bool(to_resume(sweep))
+def _state_now(record: SweepRecord, sweep: SweepPaths, *, has_driver: bool) -> str:
+    """The state as recorded, unless it cannot be so any more: nobody runs the sweep, or something is left to do of one
+    that calls itself finished."""
+    if record.state == "running":
+        return "running" if has_driver else "interrupted"
+    if record.state != "finished":
+        return record.state
+    if outstanding(sweep, record):
+        return "running" if has_driver else "interrupted"
+    return "interrupted" if to_resume(sweep) else "finished"
+
+
+def _confirmation_status(
+    sweep: SweepPaths, record: SweepRecord, running: Sequence[str]
+) -> ConfirmationStatus:
+    asked = set(asked_trainings(record))
+    return ConfirmationStatus(
+        asked=len(asked),
+        finished=sum(training.name in asked for training in sweep.confirmations()),
+        failed={
+            name: reason
+            for name, reason in failed_confirmations(sweep, with_resumed=False).items()
+            if name in asked
+        },
+        running=sum(name in asked for name in running),
+    )
 
 
 def _has_driver(sweep: SweepPaths) -> bool:
@@ -243,16 +285,25 @@ def status_text(status: SweepStatus) -> str:
         lines[0] += f", process {driver.pid} on {driver.host}"
     left = status.asked - status.finished - len(status.failed)
     to_come = "not started" if status.why_ended else "to come"
+    confirmations = status.confirmations
+    running = len(status.running) - confirmations.running
     lines.append(
-        f"trials   {status.finished} of {status.asked} finished, {len(status.running)} running, "
-        f"{left - len(status.running)} {to_come}, {len(status.failed)} failed, {status.restarts} restarts"
+        f"trials   {status.finished} of {status.asked} finished, {running} running, "
+        f"{left - running} {to_come}, {len(status.failed)} failed, {status.restarts} restarts"
     )
+    if confirmations.asked:
+        lines.append(
+            f"confirm  {confirmations.finished} of {confirmations.asked} trainings with other seeds finished, "
+            f"{confirmations.running} running, {confirmations.left - confirmations.running} to come, "
+            f"{len(confirmations.failed)} failed"
+        )
     for each in status.running:
         epoch = "" if each.epoch is None else f", epoch {each.epoch:.0f}/{each.epochs or 0:.0f}"
         silent = "" if each.silent_seconds is None else f", alive {format_seconds(each.silent_seconds)} ago"
         again = "" if each.attempt == 1 else f", start {each.attempt}"
         lines.append(f"  {each.trial} on {each.host or 'no node yet'}{epoch}{again}{silent}")
-    lines += [f"  {trial} failed: {reason}" for trial, reason in status.failed.items()]
+    failed = {**status.failed, **confirmations.failed}
+    lines += [f"  {trial} failed: {reason}" for trial, reason in failed.items()]
     hours = f"{status.cpu_hours:.2f} CPU-hours"
     if status.gpu_hours:
         hours += f", {status.gpu_hours:.2f} GPU-hours"
@@ -328,7 +379,7 @@ def _open_starts(entries: Sequence[Entry]) -> dict[str, Entry]:
             running.clear()
         elif entry.event == "start":
             running[entry.trial] = entry
-        elif entry.event in _ENDED:
+        elif entry.event in ENDED:
             running.pop(entry.trial, None)
     return running
 
@@ -348,7 +399,8 @@ def _stopping(sweep: SweepPaths, driver: DriverLease | None, running: int) -> li
 
 def _why_ended(entries: Sequence[Entry]) -> str | None:
     """What the last driver wrote beside the sweep's state."""
-    last = next((entry for entry in reversed(entries) if entry.event == "state"), None)
+    of_search = [entry for entry in entries if entry.event == "state" and "of" not in entry.info]
+    last = of_search[-1] if of_search else None
     return None if last is None else last.fields.text("reason", "") or None
 
 
@@ -372,117 +424,3 @@ def _seconds_left(entries: Sequence[Entry], left: int, running: int, now: float)
     if not seconds or not running:
         return None
     return sum(seconds) / len(seconds) * left / running
-
-
-def curve(entries: Sequence[Entry], corner: Reference | None = None) -> tuple[tuple[float, float], ...]:
-    """Seconds since the first event, and the hypervolume on validation that had been reached by then.
-
-    Arguments:
-        corner: the sweep's own. The same corner holds for all times, so that the last
-            value is the hypervolume of `paretovid front --split val`.
-    """
-    finished = [entry for entry in entries if entry.event == "finish"]
-    whole = ValidationHypervolume(finished, corner)
-    so_far = ValidationHypervolume((), corner)
-    found = []
-    seconds, last = 0.0, entries[0].at if entries else 0.0
-    for entry in entries:
-        # A driver whose clock is behind the one before it began later all the same.
-        seconds, last = seconds + max(0.0, entry.at - last), entry.at
-        if entry.event != "finish":
-            continue
-        so_far.add(entry)
-        if whole.counts(entry):
-            found.append((seconds, so_far.value(whole.reference) or 0.0))
-    return tuple(found)
-
-
-@final
-class ValidationHypervolume:
-    """What the trials finished so far cover on validation, at a cost that does not grow with them.
-
-    By the definition of `front.build_front`: when all trials have finished it is, to the last digit, the
-    hypervolume of `paretovid front --split val`. That of test, which a finished sweep shows, is another figure, and
-    nobody looks at it while a sweep runs.
-    """
-
-    def __init__(self, entries: Iterable[Entry] = (), corner: Reference | None = None) -> None:
-        self._corner = corner
-        self._trials: dict[str, FinishedTrial] = {}
-        self._fronts: dict[bool, tuple[tuple[float, float], ...]] = {}
-        """Of the method, and of the baselines that can be deployed."""
-        for entry in entries:
-            self.add(entry)
-
-    def add(self, entry: Entry) -> None:
-        """A trial has finished. One that was trained again counts as it is now."""
-        is_again = entry.trial in self._trials
-        self._trials[entry.trial] = finished = FinishedTrial.in_entry(entry)
-        if is_again:
-            self._fronts.clear()
-        for each in self._trials.values() if is_again else (finished,):
-            if each.is_baseline and not each.deployable:
-                continue
-            points = [*self._fronts.get(each.is_baseline, ()), *each.front]
-            kept = non_dominated([gflops for _, gflops in points], [quality for quality, _ in points])
-            self._fronts[each.is_baseline] = tuple(points[i] for i in kept)
-
-    def counts(self, entry: Entry) -> bool:
-        """Whether this finished trial's points are among those that could be on the front."""
-        finished = self._trials[entry.trial]
-        return not finished.is_baseline if False in self._fronts else finished.deployable
-
-    @property
-    def reference(self) -> Reference:
-        """The corner that it is measured from."""
-        most_gflops = max((each.most_gflops for each in self._trials.values()), default=0.0)
-        return reference_of([self._corner], most_gflops)
-
-    def value(self, reference: Reference | None = None) -> float | None:
-        """In GFLOPs times the objective (fraction); None before a trial has finished. Of the baselines alone as long
-        as nothing else has."""
-        points = self._fronts.get(False) or self._fronts.get(True)
-        if not points:
-            return None
-        costs, qualities = [gflops for _, gflops in points], [quality for quality, _ in points]
-        return hypervolume(costs, qualities, reference or self.reference)
-
-
-@final
-class LiveStatus:
-    """The same in one line, kept up to date by the driver as things happen, at a cost that does not grow."""
-
-    def __init__(self, entries: Iterable[Entry]) -> None:
-        self._clock = TrialClock()
-        self._running: set[str] = set()
-        self._failed: set[str] = set()
-        self._reached = ValidationHypervolume()
-        for entry in entries:
-            self.add(entry)
-        self._running.clear()  # of drivers that are gone
-
-    def add(self, entry: Entry) -> None:
-        """Something has happened."""
-        self._clock.add(entry)
-        if entry.event == "start":
-            self._running.add(entry.trial)
-            self._failed.discard(entry.trial)  # one that is started again after all
-        elif entry.event in _ENDED:
-            self._running.discard(entry.trial)
-            if entry.event == "fault" and not FailedStart.in_entry(entry).will_retry:
-                self._failed.add(entry.trial)
-        if entry.event == "finish":
-            self._reached.add(entry)
-
-    def line(self, sender: _Sender) -> str:
-        """For the line of progress."""
-        cpu_hours, gpu_hours = self._clock.hours(time.time())
-        parts = [f"{len(self._running)} running"]
-        if self._failed:
-            parts.append(f"{len(self._failed)} failed")
-        if (area := self._reached.value()) is not None:
-            parts.append(f"validation hypervolume {area:.4f}")
-        parts.append(f"{gpu_hours:.2f} GPU-h" if gpu_hours else f"{cpu_hours:.2f} CPU-h")
-        if sender.waiting > 50:
-            parts.append(f"MLflow {sender.waiting} behind")
-        return ", ".join(parts)

@@ -19,6 +19,7 @@ from paretovid.platform.preparation.prepare import Prepared, is_copy_of_store
 from paretovid.platform.records.trial import find_trial
 from paretovid.platform.search.study import Suggestion
 from paretovid.platform.storage.home import HomeReference, TrialPaths, some_of_dataset
+from paretovid.platform.storage.trial_names import confirmation_name
 from paretovid.trainables.context import TrialContext
 from paretovid.trainables.data.dataset import load_dataset
 from paretovid.trainables.documents import JsonObject
@@ -42,6 +43,9 @@ class SweepTrials:
 
     def searched(self, suggestion: Suggestion) -> JsonObject:
         """A suggestion of the study."""
+        return self._searched(suggestion).to_json()
+
+    def _searched(self, suggestion: Suggestion) -> TrialConfig:
         method = self._plan.config.method
         training: dict[str, float | str] = {
             n: v for n, v in suggestion.knobs.items() if n in method.training_knobs
@@ -56,9 +60,36 @@ class SweepTrials:
     def baselines(self) -> list[FixedTrial]:
         """The configured baselines."""
         return [
-            FixedTrial(trial_id=trial, config=self._trial(trial, each.name, each.model))
+            FixedTrial(trial_id=trial, config=self._trial(trial, each.name, each.model).to_json())
             for trial, each in self._plan.baselines.items()
         ]
+
+    def confirming(
+        self, trial: TrialResult, seed: int, knobs: Mapping[str, float | str]
+    ) -> TrialConfig | None:
+        """A training of a finished trial's configuration with another seed, measured at the settings of its points.
+        None if it would be another configuration: the trial was made from other features or settings than there are.
+
+        Arguments:
+            knobs: the trial's, as the study has them; of a baseline there are none.
+        """
+        name, baseline = trial.trial, self._plan.baselines.get(trial.trial)
+        same = (
+            self._searched(Suggestion(trial_id=name, knobs=dict(knobs), origin="", attempt=1))
+            if baseline is None
+            else self._trial(name, baseline.name, baseline.model)
+        )
+        if same.digest_by(trial.code_version) != trial.digest:
+            return None
+        training = confirmation_name(name, seed)
+        return replace(
+            same,
+            trial=training,
+            seed=seed,
+            confirms=name,
+            settings=tuple(dict(point.inference_knobs) for point in trial.points),
+            output=str(self._prepared.home.trial(self._sweep, training).folder),
+        )
 
     def _trial(
         self,
@@ -67,7 +98,7 @@ class SweepTrials:
         model: JsonObject,
         training_knobs: Mapping[str, float | str] | None = None,
         inference_setting: Mapping[str, float | str] | None = None,
-    ) -> JsonObject:
+    ) -> TrialConfig:
         config = self._plan.config
         return TrialConfig(
             sweep=self._sweep,
@@ -84,7 +115,7 @@ class SweepTrials:
             output=str(self._prepared.home.trial(self._sweep, trial).folder),
             accounting=config.accounting,
             plugins=self._plugins,
-        ).to_json()
+        )
 
 
 def trainable_on(

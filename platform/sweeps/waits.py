@@ -16,6 +16,7 @@ def waits_of(
     to_come: int,
     num_running: int,
     untracked: int,
+    confirmations: int = 0,
 ) -> list[str]:
     """What a sweep in a state waits for, a line each.
 
@@ -23,6 +24,7 @@ def waits_of(
         in_commands: as `Home.in_commands`.
         to_come: trials that were not started.
         untracked: events that MLflow was not notified of.
+        confirmations: trainings with other seeds that were not started.
     """
     waits = []
     if state == "running" and not num_running and to_come > 0:
@@ -31,6 +33,9 @@ def waits_of(
         waits.append(f"{to_come} trials for one of {num_running} places")
     elif state != "finished" and to_come > 0:
         waits.append(f"{to_come} trials for somebody: {typed('paretovid', 'resume', name)}{in_commands}")
+    if confirmations and state != "running":
+        resume = typed("paretovid", "resume", name) + in_commands
+        waits.append(f"{confirmations} trainings with other seeds for somebody: {resume}")
     if untracked:
         replay = typed("paretovid", "replay", name) + in_commands
         waits.append(f"{untracked} events for MLflow ({replay}, if nobody runs the sweep)")

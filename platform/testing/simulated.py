@@ -118,6 +118,7 @@ def _from(table: Table) -> Run:
 
 def _write(trial: TrialConfig, points: Sequence[tuple[float, float]]) -> None:
     paths = TrialPaths(Path(trial.output))
+    confirming = {"confirms": trial.confirms} if trial.confirms else {}
     method = method_class(trial.method)
     write_trial(
         paths.sweep,
@@ -134,4 +135,5 @@ def _write(trial: TrialConfig, points: Sequence[tuple[float, float]]) -> None:
         accounting=trial.accounting,
         is_baseline=method.is_baseline,
         deployable=method.deployable,
+        **confirming,
     )

@@ -97,13 +97,19 @@ class Delivery:
         elif first.event == "state":
             state = first.fields.text("state", "")
             front = (self.front or read_front([self._paths])) if state in _ENDED else None
-            trials = self._read([trial.name for trial in self._paths.with_result()], left_out)
+            finished = [*self._paths.with_result(), *self._paths.confirmations()]
+            trials = self._read([trial.name for trial in finished], left_out)
             tracker.finish(self._results(trials), front, state)
         return left_out
 
     def _results(self, trials: Sequence[TrialResult]) -> SweepResults:
         record = known_record(self._paths)
-        return SweepResults(record=record, folder=self._paths.folder, trials=tuple(trials))
+        return SweepResults(
+            record=record,
+            folder=self._paths.folder,
+            trials=tuple(trial for trial in trials if not trial.confirms),
+            confirmations=tuple(trial for trial in trials if trial.confirms),
+        )
 
     def _read(self, trials: Sequence[str], left_out: list[str]) -> list[TrialResult]:
         """The results that can be read; why another cannot goes to `left_out`."""

@@ -11,9 +11,11 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from paretovid.platform.fronts.confirmation import Confirmation
 from paretovid.platform.fronts.front import Front, FrontPoint
 from paretovid.platform.records.journal import FailedStart
 from paretovid.platform.records.trial import SweepResults, knob_text
+from paretovid.platform.storage.trial_names import confirmed_trial
 from paretovid.trainables.errors import NonFiniteError
 from paretovid.trainables.evaluation.results import MAP, Metrics, TrialResult
 
@@ -96,6 +98,23 @@ def dataset_name(trial: TrialResult, split: str) -> str:
 
 
 UID_TAG = "paretovid.uid"
+TRIAL_KINDS = ("trial", "confirmation")
+"""What a run of one training is: a trial of the sweep, or a training that confirms one with another seed."""
+
+
+def _kind(name: str) -> dict[str, str]:
+    confirmed = confirmed_trial(name)
+    if not confirmed:
+        return {"paretovid.kind": "trial"}
+    return {"paretovid.kind": "confirmation", "paretovid.confirms": confirmed}
+
+
+def confirmation_tag(confirmation: Confirmation) -> str:
+    """Means and spreads over seeds, and the seeds, as JSON; each seed's own figures are in its run."""
+    document = confirmation.to_json()
+    figures = {name: value for name, value in document.items() if name not in ("seeds", "failed", "to_come")}
+    seeds = [each.seed for each in confirmation.seeds]
+    return json.dumps({**figures, "seeds": seeds, "failed": list(confirmation.failed)})
 
 
 def sweep_tags(sweep: SweepResults) -> dict[str, str]:
@@ -117,7 +136,7 @@ def sweep_tags(sweep: SweepResults) -> dict[str, str]:
 
 def trial_tags(trial: TrialResult) -> dict[str, str]:
     return {
-        "paretovid.kind": "trial",
+        **_kind(trial.trial),
         "paretovid.sweep": trial.sweep,
         "paretovid.trial": trial.trial,
         "paretovid.method": trial.method,
@@ -134,7 +153,7 @@ def trial_tags(trial: TrialResult) -> dict[str, str]:
 def failure_tags(sweep: str, trial: str, failed: FailedStart) -> dict[str, str]:
     """Tags of a trial that has no result."""
     return {
-        "paretovid.kind": "trial",
+        **_kind(trial),
         "paretovid.sweep": sweep,
         "paretovid.trial": trial,
         "paretovid.method": failed.method,
@@ -159,6 +178,11 @@ def trial_name(trial: TrialResult) -> str:
 
 
 def trial_note(trial: TrialResult) -> str:
+    if trial.confirms:
+        return (
+            f"{trial.confirms} trained again with seed {trial.seed} and measured at the same inference settings. It is "
+            "no trial of the search, and none of its points is on the front. Figures as of a trial's run."
+        )
     return (
         f"One training of {trial.method}{' (baseline)' if trial.is_baseline else ''} with "
         f"{len(trial.points)} operating points. `{trial.objective}` and `gflops` are those of its default "

@@ -23,7 +23,9 @@ from paretovid.platform.records.trial import SweepResults
 from paretovid.platform.storage.home import Home
 from paretovid.platform.tracking.store import Store, StoreError, open_store, store_uri
 from paretovid.platform.tracking.tags import (
+    TRIAL_KINDS,
     UID_TAG,
+    confirmation_tag,
     dataset_name,
     environment,
     failure_tags,
@@ -120,7 +122,7 @@ class Tracker:
         Raises as `log_trials` does.
         """
         self._known = None  # looked up again: what a lost answer has made twice is discarded
-        self.log_trials(sweep.trials)
+        self.log_trials((*sweep.trials, *sweep.confirmations))
         state = state or sweep.record.state
         with _store_errors(self.store, self.sweep):
             if sweep.record.failures:
@@ -179,10 +181,10 @@ class Tracker:
     def _children(self) -> dict[str, _Child]:
         """Trial to its run. Looked up once: with many trials that takes longer than notifying of one."""
         if self._known is None:
-            condition = f"tags.`mlflow.parentRunId` = '{self.run_id}' AND tags.`paretovid.kind` = 'trial'"
             found: dict[str, list[Any]] = {}
-            for run in self._search(condition):
-                found.setdefault(run.data.tags["paretovid.trial"], []).append(run)
+            for run in self._search(f"tags.`mlflow.parentRunId` = '{self.run_id}'"):
+                if run.data.tags.get("paretovid.kind") in TRIAL_KINDS:
+                    found.setdefault(run.data.tags["paretovid.trial"], []).append(run)
             self._known = {
                 trial: _Child(
                     run_id=str(run.info.run_id),
@@ -243,6 +245,8 @@ class Tracker:
             model = known.get(point.id)
             tags = {"paretovid.on_front": str(point.on_front).lower()}
             tags["paretovid.knee"] = str((point.trial.sweep, point.id) == front.knee_id).lower()
+            if point.confirmation is not None:
+                tags["paretovid.confirmation"] = confirmation_tag(point.confirmation)
             if model is not None and model.status == LoggedModelStatus.READY:
                 self._set_model_tags(model, tags)
             elif point.trial.trial in children:

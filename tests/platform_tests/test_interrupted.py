@@ -31,6 +31,7 @@ from paretovid.platform.preparation.interruptible_trainer import interruptible
 from paretovid.platform.preparation.prepare import Prepared
 from paretovid.platform.records.sweep import known_record
 from paretovid.platform.storage.home import Home
+from paretovid.platform.sweeps import run as running
 from paretovid.platform.sweeps import sweep as sweeping
 from paretovid.trainables.errors import DataError
 
@@ -104,9 +105,9 @@ def test_a_sweep_that_is_interrupted_at_any_stage_is_called_so(
         raise AssertionError
 
     if stage == "read_front":
-        monkeypatch.setattr(sweeping, stage, interrupted)
+        monkeypatch.setattr(running, stage, interrupted)
         summary = LaunchSummary(succeeded=1, failed=0, reasons={}, is_out_of_time=False)
-        monkeypatch.setattr(sweeping._Run, "_search", lambda *_: summary)
+        monkeypatch.setattr(running.SweepRun, "_search", lambda *_: summary)
     backend = sweeping.Backend(
         cluster=lambda _: contextlib.nullcontext(),
         preparation=interrupted if stage == "prepare" else lambda *_: Prepared.__new__(Prepared),

@@ -17,7 +17,7 @@ from paretovid.platform.config.load import load_sweep_config
 from paretovid.platform.console.progress import Progress
 from paretovid.platform.storage.home import Home
 from paretovid.platform.storage.urls import sqlite_path, sqlite_url
-from paretovid.platform.sweeps import sweep
+from paretovid.platform.sweeps import run
 from paretovid.platform.sweeps.sweep import run_sweep
 from paretovid.platform.testing.simulated import simulated
 
@@ -59,7 +59,7 @@ def test_a_sweep_in_a_home_with_an_odd_name(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setattr(sweep, "write_png", lambda front, path: path.touch())
+    monkeypatch.setattr(run, "write_png", lambda front, path: path.touch())
     home = Home(tmp_path / name)
     few = ["baselines=[]", "search.trials=2", "name=odd"]
     report = str(

@@ -31,9 +31,10 @@ from paretovid.platform.fronts.build import read_front
 from paretovid.platform.records.journal import SweepJournal, read_journal
 from paretovid.platform.records.sweep import known_record
 from paretovid.platform.storage.home import Home
-from paretovid.platform.sweeps import sweep
+from paretovid.platform.sweeps import run as running
 from paretovid.platform.sweeps.events import SweepDriver
-from paretovid.platform.sweeps.status import LiveStatus, status_of, status_text
+from paretovid.platform.sweeps.reached import LiveStatus
+from paretovid.platform.sweeps.status import status_of, status_text
 from paretovid.platform.sweeps.summary import SweepReport
 from paretovid.platform.sweeps.sweep import extend_sweep, resume_sweep, run_sweep
 from paretovid.platform.testing.audit import Audit, audit
@@ -64,7 +65,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         patch.setattr(
-            sweep, "STOPPED_TRACKING_SECONDS", 30.0
+            running, "STOPPED_TRACKING_SECONDS", 30.0
         )  # a busy machine must not change what is tracked
         made = Home(tmp_path_factory.mktemp("home"))
         open_store(made)
@@ -80,7 +81,7 @@ def name(request: pytest.FixtureRequest) -> str:
 def unpainted(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """One test looks at the picture; for the others it would take half of their time."""
     if "painted" not in request.node.name:
-        monkeypatch.setattr(sweep, "write_png", lambda front, path: path.touch())
+        monkeypatch.setattr(running, "write_png", lambda front, path: path.touch())
 
 
 @cache

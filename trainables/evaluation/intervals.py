@@ -53,6 +53,12 @@ def resampled_maps(scores: Floats, targets: Floats, weights: NDArray[np.float32]
     return answer
 
 
+def percentiles(values: Floats, level: float = 0.95) -> tuple[float, float]:
+    """Percentile interval (low, high) of a figure from its values under resamples, `[R]`."""
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
 def map_interval(
     scores: Floats, targets: Floats, weights: NDArray[np.float32], level: float = 0.95
 ) -> tuple[float, float]:
@@ -62,8 +68,15 @@ def map_interval(
         scores, targets: of N videos, `[N, C]`.
         weights: how often each resample has each video, `[R, N]`.
     """
-    low, high = np.quantile(resampled_maps(scores, targets, weights), [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    return percentiles(resampled_maps(scores, targets, weights), level)
+
+
+def detection_values(
+    detections: Detections, ground_truth: GroundTruth, weights: NDArray[np.float32]
+) -> Floats:
+    """`[R]`: the mAP over overlaps of 0.1 to 0.7 (`map_iou_0.1_0.7`) of N videos under each row of `weights [R, N]`."""
+    values: Floats = resampled_map_iou(detections, ground_truth, THUMOS_THRESHOLDS, weights)
+    return values
 
 
 def detection_interval(
@@ -74,6 +87,4 @@ def detection_interval(
     Arguments:
         weights: how often each resample has each of the N videos, `[R, N]`.
     """
-    values = resampled_map_iou(detections, ground_truth, THUMOS_THRESHOLDS, weights)
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    return percentiles(detection_values(detections, ground_truth, weights), level)

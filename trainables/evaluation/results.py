@@ -152,8 +152,8 @@ class TrialResult:
     seconds: float
     """From the trial's start to its end, of the process that finished it."""
     confirms: str = ""
-    """The trial whose operating points these are, measured after a training with another seed: one for each point, in the
-    same order and at the same settings, also where answers do not differ. Empty: a trial of its own."""
+    """The trial whose operating points these are, measured after a training with another seed: one for each point, in
+    the same order and at the same settings, also where answers do not differ. Empty: a trial of its own."""
 
     @property
     def default_point(self) -> OperatingPoint:

@@ -54,8 +54,8 @@ class TrialConfig:
     """Operating points to place on validation, the default setting among them; settings that the method's configuration
     lists are measured as they are listed."""
     confirms: str = ""
-    """The trial whose operating points are measured again, at `settings`, after a training with another seed; empty: none.
-    """
+    """The trial whose operating points are measured again, at `settings`, after a training with another seed. Empty:
+    none."""
     settings: tuple[dict[str, Finite | str], ...] = ()
     """The settings of that trial's operating points in their order, all of which are measured, nothing else."""
     training: TrainingConfig = field(default_factory=TrainingConfig)

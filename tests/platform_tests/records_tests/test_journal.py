@@ -29,14 +29,8 @@ from paretovid.platform.records.lease import DriverLease, TrialHeartbeat
 from paretovid.platform.records.trial import read_trial
 from paretovid.platform.storage.home import Home, SweepPaths
 from paretovid.platform.sweeps.lock import SweepLock
-from paretovid.platform.sweeps.status import (
-    LiveStatus,
-    ValidationHypervolume,
-    curve,
-    list_sweeps,
-    status_of,
-    status_text,
-)
+from paretovid.platform.sweeps.reached import LiveStatus, ValidationHypervolume, curve
+from paretovid.platform.sweeps.status import list_sweeps, status_of, status_text
 from paretovid.platform.testing.sweeps import synthetic_sweep, write_sweep, write_trial
 from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.evaluation.pareto import Reference

@@ -18,7 +18,7 @@ from paretovid.platform.records.journal import SweepJournal
 from paretovid.platform.search.storage import connect_storage
 from paretovid.platform.storage.faults import infrastructure_fault
 from paretovid.platform.storage.home import SweepPaths
-from paretovid.platform.sweeps.sweep import write_front
+from paretovid.platform.sweeps.run import write_front
 from paretovid.platform.testing.sweeps import synthetic_sweep, write_trial
 from paretovid.trainables.backbones.catalog import FAMILIES, component, save_backbone
 from paretovid.trainables.data.dataset import write_json
