@@ -22,6 +22,7 @@ from typing import Annotated, Any
 
 from omegaconf import MISSING
 
+from paretovid.search_spaces.plans import DEFAULT_PLAN
 from paretovid.trainables.ranges import (
     Count,
     Finite,
@@ -80,6 +81,9 @@ class MethodConfig:
     """Knobs that need a new training: what the study searches."""
     inference_knobs: dict[str, KnobConfig] = dataclasses.field(default_factory=dict)
     """Knobs that do not: searched by the study only with `search.inference_knobs=study`."""
+    hyperparameters: dict[str, KnobConfig] = dataclasses.field(default_factory=dict)
+    """For `search.plan=wide`: further ones than `search.hyperparameters` has, or others of the same name. Fields of the
+    method's Config, too, whose ranges or choices are values."""
     published: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     """The paper's settings, tried first. May leave knobs open."""
     baselines: list[BaselineConfig] = dataclasses.field(default_factory=list)
@@ -133,7 +137,8 @@ class SearchConfig:
     """How the knobs are searched."""
 
     trials: Count = 16
-    """Trainings of the method, anchors and published settings included, baselines not."""
+    """Trainings of the method, anchors and published settings included, baselines not. With another `plan` than
+    `knobs`: what may be spent, in trainings of the method's own length."""
     sampler: str = "tpe"
     """`tpe`, `gp` (best for few and slow trials; a fraction of a second per suggestion), `curves` (a Gaussian process
     of quality at each cost, asked where another training's whole curve would add most to the front) or `random`."""
@@ -149,6 +154,11 @@ class SearchConfig:
     """Operating points of a trial, its default setting among them: as many inference settings are placed where they
     spread its cost evenly, by what they cost on validation. Lists in the method's configuration (`gate_offsets`,
     `caps`) are measured as they are."""
+    plan: str = DEFAULT_PLAN
+    """`knobs`, `long` or `wide`: what the epochs of so many trials are spent on (`search_spaces/plans.py`)."""
+    hyperparameters: dict[str, KnobConfig] = dataclasses.field(default_factory=dict)
+    """What `plan=wide` searches beside the training knobs. Each `field` is `training.` and one of `TrainingConfig`; low
+    and high are multiples of what the method is trained with."""
     seeds: Whole = 0
     """So many other seeds confirm the points of the front at the end of the sweep (`paretovid confirm`); 0: none."""
     inference_knobs: str = "sweep"
@@ -252,5 +262,5 @@ FREE_SECTIONS = (
 RENAMED = {"search.tell_swept": "search.report_all_points"}
 """Former names of settings, dotted, to those of today. Read on command lines and in records of sweeps."""
 
-ADDED = {"search.guided_by": "point"}
+ADDED = {"search.guided_by": "point", "search.plan": "knobs"}
 """Settings, dotted, that records of sweeps may lack, and what these were made with: the default may change."""

@@ -228,14 +228,7 @@ def _evaluate(
     placement: Placement | None,
 ) -> list[OperatingPoint]:
     """Measures every setting on validation and test; writes the scores; returns the operating points."""
-    default = {knob.name: knob.default for knob in method.inference_knobs if knob.name != "max_gflops"}
-    settings: list[Setting] = method.settings()
-    if config.inference_setting is not None:
-        settings = [complete({**default, **config.inference_setting})]
-    if placement is not None:
-        settings = list(placement.settings)
-    if config.confirms:
-        settings = list(config.settings)
+    settings = _settings(method, config, placement)
     measured: dict[Split, list[Measured]] = {}
     ground_truth: dict[Split, FeatureSplit] = {}
     instances: dict[Split, GroundTruth] = {}
@@ -280,6 +273,16 @@ def _evaluate(
         )
         for place, i in enumerate(kept)
     ]
+
+
+def _settings(method: Method, config: TrialConfig, placement: Placement | None) -> list[Setting]:
+    """The settings to measure."""
+    if config.confirms:
+        return list(config.settings)
+    if config.inference_setting is not None:
+        default = {knob.name: knob.default for knob in method.inference_knobs if knob.name != "max_gflops"}
+        return [complete({**default, **config.inference_setting})]
+    return method.settings() if placement is None else list(placement.settings)
 
 
 def _answers(

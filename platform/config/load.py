@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from paretovid.platform.storage.urls import check_name_is_no_secret, check_no_secret
+from paretovid.search_spaces.plans import PLANS, trainings_of
 from paretovid.search_spaces.samplers import SAMPLERS
 from paretovid.search_spaces.schema import (
     FREE_SECTIONS,
@@ -41,6 +42,8 @@ _PACKAGE = "paretovid.search_spaces"
 _GROUPS = ("data", "backbones", "method", "search", "cluster", "tracking")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _NAME_RULE = "a letter or digit, then up to 99 letters, digits, '.', '_' and '-'"
+OF_TRAINING = "training."
+"""Where fields of hyperparameters begin that are fields of `TrainingConfig`."""
 SIGNED_SETTINGS = ("backbones.weights.", "data.")
 """Where dotted names of settings begin whose URLs may have a signature."""
 
@@ -96,6 +99,8 @@ def plain_settings(config: SweepConfig) -> JsonObject:
     settings = asdict(config)
     if not settings["plugins"]:  # what was started before there were any is the same sweep
         del settings["plugins"]
+    if config.search.plan != "wide":  # nor does what is not searched make another one
+        del settings["search"]["hyperparameters"], settings["method"]["hyperparameters"]
     return settings
 
 
@@ -141,16 +146,24 @@ def training_settings(config: SweepConfig) -> dict[str, Any]:
 
 
 def searched_knobs(config: SweepConfig) -> dict[str, KnobConfig]:
-    """The knobs that the study searches, by name."""
-    if config.search.inference_knobs == "study":
-        return {**config.method.training_knobs, **config.method.inference_knobs}
-    return dict(config.method.training_knobs)
+    """The knobs that the study searches, by name. Hyperparameters have the ranges that they are configured with."""
+    knobs = {**config.method.training_knobs, **hyperparameters(config)}
+    return {**knobs, **config.method.inference_knobs} if config.search.inference_knobs == "study" else knobs
+
+
+def hyperparameters(config: SweepConfig) -> dict[str, KnobConfig]:
+    """Those that are searched, by name: none unless `search.plan=wide`, and none that `method.model` sets."""
+    if config.search.plan != "wide":
+        return {}
+    found = {**config.search.hyperparameters, **config.method.hyperparameters}
+    return {name: each for name, each in found.items() if not _has(config.method.model, each.field)}
 
 
 def model_with_knobs(method: MethodConfig, knobs: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of the method's Config: `method.model` with the training knobs' values set."""
+    """Fields of the method's Config: `method.model` with the values of training knobs and hyperparameters set."""
     model: dict[str, Any] = _copy(method.model)
-    for name, knob in method.training_knobs.items():
+    of_model = {n: k for n, k in method.hyperparameters.items() if not k.field.startswith(OF_TRAINING)}
+    for name, knob in {**method.training_knobs, **of_model}.items():
         if name in knobs:
             *parents, last = knob.field.split(".")
             section = model
@@ -337,6 +350,8 @@ def _check(config: SweepConfig, known_knobs: set[str]) -> None:
     _one_of(search.sampler, SAMPLERS.names(), "search.sampler")
     _one_of(search.guided_by, ("point", "curve"), "search.guided_by")
     _one_of(search.inference_knobs, ("sweep", "study"), "search.inference_knobs")
+    _one_of(search.plan, PLANS, "search.plan")
+    trainings_of(search.plan, search.trials)
     _check_no_secrets(asdict(config))
     _check_knobs(config, known_knobs)
     _check_baselines(config)
@@ -369,6 +384,19 @@ def _check_knobs(config: SweepConfig, known_knobs: set[str]) -> None:
             )
     for name, knob in method.inference_knobs.items():
         _check_knob(knob, f"method.inference_knobs.{name}")
+    for name, knob in hyperparameters(config).items():
+        where = f"{'method' if name in method.hyperparameters else 'search'}.hyperparameters.{name}"
+        _check_knob(knob, where)
+        _require(
+            bool(knob.field),
+            f"{where}.field",
+            knob.field,
+            "training.FIELD, or a field of the method's Config",
+        )
+        if name not in method.hyperparameters:
+            good = knob.field.startswith(OF_TRAINING)
+            _require(good, f"{where}.field", knob.field, f"{OF_TRAINING} and a field of TrainingConfig")
+        _require(name not in known_knobs, where, name, "another name than those of the method's knobs")
     for point in method.published:
         for name in point:
             if name not in known_knobs:

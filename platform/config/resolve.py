@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from paretovid.platform.config.load import (
+    OF_TRAINING,
     data_settings,
     ends,
+    hyperparameters,
     model_with_knobs,
     searched_knobs,
     training_settings,
 )
+from paretovid.search_spaces.plans import LONGER, trainings_of
 from paretovid.search_spaces.schema import ExtractionConfig, KnobConfig, MethodConfig, SweepConfig
 from paretovid.trainables.backbones.catalog import (
     BACKBONES,
@@ -52,6 +55,8 @@ from paretovid.trainables.ranges import Declared, check_ranges, field_number
 from paretovid.trainables.redaction.urls import has_signature_alone
 from paretovid.trainables.training.config import TrainingConfig
 
+EPOCHS = f"{OF_TRAINING}epochs"
+"""The field of the hyperparameter that says how long a training is."""
 _SOME_CLASSES = 10
 """Where the data set's are not known yet: costs are right but for the width of classifiers."""
 
@@ -128,8 +133,11 @@ class SweepPlan:
     baselines: Mapping[str, MethodPlan]
     """By the name of the trial."""
     training: TrainingConfig
+    """Of baselines, and of the method where nothing of it is searched or multiplied (`search_training`)."""
     knobs: Mapping[str, KnobConfig]
-    """What the study searches."""
+    """What the study searches, hyperparameters with the values that they can take among them."""
+    hyperparameters: Mapping[str, str]
+    """Those among the knobs, with the fields that they set."""
     objective: str
     """The name of the quality that decides."""
 
@@ -142,6 +150,49 @@ class SweepPlan:
     def code_version(self) -> str:
         """Of this package, and of the plug-ins that have a part in the sweep."""
         return code_version(plugins_in_use(self.config))
+
+    @property
+    def trainings(self) -> int:
+        """Of the method; at most, if their lengths are searched."""
+        if self.epochs_knob is not None:
+            return self.epochs // max(1, int(self.knobs[self.epochs_knob].low or 1))
+        return trainings_of(self.config.search.plan, self.config.search.trials)
+
+    @property
+    def epochs(self) -> int:
+        """What all trainings of the method may take together."""
+        return self.config.search.trials * self.training.epochs
+
+    @property
+    def epochs_knob(self) -> str | None:
+        """The knob that says how many epochs a training takes; None: all take the same."""
+        return next((name for name, field in self.hyperparameters.items() if field == EPOCHS), None)
+
+    @property
+    def default_hyperparameters(self) -> dict[str, int | float]:
+        """The values of searched fields of `TrainingConfig` that the method is trained with otherwise, or the nearest
+        that they can take."""
+        found = {}
+        for name, field in self.hyperparameters.items():
+            if field.startswith(OF_TRAINING):
+                low, high = ends(self.knobs[name])
+                found[name] = min(max(getattr(self.training, field.removeprefix(OF_TRAINING)), low), high)
+        return found
+
+    def search_training(self, knobs: Mapping[str, float | str]) -> TrainingConfig:
+        """How a trial of the search is trained.
+
+        Arguments:
+            knobs: of the trial; hyperparameters among them are set.
+        """
+        if self.config.search.plan == "long":
+            return replace(self.training, epochs=LONGER * self.training.epochs)
+        changed: dict[str, float | str] = {
+            field.removeprefix(OF_TRAINING): knobs[name]
+            for name, field in self.hyperparameters.items()
+            if field.startswith(OF_TRAINING) and name in knobs
+        }
+        return typed_config(TrainingConfig, {**asdict(self.training), **changed}, "training")
 
     def with_trials(self, trials: int) -> SweepPlan:
         """The same with another number of searched trials."""
@@ -157,19 +208,60 @@ def resolve(config: SweepConfig) -> SweepPlan:
     """
     preparation = resolve_preparation(config)
     method, baselines = resolve_methods(config)
+    training = typed_config(TrainingConfig, training_settings(config), "training")
+    searched = resolved_hyperparameters(hyperparameters(config), training)
+    configured = {
+        name: knob for name, knob in searched_knobs(config).items() if name not in hyperparameters(config)
+    }
     plan = SweepPlan(
         preparation=preparation,
         method=method,
         baselines=baselines,
-        training=typed_config(TrainingConfig, training_settings(config), "training"),
-        knobs=searched_knobs(config),
+        training=training,
+        knobs={**configured, **searched},
+        hyperparameters={name: knob.field for name, knob in searched.items()},
         objective=OBJECTIVES[method.method.task],
     )
+    if plan.trainings < 1:
+        raise UsageError(
+            f"search.trials={config.search.trials} pays for {plan.epochs} epochs, fewer than the shortest training has",
+            "Give more trials, or lower hyperparameters.epochs.low.",
+        )
     _check_inference_knobs(config.method, method.method)
     _check_tasks(plan)
     _check_sources(plan)
     _check_plugins(plan)
     return plan
+
+
+def resolved_hyperparameters(
+    searched: Mapping[str, KnobConfig], training: TrainingConfig
+) -> dict[str, KnobConfig]:
+    """Hyperparameters with the values that they can take, in place of multiples of what the method is trained with.
+
+    Raises `UsageError` for a field that `TrainingConfig` has not, and for one that leaves its range.
+    """
+    found = {}
+    for name, knob in searched.items():
+        if not knob.field.startswith(OF_TRAINING):
+            found[name] = knob
+            continue
+        field = knob.field.removeprefix(OF_TRAINING)
+        number = field_number(TrainingConfig, field)
+        if number is None:
+            known = [each.name for each in fields(TrainingConfig) if field_number(TrainingConfig, each.name)]
+            raise unknown_name(f"field of the hyperparameter {name}", field, known)
+        base, is_whole = getattr(training, field), number.kind is int
+        low, high = (float(end or 0.0) * base for end in (knob.low, knob.high))
+        if is_whole:
+            low, high = max(1, round(low)), round(high)
+        if low >= high:  # multiples of 0, or of 1 epoch
+            continue
+        for end, value in (("low", low), ("high", high)):
+            if problem := number.problem(value):
+                raise UsageError(f"{end} of the hyperparameter {name} {problem}", number.hint)
+        found[name] = replace(knob, low=low, high=high, whole=is_whole, unit="")
+    return found
 
 
 def plugins_in_use(config: SweepConfig) -> tuple[str, ...]:
@@ -232,8 +324,9 @@ def resolve_methods(config: SweepConfig) -> tuple[MethodPlan, dict[str, MethodPl
     """
     searched = config.method
     _check_knob_ranges(searched)
+    of_model = {n: k for n, k in hyperparameters(config).items() if not k.field.startswith(OF_TRAINING)}
     for end in (0, -1):
-        values = {name: ends(knob)[end] for name, knob in searched.training_knobs.items()}
+        values = {name: ends(knob)[end] for name, knob in {**searched.training_knobs, **of_model}.items()}
         method_config(searched.name, model_with_knobs(searched, values))
     method = _resolve_method(searched.name, searched.model)
     return method, {each.name: _resolve_method(each.method, each.model) for each in config.baselines}

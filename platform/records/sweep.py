@@ -12,6 +12,7 @@ from typing import Literal, get_args
 
 from paretovid.platform.storage.home import SWEEP_FILE, SweepPaths
 from paretovid.platform.storage.home_paths import from_home, to_home
+from paretovid.search_spaces.plans import DEFAULT_PLAN, trainings_of
 from paretovid.search_spaces.schema import ADDED, RENAMED
 from paretovid.trainables.data.dataset import write_json
 from paretovid.trainables.documents import Fields, JsonObject, JsonValue
@@ -70,6 +71,8 @@ class SweepRecord:
     """Names of the knobs that the study searches."""
     asked: tuple[int, ...] = ()
     """How its number of trials came about, if `paretovid extend` has raised it: `(16, 8)`."""
+    trainings: int | None = None
+    """How many trials the search has started, once it has ended and their number followed from their lengths."""
     confirmations: Mapping[str, int] = field(default_factory=dict)
     """Operating points that are to be confirmed, by id, and by trainings with how many other seeds."""
     study: str | None = None
@@ -92,8 +95,13 @@ class SweepRecord:
 
     @property
     def searched_trials(self) -> int:
-        """Trials of the search that are asked for, extensions included, baselines not."""
-        return sum(self.asked) or self._section("search").whole("trials", 0)
+        """Trials of the search that are asked for, extensions included, baselines not. Of one that searches their
+        lengths it is known when it has ended; before, as many as there would be if all were of the method's own."""
+        trials = sum(self.asked) or self._section("search").whole("trials", 0)
+        plan = self._section("search").text("plan", DEFAULT_PLAN)
+        if plan == "wide" and self.trainings is not None:
+            return self.trainings
+        return trainings_of(plan, trials) if trials else 0
 
     @property
     def baselines(self) -> int:
@@ -125,6 +133,7 @@ class SweepRecord:
         """The content of the file; `from_json` reads it."""
         ended: dict[str, JsonValue] = {
             "asked": list(self.asked) or None,
+            "trainings": self.trainings,
             "confirmations": dict(self.confirmations) or None,
             "study": None if self.study is None else recorded_url(self.study),
             "failures": {trial: redacted(reason) for trial, reason in self.failures.items()},
@@ -178,6 +187,7 @@ class SweepRecord:
             code_version=fields.text("code_version", unknown),
             knobs=fields.texts("knobs", () if is_first else None),
             asked=fields.wholes("asked", ()),
+            trainings=fields.whole("trainings") if "trainings" in fields else None,
             confirmations={point: int(n) for point, n in fields.amounts_by_name("confirmations").items()}
             if "confirmations" in fields
             else {},

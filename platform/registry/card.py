@@ -113,11 +113,13 @@ def _objective(point: FrontPoint, interval: str) -> list[str]:
 def _provenance(point: FrontPoint) -> list[str]:
     trial = point.trial
     joined = ", ".join(f"{name} = {knob_text(value)}" for name, value in trial.training_knobs.items())
+    trained = ", ".join(f"{name} = {knob_text(value)}" for name, value in trial.training_config.items())
     at = ", ".join(f"{name} = {knob_text(value, 6)}" for name, value in point.record.inference_knobs.items())
     return [
         "## Made of",
         f"* Sweep {trial.sweep}, trial {trial.trial}, seed {trial.seed}",
         f"* Training knobs: {joined or 'none'}",
+        *([f"* Trained with: {trained}"] if trained else []),
         f"* Inference knobs (defaults of the parameters below): {at or 'none'}",
         f"* Data: {trial.data.name}, fingerprint {trial.data.fingerprint}",
         f"* Components: {', '.join(f'{source}: {name}' for source, name in trial.sources.items())}",

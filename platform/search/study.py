@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias, final
 
 import optuna
@@ -63,6 +63,16 @@ class Suggestion:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Budget:
+    """What the trials of a study may cost together, where each costs the value of one of its knobs."""
+
+    knob: str
+    total: int
+    least: int
+    """The lowest value of the knob."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class StudyCounts:
     """How far a study has come. Points beside their trials are not counted."""
 
@@ -87,10 +97,13 @@ class ParetoStudy:
         knobs: what is searched.
         trials: how many trials to start in all, those of earlier processes included.
         sampler: one of the names in `search_spaces/samplers.py`: `tpe`, `gp`, `curves`, `random`, or a plug-in's.
+        published_first: they come before the anchors.
         published: settings to try early; knobs that are left out are sampled, values out of range left out.
         max_gflops: GFLOPs per video that a trial worth finding may spend.
         max_failures: how often a failed trial is dispatched again.
         objective: the name of the quality: `map`, `map_iou_0.1_0.7`.
+        anchored: values of knobs that set no budget (hyperparameters), which both anchors have.
+        budget: no trial is started that would cost more than is left of it, and the last one has what is left.
         guided_by: what the sampler sees of a trial. What is stored is the same, quality and GFLOPs of its default
             setting as values and its curve as an attribute, so that a study can be opened again with another one.
 
@@ -113,6 +126,9 @@ class ParetoStudy:
         max_failures: int = 1,
         objective: str = "map",
         guided_by: GuidedBy = "point",
+        anchored: Mapping[str, KnobValue] | None = None,
+        budget: Budget | None = None,
+        published_first: bool = False,
     ) -> None:
         SAMPLERS.entry(sampler)  # raises for one that is not there
         self.name = name
@@ -122,14 +138,16 @@ class ParetoStudy:
         self._seed = seed
         self._guided_by: GuidedBy = guided_by
         self._max_gflops = max_gflops
+        self._budget = budget
         self._space = KnobSpace(knobs)
         self.objective = objective
         about = describe(knobs, objectives(objective))
-        first = [
-            ("anchor: most expensive", self._space.end(most_expensive=True)),
-            ("anchor: cheapest", self._space.end(most_expensive=False)),
-            *(("published", point) for point in self._space.within(published)),
+        anchors = [
+            ("anchor: most expensive", {**self._space.end(most_expensive=True), **(anchored or {})}),
+            ("anchor: cheapest", {**self._space.end(most_expensive=False), **(anchored or {})}),
         ]
+        settings = [("published", point) for point in self._space.within(published)]
+        first = [*settings, *anchors] if published_first else [*anchors, *settings]
         self._least_results = min(len(first), LEAST_RESULTS)
         self._study = open_study(storage, name, about, first)
         self._open: dict[str, Trial] = {}
@@ -151,7 +169,7 @@ class ParetoStudy:
             knobs = self._settled(trial)
             if knobs is not None:
                 return self._dispatched(trial, knobs)
-        while self.started < self.trials:
+        while self.started < self.trials and not self._is_spent:
             if self._is_used_up and not self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
                 self.why_ended = f"the knobs have no more than {len(self._known)} settings; all were tried"
                 return None
@@ -183,6 +201,7 @@ class ParetoStudy:
             trial.set_user_attr(_REPEATED, "")
             self._study.tell(trial, state=TrialState.FAIL)
             return None
+        proposed = self._within_budget(trial, proposed)
         if proposed.replaces:
             trial.set_user_attr("origin", f"{self._sampler} ({proposed.replaces}; random)")
         self._study.sampler = Given(proposed.knobs, self._space.distributions)
@@ -216,6 +235,29 @@ class ParetoStudy:
             seed=self._seed,
             has_few=self._num_complete < self._least_results,
         )
+
+    def _within_budget(self, trial: Trial, proposed: Proposal) -> Proposal:
+        """The proposal, no more expensive than what is left."""
+        if self._budget is None:
+            return proposed
+        knob, left = self._budget.knob, self._left(besides=trial.number)
+        value = min(proposed.knobs[knob], left) if left >= self._budget.least else proposed.knobs[knob]
+        return replace(proposed, knobs={**proposed.knobs, knob: value})
+
+    def _left(self, besides: int = -1) -> int:
+        """What is left of the budget for a trial of this number."""
+        assert self._budget is not None
+        knob = self._budget.knob
+        trials = [trial for trial in self._all() if trial.number != besides]
+        return self._budget.total - sum(int(trial.params.get(knob, 0)) for trial in trials)
+
+    @property
+    def _is_spent(self) -> bool:
+        """Whether too little is left for any trial. One that was dispatched before, and waits, is paid for."""
+        if self._budget is None:
+            return False
+        waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        return self._left() < self._budget.least and not any(trial.params for trial in waiting)
 
     @property
     def _num_complete(self) -> int:

@@ -33,7 +33,7 @@ from paretovid.platform.records.front_files import (
 from paretovid.platform.records.journal import CONFIRMATION, SweepJournal, read_journal
 from paretovid.platform.records.sweep import SweepRecord, SweepReference, SweepState, write_record
 from paretovid.platform.search.location import study_location
-from paretovid.platform.search.study import ParetoStudy
+from paretovid.platform.search.study import Budget, ParetoStudy
 from paretovid.platform.storage.documents import replace_text
 from paretovid.platform.storage.faults import infrastructure_fault
 from paretovid.platform.storage.home import Home, SweepPaths
@@ -180,7 +180,7 @@ class SweepRun:
             storage=location.url,
             name=location.name,
             knobs=self._plan.knobs,
-            trials=search.trials,
+            trials=self._plan.trainings,
             sampler=search.sampler,
             seed=config.seed,
             published=config.method.published,
@@ -188,7 +188,16 @@ class SweepRun:
             max_failures=search.max_failures,
             objective=self._plan.objective,
             guided_by="curve" if search.guided_by == "curve" else "point",
+            anchored=self._plan.default_hyperparameters,
+            budget=self._budget(),
+            published_first=search.plan == "long",
         )
+
+    def _budget(self) -> Budget | None:
+        plan, knob = self._plan, self._plan.epochs_knob
+        if knob is None:
+            return None
+        return Budget(knob=knob, total=plan.epochs, least=int(plan.knobs[knob].low or 1))
 
     def _search(self, prepared: Prepared) -> LaunchSummary:
         search, study = self._config.search, self._study()
@@ -203,7 +212,8 @@ class SweepRun:
         )
         for note in found.notes:
             self._progress.say(f"  {note}")
-        total = search.trials + len(self._plan.baselines)
+        is_known = self._plan.epochs_knob is None
+        total = self._plan.trainings + len(self._plan.baselines) if is_known else None
         with self._progress.stage("search", total=total, unit="trials") as stage:
             self._driver.show_on(stage, found.finished + found.failed)
             summary = self._launch(
@@ -216,8 +226,10 @@ class SweepRun:
             failed = f", {summary.failed} failed" if summary.failed else ""
             stage.done(f"{summary.succeeded} trials{failed}")
         if summary.why_ended is not None:
-            left = search.trials - study.started
+            left = study.trials - study.started
             self._progress.say(f"  {left} trials were not started: {summary.why_ended}")
+        if not is_known:
+            self._update(trainings=study.started)
         return summary
 
     def _confirm(self, prepared: Prepared, points: Mapping[str, int]) -> None:

@@ -283,7 +283,7 @@ def status_text(status: SweepStatus) -> str:
     if status.driver is not None:
         driver = status.driver
         lines[0] += f", process {driver.pid} on {driver.host}"
-    left = status.asked - status.finished - len(status.failed)
+    left = max(0, status.asked - status.finished - len(status.failed))
     to_come = "not started" if status.why_ended else "to come"
     confirmations = status.confirmations
     running = len(status.running) - confirmations.running

@@ -35,7 +35,7 @@ class DryRun:
         config = self.plan.config
         search, knobs = config.search, self.plan.knobs
         lines = [f"sweep {self.name} ({'there already: ' + self.state if self.state else 'new'})", ""]
-        lines.append(f"{search.trials} trainings of {config.method.name}, sampler {search.sampler}:")
+        lines.append(f"{_trainings(self.plan)}, sampler {search.sampler}:")
         for name, knob in knobs.items():
             low, high = ends(knob)
             scale = " (log)" if knob.log else ""
@@ -43,10 +43,9 @@ class DryRun:
             if knob.choices:
                 span = ", ".join(knob_text(choice) for choice in knob.choices)
             lines.append(f"  {name:<12} {span}, cheapest: {knob.cheapest}. {knob.description}")
-        published = config.method.published[: max(0, search.trials - _ANCHORS)]
-        then = ", then the published settings:" if published else ""
-        lines.append(f"first the two anchors (all knobs most expensive, all cheapest){then}")
-        lines += [f"  {point}" for point in published]
+        lines += _first(self.plan)
+        if search.seeds:
+            lines.append(f"then each training behind the front again with {search.seeds} other seeds")
         lines.append(f"{len(self.plan.baselines)} baselines beside them: {', '.join(self.plan.baselines)}")
         lines += ["", "cost of one read, in GFLOPs (multiply-accumulates):"]
         size, costs = data_size(self.plan.preparation), {}
@@ -59,6 +58,27 @@ class DryRun:
             lines.append(f"points above {search.max_gflops:g} GFLOPs per video are not worth finding")
         lines += ["", "what it trains, extracts and measures is kept; nothing was started (--dry-run)"]
         return "\n".join(lines)
+
+
+def _trainings(plan: SweepPlan) -> str:
+    """How many trainings of the method, and how long they are."""
+    method = plan.config.method.name
+    if plan.epochs_knob is not None:
+        return f"trainings of {method} for {plan.epochs} epochs in all, at most {plan.trainings}"
+    return f"{plan.trainings} trainings of {method} for {plan.search_training({}).epochs} epochs each"
+
+
+def _first(plan: SweepPlan) -> list[str]:
+    """What is tried before the sampler has a say."""
+    anchors = "the two anchors (all knobs most expensive, all cheapest)"
+    is_long = plan.config.search.plan == "long"
+    count = plan.trainings if is_long else plan.trainings - _ANCHORS
+    published = [f"  {point}" for point in plan.config.method.published[: max(0, count)]]
+    if not published:
+        return [f"first {anchors}"]
+    if is_long:
+        return ["first the published settings, then the anchors:", *published]
+    return [f"first {anchors}, then the published settings:", *published]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

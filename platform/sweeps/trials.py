@@ -47,14 +47,18 @@ class SweepTrials:
 
     def _searched(self, suggestion: Suggestion) -> TrialConfig:
         method = self._plan.config.method
-        training: dict[str, float | str] = {
-            n: v for n, v in suggestion.knobs.items() if n in method.training_knobs
-        }
-        setting: dict[str, float | str] = {
-            n: v for n, v in suggestion.knobs.items() if n not in method.training_knobs
-        }
-        return self._trial(
-            suggestion.trial_id, method.name, model_with_knobs(method, training), training, setting or None
+        trained = {*method.training_knobs, *self._plan.hyperparameters}
+        training: dict[str, float | str] = {n: v for n, v in suggestion.knobs.items() if n in trained}
+        setting: dict[str, float | str] = {n: v for n, v in suggestion.knobs.items() if n not in trained}
+        return replace(
+            self._trial(
+                suggestion.trial_id,
+                method.name,
+                model_with_knobs(method, training),
+                training,
+                setting or None,
+            ),
+            training=self._plan.search_training(training),
         )
 
     def baselines(self) -> list[FixedTrial]:

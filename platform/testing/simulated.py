@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from paretovid.platform.config.resolve import PreparationPlan
@@ -135,5 +136,6 @@ def _write(trial: TrialConfig, points: Sequence[tuple[float, float]]) -> None:
         accounting=trial.accounting,
         is_baseline=method.is_baseline,
         deployable=method.deployable,
+        training_config=asdict(trial.training),
         **confirming,
     )

@@ -205,7 +205,8 @@ class Tracker:
             ).info.run_id
         figures = trial_figures(default.val, default.test)
         figures |= {"seconds": trial.seconds, "points": float(len(trial.points))}
-        params = {**trial.training_knobs, **flat(trial.model, "model."), "seed": trial.seed}
+        trained = flat(trial.training_config, "training.")
+        params = {**trial.training_knobs, **flat(trial.model, "model."), **trained, "seed": trial.seed}
         history = [
             (f"train/{name}", value, epoch)
             for epoch, parts in enumerate(trial.history)

@@ -354,10 +354,10 @@ def test_points_are_part_of_the_digest_but_for_the_number_that_there_always_was(
 def confirming(base: TrialConfig, folder: Path, result: dict[str, Any], **changes: Any) -> dict[str, Any]:
     """A training that measures a result's points again, as a worker is told of it."""
     settings = tuple(point["inference_knobs"] for point in result["points"])
-    told = dataclasses.replace(
+    sent = dataclasses.replace(
         base, trial=f"{base.trial}@seed", confirms=base.trial, settings=settings, **changes
     )
-    return run(TrialConfig.from_json(json.loads(json.dumps(told.to_json()))), folder)
+    return run(TrialConfig.from_json(json.loads(json.dumps(sent.to_json()))), folder)
 
 
 def called(figures: dict[str, Any]) -> dict[str, Any]:

@@ -35,8 +35,8 @@ def sweep(tmp_path: Path) -> SweepPaths:
     write_trial(made, "t0001", [(0.9, 0.09)], training_knobs={"gamma": 0.5})
     for seed, skill in SKILLS.items():
         points = [(0.3, 0.01), (skill, 0.02 * skill), (0.7, 0.04)]
-        remarks = ["the gate never opens"] if seed == 2 else []
-        write_trial(made, f"t0000@seed{seed}", points, seed=seed, confirms="t0000", remarks=remarks)
+        warnings = ["the gate never opens"] if seed == 2 else []
+        write_trial(made, f"t0000@seed{seed}", points, seed=seed, confirms="t0000", remarks=warnings)
     record_failure(made.trial("t0000@seed4"), "loss became nan")
     return made
 
