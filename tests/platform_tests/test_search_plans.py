@@ -1,4 +1,4 @@
-"""What a search spends its epochs on (`search.plan`): never more than so many trainings of the method's own length cost.
+"""What a search spends its epochs on (`search.plan`): never more than its trials would at the method's own length.
 Real but for cluster and training (`platform/testing/simulated.py`).
 """
 
@@ -80,13 +80,12 @@ def test_wide_searches_multiples_of_what_the_method_is_trained_with() -> None:
 
 
 def test_what_wide_searches_is_declared_in_yaml_and_a_method_may_have_other_ranges() -> None:
-    words = ("search.plan=wide", "method.hyperparameters.epochs.field=training.epochs")
-    of_method = (
-        *words,
-        "method.hyperparameters.epochs.low=1",
-        "method.hyperparameters.epochs.high=2",
+    of_method = load_sweep_config(["search.plan=wide", "baselines=[]"])
+    of_method.method.hyperparameters["epochs"] = KnobConfig(field="training.epochs", low=1, high=2)
+    assert (resolve(of_method).knobs["epochs"].low, resolve(of_method).knobs["epochs"].high) == (
+        BASE,
+        2 * BASE,
     )
-    assert planned(*of_method).knobs["epochs"].low == BASE
     assert "weight_decay" not in planned("search.plan=wide", "~search.hyperparameters.weight_decay").knobs
     assert "weight_decay" not in planned("search.plan=wide", "training.weight_decay=0").knobs
     fixed = planned("search.plan=wide", "method.model.network.fine_hidden=64")
