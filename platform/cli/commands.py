@@ -82,7 +82,8 @@ def sweep(args: argparse.Namespace) -> Answer:
     config = load_sweep_config(args.overrides)
     if args.dry_run:
         return Answer(text=str(sweeping.plan_sweep(config)))
-    return Answer(text=str(sweeping.run_sweep(config, Progress(5), take_over=args.take_over)))
+    progress = Progress(6 if config.search.seeds else 5)
+    return Answer(text=str(sweeping.run_sweep(config, progress, take_over=args.take_over)))
 
 
 def resume(args: argparse.Namespace) -> Answer:

@@ -33,6 +33,7 @@ COMMANDS = [
     "sweep",
     "resume",
     "extend",
+    "confirm",
     "replay",
     "sweeps",
     "front",
