@@ -101,7 +101,7 @@ class Confirmations:
 
     def __init__(self, sweeps: Sequence[SweepResults], split: str) -> None:
         self._split = split
-        self._sweeps = {sweep.name: sweep for sweep in sweeps}
+        self._sweeps = {trial.sweep: sweep for sweep in sweeps for trial in sweep.trials}
         self._scores: dict[Path, Scores] = {}
 
     def of(self, trial: TrialResult, point: OperatingPoint) -> Confirmation | None:

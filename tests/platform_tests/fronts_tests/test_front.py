@@ -34,7 +34,7 @@ from paretovid.trainables.outcome import Detection
 
 POINT_KEYS = (
     "id sweep trial method training_knobs inference_knobs "
-    "map map_ci top1 gflops gflops_std calls on_front seeds remarks"
+    "map map_ci top1 gflops gflops_std calls on_front seeds confirmation remarks"
 )
 
 

@@ -33,7 +33,7 @@ RUNNING = SweepRecord(
     seed=3,
     state="running",
     config={
-        "search": {"trials": 24, "storage": "journal:///x", "guided_by": "curve"},
+        "search": {"trials": 24, "storage": "journal:///x", "guided_by": "curve", "plan": "long"},
         "baselines": [{"name": "b"}],
         "tracking": {},
     },
@@ -63,7 +63,9 @@ def test_what_is_written_is_read(record: SweepRecord, tmp_path: Path) -> None:
 
 def test_one_from_before_a_setting_has_what_it_was_made_with() -> None:
     before = {"name": "s", "state": "failed", "config": {"search": {"trials": 3}}}
-    assert SweepRecord.from_json(before, "here").config == {"search": {"trials": 3, "guided_by": "point"}}
+    assert SweepRecord.from_json(before, "here").config == {
+        "search": {"trials": 3, "guided_by": "point", "plan": "knobs"}
+    }
 
 
 def test_what_a_configuration_asks_for() -> None:
@@ -138,7 +140,7 @@ def test_those_of_an_earlier_version_are_read_and_keep_what_they_say() -> None:
         written = SweepRecord.from_json(each, "here").to_json()
         search = dict(each["config"]["search"])
         search["report_all_points"] = search.pop("tell_swept")
-        search["guided_by"] = "point"
+        search["guided_by"], search["plan"] = "point", "knobs"
         expected = {**each, "config": {**each["config"], "search": search}}
         assert {key: written[key] for key in each} == expected
 

@@ -173,6 +173,8 @@ def test_more_seeds_and_other_points_train_only_what_is_not_there(home: Home, na
     assert sorted(first.asked) == ["t0000@seed1", "t0000@seed2"]
     assert sorted(more.asked) == ["t0000@seed3", "t0000@seed4"]
     assert again.asked == [] and other.asked == [], "a training has measured all points of its trial"
+    started = [entry.trial for entry in read_journal(home.sweep(name)).entries if entry.event == "start"]
+    assert len(started) == len(set(started)), "no finished one is so much as started"
     assert known_record(home.sweep(name)).confirmations == {"t0000-p00": 4, "t0000-p01": 3}
 
 
