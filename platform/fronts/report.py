@@ -77,7 +77,7 @@ def _confirmed(front: Front) -> list[str]:
         each = [f"{figures.seed}: {100 * figures.shown.quality:.1f}" for figures in found.seeds]
         each += [f"{seed}: failed" for seed in found.failed]
         each += [f"{seed}: to come" for seed in found.to_come]
-        mark = "*" if (p.trial.sweep, p.id) == front.knee_id else ""
+        mark = "*" if _is_knee(front, p) else ""
         rows.append([mark, f"{several}{p.id}", f"{100 * p.shown.quality:.1f}", *cells, ", ".join(each)])
         for figures in found.seeds:
             said += [f"  {several}{figures.trial}: {warning}" for warning in figures.warnings]

@@ -124,7 +124,7 @@ def confirm_sweep(
 
     Raises what `points_to_confirm` and `resume_sweep` raise, `DataError` if no trial has finished.
     """
-    home = open_home(given_home)
+    home = open_home(given_home, is_there=True)
     plan = resolve(stored_config(home, name, given_home, overrides))
 
     def wanted(sweep: SweepPaths) -> dict[str, int]:
