@@ -114,15 +114,13 @@ class SweepRun:
         state is recorded."""
 
         def done(prepared: Prepared) -> tuple[SweepState, LaunchSummary]:
-            summary = self._search(prepared)
-            if summary.is_out_of_time:
-                if self._config.search.seeds:
-                    self._progress.say("  the front is confirmed once the search has come to its end")
-                return "out_of_time", summary
-            points = missing_points(self._paths, self._record, self._config.search.seeds)
+            summary, seeds = self._search(prepared), self._config.search.seeds
+            if summary.is_out_of_time and seeds:
+                self._progress.say("  the front is confirmed once the search has come to its end")
+            points = {} if summary.is_out_of_time else missing_points(self._paths, self._record, seeds)
             if points or self._record.confirmations:
                 self._confirm(prepared, points)
-            return "finished", summary
+            return "out_of_time" if summary.is_out_of_time else "finished", summary
 
         return self._recorded(done)
 

@@ -332,6 +332,21 @@ def test_an_interrupted_search_stays_as_it_is(home: Home, name: str) -> None:
     check_whole(home, name)
 
 
+def test_what_was_asked_for_is_confirmed_though_the_search_is_out_of_time(home: Home, name: str) -> None:
+    with pytest.raises(SweepStopped):
+        run(home, name, "search.concurrent=1", table=Table(t0001=signal.SIGTERM))
+    with pytest.raises(SweepStopped):
+        confirm(home, name, "t0000-p00", seeds=3, table=Table(t0000_seed1=signal.SIGTERM))
+    table = Table()
+    resume(home, name, "search.hours=0.0000001", "search.seeds=9", table=table)
+    assert set(table.asked) <= {f"t0000@seed{seed}" for seed in (1, 2, 3)}, (
+        "and no front that is no front yet"
+    )
+    record = known_record(home.sweep(name))
+    assert record.state == "out_of_time" and outstanding(home.sweep(name), record) == []
+    assert record.confirmations == {"t0000-p00": 3}
+
+
 def test_seeds_are_the_same_each_time_and_never_the_trials_own() -> None:
     assert other_seeds(0, 3) == (1, 2, 3) == other_seeds(0, 5)[:3]
     assert other_seeds(7, 2) == (8, 9)
