@@ -33,6 +33,9 @@ def test_the_changelog_begins_with_what_is_not_released() -> None:
     assert sections[0] == "Unreleased"
     kinds = re.findall(r"^### (.+)$", text, re.MULTILINE)
     assert set(kinds) <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+    for version in re.split(r"^## ", text, flags=re.MULTILINE)[1:]:
+        under = re.findall(r"^### (.+)$", version, re.MULTILINE)
+        assert sorted(under) == sorted(set(under)), "what was added stands in one place"
     for target in re.findall(r"\]\(([^)#]+)", text):
         assert target.startswith("https://") or (ROOT / target).exists(), target
 
