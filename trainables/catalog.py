@@ -9,7 +9,10 @@ from typing import Any
 from paretovid.trainables.config import typed_config
 from paretovid.trainables.cost import ComponentCost
 from paretovid.trainables.documents import JsonObject
+from paretovid.trainables.errors import UsageError
 from paretovid.trainables.method import METHODS, Method
+from paretovid.trainables.outcome import InferenceKnob
+from paretovid.trainables.ranges import type_hints
 
 __all__ = [
     "ConfiguredMethod",
@@ -53,6 +56,10 @@ METHODS.own(
         "oracle": "paretovid.trainables.baselines.uniform:Oracle",
     }
 )
+CONDITION = "condition"
+"""The field of a method's Config that says what its gates are told."""
+_CONDITIONED = ("hcms", "lite_eval")
+"""Our own methods that have it."""
 
 
 def method_names() -> tuple[str, ...]:
@@ -70,7 +77,13 @@ def method_class(name: str) -> type[Method]:
 
 def method_config(name: str, fields: Mapping[str, Any]) -> Any:
     """A method's typed configuration from plain values. Raises `UsageError` for a bad one."""
-    return typed_config(method_class(name).Config, fields, f"method {name}")
+    config = method_class(name).Config
+    if CONDITION in fields and CONDITION not in type_hints(config):
+        raise UsageError(
+            f"{name} cannot be conditioned on a budget: it has no gates that one network could open for several",
+            f"Leave method.model.{CONDITION} out. Methods that can be: {', '.join(_CONDITIONED)}.",
+        )
+    return typed_config(config, fields, f"method {name}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,6 +103,11 @@ class ConfiguredMethod:
     def sources(self) -> tuple[str, ...]:
         """The sources that it reads."""
         return self.method.sources_of(self.config)
+
+    @property
+    def knobs(self) -> tuple[InferenceKnob, ...]:
+        """Its inference knobs."""
+        return self.method.knobs_of(self.config)
 
     def build(self, *, widths: Mapping[str, int], num_classes: int, multi_label: bool) -> Method:
         """It with fresh weights (PyTorch's global random state). `widths`: source to feature width."""

@@ -58,6 +58,11 @@ class Method(nn.Module, ABC):
     """Why a method without `max_gflops` has none (`layers/caps.py`)."""
 
     @classmethod
+    def knobs_of(cls, config: Any) -> tuple[InferenceKnob, ...]:
+        """The inference knobs of a method with this configuration: those of its class, where it adds none."""
+        return cls.inference_knobs
+
+    @classmethod
     @abstractmethod
     def sources_of(cls, config: Any) -> tuple[str, ...]:
         """The sources that a method with this configuration reads."""

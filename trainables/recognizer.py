@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, final
 
 import numpy as np
@@ -28,12 +29,12 @@ from torch import Tensor
 
 from paretovid.trainables.backbones.catalog import BACKBONES, component, load_backbone
 from paretovid.trainables.backbones.spec import Backbone
-from paretovid.trainables.catalog import build_method, method_class
+from paretovid.trainables.catalog import ConfiguredMethod, build_method
 from paretovid.trainables.cost import CostTable, deterministic_eval
 from paretovid.trainables.data.limits import USUAL_LIMITS, VideoLimitsConfig
 from paretovid.trainables.data.video_keys import video_key
 from paretovid.trainables.data.videos import InputSpec, VideoReader, read_steps
-from paretovid.trainables.documents import JsonValue
+from paretovid.trainables.documents import JsonObject, JsonValue
 from paretovid.trainables.errors import DataError, UsageError, unknown_name
 from paretovid.trainables.layers.caps import CAP, STOPPED_BY, check_known
 from paretovid.trainables.method import METHODS, Method
@@ -211,7 +212,7 @@ class Recognizer:
         self.limits = limits
         self.backbones = backbones
         self.classes = description.classes
-        self.knobs = method.inference_knobs
+        self.knobs = knobs_of(description.method, description.config)
         self.reads = method.reads()
         """What a step's decision 0, 1, ... is called."""
         self.defaults: dict[str, float | str] = dict(description.setting)
@@ -419,9 +420,9 @@ def _video_id(video: VideoSource) -> str:
     return Path(video).stem
 
 
-def knobs_of(method: str) -> tuple[InferenceKnob, ...]:
-    """The inference knobs of a registered method."""
-    return method_class(method).inference_knobs
+def knobs_of(method: str, fields: JsonObject = MappingProxyType({})) -> tuple[InferenceKnob, ...]:
+    """The inference knobs of a registered method with this configuration."""
+    return ConfiguredMethod.of(method, fields).knobs
 
 
 if IS_COPY:

@@ -280,7 +280,8 @@ def _settings(method: Method, config: TrialConfig, placement: Placement | None) 
     if config.confirms:
         return list(config.settings)
     if config.inference_setting is not None:
-        default = {knob.name: knob.default for knob in method.inference_knobs if knob.name != "max_gflops"}
+        knobs = config.configured_method().knobs
+        default = {knob.name: knob.default for knob in knobs if knob.name != "max_gflops"}
         return [complete({**default, **config.inference_setting})]
     return method.settings() if placement is None else list(placement.settings)
 

@@ -32,7 +32,7 @@ from paretovid.trainables.backbones.fine_tuning import FineTuningConfig
 from paretovid.trainables.backbones.precision import Precision, check_precision
 from paretovid.trainables.backbones.training import BackboneTrainingConfig, check_labels
 from paretovid.trainables.backbones.weights import RANDOM, missing_weights
-from paretovid.trainables.catalog import method_class, method_config
+from paretovid.trainables.catalog import ConfiguredMethod, method_class, method_config
 from paretovid.trainables.config import typed_config
 from paretovid.trainables.data.limits import USUAL_LIMITS, VideoLimitsConfig
 from paretovid.trainables.data.moving_digits.generate import MovingDigitsConfig
@@ -227,7 +227,7 @@ def resolve(config: SweepConfig) -> SweepPlan:
             f"search.trials={config.search.trials} pays for {plan.epochs} epochs, fewer than the shortest training has",
             "Give more trials, or lower hyperparameters.epochs.low.",
         )
-    _check_inference_knobs(config.method, method.method)
+    _check_inference_knobs(config.method, method)
     _check_tasks(plan)
     _check_sources(plan)
     _check_plugins(plan)
@@ -345,7 +345,7 @@ def _check_knob_ranges(method: MethodConfig) -> None:
     for name, knob in method.training_knobs.items():
         if (number := field_number(cls.Config, knob.field)) is not None:
             _check_inside(method, name, knob, f"method.training_knobs.{name}", number)
-    for each in cls.inference_knobs:
+    for each in ConfiguredMethod.of(method.name, method.model).knobs:
         searched = method.inference_knobs.get(each.name)
         if searched is not None and not each.words:  # words have no range
             number = Declared(int if each.whole else float, each.range, each.description)
@@ -365,9 +365,9 @@ def _check_inside(method: MethodConfig, name: str, knob: KnobConfig, where: str,
             raise UsageError(f"{at} {problem}", number.hint)
 
 
-def _check_inference_knobs(searched: MethodConfig, method: type[Method]) -> None:
-    known = {knob.name: knob for knob in method.inference_knobs}
-    check_known(method, tuple(searched.inference_knobs))
+def _check_inference_knobs(searched: MethodConfig, plan: MethodPlan) -> None:
+    known = {knob.name: knob for knob in plan.method.knobs_of(plan.config)}
+    check_known(plan.method, tuple(searched.inference_knobs))
     for name, knob in searched.inference_knobs.items():
         if name not in known:
             raise UsageError(

@@ -128,7 +128,7 @@ def _provenance(point: FrontPoint) -> list[str]:
 
 
 def _usage(point: FrontPoint, name: str) -> list[str]:
-    knobs = knobs_of(point.trial.method)
+    knobs = knobs_of(point.trial.method, point.trial.model)
     example = '{"max_gflops": 0.05}' if any(k.name == "max_gflops" for k in knobs) else "{}"
     return [
         "## Use",

@@ -182,7 +182,7 @@ def signature(point: FrontPoint) -> Any:
         ParamSpec(knob.name, "string", str(values.get(knob.name, knob.default)))
         if knob.words
         else ParamSpec(knob.name, "double", float(values.get(knob.name, knob.default)))
-        for knob in knobs_of(point.trial.method)
+        for knob in knobs_of(point.trial.method, point.trial.model)
     ]
     return ModelSignature(params=ParamSchema(specs))
 

@@ -26,8 +26,9 @@ from paretovid.trainables.layers.coarse_to_fine import (
     paper_component_costs,
     run_setting,
 )
+from paretovid.trainables.layers.conditioned.gates import Given
 from paretovid.trainables.layers.functional import classification_loss
-from paretovid.trainables.layers.gated_stack import Gate, Given
+from paretovid.trainables.layers.gated_stack import Gate
 from paretovid.trainables.method import Method, check_distinct, register
 from paretovid.trainables.methods.lite_eval import ONLINE_K
 from paretovid.trainables.outcome import Batch, InferenceKnob, Loss, Outcome, Progress, Setting

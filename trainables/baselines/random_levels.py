@@ -20,8 +20,9 @@ from paretovid.trainables.data.video_keys import uniform_hash
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.layers.caps import DEFAULT_CAPS, KNOBS_WITH_CHEAP, Cap, CapUnits, check_caps
 from paretovid.trainables.layers.coarse_to_fine import levels_under_caps
+from paretovid.trainables.layers.conditioned.gates import Given
 from paretovid.trainables.layers.functional import classification_loss
-from paretovid.trainables.layers.gated_stack import Decide, Gate, Given
+from paretovid.trainables.layers.gated_stack import Decide, Gate
 from paretovid.trainables.method import Method, register
 from paretovid.trainables.methods.hcms import (
     MOST_LEVELS,

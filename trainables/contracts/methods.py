@@ -9,7 +9,7 @@ from typing import Any, ClassVar, TypeVar
 
 import torch
 
-from paretovid.trainables.catalog import method_class, method_config
+from paretovid.trainables.catalog import ConfiguredMethod, method_class, method_config
 from paretovid.trainables.contracts.base import Contract
 from paretovid.trainables.cost import CostTable, deterministic_eval
 from paretovid.trainables.features.store import FeatureSplit
@@ -208,7 +208,7 @@ class MethodContract(Contract):
                     assert values.dim() == 1, f"rule: evidence() is one-dimensional; {name} is not"
                     evidence.setdefault(name, []).append(values)
         lines = method.lines({name: torch.cat(values) for name, values in evidence.items()})
-        knobs = {knob.name: knob for knob in method.inference_knobs}
+        knobs = {knob.name: knob for knob in ConfiguredMethod.of(self.name, dict(self.fields)).knobs}
         for line in lines:
             distinct = {tuple(sorted(setting.items())) for setting in line.settings}
             assert len(distinct) == len(line.settings), f"rule: a line names each setting once: {line.name}"
@@ -232,7 +232,7 @@ class MethodContract(Contract):
 
     def test_settings_begin_at_the_defaults_and_keep_to_the_knobs(self) -> None:
         method = synthetic_method(self.name, self.fields)
-        knobs = {knob.name: knob for knob in method.inference_knobs}
+        knobs = {knob.name: knob for knob in ConfiguredMethod.of(self.name, dict(self.fields)).knobs}
         settings = method.settings()
         assert settings, "rule: settings() gives at least one"
         distinct = {tuple(sorted(setting.items())) for setting in settings}

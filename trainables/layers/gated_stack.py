@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from paretovid.trainables.cost import ComponentCost, measure_macs
 from paretovid.trainables.layers.caps import STOP, Cap, record, stopped_by
+from paretovid.trainables.layers.conditioned.gates import Conditioned, Sampled, TrainingGate, gate_at
 from paretovid.trainables.layers.functional import probabilities, stack_steps
 from paretovid.trainables.layers.recurrent import (
     Cell,
@@ -66,27 +67,6 @@ class Gate:
     decide: Decide
     component: str | None
     """Charged whenever the gate is asked; None if deciding costs nothing."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Sampled:
-    """A gate in training whose decisions are sampled straight through (Gumbel): forward 0 or 1, backward the gradient
-    of a softmax at this temperature."""
-
-    gate: nn.Linear
-    """`[B, G_l]` to logits `[B, 2]` (skip, use)."""
-    temperature: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Given:
-    """A gate in training whose decisions are there already."""
-
-    use: Tensor
-    """`[B, T]` bool."""
-
-
-TrainingGate = Sampled | Given
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -212,7 +192,7 @@ class GatedLevels(nn.Module):
             gate: SampledGate | DrawnGate | None = None
             if number:
                 each, drawn = gates[number - 1], None if noise is None else noise[:, :, number - 1]
-                gate = _gate_at(each, seen, drawn, packed)
+                gate = gate_at(each, seen, drawn, packed)
             projected = level.project(packed.select(features[level.source]))
             seen = torch.cat([seen, projected], dim=-1) if number else projected
             below.append(RecurrentLevel(level.cell.cell, seen, gate))
@@ -222,7 +202,7 @@ class GatedLevels(nn.Module):
     @staticmethod
     def _noise(mask: Tensor, gates: Sequence[TrainingGate]) -> Tensor | None:
         """Logistic noise `[B, T, L - 1]`: of each gate, the difference of two Gumbel variables."""
-        if not any(isinstance(gate, Sampled) for gate in gates):
+        if not any(isinstance(gate, (Sampled, Conditioned)) for gate in gates):
             return None
         drawn = (
             torch.empty(mask.shape[1], len(gates), mask.shape[0], 2, device=mask.device).exponential_().log()
@@ -436,24 +416,6 @@ class GatedLevels(nn.Module):
             f"{self.prefix}.{name}": ComponentCost(macs=macs[name], input=given, provenance=provenance)
             for name, given in inputs.items()
         }
-
-
-def _gate_at(
-    gate: TrainingGate, seen: Tensor, noise: Tensor | None, packed: Packed
-) -> SampledGate | DrawnGate:
-    """A gate at the rows of a batch.
-
-    Arguments:
-        seen: `[N, P]`, projected features of the levels below.
-        noise: `[B, T]`, of a sampled gate.
-    """
-    if isinstance(gate, Given):
-        return DrawnGate(packed.select(gate.use))
-    assert noise is not None
-    weight = gate.gate.weight[1] - gate.gate.weight[0]
-    width = seen.shape[1]
-    bias = packed.select(noise) + (gate.gate.bias[1] - gate.gate.bias[0])
-    return SampledGate(torch.addmv(bias, seen, weight[:width]), weight[width:], gate.temperature)
 
 
 def spent_after(ran: Tensor, macs: Tensor) -> Tensor:

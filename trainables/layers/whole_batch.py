@@ -53,3 +53,24 @@ def rows_of_all_workers(values: Tensor, workers: int) -> Tensor:
         [values.new_zeros(before, *values.shape[1:]), values, values.new_zeros(after, *values.shape[1:])]
     )
     return sum_over_workers(padded, workers)
+
+
+def same_for_workers(values: Tensor, workers: int) -> Tensor:
+    """What the first worker has drawn, `[...]`, without gradient; `values` themselves of one worker."""
+    if workers == 1:
+        return values
+    values = values.clone()
+    torch.distributed.broadcast(values, src=0)
+    return values
+
+
+def shares_of_places(like: Tensor, workers: int) -> Tensor:
+    """Where in the batch each video of this worker's part `like` `[B, ...]` is, from 0 (the first) to below 1, `[B]`.
+
+    As the trainer deals videos out: a worker has every `workers`-th.
+    """
+    places = torch.arange(len(like), device=like.device, dtype=torch.float64)
+    if workers == 1:
+        return places / len(like)
+    total = sum_over_workers(torch.tensor(float(len(like)), device=like.device), workers)
+    return (places * workers + torch.distributed.get_rank()) / float(total)

@@ -48,20 +48,45 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, final
 
+import torch
 from torch import Tensor, nn
 
 from paretovid.trainables.cost import ComponentCost
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.layers.caps import KNOBS_WITH_CHEAP, Cap, CapUnits, check_caps
 from paretovid.trainables.layers.coarse_to_fine import level_under_cap, levels_under_caps
+from paretovid.trainables.layers.conditioned.budget import (
+    BUDGET,
+    BudgetEnd,
+    BudgetGate,
+    Budgets,
+    Condition,
+    ConditionOn,
+    plain_gate,
+    price_penalty,
+    replaced_by_budget,
+    target_penalty,
+    training_gate,
+    with_budget,
+)
+from paretovid.trainables.layers.conditioned.lines import budget_lines, budget_probes
 from paretovid.trainables.layers.functional import classification_loss
-from paretovid.trainables.layers.gated_stack import Gate, GatedLevels, LevelSize, Limits, Sampled
+from paretovid.trainables.layers.gated_stack import Gate, GatedLevels, LevelSize, Limits
 from paretovid.trainables.layers.placing.lines import STOP_AND_CHEAP, cap_evidence, cap_lines, is_cut
 from paretovid.trainables.layers.placing.offset_gates import OffsetGates, margin_evidence, offset_lines
 from paretovid.trainables.layers.recurrent import CellKind
 from paretovid.trainables.layers.whole_batch import sum_over_workers
-from paretovid.trainables.method import Method, PlacesSettings, check_listed, register
-from paretovid.trainables.outcome import Batch, InferenceKnob, Line, Loss, Outcome, Progress, Setting
+from paretovid.trainables.method import Method, PlacesSettings, UsesSourceInfo, check_listed, register
+from paretovid.trainables.outcome import (
+    Batch,
+    InferenceKnob,
+    Line,
+    Loss,
+    Outcome,
+    Progress,
+    Setting,
+    SourceInfo,
+)
 from paretovid.trainables.provider import Provider
 from paretovid.trainables.ranges import (
     Dropout,
@@ -164,6 +189,17 @@ class HcmsConfig:
     """The same for level 3, if there is one. null: 0.98."""
     usage_weight: Annotated[Weight, "It is lambda; the paper: 2."] = 2.0
     """lambda: weight of the usage loss."""
+    condition: Condition = "none"
+    """`budget`: one network for all budgets between these two ends, which the inference knob `budget` chooses from; it
+    takes the place of the skips."""
+    condition_on: ConditionOn = "target"
+    """What a budget b is. `target`: level l is to be used at the share b**l of the steps, b of those of the level below
+    it (the paper's pairs of gammas lie near that). `price`: the share of the cost of all gated levels that is worth
+    lambda in loss."""
+    budget_low: BudgetEnd | None = None
+    """null: 0.05, and 0.03 of a price."""
+    budget_high: BudgetEnd | None = None
+    """null: 0.7, and 10 of a price."""
     usage_reduction: Literal["batch", "video"] = "batch"
     temperature_floor: PositiveFraction = 0.5
     """The Gumbel temperature falls from 1 to this, which it reaches after 60 % of training."""
@@ -179,10 +215,20 @@ class HcmsConfig:
         self.network.sizes(self.sources)
         for level, target in enumerate((self.skip_1, self.skip_2, self.skip_3), start=1):
             _check_skip(level, target, self.sources)
+        for level, target in enumerate((self.skip_1, self.skip_2, self.skip_3), start=1):
+            if self.budgets is not None and target is not None:
+                raise replaced_by_budget(f"skip_{level}", target)
         if self.usage_reduction not in ("batch", "video"):
             raise UsageError(f"unknown usage_reduction: {self.usage_reduction!r}", "Allowed: batch, video.")
         check_listed("gate_offsets", self.gate_offsets)
         check_caps(self.caps)
+
+    @property
+    def budgets(self) -> Budgets | None:
+        """That are trained; None without conditioning."""
+        return Budgets.of_config(
+            self.condition, self.condition_on, self.budget_low, self.budget_high, targets=(0.05, 0.7)
+        )
 
     @property
     def skips(self) -> tuple[float, ...]:
@@ -232,7 +278,7 @@ def run_capped(network: GatedLevels, provider: Provider, gates: Sequence[Gate], 
 
 @register
 @final
-class Hcms(Method, PlacesSettings):
+class Hcms(Method, UsesSourceInfo, PlacesSettings):
     """See the module's text."""
 
     name: ClassVar[str] = "hcms"
@@ -257,20 +303,39 @@ class Hcms(Method, PlacesSettings):
             multi_label=multi_label,
             prefix=self.name,
         )
-        linear = self.network.gates()
-        self.gates = nn.ModuleList(linear)
-        self._linear = tuple(linear)  # the same, typed
+        self._gates: tuple[nn.Linear | BudgetGate, ...] = tuple(self.network.gates())
+        if config.budgets is not None:
+            budgets = config.budgets
+            self._gates = tuple(
+                BudgetGate(self.network.gate_width(level), budgets) for level in range(1, len(config.sources))
+            )
+        self.gates = nn.ModuleList(self._gates)  # the same
+        self.register_buffer("cost_shares", torch.zeros(len(config.sources) - 1), persistent=False)
+
+    @classmethod
+    def knobs_of(cls, config: HcmsConfig) -> tuple[InferenceKnob, ...]:
+        return with_budget(cls.inference_knobs, config.budgets, config.condition_on)
+
+    def use_source_info(self, info: Mapping[str, SourceInfo]) -> None:
+        costs = torch.tensor([info[source].gmacs for source in self.config.sources[1:]])
+        self.cost_shares = costs / costs.sum()
 
     def reads(self) -> tuple[str, ...]:
         return ("none", *self.config.sources)
 
     def loss(self, batch: Batch, progress: Progress) -> Loss:
         temperature = self.config.temperature_floor ** min(1.0, progress.fraction / 0.6)
-        gates = [Sampled(gate=gate, temperature=temperature) for gate in self._linear]
+        drawn = None if self.config.budgets is None else self.config.budgets.drawn(batch)
+        gates = [training_gate(gate, drawn, temperature) for gate in self._gates]
         logits, usage = self.network.train_through(batch.features, batch.mask, gates)
         skips = 1 - usage
         classification = classification_loss(logits, batch.targets, self.multi_label)
-        penalty = self._usage_loss(skips, batch.workers)
+        if drawn is None:
+            penalty = self._usage_loss(skips, batch.workers)
+        elif self.config.condition_on == "target":
+            penalty = target_penalty(usage, drawn, self.config.usage_reduction)
+        else:
+            penalty = price_penalty(usage, drawn, self.cost_shares)
         parts = {"classification": classification, "usage_penalty": penalty}
         parts |= {f"skip_{level}": skip for level, skip in enumerate(skips.mean(dim=0), start=1)}
         total = classification + self.config.usage_weight * penalty
@@ -302,9 +367,12 @@ class Hcms(Method, PlacesSettings):
                 )
 
         return [
-            Gate(decide=gates.decide(level, gate, offset), component=f"{self.name}.{source}_gate")
+            Gate(
+                decide=gates.decide(level, plain_gate(gate, setting), offset),
+                component=f"{self.name}.{source}_gate",
+            )
             for level, (gate, offset, source) in enumerate(
-                zip(self.gates, offsets, self.config.sources[1:], strict=False), start=1
+                zip(self._gates, offsets, self.config.sources[1:], strict=False), start=1
             )
         ]
 
@@ -314,7 +382,8 @@ class Hcms(Method, PlacesSettings):
 
     def settings(self) -> list[Setting]:
         names = [knob.name for knob in self._offsets]
-        default = dict.fromkeys(names, 0.0) | {"max_gflops": 0.0}
+        budget = {} if self.config.budgets is None else {BUDGET: self.config.budgets.middle}
+        default = budget | dict.fromkeys(names, 0.0) | {"max_gflops": 0.0}
         found = [default]
         for offset in self.config.gate_offsets or ():
             for chosen in (names, *([name] for name in names)):
@@ -333,7 +402,10 @@ class Hcms(Method, PlacesSettings):
     def probes(self) -> list[Setting]:
         default = self.settings()[0]
         # At the second every gate is asked at every step, also one that the levels below never reach.
-        return [default, {**default, **{knob.name: knob.high for knob in self._offsets}}]
+        return [
+            *budget_probes(default, self.config.budgets),
+            {**default, **{knob.name: knob.high for knob in self._offsets}},
+        ]
 
     def evidence(self, outcome: Outcome, setting: Setting) -> dict[str, Tensor]:
         if setting != self.settings()[0]:
@@ -342,7 +414,7 @@ class Hcms(Method, PlacesSettings):
 
     def lines(self, evidence: Mapping[str, Tensor]) -> list[Line]:
         default = self.settings()[0]
-        decisions = offset_lines(evidence, default, self._offsets)
+        decisions = budget_lines(offset_lines(evidence, default, self._offsets), self.config.budgets)
         if self.config.gate_offsets is not None:
             decisions = [Line(name="gate_offsets", settings=tuple(self.settings()), is_listed=True)]
         return [*decisions, *cap_lines(evidence, default, rules=STOP_AND_CHEAP, listed=self.config.caps)]
@@ -357,9 +429,9 @@ class Hcms(Method, PlacesSettings):
 
     def component_costs(self) -> dict[str, ComponentCost]:
         gates = {
-            f"{self.name}.{source}_gate": self.network.gate_cost(gate, level)
+            f"{self.name}.{source}_gate": self.network.gate_cost(plain_gate(gate, {}), level)
             for level, (source, gate) in enumerate(
-                zip(self.config.sources[1:], self.gates, strict=True), start=1
+                zip(self.config.sources[1:], self._gates, strict=True), start=1
             )
         }
         return {**self.network.component_costs(), **gates}

@@ -34,7 +34,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, final
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from paretovid.trainables.cost import ComponentCost
 from paretovid.trainables.errors import UsageError
@@ -50,8 +50,23 @@ from paretovid.trainables.layers.coarse_to_fine import (
     run_setting,
     stopped_after,
 )
+from paretovid.trainables.layers.conditioned.budget import (
+    BUDGET,
+    BudgetEnd,
+    BudgetGate,
+    Budgets,
+    Condition,
+    ConditionOn,
+    plain_gate,
+    price_penalty,
+    replaced_by_budget,
+    target_penalty,
+    training_gate,
+    with_budget,
+)
+from paretovid.trainables.layers.conditioned.lines import budget_lines, budget_probes
 from paretovid.trainables.layers.functional import classification_loss
-from paretovid.trainables.layers.gated_stack import Gate, Sampled
+from paretovid.trainables.layers.gated_stack import Gate
 from paretovid.trainables.layers.placing.lines import (
     STOP_AND_CHEAP,
     cap_evidence,
@@ -81,6 +96,7 @@ GATE_OFFSET = InferenceKnob(
     high=100.0,
     description="added to the gate's 'look closer' logit: higher looks closer more often and costs more",
 )
+_TARGET_USAGE = 0.1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,10 +107,19 @@ class LiteEvalConfig:
     target_usage: Annotated[
         Fraction,
         "gamma is the share of steps that are looked at closely; a skip ratio s is target_usage = 1 - s.",
-    ] = 0.1
+    ] = _TARGET_USAGE
     """gamma: share of steps to look at closely, between 0 and 1."""
     usage_weight: Weight = 2.0
     """lambda: weight of the usage penalty."""
+    condition: Condition = "none"
+    """`budget`: one network for all budgets between these two ends, which the inference knob `budget` chooses from; it
+    takes the place of `target_usage`."""
+    condition_on: ConditionOn = "target"
+    """What a budget is: `target`: gamma; `price`: the share of steps whose close reading is worth lambda in loss."""
+    budget_low: BudgetEnd | None = None
+    """null: 0.01, and 0.03 of a price."""
+    budget_high: BudgetEnd | None = None
+    """null: 0.5, and 10 of a price."""
     usage_reduction: Literal["batch", "video"] = "batch"
     temperature_floor: PositiveFraction = 0.5
     """The Gumbel temperature falls from 1 to this, which it reaches after 60 % of training."""
@@ -110,9 +135,18 @@ class LiteEvalConfig:
         check_ranges(self)
         if self.usage_reduction not in ("batch", "video"):
             raise UsageError(f"unknown usage_reduction: {self.usage_reduction!r}", "Allowed: batch, video.")
+        if self.budgets is not None and self.target_usage != _TARGET_USAGE:
+            raise replaced_by_budget("target_usage", self.target_usage)
         check_listed("gate_offsets", self.gate_offsets)
         check_listed("online_ks", self.online_ks)
         check_caps(self.caps)
+
+    @property
+    def budgets(self) -> Budgets | None:
+        """That are trained; None without conditioning."""
+        return Budgets.of_config(
+            self.condition, self.condition_on, self.budget_low, self.budget_high, targets=(0.01, 0.5)
+        )
 
 
 @register
@@ -141,16 +175,28 @@ class LiteEval(Method, PlacesSettings):
             multi_label=multi_label,
             prefix=self.name,
         )
-        (self.gate,) = self.network.gates()
+        self.gate: nn.Linear | BudgetGate
+        if config.budgets is None:
+            (self.gate,) = self.network.gates()
+        else:
+            self.gate = BudgetGate(self.network.gate_width(1), config.budgets)
+
+    @classmethod
+    def knobs_of(cls, config: LiteEvalConfig) -> tuple[InferenceKnob, ...]:
+        return with_budget(cls.inference_knobs, config.budgets, config.condition_on)
 
     def loss(self, batch: Batch, progress: Progress) -> Loss:
         temperature = self.config.temperature_floor ** min(1.0, progress.fraction / 0.6)
-        logits, usage = self.network.train_through(
-            batch.features, batch.mask, [Sampled(gate=self.gate, temperature=temperature)]
-        )
-        usage = usage[:, 0]
+        drawn = None if self.config.budgets is None else self.config.budgets.drawn(batch)
+        gate = training_gate(self.gate, drawn, temperature)
+        logits, usage = self.network.train_through(batch.features, batch.mask, [gate])
         classification = classification_loss(logits, batch.targets, self.multi_label)
-        penalty = self._usage_penalty(usage, batch.workers)
+        if drawn is None:
+            penalty = self._usage_penalty(usage[:, 0], batch.workers)
+        elif self.config.condition_on == "target":
+            penalty = target_penalty(usage, drawn, self.config.usage_reduction)
+        else:
+            penalty = price_penalty(usage, drawn, usage.new_ones(1))
         total = classification + self.config.usage_weight * penalty
         parts = {"classification": classification, "usage_penalty": penalty, "usage": usage.mean()}
         return Loss(total, {name: float(value.detach()) for name, value in parts.items()})
@@ -166,12 +212,15 @@ class LiteEval(Method, PlacesSettings):
         offset = float(setting.get("gate_offset", GATE_OFFSET.default))
 
         gates = OffsetGates()
-        gate = Gate(decide=gates.decide(1, self.gate, offset), component=f"{self.name}.gate")
+        gate = Gate(
+            decide=gates.decide(1, plain_gate(self.gate, setting), offset), component=f"{self.name}.gate"
+        )
         return gates.noted(run_setting(self.network, provider, gate, setting, Cap.of(setting, self)))
 
     def settings(self) -> list[Setting]:
         offsets = (0.0, *(offset for offset in self.config.gate_offsets or () if offset != 0.0))
-        return [{"gate_offset": offset, "online_k": 0} for offset in offsets]
+        budget = {} if self.config.budgets is None else {BUDGET: self.config.budgets.middle}
+        return [{**budget, "gate_offset": offset, "online_k": 0} for offset in offsets]
 
     def stop_points(self, outcome: Outcome, setting: Setting) -> list[tuple[Setting, Outcome]]:
         online: list[tuple[Setting, Outcome]] = [
@@ -187,7 +236,7 @@ class LiteEval(Method, PlacesSettings):
 
     def probes(self) -> list[Setting]:
         default = self.settings()[0]
-        return [default, {**default, "gate_offset": GATE_OFFSET.high}]
+        return [*budget_probes(default, self.config.budgets), {**default, "gate_offset": GATE_OFFSET.high}]
 
     def evidence(self, outcome: Outcome, setting: Setting) -> dict[str, Tensor]:
         if setting != self.settings()[0]:
@@ -197,7 +246,7 @@ class LiteEval(Method, PlacesSettings):
 
     def lines(self, evidence: Mapping[str, Tensor]) -> list[Line]:
         default, config = self.settings()[0], self.config
-        decisions = offset_lines(evidence, default, [GATE_OFFSET])
+        decisions = budget_lines(offset_lines(evidence, default, [GATE_OFFSET]), config.budgets)
         if config.gate_offsets is not None:
             decisions = [Line(name=GATE_OFFSET.name, settings=tuple(self.settings()), is_listed=True)]
         ks = config.online_ks
@@ -219,7 +268,12 @@ class LiteEval(Method, PlacesSettings):
 
     def runs_at(self, setting: Setting) -> Setting:
         if bool(setting.get("online_k")) != is_cut(setting):
-            return {"gate_offset": setting.get("gate_offset", GATE_OFFSET.default), "online_k": 0}
+            kept = {name: setting[name] for name in (BUDGET,) if name in setting}
+            return {
+                **kept,
+                "gate_offset": setting.get("gate_offset", GATE_OFFSET.default),
+                "online_k": 0,
+            }
         return setting
 
     def answer(self, outcome: Outcome, setting: Setting) -> Outcome:
@@ -228,7 +282,8 @@ class LiteEval(Method, PlacesSettings):
         return stopped_after(self.network, outcome, int(setting["online_k"]))
 
     def component_costs(self) -> dict[str, ComponentCost]:
-        return {**self.network.component_costs(), f"{self.name}.gate": self.network.gate_cost(self.gate, 1)}
+        gate = self.network.gate_cost(plain_gate(self.gate, {}), 1)
+        return {**self.network.component_costs(), f"{self.name}.gate": gate}
 
     def paper_component_costs(self, backbones: Mapping[str, ComponentCost]) -> dict[str, ComponentCost]:
         uncounted = ComponentCost(

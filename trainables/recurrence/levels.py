@@ -30,7 +30,7 @@ class SampledGate:
     score: Tensor
     """`[N]`: the logit without what the state gives, noise included."""
     weight: Tensor
-    """`[S * H]`, of the level's states before the step: hidden, then cell."""
+    """`[S * H]`, of the level's states before the step: hidden, then cell. `[B, S * H]`: each video has its own."""
     temperature: float
 
 
@@ -132,6 +132,12 @@ class _Level:
         if isinstance(self.gate, DrawnGate):
             self.use.copy_(self.gate.use)
         self.logits = None if self.score is None else torch.empty_like(self.score)
+        # Videos that have weights of their own, in the order in which each step has them.
+        self.weights = (
+            self.weight.index_select(0, packed.by_length)
+            if self.weight is not None and self.weight.dim() == 2
+            else None
+        )
         self._by_step = [
             (*each, each[1][:, None, None])
             for each in zip(self.use.split(packed.sizes), self.ran.split(packed.sizes), strict=True)
@@ -149,7 +155,11 @@ class _Level:
             return
         use, ran, picks = self._by_step[step]
         if self.weight is not None:
-            torch.addmv(self._scores[step], before.flatten(1), self.weight, out=self._logits[step])
+            if self.weights is None:
+                torch.addmv(self._scores[step], before.flatten(1), self.weight, out=self._logits[step])
+            else:
+                of_states = (before.flatten(1) * self.weights[:size]).sum(dim=1)
+                torch.add(self._scores[step], of_states, out=self._logits[step])
             torch.gt(self._logits[step], 0, out=use)
         if below.below is not None:
             torch.mul(use, below._by_step[step][1], out=ran)
@@ -216,7 +226,10 @@ class _Level:
             of_ran = self.of_ran[step]
             of_ran.add_((after.flatten(1) * self._difference[step]).sum(dim=1))
             of_score = self._of_score[step].mul_(of_ran)
-            before.flatten(1).addr_(of_score, self.weight)
+            if self.weights is None:
+                before.flatten(1).addr_(of_score, self.weight)
+            else:
+                before.flatten(1).addcmul_(of_score[:, None], self.weights[: len(before)])
             if self.below.below is not None and self.below.weight is not None:
                 self.below.of_ran[step].addcmul_(of_ran, self._used[step])
 
@@ -227,7 +240,14 @@ class _Level:
         found: list[Tensor | None] = [*self.cell.gradients(self.before)]
         if self.weight is None:
             return [*found, None, None]
-        return [*found, self.of_score, self.before.flatten(1).t() @ self.of_score]
+        if self.weights is None:
+            return [*found, self.of_score, self.before.flatten(1).t() @ self.of_score]
+        of_rows = self.before.flatten(1) * self.of_score[:, None]
+        return [
+            *found,
+            self.of_score,
+            torch.zeros_like(self.weights).index_add_(0, self.packed.videos, of_rows),
+        ]
 
 
 class _Levels(torch.autograd.Function):

@@ -60,6 +60,11 @@ class Packed:
         """B."""
         return len(self.counts)
 
+    @property
+    def videos(self) -> Tensor:
+        """`[N]` int64: the video of each row."""
+        return torch.cat([self.by_length[:size] for size in self.sizes] or [self.by_length[:0]])
+
     def select(self, values: Tensor) -> Tensor:
         """`[B, T, ...]` to the rows `[N, ...]`."""
         return values.flatten(0, 1).index_select(0, self.rows)

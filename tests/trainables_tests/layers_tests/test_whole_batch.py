@@ -23,6 +23,11 @@ WORKERS, VIDEOS = 2, 7  # parts of four and three
 CASES: dict[str, tuple[dict[str, Any], int]] = {
     "lite_eval": ({"network": {"step_dropout": 0.0}, "usage_weight": 30.0}, 0),
     "hcms": ({"network": {"step_dropout": 0.0}, "usage_weight": 30.0}, 0),
+    "lite_eval, at budgets": (
+        {"network": {"step_dropout": 0.0}, "usage_weight": 30.0, "condition": "budget"},
+        0,
+    ),
+    "hcms, at budgets": ({"network": {"step_dropout": 0.0}, "usage_weight": 30.0, "condition": "budget"}, 0),
     "video_epitoma": ({"step_dropout": 0.0, "l0_weight": 30.0}, 0),
     "model_selection": ({}, 0),
     "model_selection_localization": ({"heads": {"dropout": 0.0}}, 0),

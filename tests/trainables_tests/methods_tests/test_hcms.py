@@ -24,7 +24,8 @@ from paretovid.trainables.data.videos import VideoReader
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.evaluation.evaluate import Measured
 from paretovid.trainables.layers.caps import within
-from paretovid.trainables.layers.gated_stack import Gate, Given, Limits, Sampled, spent_after
+from paretovid.trainables.layers.conditioned.gates import Given, Sampled
+from paretovid.trainables.layers.gated_stack import Gate, Limits, spent_after
 from paretovid.trainables.methods.hcms import Hcms
 from paretovid.trainables.model_description import ModelDescription
 from paretovid.trainables.outcome import Batch, Outcome, Progress
@@ -546,7 +547,7 @@ def test_the_temperature_reaches_its_floor_at_sixty_percent(monkeypatch: pytest.
         seen.append(temperature)
         return Sampled(gate=gate, temperature=temperature)
 
-    monkeypatch.setattr("paretovid.trainables.methods.hcms.Sampled", noted)
+    monkeypatch.setattr("paretovid.trainables.layers.conditioned.budget.Sampled", noted)
     method, split = hcms(temperature_floor=0.25), synthetic_split()
     batch = Batch(split.features, split.mask, split.targets, split.video_keys)
     for step, temperature in ((0, 1.0), (30, 0.5), (60, 0.25), (100, 0.25)):

@@ -9,7 +9,7 @@ from tests.lowest import is_pinned
 from paretovid.trainables.catalog import method_config
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.layers.caps import STOPPED_BY
-from paretovid.trainables.layers.gated_stack import Given, Sampled
+from paretovid.trainables.layers.conditioned.gates import Given, Sampled
 from paretovid.trainables.layers.recurrent import Cell, synchronize
 from paretovid.trainables.methods.lite_eval import LiteEval
 from paretovid.trainables.outcome import Batch, Progress
@@ -218,7 +218,7 @@ def test_the_temperature_reaches_its_floor_at_sixty_percent(monkeypatch):
         seen.append(temperature)
         return Sampled(gate=gate, temperature=temperature)
 
-    monkeypatch.setattr("paretovid.trainables.methods.lite_eval.Sampled", noted)
+    monkeypatch.setattr("paretovid.trainables.layers.conditioned.budget.Sampled", noted)
     method, split = synthetic_method("lite_eval", {"temperature_floor": 0.25}), synthetic_split()
     batch = Batch(split.features, split.mask, split.targets, split.video_keys)
     for step in (0, 30, 60, 100):

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from paretovid.trainables.layers.gated_stack import GatedLevels, Given, TrainingGate
+from paretovid.trainables.layers.conditioned.gates import Conditioned, Given, Sampled, TrainingGate
+from paretovid.trainables.layers.gated_stack import GatedLevels
 from paretovid.trainables.layers.recurrent import state_as_features, synchronize
 
 
@@ -20,6 +21,16 @@ def gumbel_use(logits: Tensor, temperature: float, gumbel: Tensor) -> Tensor:
     soft = F.softmax((logits + gumbel) / temperature, dim=-1)
     hard = F.one_hot(soft.argmax(dim=-1), 2).to(soft.dtype)
     return (hard - soft.detach() + soft)[:, 1]
+
+
+def logits_of(gate: Sampled | Conditioned, inputs: Tensor) -> Tensor:
+    """`[B, 2]`: each video's weights written out."""
+    if isinstance(gate, Sampled):
+        answer: Tensor = gate.gate(inputs)
+        return answer
+    weight = sum(f[:, None, None] * t.weight for f, t in zip(gate.factors.unbind(1), gate.terms, strict=True))
+    bias = sum(f[:, None] * t.bias for f, t in zip(gate.factors.unbind(1), gate.terms, strict=True))
+    return torch.einsum("bog,bg->bo", weight, inputs) + bias
 
 
 def mix(use: Tensor, used: Tensor, skipped: Tensor) -> Tensor:
@@ -49,7 +60,8 @@ def train_through(
             if isinstance(gate, Given):
                 use = gate.use[:, t].to(there.dtype)
             else:
-                logits = gate.gate(torch.cat([seen, state_as_features(state)], dim=-1))
+                inputs = torch.cat([seen, state_as_features(state)], dim=-1)
+                logits = logits_of(gate, inputs)
                 use = gumbel_use(logits, gate.temperature, gumbel[t, number].to(logits.dtype))
             ran.append(use * ran[-1])
             seen = torch.cat([seen, projected[number + 1][:, t]], dim=-1)

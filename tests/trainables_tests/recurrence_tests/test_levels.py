@@ -9,7 +9,8 @@ import torch
 from tests.trainables_tests.recurrence_tests import plain
 from torch import Tensor
 
-from paretovid.trainables.layers.gated_stack import GatedLevels, Given, LevelSize, Sampled, TrainingGate
+from paretovid.trainables.layers.conditioned.gates import Conditioned, Given, Sampled, TrainingGate
+from paretovid.trainables.layers.gated_stack import GatedLevels, LevelSize
 from paretovid.trainables.recurrence.levels import RecurrentLevel, SampledGate, run_levels
 from paretovid.trainables.recurrence.packing import Packed
 
@@ -54,6 +55,15 @@ def gates_of(
         return [
             Given(use=torch.rand(VIDEOS, STEPS, generator=generator) < 0.6) for _ in levels.levels[1:]
         ], []
+    if kind == "conditioned":
+        generator = torch.Generator().manual_seed(9)
+        z = torch.rand(VIDEOS, generator=generator) * 2 - 1
+        factors = torch.stack([torch.ones(VIDEOS), z, z * z], dim=1)
+        terms = [levels.gates() for _ in range(3)]
+        return [
+            Conditioned(terms=each, factors=factors, temperature=temperature)
+            for each in zip(*terms, strict=True)
+        ], [parameter for each in terms for gate in each for parameter in gate.parameters()]
     linear = levels.gates()
     return [Sampled(gate=each, temperature=temperature) for each in linear], [
         parameter for each in linear for parameter in each.parameters()
@@ -69,7 +79,7 @@ def scalar(logits: Tensor, usage: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
-@pytest.mark.parametrize("kind", ["sampled", "given"])
+@pytest.mark.parametrize("kind", ["sampled", "conditioned", "given"])
 @pytest.mark.parametrize(("levels", "synchronize"), [(2, True), (3, True), (4, True), (2, False), (3, False)])
 def test_loss_and_gradients_are_those_of_the_recursion(
     cell: str, kind: str, levels: int, synchronize: bool

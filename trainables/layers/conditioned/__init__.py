@@ -1,0 +1,1 @@
+"""Gates that know a budget: one network for the whole front."""
