@@ -36,6 +36,43 @@ class ModelOrigin:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class DialPoint:
+    """A setting of a model that was trained for a range of budgets, as it was measured."""
+
+    params: Mapping[str, float | str]
+    """Inference knobs."""
+    objective: str
+    """What quality is called."""
+    val_quality: float
+    val_gflops: float
+    """Mean over the videos."""
+    test_quality: float
+    test_gflops: float
+
+    def to_json(self) -> dict[str, object]:
+        """Plain data; `from_json` reads it."""
+        return {
+            "params": dict(self.params),
+            "objective": self.objective,
+            "val": {"quality": self.val_quality, "gflops": self.val_gflops},
+            "test": {"quality": self.test_quality, "gflops": self.test_gflops},
+        }
+
+    @classmethod
+    def from_json(cls, read: Fields) -> DialPoint:
+        """What `to_json` wrote. Raises `DataError` for a field that is missing or wrong."""
+        val, test = read.fields("val"), read.fields("test")
+        return cls(
+            params=read.values_by_name("params"),
+            objective=read.text("objective"),
+            val_quality=val.fraction("quality"),
+            val_gflops=val.amount("gflops"),
+            test_quality=test.fraction("quality"),
+            test_gflops=test.amount("gflops"),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ModelDescription:
     """Everything but the weights that a model needs to run as it was measured."""
 
@@ -55,6 +92,8 @@ class ModelDescription:
     """Inference knobs at the promoted operating point."""
     feature_dtype: str = "float32"
     """How the features were stored that the method was measured on."""
+    dial: tuple[DialPoint, ...] = ()
+    """What settings cost, of a model that was trained for a range of budgets; the cheapest first."""
     origin: ModelOrigin | None = None
 
     def to_json(self) -> dict[str, object]:
@@ -72,6 +111,8 @@ class ModelDescription:
             "step_seconds": self.step_seconds,
             "setting": dict(self.setting),
         }
+        if self.dial:
+            written["dial"] = [each.to_json() for each in self.dial]
         return written if self.origin is None else {**written, **_origin_to_json(self.origin)}
 
     @classmethod
@@ -98,6 +139,7 @@ class ModelDescription:
             step_seconds=read.number("step_seconds"),
             setting=read.values_by_name("setting"),
             feature_dtype=read.text("feature_dtype", "float32"),
+            dial=tuple(DialPoint.from_json(each) for each in read.list_of_fields("dial", ())),
             origin=_origin_from_json(read) if "point" in read else None,
         )
 

@@ -160,6 +160,7 @@ def front(args: argparse.Namespace) -> Answer:
         [home.sweep(name) for name in args.sweeps],
         split=args.split,
         max_gflops=args.max_gflops,
+        budget=args.budget,
         min_map=args.min_map,
         seed=args.seed or 0,
     )

@@ -259,6 +259,12 @@ def _add_using(add: Any) -> None:
         help="no video costs more; how: --set cap_rule=stop or cheap",
     )
     predict.add_argument(
+        "--budget",
+        type=_number,
+        metavar="X",
+        help="of a model with a dial: one of the budgets that its card lists, or between",
+    )
+    predict.add_argument(
         "--set",
         type=_knob,
         action="append",

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from paretovid.platform.fronts.front import Front, FrontPoint
 from paretovid.platform.fronts.report import mean_text
 from paretovid.platform.records.trial import knob_text, objective_text
+from paretovid.platform.registry.dial import BUDGET, dial_of, dial_section
 from paretovid.platform.registry.gates import Gate
 from paretovid.trainables.catalog import method_class
 from paretovid.trainables.data.limits import VideoLimitsConfig
@@ -26,6 +27,7 @@ def model_card(front: Front, point: FrontPoint, name: str, gates: Sequence[Gate]
             "video. GFLOPs are giga multiply-accumulates per video, as in the papers.",
             "",
             *_numbers(front, point),
+            *dial_section(dial_of(point.trial)),
             "",
             *_confirmed(front, point),
             *_provenance(point),
@@ -130,6 +132,8 @@ def _provenance(point: FrontPoint) -> list[str]:
 def _usage(point: FrontPoint, name: str) -> list[str]:
     knobs = knobs_of(point.trial.method, point.trial.model)
     example = '{"max_gflops": 0.05}' if any(k.name == "max_gflops" for k in knobs) else "{}"
+    if knobs and knobs[0].name == BUDGET:
+        example = f'{{"{BUDGET}": {knobs[0].default:g}}}'
     return [
         "## Use",
         "```python",

@@ -13,6 +13,7 @@ from typing import Any
 
 from paretovid.platform.console.shell import typed
 from paretovid.platform.fronts.front import FrontPoint
+from paretovid.platform.registry.dial import dial_json, dial_of
 from paretovid.platform.registry.runtime_code import (
     rewritten,
     third_party_requirements,
@@ -114,6 +115,7 @@ def describe(home: Home, point: FrontPoint) -> ModelDescription:
         multi_label=trial.data.multi_label,
         step_seconds=trial.data.step_seconds,
         setting=point.record.inference_knobs,
+        dial=dial_of(trial),
         origin=ModelOrigin(
             sweep=trial.sweep,
             trial=trial.trial,
@@ -169,6 +171,8 @@ def write_package(scratch: Path, home: Home, point: FrontPoint, backbones: Mappi
 def _about(point: FrontPoint, runtime: str) -> dict[str, str]:
     method = method_class(point.trial.method)
     about = {"point": point.id, "sweep": point.trial.sweep, "runtime": runtime}
+    if dial := dial_of(point.trial):
+        about["dial"] = dial_json(dial)
     return about if has_cap(method) else {**about, "no_cap": method.no_cap}
 
 

@@ -6,6 +6,7 @@ checked against the model's signature before anything runs.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from paretovid.platform.storage.home import Home
 from paretovid.platform.tracking.store import has_registry, open_registry, quiet_mlflow
 from paretovid.trainables.config import typed_config
 from paretovid.trainables.data.limits import VideoLimitsConfig
+from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.errors import DataError, ParetovidError, UsageError
 from paretovid.trainables.layers.caps import no_cap_error
 from paretovid.trainables.recognizer import CHEAPEST_ONLY
@@ -73,6 +75,14 @@ class Predictor:
         self.params: dict[str, float | str] = (
             {} if schema is None else {p.name: p.default for p in schema.params}
         )
+
+    @property
+    def dial(self) -> list[JsonObject]:
+        """What settings of the model cost, the cheapest first, as it was measured: `params` for `predict`, and
+        `quality` and mean `gflops` on `val` and `test`; none of a model that was trained for one budget."""
+        about = (self._loaded.metadata.metadata or {}).get("paretovid") or {}
+        found: list[JsonObject] = json.loads(about.get("dial", "[]"))
+        return found
 
     def predict(self, videos: Sequence[str | Path | bytes], **params: float | str) -> list[Answer]:
         """One mapping per video, as the model's card says.
@@ -154,6 +164,7 @@ def answers_of(
     videos: Sequence[str | Path],
     *,
     max_gflops: float | None = None,
+    budget: float | None = None,
     params: Mapping[str, float | str] | None = None,
     on_demand: bool = False,
     limits: Mapping[str, float] = MappingProxyType({}),
@@ -161,6 +172,7 @@ def answers_of(
     """All that the model says of each video, what it read among it.
 
     Arguments:
+        budget: of a model that was trained for several.
         params: inference knobs by name; those left out are as promoted.
         on_demand: read a backbone's weights when a video first needs it.
         limits: what a video may ask for, as `Predictor` takes them.
@@ -169,7 +181,8 @@ def answers_of(
     """
     if not videos:
         raise DataError("no video was given", "Name at least one file.")
-    given = {**(params or {}), **({} if max_gflops is None else {"max_gflops": max_gflops})}
+    named = {"max_gflops": max_gflops, "budget": budget}
+    given = {**(params or {}), **{name: value for name, value in named.items() if value is not None}}
     predictor = Predictor(home, model, on_demand=on_demand, limits=limits)
     return predictor.predict([str(video) for video in videos], **given)
 

@@ -62,6 +62,18 @@ def test_the_first_version_is_read_and_written_as_this_one(tmp_path: Path) -> No
     assert {name: value for name, value in written.items() if name != "costs"} == kept
 
 
+def test_a_dial_is_written_and_read(tmp_path: Path) -> None:
+    measured = {"quality": 0.5, "gflops": 1.5}
+    dial = [{"params": {"budget": 0.1}, "objective": "map", "val": measured, "test": measured}]
+    found = ModelDescription.from_json({**FIRST, "dial": dial})
+    assert found.dial[0].params == {"budget": 0.1} and found.dial[0].test_gflops == 1.5
+    found.write(tmp_path)
+    assert ModelDescription.read(tmp_path) == found
+    broken = [{**dial[0], "val": {"quality": 1.5, "gflops": 1.5}}]
+    with pytest.raises(DataError, match=r"dial\[0\]: val: quality must be a number from 0 to 1"):
+        ModelDescription.from_json({**FIRST, "dial": broken})
+
+
 def test_what_only_the_record_needs_may_be_left_out() -> None:
     record = ("accounting", "point", "training_knobs", "data", "code_version", "backbones", "feature_dtype")
     found = ModelDescription.from_json({k: v for k, v in FIRST.items() if k not in record})

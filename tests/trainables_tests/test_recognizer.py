@@ -1,5 +1,6 @@
 """The recognizer on raw videos: lazy, counted, and never stopped by one bad file."""
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "model"
 
 
+@pytest.fixture(scope="module")
+def dialled(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Recognizer:
+    """The same backbones under gates that are closed at the lowest budget and open at the highest."""
+    root = tmp_path_factory.mktemp("dialled")
+    fields = {"condition": "budget", "budget_low": 0.05, "budget_high": 0.5}
+    plain = ModelDescription.read(folder)
+    method = build_method("lite_eval", fields, widths=plain.widths, num_classes=4, multi_label=False)
+    weights = dict(method.state_dict())
+    weights["gate.terms.1.bias"] = torch.tensor([0.0, 100.0])
+    save_file(weights, root / "w.safetensors")
+    described = dataclasses.replace(plain, config=fields, setting={"budget": 0.05, "gate_offset": 0.0})
+    backbones = {source: folder / "backbones" / source for source in plain.sources}
+    write_model_folder(root / "model", described, root / "w.safetensors", backbones)
+    return Recognizer.load(root / "model")
+
+
 @pytest.fixture
 def recognizer(folder: Path) -> Recognizer:
     return Recognizer.load(folder)
@@ -84,6 +101,23 @@ def test_cost_is_calls_times_cost(recognizer: Recognizer, videos: list[Path]) ->
         and expensive.compute_seconds > 0
         and expensive.decode_seconds > 0
     )
+
+
+def test_a_model_with_a_dial_spends_by_the_budget(dialled: Recognizer, videos: list[Path]) -> None:
+    as_promoted, low, high = (
+        dialled.predict(videos[:1], setting)[0] for setting in (None, {"budget": 0.05}, {"budget": 0.5})
+    )
+    assert as_promoted.labels == low.labels and set(low.steps) == {"coarse"} and set(high.steps) == {"fine"}
+    assert high.gflops > low.gflops
+    for budget in (0.049, 0.51):
+        with pytest.raises(UsageError, match=f"budget cannot be {budget}") as error:
+            dialled.predict(videos[:1], {"budget": budget})
+        assert "from 0.05 to 0.5" in error.value.hint
+
+
+def test_a_model_of_one_budget_knows_no_other(recognizer: Recognizer, videos: list[Path]) -> None:
+    with pytest.raises(UnknownNameError, match="budget"):
+        recognizer.predict(videos[:1], {"budget": 0.1})
 
 
 def test_only_what_is_asked_for_is_decoded(
