@@ -9,21 +9,20 @@ One training per method and seed; every row is the same network, measured at oth
 from __future__ import annotations
 
 import multiprocessing
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, final
+from typing import Any
 
 from benchmarks.harness.benchmark import Benchmark, Study
 from benchmarks.harness.document import Layout
+from benchmarks.harness.kept import KeptContext
 from benchmarks.harness.listed import LISTED
 from benchmarks.harness.points import Point, Run, points_of
 from benchmarks.harness.reported import Document
 from benchmarks.harness.tables import Cell, Shown
 from paretovid.platform.config.load import load_sweep_config
 from paretovid.platform.records.trial import read_trial
-from paretovid.trainables.context import LocalContext
 from paretovid.trainables.evaluation.pareto import Reference, hypervolume, non_dominated
 from paretovid.trainables.evaluation.results import RESULT_FILE
 from paretovid.trainables.training.config import TrainingConfig, TrialConfig
@@ -39,28 +38,6 @@ LISTS = "listed"
 WHOLE = Reference(gflops=0.2071)
 """Every frame of a video by both networks of LiteEval."""
 STRICT = Reference(gflops=0.1, quality=0.5)
-
-
-@final
-class _Kept:
-    """A context that keeps the last checkpoint, so that what is trained once is measured several times."""
-
-    rank, world_size = 0, 1
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self.device = LocalContext().device
-
-    def report(self, progress: Mapping[str, float], checkpoint: Path | None = None) -> None:
-        if checkpoint is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            shutil.copytree(checkpoint, self._folder)
-
-    def get_checkpoint(self) -> Path | None:
-        return self._folder if self._folder.exists() else None
-
-    def heartbeat(self) -> bool:
-        return False
 
 
 def train(study: Study) -> list[Run]:
@@ -96,7 +73,7 @@ def _config(study: Study, method: str, seed: int) -> TrialConfig:
 def _train(trained: TrialConfig) -> None:
     """Trains, then measures at each kind of settings; what is finished is left."""
     folder = Path(trained.output).parent
-    context = _Kept(folder / f"{trained.trial}-checkpoint")
+    context = KeptContext(folder / f"{trained.trial}-checkpoint")
     listed = {**trained.model, **LISTED[trained.method]}
     ways = [replace(trained, output=str(folder / f"{trained.method}-{LISTS}-s{trained.seed}"), model=listed)]
     ways += [

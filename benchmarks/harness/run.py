@@ -35,6 +35,7 @@ METHODS = (
     "model_selection",
     "model_selection_localization",
     "search_points",
+    "budget_dial",
 )
 """Files that declare benchmarks of methods."""
 OTHERS = (

@@ -197,9 +197,9 @@ class HcmsConfig:
     it (the paper's pairs of gammas lie near that). `price`: the share of the cost of all gated levels that is worth
     lambda in loss."""
     budget_low: BudgetEnd | None = None
-    """null: 0.05, and 0.03 of a price."""
+    """null: 0.05, and 0.4 of a price."""
     budget_high: BudgetEnd | None = None
-    """null: 0.7, and 10 of a price."""
+    """null: 0.7, and 20 of a price."""
     usage_reduction: Literal["batch", "video"] = "batch"
     temperature_floor: PositiveFraction = 0.5
     """The Gumbel temperature falls from 1 to this, which it reaches after 60 % of training."""

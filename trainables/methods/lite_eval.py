@@ -117,9 +117,9 @@ class LiteEvalConfig:
     condition_on: ConditionOn = "target"
     """What a budget is: `target`: gamma; `price`: the share of steps whose close reading is worth lambda in loss."""
     budget_low: BudgetEnd | None = None
-    """null: 0.01, and 0.03 of a price."""
+    """null: 0.01, and 0.4 of a price."""
     budget_high: BudgetEnd | None = None
-    """null: 0.5, and 10 of a price."""
+    """null: 0.5, and 20 of a price."""
     usage_reduction: Literal["batch", "video"] = "batch"
     temperature_floor: PositiveFraction = 0.5
     """The Gumbel temperature falls from 1 to this, which it reaches after 60 % of training."""

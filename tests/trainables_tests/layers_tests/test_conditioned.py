@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -61,9 +62,9 @@ def test_a_group_pays_for_its_mean_usage_by_its_own_budget() -> None:
     )
     usage = torch.tensor([[0.2, 0.1], [0.4, 0.1], [0.1, 0.0], [0.5, 0.2]])
     # Means of groups: (0.3, 0.1) for the targets (0.5, 0.25), and (0.3, 0.1) for (0.1, 0.01).
-    of_groups = (0.2**2 + 0.15**2 + 0.2**2 + 0.09**2) / 2
+    of_groups = (0.2**2 / 0.5 + 0.15**2 / 0.25 + 0.2**2 / 0.1 + 0.09**2 / 0.01) / 2
     assert float(target_penalty(usage, drawn, "batch")) == pytest.approx(of_groups)
-    of_videos = 0.3**2 + 0.15**2 + 0.1**2 + 0.15**2 + 0 + 0.01**2 + 0.4**2 + 0.19**2
+    of_videos = (0.3**2 + 0.1**2) / 0.5 + 2 * 0.15**2 / 0.25 + 0.4**2 / 0.1 + (0.01**2 + 0.19**2) / 0.01
     assert float(target_penalty(usage, drawn, "video")) == pytest.approx(of_videos / 4)
     price = price_penalty(usage, drawn, torch.tensor([0.25, 0.75]))
     assert float(price) == pytest.approx(((0.125 + 0.175) / 0.5 + (0.025 + 0.275) / 0.1) / 4)
@@ -96,7 +97,7 @@ def test_a_gate_begins_as_the_plain_one_at_every_budget() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "on"), [(name, on) for name in CONDITIONED for on in ("target", "price")])
 def test_a_higher_budget_is_used(name: str, on: str) -> None:
-    fields = {"condition": "budget", "condition_on": on, "usage_weight": 8.0 if on == "target" else 1.0}
+    fields = {"condition": "budget", "condition_on": on, "usage_weight": 2.0}
     method = synthetic_method(name, fields)
     train_briefly(method, synthetic_split(num_videos=64, seed=3), steps=150)
     assert isinstance(method, (LiteEval, Hcms)) and method.config.budgets is not None
@@ -175,7 +176,7 @@ def test_a_line_goes_from_closed_gates_through_all_budgets_to_open_ones() -> Non
     offsets = Line(
         name="offset", settings=tuple({"budget": 0.1, "offset": o, "k": 0.0} for o in (-3.0, -1.0, 0.0, 2.0))
     )
-    (line,) = budget_lines([offsets], Budgets(0.01, 1.0))
+    (line,) = budget_lines([offsets, dataclasses.replace(offsets, name="alone")], Budgets(0.01, 1.0))
     settings = [dict(setting) for setting in line.settings]
     assert settings[:3] == [
         {"budget": 0.01, "offset": -3.0, "k": 0.0},

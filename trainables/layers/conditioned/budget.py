@@ -7,7 +7,7 @@ gate as one more input instead moves its bias alone, and was worse by 5 points o
 A batch is parted into groups, each with a budget of its own; the penalty for usage is taken over a group. What training
 aims at with a budget b (`condition_on`):
 
-    target    usage b: the square of (mean usage of the group - b), as without conditioning
+    target    usage b: (mean usage of the group - b)^2 / b
     price     usage / b: b is the usage that is worth the penalty's weight in loss
 
 B videos, G inputs of a gate.
@@ -38,8 +38,9 @@ BUDGET = "budget"
 """The inference knob."""
 _GROUPS = 4
 """Of a batch."""
-_PRICES = (0.03, 10.0)
-"""Budgets of a price. A share of 0.03 of the steps is worth a whole unit of loss; hardly anything is worth more."""
+_PRICES = (0.4, 20.0)
+"""Budgets of a price, for the default weight of penalties, 2. From a lower end, such as 0.06, gates close for good
+before the network has learned what they are for."""
 _TERMS = 3
 """Of a polynomial of degree 2."""
 
@@ -65,7 +66,7 @@ class Budgets:
         """As a method is configured: None without conditioning.
 
         Arguments:
-            low, high: None: `targets`, or of a price what suits penalties of a weight of 1.
+            low, high: None: `targets`, or of a price `_PRICES`.
 
         Raises `UsageError` for words that are none, and for an impossible range.
         """
@@ -187,7 +188,9 @@ class Drawn:
 
 
 def target_penalty(usage: Tensor, drawn: Drawn, reduction: Literal["batch", "video"]) -> Tensor:
-    """How far the usage of groups, or of videos, is from what their budgets aim at: squares, a mean over videos.
+    """How far the usage of groups, or of videos, is from what their budgets aim at, a mean over videos: squares, as a
+    share of what is aimed at. Plain squares hardly tell small budgets apart, so that the cheaper half of the range
+    would cost the same.
 
     Arguments:
         usage: `[B, L]`, the share of its steps at which a video used each of L levels. Of a budget b level l, counted
@@ -195,9 +198,11 @@ def target_penalty(usage: Tensor, drawn: Drawn, reduction: Literal["batch", "vid
     """
     levels = torch.arange(1, usage.shape[1] + 1, device=usage.device)
     if reduction == "video":
-        return (usage - drawn.of_videos[:, None] ** levels).square().sum(dim=1).mean()
+        wanted = drawn.of_videos[:, None] ** levels
+        return ((usage - wanted).square() / wanted).sum(dim=1).mean()
     means, shares = drawn.group_means(usage)
-    return ((means - drawn.budgets[:, None] ** levels).square().sum(dim=1) * shares).sum()
+    wanted = drawn.budgets[:, None] ** levels
+    return (((means - wanted).square() / wanted).sum(dim=1) * shares).sum()
 
 
 def price_penalty(usage: Tensor, drawn: Drawn, weights: Tensor) -> Tensor:

@@ -19,17 +19,16 @@ def budget_probes(default: Setting, budgets: Budgets | None) -> list[Setting]:
 
 
 def budget_lines(lines: Sequence[Line], budgets: Budgets | None) -> list[Line]:
-    """Lines of gate offsets with the budget in front.
-
-    The first line becomes one through the whole range: from where its offsets close all gates at the lowest budget, by
-    way of all budgets at the default setting, to where they open all at the highest.
+    """Lines of gate offsets as one through the whole range: from where those of the first close all gates at the lowest
+    budget, by way of all budgets without offset, to where they open all at the highest. Offsets of one gate alone are
+    left out: a network that was trained for each cost is better there than one that is pushed to it.
 
     Arguments:
         lines: of offsets at the default budget, from closed to open; without settings where logits are constant.
     """
     if budgets is None or not lines or len(lines[0].settings) < 2:
         return list(lines)
-    first, *others = lines
+    first = lines[0]
     offsets = [{k: v for k, v in setting.items() if k != BUDGET} for setting in first.settings]
     names = first.name.split(", ")
     below = [each for each in offsets if all(float(each[name]) < 0 for name in names)]
@@ -40,4 +39,4 @@ def budget_lines(lines: Sequence[Line], budgets: Budgets | None) -> list[Line]:
         *({BUDGET: budget, **plain} for budget in budgets.spread(_BUDGETS)),
         *({BUDGET: budgets.high, **each} for each in above),
     ]
-    return [Line(name=f"{BUDGET}, {first.name}", settings=tuple(path)), *others]
+    return [Line(name=f"{BUDGET}, {first.name}", settings=tuple(path))]
