@@ -42,19 +42,23 @@ COSTS = (0.02, 0.03, 0.05)
 """GFLOPs, at which the quality of the front is read."""
 DIAL = f"hcms-{TARGET}"
 BUDGETS = tuple(round(float(each), 3) for each in np.geomspace(0.05, 0.7, 10))
+KINDS = ("dial", "narrow", "plain_gates")
+"""At ten budgets: one model; ten that are trained in the same way for one each; ten with plain gates and penalty."""
 TEN_SEEDS = 1
-"""With which ten models are trained for one budget each."""
+"""With which these are trained."""
+_NARROW = 1.01
+"""A range of budgets as good as one."""
 
 
 def train(study: Study) -> list[Run]:
-    """Per seed: `METHOD-WAY` to its points; of the first seeds also `dial-BUDGET` and `trained-BUDGET`."""
+    """Per seed: `METHOD-WAY` to its points; of the first seeds also `KIND-BUDGET` of the ten."""
     names = {
         seed: [f"{method}-{way}" for method, ways in WAYS.items() for way in ways]
-        + [f"{kind}-{budget:g}" for kind in ("dial", "trained") for budget in BUDGETS if seed < TEN_SEEDS]
+        + [f"{kind}-{budget:g}" for kind in KINDS for budget in BUDGETS if seed < TEN_SEEDS]
         for seed in range(study.seeds)
     }
     # Those of the dial need the model that another trial trains.
-    for kinds in (tuple(WAYS), ("dial", "trained")):
+    for kinds in (tuple(WAYS), KINDS):
         configs = [
             _config(study, name, seed)
             for seed, each in names.items()
@@ -76,6 +80,10 @@ def _config(study: Study, name: str, seed: int) -> TrialConfig:
         method, points, model = kind, DEFAULT_POINTS, WAYS[kind][last]
     elif kind == "dial":
         model, setting = WAYS[method][TARGET], {"budget": float(last)}
+    elif kind == "narrow":
+        low, high = float(last) / _NARROW, float(last) * _NARROW
+        model = {**WAYS[method][TARGET], "budget_low": low, "budget_high": high}
+        setting = {"budget": float(last)}
     else:
         model = {"skip_1": 1 - float(last), "skip_2": 1 - float(last) ** 2}
     return TrialConfig(
@@ -138,17 +146,15 @@ def _at(run: Run, kind: str) -> list[Point]:
 
 
 def _ten(run: Run) -> list[dict[str, Any]]:
-    """A row per budget: one model that was told it, beside one that was trained for it."""
-    pairs = zip(BUDGETS, _at(run, "dial"), _at(run, "trained"), strict=True)
+    """A row per budget: what each kind spends and scores."""
+    each = {kind: _at(run, kind) for kind in KINDS}
     return [
         {
             "budget": budget,
-            "dial_gflops": dial.test.gflops,
-            "dial_map": dial.test.quality,
-            "trained_gflops": trained.test.gflops,
-            "trained_map": trained.test.quality,
+            **{f"{kind}_gflops": each[kind][place].test.gflops for kind in KINDS},
+            **{f"{kind}_map": each[kind][place].test.quality for kind in KINDS},
         }
-        for budget, dial, trained in pairs
+        for place, budget in enumerate(BUDGETS)
     ]
 
 
@@ -161,7 +167,7 @@ def _fronts(run: Run) -> list[dict[str, Any]]:
             "strict": share(points, STRICT),
             "dearer": sum(a.test.gflops < b.test.gflops for a, b in itertools.pairwise(points)),
         }
-        for kind, points in ((kind, _at(run, kind)) for kind in ("dial", "trained"))
+        for kind, points in ((kind, _at(run, kind)) for kind in KINDS)
     ]
 
 
@@ -214,10 +220,14 @@ BENCHMARKS = (
                 "ten",
                 ("budget",),
                 (
-                    Cell("dial_gflops", "one model: GFLOPs", only_mean=True, digits=4),
-                    Cell("dial_map", "mAP", percent=True, only_mean=True),
-                    Cell("trained_gflops", "ten models: GFLOPs", only_mean=True, digits=4),
-                    Cell("trained_map", "mAP", percent=True, only_mean=True),
+                    *(
+                        cell
+                        for kind in KINDS
+                        for cell in (
+                            Cell(f"{kind}_gflops", f"{kind}: GFLOPs", only_mean=True, digits=4),
+                            Cell(f"{kind}_map", "mAP", percent=True, only_mean=True),
+                        )
+                    ),
                 ),
             ),
         ),

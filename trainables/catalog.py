@@ -80,7 +80,7 @@ def method_config(name: str, fields: Mapping[str, Any]) -> Any:
     config = method_class(name).Config
     if CONDITION in fields and CONDITION not in type_hints(config):
         raise UsageError(
-            f"{name} cannot be conditioned on a budget: it has no gates that one network could open for several",
+            f"{name} cannot be conditioned on a budget: it has no gate that can be told one",
             f"Leave method.model.{CONDITION} out. Methods that can be: {', '.join(_CONDITIONED)}.",
         )
     return typed_config(config, fields, f"method {name}")

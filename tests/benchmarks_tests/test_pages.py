@@ -116,6 +116,7 @@ def test_only_what_was_measured_again_has_its_points() -> None:
     assert {each.name for each in STORED if "points" in stored(each).tables} == {
         "model_selection_localization",
         "search_points",
+        "budget_dial",
     }
 
 

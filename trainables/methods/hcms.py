@@ -33,7 +33,8 @@ Departures from the paper, and why:
   repository (`lite_eval.py`), so that both are compared on equal terms. The paper: Adam at 1e-4, times 0.92
   per epoch.
 
-Budget knobs: gamma_l and lambda in training. At inference `gate_offset_l` (ours: added to the "use" logit of
+Budget knobs: gamma_l and lambda in training; with `condition=budget` gammas are drawn in training and chosen at
+inference, by `budget` (`layers/conditioned/budget.py`). At inference `gate_offset_l` (ours: added to the "use" logit of
 level l) and `max_gflops`, a cap per video (Table 2). Under a cap (`caps.py`; `cap_rule=stop`), **a video is answered
 right before the first run of a level that would take its cost past the cap**: the backbone, projection, cell and next
 gate of that level together, with the cost of the answer itself held in reserve. What was read at that step before

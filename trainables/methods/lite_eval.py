@@ -25,7 +25,8 @@ Departures from the paper, and why:
 Budget knobs: gamma and lambda in training; at inference `gate_offset` (ours: added to the "use" logit),
 `online_k` (the paper's online mode: answer right after the K-th close read) and a cap per video (`caps.py`): `cap_rule`
 `stop` answers right before the first read that would pass `max_gflops`, `cheap` leaves out the close read and continues
-coarsely. (Versions that were promoted before there was a `cap_rule` do what is now `cheap`.)
+coarsely. With `condition=budget` gamma is drawn in training and chosen at inference, by `budget`
+(`layers/conditioned/budget.py`). (Versions that were promoted before there was a `cap_rule` do what is now `cheap`.)
 """
 
 from __future__ import annotations

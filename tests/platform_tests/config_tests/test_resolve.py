@@ -32,6 +32,13 @@ def test_a_plan_is_typed() -> None:
     assert (plan.objective, set(plan.knobs)) == ("map", {"gamma", "lambda"})
 
 
+@pytest.mark.parametrize("name", ["lite_eval", "hcms"])
+def test_a_sweep_of_one_model_for_a_range_of_budgets_searches_no_budget(name: str) -> None:
+    plan = resolve(load_sweep_config([f"method={name}_dial"]))
+    assert plan.method.name == name and plan.method.config.condition == "budget"
+    assert set(plan.knobs) == {"lambda"}
+
+
 def test_more_trials_leave_the_plan_they_come_from_as_it_was() -> None:
     plan = resolve(load_sweep_config(["search.trials=5"]))
     more = plan.with_trials(8)
@@ -49,6 +56,15 @@ def test_more_trials_leave_the_plan_they_come_from_as_it_was() -> None:
         (["method=model_selection", "backbones=small"], "reads the source"),
         (["data=folder", "data.name=mine", "data.step_seconds=1"], "takes no settings, but has step_seconds"),
         (["extraction.precision=int4"], "int4"),
+        (
+            ["method=ada_frame", "method.model.condition=budget"],
+            "ada_frame cannot be conditioned on a budget",
+        ),
+        (["method=hcms", "method.model.condition=budget"], "skip_1 is 0.2, but with condition=budget"),
+        (
+            ["method=lite_eval_dial", "method.inference_knobs.budget.high=0.9"],
+            "method.inference_knobs.budget.high must be in [0.01, 0.5]",
+        ),
         (["backbones.dtype=int8"], "int8"),
     ],
 )

@@ -133,8 +133,8 @@ def replaced_by_budget(name: str, value: object) -> UsageError:
     """The error of a setting that has no meaning where budgets are drawn."""
     return UsageError(
         f"{name} is {value}, but with condition=budget the budget takes its place",
-        "Leave it out (of a sweep: take its knob out of method.training_knobs and method.published), "
-        "and say between which ends budgets are drawn: budget_low, budget_high.",
+        "Leave it out, and say between which ends budgets are drawn: budget_low, budget_high. Sweeps without its knob: "
+        "method=lite_eval_dial, method=hcms_dial.",
     )
 
 
