@@ -17,7 +17,8 @@ from paretovid.platform.fronts.build import build_front
 from paretovid.platform.records.front_files import FRONT_FILES
 from paretovid.platform.records.trial import SweepResults, read_sweep
 from paretovid.platform.storage.home import Home
-from paretovid.platform.sweeps.sweep import replay_sweep, write_front
+from paretovid.platform.sweeps.run import write_front
+from paretovid.platform.sweeps.sweep import replay_sweep
 from paretovid.platform.testing.sweeps import synthetic_sweep, write_trial
 from paretovid.platform.tracking.store import Store, StoreError, open_store
 from paretovid.platform.tracking.tags import environment, metrics_of, near_front
