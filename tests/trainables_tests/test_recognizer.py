@@ -16,6 +16,7 @@ from paretovid.trainables.catalog import build_method
 from paretovid.trainables.data.limits import VideoLimitsConfig
 from paretovid.trainables.data.moving_digits.generate import MovingDigitsConfig, make_moving_digits
 from paretovid.trainables.data.videos import VideoReader
+from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.errors import DataError, UnknownNameError, UsageError
 from paretovid.trainables.methods.lite_eval import LiteEval
 from paretovid.trainables.model_description import ModelDescription
@@ -73,7 +74,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def dialled(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Recognizer:
     """The same backbones under gates that are closed at the lowest budget and open at the highest."""
     root = tmp_path_factory.mktemp("dialled")
-    fields = {"condition": "budget", "budget_low": 0.05, "budget_high": 0.5}
+    fields: JsonObject = {"condition": "budget", "budget_low": 0.05, "budget_high": 0.5}
     plain = ModelDescription.read(folder)
     method = build_method("lite_eval", fields, widths=plain.widths, num_classes=4, multi_label=False)
     weights = dict(method.state_dict())

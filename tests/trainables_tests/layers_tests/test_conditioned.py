@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from paretovid.trainables.catalog import method_config, method_names
+from paretovid.trainables.catalog import ConfiguredMethod, method_config, method_names
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.evaluation.placement import place_settings
 from paretovid.trainables.layers.conditioned.budget import (
@@ -120,12 +120,15 @@ def test_a_budget_that_was_not_trained_names_the_range(name: str) -> None:
         run_cached(synthetic_method(name), split, {"budget": 0.2})
 
 
+def test_the_default_budget_is_within_a_narrow_range() -> None:
+    assert Budgets(0.2148, 0.2192).middle == 0.2148 and Budgets(0.01, 0.5).middle == 0.071
+
+
 @pytest.mark.parametrize("name", CONDITIONED)
 def test_only_a_method_that_is_conditioned_has_the_knob(name: str) -> None:
     plain, conditioned = (synthetic_method(name, fields) for fields in ({}, {"condition": "budget"}))
-    assert isinstance(plain, (LiteEval, Hcms)) and isinstance(conditioned, (LiteEval, Hcms))
-    knobs = conditioned.knobs_of(conditioned.config)
-    assert plain.knobs_of(plain.config) == plain.inference_knobs == knobs[1:]
+    knobs = ConfiguredMethod.of(name, {"condition": "budget"}).knobs
+    assert ConfiguredMethod.of(name, {}).knobs == plain.inference_knobs == knobs[1:]
     assert knobs[0].name == "budget" and conditioned.settings()[0]["budget"] == knobs[0].default
     assert conditioned.component_costs() == plain.component_costs(), "an answer costs no more"
 

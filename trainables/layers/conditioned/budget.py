@@ -91,7 +91,8 @@ class Budgets:
     @property
     def middle(self) -> float:
         """The default one."""
-        return float(f"{math.sqrt(self.low * self.high):.2g}")
+        # As short as users read it; in a narrow range the short one may lie beyond an end.
+        return min(max(float(f"{math.sqrt(self.low * self.high):.2g}"), self.low), self.high)
 
     def at(self, z: Tensor) -> Tensor:
         """Budgets `[...]` of places z `[...]` from -1 to 1, even in the logarithm."""
@@ -243,8 +244,9 @@ class BudgetGate(nn.Module):
         terms = [term for term in self.terms if isinstance(term, nn.Linear)]
         folded = nn.Linear(terms[0].in_features, 2, device=terms[0].weight.device)
         with torch.no_grad():
-            folded.weight.copy_(sum(term.weight * z**power for power, term in enumerate(terms)))
-            folded.bias.copy_(sum(term.bias * z**power for power, term in enumerate(terms)))
+            for name, into in folded.named_parameters():
+                each = [term.get_parameter(name) * z**power for power, term in enumerate(terms)]
+                into.copy_(torch.stack(each).sum(dim=0))
         return folded.eval()
 
 
