@@ -75,7 +75,8 @@ def train(study: Study) -> list[Run]:
 
 def _config(study: Study, name: str, seed: int) -> TrialConfig:
     kind, _, last = name.partition("-")
-    method, points, setting = "hcms", 1, None
+    method, points = "hcms", 1
+    setting: dict[str, float | str] | None = None
     if kind in WAYS:
         method, points, model = kind, DEFAULT_POINTS, WAYS[kind][last]
     elif kind == "dial":
