@@ -24,7 +24,7 @@ from benchmarks.harness.tables import Cell, Shown
 from paretovid.platform.config.load import load_sweep_config
 from paretovid.platform.records.trial import read_trial
 from paretovid.trainables.evaluation.pareto import Reference, hypervolume, non_dominated
-from paretovid.trainables.evaluation.results import RESULT_FILE
+from paretovid.trainables.evaluation.results import RESULT_FILE, OperatingPoint
 from paretovid.trainables.training.config import TrainingConfig, TrialConfig
 from paretovid.trainables.trial import run_trial
 
@@ -85,7 +85,7 @@ def _train(trained: TrialConfig) -> None:
             run_trial(each, context)
 
 
-def share(points: Sequence[Point], box: Reference) -> float:
+def share(points: Sequence[Point | OperatingPoint], box: Reference) -> float:
     """How much of a box the front that is chosen on validation dominates on test, in percent."""
     front = non_dominated([p.val.gflops for p in points], [p.val.quality for p in points])
     covered = hypervolume(

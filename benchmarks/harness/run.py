@@ -34,6 +34,7 @@ METHODS = (
     "video_epitoma",
     "model_selection",
     "model_selection_localization",
+    "search_plans",
     "search_points",
     "budget_dial",
 )
