@@ -11,7 +11,7 @@ from typing import cast
 import pytest
 from benchmarks import search_plans
 from benchmarks.harness.benchmark import Study
-from benchmarks.search_plans import KNOBS, ORDERS, PLANS, Sweep, folders
+from benchmarks.search_plans import KNOBS, LONG, LONGER, PUBLISHED, TRIALS, Sweep, folders
 from benchmarks.search_plans_shown import Trained, at_level, document_of, front
 
 from paretovid.platform.config.load import load_sweep_config
@@ -26,21 +26,11 @@ from paretovid.trainables.training.config import TrialConfig
 EPOCHS = 40
 
 
-@pytest.mark.parametrize("method", list(ORDERS))
-@pytest.mark.parametrize("plan", list(PLANS))
-def test_a_plan_spends_the_epochs_of_sixteen_short_trainings(plan: str, method: str) -> None:
-    preset = load_sweep_config([f"method={method}"]).method
-    wanted = PLANS[plan](preset, 0, EPOCHS)
-    assert sum(each.epochs for each in wanted) == 16 * EPOCHS
-    assert PLANS[plan](preset, 0, EPOCHS) == wanted
-    if "drawn" in plan or plan == "wide":
-        assert PLANS[plan](preset, 1, EPOCHS) != wanted
-        assert all(1e-3 <= each.training["learning_rate"] <= 1e-2 for each in wanted)
-
-
-@pytest.mark.parametrize("method", list(ORDERS))
-def test_few_trainings_take_published_settings(method: str) -> None:
-    assert all(each in load_sweep_config([f"method={method}"]).method.published for each in ORDERS[method])
+@pytest.mark.parametrize("method", list(PUBLISHED))
+def test_long_trainings_take_published_settings(method: str) -> None:
+    published = load_sweep_config([f"method={method}"]).method.published
+    assert len(PUBLISHED[method]) == TRIALS // LONGER
+    assert all(each in published for each in PUBLISHED[method])
 
 
 @pytest.fixture
@@ -87,19 +77,19 @@ def test_the_default_search_goes_on_where_it_was_and_trains_nothing_twice(
 
 
 def test_of_a_plan_the_first_trainings_that_fit_are_trained(sweep: Sweep, trained: list[TrialConfig]) -> None:
-    assert folders(sweep, "4 x 160", 8) == folders(sweep, "4 x 160")[:2]
+    assert folders(sweep, LONG, 8) == folders(sweep, LONG)[:2]
     assert [each.training_knobs["gamma"] for each in trained] == [0.03, 0.1, 0.01, 0.05]
     assert [each.training.epochs for each in trained] == 4 * [160]
 
 
 def test_only_the_result_of_a_training_stays(sweep: Sweep, trained: list[TrialConfig]) -> None:
-    (folder,) = folders(sweep, "1 x 640")
+    (folder,) = folders(sweep, LONG, 4)
     assert {path.name for path in folder.iterdir()} == {"result.json", "cpu_seconds.json"}
     assert json.loads((folder / "cpu_seconds.json").read_text()) >= 0
 
 
 def test_points_are_chosen_on_validation_and_shown_on_test(sweep: Sweep, trained: list[TrialConfig]) -> None:
-    trainings = [Trained(read_trial(folder), 2.0) for folder in folders(sweep, "4 x 160")]
+    trainings = [Trained(read_trial(folder), 2.0) for folder in folders(sweep, LONG)]
     chosen = front(trainings)
     costs = [point.val.gflops for _, point in chosen]
     qualities = [point.val.quality for _, point in chosen]
@@ -107,7 +97,7 @@ def test_points_are_chosen_on_validation_and_shown_on_test(sweep: Sweep, trained
     points = [point for _, point in chosen]
     assert at_level(points, costs[1]) == points[1]
     assert at_level(points, costs[0] / 2) is None
-    document = document_of({("4 x 160", 0): trainings}, EPOCHS, (16, 8), (costs[1], costs[0] / 2))
+    document = document_of({(LONG, 0): trainings}, EPOCHS, (16, 8), (costs[1], costs[0] / 2))
     whole, half = document["sweeps"]
     assert (whole["trainings"], whole["epochs"], whole["cpu_seconds"]) == (4, 640, 8.0)
     assert (half["trainings"], half["epochs"]) == (2, 320)
