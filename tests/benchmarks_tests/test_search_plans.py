@@ -20,7 +20,7 @@ from paretovid.platform.records.trial import read_trial
 from paretovid.platform.storage.home import SweepPaths
 from paretovid.platform.testing.sweeps import write_trial
 from paretovid.trainables.context import LocalContext
-from paretovid.trainables.evaluation.results import RESULT_FILE
+from paretovid.trainables.evaluation.results import RESULT_FILE, Metrics, OperatingPoint
 from paretovid.trainables.training.config import TrialConfig
 
 EPOCHS = 40
@@ -103,3 +103,25 @@ def test_points_are_chosen_on_validation_and_shown_on_test(sweep: Sweep, trained
     assert (half["trainings"], half["epochs"]) == (2, 320)
     assert whole[f"map_at_{costs[1]:g}"] == points[1].test.quality != points[1].val.quality
     assert f"map_at_{costs[0] / 2:g}" not in whole
+
+
+def test_costs_count_as_they_were_on_validation(tmp_path: Path) -> None:
+    """The second point is cheaper on test than on validation; the third is good on test alone."""
+    result = read_trial(
+        write_trial(SweepPaths(tmp_path / "made"), "t0000", [(0.1, 1.0), (0.2, 2.0), (0.3, 3.0)])
+    )
+    figures = [((0.5, 1.0), (0.4, 1.0)), ((0.6, 2.0), (0.3, 0.5)), ((0.55, 3.0), (0.9, 3.0))]
+    points = tuple(
+        replace(
+            point,
+            **{split: _measured(point, *each) for split, each in zip(("val", "test"), pair, strict=True)},
+        )
+        for point, pair in zip(result.points, figures, strict=True)
+    )
+    chosen = front([Trained(replace(result, points=points), 1.0)])
+    assert [point.id for _, point in chosen] == [points[0].id, points[1].id]
+    assert at_level(points, 1.5) == points[0]
+
+
+def _measured(point: OperatingPoint, quality: float, gflops: float) -> Metrics:
+    return replace(point.val, qualities={"map": quality}, gflops=gflops)
