@@ -112,11 +112,8 @@ def test_costs_count_as_they_were_on_validation(tmp_path: Path) -> None:
     )
     figures = [((0.5, 1.0), (0.4, 1.0)), ((0.6, 2.0), (0.3, 0.5)), ((0.55, 3.0), (0.9, 3.0))]
     points = tuple(
-        replace(
-            point,
-            **{split: _measured(point, *each) for split, each in zip(("val", "test"), pair, strict=True)},
-        )
-        for point, pair in zip(result.points, figures, strict=True)
+        replace(point, val=_measured(point, *val), test=_measured(point, *test))
+        for point, (val, test) in zip(result.points, figures, strict=True)
     )
     chosen = front([Trained(replace(result, points=points), 1.0)])
     assert [point.id for _, point in chosen] == [points[0].id, points[1].id]
