@@ -60,7 +60,9 @@ def document_of(sweeps: Sweeps, epochs: int, worths: Sequence[int], levels: Sequ
         for worth in worths:
             fitting = _within(trainings, worth * epochs)
             if fitting:
-                found["sweeps"].append({**own, "worth": worth, **_sweep(fitting, levels)})
+                found["sweeps"].append(
+                    {"way": f"{plan}, {worth}", **own, "worth": worth, **_sweep(fitting, levels)}
+                )
         found["fronts"] += [{**own, "training": place, **_point(point)} for place, point in front(trainings)]
     return dict(found)
 
@@ -136,10 +138,10 @@ def _point(point: OperatingPoint) -> Row:
     }
 
 
-def tables(title: str, base: str, worths: Sequence[int], levels: Sequence[float]) -> tuple[Shown, ...]:
-    """Per worth of a sweep a line per plan: its front, and what it has at the levels; differences are from the plan
-    `base`, seed by seed."""
-    against = ("plan", base)
+def tables(title: str, base: str, levels: Sequence[float]) -> tuple[Shown, ...]:
+    """A line per plan and worth: its front, and what it has at the levels; differences are from the way `base`, seed by
+    seed."""
+    against = ("way", base)
     at_levels = tuple(
         cell
         for level in levels
@@ -149,15 +151,15 @@ def tables(title: str, base: str, worths: Sequence[int], levels: Sequence[float]
         )
     )
     whole = (
-        Cell("trainings", only_mean=True, digits=1),
+        Cell("trainings", only_mean=True, digits=0),
+        Cell("epochs", only_mean=True, digits=0),
+        Cell("cpu_seconds", "CPU seconds", only_mean=True, digits=0),
         Cell("hypervolume", only_mean=True, digits=2),
         Cell("hypervolume", "difference", digits=2, against=against),
         Cell("strict", only_mean=True, digits=2),
         Cell("strict", "difference", digits=2, against=against),
-        Cell("cpu_seconds", "CPU seconds", only_mean=True, digits=0),
     )
     return tuple(
-        Shown(f"{title}, {what} for {worth} short trainings", "sweeps", ("plan",), cells, {"worth": worth})
-        for worth in worths
-        for what, cells in (("front", whole), ("points", at_levels))
+        Shown(f"{title}, {what}", "sweeps", ("way",), cells)
+        for what, cells in (("front", whole), ("at GFLOPs", at_levels))
     )
