@@ -35,7 +35,7 @@ def test_long_trainings_take_published_settings(method: str) -> None:
 
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[TrialConfig]:
-    """What was trained so far, in place of training: a longer training is better, a dearer setting too."""
+    """What was trained so far, in place of training: a longer training is better, a more expensive setting too."""
     found: list[TrialConfig] = []
 
     def run_trial(config: TrialConfig, context: LocalContext) -> None:
