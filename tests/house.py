@@ -387,6 +387,22 @@ def loose_mappings(root: Path) -> dict[str, int]:
     return {each: count for each, count in sorted(found.items()) if count}
 
 
+def json_mappings(root: Path) -> dict[str, int]:
+    """Room to how often `JsonObject`, `dict[str, object]` and `Mapping[str, object]` stand in it, imports not counted.
+
+    They are checked where they are read, unlike `Any`; but what their keys are nobody says either.
+    """
+    found: dict[str, int] = defaultdict(int)
+    for path in sources(root):
+        for node in ast.walk(parsed(root / path)):
+            is_json = isinstance(node, ast.Name) and node.id == "JsonObject"
+            is_object = isinstance(node, ast.Subscript) and re.fullmatch(
+                r"(?:dict|Mapping|MutableMapping)\[str, object\]", ast.unparse(node)
+            )
+            found[room(path.as_posix())] += bool(is_json or is_object)
+    return {each: count for each, count in sorted(found.items()) if count}
+
+
 def private_names(root: Path) -> list[str]:
     """Private names of a library where it has no adapter, as `FILE:LINE: what`.
 
@@ -512,10 +528,11 @@ def figures(root: Path) -> str:
         pairs = arrows(root, folder)
         size = sum((root / p).read_text().count("\n") for p in sources(root) if p.parts[0] == folder)
         loose = sum(count for each, count in loose_mappings(root).items() if each.startswith(folder))
+        of_json = sum(count for each, count in json_mappings(root).items() if each.startswith(folder))
         rooms = [each for each in FLOORS if each.startswith(f"{folder}/")]
         lines.append(
             f"{folder}: {len(rooms)} rooms, {len({FLOORS[each] for each in rooms})} floors, {len(pairs)} arrows, "
-            f"{size} lines, {loose} loose mappings ({1000 * loose / size:.1f} per 1,000 lines)"
+            f"{size} lines, {loose} loose mappings ({1000 * loose / size:.1f} per 1,000 lines), {of_json} of JSON"
         )
     return "\n".join(lines)
 
