@@ -73,7 +73,7 @@ $(RUN):
 	  exit 1; }
 
 $(PLATFORM_STAMP): pyproject.toml constraints.txt | $(RUN)
-	@echo "Installing paretovid into $(VENV): about 6 GB, 2 to 10 minutes the first time."
+	@echo "Installing paretovid into $(VENV): about 7 GB, 2 to 10 minutes the first time."
 	@$(PIP_INSTALL) -e '.[platform]'
 	@touch $@
 
