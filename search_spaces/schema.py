@@ -23,10 +23,12 @@ from typing import Annotated, Any
 from omegaconf import MISSING
 
 from paretovid.search_spaces.plans import DEFAULT_PLAN
+from paretovid.trainables.documents import JsonValue
 from paretovid.trainables.ranges import (
     Count,
     Finite,
     NonNegative,
+    OpenFraction,
     Positive,
     Range,
     Seed,
@@ -148,6 +150,14 @@ class SearchConfig:
     objective, computed anew for each suggestion."""
     max_gflops: Positive | None = None
     """GFLOPs per video that a point worth finding may spend; null: no limit."""
+    stopping: str = "none"
+    """`none`: every trial is trained to its end. `curve`: at rungs it is measured on validation and compared with the
+    trials that were measured there before it, and only those go on whose curve lies furthest above the others' at equal
+    cost (`platform/search/rungs.py`). The first four at a rung go on, and so do the anchors and all baselines."""
+    rungs: list[OpenFraction] = dataclasses.field(default_factory=lambda: [0.25])
+    """Shares of the training's epochs at which trials are judged, with `stopping=curve`."""
+    keep: OpenFraction = 0.5
+    """The share that goes on at a rung."""
     hours: Positive | None = None
     """No trial is started after this time; running ones finish. null: no limit."""
     points: Count = 24
@@ -259,8 +269,17 @@ FREE_SECTIONS = (
 )
 """Dotted names of the sections whose keys this schema leaves open."""
 
+LEAST_OTHERS = 4
+"""Trials that were measured at a rung before one that may be stopped there (`search.stopping`)."""
+
 RENAMED = {"search.tell_swept": "search.report_all_points"}
 """Former names of settings, dotted, to those of today. Read on command lines and in records of sweeps."""
 
-ADDED = {"search.guided_by": "point", "search.plan": "knobs"}
+ADDED: dict[str, JsonValue] = {
+    "search.guided_by": "point",
+    "search.plan": "knobs",
+    "search.stopping": "none",
+    "search.rungs": [0.25],
+    "search.keep": 0.5,
+}
 """Settings, dotted, that records of sweeps may lack, and what these were made with: the default may change."""

@@ -97,6 +97,8 @@ FILE_NAMES: Mapping[str, tuple[str, ...]] = {
     "outcome.json": (),
     "stop.json": (),
     "alive.json": (),
+    "learning.json": (),
+    "judgement.json": (),
     "result.json": ("trainables/evaluation/results.py",),
     "scores.safetensors": ("trainables/evaluation/results.py",),
     "model.safetensors": ("trainables/evaluation/results.py",),

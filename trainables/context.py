@@ -3,14 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, final
+from typing import Protocol, final, runtime_checkable
 
 import torch
 
 
 class TrialStopped(Exception):
     """The trial was asked to end before it was done. It resumes from its checkpoint when it is started again."""
+
+
+class StoppedAtRung(Exception):
+    """The trial was judged at a rung, and is not trained to its end (`FollowedContext.is_judged_out`).
+
+    Arguments:
+        epoch: epochs that were trained when it heard of it.
+        epochs: of the whole training.
+    """
+
+    def __init__(self, epoch: int, epochs: int) -> None:
+        super().__init__(f"stopped at epoch {epoch} of {epochs}")
+        self.epoch = epoch
+        self.epochs = epochs
+
+    def __reduce__(self) -> tuple[type[StoppedAtRung], tuple[int, int]]:
+        return StoppedAtRung, (self.epoch, self.epochs)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rung:
+    """What a training reaches on validation before its end."""
+
+    share: float
+    """Of the training's epochs, as the configuration names it."""
+    epoch: int
+    """Epochs that were trained by then."""
+    points: tuple[tuple[float, float], ...]
+    """Quality (a fraction) and GFLOPs per video on validation of the settings that were measured, the default one
+    first."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Learning:
+    """All that a training has measured of itself so far: it replaces what was said before."""
+
+    epochs: int
+    """Of the whole training."""
+    history: tuple[Mapping[str, float], ...]
+    """Means of the loss and its parts by epoch."""
+    rungs: tuple[Rung, ...] = ()
 
 
 class TrialContext(Protocol):
@@ -28,6 +70,24 @@ class TrialContext(Protocol):
 
     def heartbeat(self) -> bool:
         """Reports that the trial gets on; cheap, for every step. True: it should end, with a checkpoint."""
+
+
+@runtime_checkable
+class FollowedContext(Protocol):
+    """What a context has besides if somebody follows the training, and may judge it. Called on rank 0 alone."""
+
+    def follow(self, learning: Learning) -> None:
+        """Called after every epoch, and once more when a rung has been measured. Cheap; fails for nothing."""
+
+    def followed(self) -> Learning | None:
+        """What this trial said last before it was interrupted."""
+
+    def is_judged_out(self, *, is_waiting: bool = False) -> bool:
+        """True once the trial was judged at a rung and is to end there.
+
+        Arguments:
+            is_waiting: a rung was just measured, and its judgement is waited for as long as that may take.
+        """
 
 
 @final

@@ -202,6 +202,10 @@ class Fields:
         """A list of whole numbers."""
         return tuple(self._as(int, value, name) for value in self._list(name, default))
 
+    def numbers(self, name: str, default: Sequence[float] | None = None) -> tuple[float, ...]:
+        """A list of numbers."""
+        return tuple(self._as(float, value, name) for value in self._list(name, default))
+
     def pairs(
         self, name: str, default: Sequence[Sequence[float]] | None = None
     ) -> tuple[tuple[float, float], ...]:

@@ -4,7 +4,7 @@ A method decides, step by step, what it wants to see; a **provider** supplies it
 (`provider.py`). The trainer (`training/loop.py`) calls `loss` on batches in which all features are present; the
 evaluation and the promoted model call `run`, with a provider of cached features or of a raw video. Both
 are the same code, so what is promoted behaves as it was evaluated. What only some methods do besides they say by a
-second base class beside `Method` (`UsesSourceInfo` to `PlacesSettings`), called only for those that have it.
+second base class beside `Method` (`UsesSourceInfo` to `TrainsInStages`), called only for those that have it.
 
 Shapes: B videos, T steps (padded to the longest of the batch), C classes, D_s the width of source s.
 """
@@ -218,6 +218,15 @@ class PlacesSettings(ABC):
     @abstractmethod
     def answer(self, outcome: Outcome, setting: Setting) -> Outcome:
         """What a run at `setting` would have given, from one at `runs_at(setting)`."""
+
+
+class TrainsInStages(ABC):
+    """A method whose parts are trained one after the other: before the last stage its curve says nothing."""
+
+    @classmethod
+    @abstractmethod
+    def last_stage(cls, config: Any) -> float:
+        """The share of its training after which all that decides or answers is trained; 0: from the start."""
 
 
 def check_listed(name: str, values: Sequence[float] | None) -> None:

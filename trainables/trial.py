@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -64,12 +64,17 @@ from paretovid.trainables.training.config import TrialConfig
 from paretovid.trainables.training.dataset import _Data
 from paretovid.trainables.training.loop import _train
 
+RUNG_POINTS = 12
+"""Placed settings that are measured at a rung, at most: half of a trial's usual ones, which a comparison of curves does
+not need all of."""
+
 
 def run_trial(config: TrialConfig, context: TrialContext) -> TrialResult | None:
     """Trains, evaluates, and writes `result.json`, `scores.safetensors` and `model.safetensors`.
 
     Returns the result on rank 0, None on others. Raises `NonFiniteError` if the loss diverges, `StaleFeaturesError` or
-    `DataError` for features or videos that cannot be used, `TrialStopped` if the context asked it to end.
+    `DataError` for features or videos that cannot be used, `TrialStopped` if the context asked it to end,
+    `StoppedAtRung` if it was judged at one of `config.rungs`.
     """
     started = time.perf_counter()
     # The sums of a matrix product depend on the number of threads; results must not.
@@ -84,7 +89,7 @@ def run_trial(config: TrialConfig, context: TrialContext) -> TrialResult | None:
     if method.task == "localization":  # what cannot be measured is not trained first
         for name in SPLITS:
             true_instances(dataset, data.records(name))
-    history = _train(method, data, config, context)
+    history = _train(method, data, config, context, lambda: _validation_points(method, data, config, context))
     if context.rank != 0:
         return None
     costs = cost_table(method, data.components, config.accounting, len(dataset.classes))
@@ -219,6 +224,26 @@ def _place(
     return place_settings(method, method.settings()[0], answers, costs, config.points)
 
 
+def _validation_points(
+    method: Method, data: _Data, config: TrialConfig, context: TrialContext
+) -> tuple[tuple[float, float], ...]:
+    """Quality and GFLOPs on validation of the settings that would be measured if training ended here, the default one
+    first; of placed ones at most `RUNG_POINTS`. The method is where it was afterwards."""
+    fewer = replace(config, points=min(config.points, RUNG_POINTS))
+    costs = cost_table(method, data.components, config.accounting, len(data.dataset.classes))
+    method.cpu()
+    try:
+        placement = _place(method, data, fewer, costs, context)
+        measured, targets, instances = _on_split("val", method, data, fewer, costs, context, placement)
+    finally:
+        method.to(context.device)
+    figures = (
+        each.metrics(targets.targets.numpy(), targets.num_steps.numpy(), instances=instances)
+        for each in measured
+    )
+    return tuple((found.quality, found.gflops) for found in figures)
+
+
 def _evaluate(
     method: Method,
     data: _Data,
@@ -233,21 +258,11 @@ def _evaluate(
     ground_truth: dict[Split, FeatureSplit] = {}
     instances: dict[Split, GroundTruth] = {}
     for name in SPLITS:
-        splits = list(data.batches(name))
-        ground_truth[name] = _concatenated(splits)
-        if method.task == "localization":
-            instances[name] = true_instances(data.dataset, data.records(name))
-        expand = config.inference_setting is None
-        answered = (
-            (
-                split,
-                _answers(method, data, split, settings, costs, expand=expand)
-                if placement is None and not config.confirms
-                else _placed_answers(method, data, split, settings, costs),
-            )
-            for split in _while_wanted(splits, context)
+        measured[name], ground_truth[name], found = _on_split(
+            name, method, data, config, costs, context, placement
         )
-        measured[name] = measure(answered, costs, max_steps=max(s.mask.shape[1] for s in splits))
+        if found is not None:
+            instances[name] = found
     kept = _in_order(measured["val"], settings) if config.confirms else _distinct(measured)
     _write_scores(
         Path(config.output), {n: [measured[n][i] for i in kept] for n in measured}, ground_truth, instances
@@ -284,6 +299,34 @@ def _settings(method: Method, config: TrialConfig, placement: Placement | None) 
         default = {knob.name: knob.default for knob in knobs if knob.name != "max_gflops"}
         return [complete({**default, **config.inference_setting})]
     return method.settings() if placement is None else list(placement.settings)
+
+
+def _on_split(
+    name: Split,
+    method: Method,
+    data: _Data,
+    config: TrialConfig,
+    costs: CostTable,
+    context: TrialContext,
+    placement: Placement | None,
+) -> tuple[list[Measured], FeatureSplit, GroundTruth | None]:
+    """Every setting on one split, what it is measured against, and the true instances, of localization."""
+    settings = _settings(method, config, placement)
+    splits = list(data.batches(name))
+    is_localization = method.task == "localization"
+    instances = true_instances(data.dataset, data.records(name)) if is_localization else None
+    expand = config.inference_setting is None
+    answered = (
+        (
+            split,
+            _answers(method, data, split, settings, costs, expand=expand)
+            if placement is None and not config.confirms
+            else _placed_answers(method, data, split, settings, costs),
+        )
+        for split in _while_wanted(splits, context)
+    )
+    measured = measure(answered, costs, max_steps=max(s.mask.shape[1] for s in splits))
+    return measured, _concatenated(splits), instances
 
 
 def _answers(

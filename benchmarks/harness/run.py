@@ -41,6 +41,7 @@ METHODS = (
 """Files that declare benchmarks of methods."""
 OTHERS = (
     "durability",
+    "early_stopping",
     "extraction",
     "gpu",
     "overhead",

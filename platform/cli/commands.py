@@ -141,7 +141,18 @@ def sweeps(args: argparse.Namespace) -> Answer:
         status = status_of(home, args.sweep)
         return Answer(text=status_text(status), document=status.to_json())
     found = [listing.to_json() for listing in list_sweeps(home)]
-    columns = ("name", "method", "data", "state", "trials", "asked", "failed", "hypervolume", "created")
+    columns = (
+        "name",
+        "method",
+        "data",
+        "state",
+        "trials",
+        "asked",
+        "stopped",
+        "failed",
+        "hypervolume",
+        "created",
+    )
     rows = [[_cell(entry.get(column)) for column in columns] for entry in found]
     none_yet = f"No sweeps yet in {home.url or home.root}. Start one: paretovid sweep"
     text = format_table(columns, rows) if rows else none_yet

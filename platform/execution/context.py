@@ -18,9 +18,10 @@ import ray.train.torch
 import torch
 from ray import tune
 
+from paretovid.platform.execution.following import Following
 from paretovid.platform.execution.heartbeat import HeartbeatWriter
 from paretovid.platform.storage.home import TrialPaths
-from paretovid.trainables.context import TrialStopped
+from paretovid.trainables.context import Learning, TrialStopped
 from paretovid.trainables.data.partial_files import partial_file
 from paretovid.trainables.errors import NonFiniteError
 
@@ -90,7 +91,8 @@ class ProcessContext:
         self.reports = 0
         """How often training has reported since the process began."""
         self._trial = trial
-        self._heartbeats = HeartbeatWriter(trial)
+        self._heartbeats = beats = HeartbeatWriter(trial)
+        self._following = Following(trial, is_mine=lambda: beats.is_mine, should_end=beats.heartbeat)
 
     def report(self, progress: Mapping[str, float], checkpoint: Path | None = None) -> None:
         """Keeps the checkpoint, reports to the driver. Raises `NonFiniteError`."""
@@ -111,6 +113,18 @@ class ProcessContext:
         """True once the driver asks all trials to end, or another process has this one."""
         return self._heartbeats.heartbeat()
 
+    def follow(self, learning: Learning) -> None:
+        """For the driver, which tells MLflow and judges; written every few seconds and at rungs."""
+        self._following.follow(learning)
+
+    def followed(self) -> Learning | None:
+        """What an earlier process of this trial has written."""
+        return self._following.followed()
+
+    def is_judged_out(self, *, is_waiting: bool = False) -> bool:
+        """Whether the driver has judged so. Waits at most `JUDGEMENT_SECONDS`, and not while the sweep ends."""
+        return self._following.is_judged_out(is_waiting=is_waiting)
+
     def end(self) -> None:
         """The trial is over."""
         self._heartbeats.end()
@@ -127,7 +141,12 @@ class WorkerContext:
         self.device = ray.train.torch.get_device()
         self._trial = trial
         # One holds the lease for all; that another one hangs shows in it, as they wait for each other at every step.
-        self._heartbeats = HeartbeatWriter(trial) if self.rank == 0 else None
+        self._heartbeats = beats = HeartbeatWriter(trial) if self.rank == 0 else None
+        self._following = (
+            None
+            if beats is None
+            else Following(trial, is_mine=lambda: beats.is_mine, should_end=beats.heartbeat)
+        )
         # Each for itself, a slow rank could find what a quick one has kept since, and they would part.
         self._found: Path | None = ray.train.collective.broadcast_from_rank_zero(kept_checkpoint(trial))
 
@@ -149,6 +168,19 @@ class WorkerContext:
     def heartbeat(self) -> bool:
         """As in `ProcessContext`; ranks above 0 hear of it from rank 0 when the epoch ends."""
         return self._heartbeats.heartbeat() if self._heartbeats is not None else False
+
+    def follow(self, learning: Learning) -> None:
+        """As in `ProcessContext`, on rank 0."""
+        if self._following is not None:
+            self._following.follow(learning)
+
+    def followed(self) -> Learning | None:
+        """As in `ProcessContext`, on rank 0."""
+        return None if self._following is None else self._following.followed()
+
+    def is_judged_out(self, *, is_waiting: bool = False) -> bool:
+        """As in `ProcessContext`, on rank 0."""
+        return self._following is not None and self._following.is_judged_out(is_waiting=is_waiting)
 
     def end(self) -> None:
         """The trial is over."""

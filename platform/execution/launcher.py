@@ -77,8 +77,15 @@ class LaunchSummary:
     reasons: dict[str, str]
     """Failed trial to its reason."""
     is_out_of_time: bool
+    stopped: int = 0
+    """At a rung."""
     why_ended: str | None = None
     """Why fewer trials were started than asked for, if the search has found no more to try."""
+
+    def counts(self) -> str:
+        """What has come of the trials, in a few words."""
+        further = {"stopped": self.stopped, "failed": self.failed}
+        return ", ".join([f"{self.succeeded} trials", *(f"{n} {what}" for what, n in further.items() if n)])
 
 
 def launch_trials(
@@ -300,7 +307,7 @@ class Counter(TrialCallback):
 
     def __init__(self, callback: TrialCallback) -> None:
         self._callback = callback
-        self.succeeded = 0
+        self.succeeded = self.stopped = 0
         self.reasons: dict[str, str] = {}
         """Trials that have failed for good, and why."""
 
@@ -313,6 +320,10 @@ class Counter(TrialCallback):
     def on_result(self, trial_id: str, result: TrialResult) -> None:
         self.succeeded += 1
         self._callback.on_result(trial_id, result)
+
+    def on_stopped(self, trial_id: str, epoch: int, epochs: int) -> None:
+        self.stopped += 1
+        self._callback.on_stopped(trial_id, epoch, epochs)
 
     def on_failure(self, trial_id: str, reason: str, will_retry: bool) -> None:
         if not will_retry:
@@ -349,6 +360,7 @@ class Counter(TrialCallback):
             failed=len(self.reasons),
             reasons=self.reasons,
             is_out_of_time=searcher.is_out_of_time,
+            stopped=self.stopped,
             why_ended=None if study is None else study.why_ended,
         )
 

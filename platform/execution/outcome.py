@@ -62,6 +62,18 @@ class Stopped:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class JudgedOut:
+    """It was judged at a rung, and is not trained to its end."""
+
+    epoch: int
+    """Epochs that it was trained."""
+    epochs: int
+
+    def to_json(self) -> dict[str, JsonValue]:
+        return {"kind": "judged_out", "version": VERSION, "epoch": self.epoch, "epochs": self.epochs}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class EnvironmentFault:
     """The place is at fault (a disk that is full or away), not the trial, which waits for another start."""
 
@@ -80,7 +92,7 @@ class EnvironmentFault:
         }
 
 
-TrialOutcome: TypeAlias = Finished | Failed | Stopped | EnvironmentFault
+TrialOutcome: TypeAlias = Finished | Failed | Stopped | JudgedOut | EnvironmentFault
 
 PROCESS_DIED = Failed(reason="the trial's process died, most often for lack of memory", retry=True)
 
@@ -115,6 +127,8 @@ def parse_outcome(text: str) -> TrialOutcome:
             )
         case "stopped":
             return Stopped()
+        case "judged_out":
+            return JudgedOut(epoch=fields.count("epoch"), epochs=fields.count("epochs"))
         case "environment_fault":
             return EnvironmentFault(
                 reason=fields.text("reason"), node=fields.text("node", ""), host=fields.text("host", "")
@@ -147,6 +161,9 @@ class TrialCallback:
 
     def on_result(self, trial_id: str, result: TrialResult) -> None:
         """A trial has finished. At most once per trial, and not after its last failure."""
+
+    def on_stopped(self, trial_id: str, epoch: int, epochs: int) -> None:
+        """A trial was judged at a rung and has ended at an epoch of so many. It does not come back."""
 
     def on_failure(self, trial_id: str, reason: str, will_retry: bool) -> None:
         """A start has failed. Without `will_retry` the trial has failed for good."""

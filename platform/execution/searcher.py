@@ -24,6 +24,7 @@ from paretovid.platform.execution.outcome import (
     Failed,
     Finished,
     FixedTrial,
+    JudgedOut,
     Stopped,
     TrialCallback,
     TrialOutcome,
@@ -198,6 +199,8 @@ class ParetoSearcher(Searcher):
                 self._failed(started, outcome)
             case Stopped():
                 self._requeue(started)
+            case JudgedOut():
+                self._judged_out(started, outcome)
             case EnvironmentFault():
                 self.end(outcome.reason)
                 self._requeue(started)
@@ -291,6 +294,16 @@ class ParetoSearcher(Searcher):
         if not will_retry and self._breaker.add(started.trial_id, failed.reason, started.seconds):
             self._callback.on_breaker(self._breaker.trials)
             self.end(self._breaker.reason)
+
+    def _judged_out(self, started: _Started, outcome: JudgedOut) -> None:
+        if started.fixed is not None or self._study is None:
+            # They are given no rungs.
+            reason = "it was judged at a rung, and is none of the search's"
+            return self._failed(started, Failed(reason=reason, retry=False))
+        self._study.report_stopped(started.trial_id, outcome.epoch, outcome.epochs)
+        self._breaker.reset()
+        self._callback.on_stopped(started.trial_id, outcome.epoch, outcome.epochs)
+        return None
 
     def _finished(self, started: _Started, result: TrialResult) -> None:
         reported = result.points[0].val

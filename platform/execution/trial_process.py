@@ -21,6 +21,7 @@ from paretovid.platform.execution.outcome import (
     EnvironmentFault,
     Failed,
     Finished,
+    JudgedOut,
     Stopped,
     outcome_text,
 )
@@ -28,7 +29,7 @@ from paretovid.platform.execution.patience import Place, SeenOnNode, Waiting, tr
 from paretovid.platform.execution.ray_errors import NODE_LOST, cause_of_train_failure, is_node_loss
 from paretovid.platform.storage.faults import infrastructure_fault
 from paretovid.platform.storage.home import SweepPaths, TrialPaths
-from paretovid.trainables.context import TrialContext, TrialStopped
+from paretovid.trainables.context import StoppedAtRung, TrialContext, TrialStopped
 from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.errors import NonFiniteError, ParetovidError, errors_redacted
 from paretovid.trainables.evaluation.results import TrialResult
@@ -83,6 +84,8 @@ def in_process(
                 )
                 assert result is not None, "the only process of a trial is its rank 0"
                 outcome = outcome_text(Finished(result=result))
+            except StoppedAtRung as stopped:
+                outcome = outcome_text(JudgedOut(epoch=stopped.epoch, epochs=stopped.epochs))
             except TrialStopped:
                 return {OUTCOME: _STOPPED}
             except Exception as error:
@@ -120,6 +123,8 @@ def nested(
             opened.callback(context.end)
             result = trainable(config, context)
             outcome = None if result is None else outcome_text(Finished(result=result))
+        except StoppedAtRung as stopped:
+            outcome = outcome_text(JudgedOut(epoch=stopped.epoch, epochs=stopped.epochs))
         except TrialStopped:
             outcome = _STOPPED
         except Exception as error:

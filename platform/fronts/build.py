@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from paretovid.platform.fronts.confirmation import Confirmations, resampled
-from paretovid.platform.fronts.front import Front, FrontPoint, _cheapest, _within
+from paretovid.platform.fronts.front import Front, FrontPoint, SweepStops, _cheapest, _within
 from paretovid.platform.records.trial import SweepResults, read_scores, read_sweep
 from paretovid.platform.storage.home import SweepPaths
 from paretovid.trainables.errors import DataError, UsageError
@@ -78,6 +78,11 @@ def build_front(
         reference=reference,
         points=tuple(sorted(shown[0], key=lambda p: (p.shown.gflops, -p.shown.quality, p.trial.sweep, p.id))),
         baselines=tuple(shown[1]),
+        stopped={
+            sweep.name: SweepStops(searched=sweep.record.searched_trials, trials=sweep.stopped)
+            for sweep in sweeps
+            if sweep.stopped
+        },
         knee_id=(bend.trial.sweep, bend.id),
         data=trials[0].data,
     )

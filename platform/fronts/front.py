@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from paretovid.platform.fronts.confirmation import Confirmation
+from paretovid.platform.records.judgement import StoppedTrial, stopped_text
 from paretovid.platform.records.trial import objective_text
 from paretovid.trainables.documents import JsonValue
 from paretovid.trainables.errors import UsageError
@@ -70,6 +72,18 @@ class FrontPoint:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SweepStops:
+    """The trials of one sweep that were stopped at a rung, and so have no point."""
+
+    searched: int
+    """Trials of the search that were asked for."""
+    trials: tuple[StoppedTrial, ...]
+
+    def __str__(self) -> str:
+        return stopped_text(self.trials, self.searched)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Front:
     """All operating points of some sweeps, cheapest first, with those on the front marked."""
 
@@ -81,6 +95,8 @@ class Front:
     reference: Reference
     points: tuple[FrontPoint, ...]
     baselines: tuple[FrontPoint, ...]
+    stopped: Mapping[str, SweepStops] = field(default_factory=dict)
+    """Sweep to its trials that were stopped at a rung, if any were."""
     knee_id: tuple[str, str] | None = None
     """Sweep and id of the knee of the whole front, which bounds may have left out of this one."""
     data: DataReference
@@ -124,6 +140,11 @@ class Front:
             "reference": self.reference.to_json(self.objective),
             "points": [point.to_json() for point in self.points],
             "baselines": [point.baseline_json() for point in self.baselines],
+            "stopped": [
+                {"sweep": sweep, **each.to_json()}
+                for sweep, stops in self.stopped.items()
+                for each in stops.trials
+            ],
         }
 
 

@@ -127,6 +127,7 @@ def _title(front: Front, count: int) -> list[str]:
         f"Hypervolume on {front.split} {front.hypervolume:.4g} "
         f"({100 * share:.1f} % of the box to {objective_text(front.objective)} {100 * front.reference.quality:g} %, "
         f"{front.reference.gflops:.4g} GFLOPs).",
+        *(f"{sweep}: {stops}." for sweep, stops in front.stopped.items()),
     ]
 
 

@@ -53,6 +53,14 @@ def _by_id(front: Front, wanted: str) -> FrontPoint:
         )
     if found:
         return found[0]
+    for stopped_in, stops in front.stopped.items():
+        for each in stops.trials:
+            if each.trial == name.partition("-")[0] and sweep in ("", stopped_in):
+                raise UsageError(
+                    f"{each} of sweep {stopped_in}: it has no operating point, as it was not trained to its end",
+                    "Take a point of another trial. A sweep with search.stopping=none and another name= trains all of "
+                    "them; neither resume nor extend goes on with this one.",
+                )
     near = sorted((p.id for p in everything), key=lambda known: (-_common_start(known, name), known))
     shown = ", ".join(list(dict.fromkeys(near))[:5])
     front_ids = ", ".join(p.id for p in front.front[:8])

@@ -27,13 +27,15 @@ from paretovid.trainables.evaluation.pareto import non_dominated
 from paretovid.trainables.evaluation.results import TrialResult
 from paretovid.trainables.redaction.texts import redacted
 
-Event = Literal["driver", "start", "finish", "fault", "aside", "state", "node"]
-"""`driver`: one begins (with `cpus` and `gpus` that a trial takes). `start`, `finish`, `fault`, `aside`: of a
-trial. `state`: the sweep's, when a driver ends or has found something to repair. `node`: one takes no more trials, as
-the place is `away` there, or null when it is back."""
+Event = Literal["driver", "start", "rung", "finish", "stopped", "fault", "aside", "state", "node"]
+"""`driver`: one begins (with `cpus` and `gpus` that a trial takes). `start`, `finish`, `fault`, `aside`: of a trial.
+`rung`: one was judged there; `stopped`: it has ended by that. `state`: the sweep's, when a driver ends or has found
+something to repair. `node`: one takes no more trials, as the place is `away` there, or null when it is back."""
 
 CONFIRMATION = "confirmation"
 """What a `state` is `of` that says nothing of the search: the driver that wrote it only confirmed operating points."""
+ENDS = ("finish", "stopped", "fault", "aside")
+"""Events by which a start of a trial ends."""
 _HINT = "A hand has changed the line: take it out, and what it says is made up for."
 
 
@@ -158,7 +160,7 @@ class TrialClock:
             self._gpus = entry.fields.number("gpus", 0.0)
         elif entry.event == "start":
             self._running[entry.trial] = entry.at
-        elif entry.event in ("finish", "fault", "aside"):
+        elif entry.event in ENDS:
             self._end(entry.trial, entry.at)
         self._last = entry.at
 
@@ -256,6 +258,40 @@ class FinishedTrial:
             "dearest": self.most_gflops,
             "is_baseline": self.is_baseline,
             "deployable": self.deployable,
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoppedStart:
+    """What the journal keeps of a trial that has ended at a rung: event `stopped`."""
+
+    epoch: int
+    """Epochs that it was trained."""
+    epochs: int
+    """Of its whole training."""
+    method: str = ""
+    """Empty where a driver has found the end of an earlier one."""
+    knobs: Mapping[str, float | str] = field(default_factory=dict)
+    """The training knobs that were tried."""
+
+    @classmethod
+    def in_entry(cls, entry: Entry) -> StoppedStart:
+        """What `to_json` wrote."""
+        fields = entry.fields
+        return cls(
+            epoch=fields.count("epoch"),
+            epochs=fields.count("epochs"),
+            method=fields.text("method", ""),
+            knobs=fields.values_by_name("knobs", {}),
+        )
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """The information of the entry."""
+        return {
+            "epoch": self.epoch,
+            "epochs": self.epochs,
+            "method": self.method,
+            "knobs": dict(self.knobs),
         }
 
 

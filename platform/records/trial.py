@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 
 from paretovid.platform.records.confirmations import failed_confirmations
+from paretovid.platform.records.judgement import StoppedTrial, stopped_trials
 from paretovid.platform.records.sweep import SweepRecord, known_record
 from paretovid.platform.storage.documents import read_json_object
 from paretovid.platform.storage.home import SweepPaths
@@ -52,6 +53,8 @@ class SweepResults:
     """Trainings with other seeds that confirm some of the trials, in the order of their names."""
     failed_confirmations: Mapping[str, str] = field(default_factory=dict)
     """Those that failed for good, with their reasons."""
+    stopped: tuple[StoppedTrial, ...] = ()
+    """Trials that were stopped at a rung, which have no result."""
 
     @property
     def name(self) -> str:
@@ -99,6 +102,7 @@ def read_sweep(sweep: SweepPaths) -> SweepResults:
         trials=trials,
         confirmations=confirmations,
         failed_confirmations=failed_confirmations(sweep),
+        stopped=stopped_trials(sweep),
     )
 
 

@@ -41,11 +41,14 @@ MOST_LOSSES = 20
 _ALL_POINTS = "swept"
 """Attribute of a point that was added beside its trial, as studies have it on disk."""
 _REPEATED = "repeats"
+_ANCHOR = "anchor:"
 _FIXED = "fixed_params"
 """Optuna's attribute of a trial that was enqueued: the values that it was enqueued with."""
 _RESUMED = "resumed"
 """Attribute of a point that a failed trial has reached after all, beside it: Optuna lets no failed trial be changed."""
-Reported: TypeAlias = Literal["complete", "again", "failed", "known"]
+_STOPPED = "stopped"
+"""Attribute of a trial that was stopped at a rung: its epoch, and those of its whole training."""
+Reported: TypeAlias = Literal["complete", "again", "failed", "stopped", "known"]
 """What became of a trial that was reported; `known`: it was finished already."""
 
 
@@ -81,6 +84,8 @@ class StudyCounts:
     running: int
     reasons: tuple[str, ...]
     """Why the failed ones failed, the commonest first."""
+    stopped: int = 0
+    """At a rung."""
 
 
 @final
@@ -143,8 +148,8 @@ class ParetoStudy:
         self.objective = objective
         about = describe(knobs, objectives(objective))
         anchors = [
-            ("anchor: most expensive", {**self._space.end(most_expensive=True), **(anchored or {})}),
-            ("anchor: cheapest", {**self._space.end(most_expensive=False), **(anchored or {})}),
+            (f"{_ANCHOR} most expensive", {**self._space.end(most_expensive=True), **(anchored or {})}),
+            (f"{_ANCHOR} cheapest", {**self._space.end(most_expensive=False), **(anchored or {})}),
         ]
         settings = [("published", point) for point in self._space.within(published)]
         first = [*settings, *anchors] if published_first else [*anchors, *settings]
@@ -329,6 +334,29 @@ class ParetoStudy:
             return "again"
         return self._fail(trial, reason)
 
+    def report_stopped(self, trial_id: str, epoch: int, epochs: int) -> Reported:
+        """Records that the trial was stopped at a rung: pruned, in Optuna's word, without a value. It is never tried
+        again.
+
+        Optuna's TPE counts it as worse than all that finished; a Gaussian process and whatever is guided by curves
+        pass it over.
+        """
+        trial = self._take(trial_id)
+        if trial is None:
+            return "known"
+        trial.set_user_attr(_STOPPED, [epoch, epochs])
+        self._study.tell(trial, state=TrialState.PRUNED)
+        return "stopped"
+
+    def stopped_ones(self) -> tuple[str, ...]:
+        """The trials that were stopped at a rung, by number."""
+        return tuple(f"t{trial.number:04d}" for trial in self._all(TrialState.PRUNED))
+
+    def is_anchor(self, trial_id: str) -> bool:
+        """Whether a trial is one of the two that hold the ends of the search."""
+        trial = self._study.get_trials(deepcopy=False)[number_of(trial_id)]
+        return str(trial.user_attrs.get("origin", "")).startswith(_ANCHOR)
+
     def report_all_points(self, trial_id: str, points: Sequence[OperatingPoint]) -> None:
         """Adds the other operating points of a complete trial, so that the sampler sees them.
 
@@ -394,6 +422,7 @@ class ParetoStudy:
             failed=len(failed),
             running=len(self._all(TrialState.RUNNING)),
             reasons=tuple(reason for reason, _ in reasons.most_common()),
+            stopped=len(self._all(TrialState.PRUNED)),
         )
 
     def complete_ones(self) -> list[Suggestion]:
@@ -411,11 +440,19 @@ class ParetoStudy:
 
     def adopt(self, trial_id: str, metrics: Metrics, points: Sequence[OperatingPoint] = ()) -> Reported:
         """As `report`, for an interrupted trial: it had finished, and its driver died before it heard of it."""
+        self._reopen(trial_id)
+        return self.report(trial_id, metrics, points)
+
+    def adopt_stopped(self, trial_id: str, epoch: int, epochs: int) -> Reported:
+        """As `report_stopped`, for an interrupted trial that was judged, and its driver died before it had ended."""
+        self._reopen(trial_id)
+        return self.report_stopped(trial_id, epoch, epochs)
+
+    def _reopen(self, trial_id: str) -> None:
         trial = self._trial(number_of(trial_id))
         self._study._storage.set_trial_state_values(trial._trial_id, state=TrialState.RUNNING)
         self._again = [number for number in self._again if number != trial.number]
         self._open[trial_id] = self._trial(trial.number)
-        return self.report(trial_id, metrics, points)
 
     def _suggestion_of(self, trial: FrozenTrial) -> Suggestion:
         return Suggestion(

@@ -51,6 +51,8 @@ TRACKED_FILE = "tracked.json"
 MODEL_FILE = "model.safetensors"
 ALIVE_FILE = "alive.json"
 FAILURE_FILE = "failure.json"
+LEARNING_FILE = "learning.json"
+JUDGEMENT_FILE = "judgement.json"
 OUTCOME_FILE = "outcome.json"
 ERROR_FILE = "error.txt"
 DOCUMENTS = frozenset(
@@ -62,6 +64,8 @@ DOCUMENTS = frozenset(
         TRACKED_FILE,
         ALIVE_FILE,
         FAILURE_FILE,
+        LEARNING_FILE,
+        JUDGEMENT_FILE,
         OUTCOME_FILE,
     )
 )
@@ -113,6 +117,16 @@ class TrialPaths:
     def failure(self) -> Path:
         """Why it failed for good."""
         return self.folder / FAILURE_FILE
+
+    @property
+    def learning(self) -> Path:
+        """What its training has measured of itself so far."""
+        return self.folder / LEARNING_FILE
+
+    @property
+    def judgement(self) -> Path:
+        """What the driver has decided at its rungs."""
+        return self.folder / JUDGEMENT_FILE
 
     @property
     def outcome(self) -> Path:
@@ -229,6 +243,10 @@ class SweepPaths:
         """The trainings that were to confirm a trial and are known here to have failed for good, by name."""
         return [trial for trial in self._trials_with(FAILURE_FILE) if confirmed_trial(trial.name)]
 
+    def with_judgement(self) -> list[TrialPaths]:
+        """The trials that are known here to have been judged at a rung, by name."""
+        return self._trials_with(JUDGEMENT_FILE)
+
     def with_heartbeat(self) -> list[TrialPaths]:
         """The trials that are known here to be running, by name."""
         return self._trials_with(ALIVE_FILE)
@@ -241,14 +259,17 @@ class SweepPaths:
         return _sweep_names(self.folder.parent, self.store)
 
     def refresh(self, files: Sequence[str] = RESULT_FILES) -> None:
-        """Brings the sweep here: its documents, its journal, and of each finished trial these files."""
+        """Brings the sweep here: its documents, its journal, and of each finished trial these files.
+
+        Learning curves are read where they are: every trial has one, and hardly anybody asks for it.
+        """
         if not self.store.is_remote:
             return
         listing = self.store.listing(self.folder)
         documents = [
             name
             for name in listing.files
-            if name.rpartition("/")[2] in DOCUMENTS and not name.startswith("ray/")
+            if name.rpartition("/")[2] in DOCUMENTS - {LEARNING_FILE} and not name.startswith("ray/")
         ]
         for pattern in ("*.json", "trials/*/*.json"):
             for path in self.folder.glob(pattern):

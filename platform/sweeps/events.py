@@ -9,10 +9,11 @@ from typing import final
 from paretovid.platform.console.progress import Progress, Stage
 from paretovid.platform.execution.outcome import TrialCallback
 from paretovid.platform.records.failure import failure_of, record_failure
-from paretovid.platform.records.journal import Event, FailedStart, FinishedTrial, SweepJournal
+from paretovid.platform.records.journal import Event, FailedStart, FinishedTrial, StoppedStart, SweepJournal
 from paretovid.platform.records.trial import objective_text
 from paretovid.platform.storage.faults import while_away
 from paretovid.platform.storage.home import Home
+from paretovid.platform.sweeps.judge import RungJudge
 from paretovid.platform.sweeps.reached import LiveStatus
 from paretovid.platform.tracking.exporter import TrackingSender
 from paretovid.trainables.data.s3 import ObjectStoreError
@@ -47,6 +48,9 @@ class SweepDriver(TrialCallback):
         self._live = live
         self._stage: Stage | None = None
         self._configs: dict[str, JsonObject] = {}
+        self._running: dict[str, None] = {}
+        self.judge: RungJudge | None = None
+        """Looks after the running trials' rungs, once there is a search."""
 
     def show_on(self, stage: Stage, done: int) -> None:
         """Progress goes there from now on. `done`: trials that earlier drivers have brought to an end."""
@@ -64,6 +68,8 @@ class SweepDriver(TrialCallback):
 
     def on_start(self, trial_id: str, config: JsonObject, attempt: int) -> None:
         self._configs[trial_id] = config
+        self._running[trial_id] = None
+        self._sender.follow(trial_id, config)
         self.record("start", trial=trial_id, attempt=attempt)
 
     def on_progress(self, trial_id: str, progress: Mapping[str, float]) -> None:
@@ -72,6 +78,7 @@ class SweepDriver(TrialCallback):
 
     def on_result(self, trial_id: str, result: TrialResult) -> None:
         self._configs.pop(trial_id, None)
+        self._ended(trial_id)
         paths = self._home.trial(self._sweep, trial_id)
         paths.store.remove(paths.failure)
         with contextlib.suppress(ObjectStoreError):  # whoever reads the sweep's front downloads it as well
@@ -81,7 +88,22 @@ class SweepDriver(TrialCallback):
         quality = f"{objective_text(result.objective)} {100 * first.quality:.1f}"
         self._advance(1, f"{trial_id}: {quality} at {first.gflops:.4f} GFLOPs")
 
+    def on_stopped(self, trial_id: str, epoch: int, epochs: int) -> None:
+        self._ended(trial_id)
+        config = Fields(self._configs.pop(trial_id, {}), f"the configuration of {trial_id}", "")
+        if self.judge is not None:
+            self.judge.ended(trial_id, epoch)
+        stopped = StoppedStart(
+            epoch=epoch,
+            epochs=epochs,
+            method=config.text("method", ""),
+            knobs=config.values_by_name("training_knobs", {}),
+        )
+        self.record("stopped", trial=trial_id, **stopped.to_json())
+        self._advance(1, f"{trial_id} stopped at epoch {epoch} of {epochs}")
+
     def on_failure(self, trial_id: str, reason: str, will_retry: bool) -> None:
+        self._ended(trial_id)
         config = Fields(self._configs.get(trial_id, {}), f"the configuration of {trial_id}", "")
         knobs = config.values_by_name("training_knobs", {})
         failed = FailedStart(
@@ -100,6 +122,7 @@ class SweepDriver(TrialCallback):
         self._advance(1, f"{trial_id} failed: {reason}")
 
     def on_requeue(self, trial_id: str) -> None:
+        self._ended(trial_id)
         self.record("aside", trial=trial_id)
 
     def on_node(self, node: str, host: str, reason: str | None) -> None:
@@ -114,8 +137,14 @@ class SweepDriver(TrialCallback):
             record_failure(paths, failure_of(paths) or "unknown", "breaker")
 
     def on_poll(self) -> None:
+        if self.judge is not None:
+            self.judge.poll(self._running)
         if self._stage is not None:
             self._stage.note(self._live.line(self._sender))
+
+    def _ended(self, trial_id: str) -> None:
+        self._running.pop(trial_id, None)
+        self._sender.unfollow(trial_id)
 
     def _advance(self, count: int, note: str) -> None:
         if self._stage is not None:

@@ -8,12 +8,9 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Protocol, final
 
-from paretovid.platform.records.journal import Entry, FailedStart, FinishedTrial, TrialClock
+from paretovid.platform.records.journal import ENDS, Entry, FailedStart, FinishedTrial, TrialClock
 from paretovid.platform.storage.trial_names import confirmed_trial
 from paretovid.trainables.evaluation.pareto import Reference, hypervolume, non_dominated, reference_of
-
-ENDED = ("finish", "fault", "aside")
-"""Events with which a start of a trial is over."""
 
 
 class _Sender(Protocol):
@@ -108,6 +105,7 @@ class LiveStatus:
         self._clock = TrialClock()
         self._running: set[str] = set()
         self._failed: set[str] = set()
+        self._stopped: set[str] = set()
         self._reached = ValidationHypervolume()
         for entry in entries:
             self.add(entry)
@@ -119,10 +117,12 @@ class LiveStatus:
         if entry.event == "start":
             self._running.add(entry.trial)
             self._failed.discard(entry.trial)  # one that is started again after all
-        elif entry.event in ENDED:
+        elif entry.event in ENDS:
             self._running.discard(entry.trial)
             if entry.event == "fault" and not FailedStart.in_entry(entry).will_retry:
                 self._failed.add(entry.trial)
+        if entry.event == "stopped":
+            self._stopped.add(entry.trial)
         if _is_of_search(entry):
             self._reached.add(entry)
 
@@ -130,6 +130,8 @@ class LiveStatus:
         """For the line of progress."""
         cpu_hours, gpu_hours = self._clock.hours(time.time())
         parts = [f"{len(self._running)} running"]
+        if self._stopped:
+            parts.append(f"{len(self._stopped)} stopped")
         if self._failed:
             parts.append(f"{len(self._failed)} failed")
         if (area := self._reached.value()) is not None:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from paretovid.platform.execution.outcome import FixedTrial
 from paretovid.platform.records.failure import failure_of, record_failure, to_resume
-from paretovid.platform.records.journal import FailedStart, FinishedTrial, read_journal
+from paretovid.platform.records.journal import FailedStart, FinishedTrial, StoppedStart, read_journal
+from paretovid.platform.records.judgement import stopped_at
 from paretovid.platform.records.trial import find_trial
 from paretovid.platform.search.study import ParetoStudy
 from paretovid.platform.storage.home import SweepPaths
@@ -29,6 +30,7 @@ class Reconciled:
     finished: int
     """Trials that have a result, baselines included."""
     failed: int
+    stopped: int
     notes: tuple[str, ...]
 
 
@@ -63,14 +65,9 @@ def reconcile(
         elif baseline.trial_id in resumed:
             fixed.append(baseline)
             notes.append(_started_again(baseline.trial_id, resumed))
-    for suggestion in study.interrupted_ones():
-        found = finished_result(TrialConfig.from_json(trials.searched(suggestion)))
-        if found is not None:
-            study.adopt(suggestion.trial_id, found.points[0].val, found.points)
-            if all_points:
-                study.report_all_points(suggestion.trial_id, found.points)
+    _adopt_ended(sweep, study, trials, all_points=all_points)
     for suggestion in study.complete_ones():
-        config = trials.searched(suggestion)
+        config = trials.unjudged(suggestion)
         if finished_result(TrialConfig.from_json(config)) is None:
             if find_trial(sweep.trial(suggestion.trial_id).folder) is not None:
                 notes.append(f"{suggestion.trial_id} was made from other features or settings; it is kept")
@@ -88,7 +85,24 @@ def reconcile(
     notes += _made_by_others(sweep, code)
     finished = _record_finished(sweep, record)
     failed = _record_failed(sweep, record) - len(resumed)
-    return Reconciled(fixed=tuple(fixed), finished=finished, failed=failed, notes=tuple(notes))
+    stopped_before = _record_stopped(sweep, study, record)
+    return Reconciled(
+        fixed=tuple(fixed), finished=finished, failed=failed, stopped=stopped_before, notes=tuple(notes)
+    )
+
+
+def _adopt_ended(sweep: SweepPaths, study: ParetoStudy, trials: SweepTrials, *, all_points: bool) -> None:
+    """Reports the trials that had finished, or were judged out at a rung, when their driver died before it heard of
+    it."""
+    for suggestion in study.interrupted_ones():
+        found = finished_result(TrialConfig.from_json(trials.unjudged(suggestion)))
+        stopped = stopped_at(sweep.trial(suggestion.trial_id))
+        if found is None and stopped is not None:
+            study.adopt_stopped(suggestion.trial_id, stopped.epoch, stopped.epochs)
+        if found is not None:
+            study.adopt(suggestion.trial_id, found.points[0].val, found.points)
+            if all_points:
+                study.report_all_points(suggestion.trial_id, found.points)
 
 
 def _failed_for_others(
@@ -98,7 +112,7 @@ def _failed_for_others(
     reported."""
     again = []
     for suggestion in study.failed_ones():
-        config = trials.searched(suggestion)
+        config = trials.unjudged(suggestion)
         found = finished_result(TrialConfig.from_json(config))
         if found is not None:
             study.report_resumed(suggestion.trial_id, found.points[0].val, found.points)
@@ -131,6 +145,17 @@ def _record_finished(sweep: SweepPaths, record: Callable[..., None]) -> int:
         result = find_trial(trial.folder)
         if result is not None and trial.name not in recorded:
             record("finish", trial=trial.name, found=True, **FinishedTrial.of(result).to_json())
+    return len(trials)
+
+
+def _record_stopped(sweep: SweepPaths, study: ParetoStudy, record: Callable[..., None]) -> int:
+    recorded = {entry.trial for entry in read_journal(sweep).entries if entry.event == "stopped"}
+    trials = study.stopped_ones()
+    for trial in trials:
+        stopped = stopped_at(sweep.trial(trial))
+        if stopped is not None and trial not in recorded:
+            found = StoppedStart(epoch=stopped.epoch, epochs=stopped.epochs)
+            record("stopped", trial=trial, found=True, **found.to_json())
     return len(trials)
 
 

@@ -39,6 +39,7 @@ from paretovid.platform.storage.faults import infrastructure_fault
 from paretovid.platform.storage.home import Home, SweepPaths
 from paretovid.platform.sweeps.confirmation import missing_points, trainings_to_do
 from paretovid.platform.sweeps.events import SweepDriver
+from paretovid.platform.sweeps.judge import RungJudge
 from paretovid.platform.sweeps.reached import LiveStatus
 from paretovid.platform.sweeps.reconcile import reconcile
 from paretovid.platform.sweeps.trials import SweepTrials, probe_on, trainable_on
@@ -210,10 +211,11 @@ class SweepRun:
         )
         for note in found.notes:
             self._progress.say(f"  {note}")
+        self._driver.judge = self._judge(study)
         is_known = self._plan.epochs_knob is None
         total = self._plan.trainings + len(self._plan.baselines) if is_known else None
         with self._progress.stage("search", total=total, unit="trials") as stage:
-            self._driver.show_on(stage, found.finished + found.failed)
+            self._driver.show_on(stage, found.finished + found.failed + found.stopped)
             summary = self._launch(
                 study=study,
                 fixed=found.fixed,
@@ -221,14 +223,27 @@ class SweepRun:
                 all_points=search.report_all_points,
                 hours=search.hours,
             )
-            failed = f", {summary.failed} failed" if summary.failed else ""
-            stage.done(f"{summary.succeeded} trials{failed}")
+            stage.done(summary.counts())
         if summary.why_ended is not None:
             left = study.trials - study.started
             self._progress.say(f"  {left} trials were not started: {summary.why_ended}")
         if not is_known:
             self._update(trainings=study.started)
         return summary
+
+    def _judge(self, study: ParetoStudy) -> RungJudge | None:
+        """Who looks after trials at rungs; None if they are all trained to their end."""
+        search = self._config.search
+        if search.stopping == "none":
+            return None
+        return RungJudge(
+            self._paths,
+            self._driver.record,
+            rungs=search.rungs,
+            keep=search.keep,
+            is_exempt=study.is_anchor,
+            entries=read_journal(self._paths).entries,
+        )
 
     def _confirm(self, prepared: Prepared, points: Mapping[str, int]) -> None:
         record = replace(self._record, confirmations=with_points(self._record.confirmations, points))

@@ -18,16 +18,18 @@ from paretovid.platform.records.confirmations import asked_trainings, failed_con
 from paretovid.platform.records.control_requests import stop_request
 from paretovid.platform.records.failure import TrialFailure, read_failure, to_resume
 from paretovid.platform.records.journal import (
+    ENDS,
     Entry,
     FailedStart,
     hours_spent,
     read_journal,
 )
+from paretovid.platform.records.judgement import StoppedTrial, stopped_text, stopped_trials
 from paretovid.platform.records.lease import DriverLease
 from paretovid.platform.records.sweep import SweepRecord, known_record, read_record
 from paretovid.platform.storage.home import Home, SweepPaths
 from paretovid.platform.sweeps.lock import driver_of
-from paretovid.platform.sweeps.reached import ENDED, curve
+from paretovid.platform.sweeps.reached import curve
 from paretovid.platform.sweeps.waits import waits_of
 from paretovid.platform.tracking.exporter import last_sent
 from paretovid.trainables.documents import JsonValue
@@ -83,6 +85,10 @@ class SweepStatus:
     finished: int
     failed: Mapping[str, str]
     """Trial to its reason."""
+    stopped: tuple[StoppedTrial, ...]
+    """At a rung."""
+    searched: int
+    """Trials of the search that were asked for."""
     running: tuple[RunningTrial, ...]
     confirmations: ConfirmationStatus
     """Trainings with other seeds, which are none of the trials."""
@@ -123,13 +129,15 @@ def status_of(home: Home, name: str) -> SweepStatus:
     entries = reading.entries
     finished = {trial.name for trial in sweep.with_result()}
     failed = _failures(sweep, finished)
-    running = _running(sweep, entries) if driver else ()
+    stopped = stopped_trials(sweep)
+    ended = {each.trial for each in stopped}  # some of them are about to hear of it
+    running = tuple(each for each in _running(sweep, entries) if each.trial not in ended) if driver else ()
     asked = record.searched_trials + record.baselines
     state = _state_now(record, sweep, has_driver=driver is not None)
     confirmations = _confirmation_status(sweep, record, [each.trial for each in running])
     searching = len(running) - confirmations.running
     cpu_hours, gpu_hours = hours_spent(entries, now if driver else (entries[-1].at if entries else now))
-    left = max(0, asked - len(finished) - len(failed))
+    left = max(0, asked - len(finished) - len(failed) - len(stopped))
     untracked = _untracked(sweep, entries)
     waits = waits_of(
         name,
@@ -149,6 +157,8 @@ def status_of(home: Home, name: str) -> SweepStatus:
         asked=asked,
         finished=len(finished),
         failed=failed,
+        stopped=stopped,
+        searched=record.searched_trials,
         running=running,
         confirmations=confirmations,
         restarts=sum(entry.event == "fault" and FailedStart.in_entry(entry).will_retry for entry in entries),
@@ -175,6 +185,8 @@ class SweepListing:
     trials: int
     """Finished, baselines included."""
     failed: int
+    stopped: int
+    """At a rung."""
     error: str | None
     """Why it failed or was interrupted, or why its record cannot be read."""
 
@@ -195,6 +207,7 @@ class SweepListing:
             "trials": self.trials,
             "asked": self.asked,
             "failed": self.failed,
+            "stopped": self.stopped,
             "hypervolume": None if record is None else record.hypervolume,
             "reference": reference,
             "created": None if record is None else record.created,
@@ -226,6 +239,7 @@ def _listing(sweep: SweepPaths, record: SweepRecord | None, error: str | None) -
         state=state,
         trials=len(done),
         failed=len(_failures(sweep, done)),
+        stopped=len(stopped_trials(sweep)),
         error=error,
     )
 
@@ -283,7 +297,7 @@ def status_text(status: SweepStatus) -> str:
     if status.driver is not None:
         driver = status.driver
         lines[0] += f", process {driver.pid} on {driver.host}"
-    left = max(0, status.asked - status.finished - len(status.failed))
+    left = max(0, status.asked - status.finished - len(status.failed) - len(status.stopped))
     to_come = "not started" if status.why_ended else "to come"
     confirmations = status.confirmations
     running = len(status.running) - confirmations.running
@@ -302,6 +316,8 @@ def status_text(status: SweepStatus) -> str:
         silent = "" if each.silent_seconds is None else f", alive {format_seconds(each.silent_seconds)} ago"
         again = "" if each.attempt == 1 else f", start {each.attempt}"
         lines.append(f"  {each.trial} on {each.host or 'no node yet'}{epoch}{again}{silent}")
+    if status.stopped:
+        lines.append(f"stopping {stopped_text(status.stopped, status.searched)}")
     failed = {**status.failed, **confirmations.failed}
     lines += [f"  {trial} failed: {reason}" for trial, reason in failed.items()]
     hours = f"{status.cpu_hours:.2f} CPU-hours"
@@ -379,7 +395,7 @@ def _open_starts(entries: Sequence[Entry]) -> dict[str, Entry]:
             running.clear()
         elif entry.event == "start":
             running[entry.trial] = entry
-        elif entry.event in ENDED:
+        elif entry.event in ENDS:
             running.pop(entry.trial, None)
     return running
 
@@ -417,7 +433,7 @@ def _seconds_left(entries: Sequence[Entry], left: int, running: int, now: float)
     began = max((place for place, entry in enumerate(entries) if entry.event == "driver"), default=0)
     own = entries[began:]
     first = min((entry.at for entry in own if entry.event == "start"), default=now)
-    done = sum(entry.event == "finish" and entry.at > first for entry in own)
+    done = sum(entry.event in ("finish", "stopped") and entry.at > first for entry in own)
     if done >= 2:
         return (now - first) / done * left
     seconds = [e.fields.number("seconds") for e in entries if e.event == "finish" and "seconds" in e.fields]

@@ -16,7 +16,9 @@ from paretovid.platform.fronts.report import front_table
 from paretovid.platform.preparation.estimate import data_size, estimate
 from paretovid.platform.records.front_files import PAGE, PICTURE
 from paretovid.platform.records.trial import knob_text
+from paretovid.search_spaces.schema import LEAST_OTHERS
 from paretovid.trainables.backbones.catalog import measure_component
+from paretovid.trainables.training.config import rung_epoch
 
 _CLASSES_SHOWN = 12  # of what classifies, in a plan over videos of which nothing is known yet
 _ANCHORS = 2
@@ -54,6 +56,13 @@ class DryRun:
             cost = costs[source] = measure_component(component, classes)
             lines.append(f"  {source:<10} {component:<32} {cost.gmacs:.6f}  at {cost.input}")
         lines += ["", *estimate(self.plan, size, costs)]
+        if search.stopping == "curve":
+            epochs = self.plan.training.epochs
+            rungs = ", ".join(str(rung_epoch(share, epochs)) for share in sorted(search.rungs))
+            lines.append(
+                f"at epoch {rungs} of {epochs} only those go on whose curve is in the upper {100 * search.keep:g} % of "
+                f"what was measured there; the first {LEAST_OTHERS} and the anchors go on in any case"
+            )
         if search.max_gflops:
             lines.append(f"points above {search.max_gflops:g} GFLOPs per video are not worth finding")
         lines += ["", "what it trains, extracts and measures is kept; nothing was started (--dry-run)"]

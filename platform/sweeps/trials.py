@@ -42,7 +42,13 @@ class SweepTrials:
         self._plugins = plugins_in_use(plan.config)
 
     def searched(self, suggestion: Suggestion) -> JsonObject:
-        """A suggestion of the study."""
+        """A suggestion of the study, measured at rungs if the search stops trials there."""
+        search = self._plan.config.search
+        rungs = list(search.rungs) if search.stopping == "curve" else []
+        return {**self.unjudged(suggestion), "rungs": rungs}
+
+    def unjudged(self, suggestion: Suggestion) -> JsonObject:
+        """The same, trained to its end in any case."""
         return self._searched(suggestion).to_json()
 
     def _searched(self, suggestion: Suggestion) -> TrialConfig:

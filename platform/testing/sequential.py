@@ -7,9 +7,12 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count
+from pathlib import Path
 from typing import final
+
+import torch
 
 from paretovid.platform.execution.launcher import Counter, LaunchSummary, handing_back, launch_lock
 from paretovid.platform.execution.outcome import (
@@ -17,6 +20,7 @@ from paretovid.platform.execution.outcome import (
     Failed,
     Finished,
     FixedTrial,
+    JudgedOut,
     Stopped,
     TrialCallback,
     TrialOutcome,
@@ -25,15 +29,19 @@ from paretovid.platform.execution.outcome import (
 from paretovid.platform.execution.searcher import Configure, ParetoSearcher, knobs_alone
 from paretovid.platform.execution.stopping import StopSwitch
 from paretovid.platform.execution.trial_process import Trainable, failure
+from paretovid.platform.records.judgement import is_judged_out, read_judgements
+from paretovid.platform.records.learning import read_learning, write_learning
 from paretovid.platform.search.study import ParetoStudy
-from paretovid.platform.storage.home import SweepPaths
+from paretovid.platform.storage.home import SweepPaths, TrialPaths
 from paretovid.platform.sweeps.sweep import Backend
-from paretovid.trainables.context import LocalContext, TrialStopped
+from paretovid.trainables.context import Learning, StoppedAtRung, TrialStopped
 from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.evaluation.results import TrialResult
+from paretovid.trainables.training.config import TrialConfig
 
-Run = Callable[[Trainable, JsonObject], TrialResult]
-"""`(trainable, config) -> result`: what a launcher does with a trial. What it raises, the trial has failed of."""
+Run = Callable[[Trainable, JsonObject, Callable[[], None]], TrialResult]
+"""`(trainable, config, poll) -> result`: what a launcher does with a trial. What it raises, the trial has failed of.
+`poll` lets the driver look after what runs, as it does elsewhere about once a second."""
 
 
 class ProcessDied(Exception):
@@ -48,9 +56,49 @@ def trained_here() -> Backend:
     )
 
 
-def _trained(trainable: Trainable, config: JsonObject) -> TrialResult:
+@final
+class _Followed:
+    """A context whose driver is in the same process: it judges while the trial asks. Keeps no checkpoint."""
+
+    rank = 0
+    world_size = 1
+
+    def __init__(self, trial: TrialPaths, poll: Callable[[], None]) -> None:
+        self.device = torch.device("cpu")
+        self._trial = trial
+        self._poll = poll
+
+    def report(self, progress: Mapping[str, float], checkpoint: Path | None = None) -> None:
+        """Does nothing."""
+
+    def get_checkpoint(self) -> Path | None:
+        """None: always from the start."""
+        return None
+
+    def heartbeat(self) -> bool:
+        """False: nobody asks it to end."""
+        return False
+
+    def follow(self, learning: Learning) -> None:
+        """Written at every epoch."""
+        self._trial.folder.mkdir(parents=True, exist_ok=True)
+        write_learning(self._trial, learning)
+
+    def followed(self) -> Learning | None:
+        """What an earlier start has written."""
+        return read_learning(self._trial)
+
+    def is_judged_out(self, *, is_waiting: bool = False) -> bool:
+        """After the driver has looked."""
+        if is_waiting:
+            self._poll()
+        return is_judged_out(read_judgements(self._trial))
+
+
+def _trained(trainable: Trainable, config: JsonObject, poll: Callable[[], None]) -> TrialResult:
     # As a process of its own would get it.
-    result = trainable(json.loads(json.dumps(config)), LocalContext())
+    trial = TrialConfig.from_json(json.loads(json.dumps(config)))
+    result = trainable(dict(trial.to_json()), _Followed(TrialPaths(Path(trial.output)), poll))
     assert result is not None, "the only process of a trial is its rank 0"
     return result
 
@@ -123,18 +171,21 @@ class SequentialLauncher:
                 continue
             searcher.on_trial_result(name, {"progress/epoch": 1.0, "progress/epochs": 1.0})
             try:
-                searcher.on_trial_complete(name, {OUTCOME: outcome_text(self._outcome(trainable, config))})
+                outcome = self._outcome(trainable, config, on_poll)
+                searcher.on_trial_complete(name, {OUTCOME: outcome_text(outcome)})
             except ProcessDied as error:
                 searcher.explain(name, Failed(reason=f"the trial's process died: {error}", retry=True))
                 searcher.on_trial_complete(name, error=True)
             on_poll()
 
-    def _outcome(self, trainable: Trainable, config: JsonObject) -> TrialOutcome:
+    def _outcome(self, trainable: Trainable, config: JsonObject, on_poll: Callable[[], None]) -> TrialOutcome:
         """What the trial comes to."""
         try:
-            return Finished(result=self._run_trial(trainable, config))
+            return Finished(result=self._run_trial(trainable, config, on_poll))
         except ProcessDied:
             raise
+        except StoppedAtRung as stopped:
+            return JudgedOut(epoch=stopped.epoch, epochs=stopped.epochs)
         except TrialStopped:
             return Stopped()
         except Exception as error:

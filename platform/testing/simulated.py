@@ -17,6 +17,8 @@ from pathlib import Path
 from paretovid.platform.config.resolve import PreparationPlan
 from paretovid.platform.console.progress import Progress
 from paretovid.platform.preparation.prepare import Prepared
+from paretovid.platform.records.judgement import is_judged_out, read_judgements
+from paretovid.platform.records.learning import write_learning
 from paretovid.platform.storage.home import TrialPaths, open_home
 from paretovid.platform.sweeps.sweep import Backend
 from paretovid.platform.sweeps.trials import finished_result
@@ -24,11 +26,12 @@ from paretovid.platform.testing.sequential import Run, SequentialLauncher
 from paretovid.platform.testing.sweeps import CLASSES, write_trial
 from paretovid.trainables.backbones.catalog import family
 from paretovid.trainables.catalog import method_class
+from paretovid.trainables.context import Learning, Rung, StoppedAtRung
 from paretovid.trainables.data.dataset import Dataset, VideoRecord, save_manifest
 from paretovid.trainables.documents import JsonObject
 from paretovid.trainables.errors import UsageError
 from paretovid.trainables.evaluation.results import TrialResult
-from paretovid.trainables.training.config import TrialConfig
+from paretovid.trainables.training.config import TrialConfig, rung_epoch
 
 Table = Callable[[TrialConfig], Sequence[tuple[float, float]]]
 """A trial to the (skill, mean GFLOPs) of its operating points, the default one first. Skill 0 is chance, mAP is
@@ -105,16 +108,34 @@ def _prepare(plan: PreparationPlan, progress: Progress) -> Prepared:
 def _from(table: Table) -> Run:
     """As there, a trial whose result is there already is not run again."""
 
-    def run(trainable: object, config: JsonObject) -> TrialResult:
+    def run(trainable: object, config: JsonObject, poll: Callable[[], None]) -> TrialResult:
         trial = TrialConfig.from_json(config)
         result = finished_result(trial)
         if result is None:
-            _write(trial, table(trial))
+            points = table(trial)
+            _pass_rungs(trial, points, poll)
+            _write(trial, points)
             result = finished_result(trial)
             assert result is not None, "what was written is found by its digest"
         return result
 
     return run
+
+
+def _pass_rungs(trial: TrialConfig, points: Sequence[tuple[float, float]], poll: Callable[[], None]) -> None:
+    """What a training says at its rungs: the skills and costs of its points as quality and GFLOPs, as if it were
+    trained already. Raises `StoppedAtRung` if it is judged out."""
+    paths, epochs = TrialPaths(Path(trial.output)), trial.training.epochs
+    rungs: list[Rung] = []
+    for share in sorted(trial.rungs):
+        epoch = rung_epoch(share, epochs)
+        rungs.append(Rung(share=share, epoch=epoch, points=tuple(points)))
+        history = tuple({"loss": 1 / each} for each in range(1, epoch + 1))
+        paths.folder.mkdir(parents=True, exist_ok=True)
+        write_learning(paths, Learning(epochs=epochs, history=history, rungs=tuple(rungs)))
+        poll()
+        if is_judged_out(read_judgements(paths)):
+            raise StoppedAtRung(epoch, epochs)
 
 
 def _write(trial: TrialConfig, points: Sequence[tuple[float, float]]) -> None:

@@ -12,25 +12,32 @@ import contextlib
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import final
 
 from paretovid.platform.fronts.build import read_front
 from paretovid.platform.fronts.front import Front
 from paretovid.platform.records.delivered import read_delivered, write_delivered
-from paretovid.platform.records.journal import Entry, FailedStart, read_journal
+from paretovid.platform.records.journal import Entry, FailedStart, StoppedStart, read_journal
+from paretovid.platform.records.learning import read_learning
 from paretovid.platform.records.sweep import known_record
 from paretovid.platform.records.trial import SweepResults, read_sweep, read_trial
 from paretovid.platform.storage.home import Home, SweepPaths
 from paretovid.platform.tracking.artifact_places import artifact_places
 from paretovid.platform.tracking.store import StoreError, open_store, store_uri
 from paretovid.platform.tracking.tracker import Tracker, log_sweep
+from paretovid.trainables.context import Learning
+from paretovid.trainables.documents import Fields, JsonObject
 from paretovid.trainables.errors import DataError, ParetovidError
 from paretovid.trainables.evaluation.results import TrialResult
 
 EMBEDDED = "home"
 """In the place of an address: the store under home, wherever that lies."""
 TRIALS_PER_BATCH = 20
+LEARNING_SECONDS = 5.0
+"""Between two times that running trials are looked at."""
+LEARNING_TRIALS = 8
+"""Of those, each time."""
 _ENDED = ("finished", "out_of_time")
 _RETRY_SECONDS = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
 
@@ -87,7 +94,11 @@ class Delivery:
         tracker, first = self._tracker, batch[0]
         left_out: list[str] = []
         if first.event == "finish":
-            tracker.log_trials(self._read([entry.trial for entry in batch], left_out))
+            finished = self._read([entry.trial for entry in batch], left_out)
+            known = {each.trial: self._learning(each.trial) for each in finished}
+            tracker.log_trials(finished, {trial: each for trial, each in known.items() if each is not None})
+        elif first.event == "stopped":
+            tracker.log_stopped(first.trial, StoppedStart.in_entry(first), self._learning(first.trial))
         elif first.event == "fault":
             failed = FailedStart.in_entry(first)
             if not failed.will_retry:
@@ -101,6 +112,30 @@ class Delivery:
             trials = self._read([trial.name for trial in finished], left_out)
             tracker.finish(self._results(trials), front, state)
         return left_out
+
+    def send_learning(self, running: Mapping[str, JsonObject]) -> None:
+        """Sends what some running trials have measured of themselves since the last time. Nothing is noted: what is not
+        sent now comes with the trial's result.
+
+        Arguments:
+            running: trial to its configuration.
+
+        Raises `StoreError` if the store does not take it.
+        """
+        if self._tracker is None:  # not even the first event has come through
+            return
+        for trial, config in running.items():
+            learning = self._learning(trial)
+            if learning is not None:
+                fields = Fields(config, f"the configuration of {trial}", "")
+                knobs = fields.values_by_name("training_knobs", {})
+                self._tracker.log_learning(trial, fields.text("method", ""), knobs, learning)
+
+    def _learning(self, trial: str) -> Learning | None:
+        """What a trial has measured of itself, if that can be read."""
+        with contextlib.suppress(OSError, ParetovidError):
+            return read_learning(self._paths.trial(trial))
+        return None
 
     def _results(self, trials: Sequence[TrialResult]) -> SweepResults:
         record = known_record(self._paths)
@@ -158,6 +193,8 @@ class TrackingSender:
         self._idle = threading.Event()
         self._is_closing = False
         self._failures = 0
+        self._followed: dict[str, JsonObject] = {}
+        self._quiet_until = 0.0
         self._thread = threading.Thread(target=self._work, name="mlflow-sender", daemon=True)
 
     @property
@@ -183,6 +220,16 @@ class TrackingSender:
             self._idle.clear()
         self._news.set()
 
+    def follow(self, trial: str, config: JsonObject) -> None:
+        """A trial trains from now on: what it measures of itself is sent every few seconds."""
+        with self._lock:
+            self._followed[trial] = config
+
+    def unfollow(self, trial: str) -> None:
+        """It trains no longer."""
+        with self._lock:
+            self._followed.pop(trial, None)
+
     def close(self, front: Front | None, seconds: float = 60.0) -> int:
         """Waits until everything is sent, as long as the store takes it; returns how many events it has not.
 
@@ -201,12 +248,13 @@ class TrackingSender:
 
     def _work(self) -> None:
         while True:
-            self._news.wait()
+            self._news.wait(LEARNING_SECONDS)
             self._news.clear()
             if not self._waiting:
                 self._idle.set()
                 if self._is_closing:
                     return
+                self._send_learning()
                 continue
             if not self._send_waiting() and self._is_closing:
                 self._idle.set()
@@ -238,6 +286,22 @@ class TrackingSender:
         self._drop_sent()
         self._news.set()
         return True
+
+    def _send_learning(self) -> None:
+        """A few of the running trials, by turns, and then none for several times as long as that took."""
+        now = time.monotonic()
+        if now < self._quiet_until:
+            return
+        with self._lock:
+            turn = dict(list(self._followed.items())[:LEARNING_TRIALS])
+            for trial in turn:  # to the end of the line
+                self._followed[trial] = self._followed.pop(trial)
+        rest = LEARNING_SECONDS
+        try:
+            self._delivery.send_learning(turn)
+        except Exception:  # whatever it is: the trial's result has all of it, and what sends that says why
+            rest = _RETRY_SECONDS[-1]
+        self._quiet_until = time.monotonic() + max(rest, 4 * (time.monotonic() - now))
 
     def _pause(self, seconds: float) -> None:
         until = time.monotonic() + seconds

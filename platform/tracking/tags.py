@@ -8,20 +8,24 @@ import json
 import math
 import sys
 import time
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Container, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from paretovid.platform.fronts.confirmation import Confirmation
 from paretovid.platform.fronts.front import Front, FrontPoint
 from paretovid.platform.records.journal import FailedStart
 from paretovid.platform.records.trial import SweepResults, knob_text
 from paretovid.platform.storage.trial_names import confirmed_trial
+from paretovid.trainables.context import Learning
 from paretovid.trainables.errors import NonFiniteError
+from paretovid.trainables.evaluation.pareto import Reference, hypervolume
 from paretovid.trainables.evaluation.results import MAP, Metrics, TrialResult
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric
 
+Figure: TypeAlias = tuple[str, float, int]
+"""A metric's name, value and step."""
 NEAR_MAP = 0.01
 """A point whose mAP on validation is at most this far below the front at its cost is near it."""
 MAX_MODELS = 50
@@ -153,15 +157,47 @@ def trial_tags(trial: TrialResult) -> dict[str, str]:
 def failure_tags(sweep: str, trial: str, failed: FailedStart) -> dict[str, str]:
     """Tags of a trial that has no result."""
     return {
-        **_kind(trial),
-        "paretovid.sweep": sweep,
-        "paretovid.trial": trial,
-        "paretovid.method": failed.method,
+        **running_tags(sweep, trial, failed.method, failed.knobs),
         "paretovid.baseline": str(failed.is_baseline).lower(),
-        "paretovid.knobs": json.dumps(dict(failed.knobs)),
         "paretovid.reason": failed.reason[:500],
         "mlflow.note.content": f"This trial failed for good: {failed.reason}",
     }
+
+
+def running_tags(sweep: str, trial: str, method: str, knobs: Mapping[str, float | str]) -> dict[str, str]:
+    """Tags of a trial that has no result yet, or none at all."""
+    return {
+        **_kind(trial),
+        "paretovid.sweep": sweep,
+        "paretovid.trial": trial,
+        "paretovid.method": method,
+        "paretovid.baseline": str(not knobs).lower(),
+        "paretovid.knobs": json.dumps(dict(knobs)),
+    }
+
+
+def learning_figures(learning: Learning, epochs: Container[int], rungs: Container[int]) -> list[Figure]:
+    """What a training has measured of itself: `train/...` by epoch, from 0, and `rung/...` at the epochs of its rungs.
+
+    `rung/quality` and `rung/gflops` are those of its default setting on validation; `rung/hypervolume` is that of its
+    curve, from quality 0 and its own most expensive point.
+
+    Arguments:
+        epochs, rungs: steps that are left out, as the store has them.
+    """
+    found = [
+        (f"train/{name}", value, epoch)
+        for epoch, parts in enumerate(learning.history)
+        if epoch not in epochs
+        for name, value in parts.items()
+    ]
+    for rung in learning.rungs:
+        if rung.epoch not in rungs and rung.points:
+            qualities, costs = [q for q, _ in rung.points], [cost for _, cost in rung.points]
+            covered = hypervolume(costs, qualities, Reference(gflops=max(costs)))
+            figures = {"quality": qualities[0], "gflops": costs[0], "hypervolume": covered}
+            found += [(f"rung/{name}", value, rung.epoch) for name, value in figures.items()]
+    return found
 
 
 def point_tags(point: FrontPoint) -> dict[str, str]:

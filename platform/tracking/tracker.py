@@ -12,14 +12,14 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from paretovid.platform.fronts.front import Front, FrontPoint
 from paretovid.platform.records.front_files import FRONT_FILES, TABLE
-from paretovid.platform.records.journal import FailedStart
-from paretovid.platform.records.trial import SweepResults
+from paretovid.platform.records.journal import FailedStart, StoppedStart
+from paretovid.platform.records.trial import SweepResults, knob_text
 from paretovid.platform.storage.home import Home
 from paretovid.platform.tracking.store import Store, StoreError, open_store, store_uri
 from paretovid.platform.tracking.tags import (
@@ -30,10 +30,12 @@ from paretovid.platform.tracking.tags import (
     environment,
     failure_tags,
     flat,
+    learning_figures,
     main_figures,
     metrics_of,
     near_front,
     point_tags,
+    running_tags,
     sweep_note,
     sweep_tags,
     trial_figures,
@@ -42,6 +44,7 @@ from paretovid.platform.tracking.tags import (
     trial_tags,
     yaml_text,
 )
+from paretovid.trainables.context import Learning
 from paretovid.trainables.evaluation.results import TrialResult
 
 if TYPE_CHECKING:
@@ -57,6 +60,7 @@ METRICS_PER_REQUEST = 500
 class _Child:
     run_id: str
     is_complete: bool
+    is_running: bool = False
 
 
 @final
@@ -69,11 +73,81 @@ class Tracker:
         self.sweep = sweep.name
         self._uid = sweep.record.uid
         self._known: dict[str, _Child] | None = None
+        self._sent: dict[str, tuple[set[int], set[int]]] = {}
+        """Trial to the epochs and rungs that its run has."""
         with _store_errors(store, sweep.name):
             self.run_id = self._parent(sweep)
 
-    def log_trials(self, trials: Sequence[TrialResult]) -> None:
+    def log_learning(
+        self, trial: str, method: str, knobs: Mapping[str, float | str], learning: Learning
+    ) -> None:
+        """What a running trial has measured of itself, in a child run that is running. What the run has already is not
+        sent again; one that has ended is left alone."""
+        with _store_errors(self.store, self.sweep):
+            children = self._children()
+            child = children.get(trial)
+            if child is not None and child.is_complete:
+                return
+            if child is None:
+                tags = {**running_tags(self.sweep, trial, method, knobs), "mlflow.parentRunId": self.run_id}
+                tags["mlflow.note.content"] = "This trial is being trained."
+                name = " ".join([trial, method, *(f"{k}={knob_text(v, 3)}" for k, v in knobs.items())])
+                run = self.client.create_run(self.store.experiment_id, tags=tags, run_name=name)
+                child = _Child(run_id=str(run.info.run_id), is_complete=False, is_running=True)
+            elif not child.is_running:
+                self.client.update_run(child.run_id, status="RUNNING")
+                child = replace(child, is_running=True)
+            children[trial] = child
+            self._log_series(child.run_id, trial, learning)
+
+    def log_stopped(self, trial: str, stopped: StoppedStart, learning: Learning | None) -> None:
+        """A child run that was KILLED at a rung, with what it has measured until then."""
+        with _store_errors(self.store, self.sweep):
+            children = self._children()
+            child = children.get(trial)
+            if child is not None and child.is_complete:
+                return
+            where = f"epoch {stopped.epoch} of {stopped.epochs}"
+            if child is None:
+                tags = running_tags(self.sweep, trial, stopped.method, stopped.knobs)
+                tags["mlflow.parentRunId"] = self.run_id
+                run = self.client.create_run(
+                    self.store.experiment_id, tags=tags, run_name=f"{trial} stopped at {where}"
+                )
+                child = _Child(run_id=str(run.info.run_id), is_complete=False)
+            knobs = {name: str(value) for name, value in stopped.knobs.items()}
+            self._log_batch(child.run_id, {}, params=knobs)
+            if learning is not None:
+                self._log_series(child.run_id, trial, learning)
+            note = f"Stopped at a rung, at {where}: its curve was in the lower part of those measured there."
+            self._set_tags(child.run_id, {"paretovid.stopped": where, "mlflow.note.content": note})
+            self.client.set_terminated(child.run_id, status="KILLED")
+            self.client.set_tag(child.run_id, "paretovid.complete", "true")
+            children[trial] = _Child(run_id=child.run_id, is_complete=True)
+
+    def _log_series(self, run_id: str, trial: str, learning: Learning) -> None:
+        epochs, rungs = self._steps(run_id, trial)
+        self._log_batch(run_id, {}, series=learning_figures(learning, epochs, rungs))
+        epochs.update(range(len(learning.history)))
+        rungs.update(rung.epoch for rung in learning.rungs)
+
+    def _steps(self, run_id: str, trial: str) -> tuple[set[int], set[int]]:
+        """The epochs and rungs that a trial's run has. Looked up once, as an earlier driver may have sent them."""
+        if trial not in self._sent:
+            epochs, rungs = (
+                {int(metric.step) for metric in self.client.get_metric_history(run_id, name)}
+                for name in ("train/loss", "rung/quality")
+            )
+            self._sent[trial] = epochs, rungs
+        return self._sent[trial]
+
+    def log_trials(
+        self, trials: Sequence[TrialResult], learning: Mapping[str, Learning] | None = None
+    ) -> None:
         """A finished child run per trial; those that are whole already are left alone.
+
+        Arguments:
+            learning: what trials have measured at their rungs, which their results do not hold.
 
         Raises `StoreError` if the store does not take it, `NonFiniteError` for NaN among the figures.
         """
@@ -82,7 +156,8 @@ class Tracker:
             for trial in trials:
                 child = children.get(trial.trial)
                 if child is None or not child.is_complete:
-                    run_id = self._log_trial(trial, None if child is None else child.run_id)
+                    rungs = (learning or {}).get(trial.trial)
+                    run_id = self._log_trial(trial, None if child is None else child.run_id, rungs)
                     children[trial.trial] = _Child(run_id=run_id, is_complete=True)
 
     def log_failure(self, trial: str, failed: FailedStart) -> None:
@@ -132,8 +207,18 @@ class Tracker:
                 self._log_models(front)
                 self._log_front(front, sweep)
             self._set_tags(self.run_id, {**sweep_tags(sweep), "paretovid.state": state})
+            if state != "running":
+                self._end_followed()
             status = {"failed": "FAILED", "interrupted": "KILLED", "running": "RUNNING"}
             self.client.set_terminated(self.run_id, status=status.get(state, "FINISHED"))
+
+    def _end_followed(self) -> None:
+        """The runs of trials that were followed and have not come to an end; they run again when the sweep does."""
+        children = self._children()
+        for trial, child in list(children.items()):
+            if child.is_running and not child.is_complete:
+                self.client.set_terminated(child.run_id, status="KILLED")
+                children[trial] = replace(child, is_running=False)
 
     def _search(self, condition: str) -> list[Any]:
         found: list[Any] = []
@@ -189,30 +274,32 @@ class Tracker:
                 trial: _Child(
                     run_id=str(run.info.run_id),
                     is_complete=_is_complete(run),
+                    is_running=run.info.status == "RUNNING",
                 )
                 for trial, runs in found.items()
                 if (run := self._only(runs)) is not None
             }
         return self._known
 
-    def _log_trial(self, trial: TrialResult, run_id: str | None) -> str:
+    def _log_trial(self, trial: TrialResult, run_id: str | None, learning: Learning | None) -> str:
         default = trial.default_point
+        tags = {**trial_tags(trial), "mlflow.note.content": trial_note(trial)}
         if run_id is None:
-            tags = {**trial_tags(trial), "mlflow.parentRunId": self.run_id}
-            tags["mlflow.note.content"] = trial_note(trial)
-            run_id = self.client.create_run(
-                self.store.experiment_id, tags=tags, run_name=trial_name(trial)
-            ).info.run_id
+            tags["mlflow.parentRunId"] = self.run_id
+            run = self.client.create_run(self.store.experiment_id, tags=tags, run_name=trial_name(trial))
+            run_id = str(run.info.run_id)
+            self._sent[trial.trial] = set(), set()
+        else:  # of a start that failed, or followed while it was trained
+            self._set_tags(run_id, tags)
+            self.client.update_run(run_id, name=trial_name(trial))
         figures = trial_figures(default.val, default.test)
         figures |= {"seconds": trial.seconds, "points": float(len(trial.points))}
         trained = flat(trial.training_config, "training.")
         params = {**trial.training_knobs, **flat(trial.model, "model."), **trained, "seed": trial.seed}
-        history = [
-            (f"train/{name}", value, epoch)
-            for epoch, parts in enumerate(trial.history)
-            for name, value in parts.items()
-        ]
-        self._log_batch(run_id, figures, params={k: str(v) for k, v in params.items()}, series=history)
+        rungs = () if learning is None else learning.rungs
+        whole = Learning(epochs=len(trial.history), history=trial.history, rungs=rungs)
+        series = learning_figures(whole, *self._steps(run_id, trial.trial))
+        self._log_batch(run_id, figures, params={k: str(v) for k, v in params.items()}, series=series)
         self._log_inputs(run_id, trial)
         # In this order: a driver killed in between must not leave a run that is complete and runs for ever.
         self.client.set_terminated(run_id)

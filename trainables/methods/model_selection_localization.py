@@ -57,6 +57,7 @@ from paretovid.trainables.method import (
     Method,
     PlacesSettings,
     Task,
+    TrainsInStages,
     Warns,
     check_listed,
     register,
@@ -148,7 +149,7 @@ def affinity(apart: Tensor, mask: Tensor, beta: float, *, is_soft: bool) -> Tens
 
 @register
 @final
-class ModelSelectionLocalization(Method, PlacesSettings, Warns):
+class ModelSelectionLocalization(Method, PlacesSettings, TrainsInStages, Warns):
     """See the module's text."""
 
     name: ClassVar[str] = "model_selection_localization"
@@ -188,6 +189,10 @@ class ModelSelectionLocalization(Method, PlacesSettings, Warns):
         self._appearance_width = widths[APPEARANCE]
 
     # Training
+
+    @classmethod
+    def last_stage(cls, config: ModelSelectionLocalizationConfig) -> float:
+        return config.heads_share
 
     def loss(self, batch: Batch, progress: Progress) -> Loss:
         config = self.config

@@ -81,6 +81,7 @@ from paretovid.trainables.method import (
     Method,
     NeedsFiles,
     PlacesSettings,
+    TrainsInStages,
     Warns,
     check_distinct,
     check_listed,
@@ -208,7 +209,7 @@ class VideoEpitomaConfig:
 
 @register
 @final
-class VideoEpitoma(Method, ChecksFeatures, Exports, NeedsFiles, PlacesSettings, Warns):
+class VideoEpitoma(Method, ChecksFeatures, Exports, NeedsFiles, PlacesSettings, TrainsInStages, Warns):
     """See the module's text."""
 
     name: ClassVar[str] = "video_epitoma"
@@ -257,6 +258,10 @@ class VideoEpitoma(Method, ChecksFeatures, Exports, NeedsFiles, PlacesSettings, 
         """Only trains the stand-alone selector; no answer comes from it."""
 
     # Training
+
+    @classmethod
+    def last_stage(cls, config: VideoEpitomaConfig) -> float:
+        return config.selector_share if config.regime == "stand_alone" and not config.selector else 0.0
 
     def loss(self, batch: Batch, progress: Progress) -> Loss:
         config = self.config

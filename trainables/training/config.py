@@ -13,10 +13,24 @@ from paretovid.trainables.config import typed_config
 from paretovid.trainables.documents import Fields, JsonObject, JsonValue
 from paretovid.trainables.method import NeedsFiles
 from paretovid.trainables.provenance import code_version
-from paretovid.trainables.ranges import Count, Decay, Finite, Positive, Range, Seed, check_ranges
+from paretovid.trainables.ranges import (
+    Count,
+    Decay,
+    Finite,
+    OpenFraction,
+    Positive,
+    Range,
+    Seed,
+    check_ranges,
+)
 
 DEFAULT_POINTS = 24
 """Operating points of a trial."""
+
+
+def rung_epoch(share: float, epochs: int) -> int:
+    """The epoch, of `epochs`, after which a rung at this share of them is measured; 0 or `epochs`: there is none."""
+    return round(share * epochs)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,6 +83,9 @@ class TrialConfig:
     accounting: str = "honest"
     plugins: tuple[str, ...] = ()
     """Modules of the plug-ins whose code counts in the result."""
+    rungs: tuple[OpenFraction, ...] = ()
+    """Shares of the training's epochs at which the curve is measured on validation, for whoever follows the trial
+    (`FollowedContext`) and judges it. A training that is not stopped has the same result without them."""
 
     def __post_init__(self) -> None:
         check_ranges(self, f"trial {self.trial}")
@@ -76,7 +93,12 @@ class TrialConfig:
     def to_json(self) -> dict[str, JsonValue]:
         """Plain data, which Ray can send; `from_json` reads it."""
         settings = [{"inference_knobs": setting} for setting in self.settings]
-        return {**asdict(self), "plugins": list(self.plugins), "settings": settings}
+        return {
+            **asdict(self),
+            "plugins": list(self.plugins),
+            "settings": settings,
+            "rungs": list(self.rungs),
+        }
 
     @classmethod
     def from_json(cls, data: object) -> TrialConfig:
@@ -106,6 +128,7 @@ class TrialConfig:
             output=fields.text("output"),
             accounting=fields.text("accounting"),
             plugins=fields.texts("plugins", ()),
+            rungs=fields.numbers("rungs", ()),
         )
 
     def configured_method(self) -> ConfiguredMethod:
@@ -127,6 +150,7 @@ class TrialConfig:
         """The digest as another version of the code would give it."""
         described = asdict(self) | {"dataset": "", "output": "", "code": code}
         del described["plugins"]  # the code's version stands for them
+        del described["rungs"]  # nothing of a result depends on them
         if self.points == DEFAULT_POINTS:
             # As in trials from before there was a choice, which are not trained again.
             del described["points"]

@@ -2,24 +2,42 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from paretovid.trainables.context import TrialContext, TrialStopped
+from paretovid.trainables.context import (
+    FollowedContext,
+    Learning,
+    Rung,
+    StoppedAtRung,
+    TrialContext,
+    TrialStopped,
+)
 from paretovid.trainables.errors import NonFiniteError
 from paretovid.trainables.features.store import FeatureSplit
 from paretovid.trainables.method import Method
 from paretovid.trainables.outcome import Batch, Progress
 from paretovid.trainables.training.checkpoint import _restore, _save_checkpoint
-from paretovid.trainables.training.config import TrainingConfig, TrialConfig
+from paretovid.trainables.training.config import TrainingConfig, TrialConfig, rung_epoch
 from paretovid.trainables.training.dataset import _Data
 
+Points = Callable[[], tuple[tuple[float, float], ...]]
+"""Measures the method as it is: quality and GFLOPs on validation of each setting, the default one first."""
 
-def _train(method: Method, data: _Data, config: TrialConfig, context: TrialContext) -> list[dict[str, float]]:
+
+def _train(
+    method: Method, data: _Data, config: TrialConfig, context: TrialContext, points: Points
+) -> list[dict[str, float]]:
+    """Trains to the end. `points`: called at rungs, between two epochs, on rank 0.
+
+    Returns the history. Raises `StoppedAtRung`, `TrialStopped` and `NonFiniteError`.
+    """
     training = config.training
     if not any(parameter.requires_grad for parameter in method.parameters()):
         return []
@@ -30,6 +48,8 @@ def _train(method: Method, data: _Data, config: TrialConfig, context: TrialConte
         method.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay, fused=True
     )
     history = _restore(context.get_checkpoint(), method, optimizer)
+    rungs = _Rungs(config, context, points)
+    rungs.resume(history)
     method.train()
     for epoch in range(len(history), training.epochs):
         order = np.random.default_rng((config.seed, epoch)).permutation(len(records))
@@ -49,7 +69,8 @@ def _train(method: Method, data: _Data, config: TrialConfig, context: TrialConte
             parts.append(_step(method, optimizer, batch, progress, training.clip_norm, context, weight))
             context.heartbeat()
         history.append({name: float(np.mean([part[name] for part in parts])) for name in parts[0]})
-        stopping = _asked_to_stop(context)
+        rungs.after_epoch(history)
+        stopping = _is_any(context.heartbeat(), context)
         if stopping or (epoch + 1) % training.checkpoint_every_epochs == 0 or epoch + 1 == training.epochs:
             _report(training, method, optimizer, history, context)
         if stopping:
@@ -57,9 +78,51 @@ def _train(method: Method, data: _Data, config: TrialConfig, context: TrialConte
     return history
 
 
-def _asked_to_stop(context: TrialContext) -> bool:
+class _Rungs:
+    """What a training says of itself to whoever follows it, and the judgement that it gets."""
+
+    def __init__(self, config: TrialConfig, context: TrialContext, points: Points) -> None:
+        self._context = context
+        self._points = points
+        self._epochs = config.training.epochs
+        self._follower = context if context.rank == 0 and isinstance(context, FollowedContext) else None
+        self._by_epoch = {rung_epoch(share, self._epochs): share for share in config.rungs}
+        self._measured: dict[float, Rung] = {}
+
+    def resume(self, history: list[dict[str, float]]) -> None:
+        """The rungs that an interrupted process has measured up to its checkpoint; one at the checkpoint itself that
+        it did not come to is measured now."""
+        said = None if self._follower is None else self._follower.followed()
+        for rung in () if said is None else said.rungs:
+            if rung.epoch <= len(history):
+                self._measured[rung.share] = rung
+        if history:
+            self.after_epoch(history)
+        elif self._by_epoch:  # it may have been judged by a process that left no checkpoint
+            self._end_if_judged_out(0, is_waiting=False)
+
+    def after_epoch(self, history: list[dict[str, float]]) -> None:
+        """Raises `StoppedAtRung` on all ranks once the trial is judged out."""
+        epoch = len(history)
+        share = self._by_epoch.get(epoch) if epoch < self._epochs else None
+        if self._follower is not None:
+            if share is not None and share not in self._measured:
+                with contextlib.suppress(TrialStopped):  # asked to end: the next process measures it
+                    self._measured[share] = Rung(share=share, epoch=epoch, points=self._points())
+            rungs = tuple(self._measured.values())
+            self._follower.follow(Learning(epochs=self._epochs, history=tuple(history), rungs=rungs))
+        if self._by_epoch and epoch < self._epochs:
+            self._end_if_judged_out(epoch, is_waiting=share is not None and share in self._measured)
+
+    def _end_if_judged_out(self, epoch: int, *, is_waiting: bool) -> None:
+        follower = self._follower
+        is_out = follower is not None and follower.is_judged_out(is_waiting=is_waiting)
+        if _is_any(is_out, self._context):
+            raise StoppedAtRung(epoch, self._epochs)
+
+
+def _is_any(asked: bool, context: TrialContext) -> bool:
     """Whether any worker of the group was asked: one that continued alone would wait for the others for ever."""
-    asked = context.heartbeat()
     if context.world_size == 1:
         return asked
     flag = torch.tensor([float(asked)], device=context.device)

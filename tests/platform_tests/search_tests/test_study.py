@@ -293,3 +293,24 @@ def test_a_sampler_sees_what_runs(tmp_path: Path) -> None:
     assert states == ["COMPLETE"] * 3 + ["RUNNING"] * 2 and waiting.number == 4 and waiting.params == {}
     assert [trial.value for trial in seen.get_trials()[:3]] == history(study).contributions
     assert seen.get_trials()[3].params == running.knobs
+
+
+@pytest.mark.parametrize("guided_by", ["point", "curve"])
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "curves", "random"])
+def test_a_stopped_trial_is_pruned_counted_and_not_tried_again(
+    tmp_path: Path, sampler: str, guided_by: str
+) -> None:
+    tried: list[str] = []
+    while (asked := (study := make(tmp_path, sampler=sampler, guided_by=guided_by)).ask()) is not None:
+        tried.append(json.dumps(asked.knobs))
+        if asked.trial_id in ("t0002", "t0005"):
+            assert study.report_stopped(asked.trial_id, 10, 40) == "stopped"
+            assert study.report_stopped(asked.trial_id, 10, 40) == "known"
+        else:
+            study.report(asked.trial_id, measured(asked.knobs))
+    assert len(set(tried)) == len(tried) == 8
+    counts = study.counts()
+    assert (counts.complete, counts.stopped, counts.failed, counts.running) == (6, 2, 0, 0)
+    assert study.stopped_ones() == ("t0002", "t0005")
+    assert not study.failures() and not study.interrupted_ones()
+    assert [study.is_anchor(f"t{number:04d}") for number in range(3)] == [True, True, False]
