@@ -5,7 +5,6 @@ Nothing is made and no video is looked at; annotation files are read. Imports to
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -20,9 +19,9 @@ from paretovid.platform.config.load import (
     searched_knobs,
     training_settings,
 )
+from paretovid.platform.config.stopping import check_stopping
 from paretovid.search_spaces.plans import LONGER, trainings_of
 from paretovid.search_spaces.schema import (
-    LEAST_OTHERS,
     ExtractionConfig,
     KnobConfig,
     MethodConfig,
@@ -53,7 +52,6 @@ from paretovid.trainables.layers.caps import check_known
 from paretovid.trainables.method import (
     METHODS,
     Method,
-    TrainsInStages,
     UsesSourceInfo,
 )
 from paretovid.trainables.outcome import SourceInfo
@@ -61,7 +59,7 @@ from paretovid.trainables.plugins.catalog import check_travels
 from paretovid.trainables.provenance import code_version
 from paretovid.trainables.ranges import Declared, check_ranges, field_number
 from paretovid.trainables.redaction.urls import has_signature_alone
-from paretovid.trainables.training.config import TrainingConfig, rung_epoch
+from paretovid.trainables.training.config import TrainingConfig
 
 EPOCHS = f"{OF_TRAINING}epochs"
 """The field of the hyperparameter that says how long a training is."""
@@ -237,7 +235,7 @@ def resolve(config: SweepConfig) -> SweepPlan:
         )
     _check_inference_knobs(config.method, method)
     _check_tasks(plan)
-    _check_stopping(plan)
+    check_stopping(config, plan.trainings, plan.search_training({}).epochs, method.method)
     _check_sources(plan)
     _check_plugins(plan)
     return plan
@@ -399,55 +397,6 @@ def _check_tasks(plan: SweepPlan) -> None:
                 f"the baseline {name} is of {other}, {plan.method.name} of {task}",
                 "Their qualities do not compare: leave it out of baselines, or give one of the same task.",
             )
-
-
-def _check_stopping(plan: SweepPlan) -> None:
-    search, epochs, method = plan.config.search, plan.training.epochs, plan.method
-    if search.stopping == "none":
-        return
-    off = "Or search.stopping=none."
-    if search.trials <= LEAST_OTHERS:
-        raise UsageError(
-            f"search.stopping={search.stopping} with {search.trials} trials stops none: the first {LEAST_OTHERS} at a "
-            "rung go on",
-            f"Ask for more: search.trials={2 * LEAST_OTHERS}. {off}",
-        )
-    begins = _last_stage(plan.config.method, method.method)
-    seen: dict[int, float] = {}
-    for share in search.rungs:
-        epoch = rung_epoch(share, epochs)
-        if not 0 < epoch < epochs:
-            raise UsageError(
-                f"search.rungs: {share:g} of {epochs} epochs is epoch {epoch}, and must lie after the first "
-                "and before the last",
-                f"Give shares from {1 / epochs:.3g} to {1 - 1 / epochs:.3g}, or more training.epochs. {off}",
-            )
-        if epoch in seen:
-            raise UsageError(
-                f"search.rungs: {seen[epoch]:g} and {share:g} of {epochs} epochs are both epoch {epoch}",
-                f"Leave one of them out, or train for more epochs. {off}",
-            )
-        if share <= begins:
-            raise UsageError(
-                f"search.rungs: {share:g} lies in a stage of the training of {method.name} that ends at {begins:g} of "
-                "it; a part that decides or answers is not trained yet",
-                f"Give shares above {begins:g}. {off}",
-            )
-        seen[epoch] = share
-
-
-def _last_stage(searched: MethodConfig, method: type[Method]) -> float:
-    """The share of a training after which all of the method is trained, whatever the knobs that are words say."""
-    if not issubclass(method, TrainsInStages):
-        return 0.0
-    knobs = searched.training_knobs
-    values = [knob.choices or [ends(knob)[0]] for knob in knobs.values()]
-    return max(
-        method.last_stage(
-            method_config(searched.name, model_with_knobs(searched, dict(zip(knobs, chosen, strict=True))))
-        )
-        for chosen in itertools.product(*values)
-    )
 
 
 def _check_sources(plan: SweepPlan) -> None:

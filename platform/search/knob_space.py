@@ -15,6 +15,7 @@ from optuna.samplers import RandomSampler
 from optuna.trial import Trial, create_trial
 
 from paretovid.search_spaces.schema import KnobConfig
+from paretovid.trainables.documents import JsonValue
 
 KnobValue: TypeAlias = int | float | str
 Knobs: TypeAlias = dict[str, KnobValue]
@@ -174,3 +175,12 @@ def _suggest(trial: Trial, name: str, kind: BaseDistribution) -> object:
         return trial.suggest_int(name, kind.low, kind.high, log=kind.log)
     assert isinstance(kind, CategoricalDistribution)
     return trial.suggest_categorical(name, kind.choices)
+
+
+def describe(knobs: Mapping[str, KnobConfig], directions: Mapping[str, str]) -> dict[str, JsonValue]:
+    """What makes two studies the same search: objectives and ranges, as plain data."""
+    ranges: dict[str, JsonValue] = {}
+    for name, knob in sorted(knobs.items()):
+        ends = {"choices": list(knob.choices)} if knob.choices else {"low": knob.low, "high": knob.high}
+        ranges[name] = {**ends, "log": knob.log, "whole": knob.whole}
+    return {"objectives": dict(directions), "knobs": ranges}

@@ -21,7 +21,7 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from paretovid.platform.search.curves import CURVE, TrialCurve, history_of
-from paretovid.platform.search.knob_space import RANDOM_DRAWS, Knobs, KnobSpace, KnobValue, key_of
+from paretovid.platform.search.knob_space import RANDOM_DRAWS, Knobs, KnobSpace, KnobValue, describe, key_of
 from paretovid.platform.search.samplers import (
     LEAST_RESULTS,
     Asked,
@@ -30,7 +30,7 @@ from paretovid.platform.search.samplers import (
     Proposal,
     propose,
 )
-from paretovid.platform.search.storage import Directions, objectives, open_study
+from paretovid.platform.search.storage import objectives, open_study
 from paretovid.search_spaces.samplers import SAMPLERS
 from paretovid.search_spaces.schema import KnobConfig
 from paretovid.trainables.documents import JsonValue
@@ -497,12 +497,3 @@ def _curve_in(points: Sequence[OperatingPoint]) -> dict[str, JsonValue]:
 def number_of(trial_id: str) -> int:
     """The number of a trial in its study: `t0012` is 12."""
     return int(trial_id[1:])
-
-
-def describe(knobs: Mapping[str, KnobConfig], directions: Directions) -> dict[str, JsonValue]:
-    """What makes two studies the same search: objectives and ranges, as plain data."""
-    ranges: dict[str, JsonValue] = {}
-    for name, knob in sorted(knobs.items()):
-        ends = {"choices": list(knob.choices)} if knob.choices else {"low": knob.low, "high": knob.high}
-        ranges[name] = {**ends, "log": knob.log, "whole": knob.whole}
-    return {"objectives": dict(directions), "knobs": ranges}

@@ -57,10 +57,12 @@ class DryRun:
             lines.append(f"  {source:<10} {component:<32} {cost.gmacs:.6f}  at {cost.input}")
         lines += ["", *estimate(self.plan, size, costs)]
         if search.stopping == "curve":
-            epochs = self.plan.training.epochs
-            rungs = ", ".join(str(rung_epoch(share, epochs)) for share in sorted(search.rungs))
+            epochs, shares = self.plan.search_training({}).epochs, sorted(search.rungs)
+            rungs = "epoch " + ", ".join(str(rung_epoch(share, epochs)) for share in shares) + f" of {epochs}"
+            if self.plan.epochs_knob is not None:  # lengths differ
+                rungs = ", ".join(f"{100 * share:g} %" for share in shares) + " of its epochs"
             lines.append(
-                f"at epoch {rungs} of {epochs} only those go on whose curve is in the upper {100 * search.keep:g} % of "
+                f"at {rungs} only those go on whose curve is in the upper {100 * search.keep:g} % of "
                 f"what was measured there; the first {LEAST_OTHERS} and the anchors go on in any case"
             )
         if search.max_gflops:
