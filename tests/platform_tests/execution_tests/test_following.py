@@ -22,6 +22,7 @@ class Clock:
 
     def __init__(self) -> None:
         self.now = 100.0
+        self.module = SimpleNamespace(monotonic=lambda: self.now, sleep=self.sleep)
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds
@@ -30,7 +31,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(following, "time", SimpleNamespace(monotonic=lambda: made.now, sleep=made.sleep))
+    monkeypatch.setattr(following, "time", made.module)
     return made
 
 
@@ -116,7 +117,7 @@ def test_one_that_is_there_is_not_waited_for(
     judge(trial, True)
     assert not own.is_judged_out(is_waiting=True) and clock.now == 100
     own.follow(learned(6, 4, 6))
-    monkeypatch.setattr(following.time, "sleep", lambda seconds: judge(trial, True, False))
+    monkeypatch.setattr(clock.module, "sleep", lambda seconds: judge(trial, True, False))
     assert own.is_judged_out(is_waiting=True), "the second rung was not judged yet"
 
 
