@@ -33,7 +33,7 @@ RUNNING = SweepRecord(
     seed=3,
     state="running",
     config={
-        "search": {"trials": 24, "storage": "journal:///x", "guided_by": "curve", "plan": "long"},
+        "search": {"trials": 24, "storage": "journal:///x", "guided_by": "curve", "plan": "wide"},
         "baselines": [{"name": "b"}],
         "tracking": {},
     },
