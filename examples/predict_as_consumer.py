@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import mlflow
@@ -28,6 +28,13 @@ def predict(model: str, videos: Sequence[str], max_gflops: float | None = None) 
     return list(loaded.predict(list(videos), params=params))
 
 
+def line_of(video: str, answer: Mapping[str, Any]) -> dict[str, Any]:
+    """The best label of a video and what it cost; of one that could not be read, which has no labels, the reason."""
+    if answer["error"] is not None:
+        return {"video": video, "error": answer["error"]}
+    return {"video": video, "best": answer["labels"][0], "gflops": answer["gflops"]}
+
+
 def main(words: Sequence[str] | None = None) -> None:
     """Prints a JSON line per video."""
     parser = argparse.ArgumentParser(
@@ -40,8 +47,7 @@ def main(words: Sequence[str] | None = None) -> None:
     for video, answer in zip(
         arguments.videos, predict(arguments.model, arguments.videos, arguments.max_gflops), strict=True
     ):
-        best = answer["labels"][0]
-        print(json.dumps({"video": video, "best": best, "gflops": answer["gflops"]}))
+        print(json.dumps(line_of(video, answer)))
 
 
 if __name__ == "__main__":

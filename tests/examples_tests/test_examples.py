@@ -58,7 +58,8 @@ def test_a_choice_within_a_budget_keeps_it_and_too_small_a_one_is_refused(home: 
 def test_a_consumer_predicts_without_the_platform(home: Home, promoted: Promotion, tmp_path: Path) -> None:
     video = min(home.data("moving_digits").rglob("test_*.mp4"))
     example = ROOT / "examples" / "predict_as_consumer.py"
-    words = [str(example), promoted.uri, str(video), "--max-gflops", "0.05"]
+    (tmp_path / "notes.mp4").write_text("no video")
+    words = [str(example), promoted.uri, str(video), "notes.mp4", "--max-gflops", "0.05"]
     code = (
         "import runpy, sys\n"
         f"for name in {FORBIDDEN!r}: sys.modules[name] = None\n"
@@ -75,8 +76,8 @@ def test_a_consumer_predicts_without_the_platform(home: Home, promoted: Promotio
         cwd=tmp_path,
     )
     assert ran.returncode == 0, ran.stderr
-    (line,) = ran.stdout.splitlines()
-    answer = json.loads(line)
+    answer, unreadable = map(json.loads, ran.stdout.splitlines())
+    assert unreadable["video"] == "notes.mp4" and unreadable["error"] and "best" not in unreadable
     assert answer["video"] == str(video) and answer["best"] and 0 < answer["gflops"] <= 0.05
 
 
