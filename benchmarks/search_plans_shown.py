@@ -39,15 +39,16 @@ class Trained:
 
 Sweeps = Mapping[tuple[str, int], Sequence[Trained]]
 """Plan and seed to its trainings in order."""
+Worths = Mapping[str, Sequence[int]]
+"""Plan to how many short trainings' worth of epochs its sweeps may spend."""
 
 
-def document_of(sweeps: Sweeps, epochs: int, worths: Sequence[int], levels: Sequence[float]) -> Document:
+def document_of(sweeps: Sweeps, epochs: int, worths: Worths, levels: Sequence[float]) -> Document:
     """Everything that is reported.
 
     Arguments:
         epochs: of one short training.
-        worths: how many short trainings' worth of epochs a sweep may spend; of each plan only its first trainings
-            count that fit.
+        worths: of a plan that has more trainings only the first that fit count.
         levels: GFLOPs at which the best point that costs no more is looked up.
     """
     found: dict[str, list[Row]] = {"sweeps": [], "trainings": [], "fronts": []}
@@ -57,7 +58,7 @@ def document_of(sweeps: Sweeps, epochs: int, worths: Sequence[int], levels: Sequ
         found["trainings"] += [
             {**own, "training": place, **_training(each, best)} for place, each in enumerate(trainings)
         ]
-        for worth in worths:
+        for worth in worths[plan]:
             fitting = _within(trainings, worth * epochs)
             if fitting:
                 found["sweeps"].append(

@@ -97,7 +97,7 @@ def test_points_are_chosen_on_validation_and_shown_on_test(sweep: Sweep, trained
     points = [point for _, point in chosen]
     assert at_level(points, costs[1]) == points[1]
     assert at_level(points, costs[0] / 2) is None
-    document = document_of({(LONG, 0): trainings}, EPOCHS, (16, 8), (costs[1], costs[0] / 2))
+    document = document_of({(LONG, 0): trainings}, EPOCHS, {LONG: (16, 8)}, (costs[1], costs[0] / 2))
     whole, half = document["sweeps"]
     assert (whole["trainings"], whole["epochs"], whole["cpu_seconds"]) == (4, 640, 8.0)
     assert (half["trainings"], half["epochs"]) == (2, 320)
