@@ -14,6 +14,8 @@ from paretovid.trainables.errors import UsageError
 
 PLANS = ("knobs", "long", "wide")
 DEFAULT_PLAN = "knobs"
+UNNAMED_PLAN = "knobs"
+"""Of sweeps whose record names none: there was no other. Stays when the default changes."""
 LONGER = 4
 """Times the method's own epochs that a training of the plan `long` takes."""
 

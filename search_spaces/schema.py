@@ -22,7 +22,7 @@ from typing import Annotated, Any
 
 from omegaconf import MISSING
 
-from paretovid.search_spaces.plans import DEFAULT_PLAN
+from paretovid.search_spaces.plans import DEFAULT_PLAN, UNNAMED_PLAN
 from paretovid.trainables.documents import JsonValue
 from paretovid.trainables.ranges import (
     Count,
@@ -277,7 +277,7 @@ RENAMED = {"search.tell_swept": "search.report_all_points"}
 
 ADDED: dict[str, JsonValue] = {
     "search.guided_by": "point",
-    "search.plan": "knobs",
+    "search.plan": UNNAMED_PLAN,
     "search.stopping": "none",
     "search.rungs": [0.25],
     "search.keep": 0.5,

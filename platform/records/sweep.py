@@ -12,7 +12,7 @@ from typing import Literal, get_args
 
 from paretovid.platform.storage.home import SWEEP_FILE, SweepPaths
 from paretovid.platform.storage.home_paths import from_home, to_home
-from paretovid.search_spaces.plans import DEFAULT_PLAN, trainings_of
+from paretovid.search_spaces.plans import UNNAMED_PLAN, trainings_of
 from paretovid.search_spaces.schema import ADDED, RENAMED
 from paretovid.trainables.data.dataset import write_json
 from paretovid.trainables.documents import Fields, JsonObject, JsonValue
@@ -98,7 +98,7 @@ class SweepRecord:
         """Trials of the search that are asked for, extensions included, baselines not. Of one that searches their
         lengths it is known when it has ended; before, as many as there would be if all were of the method's own."""
         trials = sum(self.asked) or self._section("search").whole("trials", 0)
-        plan = self._section("search").text("plan", DEFAULT_PLAN)
+        plan = self._section("search").text("plan", UNNAMED_PLAN)
         if plan == "wide" and self.trainings is not None:
             return self.trainings
         return trainings_of(plan, trials) if trials else 0
