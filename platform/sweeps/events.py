@@ -15,7 +15,7 @@ from paretovid.platform.storage.faults import while_away
 from paretovid.platform.storage.home import Home
 from paretovid.platform.sweeps.judge import RungJudge
 from paretovid.platform.sweeps.reached import LiveStatus
-from paretovid.platform.tracking.exporter import TrackingSender
+from paretovid.platform.tracking.exporter import Followed, TrackingSender
 from paretovid.trainables.data.s3 import ObjectStoreError
 from paretovid.trainables.documents import Fields, JsonObject, JsonValue
 from paretovid.trainables.evaluation.results import TrialResult
@@ -69,7 +69,9 @@ class SweepDriver(TrialCallback):
     def on_start(self, trial_id: str, config: JsonObject, attempt: int) -> None:
         self._configs[trial_id] = config
         self._running[trial_id] = None
-        self._sender.follow(trial_id, config)
+        fields = Fields(config, f"the configuration of {trial_id}", "")
+        knobs = fields.values_by_name("training_knobs", {})
+        self._sender.follow(Followed(trial=trial_id, method=fields.text("method", ""), knobs=knobs))
         self.record("start", trial=trial_id, attempt=attempt)
 
     def on_progress(self, trial_id: str, progress: Mapping[str, float]) -> None:

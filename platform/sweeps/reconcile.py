@@ -68,11 +68,11 @@ def reconcile(
     _adopt_ended(sweep, study, trials, all_points=all_points)
     for suggestion in study.complete_ones():
         config = trials.unjudged(suggestion)
-        if finished_result(TrialConfig.from_json(config)) is None:
+        if finished_result(config) is None:
             if find_trial(sweep.trial(suggestion.trial_id).folder) is not None:
                 notes.append(f"{suggestion.trial_id} was made from other features or settings; it is kept")
                 continue
-            fixed.append(FixedTrial(trial_id=suggestion.trial_id, config=config))
+            fixed.append(FixedTrial(trial_id=suggestion.trial_id, config=config.to_json()))
             notes.append(f"the result of {suggestion.trial_id} is gone: it is trained again")
     again = _failed_for_others(study, trials, resumed, all_points=all_points)
     fixed += again
@@ -95,7 +95,7 @@ def _adopt_ended(sweep: SweepPaths, study: ParetoStudy, trials: SweepTrials, *, 
     """Reports the trials that had finished, or were judged out at a rung, when their driver died before it heard of
     it."""
     for suggestion in study.interrupted_ones():
-        found = finished_result(TrialConfig.from_json(trials.unjudged(suggestion)))
+        found = finished_result(trials.unjudged(suggestion))
         stopped = stopped_at(sweep.trial(suggestion.trial_id))
         if found is None and stopped is not None:
             study.adopt_stopped(suggestion.trial_id, stopped.epoch, stopped.epochs)
@@ -113,13 +113,13 @@ def _failed_for_others(
     again = []
     for suggestion in study.failed_ones():
         config = trials.unjudged(suggestion)
-        found = finished_result(TrialConfig.from_json(config))
+        found = finished_result(config)
         if found is not None:
             study.report_resumed(suggestion.trial_id, found.points[0].val, found.points)
             if all_points:
                 study.report_all_points(suggestion.trial_id, found.points)
         elif suggestion.trial_id in resumed:
-            again.append(FixedTrial(trial_id=suggestion.trial_id, config=config, is_resumed=True))
+            again.append(FixedTrial(trial_id=suggestion.trial_id, config=config.to_json(), is_resumed=True))
     return again
 
 

@@ -45,13 +45,10 @@ class SweepTrials:
         """A suggestion of the study, measured at rungs if the search stops trials there."""
         search = self._plan.config.search
         rungs = list(search.rungs) if search.stopping == "curve" else []
-        return {**self.unjudged(suggestion), "rungs": rungs}
+        return {**self.unjudged(suggestion).to_json(), "rungs": rungs}
 
-    def unjudged(self, suggestion: Suggestion) -> JsonObject:
+    def unjudged(self, suggestion: Suggestion) -> TrialConfig:
         """The same, trained to its end in any case."""
-        return self._searched(suggestion).to_json()
-
-    def _searched(self, suggestion: Suggestion) -> TrialConfig:
         method = self._plan.config.method
         trained = {*method.training_knobs, *self._plan.hyperparameters}
         training: dict[str, float | str] = {n: v for n, v in suggestion.knobs.items() if n in trained}
@@ -85,7 +82,7 @@ class SweepTrials:
         """
         name, baseline = trial.trial, self._plan.baselines.get(trial.trial)
         same = (
-            self._searched(Suggestion(trial_id=name, knobs=dict(knobs), origin="", attempt=1))
+            self.unjudged(Suggestion(trial_id=name, knobs=dict(knobs), origin="", attempt=1))
             if baseline is None
             else self._trial(name, baseline.name, baseline.model)
         )

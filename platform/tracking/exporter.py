@@ -13,6 +13,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import final
 
 from paretovid.platform.fronts.build import read_front
@@ -27,7 +28,6 @@ from paretovid.platform.tracking.artifact_places import artifact_places
 from paretovid.platform.tracking.store import StoreError, open_store, store_uri
 from paretovid.platform.tracking.tracker import Tracker, log_sweep
 from paretovid.trainables.context import Learning
-from paretovid.trainables.documents import Fields, JsonObject
 from paretovid.trainables.errors import DataError, ParetovidError
 from paretovid.trainables.evaluation.results import TrialResult
 
@@ -40,6 +40,16 @@ LEARNING_TRIALS = 8
 """Of those, each time."""
 _ENDED = ("finished", "out_of_time")
 _RETRY_SECONDS = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Followed:
+    """A trial that trains, and what its run says of it."""
+
+    trial: str
+    method: str
+    knobs: Mapping[str, float | str]
+    """The training knobs that are tried; none: it is a baseline."""
 
 
 @final
@@ -113,23 +123,18 @@ class Delivery:
             tracker.finish(self._results(trials), front, state)
         return left_out
 
-    def send_learning(self, running: Mapping[str, JsonObject]) -> None:
+    def send_learning(self, running: Sequence[Followed]) -> None:
         """Sends what some running trials have measured of themselves since the last time. Nothing is noted: what is not
         sent now comes with the trial's result.
-
-        Arguments:
-            running: trial to its configuration.
 
         Raises `StoreError` if the store does not take it.
         """
         if self._tracker is None:  # not even the first event has come through
             return
-        for trial, config in running.items():
-            learning = self._learning(trial)
+        for each in running:
+            learning = self._learning(each.trial)
             if learning is not None:
-                fields = Fields(config, f"the configuration of {trial}", "")
-                knobs = fields.values_by_name("training_knobs", {})
-                self._tracker.log_learning(trial, fields.text("method", ""), knobs, learning)
+                self._tracker.log_learning(each.trial, each.method, each.knobs, learning)
 
     def _learning(self, trial: str) -> Learning | None:
         """What a trial has measured of itself, if that can be read."""
@@ -193,7 +198,7 @@ class TrackingSender:
         self._idle = threading.Event()
         self._is_closing = False
         self._failures = 0
-        self._followed: dict[str, JsonObject] = {}
+        self._followed: dict[str, Followed] = {}
         self._quiet_until = 0.0
         self._thread = threading.Thread(target=self._work, name="mlflow-sender", daemon=True)
 
@@ -220,10 +225,10 @@ class TrackingSender:
             self._idle.clear()
         self._news.set()
 
-    def follow(self, trial: str, config: JsonObject) -> None:
+    def follow(self, followed: Followed) -> None:
         """A trial trains from now on: what it measures of itself is sent every few seconds."""
         with self._lock:
-            self._followed[trial] = config
+            self._followed[followed.trial] = followed
 
     def unfollow(self, trial: str) -> None:
         """It trains no longer."""
@@ -293,9 +298,9 @@ class TrackingSender:
         if now < self._quiet_until:
             return
         with self._lock:
-            turn = dict(list(self._followed.items())[:LEARNING_TRIALS])
-            for trial in turn:  # to the end of the line
-                self._followed[trial] = self._followed.pop(trial)
+            turn = list(self._followed.values())[:LEARNING_TRIALS]
+            for each in turn:  # to the end of the line
+                self._followed[each.trial] = self._followed.pop(each.trial)
         rest = LEARNING_SECONDS
         try:
             self._delivery.send_learning(turn)

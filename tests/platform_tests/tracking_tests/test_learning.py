@@ -15,13 +15,15 @@ from paretovid.platform.records.learning import learning_json, learning_of, read
 from paretovid.platform.storage.home import Home
 from paretovid.platform.testing.sweeps import write_sweep, write_trial
 from paretovid.platform.tracking import exporter
-from paretovid.platform.tracking.exporter import Delivery, TrackingSender
+from paretovid.platform.tracking.exporter import Delivery, Followed, TrackingSender
 from paretovid.platform.tracking.store import StoreError, open_store
 from paretovid.platform.tracking.tags import learning_figures
 from paretovid.trainables.context import Learning, Rung
 from paretovid.trainables.errors import DataError
 
-CONFIG = {"method": "lite_eval", "training_knobs": {"gamma": 0.1}}
+
+def followed(trial: str = "t0000") -> Followed:
+    return Followed(trial=trial, method="lite_eval", knobs={"gamma": 0.1})
 
 
 @pytest.fixture(scope="module")
@@ -74,13 +76,13 @@ def begun(home: Home, name: str) -> tuple[Delivery, SweepJournal]:
 def test_a_running_trial_shows_its_epochs_and_a_finished_one_has_each_once(home: Home, name: str) -> None:
     delivery, journal = begun(home, name)
     write(home, name, learned(2))
-    delivery.send_learning({"t0000": CONFIG})
+    delivery.send_learning([followed()])
     running = child(home, name)
     assert running.info.status == "RUNNING"
     assert running.data.tags["paretovid.trial"] == "t0000" and "gamma=0.1" in running.info.run_name
     assert series(home, running, "train/loss") == [(0, 1.0), (1, 0.5)]
     write(home, name, learned(3, 2))
-    delivery.send_learning({"t0000": CONFIG})
+    delivery.send_learning([followed()])
     assert series(home, running, "rung/quality") == [(2, 0.5)]
     assert series(home, running, "rung/gflops") == [(2, 0.02)]
     assert series(home, running, "rung/hypervolume") == [(2, pytest.approx(0.01 * 0.4))]
@@ -109,7 +111,7 @@ def test_what_was_never_sent_while_it_trained_comes_with_the_result(home: Home, 
 def test_a_stopped_trial_is_a_run_of_its_own_that_says_where(home: Home, name: str) -> None:
     delivery, journal = begun(home, name)
     write(home, name, learned(1))
-    delivery.send_learning({"t0000": CONFIG})
+    delivery.send_learning([followed()])
     write(home, name, learned(2, 1))
     stopped = StoppedStart(epoch=2, epochs=4, method="lite_eval", knobs={"gamma": 0.1})
     entry = journal.write("stopped", trial="t0000", **stopped.to_json())
@@ -127,13 +129,13 @@ def test_an_interrupted_trial_does_not_run_for_ever_and_runs_again_when_it_is_re
 ) -> None:
     delivery, journal = begun(home, name)
     write(home, name, learned(2))
-    delivery.send_learning({"t0000": CONFIG})
+    delivery.send_learning([followed()])
     delivery.send([journal.write("state", state="interrupted")])
     assert child(home, name).info.status == "KILLED"
     again = Delivery(home, name, None)
     again.send([journal.write("driver")])
     write(home, name, learned(3))
-    again.send_learning({"t0000": CONFIG})
+    again.send_learning([followed()])
     run = child(home, name)
     assert run.info.status == "RUNNING"
     assert series(home, run, "train/loss") == [(0, 1.0), (1, 0.5), (2, 0.25)]
@@ -158,7 +160,7 @@ class Counted:
         return []
 
     def send_learning(self, running: Any) -> None:
-        self.asked.append(tuple(running))
+        self.asked.append(tuple(each.trial for each in running))
         raise StoreError("nobody answers")
 
 
@@ -172,7 +174,7 @@ def test_running_trials_are_sent_a_few_at_a_time_by_turns_and_a_lost_server_stop
     monkeypatch.setattr(exporter, "Delivery", lambda *words: counted)
     sender = TrackingSender(home, name, None, print)
     for number in range(3):
-        sender.follow(f"t{number:04d}", CONFIG)
+        sender.follow(followed(f"t{number:04d}"))
     sender.start()
     wait_until(lambda: len(counted.asked) >= 3)
     assert counted.asked[:3] == [("t0000", "t0001"), ("t0002", "t0000"), ("t0001", "t0002")]
