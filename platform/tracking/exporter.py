@@ -118,8 +118,8 @@ class Delivery:
         elif first.event == "state":
             state = first.fields.text("state", "")
             front = (self.front or read_front([self._paths])) if state in _ENDED else None
-            finished = [*self._paths.with_result(), *self._paths.confirmations()]
-            trials = self._read([trial.name for trial in finished], left_out)
+            ended = [*self._paths.with_result(), *self._paths.confirmations()]
+            trials = self._read([trial.name for trial in ended], left_out)
             tracker.finish(self._results(trials), front, state)
         return left_out
 

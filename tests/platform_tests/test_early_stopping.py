@@ -214,7 +214,7 @@ def test_a_driver_that_is_killed_between_journal_and_folder_does_not_judge_again
     """The journal has the judgement of t0004, its folder has not; the table has changed its mind since."""
     from paretovid.platform.sweeps import judge
 
-    written = judge.write_judgements
+    written = judge.write_judgements  # type: ignore[attr-defined]
 
     def dies(trial: Any, *rest: Any) -> None:
         if trial.name == "t0004":

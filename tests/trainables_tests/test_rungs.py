@@ -166,7 +166,7 @@ def test_one_that_was_judged_out_before_its_process_died_does_not_train_again(
     base: TrialConfig, tmp_path: Path
 ) -> None:
     context = Following(tmp_path / "kept")
-    context.is_judged_out = lambda is_waiting=False: True  # type: ignore[method-assign]
+    context.is_judged_out = lambda is_waiting=False: True  # type: ignore[method-assign, misc]
     with pytest.raises(StoppedAtRung) as ended:
         run(base, tmp_path / "out", context)
     assert ended.value.epoch == 0 and context.said == []

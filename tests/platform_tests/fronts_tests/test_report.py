@@ -105,7 +105,7 @@ def test_the_line_of_a_front_runs_from_cheap_to_expensive_as_it_is_shown(tmp_pat
     assert [point["x"] for point in line] == [0.01, 0.02, 0.03]
     axes = Figure().add_subplot()
     _draw_points(axes, front)
-    assert list(axes.lines[0].get_xdata()) == [0.01, 0.02, 0.03]
+    assert np.asarray(axes.lines[0].get_xdata()).tolist() == [0.01, 0.02, 0.03]
 
 
 def test_names_cannot_break_the_page(tmp_path: Path) -> None:

@@ -366,8 +366,8 @@ def test_a_video_that_does_not_come_back_is_left_out_and_a_disk_that_does_not_is
         if where == "file":
             io.FileIO = Silent  # type: ignore[misc]
         else:
-            extraction.read_pieces = waits
-        return [row["error"][0] for row in _decode(batch, job, attempts)]
+            extraction.read_pieces = waits  # type: ignore[attr-defined]
+        return [str(row["error"][0]) for row in _decode(batch, job, attempts)]
 
     attempts = start_attempts()
     # A process of its own, which is changed.
