@@ -23,6 +23,7 @@ from paretovid.trainables.plugins.catalog import VARIABLE
 
 LOCAL = "local"
 ANSWER_SECONDS = 5.0
+BUSY = "Ray gives its processes 30 seconds: this machine may be too busy now. The same command can be given again."
 
 TOKENS_SINCE = (2, 52)
 """The first version of Ray that can ask for a token."""
@@ -124,8 +125,9 @@ def _connection(
     with environment(CLUSTER_ENVIRONMENT), _quiet():
         try:
             _start(address, cpus, gpus, object_store_megabytes, py_modules)
-        except (ConnectionError, OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-            raise ConnectionError(f"Ray ({address}): {error}") from error
+        except Exception as error:  # Ray raises no type of its own where its processes take too long to start
+            busy = f" {BUSY}" if "timed out during startup" in str(error) else ""
+            raise ConnectionError(f"Ray ({address}): {error}{busy}") from error
         try:
             yield _describe(address)
         finally:

@@ -171,7 +171,6 @@ def front(args: argparse.Namespace) -> Answer:
         [home.sweep(name) for name in args.sweeps],
         split=args.split,
         max_gflops=args.max_gflops,
-        budget=args.budget,
         min_map=args.min_map,
         seed=args.seed or 0,
     )
@@ -200,7 +199,7 @@ def promote(args: argparse.Namespace) -> Answer:
         min_map=args.min_map,
         knee=args.knee,
     )
-    return Answer(text=str(version) + at_home(args.home))
+    return Answer(text=str(version))
 
 
 def rollback(args: argparse.Namespace) -> Answer:
@@ -209,7 +208,7 @@ def rollback(args: argparse.Namespace) -> Answer:
     from paretovid.platform.storage.home import open_home
 
     version = registry.rollback(open_home(args.home), args.name, args.alias)
-    return Answer(text=str(version) + at_home(args.home))
+    return Answer(text=str(version))
 
 
 def models(args: argparse.Namespace) -> Answer:
@@ -260,6 +259,7 @@ def _predict_document(args: argparse.Namespace) -> JsonObject:
         args.model,
         args.videos,
         max_gflops=args.max_gflops,
+        budget=args.budget,
         params=dict(args.set),
         on_demand=args.on_demand,
         limits={

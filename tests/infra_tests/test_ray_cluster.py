@@ -232,6 +232,17 @@ def test_a_cluster_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
         connection.__enter__()
 
 
+def test_a_machine_that_is_too_busy_for_ray_is_told_as_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    def times_out(**_: object) -> None:
+        # As ray/_private/node.py of 2.60 raises it.
+        raise Exception("The current node timed out during startup. This could happen because ...")
+
+    monkeypatch.setattr(ray, "init", times_out)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with pytest.raises(ConnectionError, match=r"too busy now\. The same command can be given again"):
+        connect().__enter__()
+
+
 def test_environment_is_put_back_and_the_users_values_win(monkeypatch: pytest.MonkeyPatch) -> None:
     names = sorted(CLUSTER_ENVIRONMENT)
     for name in names:

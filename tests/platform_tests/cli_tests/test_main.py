@@ -23,6 +23,8 @@ from paretovid.platform.cli.commands import Answer
 from paretovid.platform.console.tables import format_table
 from paretovid.platform.console.warnings import say_on_stderr
 from paretovid.platform.execution.cluster import problems_of
+from paretovid.platform.registry import prediction, promotion
+from paretovid.platform.storage.home import Home
 from paretovid.trainables.errors import DataError, UsageError
 
 HEAVY = ("av", "hydra", "matplotlib", "mlflow", "numpy", "omegaconf", "optuna", "ray", "torch", "torchvision")
@@ -438,6 +440,30 @@ def test_what_only_reads_makes_no_home_where_it_is_typed_in_the_wrong_folder(
     out, err = capsys.readouterr()
     assert said.format(home=home) in (err if status else out)
     assert not home.exists()
+
+
+def test_the_options_of_predict_reach_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, object] = {}
+    monkeypatch.setattr(prediction, "answers_of", lambda *_, **settings: given.update(settings) or [])
+    words = "predict models:/m@c a.mp4 --budget 0.1 --max-gflops 2 --set mu=0.2 --on-demand --json"
+    assert cli.main([*words.split(), f"home={tmp_path}"]) == 0
+    limits = given.pop("limits")
+    assert given == {"budget": 0.1, "max_gflops": 2.0, "params": {"mu": 0.2}, "on_demand": True}
+    assert limits == {}
+
+
+def test_a_command_that_promote_prints_names_the_home_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    def made(home: Home, *_: object, **__: object) -> promotion.Promotion:
+        version = promotion.Promotion(name="m", version="1", alias="c", previous=None, point="t0000-p00")
+        return dataclasses.replace(version, in_commands=home.in_commands)
+
+    monkeypatch.setattr(promotion, "promote", made)
+    monkeypatch.setattr(promotion, "rollback", made)
+    for command in ("promote s --knee --as m --alias c", "rollback m --alias c"):
+        assert cli.main([*command.split(), f"home={tmp_path}"]) == 0
+        assert capsys.readouterr().out.count(f"home={tmp_path}") == 1, command
 
 
 def test_a_setting_among_videos_is_no_video(tmp_path: Path, capsys: Capture) -> None:
