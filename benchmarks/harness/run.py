@@ -47,6 +47,8 @@ OTHERS = (
     "overhead",
     "published_tables",
     "realised_saving",
+    "search",
+    "search_table",
     "training_step",
 )
 """Files that declare other measurements."""
