@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from paretovid.platform.execution.context import forget_checkpoints
 from paretovid.platform.execution.outcome import FixedTrial
 from paretovid.platform.records.failure import failure_of, record_failure, to_resume
 from paretovid.platform.records.journal import FailedStart, FinishedTrial, StoppedStart, read_journal
@@ -99,6 +100,7 @@ def _adopt_ended(sweep: SweepPaths, study: ParetoStudy, trials: SweepTrials, *, 
         stopped = stopped_at(sweep.trial(suggestion.trial_id))
         if found is None and stopped is not None:
             study.adopt_stopped(suggestion.trial_id, stopped.epoch, stopped.epochs)
+            forget_checkpoints(sweep.trial(suggestion.trial_id))  # its process may have died before it could
         if found is not None:
             study.adopt(suggestion.trial_id, found.points[0].val, found.points)
             if all_points:
