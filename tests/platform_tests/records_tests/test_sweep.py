@@ -24,6 +24,8 @@ from paretovid.trainables.errors import DataError, NonFiniteError, UnknownNameEr
 from paretovid.trainables.evaluation.pareto import Reference
 
 FIXTURE = Path(__file__).parents[2] / "fixtures" / "old_home"
+STOPPING = {"stopping": "none", "rungs": [0.25], "keep": 0.5}
+"""What records from before there was early stopping were made with."""
 RUNNING = SweepRecord(
     name="s",
     uid="abc",
@@ -33,7 +35,7 @@ RUNNING = SweepRecord(
     seed=3,
     state="running",
     config={
-        "search": {"trials": 24, "storage": "journal:///x", "guided_by": "curve", "plan": "wide"},
+        "search": {"trials": 24, "storage": "journal:///x", "guided_by": "curve", "plan": "wide", **STOPPING},
         "baselines": [{"name": "b"}],
         "tracking": {},
     },
@@ -64,7 +66,7 @@ def test_what_is_written_is_read(record: SweepRecord, tmp_path: Path) -> None:
 def test_one_from_before_a_setting_has_what_it_was_made_with() -> None:
     before = {"name": "s", "state": "failed", "config": {"search": {"trials": 3}}}
     assert SweepRecord.from_json(before, "here").config == {
-        "search": {"trials": 3, "guided_by": "point", "plan": "knobs"}
+        "search": {"trials": 3, "guided_by": "point", "plan": "knobs", **STOPPING}
     }
 
 
@@ -140,7 +142,7 @@ def test_those_of_an_earlier_version_are_read_and_keep_what_they_say() -> None:
         written = SweepRecord.from_json(each, "here").to_json()
         search = dict(each["config"]["search"])
         search["report_all_points"] = search.pop("tell_swept")
-        search["guided_by"], search["plan"] = "point", "knobs"
+        search |= {"guided_by": "point", "plan": "knobs", **STOPPING}
         expected = {**each, "config": {**each["config"], "search": search}}
         assert {key: written[key] for key in each} == expected
 

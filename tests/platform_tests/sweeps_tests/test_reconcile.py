@@ -55,6 +55,9 @@ class Sweep:
     def searched(self, suggestion: Suggestion) -> JsonObject:
         return self.config(suggestion.trial_id, suggestion.knobs)
 
+    def unjudged(self, suggestion: Suggestion) -> TrialConfig:
+        return TrialConfig.from_json(self.searched(suggestion))
+
     def baselines(self) -> list[FixedTrial]:
         return [FixedTrial(trial_id=name, config=self.config(name, {})) for name in ("b0000", "b0001")]
 
