@@ -140,12 +140,17 @@ class Front:
             "reference": self.reference.to_json(self.objective),
             "points": [point.to_json() for point in self.points],
             "baselines": [point.baseline_json() for point in self.baselines],
-            "stopped": [
-                {"sweep": sweep, **each.to_json()}
-                for sweep, stops in self.stopped.items()
-                for each in stops.trials
-            ],
+            **self._stopped_json(),
         }
+
+    def _stopped_json(self) -> dict[str, JsonValue]:
+        """Where any trial was stopped at a rung: which, and where."""
+        stopped = [
+            {"sweep": sweep, **each.to_json()}
+            for sweep, stops in self.stopped.items()
+            for each in stops.trials
+        ]
+        return {"stopped": stopped} if stopped else {}
 
 
 def _best_first(p: FrontPoint) -> tuple[float, float, bool, str, str]:
