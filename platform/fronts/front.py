@@ -131,7 +131,12 @@ class Front:
         return tuple(best.values())
 
     def to_json(self) -> dict[str, JsonValue]:
-        """The document that `front --json` prints."""
+        """The document that `front --json` prints; with `stopped` where a trial was stopped at a rung."""
+        stopped: list[JsonValue] = [
+            {"sweep": sweep, **each.to_json()}
+            for sweep, stops in self.stopped.items()
+            for each in stops.trials
+        ]
         return {
             "sweeps": list(self.sweeps),
             "split": self.split,
@@ -140,17 +145,8 @@ class Front:
             "reference": self.reference.to_json(self.objective),
             "points": [point.to_json() for point in self.points],
             "baselines": [point.baseline_json() for point in self.baselines],
-            **self._stopped_json(),
+            **({"stopped": stopped} if stopped else {}),
         }
-
-    def _stopped_json(self) -> dict[str, JsonValue]:
-        """Where any trial was stopped at a rung: which, and where."""
-        stopped = [
-            {"sweep": sweep, **each.to_json()}
-            for sweep, stops in self.stopped.items()
-            for each in stops.trials
-        ]
-        return {"stopped": stopped} if stopped else {}
 
 
 def _best_first(p: FrontPoint) -> tuple[float, float, bool, str, str]:

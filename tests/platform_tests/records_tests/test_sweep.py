@@ -20,11 +20,12 @@ from paretovid.platform.records.sweep import (
 )
 from paretovid.platform.storage.home import Home
 from paretovid.platform.sweeps.status import list_sweeps
+from paretovid.trainables.documents import JsonValue
 from paretovid.trainables.errors import DataError, NonFiniteError, UnknownNameError
 from paretovid.trainables.evaluation.pareto import Reference
 
 FIXTURE = Path(__file__).parents[2] / "fixtures" / "old_home"
-STOPPING = {"stopping": "none", "rungs": [0.25], "keep": 0.5}
+STOPPING: dict[str, JsonValue] = {"stopping": "none", "rungs": [0.25], "keep": 0.5}
 """What records from before there was early stopping were made with."""
 RUNNING = SweepRecord(
     name="s",
