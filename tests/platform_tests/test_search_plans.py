@@ -33,7 +33,7 @@ from paretovid.platform.sweeps.sweep import (
 from paretovid.platform.testing.simulated import expensive_is_better, simulated
 from paretovid.platform.tracking.store import open_store
 from paretovid.search_spaces.plans import DEFAULT_PLAN, PLANS, trainings_of
-from paretovid.search_spaces.schema import KnobConfig
+from paretovid.search_spaces.schema import ADDED, KnobConfig
 from paretovid.trainables.errors import UnknownNameError, UsageError
 from paretovid.trainables.training.config import TrialConfig
 
@@ -314,8 +314,6 @@ def test_a_record_of_before_there_were_plans_has_the_number_that_it_says() -> No
     record = SweepRecord.from_json(
         {"name": "s", "state": "finished", "config": {"search": {"trials": 7}}}, "s"
     )
-    assert record.searched_trials == 7 and record.config["search"] == {
-        "trials": 7,
-        "guided_by": "point",
-        "plan": "knobs",
-    }
+    added = {name.removeprefix("search."): value for name, value in ADDED.items()}
+    assert added["plan"] == "knobs"
+    assert record.searched_trials == 7 and record.config["search"] == {"trials": 7, **added}
