@@ -1,4 +1,5 @@
-"""Which plan spends a sweep's epochs better: many short trainings whose knobs are searched, or a few long ones.
+"""Which plan spends a sweep's epochs better: many short trainings whose knobs TPE or a Gaussian process searches, or a
+few long ones.
 
     python -m benchmarks search_plans_lite_eval home=bench-home --seeds 5 --workers 1
 
@@ -31,7 +32,9 @@ from paretovid.trainables.evaluation.results import SCORES_FILE, WEIGHTS_FILE
 from paretovid.trainables.training.config import TrainingConfig, TrialConfig
 from paretovid.trainables.trial import run_trial
 
-KNOBS, LONG = "knobs", "long"
+KNOBS, LONG, GP = "knobs", "long", "knobs by gp"
+SAMPLERS = {KNOBS: "tpe", GP: "gp"}
+"""Of the plans whose knobs a study suggests."""
 TRIALS = 16
 """Of the plan `knobs`; a worth is a number of its trainings, and so of epochs."""
 LONGER = 4
@@ -89,21 +92,22 @@ def folders(sweep: Sweep, plan: str, worth: int = TRIALS) -> list[Path]:
     Arguments:
         worth: only the first trainings, as many as fit into the epochs of so many short ones.
     """
-    if plan == KNOBS:
-        return _searched(sweep, worth)
+    if plan in SAMPLERS:
+        return _searched(sweep, worth, SAMPLERS[plan])
     settings = PUBLISHED[sweep.method.name][: worth // LONGER]
     return [sweep.train(knobs, LONGER * sweep.study.epochs) for knobs in settings]
 
 
-def _searched(sweep: Sweep, count: int) -> list[Path]:
-    """The first `count` of the trainings whose knobs a study with its defaults suggests, one after the other."""
-    name = f"{sweep.method.name}-s{sweep.seed}"
+def _searched(sweep: Sweep, count: int, sampler: str) -> list[Path]:
+    """The first `count` of the trainings whose knobs a study suggests, one after the other. Anchors and published ones
+    are the same of all samplers, and trained once."""
+    name = f"{sweep.method.name}-s{sweep.seed}" + ("" if sampler == "tpe" else f"-{sampler}")
     study = ParetoStudy(
         storage=f"journal://{sweep.study.folder / 'studies' / name}.log",
         name=name,
         knobs=sweep.method.training_knobs,
         trials=TRIALS,
-        sampler="tpe",
+        sampler=sampler,
         seed=sweep.seed,
         published=sweep.method.published,
         guided_by="point",
@@ -160,6 +164,6 @@ def _benchmark(method: str, worths: Worths, levels: Sequence[float]) -> Benchmar
 
 
 BENCHMARKS = (
-    _benchmark("lite_eval", {KNOBS: (16, 8, 4), LONG: (16, 8, 4)}, (0.02, 0.03, 0.05)),
+    _benchmark("lite_eval", {KNOBS: (16, 8, 4), GP: (16,), LONG: (16, 8, 4)}, (0.02, 0.03, 0.05)),
     _benchmark("hcms", {KNOBS: (16, 8, 4), LONG: (8, 4)}, (0.05, 0.08, 0.15)),
 )
