@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import torch
 from safetensors.torch import load_file
 
 from paretovid.platform.records.trial import read_trial
-from paretovid.platform.storage.home import Home
 from paretovid.trainables.context import (
     FollowedContext,
     Learning,
@@ -61,24 +59,9 @@ class Following:
 
 
 @pytest.fixture(scope="module")
-def base(small_home_copy: Callable[[Path], Home], tmp_path_factory: pytest.TempPathFactory) -> TrialConfig:
-    home = small_home_copy(tmp_path_factory.mktemp("home"))
-    features = home.features("moving_digits")
-    return TrialConfig(
-        sweep="s",
-        trial="t",
-        method="lite_eval",
-        model={"target_usage": 0.4},
-        training_knobs={"gamma": 0.4},
-        training=TrainingConfig(epochs=8, batch_size=4, checkpoint_every_epochs=3),
-        dataset=str(home.data("moving_digits")),
-        features={
-            "coarse": str(next(features.glob("mobilenet*"))),
-            "fine": str(next(features.glob("resnet*"))),
-        },
-        output=str(tmp_path_factory.mktemp("out")),
-        rungs=(0.25, 0.5),
-    )
+def base(lite_eval_trial: TrialConfig) -> TrialConfig:
+    training = TrainingConfig(epochs=8, batch_size=4, checkpoint_every_epochs=3)
+    return dataclasses.replace(lite_eval_trial, training=training, rungs=(0.25, 0.5))
 
 
 def run(base: TrialConfig, folder: Path, context: Any, **changes: Any) -> Path:

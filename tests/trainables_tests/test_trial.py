@@ -28,24 +28,8 @@ from paretovid.trainables.trial import run_trial
 
 
 @pytest.fixture(scope="module")
-def base(small_home_copy: Callable[[Path], Home], tmp_path_factory: pytest.TempPathFactory) -> TrialConfig:
-    """A configuration over a few real videos."""
-    home = small_home_copy(tmp_path_factory.mktemp("home"))
-    features = home.features("moving_digits")
-    return TrialConfig(
-        sweep="s",
-        trial="t",
-        method="lite_eval",
-        model={"target_usage": 0.4},
-        training_knobs={"gamma": 0.4},
-        training=TrainingConfig(epochs=4, batch_size=4, checkpoint_every_epochs=2),
-        dataset=str(home.data("moving_digits")),
-        features={
-            "coarse": str(next(features.glob("mobilenet*"))),
-            "fine": str(next(features.glob("resnet*"))),
-        },
-        output=str(tmp_path_factory.mktemp("out")),
-    )
+def base(lite_eval_trial: TrialConfig) -> TrialConfig:
+    return lite_eval_trial
 
 
 def run(base: TrialConfig, folder: Path, context: Any = None, **changes: Any) -> dict[str, Any]:
